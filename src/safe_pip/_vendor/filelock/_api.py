@@ -111,7 +111,7 @@ def _exception_group_cls() -> type[BaseException] | None:
         return BaseExceptionGroup  # ruff:ignore[undefined-name]  # builtin on 3.11+
     try:  # pragma: <3.11 cover
         # Alias the import so BaseExceptionGroup above stays the builtin rather than an unbound local of this function.
-        from exceptiongroup import (  # ruff:ignore[import-outside-top-level]  # optional backport
+        from safe_pip._vendor.exceptiongroup import (  # ruff:ignore[import-outside-top-level]  # optional backport
             BaseExceptionGroup as _Backport,
         )
     except ImportError:  # pragma: <3.11 cover

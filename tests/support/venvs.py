@@ -11,7 +11,6 @@ import io
 import os
 import shutil
 import subprocess
-import sys
 import sysconfig
 import venv
 from collections.abc import Sequence

@@ -1,0 +1,96 @@
+"""The wheel and the sdist hold what they should, and say of themselves what is so."""
+
+import ast
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email import message_from_bytes
+from pathlib import Path
+
+import pytest
+
+import safe_pip
+
+PROJECT = Path(__file__).parents[2]
+SOURCE = PROJECT / "src" / "safe_pip"
+
+
+def build(target: str, source: Path, directory: Path) -> Path:
+    command = [sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", str(directory)]
+    built = subprocess.run(command, cwd=source, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    [artifact] = directory.iterdir()
+    return artifact
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    return contents(build("wheel", PROJECT, tmp_path_factory.mktemp("wheel")))
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory):
+    """The source tree that comes out of the sdist."""
+    archive = build("sdist", PROJECT, tmp_path_factory.mktemp("sdist"))
+    unpacked = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(archive) as members:
+        members.extractall(unpacked, filter="data")
+    [tree] = unpacked.iterdir()
+    return tree
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel):
+    [content] = [content for name, content in wheel.items() if name.endswith(".dist-info/METADATA")]
+    return message_from_bytes(content)
+
+
+def test_the_version_stands_in_one_place():
+    assert safe_pip.__version__.encode() not in (PROJECT / "pyproject.toml").read_bytes()
+    [assigned] = [
+        node.value.value
+        for node in ast.parse((SOURCE / "__init__.py").read_bytes()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__version__"
+    ]
+    assert assigned == safe_pip.__version__
+
+
+def test_pip_is_the_one_run_time_dependency(metadata):
+    assert metadata.get_all("Requires-Dist") == ["pip>=25.3"]
+
+
+def test_the_wheel_carries_our_licence_and_that_of_every_vendored_library(metadata):
+    libraries = [line.split("==")[0] for line in (SOURCE / "_vendor/vendor.txt").read_text().split()]
+    expected = ["LICENSE", *(f"src/safe_pip/_vendor/{library}/LICENSE" for library in libraries)]
+    assert metadata["License-Expression"] == "MIT"
+    assert sorted(metadata.get_all("License-File")) == sorted(expected)
+
+
+def test_the_wheel_holds_the_source_tree_and_nothing_else(wheel):
+    tracked = {
+        path.relative_to(SOURCE.parent).as_posix()
+        for path in SOURCE.rglob("*")
+        if path.is_file() and not any(part.startswith((".", "__pycache__")) for part in path.relative_to(SOURCE).parts)
+    }
+    assert {name for name in wheel if ".dist-info/" not in name} == tracked
+    assert "safe_pip/py.typed" in tracked
+
+
+def test_the_wheel_installs_one_command(wheel):
+    [content] = [content for name, content in wheel.items() if name.endswith("/entry_points.txt")]
+    assert content.decode().split() == ["[console_scripts]", "safe-pip", "=", "safe_pip.__main__:main"]
+
+
+def test_the_sdist_builds_the_same_wheel(sdist, wheel, tmp_path):
+    assert contents(build("wheel", sdist, tmp_path)) == wheel
+
+
+def test_the_sdist_can_be_tested_as_the_readme_says(sdist):
+    for name in ("tox.ini", "toxfile.py", "pyproject.toml", "README.md", ".ci/run", "tests/unit/test_packaging.py"):
+        assert (sdist / name).is_file(), name

@@ -1,0 +1,106 @@
+"""What safe-pip costs over pip at the start of a command, both measured side by side in one run.
+
+    python benchmarks/startup.py [--rounds N] [--python PYTHON] [--fill N]
+
+A new environment is made in a temporary directory and safe-pip is installed into it from this tree. In every round
+each command runs once by each starter, in an order shuffled anew, so that a busy moment of the machine hits all alike.
+What counts is the median of the differences within a round. The first rounds (frozen pip, bytecode, disk cache) are
+run but not counted.
+"""
+
+import argparse
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[1]
+COMMANDS = (["--version"], ["list"], ["config", "list"])
+UNCOUNTED = 2
+
+
+def new_environment(directory: Path, python: str, distributions: int) -> Path:
+    """Make an environment with safe-pip and as many empty distributions; on return the directory of its scripts."""
+    subprocess.run([python, "-m", "venv", directory], check=True)
+    scripts = directory / ("Scripts" if os.name == "nt" else "bin")
+    # One call upgrades pip as well, to the newest.
+    subprocess.run([scripts / "python", "-m", "pip", "install", "--quiet", "--upgrade", "pip", PROJECT], check=True)
+    where = [scripts / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    purelib = Path(subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip())
+    for number in range(distributions):
+        dist_info = purelib / f"filler_{number}-1.0.dist-info"
+        dist_info.mkdir()
+        (dist_info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: filler_{number}\nVersion: 1.0\n")
+        (dist_info / "RECORD").write_text(f"{dist_info.name}/METADATA,,\n{dist_info.name}/RECORD,,\n")
+    return scripts
+
+
+def milliseconds(command: list[str], environ: dict[str, str], directory: Path) -> float:
+    """How long `command` takes; it has to succeed."""
+    start = time.perf_counter()
+    done = subprocess.run(command, env=environ, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    taken = (time.perf_counter() - start) * 1000
+    if done.returncode:
+        sys.exit(f"`{' '.join(command)}` exited {done.returncode}:\n{done.stdout}{done.stderr}")
+    return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--python", default=sys.executable, help="the interpreter of the environment")
+    parser.add_argument("--fill", type=int, default=0, metavar="N", help="install N empty distributions as well")
+    arguments = parser.parse_args()
+
+    environ = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON", "SAFE_PIP_"))
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        scripts = new_environment(directory / "environment", arguments.python, arguments.fill)
+        environ["XDG_CACHE_HOME"] = str(directory / "cache")
+        starters = {
+            "safe-pip": [str(scripts / "safe-pip")],
+            "python -m pip": [str(scripts / "python"), "-m", "pip"],
+            "pip": [str(scripts / "pip")],
+        }
+        times = measure(starters, arguments.rounds, environ, directory)
+    report(times, list(starters))
+
+
+def measure(
+    starters: dict[str, list[str]], rounds: int, environ: dict[str, str], directory: Path
+) -> dict[tuple[str, str], list[float]]:
+    """The times of each command by each starter, one for each counted round."""
+    times: dict[tuple[str, str], list[float]] = {}
+    runs = [(starter, command) for command in COMMANDS for starter in starters]
+    for number in range(-UNCOUNTED, rounds):
+        random.shuffle(runs)
+        for starter, command in runs:
+            taken = milliseconds(starters[starter] + command, environ, directory)
+            if number >= 0:
+                times.setdefault((starter, " ".join(command)), []).append(taken)
+    return times
+
+
+def report(times: dict[tuple[str, str], list[float]], starters: list[str]) -> None:
+    """Print medians, and what the first starter takes over each of the others, as a difference and as a ratio."""
+    first, *others = starters
+    print("median ms".ljust(14) + "".join(name.rjust(15) for name in starters), end="")
+    print("".join(f"over {name}".rjust(26) for name in others))
+    for command in dict.fromkeys(command for _, command in times):
+        ours = times[first, command]
+        row = command.ljust(14) + "".join(f"{statistics.median(times[name, command]):15.1f}" for name in starters)
+        for name in others:
+            theirs = times[name, command]
+            over = statistics.median(a - b for a, b in zip(ours, theirs, strict=True))
+            row += f"{over:+15.1f} ms {statistics.median(ours) / statistics.median(theirs):5.2f} x"
+        print(row)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 
-def make_directories(path: Path) -> list[Path]:
+def make_directories(path: Path, *, mode: int = 0o777) -> list[Path]:
     """Make `path` and whatever parent is missing; on return those that this call made, outermost first.
 
     Any number of processes may ask for overlapping paths at once (mkdir(2): who loses finds it made).
@@ -20,7 +20,7 @@ def make_directories(path: Path) -> list[Path]:
     made = []
     for directory in reversed(missing):
         try:
-            directory.mkdir()
+            directory.mkdir(mode)
         except FileExistsError:
             if not directory.is_dir():
                 raise
@@ -76,3 +76,71 @@ def unlink(path: Path) -> None:
     """Remove the file `path`; one that is gone already is no error."""
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
+
+
+def touch(path: Path) -> None:
+    """Give `path` the present time, as a sign that it is in use; where that is refused it keeps its own."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
+
+
+def write_bytecode(source: Path) -> None:
+    """Compile `source` for this interpreter into its `__pycache__`, in one step for readers.
+
+    A source that this interpreter cannot compile is left without; raises `OSError` where nothing can be written.
+    """
+    import py_compile
+
+    # Timestamps, whatever SOURCE_DATE_EPOCH says: they are what the import system checks without reading the source.
+    timestamps = py_compile.PycInvalidationMode.TIMESTAMP
+    with contextlib.suppress(py_compile.PyCompileError):
+        py_compile.compile(str(source), doraise=True, quiet=1, invalidation_mode=timestamps)
+
+
+def set_access(path: Path, mode: int, *, group: int, owner: int | None = None) -> None:
+    """Give `path` this mode and group whatever the umask, and, where that is allowed, this owner.
+
+    Who may not give the group away keeps his own, and then lets that group do no more than everybody.
+    """
+    if hasattr(os, "chown"):
+        if owner is not None:
+            with contextlib.suppress(PermissionError):
+                os.chown(path, owner, -1, follow_symlinks=False)
+        try:
+            os.chown(path, -1, group, follow_symlinks=False)
+        except PermissionError:
+            mode = mode & ~0o2070 | (mode & 0o007) << 3
+    os.chmod(path, mode)
+
+
+def link_or_copy(source: Path, destination: Path) -> None:
+    """Make the new file `destination` the same as `source`: a hard link, or a copy where links are refused."""
+    try:
+        os.link(source, destination)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(source, destination)
+
+
+def copy_whole(source: Path, destination: Path) -> None:
+    """Copy a file so that readers of `destination` see the old file or the new one, whole."""
+    descriptor, name = tempfile.mkstemp(dir=destination.parent, prefix=".safe-pip-")
+    os.close(descriptor)
+    try:
+        shutil.copy2(source, name)
+        os.replace(name, destination)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def unnamed_file(content: bytes) -> int:
+    """A descriptor, at its start, of a file with `content` and no name: it is gone with its last descriptor."""
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        descriptor = os.dup(file.fileno())
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

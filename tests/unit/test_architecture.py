@@ -13,6 +13,7 @@ PACKAGE = Path(safe_pip.__file__).parent
 
 # Each row may import from the rows below it, never from its own or one above. `__init__` and `_vendor` are for all.
 ORDER = """
+_runner
 __main__
 cli
 commands pip_seams
@@ -22,15 +23,16 @@ recovery
 merge journal
 snapshot
 environment
+frozen
 lock
 nesting
 holders
 isolation
-frozen
+record
 trust
 settings start
 fs
-errors _runner
+errors
 """
 ROW = {module: number for number, row in enumerate(ORDER.strip().splitlines()) for module in row.split()}
 

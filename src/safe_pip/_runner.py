@@ -1,0 +1,36 @@
+"""safe-pip for another interpreter: what `safe-pip --python PATH` starts under PATH, as pip starts itself there.
+
+Nothing is needed in that interpreter's environment, neither pip nor safe-pip: this file loads the package that it lies
+in, and the pip to run is the frozen copy that SAFE_PIP_FROZEN names. It is run by path, never imported.
+"""
+
+# Any Python can be asked for, so all of this file is for Python 2.7 to read, and the version comes first.
+import sys
+
+MINIMUM = (3, 10)
+
+if sys.version_info[:2] < MINIMUM:
+    # pip's own sentence: tools look for it.
+    raise SystemExit(
+        "This version of pip does not support python {0} (requires >={1}).".format(
+            ".".join(str(part) for part in sys.version_info[:2]), ".".join(str(part) for part in MINIMUM)
+        )
+    )
+
+# What `importlib.util` offers by the same names. It may not be imported yet: the path is still the environment's, and
+# begins with our own directory, where `lock` and `errors` are not what anybody else means by these names.
+load = sys.modules["_frozen_importlib_external"].spec_from_file_location
+create = sys.modules["_frozen_importlib"].module_from_spec
+
+directory = __file__.rpartition("\\" if sys.platform == "win32" else "/")[0] or "."
+spec = load("safe_pip", directory + "/__init__.py", submodule_search_locations=[directory])
+package = sys.modules["safe_pip"] = create(spec)
+spec.loader.exec_module(package)
+
+from safe_pip.__main__ import main  # noqa: E402
+
+# As pip has it below `--python`: it then calls itself `PATH -m pip`.
+sys.argv[0] = directory + "/__main__.py"
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""What pip's RECORD promises of the files that are frozen (PyPA specification "Recording installed projects")."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safe_pip import fs
+
+#: Files of a dist-info that tell of one installation, not of the distribution.
+_OF_THE_INSTALLATION = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
+
+
+class Unfaithful(Exception):
+    """There is no RECORD, or the files are not what it says."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file: its path relative to site-packages, the sha256 digest (urlsafe base64, no padding) and the size."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The files that make a distribution what it is, in the order of their paths; no scripts and no bytecode.
+
+    Equal for all installations of one wheel, though their RECORDs differ (a script's digest depends on its shebang).
+    """
+
+    dist_info: str
+    rows: tuple[Row, ...]
+
+    @classmethod
+    def read(cls, dist_info: Path) -> Manifest:
+        """Read RECORD in `dist_info`; raises `Unfaithful` if it is missing or promises less than a digest per file."""
+        try:
+            text = (dist_info / "RECORD").read_text(encoding="utf-8")
+            rows = sorted(_rows(text, dist_info.name), key=lambda row: row.path)
+        except (OSError, ValueError, csv.Error) as error:
+            raise Unfaithful(dist_info) from error
+        if not any(row.path == "pip/__init__.py" for row in rows):
+            raise Unfaithful(dist_info)
+        return cls(dist_info.name, tuple(rows))
+
+    @property
+    def text(self) -> str:
+        return "".join(f"{row.path},sha256={row.sha256},{row.size}\n" for row in self.rows)
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that no other content has."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+    def copy(self, site: Path, destination: Path) -> None:
+        """Copy every file below `site` to the same place below `destination`; raises `Unfaithful` if one differs.
+
+        The copy's own RECORD, written last, is this manifest.
+        """
+        made = set()
+        for row in self.rows:
+            content = _read(site / row.path)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            if digest != row.sha256 or len(content) != row.size:
+                raise Unfaithful(site / row.path)
+            parent = (destination / row.path).parent
+            if parent not in made:
+                fs.make_directories(parent, mode=0o700)
+                made.add(parent)
+            fs.write(destination / row.path, content)
+        fs.write(destination / self.dist_info / "RECORD", self.text.encode())
+
+    def is_complete(self, directory: Path) -> bool:
+        """Whether every file is there with its size: some tools remove old files from caches one by one."""
+        root = os.fspath(directory)
+        try:
+            for row in self.rows:
+                info = os.lstat(f"{root}/{row.path}")
+                if info.st_size != row.size or not stat.S_ISREG(info.st_mode):
+                    return False
+        except OSError:
+            return False
+        return True
+
+    def suits(self, site: Path, python: tuple[int, int]) -> bool:
+        """Whether this distribution, found below `site`, can run under a Python of that version."""
+        try:
+            metadata = (site / self.dist_info / "METADATA").read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return False
+        match = re.search(r"^Requires-Python: *>= *(\d+)\.(\d+)", metadata, re.MULTILINE)
+        return match is None or python >= (int(match[1]), int(match[2]))
+
+
+def _rows(text: str, dist_info: str) -> Iterable[Row]:
+    for fields in csv.reader(text.splitlines()):
+        path, digest, size = fields
+        parts = path.split("/")
+        if parts[0] not in ("pip", dist_info) or path.endswith(".pyc"):
+            continue
+        if parts[0] == dist_info and "/".join(parts[1:]) in _OF_THE_INSTALLATION:
+            continue
+        if not all(part.strip(".") for part in parts) or set(path) & set(',"\\') or not digest.startswith("sha256="):
+            raise ValueError(path)
+        yield Row(path, digest.removeprefix("sha256="), int(size))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Unfaithful(path) from error

@@ -1,0 +1,37 @@
+"""How this process was started: what is needed to start the same command once more."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Start:
+    """The command line, the working directory, the environment variables and the signal mask of the start.
+
+    `executable` is None where the interpreter does not know itself; `directory` is None if the working directory had
+    vanished. pip changes the variables later (PIP_BUILD_TRACKER and others), and a signal mask survives exec.
+    """
+
+    executable: str | None
+    argv: tuple[str, ...]
+    directory: str | None
+    environ: Mapping[str, str]
+    signal_mask: frozenset[int]
+
+    @classmethod
+    def now(cls) -> Start:
+        """Take down what is true of this process at present."""
+        try:
+            directory = os.getcwd()
+        except OSError:
+            directory = None
+        mask: frozenset[int] = frozenset()
+        if sys.platform != "win32":
+            mask = frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        return cls(sys.executable or None, tuple(sys.orig_argv), directory, MappingProxyType(dict(os.environ)), mask)

@@ -1,0 +1,98 @@
+"""Which directories may hold code that this process is going to run, and where such directories are made.
+
+Root runs safe-pip too, in homes and below temporary directories of others. Code is run only from a directory that this
+user owns and that nobody else can write, checked up to the root; anything else could be replaced between our look at
+it and the import. Where no such directory is to be had there is a private temporary one, removed at exit.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from safe_pip import fs
+
+
+def is_trusted(directory: Path, *, as_parent: bool = False) -> bool:
+    """Whether nobody but this user and root can change what lies at `directory`, which exists and is resolved.
+
+    `as_parent`: whether that holds for a directory that this user makes in it. Then it may be root's, and others may
+    write in it if it has the sticky bit (unlink(2), rename(2): only the owner of an entry removes or renames it).
+    """
+    if sys.platform == "win32":  # LOCALAPPDATA and the temporary directory are the user's by their access lists
+        return True
+    user = os.geteuid()
+    reachable = True
+    for path in reversed((directory, *directory.parents)):
+        info = os.lstat(path)
+        last = path == directory and not as_parent
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid not in ((user,) if last else (user, 0)):
+            return False
+        # The group's bits are also the most that an access list can grant (acl(5)).
+        if reachable and info.st_mode & 0o022 and (last or not info.st_mode & stat.S_ISVTX):
+            return False
+        # Behind a directory that others cannot search, no mode lets them in.
+        reachable = reachable and bool(info.st_mode & 0o011)
+    return True
+
+
+def cache_directory(environ: Mapping[str, str]) -> Path | None:
+    """The directory that a program keeps its user's caches in; None if this user has none. It need not exist.
+
+    As the XDG Base Directory Specification, Apple's File System Programming Guide and Windows have it. A home that does
+    not exist is never made.
+    """
+    if sys.platform == "win32":
+        local = environ.get("LOCALAPPDATA", "")
+        return Path(local) if os.path.isabs(local) else None
+    if sys.platform != "darwin" and os.path.isabs(environ.get("XDG_CACHE_HOME", "")):
+        return Path(environ["XDG_CACHE_HOME"])
+    home = environ.get("HOME") or _home()
+    if not os.path.isabs(home) or not os.path.isdir(home):
+        return None
+    return Path(home, "Library", "Caches") if sys.platform == "darwin" else Path(home, ".cache")
+
+
+def make_trusted(directory: Path) -> Path | None:
+    """Make `directory`, private to this user; on return its resolved path, or None if it cannot be made or trusted.
+
+    Nothing is made in a directory that is not trusted: root leaves nothing behind in the homes of others.
+    """
+    try:
+        existing = directory
+        while not os.path.lexists(existing):
+            existing = existing.parent
+        if existing != directory:
+            if not is_trusted(Path(os.path.realpath(existing)), as_parent=True):
+                return None
+            fs.make_directories(directory, mode=0o700)
+        resolved = Path(os.path.realpath(directory))
+        return resolved if is_trusted(resolved) else None
+    except OSError:
+        return None
+
+
+def make_temporary() -> Path:
+    """Make a private directory in a temporary one, if possible one where others cannot exchange it for theirs."""
+    for name in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp"):
+        try:
+            if sys.platform != "win32" and name and is_trusted(Path(os.path.realpath(name)), as_parent=True):
+                return fs.make_private_directory(Path(os.path.realpath(name)))
+        except OSError:
+            continue
+    return fs.make_private_directory()
+
+
+def _home() -> str:
+    """The home that the system has on record, where HOME is not set."""
+    if sys.platform == "win32":
+        return ""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return ""

@@ -12,7 +12,7 @@ MINIMUM = (3, 10)
 if sys.version_info[:2] < MINIMUM:
     # pip's own sentence: tools look for it.
     raise SystemExit(
-        "This version of pip does not support python {0} (requires >={1}).".format(
+        "This version of pip does not support python {} (requires >={}).".format(
             ".".join(str(part) for part in sys.version_info[:2]), ".".join(str(part) for part in MINIMUM)
         )
     )

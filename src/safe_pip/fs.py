@@ -41,6 +41,11 @@ def make_private_directory(parent: Path | None = None, prefix: str = "safe-pip-"
     return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
 
 
+def temporary_directory() -> Path:
+    """Where private directories are made unless a parent is named."""
+    return Path(tempfile.gettempdir())
+
+
 def remove_tree(path: Path) -> None:
     """Remove `path` and all below it as far as permissions allow; never raises."""
     shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,173 @@
+"""The environment of one interpreter, and the locks that each kind of access to it needs.
+
+Additions never disturb a reader; changes and removals do. Each tree has two locks: the *environment lock*, flock on
+the directory itself (shared: what is installed stays as it is), and the *commit lock* in its state directory (shared:
+I am reading what is installed; exclusive: I am changing it). Nothing here knows pip.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from . import lock, nesting
+from .errors import StalePlan
+from .holders import Holder
+from .holding import Holding, Keep, Scope, Step, Wait, Waiting
+from .steps import Changing, Keeping, Reading, resolved
+from .target import Target
+
+__all__ = ["Environment", "Held", "Holder", "Target", "Wait", "Waiting"]
+
+T = TypeVar("T")
+
+
+class Held:
+    """The proof that a commit may change `trees`: made only by `Environment`, worth something only while it is open."""
+
+    def __init__(self, trees: tuple[Path, ...], scope: Scope) -> None:
+        self.trees = trees
+        self._scope = scope
+
+    def check(self) -> None:
+        """Ask once more, before the first change: the ancestor whose locks stand in for ours may have died."""
+        if not self._scope.is_inheritance_alive():
+            raise StalePlan((), "the command that held the locks for this one has ended")
+
+
+class Environment:
+    """What one interpreter sees: the directories of `path` that exist, but for the standard library's."""
+
+    def __init__(
+        self,
+        path: Sequence[str],
+        *,
+        stdlib: Collection[str] = (),
+        waiting: Waiting,
+        timeout: float | None,
+    ) -> None:
+        self._path = tuple(path)
+        self._stdlib = {os.path.realpath(name) for name in stdlib}
+        self._ancestry = nesting.Ancestry(os.environ.get(nesting.VARIABLE))
+        self._holding = Holding(waiting, timeout, self._ancestry)
+        self._has_all = False
+
+    def trees(self) -> list[Path]:
+        """The directories that may hold distributions, resolved, each once; those that nobody can list hold none."""
+        found = (os.path.realpath(name or ".") for name in self._path)
+        usable = (real for real in found if os.path.isdir(real) and os.access(real, os.R_OK | os.X_OK))
+        return [Path(real) for real in dict.fromkeys(usable) if real not in self._stdlib]
+
+    def forbids_replacing(self, trees: Iterable[Path]) -> bool:
+        """Whether an ancestor keeps one of `trees` as it is, so that this command may only add to them."""
+        return lock.supported and any(map(self._ancestry.forbids_replacing, resolved(trees)))
+
+    def read(self, take: Callable[[], T]) -> T:
+        """Call `take` while nobody changes what is installed; calls it again if it may have seen half a change."""
+        while True:
+            step = Reading(self.trees)
+            with self._taking(step) as scope:
+                value = take()
+                if self._has_all or (step.is_valid() and scope.is_inheritance_alive()):
+                    return value
+
+    @contextmanager
+    def building(self, *sources: Path) -> Iterator[None]:
+        """Keep what is installed as it is, for a build that imports from it; and build alone in each of `sources`.
+
+        Child programs may add to the environment, and are refused to replace. When a mutex inside has to be waited
+        for, the environment is let go and taken again: compare what is installed after the last lock is granted.
+        """
+        trees = list if self._has_all else self.trees
+        with self._taking(Keeping(trees, sources), keep=Keep.RENEWED, is_published=True):
+            yield
+
+    @contextmanager
+    def reserving(self, target: Target, also: Iterable[Path] = ()) -> Iterator[None]:
+        """Keep all others from changing or removing anything in the target until it ends: they can only add.
+
+        If another lock has to be waited for meanwhile it is let go, and that lock's taker raises `StalePlan`.
+        """
+        step = Changing(target, also, commit=False, is_noted=True)
+        with self._changing(step, keep=Keep.RESERVED, is_published=True):
+            yield
+
+    @contextmanager
+    def replacing(self, target: Target, also: Iterable[Path] = ()) -> Iterator[Held]:
+        """Have the target to oneself, to change or remove what is in it; nobody changes the rest of the environment.
+
+        Makes trees and directories that are missing. If the body raises, exactly those that were made are removed,
+        unless something is in them.
+        """
+        with self._changing(Changing(target, also, others=self.trees)) as held:
+            yield held
+
+    @contextmanager
+    def adding(self, target: Target, also: Iterable[Path] = ()) -> Iterator[Held]:
+        """The same for who only adds: builds and programs that use the environment go on."""
+        with self._changing(Changing(target, also, others=self.trees, environment=False)) as held:
+            yield held
+
+    @contextmanager
+    def exclusively(self, target: Target | None) -> Iterator[None]:
+        """Have the target to oneself for as long as it takes; whatever else is asked for inside is granted.
+
+        With no target: every tree of the environment that this user can write, and nobody changes the others.
+        """
+        chosen = target or Target(tuple(tree for tree in self.trees() if os.access(tree, os.W_OK)))
+        step = Changing(chosen, others=self.trees, is_noted=True)
+        with self._changing(step, is_published=True):
+            outer, self._has_all = self._has_all, True
+            try:
+                yield
+            finally:
+                self._has_all = outer
+
+    @contextmanager
+    def mutex(self, *directories: Path) -> Iterator[None]:
+        """Be the only one who writes in these directories, which are made if they are missing."""
+        with self._taking(Keeping(list, directories), is_published=True):
+            yield
+
+    @contextmanager
+    def keeping(self, trees: Iterable[Path], directories: Iterable[Path] = ()) -> Iterator[None]:
+        """Keep `trees` as they are while another program runs; of `directories` just the directory is locked."""
+        chosen = resolved(trees)
+        with self._taking(Keeping(lambda: chosen, directories=directories), is_published=True):
+            yield
+
+    @contextmanager
+    def occupying(self, target: Target) -> Iterator[None]:
+        """Have the target to oneself while another program runs."""
+        with self._changing(Changing(target, is_noted=True), is_published=True):
+            yield
+
+    @contextmanager
+    def _changing(self, step: Changing, *, keep: Keep = Keep.FIRMLY, is_published: bool = False) -> Iterator[Held]:
+        failed = True
+        try:
+            with self._taking(step, keep=keep, is_published=is_published) as scope:
+                yield Held(step.trees, scope)
+                failed = False
+                step.tidy(self._holds, failed=False)
+        finally:
+            if failed:
+                step.tidy(self._holds, failed=True)
+
+    def _holds(self, identity: lock.Identity) -> bool:
+        return self._holding.holds(identity, exclusive=True)
+
+    @contextmanager
+    def _taking(self, step: Step, *, keep: Keep = Keep.FIRMLY, is_published: bool = False) -> Iterator[Scope]:
+        scope = Scope(step, keep=keep, is_published=is_published)
+        if self._has_all and not isinstance(step, Keeping):
+            yield scope
+            return
+        self._holding.take(scope)
+        try:
+            yield scope
+        finally:
+            self._holding.close(scope)

@@ -1,0 +1,209 @@
+"""Who holds a lock, and which of them are ancestors of this process: for messages and for nesting.
+
+Everything is read from /proc (proc_locks(5), proc_pid_fdinfo(5), proc_pid_stat(5)); where there is none, nothing is
+known and every question here has an empty answer. In another pid namespace holders cannot be seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+_LONGEST_COMMAND = 200
+
+
+@dataclass(frozen=True)
+class Holder:
+    """One process that holds a lock, or stands before us at its gate (`is_waiting`); `since`: its start (epoch)."""
+
+    pid: int
+    exclusive: bool
+    command: str
+    since: float | None = None
+    is_stopped: bool = False
+    is_waiting: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One flock in /proc/locks; `file` is the kernel's name for what is locked, as `kernel_name` gives it."""
+
+    file: str
+    pid: int
+    exclusive: bool
+    is_waiting: bool
+
+
+def kernel_name(fd: int) -> str:
+    """What /proc/locks calls the file behind a descriptor: device and inode.
+
+    On btrfs the device of stat(2) is another one than the superblock's; the mount knows it.
+    """
+    status = os.fstat(fd)
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    for line in _lines(_PROC / "self" / "fdinfo" / str(fd)):
+        name, _, value = line.partition(":")
+        if name == "mnt_id":
+            device = _device_of_mount(value.strip()) or device
+    return f"{device}:{status.st_ino}"
+
+
+def _device_of_mount(mount: str) -> str | None:
+    for line in _lines(_PROC / "self" / "mountinfo"):
+        fields = line.split()
+        if fields[0] == mount:
+            major, _, minor = fields[2].partition(":")
+            return f"{int(major):02x}:{int(minor):02x}"
+    return None
+
+
+def filesystem_type(path: Path) -> str:
+    """The type of the filesystem that `path` is on, as mountinfo spells it; empty if unknown."""
+    try:
+        device = os.stat(path).st_dev
+    except OSError:
+        return ""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in _lines(_PROC / "self" / "mountinfo"):
+        before, _, after = line.partition(" - ")
+        if before.split()[2] == number and after:
+            return after.split()[0]
+    return ""
+
+
+def entries() -> list[Entry]:
+    """Every flock that is held or waited for on this machine."""
+    return [entry for line in _lines(_PROC / "locks") if (entry := _parse(line.split())) is not None]
+
+
+def _parse(fields: list[str]) -> Entry | None:
+    """A line: number, `->` for who waits, FLOCK, ADVISORY, READ or WRITE, pid, device:inode, first and last byte."""
+    if len(fields) < 2:
+        return None
+    fields = fields[1:]
+    is_waiting = fields[0] == "->"
+    if is_waiting:
+        fields = fields[1:]
+    if len(fields) < 5 or fields[0] != "FLOCK":
+        return None
+    return Entry(file=fields[4], pid=int(fields[3]), exclusive=fields[2] == "WRITE", is_waiting=is_waiting)
+
+
+def holders(fd: int, gate: int | None = None) -> tuple[Holder, ...]:
+    """Who holds the lock on this descriptor's file; with `gate`, then who holds that one and so waits before us."""
+    found: list[Holder] = []
+    listed = entries()
+    for descriptor, is_waiting in ((fd, False), (gate, True)):
+        if descriptor is None:
+            continue
+        file = kernel_name(descriptor)
+        for entry in listed:
+            if entry.file == file and not entry.is_waiting and entry.pid != os.getpid():
+                found.append(_describe(entry, is_waiting))
+    return tuple(found)
+
+
+def _describe(entry: Entry, is_waiting: bool) -> Holder:
+    return Holder(
+        pid=entry.pid,
+        exclusive=entry.exclusive,
+        command=command(entry.pid),
+        since=started(entry.pid),
+        is_stopped=_stat(entry.pid)[:1] == ["T"],
+        is_waiting=is_waiting,
+    )
+
+
+def ancestors(pid: int | None = None) -> list[int]:
+    """The pids of the parent, its parent and so on."""
+    found: list[int] = []
+    pid = os.getpid() if pid is None else pid
+    while (fields := _stat(pid)) and (pid := int(fields[1])) > 0 and pid not in found:
+        found.append(pid)
+    return found
+
+
+def held_by_ancestors(own: Collection[int]) -> Iterator[Entry]:
+    """Every flock that an ancestor holds, or that came to us or to an ancestor with an inherited descriptor.
+
+    `own` are the descriptors that this process opened itself. A shell that ran `flock 9` has no such process any
+    more: the lock belongs to descriptor 9, which we or the processes between inherited.
+    """
+    family = ancestors()
+    known = set(family)
+    for entry in entries():
+        if not entry.is_waiting and entry.pid in known:
+            yield entry
+    yield from _of_descriptors(os.getpid(), own)
+    for pid in family:
+        yield from _of_descriptors(pid, ())
+
+
+def _of_descriptors(pid: int, own: Collection[int]) -> Iterator[Entry]:
+    directory = _PROC / str(pid) / "fdinfo"
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return
+    for name in names:
+        if int(name) in own:
+            continue
+        for line in _lines(directory / name):
+            if line.startswith("lock:"):
+                entry = _parse(line.split()[1:])
+                if entry is not None:
+                    # Who took it may have exited; the family is who has it.
+                    yield Entry(entry.file, pid, entry.exclusive, is_waiting=False)
+
+
+def command(pid: int) -> str:
+    """The command line of a process as one would type it, shortened; empty if there is no such process."""
+    try:
+        content = (_PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return ""
+    words = [word.decode(errors="replace") for word in content.split(b"\0")[:-1]]
+    line = "".join(c if c.isprintable() else "?" for c in shlex.join(words))
+    return line if len(line) <= _LONGEST_COMMAND else line[: _LONGEST_COMMAND - 1] + "…"
+
+
+def started(pid: int) -> float | None:
+    """When a process began, in seconds of the epoch."""
+    fields = _stat(pid)
+    booted = [line.split()[1] for line in _lines(_PROC / "stat") if line.startswith("btime ")]
+    if not fields or not booted:
+        return None
+    return float(booted[0]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process began, in clock ticks since boot: with the pid it names one process and no later one."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else None
+
+
+def owner_of(pid: int) -> int | None:
+    """The user whose process this is."""
+    try:
+        return os.stat(_PROC / str(pid)).st_uid
+    except OSError:
+        return None
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on: the name before it may contain anything."""
+    with contextlib.suppress(OSError):
+        return (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    return []
+
+
+def _lines(path: Path) -> Iterable[str]:
+    try:
+        return path.read_text(errors="replace").splitlines()
+    except OSError:
+        return ()

@@ -1,0 +1,414 @@
+"""What this process holds, and the one way to get more: in order, visibly, and never waiting while others wait for it.
+
+**Order.** All requests of a scope are opened, sorted by rank, device and inode, each file once, and locked one after
+the other: gate, then lock, then the gate is let go. Never a lock past a held gate, never an upgrade.
+
+**Let go and start over.** What is not granted within a second while something else is held: everything is let go, that
+one alone is waited for and let go, and the scope starts over. So does it whenever a path leads to another file than
+the one that was locked, an ancestor turns out to hold something, or the process was stopped and continued.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from . import fs, holders, lock
+from .errors import LockTimeout, NestingRefused, StalePlan
+from .holders import Holder
+from .lock import Descriptor, Identity
+from .nesting import Ancestry, Claim, OwnDirectory, Witness
+from .request import Rank, Request
+
+_PATIENCE_WHILE_HOLDING = 1.0
+_PATIENCE_OUT_OF_ORDER = 60.0
+# A gate is held for an instant unless somebody waits behind it: even who does not wait, waits that long.
+_PATIENCE_AT_GATE = 0.1
+_FIRST_MESSAGE = 1.0
+_RAREST_MESSAGE = 60.0
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A wait as the user is told of it: for which lock, who is in the way, and for how long already."""
+
+    path: Path
+    exclusive: bool
+    holders: tuple[Holder, ...]
+    seconds: float
+
+
+class Waiting(Protocol):
+    """Who tells the user; must not wait for the user to read it."""
+
+    def waiting(self, event: Wait) -> None:
+        """A lock is waited for since `event.seconds`; called after 1, 2, 4, ... seconds, then every minute."""
+
+    def granted(self, event: Wait, seconds: float) -> None:
+        """It was granted after so many seconds; called only if `waiting` was."""
+
+
+class Keep(enum.Enum):
+    """What may happen to a scope's locks when another lock has to be waited for."""
+
+    RENEWED = "let go and taken again"
+    RESERVED = "let go, and the command starts over"
+    FIRMLY = "kept: the wait is short or refused"
+
+
+class _StartOver(Exception):
+    """What was opened or granted is not what is there now."""
+
+
+class _NotInTime(Exception):
+    """Not granted within a second while something else is held."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+
+
+class Step(Protocol):
+    """One step of a command, as far as locks go."""
+
+    def requests(self) -> Iterable[Request]:
+        """Which locks it needs, asked each time it starts over; what is missing on the disk is made."""
+
+    def is_valid(self) -> bool:
+        """Whether these are still the right ones, asked when all are granted; may raise what makes it impossible."""
+
+    def notes(self) -> Iterable[Path]:
+        """The `owner` notes to leave while they are held."""
+
+
+class Scope:
+    """The locks that one step needs and, between `Holding.take` and `Holding.close`, has."""
+
+    def __init__(self, step: Step, *, keep: Keep = Keep.FIRMLY, is_published: bool = False) -> None:
+        self.step = step
+        self.keep = keep
+        self.is_published = is_published
+        self.granted: list[tuple[Request, Descriptor]] = []
+        self.witnesses: list[Witness] = []
+        self.is_held = False
+        self._directory: OwnDirectory | None = None
+        self._noted: list[Path] = []
+
+    def is_inheritance_alive(self) -> bool:
+        """Whether the ancestors whose locks stand in for ours still hold them."""
+        return all(witness.is_alive() for witness in self.witnesses)
+
+    def prepare(self) -> None:
+        """Before the first lock: make what child programs will need, so that it is let go before any lock."""
+        if self.is_published and self._directory is None:
+            self._directory = OwnDirectory()
+
+    def publish(self) -> None:
+        """Tell child programs, and whoever may have to wait, what is held."""
+        if self._directory is not None:
+            self._directory.publish(_claims(self.granted))
+            for path in self.step.notes():
+                fs.replace(path, self._directory.note(), mode=0o644)
+                self._noted.append(path)
+
+    def let_go(self) -> None:
+        """Let all locks go, last first; what child programs believe ends before."""
+        self.is_held = False
+        if self._directory is not None:
+            self._directory.close()
+            self._directory = None
+        for path in self._noted:
+            fs.unlink(path)
+        self._noted.clear()
+        for _, descriptor in reversed(self.granted):
+            descriptor.close()
+        self.granted.clear()
+        self.witnesses.clear()
+
+
+def _claims(granted: Iterable[tuple[Request, Descriptor]]) -> list[Claim]:
+    return [
+        Claim(request.rank, request.exclusive, descriptor.identity, descriptor.path) for request, descriptor in granted
+    ]
+
+
+class Holding:
+    """All that this process holds."""
+
+    def __init__(self, waiting: Waiting, timeout: float | None, ancestry: Ancestry) -> None:
+        self._waiting = waiting
+        self._timeout = timeout
+        self._ancestry = ancestry
+        self._scopes: list[Scope] = []
+
+    def take(self, scope: Scope) -> None:
+        """Take all locks of `scope`; waits at most the timeout. If it raises, none of them is held.
+
+        Raises `LockTimeout`, `NestingRefused`, `UnusableEnvironment`; `StalePlan` if what an outer scope had reserved
+        had to be let go.
+        """
+        patience = _Patience(self._waiting, self._timeout)
+        alone: Request | None = None
+        while True:
+            try:
+                if alone is not None:
+                    self._wait_alone(alone, patience)
+                    alone = None
+                if any(outer.keep is Keep.RESERVED and not outer.is_held for outer in self._scopes):
+                    raise StalePlan((), "what this command had reserved had to be let go for another one")
+                self._attempt(scope, patience)
+            except _StartOver:
+                continue
+            except _NotInTime as late:
+                alone = late.request
+                self._let_go()
+            except lock.Suspended:
+                self._let_go()
+                lock.stop()
+            else:
+                self._scopes.append(scope)
+                patience.end()
+                return
+
+    def close(self, scope: Scope) -> None:
+        """Let the locks of `scope` go."""
+        scope.let_go()
+        self._scopes.remove(scope)
+
+    def holds(self, identity: Identity, *, exclusive: bool) -> bool:
+        """Whether this process itself, no ancestor, holds the lock on this file in such a mode."""
+        return any(
+            descriptor.identity == identity and (request.exclusive or not exclusive)
+            for scope in self._scopes
+            for request, descriptor in scope.granted
+        )
+
+    def _let_go(self) -> None:
+        for scope in self._scopes:
+            if scope.keep is not Keep.FIRMLY:
+                scope.let_go()
+
+    def _wait_alone(self, request: Request, patience: _Patience) -> None:
+        descriptors: list[tuple[Request, Descriptor]] = []
+        try:
+            descriptors.append((request, Descriptor(request.path, writable=_can_write(request))))
+            self._grant(*descriptors[0], descriptors, patience, is_first=True)
+        except (FileNotFoundError, _StartOver):
+            pass  # what was waited for is another file by now
+        finally:
+            _close(descriptors)
+
+    def _attempt(self, scope: Scope, patience: _Patience) -> None:
+        scopes = [outer for outer in self._scopes if not outer.is_held] + [scope]
+        opened: list[tuple[Request, Descriptor, Scope]] = []
+        try:
+            self._ancestry.refresh()
+            for each in scopes:
+                each.prepare()
+                for request in each.step.requests():
+                    self._open(request, each, opened)
+            ordered = sorted(opened, key=lambda item: (item[0].rank, item[1].identity))
+            wanted = [item[:2] for item in ordered]
+            for number, (request, descriptor, each) in enumerate(ordered):
+                self._grant(request, descriptor, wanted, patience, is_first=number == 0)
+                each.granted.append((request, descriptor))
+            if not all(descriptor.is_current() for _, descriptor in wanted):
+                raise _StartOver  # while the later ones were waited for
+            if not all(each.step.is_valid() and each.is_inheritance_alive() for each in scopes):
+                raise _StartOver
+            for each in scopes:
+                each.publish()
+                each.is_held = True
+        except BaseException as error:
+            for each in scopes:
+                each.let_go()
+            _close(item[:2] for item in opened)
+            if isinstance(error, FileNotFoundError):
+                raise _StartOver from None  # removed since the plan was made
+            raise
+
+    def _open(self, request: Request, scope: Scope, opened: list[tuple[Request, Descriptor, Scope]]) -> None:
+        """Open what is to be locked; what is held already, by us or by an ancestor, needs none."""
+        descriptor = Descriptor(request.path, writable=_can_write(request))
+        left, witness = request, None
+        try:
+            if not self._is_ours(request, descriptor.identity):
+                resolved, witness = self._ancestry.resolve(request, descriptor.identity)
+                if witness is not None:
+                    scope.witnesses.append(witness)
+                if resolved is not None:
+                    left = resolved
+                    if left.path != request.path:
+                        descriptor.close()
+                        descriptor = Descriptor(left.path)
+                    _merge(left, descriptor, scope, opened)
+        finally:
+            if all(descriptor is not kept for _, kept, _ in opened):
+                descriptor.close()
+
+    def _is_ours(self, request: Request, identity: Identity) -> bool:
+        if self.holds(identity, exclusive=request.exclusive):
+            return True
+        if request.exclusive and self.holds(identity, exclusive=False):
+            raise NestingRefused(f"`{request.shown}` is kept as it is by another step of this command")
+        return False
+
+    def _grant(
+        self,
+        request: Request,
+        descriptor: Descriptor,
+        wanted: Sequence[tuple[Request, Descriptor]],
+        patience: _Patience,
+        *,
+        is_first: bool,
+    ) -> None:
+        """Lock one file, through its gate, together with the file that stands in for it on a file server."""
+        limit, is_out_of_order = None, False
+        if self._ancestry.breaks_order(request.rank, descriptor.identity) or self._is_kept_firmly():
+            limit, is_out_of_order = _PATIENCE_OUT_OF_ORDER, True
+        elif not is_first or self._is_anything_held():
+            limit = _PATIENCE_WHILE_HOLDING
+        turn = _Turn(self._ancestry, patience, request, descriptor, wanted, limit, is_out_of_order)
+        with_gate: list[Descriptor] = []
+        try:
+            if request.gate is not None:
+                writable = not request.needs_writing or os.access(request.gate, os.W_OK)
+                gate = Descriptor(request.gate, writable=request.needs_writing and writable)
+                with_gate.append(gate)
+                turn.wait(gate, exclusive=writable, gate=gate)
+            turn.wait(descriptor, exclusive=request.exclusive)
+            if request.also is not None:
+                beside = Descriptor(request.also, writable=_can_write(replace(request, path=request.also)))
+                descriptor.close_with(beside)
+                turn.wait(beside, exclusive=request.exclusive)
+        finally:
+            for gate in with_gate:
+                gate.close()
+
+    def _is_kept_firmly(self) -> bool:
+        return any(scope.is_held and scope.granted and scope.keep is Keep.FIRMLY for scope in self._scopes)
+
+    def _is_anything_held(self) -> bool:
+        return any(scope.is_held and scope.granted for scope in self._scopes)
+
+
+def _can_write(request: Request) -> bool:
+    return request.needs_writing and os.path.isfile(request.path) and os.access(request.path, os.W_OK)
+
+
+def _merge(
+    request: Request, descriptor: Descriptor, scope: Scope, opened: list[tuple[Request, Descriptor, Scope]]
+) -> None:
+    """Add a request to the opened ones: a file that two of them name is locked once, in the stronger mode."""
+    for number, (other, kept, owner) in enumerate(opened):
+        if kept.identity == descriptor.identity:
+            rank, exclusive = min(other.rank, request.rank), other.exclusive or request.exclusive
+            opened[number] = (replace(other, rank=Rank(rank), exclusive=exclusive), kept, owner)
+            return
+    opened.append((request, descriptor, scope))
+
+
+def _close(descriptors: Iterable[tuple[Request, Descriptor]]) -> None:
+    for _, descriptor in descriptors:
+        descriptor.close()
+
+
+class _Patience:
+    """How long a step may wait in all, and when the user is told of it."""
+
+    def __init__(self, waiting: Waiting, timeout: float | None) -> None:
+        self._waiting = waiting
+        self.timeout = timeout
+        self.begun = time.monotonic()
+        self.deadline = None if timeout is None else self.begun + timeout
+        self.next_message = self.begun + _FIRST_MESSAGE
+        self._told: Wait | None = None
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.begun
+
+    def tell(self, event: Wait) -> None:
+        self._told = event
+        self._waiting.waiting(event)
+        now = time.monotonic()
+        self.next_message = now + min(max(now - self.begun, _FIRST_MESSAGE), _RAREST_MESSAGE)
+
+    def end(self) -> None:
+        if self._told is not None:
+            self._waiting.granted(self._told, self.elapsed())
+
+
+@dataclass
+class _Turn:
+    """Waiting for one lock and what belongs to it."""
+
+    ancestry: Ancestry
+    patience: _Patience
+    request: Request
+    descriptor: Descriptor
+    wanted: Sequence[tuple[Request, Descriptor]]
+    limit: float | None
+    is_out_of_order: bool
+
+    def wait(self, descriptor: Descriptor, *, exclusive: bool, gate: Descriptor | None = None) -> None:
+        """Return when `descriptor` is locked, and still what its path leads to; else raises."""
+        if not lock.try_lock(descriptor, exclusive=exclusive):
+            self._wait(descriptor, exclusive, gate)
+        if not descriptor.is_current():
+            raise _StartOver
+
+    def _wait(self, descriptor: Descriptor, exclusive: bool, gate: Descriptor | None) -> None:
+        begun = time.monotonic()
+        self._learn()
+        while True:
+            now = time.monotonic()
+            until, is_limit = self._until(begun, is_gate=gate is not None)
+            if until is not None and now >= until:
+                self._give_up(is_limit, gate)
+            wake = self.patience.next_message if until is None else min(self.patience.next_message, until)
+            if wake > now and lock.wait_lock(descriptor, exclusive=exclusive, seconds=wake - now):
+                return
+            if time.monotonic() >= self.patience.next_message:
+                self._learn()
+                self.patience.tell(self._event(gate))
+
+    def _learn(self) -> None:
+        if self.ancestry.learn(self.wanted):
+            raise _StartOver
+
+    def _until(self, begun: float, *, is_gate: bool) -> tuple[float | None, bool]:
+        deadline = self.patience.deadline
+        if deadline is not None and is_gate:
+            deadline = max(deadline, begun + _PATIENCE_AT_GATE)
+        limit = None if self.limit is None else begun + self.limit
+        if limit is not None and (deadline is None or limit < deadline):
+            return limit, True
+        return deadline, False
+
+    def _event(self, gate: Descriptor | None) -> Wait:
+        who = holders.holders(self.descriptor.fd, None if gate is None else gate.fd)
+        return Wait(self.request.shown, self.request.exclusive, who, self.patience.elapsed())
+
+    def _give_up(self, is_limit: bool, gate: Descriptor | None) -> None:
+        if is_limit and not self.is_out_of_order:
+            raise _NotInTime(self.request)
+        event = self._event(gate)
+        mode = "exclusive" if event.exclusive else "shared"
+        names = [f"`{holder.command}` (pid {holder.pid})" for holder in event.holders if not holder.is_waiting]
+        shares = any(not holder.exclusive for holder in event.holders)
+        by = f", {'shared' if shares else 'held'} by {' and '.join(names)}" if names else ""
+        if is_limit:
+            raise LockTimeout(
+                f"gave up after {_PATIENCE_OUT_OF_ORDER:g} s waiting for the {mode} lock on `{event.path}`{by}: "
+                "what runs this command holds a lock that the other one may be waiting for",
+            )
+        if not self.patience.timeout:
+            raise LockTimeout(f"the {mode} lock on `{event.path}` is not free{by}")
+        raise LockTimeout(
+            f"gave up after {self.patience.timeout:g} s waiting for the {mode} lock on `{event.path}`{by}",
+            hint="Set SAFE_PIP_LOCK_TIMEOUT to wait longer",
+        )

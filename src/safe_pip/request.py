@@ -1,0 +1,81 @@
+"""One lock that a command needs: which file, in which mode, and its place in the order of all locks."""
+
+from __future__ import annotations
+
+import enum
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import state_directory
+
+
+class Rank(enum.IntEnum):
+    """The order in which locks are taken; within a rank by device and inode. Nobody waits for an earlier one."""
+
+    ENVIRONMENT = 1
+    MUTEX = 2
+    COMMIT = 3
+    DIRECTORY = 4
+    UV = 5
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to lock: `path`, queueing at `gate` if there is one; `shown` is what messages call it.
+
+    `also` is a file that is locked in the same mode before the gate is let go: on a file server a directory is locked
+    only locally. `needs_writing`: the filesystem grants an exclusive lock only to who may write the file.
+    """
+
+    rank: Rank
+    path: Path
+    exclusive: bool
+    shown: Path
+    gate: Path | None = None
+    also: Path | None = None
+    needs_writing: bool = False
+
+
+def environment_lock(tree: Path, *, exclusive: bool) -> Request:
+    """The environment lock of `tree`: flock on the directory itself, queueing where there is a state directory."""
+    gate = also = None
+    if state_directory.exists(tree):
+        gate = state_directory.path_of(tree) / state_directory.ENVIRONMENT_GATE
+        beside = state_directory.path_of(tree) / state_directory.ENVIRONMENT
+        also = beside if os.path.lexists(beside) else None
+    on_network = gate is not None and state_directory.is_on_network(tree)
+    return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree), gate, also, on_network)
+
+
+def commit_lock(tree: Path, *, exclusive: bool) -> Request:
+    """The commit lock of `tree`, which has a state directory."""
+    state = state_directory.path_of(tree)
+    gate = state / state_directory.COMMIT_GATE
+    on_network = state_directory.is_on_network(tree)
+    return Request(
+        Rank.COMMIT, state / state_directory.COMMIT, exclusive, shown_name(tree), gate, needs_writing=on_network
+    )
+
+
+def mutex(directory: Path) -> Request:
+    """The mutex of a directory in which only one may write; without a gate, since it is only taken exclusively."""
+    return Request(Rank.MUTEX, directory, True, directory)
+
+
+def shared_directory(directory: Path) -> Request:
+    """The lock of a directory that several environments write to."""
+    return Request(Rank.DIRECTORY, directory, True, directory)
+
+
+def uv_lock(path: Path) -> Request:
+    """The lock that uv holds while it works; a file server grants it only to who may write it."""
+    return Request(Rank.UV, path, True, path, needs_writing=state_directory.is_on_network(path.parent))
+
+
+def shown_name(tree: Path) -> Path:
+    """What messages call a tree: the virtual environment it belongs to (PEP 405), or its own path."""
+    for parent in list(tree.parents)[:5]:
+        if (parent / "pyvenv.cfg").is_file():
+            return parent
+    return tree

@@ -1,0 +1,152 @@
+"""The state directory `.safe-pip` of a tree: the lock files, and who may have made it.
+
+It is complete or absent: the first writer makes it under a name nobody can guess, with the lock files in it, and
+renames it into place. What has another owner than a tree's own people, or is a symbolic link, is not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from pathlib import Path
+
+from . import fs, holders
+from .errors import UnusableEnvironment
+
+NAME = ".safe-pip"
+COMMIT = "commit"
+COMMIT_GATE = "commit.gate"
+ENVIRONMENT = "environment"
+ENVIRONMENT_GATE = "environment.gate"
+OWNER = "owner"
+
+_ALWAYS = (COMMIT, COMMIT_GATE, ENVIRONMENT_GATE)
+_REMOVABLE = {*_ALWAYS, ENVIRONMENT, OWNER}
+# A directory on these can be locked only locally; a file in it is locked on the server.
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs"}
+
+
+def path_of(tree: Path) -> Path:
+    """Where the state directory of `tree` is, or would be."""
+    return tree / NAME
+
+
+def is_on_network(tree: Path) -> bool:
+    """Whether other machines may see this tree, so that its locks need files (told by the filesystem's type)."""
+    return holders.filesystem_type(tree) in _NETWORK
+
+
+def exists(tree: Path) -> bool:
+    """Whether `tree` has a state directory; raises `UnusableEnvironment` if what is there must not be trusted."""
+    path = path_of(tree)
+    try:
+        status = os.stat(path, follow_symlinks=False)
+        of_tree = os.stat(tree)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise UnusableEnvironment(f"`{path}` cannot be looked at: {error.strerror}") from error
+    if not stat.S_ISDIR(status.st_mode):
+        what = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a directory"
+        raise UnusableEnvironment(f"`{path}` is {what}", hint="Remove it, then try again")
+    if not _is_trusted(status, of_tree):
+        raise UnusableEnvironment(
+            f"`{path}` belongs to user {status.st_uid}, who has no say in `{tree}`", hint="Remove it, then try again"
+        )
+    return True
+
+
+def _is_trusted(status: os.stat_result, tree: os.stat_result) -> bool:
+    """This user's, the tree owner's or root's; or of the tree's group, where that group may write the tree."""
+    if not hasattr(os, "geteuid") or status.st_uid in (os.geteuid(), tree.st_uid, 0):
+        return True
+    return bool(tree.st_mode & stat.S_IWGRP) and not tree.st_mode & stat.S_IWOTH and status.st_gid == tree.st_gid
+
+
+def make(tree: Path) -> bool:
+    """Make the state directory of `tree`, or what is missing in it; on return it is complete, True if by this call.
+
+    Any number of processes may do so at once. After a crash a `.safe-pip-` directory that nobody uses may stay.
+    """
+    try:
+        if not exists(tree):
+            return _make_aside(tree)
+        for name in _names(tree):
+            if not (path_of(tree) / name).exists():
+                _make_file(path_of(tree) / name, os.stat(tree))
+    except OSError as error:
+        raise not_writable(tree, error) from error
+    return False
+
+
+def _make_aside(tree: Path) -> bool:
+    like = os.stat(tree)
+    aside = fs.make_private_directory(tree, prefix=f"{NAME}-")
+    try:
+        for name in _names(tree):
+            _make_file(aside / name, like)
+        _give_access(aside, like, stat.S_IMODE(like.st_mode) & ~stat.S_ISVTX)
+        fs.rename(aside, path_of(tree))
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and exists(tree):
+            return False  # somebody else was first
+        raise
+    finally:
+        if aside.exists():
+            fs.remove_tree(aside)
+    return True
+
+
+def _make_file(path: Path, like: os.stat_result) -> None:
+    with contextlib.suppress(FileExistsError):
+        fs.write(path, b"")
+        _give_access(path, like, stat.S_IMODE(like.st_mode) & 0o666)
+
+
+def _give_access(path: Path, like: os.stat_result, mode: int) -> None:
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    fs.set_access(path, mode, group=like.st_gid, owner=like.st_uid if is_root else None)
+
+
+def _names(tree: Path) -> tuple[str, ...]:
+    return (*_ALWAYS, ENVIRONMENT) if is_on_network(tree) else _ALWAYS
+
+
+def not_writable(path: Path, error: OSError) -> UnusableEnvironment:
+    """What to raise when the disk refuses a change at `path`."""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UnusableEnvironment(f"`{path}` is not writable: {error.strerror}")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return UnusableEnvironment(f"`{path}` is not a directory")
+    return UnusableEnvironment(f"`{path}` cannot be written: {error.strerror}")
+
+
+def journal(tree: Path) -> Path | None:
+    """A journal that an unfinished change left in the state directory, if there is one."""
+    try:
+        names = os.listdir(path_of(tree))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UnusableEnvironment(f"`{path_of(tree)}` cannot be read: {error.strerror}") from error
+    found = sorted(name for name in names if name.endswith(".journal"))
+    return path_of(tree) / found[0] if found else None
+
+
+def remove(tree: Path) -> bool:
+    """Remove the state directory if nothing but lock files is in it; the caller holds both locks exclusively.
+
+    It is renamed aside first, so that it is complete or absent for everybody else.
+    """
+    path = path_of(tree)
+    try:
+        if not exists(tree) or not _REMOVABLE.issuperset(os.listdir(path)):
+            return False
+        aside = fs.make_private_directory(tree, prefix=f"{NAME}-")
+        fs.rename(path, aside)  # onto an empty directory: replaces it (rename(2))
+    except (OSError, UnusableEnvironment):
+        return False
+    fs.remove_tree(aside)
+    return True

@@ -1,0 +1,21 @@
+"""What one command writes, as far as locks go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Target:
+    """The directories that one command changes, and whose locks that needs.
+
+    `trees`: purelib, and platlib if it is another directory. `directories`: those of the scheme that lie outside the
+    environment and serve others too (`~/.local/bin`). `uv_lock`: the file that uv locks for this target, if it uses
+    one. `litter`: the target is packed and shipped, so nothing of ours stays in it.
+    """
+
+    trees: tuple[Path, ...]
+    directories: tuple[Path, ...] = ()
+    uv_lock: Path | None = None
+    litter: bool = False

@@ -13,8 +13,9 @@ import json
 import os
 import re
 import subprocess
+import zipfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -152,6 +153,21 @@ def check_with_pip(environment: Venv, variables: Mapping[str, str]) -> list[Viol
     output = (done.stdout + done.stderr).strip()
     noisy = done.returncode or "Traceback" in output or "WARNING" in output
     return [Violation("pip-check", f"exit {done.returncode}: {output[-2000:]}")] if noisy else []
+
+
+def check_wheel(wheel: Path, modules: Collection[str]) -> list[Violation]:
+    """What is wrong with a wheel file that was built: its RECORD tells, and it must have exactly `modules`."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            content = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
+        record = next(text for name, text in content.items() if name.endswith(".dist-info/RECORD"))
+        rows = {path: hashed for path, hashed, _ in csv.reader(io.StringIO(record.decode()))}
+    except (OSError, zipfile.BadZipFile, StopIteration, ValueError) as error:
+        return [Violation("wrong-build", f"{wheel}: {error!r}")]
+    wrong = {name for name, hashed in rows.items() if hashed and digest(content.get(name, b"")) != hashed}
+    wrong |= (content.keys() ^ rows.keys()) | {name for name in modules if name not in content}
+    wrong |= {name for name in content if name.endswith(".py")} - set(modules)
+    return [Violation("wrong-build", f"{wheel}: {name}") for name in sorted(wrong)]
 
 
 def _doubled(environment: Venv, there: list[Distribution]) -> Iterator[Violation]:

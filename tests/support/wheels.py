@@ -16,7 +16,7 @@ from pathlib import Path
 Content = str | bytes
 
 # A backend that needs nothing from anywhere: the sdist brings its wheel along.
-IN_TREE_BACKEND = '''\
+IN_TREE_BACKEND = """\
 import os, shutil
 
 def _copy(directory):
@@ -28,7 +28,7 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     return _copy(wheel_directory)
 
 build_editable = build_wheel
-'''
+"""
 IN_TREE = '[build-system]\nrequires = []\nbuild-backend = "_backend"\nbackend-path = ["."]\n'
 SETUPTOOLS = '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
 

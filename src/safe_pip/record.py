@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
 import os
 import re
@@ -11,19 +10,20 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from safe_pip import fs
 
 #: Files of a dist-info that tell of one installation, not of the distribution.
 _OF_THE_INSTALLATION = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
+_PLAIN = re.compile(r"[\w.+-]+(/[\w.+-]+)*", re.ASCII).fullmatch
 
 
 class Unfaithful(Exception):
     """There is no RECORD, or the files are not what it says."""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One file: its path relative to site-packages, the sha256 digest (urlsafe base64, no padding) and the size."""
 
     path: str
@@ -47,7 +47,7 @@ class Manifest:
         try:
             text = (dist_info / "RECORD").read_text(encoding="utf-8")
             rows = sorted(_rows(text, dist_info.name), key=lambda row: row.path)
-        except (OSError, ValueError, csv.Error) as error:
+        except (OSError, ValueError) as error:
             raise Unfaithful(dist_info) from error
         if not any(row.path == "pip/__init__.py" for row in rows):
             raise Unfaithful(dist_info)
@@ -103,16 +103,17 @@ class Manifest:
 
 
 def _rows(text: str, dist_info: str) -> Iterable[Row]:
-    for fields in csv.reader(text.splitlines()):
-        path, digest, size = fields
-        parts = path.split("/")
-        if parts[0] not in ("pip", dist_info) or path.endswith(".pyc"):
+    """What is to be copied; raises `ValueError` at a row that is not as pip's wheels have them."""
+    own = f"{dist_info}/"
+    left_out = {own + name for name in _OF_THE_INSTALLATION}
+    for line in text.splitlines():
+        path, digest, size = line.rsplit(",", 2)
+        if not path.startswith(("pip/", own)) or path.endswith(".pyc") or path in left_out:
             continue
-        if parts[0] == dist_info and "/".join(parts[1:]) in _OF_THE_INSTALLATION:
-            continue
-        if not all(part.strip(".") for part in parts) or set(path) & set(',"\\') or not digest.startswith("sha256="):
+        # Nothing that leads elsewhere, and nothing that needs quotes: pip has no such files.
+        if not _PLAIN(path) or "/." in path or not digest.startswith("sha256="):
             raise ValueError(path)
-        yield Row(path, digest.removeprefix("sha256="), int(size))
+        yield Row(path, digest[7:], int(size))
 
 
 def _read(path: Path) -> bytes:

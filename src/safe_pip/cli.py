@@ -1,0 +1,168 @@
+"""The command line: one of our own verbs, or pip; its errors and its exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+
+from safe_pip import __version__, frozen, isolation, lock, settings
+from safe_pip.attempt import LAST, Attempt
+from safe_pip.commands import VERBS
+from safe_pip.environment import Environment
+from safe_pip.errors import SafePipError, StalePlan, UsageError
+from safe_pip.reporter import Reporter, say
+from safe_pip.transaction import Transaction
+
+_WITH_VALUE = frozenset(
+    "--cache-dir --cert --client-cert --default-timeout --exists-action --keyring-provider --local-log --log --log-file "
+    "--proxy --python --resume-retries --retries --timeout --trusted-host --use-deprecated --use-feature".split()
+)
+"""pip's general options that take a value, which may be the next word."""
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What stands before the command, as far as it concerns us, and what pip is to be given."""
+
+    for_pip: tuple[str, ...] = ()
+    command: str | None = None
+    rest: tuple[str, ...] = ()
+    lock_timeout: str | None = None
+    proxy: str | None = None
+    python: str | None = None
+    is_isolated: bool = False
+    is_verbose: bool = False
+    is_version: bool = False
+
+    @classmethod
+    def parse(cls, argv: list[str]) -> CommandLine:
+        """Take our own options, which stand before the command; raises `UsageError` where a value is missing."""
+        line = cls(for_pip=tuple(argv))
+        words, kept = list(argv), list[str]()
+        while words:
+            word = words.pop(0)
+            if not word.startswith("-") or word == "-":
+                return replace(line, for_pip=(*kept, word, *words), command=word, rest=tuple(words))
+            name, has_value, value = word.partition("=")
+            if not has_value and words and (name in _WITH_VALUE or name == "--lock-timeout"):
+                value = words.pop(0)
+            if name == "--lock-timeout":
+                if not value:
+                    raise UsageError("--lock-timeout takes a number of seconds")
+                line = replace(line, lock_timeout=value)
+                continue
+            kept.extend([word] if has_value or name not in _WITH_VALUE else [word, value])
+            line = line._with(name, value)
+        return replace(line, for_pip=tuple(kept))
+
+    def _with(self, name: str, value: str) -> CommandLine:
+        if name == "--proxy":
+            return replace(self, proxy=value)
+        if name == "--python":
+            return replace(self, python=value)
+        return replace(
+            self,
+            is_isolated=self.is_isolated or name == "--isolated",
+            is_verbose=self.is_verbose or name == "--verbose" or (name[:2] == "-v" and not name.startswith("--")),
+            is_version=self.is_version or name in ("--version", "-V"),
+        )
+
+
+def main(argv: list[str]) -> int:
+    """Run the command line; on return its exit status."""
+    attempt = Attempt.taken_from(os.environ)
+    try:
+        line = CommandLine.parse(argv)
+        chosen = settings.load(
+            os.environ, lock_timeout=line.lock_timeout, proxy=line.proxy, isolated=line.is_isolated
+        )
+        if line.command is not None and line.command in VERBS:
+            return _run_verb(line, line.command, line.rest, chosen)
+        if line.command == "help" and line.rest[:1] and line.rest[0] in VERBS:
+            return _run_verb(line, line.rest[0], ("--help",), chosen)
+        return _run_pip(line, chosen, attempt)
+    except SafePipError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run_verb(line: CommandLine, verb: str, rest: tuple[str, ...], chosen: settings.Settings) -> int:
+    import importlib
+
+    python = line.python or os.environ.get("PIP_PYTHON")
+    args = ["--env", python, *rest] if python else list(rest)
+    module = importlib.import_module(f"safe_pip.commands.{verb}")
+    return int(module.main(args, waiting=Reporter(), timeout=chosen.lock_timeout))
+
+
+def _run_pip(line: CommandLine, chosen: settings.Settings, attempt: Attempt) -> int:
+    path = isolation.environment_path
+    transaction = Transaction(
+        partial(
+            Environment, stdlib=isolation.standard_library(), waiting=Reporter(), timeout=chosen.lock_timeout
+        ),
+        path,
+    )
+    with ExitStack() as locks:
+        if attempt.is_fallback or not lock.supported:
+            locks.enter_context(transaction.environment.exclusively(None))
+            copy = frozen.freeze(path)
+            return _run_unchanged(line, copy)
+        copy = frozen.freeze(path, read=transaction.read)
+    if copy is None:
+        return _fall_back(line, attempt, "pip cannot be copied from where it is installed")
+    return _run_seams(line, chosen, attempt, transaction, copy)
+
+
+def _run_seams(
+    line: CommandLine,
+    chosen: settings.Settings,
+    attempt: Attempt,
+    transaction: Transaction,
+    copy: frozen.FrozenPip,
+) -> int:
+    sys.path.append(str(copy.path))
+    from safe_pip.pip_seams import SeamBroken, Seams, Shell, program
+
+    if line.is_version and line.is_verbose:
+        say(f"safe-pip {__version__}, with pip {copy.version} from {copy.path}")
+    timeout = {} if chosen.lock_timeout is None else {"SAFE_PIP_LOCK_TIMEOUT": str(chosen.lock_timeout)}
+    shell = Shell(copy.origin, program(), VERBS, {**copy.for_child(), **timeout})
+    seams = Seams(transaction, shell, attempt, chosen.proxies)
+    status = seams.run(list(line.for_pip))
+    for notice in transaction.noticed:
+        say(notice)
+    if isinstance(seams.error, SeamBroken):
+        copy.discard()
+        return _fall_back(line, attempt, seams.error.message)
+    if isinstance(seams.error, StalePlan) and attempt.number < LAST:
+        say(f"{seams.error.message}: trying again")
+        copy.discard()
+        Attempt(attempt.number + 1, answered=seams.answered, inputs=seams.inputs).begin(isolation.start)
+    return _fail(seams.error) if seams.error is not None else status
+
+
+def _fall_back(line: CommandLine, attempt: Attempt, reason: str) -> int:
+    """Begin again with all of pip under one exclusive lock: slower, as safe."""
+    if line.is_verbose or {"-v", "-vv", "-vvv", "--verbose"}.intersection(line.rest):
+        say(f"{reason}, so all of it runs under one exclusive lock")
+    replace(attempt, is_fallback=True).begin(isolation.start)
+
+
+def _run_unchanged(line: CommandLine, copy: frozen.FrozenPip | None) -> int:
+    if copy is not None:
+        sys.path.append(str(copy.path))
+    sys.path.extend(isolation.environment_path)
+    from safe_pip.pip_seams import run_unchanged
+
+    return run_unchanged(list(line.for_pip))
+
+
+def _fail(error: SafePipError) -> int:
+    sys.stdout.flush()
+    say(f"error: {error}")
+    return error.exit_status

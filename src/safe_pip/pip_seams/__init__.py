@@ -1,0 +1,204 @@
+"""The only package that knows pip's internals: where pip asks what is installed, builds, and changes the environment.
+
+Everything is replaced in memory, where pip uses it; each seam is checked first, and one that is not as expected means
+that all of pip runs under one exclusive lock (`SeamBroken`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safe_pip.attempt import RESERVING, Attempt
+from safe_pip.errors import NestingRefused, SafePipError
+from safe_pip.pip_seams.seam import Seam, SeamBroken
+from safe_pip.pip_seams.shell import CREATE, Shell, program
+from safe_pip.transaction import Transaction
+
+__all__ = ["SeamBroken", "Seams", "Shell", "program", "run_unchanged"]
+
+CONTENT = Seam("pip._internal.req.req_file", "get_file_content", ("url", "session"))
+
+
+@dataclass
+class Seams:
+    """pip, with our answers in its seams."""
+
+    transaction: Transaction
+    shell: Shell
+    attempt: Attempt
+    proxies: tuple[str, ...] = ()
+    error: SafePipError | None = None
+    """Why the command did not do what it was asked for, after `run`."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    answered: frozenset[str] = frozenset()
+    _attached: set[str] = field(default_factory=set)
+
+    def run(self, args: list[str]) -> int:
+        """Run pip's own main; on return its exit status, or that of `error`."""
+        from safe_pip.pip_seams.installed import Installed
+        from safe_pip.pip_seams.network import load_socks
+
+        self.inputs.update(self.attempt.inputs)
+        self.answered = self.attempt.answered
+        self.installed = Installed(self.transaction)
+        self._install: Any = None
+        self._uninstall: Any = None
+        try:
+            load_socks(self.transaction.path, self.proxies)
+            self.shell.attach()
+            self.installed.attach()
+            CREATE.replace(self._create)
+            return _main(args)
+        except SafePipError as error:
+            self.error = self.error or error
+            return error.exit_status
+
+    def _create(self, original: Any, name: str, *args: Any, **kw: Any) -> Any:
+        command = original(name, *args, **kw)
+        self._attach_to(name, command)
+        run = command.run
+        command.run = lambda options, args: self._guarded(name, command, run, options, args)
+        return command
+
+    def _guarded(self, name: str, command: Any, run: Any, options: Any, args: list[str]) -> int:
+        """Run a command; an error of ours becomes its exit status here, before pip takes it for its own."""
+        transaction = self.transaction
+        try:
+            with ExitStack() as locks:
+                if name == "install":
+                    self._install.command, self._install.options = command, options
+                if self.attempt.number >= RESERVING or getattr(options, "json_report_file", None) == "-":
+                    locks.enter_context(self._reserved(name, options))
+                status = int(run(options, args))
+                if transaction.error is not None:
+                    raise transaction.error
+                if name == "uninstall" and status == 0:
+                    self._uninstall.commit()
+                return status
+        except SafePipError as error:
+            self.error = transaction.error or error
+            return self.error.exit_status
+        finally:
+            if self._uninstall is not None:
+                self.answered = frozenset(self._uninstall.answered)
+
+    @contextmanager
+    def _reserved(self, name: str, options: Any) -> Iterator[None]:
+        """Within, nobody changes or removes what is installed; without that, below one who forbids it."""
+        if name not in ("install", "uninstall") or getattr(options, "dry_run", False):
+            yield
+            return
+        from safe_pip.pip_seams.scheme import options_target
+
+        target = options_target(self.transaction.path, options)
+        trees = [tree for tree in self.transaction.environment.trees() if os.access(tree, os.W_OK)]
+        with ExitStack() as locks:
+            try:
+                locks.enter_context(self.transaction.environment.reserving(target, trees))
+            except NestingRefused:
+                pass
+            yield
+
+    def _attach_to(self, name: str, command: Any) -> None:
+        """Attach to what `command` uses, which pip has imported by now."""
+        self.shell.attach_to(name)
+        if self._is_a(command, "pip._internal.cli.index_command", "SessionCommandMixin"):
+            self._once("network")
+        if name == "uninstall" or self._is_a(command, "pip._internal.cli.req_command", "RequirementCommand"):
+            self._once("inputs")
+        if self._is_a(command, "pip._internal.cli.req_command", "RequirementCommand"):
+            self._once("requirements")
+        if name in ("install", "uninstall", "list", "inspect", "freeze", "cache"):
+            self._once(name)
+
+    def _once(self, part: str) -> None:
+        if part not in self._attached:
+            self._attached.add(part)
+            getattr(self, f"_attach_{part}")()
+
+    def _attach_network(self) -> None:
+        from safe_pip.pip_seams import network
+
+        network.attach(self.transaction)
+
+    def _attach_inputs(self) -> None:
+        def content(original: Any, url: str, *args: Any, **kw: Any) -> tuple[str, str]:
+            if url in self.inputs:
+                return url, self.inputs[url]
+            is_pipe = _is_pipe(url)
+            location, text = original(url, *args, **kw)
+            if is_pipe:
+                self.inputs[url] = text
+            return location, text
+
+        CONTENT.replace(content)
+
+    def _attach_requirements(self) -> None:
+        from safe_pip.pip_seams import builds, caches
+
+        self.installed.attach_to_resolver()
+        builds.attach(self.transaction)
+        caches.attach_to_wheels(self.transaction)
+
+    def _attach_install(self) -> None:
+        from safe_pip.pip_seams.install import Install
+
+        self._install = Install(self.transaction, self.installed)
+        self._install.attach()
+
+    def _attach_uninstall(self) -> None:
+        from safe_pip.pip_seams.uninstall import Uninstall
+
+        self._uninstall = Uninstall(self.transaction, self.installed, self.answered)
+        self._uninstall.attach()
+
+    def _attach_list(self) -> None:
+        self.installed.attach_to_paths("list")
+
+    def _attach_inspect(self) -> None:
+        self.installed.attach_to_paths("inspect")
+
+    def _attach_freeze(self) -> None:
+        self.installed.attach_to_paths("freeze")
+
+    def _attach_cache(self) -> None:
+        from safe_pip.pip_seams import caches
+
+        caches.attach_to_purge(self.transaction)
+
+    @staticmethod
+    def _is_a(command: Any, module: str, name: str) -> bool:
+        return module in sys.modules and isinstance(command, getattr(sys.modules[module], name, ()))
+
+
+def run_unchanged(args: list[str]) -> int:
+    """Run pip's own main as it is; the caller holds every lock."""
+    return _main(args)
+
+
+def _main(args: list[str]) -> int:
+    """pip's entry point: `cli` from 26.1 on, `main` before."""
+    module = importlib.import_module("pip._internal.cli.main")
+    entry = getattr(module, "cli", None) or getattr(module, "main", None)
+    if entry is None:
+        raise SeamBroken("pip has no `main` in `pip._internal.cli.main`")
+    return int(entry(args) or 0)
+
+
+def _is_pipe(url: str) -> bool:
+    if "://" in url:
+        return False
+    try:
+        return not stat.S_ISREG(os.stat(url).st_mode)
+    except OSError:
+        return False
+
+

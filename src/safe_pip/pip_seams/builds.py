@@ -1,0 +1,56 @@
+"""Builds: the environment stays as it is while a build reads it, and a source tree is built in by one at a time."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from safe_pip import fs
+from safe_pip.pip_seams.seam import Seam
+from safe_pip.transaction import Transaction
+
+ENTER = Seam("pip._internal.build_env", "NoOpBuildEnvironment.__enter__", ("self",))
+EXIT = Seam("pip._internal.build_env", "NoOpBuildEnvironment.__exit__", ("self", "exc_type", "exc_val", "exc_tb"))
+HOOK = Seam("pip._vendor.pyproject_hooks", "BuildBackendHookCaller._call_hook", ("self", "hook_name"))
+CHECKOUT = Seam("pip._internal.req.req_install", "InstallRequirement.update_editable", ("self",))
+
+
+def attach(transaction: Transaction) -> None:
+    """Hold, for each call of a build backend, the locks that it needs: the environment's first, then the tree's."""
+    entered: list[ExitStack] = []
+
+    def enter(original: Any, build_environment: Any) -> Any:
+        # pip opens the same object again for every call; a build without isolation is never inside another.
+        with ExitStack() as locks:
+            locks.enter_context(transaction.building())
+            result = original(build_environment)
+            entered.append(locks.pop_all())
+        return result
+
+    def leave(original: Any, build_environment: Any, *exc: Any, **kw: Any) -> Any:
+        with entered.pop():
+            return original(build_environment, *exc, **kw)
+
+    def call_hook(original: Any, caller: Any, *args: Any, **kw: Any) -> Any:
+        with transaction.environment.mutex(Path(caller.source_dir)):
+            transaction.still_building()
+            return original(caller, *args, **kw)
+
+    def update(original: Any, requirement: Any) -> Any:
+        checkout = getattr(requirement, "source_dir", None)
+        if checkout is None:
+            return original(requirement)
+        source = Path(os.path.dirname(os.path.abspath(checkout)))
+        fs.make_directories(source)
+        with ExitStack() as locks:
+            locks.enter_context(transaction.environment.mutex(source))
+            if os.path.isdir(checkout):
+                locks.enter_context(transaction.environment.mutex(Path(checkout)))
+            return original(requirement)
+
+    ENTER.replace(enter)
+    EXIT.replace(leave)
+    HOOK.replace(call_hook)
+    CHECKOUT.replace(update)

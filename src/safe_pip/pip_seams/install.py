@@ -1,0 +1,151 @@
+"""`pip install`: what pip has prepared is validated and put in under the locks.
+
+The commit itself is still pip's own: it uninstalls and unpacks in place, so both locks are held exclusively meanwhile.
+"""
+
+from __future__ import annotations
+
+import types
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pip._vendor.packaging.utils import canonicalize_name
+
+from safe_pip.errors import StalePlan
+from safe_pip.pip_seams.installed import Installed
+from safe_pip.pip_seams.output import KeptBack, kept_back
+from safe_pip.pip_seams.scheme import scheme_target, tree_of
+from safe_pip.pip_seams.seam import Seam, arguments
+from safe_pip.snapshot import Snapshot
+from safe_pip.transaction import Transaction
+
+INSTALL = Seam(
+    "pip._internal.commands.install",
+    "install_given_reqs",
+    ("requirements", "root", "home", "prefix", "use_user_site", "progress_bar"),
+)
+SUMMARY = Seam("pip._internal.commands.install", "get_environment", ("paths",))
+CONFLICTS = Seam("pip._internal.commands.install", "InstallCommand._warn_about_conflicts", ("conflict_details",))
+DETERMINE = Seam("pip._internal.commands.install", "InstallCommand._determine_conflicts", ("to_install",))
+MOVE = Seam(
+    "pip._internal.commands.install",
+    "InstallCommand._handle_target_dir",
+    ("target_dir", "target_temp_dir", "upgrade"),
+)
+SEAMS = (INSTALL, SUMMARY, CONFLICTS, DETERMINE, MOVE)
+
+
+class Install:
+    """One `pip install` at work."""
+
+    def __init__(self, transaction: Transaction, installed: Installed) -> None:
+        self.transaction = transaction
+        self.installed = installed
+        self.command: Any = None
+        self.options: Any = None
+        self._requirements: list[Any] = []
+        self._others_changed = False
+        self._said: KeptBack | None = None
+
+    def attach(self) -> None:
+        """Have pip commit here."""
+        for seam in SEAMS:
+            seam.check()
+        INSTALL.replace(self._install)
+        SUMMARY.replace(lambda original, paths: self._planned())
+        CONFLICTS.replace(self._warn_about_conflicts)
+        self._move = MOVE.check()
+        MOVE.replace(self._say_moved)
+
+    def _install(self, original: Any, *args: Any, **kw: Any) -> Any:
+        call = arguments(original, args, kw)
+        self._requirements = list(call["requirements"])
+        if not self._requirements:
+            return original(*args, **kw)
+        if call["home"] is not None:
+            return self._install_into_target(original, call)
+        target = scheme_target(self.transaction.path, **{key: call[key] for key in ("root", "prefix", "use_user_site")})
+        trees = [tree_of(found) for found in self._replaced() if found.local]
+        adds = not trees and not self._overwrites(target.trees)
+        with kept_back(), self.transaction.committing(target, trees, adds=adds) as now:
+            call["requirements"] = self._validated(now)
+            call["progress_bar"] = "off"
+            done = original(**call)
+        self.installed.refresh()
+        return done
+
+    def _install_into_target(self, original: Any, call: dict[str, Any]) -> Any:
+        """`--target`: pip unpacks into a private directory, then moves each entry; only the moves need the locks."""
+        done = original(**call)
+        target_dir = Path(self.options.target_dir)
+        target = scheme_target(self.transaction.path, target_dir=target_dir)
+        with kept_back(say=False) as self._said, self.transaction.committing(target):
+            private = types.SimpleNamespace(path=call["home"])
+            self._move(self.command, str(target_dir), private, self.options.upgrade)
+        return done
+
+    def _say_moved(self, original: Any, *args: Any, **kw: Any) -> None:
+        if self._said is not None:
+            self._said.say()
+
+    def _validated(self, now: Snapshot) -> list[Any]:
+        """The requirements that are still to be installed; raises `StalePlan` where the plan does not hold any more."""
+        transaction = self.transaction
+        self._others_changed = transaction.snapshot is not None and transaction.snapshot.projects != now.projects
+        if self.options.ignore_installed:
+            return self._requirements
+        for requirement in self._requirements:
+            transaction.asked(canonicalize_name(requirement.name))
+        planned: dict[str, Any] = {canonicalize_name(requirement.name): requirement for requirement in self._requirements}
+        kept, stale = {}, []
+        for project in transaction.read_set.changed(now):
+            found = self.installed.distribution(project) if project in planned else None
+            if found is not None and self._would_keep(planned[project], found):
+                kept[project] = found
+            else:
+                stale.append(project)
+        if stale:
+            raise StalePlan(tuple(stale))
+        for project, found in kept.items():
+            transaction.noticed.append(f"`{project} {found.version}` was installed meanwhile by another command")
+        return [requirement for project, requirement in planned.items() if project not in kept]
+
+    def _would_keep(self, requirement: Any, found: Any) -> bool:
+        """Whether pip, asked again, would leave `found` in place (as `should_reinstall` in its resolver decides)."""
+        if self.options.force_reinstall or requirement.editable or found.editable:
+            return False
+        if str(requirement.get_dist().version) != str(found.version) or requirement.download_info is None:
+            return False
+        url = requirement.download_info.url
+        return not url.startswith("file:") or url.endswith(".whl")
+
+    def _replaced(self) -> Iterable[Any]:
+        """The distributions that pip's commit will uninstall."""
+        names = [requirement.name for requirement in self._requirements if requirement.should_reinstall]
+        served = self.installed.served()
+        return [found for found in map(served.find, names) if found is not None and found.location]
+
+    def _overwrites(self, trees: Iterable[Path]) -> bool:
+        """Whether a file of what is to be installed exists already."""
+        for requirement in self._requirements:
+            with zipfile.ZipFile(requirement.local_file_path) as wheel:
+                for name in wheel.namelist():
+                    if ".data/" in name.split("/")[0] + "/" or any((tree / name).is_file() for tree in trees):
+                        return True
+        return False
+
+    def _planned(self) -> Any:
+        """What pip's summary reads versions from: the plan, not the disk."""
+        found = [
+            types.SimpleNamespace(canonical_name=canonicalize_name(requirement.name), version=requirement.get_dist().version)
+            for requirement in self._requirements
+        ]
+        return types.SimpleNamespace(iter_all_distributions=lambda: iter(found))
+
+    def _warn_about_conflicts(self, original: Any, command: Any, conflict_details: Any, *args: Any, **kw: Any) -> None:
+        if self._others_changed:
+            conflict_details = command._determine_conflicts(self._requirements)
+        if conflict_details is not None:
+            original(command, conflict_details, *args, **kw)

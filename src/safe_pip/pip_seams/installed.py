@@ -1,0 +1,228 @@
+"""What pip sees as installed: its own listing of the environment path, made at one instant and kept."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import types
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from pip._vendor.packaging.utils import canonicalize_name
+
+from safe_pip.pip_seams.output import kept_back
+from safe_pip.pip_seams.seam import Seam, SeamBroken
+from safe_pip.transaction import Transaction
+
+if TYPE_CHECKING:
+    from pip._internal.metadata.base import BaseDistribution
+
+_KEPT = ("METADATA", "PKG-INFO", "direct_url.json", "requires.txt")
+"""The files that pip reads of every distribution in one command or another; the rest is read when asked for."""
+
+SELECT_BACKEND = Seam("pip._internal.metadata", "select_backend", ())
+INSTALLED = Seam("pip._internal.resolution.resolvelib.factory", "Factory.__init__", ("ignore_installed",))
+INSTALLED_CHECK = Seam("pip._internal.req.req_install", "InstallRequirement.check_if_exists", ("use_user_site",))
+EGG_LINK = Seam("pip._internal.utils.egg_link", "sys")
+PATHS = {
+    "list": Seam("pip._internal.commands.list", "get_environment", ("paths",)),
+    "inspect": Seam("pip._internal.commands.inspect", "get_environment", ("paths",)),
+    "freeze": Seam("pip._internal.operations.freeze", "get_environment", ("paths",)),
+}
+
+
+class Installed:
+    """Serves pip's questions about what is installed from one snapshot."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self.transaction = transaction
+        self._served: Any = None
+        self._backend: Any = None
+
+    def attach(self) -> None:
+        """Have pip ask here, whichever backend it selects, from its first question on."""
+        original = SELECT_BACKEND.check()
+
+        def select_backend() -> Any:
+            if self._backend is None:
+                backend = original()
+                self._serve(backend.Environment)
+                self._backend = backend
+            return self._backend
+
+        SELECT_BACKEND.put(select_backend)
+        # Legacy editable installs are looked up along `sys.path`, which is not the environment's any more.
+        EGG_LINK.put(types.SimpleNamespace(path=list(self.transaction.path)))
+
+    def attach_to_resolver(self) -> None:
+        """Note which projects a resolve asks for: what backtracking rejects is in no result, yet decides it."""
+
+        def build(original: Any, factory: Any, *args: Any, **kw: Any) -> None:
+            original(factory, *args, **kw)
+            if not isinstance(getattr(factory, "_installed_dists", None), dict):
+                raise SeamBroken("`Factory` does not keep the installed distributions")
+            factory._installed_dists = _Asked(factory._installed_dists, self.transaction)
+
+        INSTALLED.replace(build)
+
+    def attach_to_paths(self, command: str) -> None:
+        """Have `list`, `freeze` and `inspect --path` read those directories at one instant too."""
+
+        def get_environment(original: Any, paths: list[str] | None) -> Any:
+            if not paths:
+                return original(paths)
+            other = self.transaction.of_other(paths)
+            backend = importlib.import_module("pip._internal.metadata").select_backend()
+            with kept_back():
+                served = other.take_snapshot(lambda: self._list(backend.Environment, tuple(paths), other))
+            self.transaction.error = self.transaction.error or other.error
+            return served
+
+        PATHS[command].replace(get_environment)
+
+    def served(self) -> Any:
+        """pip's `Environment` as of the snapshot, which the first call takes."""
+        if self._served is None:
+            path, transaction = self.transaction.path, self.transaction
+            with kept_back():
+                self._served = transaction.take_snapshot(lambda: self._list(self._environment, path, transaction))
+        return self._served
+
+    def refresh(self) -> None:
+        """Forget what was read; the next question takes a new snapshot."""
+        self._served = None
+
+    def distribution(self, name: str) -> BaseDistribution | None:
+        """The distribution of `name` as it is on disk now; to be called under the locks of a commit."""
+        listed = self._list(self._environment, self.transaction.path, self.transaction)
+        found: BaseDistribution | None = listed.find(name)
+        return found
+
+    def _serve(self, environment: Any) -> None:
+        from_paths = Seam(environment.__module__, "Environment.from_paths", ("paths",)).check()
+        Seam(environment.__module__, "Environment.default", ()).check()
+
+        environment.default = classmethod(lambda cls: self.served())
+        environment.from_paths = classmethod(
+            lambda cls, paths: self.served() if paths is None else from_paths(cls, paths)
+        )
+        self._environment, self._from_paths = environment, from_paths
+
+    def _list(self, environment: Any, path: tuple[str, ...], transaction: Transaction) -> Any:
+        # The standard library keeps listings by the directory's mtime, whose steps are coarser than our commits.
+        if hasattr(importlib.metadata, "FastPath"):
+            importlib.metadata.FastPath.__new__.cache_clear()
+
+        class Served(environment):  # type: ignore[misc]
+            def __init__(self, distributions: list[Any]) -> None:
+                self._distributions = distributions
+
+            def _iter_distributions(self) -> Iterator[Any]:
+                return iter(self._distributions)
+
+            def get_distribution(self, name: str) -> Any:
+                project = canonicalize_name(name)
+                transaction.asked(project)
+                return next((found for found in self.iter_all_distributions() if found.canonical_name == project), None)
+
+            def find(self, name: str) -> Any:
+                project = canonicalize_name(name)
+                return next((found for found in self._distributions if found.canonical_name == project), None)
+
+        distributions = list(self._from_paths(environment, list(path))._iter_distributions())
+        for distribution in distributions:
+            _keep(distribution, transaction)
+        return Served(distributions)
+
+
+class _Asked(dict[str, Any]):
+    """The resolver's installed distributions; every name that is looked up is noted."""
+
+    def __init__(self, distributions: dict[str, Any], transaction: Transaction) -> None:
+        super().__init__(distributions)
+        self._transaction = transaction
+
+    def __getitem__(self, name: str) -> Any:
+        self._transaction.asked(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        self._transaction.asked(str(name))
+        return super().__contains__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As for any dictionary."""
+        self._transaction.asked(name)
+        return super().get(name, default)
+
+
+def _keep(distribution: Any, transaction: Transaction) -> None:
+    """Have `distribution` answer from what is read of it now; what it is asked for later is checked to be of now."""
+    inner = distribution._dist
+    if type(inner) is importlib.metadata.PathDistribution:
+        distribution._dist = _KeptFiles(inner, str(distribution.canonical_name), transaction)
+    elif hasattr(inner, "_provider") and hasattr(inner._provider, "get_metadata"):
+        inner._provider = _KeptProvider(inner._provider, str(distribution.canonical_name), transaction)
+
+
+class _KeptFiles(importlib.metadata.PathDistribution):
+    """A distribution of the standard library's backend whose small files were read with the snapshot."""
+
+    def __init__(self, inner: Any, project: str, transaction: Transaction) -> None:
+        super().__init__(inner._path)
+        self._project = project
+        self._transaction = transaction
+        self._kept: dict[str, str | None] = {}
+        info = str(inner._path).rstrip("/")
+        names = ("PKG-INFO", "requires.txt", "direct_url.json") if info.endswith(".egg-info") else _KEPT[:3]
+        for name in names:
+            try:
+                self._kept[name] = super().read_text(name)
+            except (OSError, ValueError):
+                continue  # It fails the same way when pip asks for it.
+
+    def read_text(self, filename: Any) -> str | None:
+        """As `importlib.metadata.PathDistribution.read_text`; raises `StalePlan` if it is not what it was."""
+        if filename in self._kept:
+            return self._kept[filename]
+        read = super().read_text
+        return self._transaction.read_later(self._project, lambda: read(filename))
+
+
+class _KeptProvider:
+    """A metadata provider of the `pkg_resources` backend whose small files were read with the snapshot."""
+
+    def __init__(self, provider: Any, project: str, transaction: Transaction) -> None:
+        self._provider = provider
+        self._project = project
+        self._transaction = transaction
+        self._kept: dict[str, str | None] = {}
+        for name in _KEPT:
+            try:
+                self._kept[name] = provider.get_metadata(name) if provider.has_metadata(name) else None
+            except (OSError, ValueError):
+                continue
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._provider, name)
+
+    def has_metadata(self, name: str) -> bool:
+        """As pkg_resources' `IMetadataProvider`."""
+        if name in self._kept:
+            return self._kept[name] is not None
+        return bool(self._transaction.read_later(self._project, lambda: self._provider.has_metadata(name)))
+
+    def get_metadata(self, name: str) -> str:
+        """As pkg_resources' `IMetadataProvider`."""
+        kept = self._kept.get(name)
+        if kept is not None:
+            return kept
+        text: str = self._transaction.read_later(self._project, lambda: self._provider.get_metadata(name))
+        return text
+
+    def get_metadata_lines(self, name: str) -> Iterator[str]:
+        """As pkg_resources' `IMetadataProvider`."""
+        for line in self.get_metadata(name).splitlines():
+            stripped = line.strip()
+            if stripped and not stripped.startswith("#"):
+                yield stripped

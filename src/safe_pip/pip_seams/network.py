@@ -1,0 +1,118 @@
+"""What pip reads of the environment when it goes to the network: the user agent, keyring, and SOCKS proxies."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from safe_pip.pip_seams import caches
+from safe_pip.pip_seams.seam import Seam
+from safe_pip.transaction import Transaction
+
+SESSION = Seam("pip._internal.cli.index_command", "SessionCommandMixin._build_session", ("options",))
+USER_AGENT = Seam("pip._internal.network.session", "user_agent", ())
+KEYRING = Seam("pip._internal.network.auth", "KeyRingPythonProvider")
+
+_ASK_KEYRING = """
+import json, sys
+if sys.path and sys.path[0] == "":
+    del sys.path[0]
+question = json.load(sys.stdin)
+answer = {}
+try:
+    import keyring
+except ImportError as error:
+    answer["missing"] = str(error)
+except Exception as error:
+    answer["failed"] = str(error)
+else:
+    url, username = question["url"], question["username"]
+    try:
+        if question["password"] is not None:
+            keyring.set_password(url, username, question["password"])
+        elif url is not None and hasattr(keyring, "get_credential"):
+            found = keyring.get_credential(url, username)
+            answer["found"] = found and [found.username, found.password]
+        elif url is not None and username is not None:
+            password = keyring.get_password(url, username)
+            answer["found"] = [username, password] if password else None
+    except Exception as error:
+        answer["failed"] = str(error)
+sys.stdout.write("\\n" + json.dumps(answer))
+"""
+
+
+def attach(transaction: Transaction) -> None:
+    """Attach to the first network session that pip makes; its modules are not imported before."""
+    attached: list[bool] = []
+
+    def build_session(original: Any, *args: Any, **kw: Any) -> Any:
+        if not attached:
+            attached.append(True)
+            _attach(transaction)
+        return original(*args, **kw)
+
+    SESSION.replace(build_session)
+
+
+def _attach(transaction: Transaction) -> None:
+    def user_agent(original: Any) -> str:
+        # It names the version of setuptools, which decides nothing.
+        with transaction.unrecorded():
+            return str(original())
+
+    USER_AGENT.replace(user_agent)
+    caches.attach_to_pages()
+    KEYRING.put(_provider(KEYRING.check(), transaction))
+
+
+def _provider(base: type, transaction: Transaction) -> type:
+    class Provider(base):  # type: ignore[misc]
+        """keyring as the environment has it, asked in an interpreter of its own: this one imports nothing from there."""
+
+        def __init__(self) -> None:
+            self._ask(None, None)
+
+        def get_auth_info(self, url: str, username: str | None) -> Any:
+            found = self._ask(url, username).get("found")
+            return tuple(found) if found else None
+
+        def save_auth_info(self, url: str, username: str, password: str) -> None:
+            self._ask(url, username, password)
+
+        def _ask(self, url: str | None, username: str | None, password: str | None = None) -> dict[str, Any]:
+            question = json.dumps({"url": url, "username": username, "password": password})
+            with transaction.environment.building():
+                answered = subprocess.run(
+                    [sys.executable, "-c", _ASK_KEYRING], input=question, stdout=subprocess.PIPE, text=True, check=False
+                )
+            try:
+                answer: dict[str, Any] = json.loads(answered.stdout.rpartition("\n")[2])
+            except ValueError:
+                answer = {"failed": f"it ended with status {answered.returncode}"}
+            if "missing" in answer:
+                raise ImportError(answer["missing"])
+            if "failed" in answer:
+                raise RuntimeError(answer["failed"])
+            return answer
+
+    return Provider
+
+
+def load_socks(path: Iterable[str], proxies: Iterable[str]) -> None:
+    """Load PySocks from the environment if a proxy needs it: the one module that pip imports from there on purpose."""
+    if not any(proxy.lower().startswith("socks") for proxy in proxies):
+        return
+    for directory in path:
+        file = os.path.join(directory, "socks.py")
+        spec = importlib.util.spec_from_file_location("socks", file) if os.path.isfile(file) else None
+        if spec is not None and spec.loader is not None:
+            module = importlib.util.module_from_spec(spec)
+            sys.modules["socks"] = module
+            spec.loader.exec_module(module)
+            return

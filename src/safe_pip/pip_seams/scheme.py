@@ -1,0 +1,83 @@
+"""Where a command writes: pip's scheme for its options, as the trees and directories to lock."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pip._internal.locations import get_bin_prefix, get_bin_user, get_scheme
+from pip._internal.utils.virtualenv import running_under_virtualenv
+
+from safe_pip.environment import Target
+from safe_pip.pip_seams.output import kept_back
+
+
+def scheme_target(
+    path: Iterable[str],
+    *,
+    root: str | None = None,
+    prefix: str | None = None,
+    use_user_site: bool = False,
+    target_dir: Path | None = None,
+) -> Target:
+    """The target of an install with these options; `path` is the environment path."""
+    known = {os.path.realpath(entry) for entry in path}
+    if target_dir is not None:
+        tree = Path(os.path.realpath(target_dir))
+        return Target((tree,), (), tree / ".lock", litter=str(tree) not in known)
+    scheme = get_scheme("", user=use_user_site, root=root, prefix=prefix)
+    trees = tuple(dict.fromkeys(Path(os.path.realpath(lib)) for lib in (scheme.purelib, scheme.platlib)))
+    packed = (root is not None or prefix is not None) and not known.intersection(map(str, trees))
+    home = Path(os.path.realpath(prefix or sys.prefix))
+    return Target(
+        trees,
+        () if packed else shared_directories((scheme.scripts, scheme.data, scheme.headers), trees),
+        None if root is not None or use_user_site else home / ".lock",
+        litter=packed,
+    )
+
+
+def shared_directories(paths: Iterable[str], trees: Iterable[Path]) -> tuple[Path, ...]:
+    """Those of a scheme's directories that other environments write to as well: that lie outside this venv."""
+    inside = os.path.join(os.path.realpath(sys.prefix), "") if running_under_virtualenv() else None
+    found: dict[Path, None] = {}
+    for path in paths:
+        directory = os.path.realpath(path)
+        if inside is not None and os.path.join(directory, "").startswith(inside):
+            continue
+        if os.path.isdir(directory) and Path(directory) not in trees:
+            found[Path(directory)] = None
+    return tuple(found)
+
+
+def tree_of(distribution: Any) -> Path:
+    """The tree that pip changes when it uninstalls `distribution`; of an egg and an egg-link, the one it lies in."""
+    location = Path(os.path.realpath(distribution.installed_location or distribution.location))
+    return location if location.is_dir() and location.suffix != ".egg" else location.parent
+
+
+def uninstall_target(trees: Iterable[Path]) -> Target:
+    """The target of an uninstall of distributions that lie in `trees`."""
+    trees = tuple(dict.fromkeys(trees))
+    scripts = (get_bin_prefix(), get_bin_user())
+    return Target(trees, shared_directories(scripts, trees), Path(os.path.realpath(sys.prefix), ".lock"), litter=False)
+
+
+def options_target(path: Iterable[str], options: Any) -> Target:
+    """The target of a command with these options, before pip has checked them; of an uninstall, this environment."""
+    from pip._internal.commands.install import decide_user_install
+    from pip._internal.exceptions import PipError
+
+    if getattr(options, "target_dir", None):
+        return scheme_target(path, target_dir=Path(options.target_dir))
+    root, prefix = getattr(options, "root_path", None), getattr(options, "prefix_path", None)
+    try:
+        with kept_back(say=False):
+            asked = getattr(options, "use_user_site", False)
+            user = decide_user_install(asked, prefix, None, root, options.isolated_mode)
+    except PipError:
+        user = False
+    return scheme_target(path, root=root, prefix=prefix, use_user_site=user)

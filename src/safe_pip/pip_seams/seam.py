@@ -1,0 +1,83 @@
+"""A seam: a name in pip that is replaced where pip uses it, checked to be what is expected before pip runs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from safe_pip.errors import SafePipError
+
+
+class SeamBroken(SafePipError):
+    """pip is not as expected at a seam (a newer pip than was tested): the command runs under one exclusive lock."""
+
+    code = "seam-broken"
+
+
+@dataclass(frozen=True)
+class Seam:
+    """One name in pip: `attribute` of `module`, either a function that takes at least `parameters`, or any object."""
+
+    module: str
+    attribute: str
+    parameters: tuple[str, ...] | None = None
+
+    def check(self) -> Any:
+        """The object as it is; raises `SeamBroken` if it is missing or takes other parameters."""
+        owner, name = self._owner()
+        found = inspect.getattr_static(owner, name, None)
+        found = found.__func__ if isinstance(found, staticmethod | classmethod) else found
+        if found is None:
+            raise SeamBroken(f"pip has no `{self.attribute}` in `{self.module}`")
+        if self.parameters is not None:
+            self._check_parameters(found)
+        return found
+
+    def replace(self, wrapper: Callable[..., Any]) -> Any:
+        """Have pip call `wrapper(original, *args, **kw)` in its place; returns the original."""
+        original = self.check()
+        owner, name = self._owner()
+
+        @functools.wraps(original)
+        def replacement(*args: Any, **kw: Any) -> Any:
+            return wrapper(original, *args, **kw)
+
+        static = isinstance(inspect.getattr_static(owner, name), staticmethod)
+        setattr(owner, name, staticmethod(replacement) if static else replacement)
+        return original
+
+    def put(self, value: object) -> None:
+        """Have pip use `value` in its place."""
+        self.check()
+        owner, name = self._owner()
+        setattr(owner, name, value)
+
+    def _owner(self) -> tuple[Any, str]:
+        with contextlib.suppress(ImportError, AttributeError):
+            owner: Any = importlib.import_module(self.module)
+            *classes, name = self.attribute.split(".")
+            for part in classes:
+                owner = getattr(owner, part)
+            return owner, name
+        raise SeamBroken(f"pip has no `{self.attribute}` in `{self.module}`")
+
+    def _check_parameters(self, found: Any) -> None:
+        try:
+            signature = inspect.signature(found)
+        except (TypeError, ValueError):
+            raise SeamBroken(f"`{self.attribute}` in `{self.module}` is not a function") from None
+        missing = [name for name in self.parameters or () if name not in signature.parameters]
+        if missing:
+            raise SeamBroken(f"`{self.attribute}` in `{self.module}` does not take `{missing[0]}`")
+
+
+def arguments(function: Callable[..., Any], args: tuple[Any, ...], kw: dict[str, Any]) -> dict[str, Any]:
+    """What a call with `args` and `kw` gives each parameter of `function`, defaults included."""
+    bound = inspect.signature(function).bind(*args, **kw)
+    bound.apply_defaults()
+    return bound.arguments

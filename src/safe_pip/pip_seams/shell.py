@@ -1,0 +1,100 @@
+"""How pip presents itself: its name, its version, the list of commands, completion, and `--python`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safe_pip.pip_seams.seam import Seam
+
+COMMANDS = Seam("pip._internal.commands", "commands_dict")
+CREATE = Seam("pip._internal.commands", "create_command", ("name",))
+RUNNABLE = Seam("pip._internal.cli.main_parser", "get_runnable_pip", ())
+_VERSION = "get_pip_version"
+VERSIONS = (
+    Seam("pip._internal.cli.main_parser", _VERSION, ()),
+    Seam("pip._internal.commands.install", _VERSION, ()),
+    Seam("pip._internal.commands.debug", _VERSION, ()),
+    Seam("pip._internal.commands.lock", _VERSION, ()),
+)
+_PROG = "get_prog"
+PROGS = (
+    Seam("pip._internal.cli.base_command", _PROG, ()),
+    Seam("pip._internal.cli.main_parser", _PROG, ()),
+    Seam("pip._internal.commands.configuration", _PROG, ()),
+    Seam("pip._internal.commands.completion", _PROG, ()),
+)
+COMPLETION = Seam("pip._internal.commands.completion", "COMPLETION_SCRIPTS")
+
+
+@dataclass(frozen=True)
+class Shell:
+    """What the user sees of us in pip's output."""
+
+    origin: Path
+    """The `pip` package that the running one was frozen from."""
+    prog: str
+    verbs: dict[str, str]
+    """safe-pip's own verbs, each with its summary."""
+    python_variables: dict[str, str]
+    """What a safe-pip for another interpreter (`--python`) is told through the environment."""
+
+    def attach(self) -> None:
+        """Attach to what every command uses; `attach_to` adds what one command uses."""
+        self._replace(VERSIONS[0])
+        for seam in PROGS[:2]:
+            seam.replace(lambda original: self.prog)
+        RUNNABLE.replace(self._runner)
+        commands = COMMANDS.check()
+        for verb, summary in self.verbs.items():
+            commands[verb] = type(commands["install"])("safe_pip.pip_seams.verbs", "OwnVerb", summary)
+
+    def attach_to(self, command: str) -> None:
+        """Attach to what pip's `command` shows by itself."""
+        for seam in VERSIONS[1:]:
+            if seam.module.endswith(f".{command}"):
+                self._replace(seam)
+        names = {"config": PROGS[2], "completion": PROGS[3]}
+        if command in names:
+            names[command].replace(lambda original: self.prog)
+        if command == "completion":
+            scripts = COMPLETION.check()
+            for shell, script in scripts.items():
+                scripts[shell] = _completing_us(script)
+
+    def _replace(self, seam: Seam) -> None:
+        def version(original: Any) -> str:
+            line: str = original()
+            head, _, tail = line.partition(" from ")
+            return f"{head} from {self.origin} {tail[tail.rindex('(') :]}"
+
+        seam.replace(version)
+
+    def _runner(self, original: Any) -> str:
+        os.environ.update(self.python_variables)
+        import safe_pip._runner
+
+        return os.path.abspath(str(safe_pip._runner.__file__))
+
+
+def _completing_us(script: str) -> str:
+    """pip's completion script under names of our own; where it names pip's programs, ours."""
+    for theirs, ours in (
+        ("_pip_completion", "_safe_pip_completion"),
+        ("__fish_complete_pip", "__fish_complete_safe_pip"),
+        ("#compdef -P pip[0-9.]#", "#compdef safe-pip"),
+        ("compdef __pip -P 'pip[0-9.]#'", "compdef __safe_pip safe-pip"),
+        ("__pip ", "__safe_pip "),
+        ("__pip()", "__safe_pip()"),
+    ):
+        script = script.replace(theirs, ours)
+    return script
+
+
+def program() -> str:
+    """The name under which this program was called, as pip derives its own."""
+    name = os.path.basename(sys.argv[0])
+    return f"{sys.executable} -m safe_pip" if name in ("__main__.py", "-c", "-m") else name

@@ -1,0 +1,99 @@
+"""safe-pip's own settings: from the command line, the environment, and pip's configuration files.
+
+The files are read here and not by pip, because the first lock is taken before pip can be imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from safe_pip.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked of safe-pip itself."""
+
+    lock_timeout: float | None = None
+    """Seconds to wait for locks; None waits for ever, 0 does not wait."""
+    proxies: tuple[str, ...] = ()
+    """Every proxy that pip may be told to use; only looked at to see whether one is a SOCKS proxy."""
+
+
+def configuration_files(environ: Mapping[str, str], *, isolated: bool = False) -> list[str]:
+    """The files that pip reads, those that win last (https://pip.pypa.io/en/stable/topics/configuration/)."""
+    name = "pip.ini" if sys.platform == "win32" else "pip.conf"
+    home = os.path.expanduser("~")
+    named = environ.get("PIP_CONFIG_FILE")
+    if named == os.devnull:
+        return []
+    if sys.platform == "win32":
+        system = [os.path.join(environ.get("PROGRAMDATA", r"C:\ProgramData"), "pip")]
+        user = [os.path.join(home, "pip"), os.path.join(environ.get("APPDATA", home), "pip")]
+    elif sys.platform == "darwin":
+        support = os.path.join(home, "Library", "Application Support", "pip")
+        system = ["/Library/Application Support/pip"]
+        user = [os.path.join(home, ".pip"), support if os.path.isdir(support) else os.path.join(home, ".config", "pip")]
+    else:
+        shared = (environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(os.pathsep)
+        system = [*(os.path.join(directory, "pip") for directory in shared), "/etc"]
+        user = [
+            os.path.join(home, ".pip"),
+            os.path.join(environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config"), "pip"),
+        ]
+    directories = list(system)
+    if not isolated and not (named and os.path.exists(named)):
+        directories += user
+    directories.append(sys.prefix)
+    files = [os.path.join(directory, name) for directory in directories]
+    return files + [named] if named else files
+
+
+def load(
+    environ: Mapping[str, str], *, lock_timeout: str | None = None, proxy: str | None = None, isolated: bool = False
+) -> Settings:
+    """The settings in force; the option wins over the environment, the environment over the files.
+
+    Raises `UsageError` for a time that is none. A file that cannot be read or parsed is left to pip, which says so.
+    """
+    settings = Settings()
+    for file in configuration_files(environ, isolated=isolated):
+        if os.path.isfile(file):
+            settings = _with_file(settings, file)
+    variables = {} if isolated else environ
+    if variables.get("SAFE_PIP_LOCK_TIMEOUT"):
+        settings = replace(settings, lock_timeout=_seconds(variables["SAFE_PIP_LOCK_TIMEOUT"], "SAFE_PIP_LOCK_TIMEOUT"))
+    if lock_timeout is not None:
+        settings = replace(settings, lock_timeout=_seconds(lock_timeout, "--lock-timeout"))
+    named = ("PIP_PROXY", "ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
+    proxies = [proxy, *(environ.get(name) for name in named)]
+    return replace(settings, proxies=settings.proxies + tuple(value for value in proxies if value))
+
+
+def _with_file(settings: Settings, file: str) -> Settings:
+    import configparser
+    import locale
+
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read(file, encoding=locale.getpreferredencoding(False))
+    except (configparser.Error, OSError, UnicodeDecodeError):
+        return settings
+    timeout = parser.get("safe-pip", "lock-timeout", fallback=None)
+    if timeout is not None:
+        settings = replace(settings, lock_timeout=_seconds(timeout, f"lock-timeout in {file}"))
+    found = tuple(parser.get(section, "proxy") for section in parser.sections() if parser.has_option(section, "proxy"))
+    return replace(settings, proxies=settings.proxies + found)
+
+
+def _seconds(text: str, source: str) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 10**9:
+        raise UsageError(f"`{text}` is not a number of seconds ({source})")
+    return seconds

@@ -1,0 +1,116 @@
+"""What is installed at one instant: the identity of every project, to tell later whether it is still the same.
+
+Nothing here knows pip. Names are those of the files that the PyPA specifications let an installer write
+(https://packaging.python.org/en/latest/specifications/recording-installed-packages/) and of setuptools' older ones.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+_SUFFIXES = (".dist-info", ".egg-info", ".egg-link", ".egg")
+_FILES = ("RECORD", "METADATA", "PKG-INFO", "direct_url.json")
+
+Fingerprint = tuple[object, ...]
+"""Everything that stat(2) tells apart two states of one project's metadata by; equal means unchanged."""
+
+
+def canonical(name: str) -> str:
+    """The normalized name of a project (https://packaging.python.org/en/latest/specifications/name-normalization/)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The identity of every project on some directories, as it was at one instant if taken under their commit locks."""
+
+    projects: Mapping[str, tuple[Fingerprint, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def take(cls, directories: Iterable[str]) -> Snapshot:
+        """Read the directories; one that is missing or unreadable holds nothing."""
+        found: dict[str, list[Fingerprint]] = {}
+        for directory in directories:
+            try:
+                names = sorted(os.listdir(directory))
+            except OSError:
+                continue
+            for name in names:
+                stem, suffix = os.path.splitext(name)
+                if suffix in _SUFFIXES:
+                    project = canonical(stem.partition("-")[0])
+                    found.setdefault(project, []).append(_fingerprint(os.path.join(directory, name), suffix))
+        return cls({project: tuple(fingerprints) for project, fingerprints in found.items()})
+
+    def identity(self, project: str) -> tuple[Fingerprint, ...]:
+        """The identity of `project`, empty where it is not installed; `project` is a normalized name."""
+        return self.projects.get(project, ())
+
+    def is_current(self, project: str) -> bool:
+        """Whether the metadata that the snapshot found of `project` is the same now."""
+        return all(
+            _fingerprint(str(seen[0]), os.path.splitext(str(seen[0]))[1]) == seen for seen in self.identity(project)
+        )
+
+
+class ReadSet:
+    """The projects whose installed state a command has asked for, each with the identity that it was shown."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[Fingerprint, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def add(self, project: str, snapshot: Snapshot) -> None:
+        """Note that `project` was asked for; what was noted first stays."""
+        self._seen.setdefault(project, snapshot.identity(project))
+
+    def add_all(self, snapshot: Snapshot) -> None:
+        """Note every project that is installed."""
+        for project in snapshot.projects:
+            self.add(project, snapshot)
+
+    def changed(self, now: Snapshot) -> tuple[str, ...]:
+        """The projects that are not, `now`, what this command was shown; in alphabetical order."""
+        return tuple(sorted(project for project, seen in self._seen.items() if now.identity(project) != seen))
+
+    def changed_or_removed(self, now: Snapshot) -> tuple[str, ...]:
+        """As `changed`, without the projects that were not installed and are `now`."""
+        return tuple(project for project in self.changed(now) if self._seen[project])
+
+
+def _fingerprint(path: str, suffix: str) -> Fingerprint:
+    try:
+        entry = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return (path,)
+    parts: list[object] = [path, entry.st_dev, entry.st_ino, entry.st_ctime_ns]
+    folder = path
+    if suffix == ".egg":
+        folder = os.path.join(path, "EGG-INFO")
+    elif suffix == ".egg-link":
+        folder = _target(path)
+        parts.append(folder)
+    for file in _FILES:
+        try:
+            status = os.stat(os.path.join(folder, file))
+        except OSError:
+            parts.append(None)
+        else:
+            parts.append((status.st_size, status.st_ino, status.st_ctime_ns))
+    return tuple(parts)
+
+
+def _target(egg_link: str) -> str:
+    """Where an egg-link points to: its first line, which is the folder that holds the project's egg-info."""
+    try:
+        with open(egg_link, encoding="utf-8", errors="replace") as file:
+            target = os.path.join(os.path.dirname(egg_link), file.readline().strip())
+        infos = sorted(name for name in os.listdir(target) if name.endswith(".egg-info"))
+    except OSError:
+        return egg_link
+    return os.path.join(target, infos[0]) if infos else target

@@ -5,12 +5,13 @@
 A new environment is made in a temporary directory and safe-pip is installed into it from this tree. In every round
 each command runs once by each starter, in an order shuffled anew, so that a busy moment of the machine hits all alike.
 What counts is the median of the differences within a round. The first rounds (frozen pip, bytecode, disk cache) are
-run but not counted.
+run but not counted. Processor time is shown as well: a machine that is busy with other things disturbs it less.
 """
 
 import argparse
 import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -39,14 +40,15 @@ def new_environment(directory: Path, python: str, distributions: int) -> Path:
     return scripts
 
 
-def milliseconds(command: list[str], environ: dict[str, str], directory: Path) -> float:
-    """How long `command` takes; it has to succeed."""
-    start = time.perf_counter()
+def milliseconds(command: list[str], environ: dict[str, str], directory: Path) -> tuple[float, float]:
+    """How long `command` takes, and how much of a processor's time; it has to succeed."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, env=environ, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    taken = (time.perf_counter() - start) * 1000
+    taken, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         sys.exit(f"`{' '.join(command)}` exited {done.returncode}:\n{done.stdout}{done.stderr}")
-    return taken
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return taken * 1000, used * 1000
 
 
 def main() -> None:
@@ -69,14 +71,15 @@ def main() -> None:
             "pip": [str(scripts / "pip")],
         }
         times = measure(starters, arguments.rounds, environ, directory)
-    report(times, list(starters))
+    for number, title in enumerate(("elapsed ms", "processor ms")):
+        report(title, {run: [taken[number] for taken in rounds] for run, rounds in times.items()}, list(starters))
 
 
 def measure(
     starters: dict[str, list[str]], rounds: int, environ: dict[str, str], directory: Path
-) -> dict[tuple[str, str], list[float]]:
-    """The times of each command by each starter, one for each counted round."""
-    times: dict[tuple[str, str], list[float]] = {}
+) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """The times of each command by each starter, a pair for each counted round."""
+    times: dict[tuple[str, str], list[tuple[float, float]]] = {}
     runs = [(starter, command) for command in COMMANDS for starter in starters]
     for number in range(-UNCOUNTED, rounds):
         random.shuffle(runs)
@@ -87,10 +90,10 @@ def measure(
     return times
 
 
-def report(times: dict[tuple[str, str], list[float]], starters: list[str]) -> None:
-    """Print medians, and what the first starter takes over each of the others, as a difference and as a ratio."""
+def report(title: str, times: dict[tuple[str, str], list[float]], starters: list[str]) -> None:
+    """Print the medians, and what the first starter takes over each of the others, as a difference and as a ratio."""
     first, *others = starters
-    print("median ms".ljust(14) + "".join(name.rjust(15) for name in starters), end="")
+    print(f"\n{title}".ljust(15) + "".join(name.rjust(15) for name in starters), end="")
     print("".join(f"over {name}".rjust(26) for name in others))
     for command in dict.fromkeys(command for _, command in times):
         ours = times[first, command]

@@ -95,10 +95,12 @@ def write_bytecode(source: Path) -> None:
     A source that this interpreter cannot compile is left without; raises `OSError` where nothing can be written.
     """
     import py_compile
+    import warnings
 
     # Timestamps, whatever SOURCE_DATE_EPOCH says: they are what the import system checks without reading the source.
     timestamps = py_compile.PycInvalidationMode.TIMESTAMP
-    with contextlib.suppress(py_compile.PyCompileError):
+    with contextlib.suppress(py_compile.PyCompileError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         py_compile.compile(str(source), doraise=True, quiet=1, invalidation_mode=timestamps)
 
 

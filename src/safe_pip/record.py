@@ -108,7 +108,7 @@ def _rows(text: str, dist_info: str) -> Iterable[Row]:
     left_out = {own + name for name in _OF_THE_INSTALLATION}
     for line in text.splitlines():
         path, digest, size = line.rsplit(",", 2)
-        if not path.startswith(("pip/", own)) or path.endswith(".pyc") or path in left_out:
+        if not path.lstrip('"').startswith(("pip/", own)) or path.endswith(".pyc") or path in left_out:
             continue
         # Nothing that leads elsewhere, and nothing that needs quotes: pip has no such files.
         if not _PLAIN(path) or "/." in path or not digest.startswith("sha256="):

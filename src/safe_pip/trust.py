@@ -31,10 +31,12 @@ def is_trusted(directory: Path, *, as_parent: bool = False) -> bool:
         last = path == directory and not as_parent
         if not stat.S_ISDIR(info.st_mode) or info.st_uid not in ((user,) if last else (user, 0)):
             return False
-        # The group's bits are also the most that an access list can grant (acl(5)).
-        if reachable and info.st_mode & 0o022 and (last or not info.st_mode & stat.S_ISVTX):
+        # The bits of the group are also the most that an access list can grant (acl(5)). Where users have a group each
+        # and so a umask of 002, they matter only if the group can get there: not behind a directory, the home mostly,
+        # that others cannot search.
+        writers = 0o022 if last or reachable else 0o002
+        if info.st_mode & writers and (last or not info.st_mode & stat.S_ISVTX):
             return False
-        # Behind a directory that others cannot search, no mode lets them in.
         reachable = reachable and bool(info.st_mode & 0o011)
     return True
 

@@ -174,7 +174,7 @@ def test_a_source_that_does_not_compile_does_not_keep_the_others_from_it(site, e
         lambda site: add_row(site, "pip/../../outside.py,sha256=abc,3"),
         lambda site: add_row(site, '"pip/a,b.py",sha256=abc,3'),
     ],
-    ids="changed missing no-record no-rows empty no-digest other-digest outside quoted".split(),
+    ids=["changed", "missing", "no-record", "no-rows", "empty", "no-digest", "other-digest", "outside", "quoted"],
 )
 def test_what_is_not_as_record_says_is_not_frozen(site, environ, cache, spoil):
     install_tiny_pip(site)

@@ -80,12 +80,13 @@ class Laboratory:
 
     def _wrecked(self, round_name: str, violations: Sequence[Violation], wreck: Path, scene: Scene) -> Wrecked:
         name, seed = round_name.rsplit(" ", 1)
-        again = f"python -m tests.chaos --only {name} --seed {seed} --rounds 1 --tool {self.tool.name}"
+        again = f"again: python -m tests.chaos --only {name} --seed {seed} --rounds 1 --tool {self.tool.name}"
         again += "" if self.pip_version == NEWEST_PIP else " --pip oldest"
         head = f"{len(violations)} violations in round {name} with seed {seed}, tool {self.tool.name}"
-        lines = [f"{head}, pip {self.pip_version}", *map(str, violations), f"again: {again}"]
+        lines = [f"{head}, pip {self.pip_version}", *map(str, violations), again]
         (wreck / "violations.txt").write_text("\n".join(lines) + "\n")
-        shown = [line[:1200] for line in lines[:12]] + (["..."] if len(lines) > 12 else []) + [lines[-1]]
+        shown = [line[:1200] for line in lines[:-1]]
+        shown = [*shown[:12], *(["..."] if len(shown) > 12 else []), again]
         return Wrecked("\n".join([*shown, f"the wreck: {wreck}"]), violations, wreck)
 
 

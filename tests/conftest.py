@@ -1,0 +1,47 @@
+"""What tests of every kind share: the wheelhouse, and the laboratory in which the tool under test is run.
+
+SAFE_PIP_TEST_TOOL=safe-pip|flock|plain chooses what is tested (default: safe-pip), SAFE_PIP_TEST_PIP=oldest|newest
+the pip in the environments, SAFE_PIP_TEST_SEED the load, SAFE_PIP_WRECKS where the remains of a failed round go.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.support.laboratory import SEED_VARIABLE, Laboratory
+from tests.support.wheelhouse import IndexOutOfReach, Wheelhouse, open_wheelhouse
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "network: needs a package index or a wheelhouse")
+    config.addinivalue_line("markers", "slow: real environments, many processes; left out of the quick selection")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever asks for the wheelhouse, however deep, needs the network on a machine that has none yet."""
+    for item in items:
+        if "wheelhouse" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.network)
+
+
+@pytest.fixture(scope="session")
+def wheelhouse() -> Wheelhouse:
+    """Real wheels and sdists from the package index; fetched once per user, not per run."""
+    try:
+        return open_wheelhouse()
+    except IndexOutOfReach as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def laboratory(wheelhouse: Wheelhouse, tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
+    """Environments with the tool under test; templates, built wheels and the warm cache are made once per session."""
+    return Laboratory(wheelhouse, tmp_path_factory.mktemp("laboratory"))
+
+
+@pytest.fixture(scope="session")
+def seed() -> int:
+    """The seed of every load; the interleavings differ all the same."""
+    return int(os.environ.get(SEED_VARIABLE, "1"))

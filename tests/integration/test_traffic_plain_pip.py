@@ -1,0 +1,66 @@
+"""The checks find it when plain pip breaks an environment, and do not cry out when commands take turns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.laboratory import Laboratory, Wrecked
+from tests.support.rounds import ROUNDS
+from tests.support.traffic import FLOCK, PLAIN
+
+pytestmark = pytest.mark.slow
+# Of ten such rounds seven leave the environment broken, and in all of them commands fail.
+ROUNDS_AT_MOST = 12
+ENVIRONMENT_BROKEN = {
+    "damaged-dist-info",
+    "doubled-project",
+    "import-failed",
+    "leftover",
+    "missing-file",
+    "missing-script",
+    "no-serial-order",
+    "pip-check",
+    "stray-script",
+    "unowned-file",
+    "wrong-digest",
+}
+
+
+def test_eight_plain_pips_that_upgrade_the_same_set_are_found_out(laboratory: Laboratory, tmp_path: Path) -> None:
+    plain = laboratory.with_tool(PLAIN, tmp_path / "wrecks")
+    found: set[str] = set()
+    for seed in range(ROUNDS_AT_MOST):
+        try:
+            plain.perform("same-upgrade-8", ROUNDS["same-upgrade-8"], seed)
+        except Wrecked as error:
+            found |= {violation.name for violation in error.violations}
+        if found >= {"unexplained-status"} and found & ENVIRONMENT_BROKEN:
+            break
+    assert "unexplained-status" in found
+    assert found & ENVIRONMENT_BROKEN
+
+
+def first_wreck(plain: Laboratory) -> Wrecked:
+    for seed in range(ROUNDS_AT_MOST):
+        try:
+            plain.perform("same-upgrade-8", ROUNDS["same-upgrade-8"], seed)
+        except Wrecked as error:
+            return error
+    pytest.fail("plain pip broke nothing")
+
+
+def test_a_wreck_is_kept_with_all_that_was_printed(laboratory: Laboratory, tmp_path: Path) -> None:
+    plain = laboratory.with_tool(PLAIN, tmp_path / "wrecks")
+    error = first_wreck(plain)
+    wreck = error.wreck
+    assert wreck.parent == tmp_path / "wrecks"
+    assert str(wreck) in str(error)
+    assert "--seed" in (wreck / "violations.txt").read_text()
+    assert (wreck / "venv" / "bin" / "python").is_symlink()
+    assert len(list((wreck / "load").glob("*.err"))) == 8
+
+
+def test_plain_pips_behind_one_lock_are_not_accused(laboratory: Laboratory, tmp_path: Path) -> None:
+    laboratory.with_tool(FLOCK, tmp_path / "wrecks").perform("pool-versions", ROUNDS["pool-versions"], 0)

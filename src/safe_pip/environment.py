@@ -17,7 +17,8 @@ from . import lock, nesting
 from .errors import StalePlan
 from .holders import Holder
 from .holding import Holding, Keep, Scope, Step, Wait, Waiting
-from .steps import Changing, Keeping, Reading, resolved
+from .sole import Sole
+from .steps import Changing, Keeping, Locking, Reading, resolved
 from .target import Target
 
 __all__ = ["Environment", "Held", "Holder", "Target", "Wait", "Waiting"]
@@ -53,6 +54,7 @@ class Environment:
         self._stdlib = {os.path.realpath(name) for name in stdlib}
         self._ancestry = nesting.Ancestry(os.environ.get(nesting.VARIABLE))
         self._holding = Holding(waiting, timeout, self._ancestry)
+        self._sole = Sole(waiting, timeout)
         self._has_all = False
 
     def trees(self) -> list[Path]:
@@ -91,7 +93,7 @@ class Environment:
 
         If another lock has to be waited for meanwhile it is let go, and that lock's taker raises `StalePlan`.
         """
-        step = Changing(target, also, commit=False, is_noted=True)
+        step = Changing(target, also, commit=False)
         with self._changing(step, keep=Keep.RESERVED, is_published=True):
             yield
 
@@ -118,7 +120,7 @@ class Environment:
         With no target: every tree of the environment that this user can write, and nobody changes the others.
         """
         chosen = target or Target(tuple(tree for tree in self.trees() if os.access(tree, os.W_OK)))
-        step = Changing(chosen, others=self.trees, is_noted=True)
+        step = Changing(chosen, others=self.trees)
         with self._changing(step, is_published=True):
             outer, self._has_all = self._has_all, True
             try:
@@ -133,16 +135,21 @@ class Environment:
             yield
 
     @contextmanager
-    def keeping(self, trees: Iterable[Path], directories: Iterable[Path] = ()) -> Iterator[None]:
-        """Keep `trees` as they are while another program runs; of `directories` just the directory is locked."""
-        chosen = resolved(trees)
-        with self._taking(Keeping(lambda: chosen, directories=directories), is_published=True):
+    def keeping(self) -> Iterator[None]:
+        """Keep what is installed as it is while another program runs; that may add to it."""
+        with self._taking(Keeping(self.trees), is_published=True):
             yield
 
     @contextmanager
     def occupying(self, target: Target) -> Iterator[None]:
         """Have the target to oneself while another program runs."""
-        with self._changing(Changing(target, is_noted=True), is_published=True):
+        with self._changing(Changing(target), is_published=True):
+            yield
+
+    @contextmanager
+    def directory(self, path: Path, *, exclusive: bool) -> Iterator[None]:
+        """Lock a directory that is no environment, itself, while another program runs; it is made if it is missing."""
+        with self._taking(Locking(path, exclusive=exclusive), is_published=True):
             yield
 
     @contextmanager
@@ -163,6 +170,10 @@ class Environment:
     @contextmanager
     def _taking(self, step: Step, *, keep: Keep = Keep.FIRMLY, is_published: bool = False) -> Iterator[Scope]:
         scope = Scope(step, keep=keep, is_published=is_published)
+        if not lock.supported:
+            with self._sole.holding([*self.trees(), *step.directories()]):
+                yield scope
+            return
         if self._has_all and not isinstance(step, Keeping):
             yield scope
             return

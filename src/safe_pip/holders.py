@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import sys
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,12 +46,18 @@ def kernel_name(fd: int) -> str:
     On btrfs the device of stat(2) is another one than the superblock's; the mount knows it.
     """
     status = os.fstat(fd)
-    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    device = "{:02x}:{:02x}".format(*_major_minor(status.st_dev))
     for line in _lines(_PROC / "self" / "fdinfo" / str(fd)):
         name, _, value = line.partition(":")
         if name == "mnt_id":
             device = _device_of_mount(value.strip()) or device
     return f"{device}:{status.st_ino}"
+
+
+def _major_minor(device: int) -> tuple[int, int]:
+    if sys.platform == "win32":
+        return 0, device
+    return os.major(device), os.minor(device)
 
 
 def _device_of_mount(mount: str) -> str | None:
@@ -68,7 +75,7 @@ def filesystem_type(path: Path) -> str:
         device = os.stat(path).st_dev
     except OSError:
         return ""
-    number = f"{os.major(device)}:{os.minor(device)}"
+    number = "{}:{}".format(*_major_minor(device))
     for line in _lines(_PROC / "self" / "mountinfo"):
         before, _, after = line.partition(" - ")
         if before.split()[2] == number and after:
@@ -176,7 +183,7 @@ def started(pid: int) -> float | None:
     """When a process began, in seconds of the epoch."""
     fields = _stat(pid)
     booted = [line.split()[1] for line in _lines(_PROC / "stat") if line.startswith("btime ")]
-    if not fields or not booted:
+    if sys.platform == "win32" or not fields or not booted:
         return None
     return float(booted[0]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
 

@@ -10,6 +10,7 @@ the one that was locked, an ancestor turns out to hold something, or the process
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import time
@@ -18,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from . import fs, holders, lock
+from . import fs, holders, lock, state_directory
 from .errors import LockTimeout, NestingRefused, StalePlan
 from .holders import Holder
 from .lock import Descriptor, Identity
@@ -81,8 +82,8 @@ class Step(Protocol):
     def is_valid(self) -> bool:
         """Whether these are still the right ones, asked when all are granted; may raise what makes it impossible."""
 
-    def notes(self) -> Iterable[Path]:
-        """The `owner` notes to leave while they are held."""
+    def directories(self) -> Iterable[Path]:
+        """Which directories beside the environment's it is about, where each has one lock for everything."""
 
 
 class Scope:
@@ -93,6 +94,8 @@ class Scope:
         self.keep = keep
         self.is_published = is_published
         self.granted: list[tuple[Request, Descriptor]] = []
+        self.claims: list[Claim] = []
+        """What child programs are to respect: what is granted, and what an outer scope or an ancestor holds already."""
         self.witnesses: list[Witness] = []
         self.is_held = False
         self._directory: OwnDirectory | None = None
@@ -110,10 +113,11 @@ class Scope:
     def publish(self) -> None:
         """Tell child programs, and whoever may have to wait, what is held."""
         if self._directory is not None:
-            self._directory.publish(_claims(self.granted))
-            for path in self.step.notes():
-                fs.replace(path, self._directory.note(), mode=0o644)
-                self._noted.append(path)
+            self._directory.publish(self.claims)
+            for path in {note for request, _ in self.granted if (note := _note(request)) is not None}:
+                with contextlib.suppress(OSError):  # who only reads the state directory leaves none
+                    fs.replace(path, self._directory.note(), mode=0o644)
+                    self._noted.append(path)
 
     def let_go(self) -> None:
         """Let all locks go, last first; what child programs believe ends before."""
@@ -127,13 +131,15 @@ class Scope:
         for _, descriptor in reversed(self.granted):
             descriptor.close()
         self.granted.clear()
+        self.claims.clear()
         self.witnesses.clear()
 
 
-def _claims(granted: Iterable[tuple[Request, Descriptor]]) -> list[Claim]:
-    return [
-        Claim(request.rank, request.exclusive, descriptor.identity, descriptor.path) for request, descriptor in granted
-    ]
+def _note(request: Request) -> Path | None:
+    """Where to say who has this lock, for who may not see it in /proc: beside the lock file, or its gate."""
+    if not request.exclusive or request.gate is None:
+        return None
+    return request.gate.with_name(state_directory.OWNER)
 
 
 class Holding:
@@ -236,6 +242,7 @@ class Holding:
         descriptor = Descriptor(request.path, writable=_can_write(request))
         left, witness = request, None
         try:
+            scope.claims.append(Claim(request.rank, request.exclusive, descriptor.identity, request.path))
             if not self._is_ours(request, descriptor.identity):
                 resolved, witness = self._ancestry.resolve(request, descriptor.identity)
                 if witness is not None:
@@ -245,6 +252,7 @@ class Holding:
                     if left.path != request.path:
                         descriptor.close()
                         descriptor = Descriptor(left.path)
+                        self._ancestry.refuse_if_held(left, descriptor.identity)
                     _merge(left, descriptor, scope, opened)
         finally:
             if all(descriptor is not kept for _, kept, _ in opened):

@@ -27,16 +27,12 @@ from types import FrameType
 
 from .errors import UnusableEnvironment
 
-supported: bool
-if sys.platform == "win32":
+try:
+    import fcntl
+except ImportError:
     supported = False
 else:
-    try:
-        import fcntl
-    except ImportError:
-        supported = False
-    else:
-        supported = True
+    supported = True
 
 # What a kernel or a file server answers that has no locks to give (EBADF: NFS wants a writable descriptor).
 _CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL}
@@ -103,7 +99,8 @@ class Descriptor:
 
     def raise_to(self, number: int) -> None:
         """Move to a descriptor of at least this number: of a killed process the highest one is closed first (Linux)."""
-        assert sys.platform != "win32"
+        if sys.platform == "win32":
+            raise NotImplementedError
         with contextlib.suppress(OSError):  # the limit on open files may be lower: then it keeps its number
             fd = fcntl.fcntl(self.fd, fcntl.F_DUPFD_CLOEXEC, number)
             self.fd, low = fd, self.fd
@@ -128,7 +125,8 @@ if sys.platform != "win32":
 
 
 def _open(path: Path, writable: bool) -> int:
-    assert sys.platform != "win32"
+    if sys.platform == "win32":
+        raise NotImplementedError
     # NONBLOCK: opening a FIFO that somebody put there would wait for ever.
     flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     if path.parent == path:
@@ -147,7 +145,8 @@ def _open(path: Path, writable: bool) -> int:
 
 def try_lock(descriptor: Descriptor, *, exclusive: bool) -> bool:
     """Take the lock if nobody is in the way; raises `UnusableEnvironment` where there are no locks to take."""
-    assert sys.platform != "win32"
+    if sys.platform == "win32":
+        raise NotImplementedError
     try:
         _flock(descriptor, fcntl.LOCK_NB | (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH))
     except BlockingIOError:
@@ -187,17 +186,20 @@ def wait_lock(descriptor: Descriptor, *, exclusive: bool, seconds: float) -> boo
 
 def stop() -> None:
     """Stop this process as SIGTSTP would have done without us; returns when it is continued."""
-    assert sys.platform != "win32"
+    if sys.platform == "win32":
+        raise NotImplementedError
     signal.raise_signal(signal.SIGTSTP)
 
 
 def _block(descriptor: Descriptor, exclusive: bool) -> None:
-    assert sys.platform != "win32"
+    if sys.platform == "win32":
+        raise NotImplementedError
     _flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
 
 
 def _flock(descriptor: Descriptor, operation: int) -> None:
-    assert sys.platform != "win32"
+    if sys.platform == "win32":
+        raise NotImplementedError
     try:
         fcntl.flock(descriptor.fd, operation)
     except BlockingIOError:
@@ -256,7 +258,8 @@ def _ticking(seconds: float) -> Iterator[_Ticker]:
 
     A Ctrl-C that comes while they are changed is held back until they are complete.
     """
-    assert sys.platform != "win32"
+    if sys.platform == "win32":
+        raise NotImplementedError
     ticker = _Ticker()
     held_back = {signal.SIGINT, signal.SIGTSTP}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, held_back)

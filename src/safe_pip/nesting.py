@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import fs, holders, lock
+from . import fs, holders, lock, state_directory
 from .errors import NestingRefused
 from .lock import Descriptor, Identity
 from .request import Rank, Request
@@ -100,6 +100,8 @@ class Inherited:
     directory: Path
     claims: tuple[Claim, ...]
     outer: str | None
+    pid: int
+    """Only for the order of ancestors among each other."""
 
     def is_alive(self) -> bool:
         """Whether all of it is true still."""
@@ -135,7 +137,7 @@ def _load(directory: Path, trusted: Collection[int]) -> Inherited | None:
             Claim(Rank(rank), bool(exclusive), (int(identity[0]), int(identity[1])), Path(path))
             for rank, exclusive, identity, path in content["locks"]
         )
-        return Inherited(directory, claims, content["outer"])
+        return Inherited(directory, claims, content["outer"], int(content["pid"]))
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
@@ -146,7 +148,8 @@ class Ancestry:
     def __init__(self, variable: str | None) -> None:
         self._chain: list[Inherited] = []
         self._seen: dict[Identity, Seen] = {}
-        self._follow(variable, {os.getuid()} if hasattr(os, "getuid") else {0})
+        self._user = os.getuid() if hasattr(os, "getuid") else 0
+        self._follow(variable, {self._user})
 
     def _follow(self, name: str | None, trusted: Collection[int]) -> bool:
         known = {str(inherited.directory) for inherited in self._chain}
@@ -158,6 +161,8 @@ class Ancestry:
                 break
             self._chain.append(inherited)
             name = inherited.outer
+        family = holders.ancestors()
+        self._chain.sort(key=lambda each: family.index(each.pid) if each.pid in family else -1)
         return len(self._chain) > before
 
     def refresh(self) -> None:
@@ -183,9 +188,9 @@ class Ancestry:
         if found is None:
             return request, None
         claim, witness = found
-        if not claim.exclusive:
-            if request.exclusive:
-                raise self._refusal(request, witness)
+        if request.exclusive and not claim.exclusive:
+            raise self._refusal(request, witness)
+        if not claim.exclusive and not self._is_held_exclusively(identity):
             # Behind the gate somebody may wait for that very ancestor to end.
             return Request(**{**vars(request), "gate": None}), witness
         if request.rank is not Rank.COMMIT:
@@ -194,6 +199,19 @@ class Ancestry:
             raise self._refusal(request, witness)
         path, gate = witness.directory / _COMMIT, witness.directory / _COMMIT_GATE
         return Request(**{**vars(request), "path": path, "gate": gate}), witness
+
+    def refuse_if_held(self, request: Request, identity: Identity) -> None:
+        """Raise `NestingRefused` if the lock that stands in for another one is an ancestor's own."""
+        if identity in self._seen:
+            raise self._refusal(request, self._seen[identity])
+
+    def _is_held_exclusively(self, identity: Identity) -> bool:
+        """Whether an ancestor further out has the whole lock, and a nearer one only says what may be done below it."""
+        return any(claim.exclusive and claim.identity == identity for claim in self._claims())
+
+    def _claims(self) -> list[Claim]:
+        listed = [claim for inherited in self._chain for claim in inherited.claims]
+        return listed + [seen.claim for seen in self._seen.values()]
 
     @staticmethod
     def _refusal(request: Request, witness: Witness) -> NestingRefused:
@@ -232,10 +250,11 @@ class Ancestry:
     def _follow_note(self, commit: Path, pid: int) -> bool:
         """Find the directory of the ancestor that holds this commit lock through its `owner` note."""
         try:
-            note = json.loads(commit.with_name("owner").read_bytes())
+            note = json.loads(commit.with_name(state_directory.OWNER).read_bytes())
             if note["pid"] != pid or note["start"] != holders.start_ticks(pid):
                 return False
-            return self._follow(str(note["held"]), {os.getuid(), holders.owner_of(pid) or 0})
+            owner = holders.owner_of(pid)
+            return owner is not None and self._follow(str(note["held"]), {self._user, owner})
         except (OSError, ValueError, LookupError, TypeError):
             return False
 
@@ -259,9 +278,7 @@ class Ancestry:
 
         For a commit lock below a mutex as well: another family may hold that commit lock and want the mutex.
         """
-        claims = [claim for inherited in self._chain for claim in inherited.claims]
-        claims += [seen.claim for seen in self._seen.values()]
         return any(
             (claim.rank, claim.identity) > (rank, identity) or (claim.rank is Rank.MUTEX and rank is Rank.COMMIT)
-            for claim in claims
+            for claim in self._claims()
         )

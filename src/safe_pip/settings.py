@@ -65,9 +65,9 @@ def load(
             settings = _with_file(settings, file)
     variables = {} if isolated else environ
     if variables.get("SAFE_PIP_LOCK_TIMEOUT"):
-        settings = replace(settings, lock_timeout=_seconds(variables["SAFE_PIP_LOCK_TIMEOUT"], "SAFE_PIP_LOCK_TIMEOUT"))
+        settings = replace(settings, lock_timeout=seconds(variables["SAFE_PIP_LOCK_TIMEOUT"], "SAFE_PIP_LOCK_TIMEOUT"))
     if lock_timeout is not None:
-        settings = replace(settings, lock_timeout=_seconds(lock_timeout, "--lock-timeout"))
+        settings = replace(settings, lock_timeout=seconds(lock_timeout, "--lock-timeout"))
     named = ("PIP_PROXY", "ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
     proxies = [proxy, *(environ.get(name) for name in named)]
     return replace(settings, proxies=settings.proxies + tuple(value for value in proxies if value))
@@ -84,16 +84,17 @@ def _with_file(settings: Settings, file: str) -> Settings:
         return settings
     timeout = parser.get("safe-pip", "lock-timeout", fallback=None)
     if timeout is not None:
-        settings = replace(settings, lock_timeout=_seconds(timeout, f"lock-timeout in {file}"))
+        settings = replace(settings, lock_timeout=seconds(timeout, f"lock-timeout in {file}"))
     found = tuple(parser.get(section, "proxy") for section in parser.sections() if parser.has_option(section, "proxy"))
     return replace(settings, proxies=settings.proxies + found)
 
 
-def _seconds(text: str, source: str) -> float | None:
+def seconds(text: str, source: str) -> float:
+    """A time of the user's, 0 or more; raises `UsageError`, which names its source."""
     try:
-        seconds = float(text)
+        value = float(text)
     except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= 10**9:
+        value = -1.0
+    if not 0 <= value <= 10**9:
         raise UsageError(f"`{text}` is not a number of seconds ({source})")
-    return seconds
+    return value

@@ -9,7 +9,7 @@ from pathlib import Path
 from . import fs, lock, state_directory
 from .errors import RecoveryNeeded
 from .lock import Descriptor
-from .request import Request, commit_lock, environment_lock, mutex, shared_directory, uv_lock
+from .request import Rank, Request, commit_lock, environment_lock, mutex, shared_directory, uv_lock
 from .target import Target
 
 Trees = Callable[[], "list[Path]"]
@@ -56,34 +56,50 @@ class Reading:
         refuse_journals(self._all)
         return not any(state_directory.exists(tree) for tree in self._without)
 
-    def notes(self) -> Iterable[Path]:
+    def directories(self) -> Iterable[Path]:
         return ()
 
 
 class Keeping:
     """Something that needs what is installed to stay as it is: the environment lock shared; mutexes of `sources`."""
 
-    def __init__(self, trees: Trees, sources: Iterable[Path] = (), directories: Iterable[Path] = ()) -> None:
+    def __init__(self, trees: Trees, sources: Iterable[Path] = ()) -> None:
         self._trees = trees
         self._sources = tuple(resolved(sources))
-        self._directories = tuple(resolved(directories))
         self._all: list[Path] = []
 
     def requests(self) -> Iterator[Request]:
         self._all = self._trees()
-        for directory in (*self._directories, *self._sources):
-            make_directory(directory)
-        for tree in (*self._all, *self._directories):
+        for tree in self._all:
             yield environment_lock(tree, exclusive=False)
         for source in self._sources:
+            make_directory(source)
             yield mutex(source)
 
     def is_valid(self) -> bool:
         refuse_journals(self._all)
         return True
 
-    def notes(self) -> Iterable[Path]:
-        return ()
+    def directories(self) -> Iterable[Path]:
+        return self._sources
+
+
+class Locking:
+    """One directory that is no environment: flock on the directory itself, in either mode."""
+
+    def __init__(self, path: Path, *, exclusive: bool) -> None:
+        (self._path,) = resolved([path])
+        self._exclusive = exclusive
+
+    def requests(self) -> Iterator[Request]:
+        make_directory(self._path)
+        yield Request(Rank.ENVIRONMENT, self._path, self._exclusive, self._path)
+
+    def is_valid(self) -> bool:
+        return True
+
+    def directories(self) -> Iterable[Path]:
+        return (self._path,)
 
 
 class Changing:
@@ -100,14 +116,12 @@ class Changing:
         others: Trees = list,
         environment: bool = True,
         commit: bool = True,
-        is_noted: bool = False,
     ) -> None:
         self.trees = tuple(resolved((*target.trees, *also)))
         self._target = target
         self._others = Reading(lambda: [tree for tree in others() if tree not in self.trees])
         self._environment = environment
         self._commit = commit
-        self._is_noted = is_noted
         self._made: list[Path] = []
 
     def requests(self) -> Iterator[Request]:
@@ -132,10 +146,8 @@ class Changing:
         refuse_journals(self.trees)
         return not self._commit or self._others.is_valid()
 
-    def notes(self) -> Iterable[Path]:
-        if not self._is_noted:
-            return ()
-        return [state_directory.path_of(tree) / state_directory.OWNER for tree in self.trees]
+    def directories(self) -> Iterable[Path]:
+        return (*self.trees, *resolved(self._target.directories))
 
     def tidy(self, holds: Callable[[lock.Identity], bool], *, failed: bool) -> None:
         """Remove what is not to stay: the state directories of litter, and after a failure the directories made.

@@ -24,7 +24,7 @@ recovery
 merge journal
 snapshot
 environment
-steps
+steps sole
 holding
 nesting
 request
@@ -33,7 +33,7 @@ frozen
 copies
 lock
 holders
-isolation target
+isolation target child
 record trust
 settings start
 fs

@@ -43,19 +43,16 @@ class Seams:
 
     def run(self, args: list[str]) -> int:
         """Run pip's own main; on return its exit status, or that of `error`."""
-        from safe_pip.pip_seams.installed import Installed
-        from safe_pip.pip_seams.network import load_socks
-
         self.inputs.update(self.attempt.inputs)
         self.answered = self.attempt.answered
-        self.installed = Installed(self.transaction)
+        self.installed: Any = None
         self._install: Any = None
         self._uninstall: Any = None
         try:
-            load_socks(self.transaction.path, self.proxies)
             self.shell.attach()
-            self.installed.attach()
             CREATE.replace(self._create)
+            if "PIP_AUTO_COMPLETE" in os.environ:
+                self._once("metadata")
             return _main(args)
         except SafePipError as error:
             self.error = self.error or error
@@ -110,6 +107,8 @@ class Seams:
     def _attach_to(self, name: str, command: Any) -> None:
         """Attach to what `command` uses, which pip has imported by now."""
         self.shell.attach_to(name)
+        if "pip._internal.metadata" in sys.modules:
+            self._once("metadata")
         if self._is_a(command, "pip._internal.cli.index_command", "SessionCommandMixin"):
             self._once("network")
         if name == "uninstall" or self._is_a(command, "pip._internal.cli.req_command", "RequirementCommand"):
@@ -124,10 +123,18 @@ class Seams:
             self._attached.add(part)
             getattr(self, f"_attach_{part}")()
 
+    def _attach_metadata(self) -> None:
+        from safe_pip.pip_seams.installed import Installed
+
+        self.installed = Installed(self.transaction)
+        self.installed.attach()
+
     def _attach_network(self) -> None:
         from safe_pip.pip_seams import network
 
+        self._once("metadata")
         network.attach(self.transaction)
+        network.load_socks(self.transaction, self.proxies)
 
     def _attach_inputs(self) -> None:
         def content(original: Any, url: str, *args: Any, **kw: Any) -> tuple[str, str]:

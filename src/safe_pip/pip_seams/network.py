@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from safe_pip.pip_seams import caches
 from safe_pip.pip_seams.seam import Seam
 from safe_pip.transaction import Transaction
 
@@ -66,6 +65,8 @@ def _attach(transaction: Transaction) -> None:
         with transaction.unrecorded():
             return str(original())
 
+    from safe_pip.pip_seams import caches
+
     USER_AGENT.replace(user_agent)
     caches.attach_to_pages()
     KEYRING.put(_provider(KEYRING.check(), transaction))
@@ -104,15 +105,18 @@ def _provider(base: type, transaction: Transaction) -> type:
     return Provider
 
 
-def load_socks(path: Iterable[str], proxies: Iterable[str]) -> None:
+def load_socks(transaction: Transaction, proxies: Iterable[str]) -> None:
     """Load PySocks from the environment if a proxy needs it: the one module that pip imports from there on purpose."""
     if not any(proxy.lower().startswith("socks") for proxy in proxies):
         return
-    for directory in path:
-        file = os.path.join(directory, "socks.py")
-        spec = importlib.util.spec_from_file_location("socks", file) if os.path.isfile(file) else None
-        if spec is not None and spec.loader is not None:
-            module = importlib.util.module_from_spec(spec)
-            sys.modules["socks"] = module
-            spec.loader.exec_module(module)
-            return
+
+    def load() -> None:
+        for directory in transaction.path:
+            file = os.path.join(directory, "socks.py")
+            spec = importlib.util.spec_from_file_location("socks", file) if os.path.isfile(file) else None
+            if spec is not None and spec.loader is not None:
+                sys.modules["socks"] = importlib.util.module_from_spec(spec)
+                spec.loader.exec_module(sys.modules["socks"])
+                return
+
+    transaction.read(load)

@@ -146,9 +146,8 @@ def plant_finder(site):
 def plant_distutils(site):
     """What setuptools does at every start: a package with a finder, put first by a `.pth` file."""
     (site / "_distutils_hack").mkdir()
-    (site / "_distutils_hack" / "__init__.py").write_text(FINDER.replace("hook(", "_hook("))
     (site / "_distutils_hack" / "__init__.py").write_text(FINDER + "add_shim = install\n")
-    (site / "distutils-precedence.pth").write_text("__import__('_distutils_hack').add_shim()\n")
+    (site / "distutils-precedence.pth").write_text("import os; __import__('_distutils_hack').add_shim()\n")
 
 
 def plant_modules(site):

@@ -68,7 +68,8 @@ def _is_trusted(status: os.stat_result, tree: os.stat_result) -> bool:
 def make(tree: Path) -> bool:
     """Make the state directory of `tree`, or what is missing in it; on return it is complete, True if by this call.
 
-    Any number of processes may do so at once. After a crash a `.safe-pip-` directory that nobody uses may stay.
+    Any number of processes may do so at once. Raises `FileNotFoundError` if it, or the tree, is removed meanwhile.
+    After a crash a `.safe-pip-` directory that nobody uses may stay.
     """
     try:
         if not exists(tree):
@@ -76,6 +77,8 @@ def make(tree: Path) -> bool:
         for name in _names(tree):
             if not (path_of(tree) / name).exists():
                 _make_file(path_of(tree) / name, os.stat(tree))
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise not_writable(tree, error) from error
     return False

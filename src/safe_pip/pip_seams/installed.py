@@ -173,9 +173,7 @@ class _KeptFiles(importlib.metadata.PathDistribution):
         self._project = project
         self._transaction = transaction
         self._kept: dict[str, str | None] = {}
-        info = str(inner._path).rstrip("/")
-        names = ("PKG-INFO", "requires.txt", "direct_url.json") if info.endswith(".egg-info") else _KEPT[:3]
-        for name in names:
+        for name in _KEPT:
             try:
                 self._kept[name] = super().read_text(name)
             except (OSError, ValueError):

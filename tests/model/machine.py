@@ -1,0 +1,223 @@
+"""A scenario as one machine: its processes, each somewhere in its program, and what can happen next."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from .model import EXCLUSIVE, Held, Lock, Patience, Rules, Violation, World
+from .programs import Again, Ended, Goal, Me, Steps
+from .steps import Await, Release, Step, Take, at_work
+
+NOT_STARTED, DEAD = 0, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """One process of a scenario; one with a parent runs when that starts it."""
+
+    name: str
+    program: Callable[..., Steps]
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    trees: tuple[str, ...] = ("A",)
+    parent: int | None = None
+    keeps_variable: bool = True
+    killable: bool = False
+    daemon: bool = False
+    uv: str | None = None
+    litter: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """What there is at the beginning; `kills` is how many processes may be killed, at any step of theirs."""
+
+    processes: tuple[Process, ...]
+    places: tuple[str, ...] = ("A.a", "A.b")
+    data: tuple[int, ...] = (0, 0)
+    kills: int = 0
+    no_state_directory: tuple[str, ...] = ()
+    may_fail: tuple[int, ...] = ()  # processes that may end with 75; no other may
+
+    @property
+    def trees(self) -> tuple[str, ...]:
+        return tuple(sorted({t for p in self.processes for t in p.trees}))
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A place in a program: its next step, or its exit status."""
+
+    step: Step | None
+    status: str | None = None
+
+
+class Nodes:
+    """The processes of a scenario under some rules, each as the graph of the places its program can be at."""
+
+    def __init__(self, scenario: Scenario, rules: Rules) -> None:
+        self.scenario, self.rules = scenario, rules
+        self.places, self.trees = scenario.places, scenario.trees
+        self.nodes = [Node(None, "not started"), Node(None, "killed")]
+        self._numbers: dict[Any, int] = {}
+        self._runs: list[Any] = [None, None]
+        self._next: dict[tuple[int, Any], int] = {}
+        self.acting: tuple[int, Step] | None = None
+
+    def _number(self, key: Any, node: Node) -> int:
+        if key not in self._numbers:
+            self._numbers[key] = len(self.nodes)
+            self.nodes.append(node)
+            self._runs.append(key)
+        return self._numbers[key]
+
+    def _run(self, process: int, carry: tuple[tuple[str, Any], ...], outcomes: tuple[Any, ...]) -> int:
+        spec = self.scenario.processes[process]
+        nested = spec.parent is not None
+        me = Me(process, self.rules, self.places, spec.trees, self.trees, nested, spec.uv, spec.litter)
+        program = spec.program(me, **{**spec.arguments, **dict(carry)})
+        try:
+            step = next(program)
+            for outcome in outcomes:
+                step = program.send(outcome)
+        except StopIteration as end:
+            return self._number(end.value, Node(None, end.value))
+        except Ended as end:
+            return self._number(end.status, Node(None, end.status))
+        except Again as again:
+            changed = {**me.carry, **again.carry}
+            return self._run(process, tuple(sorted(changed.items())), ())
+        return self._number((process, carry, outcomes), Node(step))
+
+    def start(self, process: int) -> int:
+        return self._run(process, (), ())
+
+    def after(self, node: int, outcome: Any) -> int:
+        if (node, outcome) not in self._next:
+            process, carry, outcomes = self._runs[node]
+            self._next[node, outcome] = self._run(process, carry, (*outcomes, outcome))
+        return self._next[node, outcome]
+
+    def beginning(self) -> World:
+        there = tuple(int(tree not in self.scenario.no_state_directory) for tree in self.trees)
+        at = tuple(self.start(i) if p.parent is None else 0 for i, p in enumerate(self.scenario.processes))
+        windows = ((),) * len(at)
+        data, kills = self.scenario.data, self.scenario.kills
+        return World(
+            at, frozenset(), data, data, there, 1, frozenset(), frozenset(), windows, frozenset(), frozenset(), kills
+        )
+
+    # what steps ask
+
+    def status(self, world: World, process: int) -> str | None:
+        return self.nodes[world.at[process]].status
+
+    def has_started(self, world: World, process: int) -> bool:
+        return world.at[process] != NOT_STARTED
+
+    def is_over(self, world: World, process: int) -> bool:
+        dying = any(h.process == process for h in world.held) and world.at[process] == DEAD
+        return self.status(world, process) is not None and not dying
+
+    def is_killed(self, world: World, process: int) -> bool:
+        return world.at[process] == DEAD
+
+    def is_waiting(self, world: World, process: int) -> bool:
+        """Does it wait for a lock, or has it just given a wait up? (The seconds of two may end together.)"""
+        step = self.nodes[world.at[process]].step
+        return bool(step.blockers(world)) if isinstance(step, Take) else isinstance(step, Release) and step.late
+
+    def is_in_the_way_for_long(self, world: World, holders: Iterable[Held], waiter: int) -> bool:
+        """Is a holder at work, or waiting (without letting go) for one who is, or for the waiter itself?"""
+        seen: set[int] = set()
+        queue = [h.process for h in holders]
+        while queue:
+            process = queue.pop()
+            step = self.nodes[world.at[process]].step
+            if at_work(world, process) or process == waiter:
+                return True
+            if process in seen:
+                continue
+            seen.add(process)
+            if isinstance(step, Take) and step.patience is not Patience.SECOND:
+                queue += [h.process for h in step.blockers(world)]
+            elif isinstance(step, Await):
+                queue.append(step.process)
+        return False
+
+    def ancestors(self, world: World, process: int) -> Iterable[int]:
+        parent = self.scenario.processes[process].parent
+        while parent is not None and not self.is_over(world, parent):
+            yield parent
+            parent = self.scenario.processes[parent].parent
+
+    def keeps_variable(self, process: int) -> bool:
+        return self.scenario.processes[process].keeps_variable
+
+    # what can happen next
+
+    def successors(self, world: World) -> Iterator[tuple[int, str, World]]:
+        """(process, what it did, the state after it) of every step that is possible."""
+        for process, number in enumerate(world.at):
+            step = self.nodes[number].step
+            if number == DEAD and (rest := {h for h in world.held if h.process == process}):
+                yield process, "its descriptors are closed", world._replace(held=world.held - rest)
+            if step is None:
+                continue
+            self.acting = process, step
+            for outcome, after in step.outcomes(world, process, self):
+                at = list(after.at)
+                at[process] = self.after(number, outcome)
+                after = after._replace(at=tuple(at))
+                if self.nodes[at[process]].step is None:
+                    after = after._replace(held=frozenset(h for h in after.held if h.process != process))
+                yield process, f"{step} -> {outcome}", after
+
+    def kills(self, world: World) -> Iterator[tuple[int, str, World]]:
+        for process, spec in enumerate(self.scenario.processes):
+            if world.kills and spec.killable and self.nodes[world.at[process]].step is not None:
+                yield process, "is killed", self._killed(world, process)
+
+    def _killed(self, world: World, process: int) -> World:
+        """The kernel closes descriptors one by one, in the order of their numbers: `alive` is the first."""
+        mine = {h for h in world.held if h.process == process}
+        alive = Held(Lock("alive", str(process)), EXCLUSIVE, process)
+        first = mine
+        if alive in mine:
+            first = {alive} if self.rules.alive_closed_first else mine - {alive}
+        return world._replace(
+            at=tuple(DEAD if i == process else n for i, n in enumerate(world.at)),
+            held=world.held - first,
+            windows=tuple(() if i == process else w for i, w in enumerate(world.windows)),
+            relying=frozenset(r for r in world.relying if r.process != process),
+            kills=world.kills - 1,
+        )
+
+    def check_end(self, world: World) -> None:
+        """What must be true when everything has ended: nothing half-applied or lost, and a serial order exists."""
+        data = world.data
+        for journal in world.journals:
+            for change in reversed(journal.changes[: journal.done]):
+                if data[change.place] == change.new:
+                    data = tuple(change.old if i == change.place else v for i, v in enumerate(data))
+        if data != world.truth:
+            raise Violation("neither old nor new")
+        succeeded = []
+        for process, spec in enumerate(self.scenario.processes):
+            status = self.status(world, process) or "0"
+            if status[0].isdigit() and status != "0" and process not in self.scenario.may_fail:
+                raise Violation("failed for nothing")
+            if process in world.committed or self.status(world, process) == "0":
+                if isinstance(goal := spec.arguments.get("goal"), Goal):
+                    succeeded.append(goal)
+                elif spec.arguments.get("place"):
+                    place, value = spec.arguments["place"], spec.arguments["value"]
+                    succeeded.append(Goal(lambda _, p=place, v=value: {p: v}, (), ()))  # type: ignore[misc]
+        if not any(self._serially(order) == data for order in itertools.permutations(succeeded)):
+            raise Violation("no serial order")
+
+    def _serially(self, goals: Iterable[Goal]) -> tuple[int, ...]:
+        view = dict(zip(self.places, self.scenario.data, strict=True))
+        for goal in goals:
+            view.update(goal.changes(view))
+        return tuple(view[p] for p in self.places)

@@ -1,0 +1,353 @@
+"""Small sets of processes, each of which needs some of the rules. Versions are numbers; 0 is not installed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .machine import Process, Scenario
+from .model import EXCLUSIVE, SHARED
+from .programs import Goal, View, command, forked_child, reader, remover, run, uv
+
+
+def wants(**versions: int) -> Goal:
+    """These versions, whatever else is there; `A_b=2` is project b in tree A, `s_x=1` script x in directory s."""
+    wanted = {place.replace("_", "."): version for place, version in versions.items()}
+
+    def changes(view: View) -> Mapping[str, int]:
+        return {p: v for p, v in wanted.items() if view.get(p) != v}
+
+    in_trees = tuple(place for place in wanted if place[0].isupper())
+    return Goal(changes, in_trees, in_trees)
+
+
+def raises(place: str) -> Goal:
+    """One version more than there is."""
+    return Goal(lambda view: {place: view[place] + 1}, (place,), (place,))
+
+
+def unless(place: str, other: str) -> Goal:
+    """Version 2 of one project where version 1 of the other is there, else version 1: one was looked at, rejected."""
+    return Goal(lambda view: {place: 2 if view[other] == 1 else 1}, (place, other), (place,))
+
+
+def reads(*places: str, **more: Any) -> Process:
+    arguments: dict[str, Any] = {k: more.pop(k) for k in ("forever",) if k in more}
+    return Process("reader", reader, {"places": places or ("A.a", "A.b"), **arguments}, **more)
+
+
+def does(goal: Goal, name: str = "command", **more: Any) -> Process:
+    arguments: dict[str, Any] = {
+        k: more.pop(k) for k in ("builds", "mutex", "child", "forever", "attempt", "replaces") if k in more
+    }
+    return Process(name, command, {"goal": goal, **arguments}, **more)
+
+
+def runs(mode: Any, *children: int, **more: Any) -> Process:
+    arguments: dict[str, Any] = {k: more.pop(k) for k in ("forked", "forever", "outlives", "lasts") if k in more}
+    return Process(f"run --{mode.value}", run, {"mode": mode, "children": children, **arguments}, **more)
+
+
+ADD = wants(A_a=1, A_b=1)
+UPGRADE = wants(A_a=2, A_b=2)
+UPGRADE_B = wants(A_b=2)
+BOTH_TREES: dict[str, Any] = {"trees": ("A", "B")}
+
+SCENARIOS = {
+    # one tree
+    "a reader beside an addition": Scenario((reads(), does(ADD))),
+    "a reader beside a replacement": Scenario((reads(), does(UPGRADE)), data=(1, 1)),
+    "two readers beside an addition that is killed": Scenario((reads(), reads(), does(ADD, killable=True)), kills=1),
+    "a reader beside a replacement that is killed": Scenario(
+        (reads(), does(UPGRADE, killable=True)), data=(1, 1), kills=1
+    ),
+    "an addition and a recovery that are killed": Scenario(
+        (reads(killable=True), does(ADD, killable=True), does(ADD, killable=True)), kills=2
+    ),
+    "two upgrades of one project": Scenario((does(raises("A.a")), does(raises("A.a")), reads()), data=(1, 1)),
+    "two additions of one project": Scenario((does(ADD), does(ADD), reads())),
+    "three commands of which one is killed": Scenario(
+        (does(ADD), does(raises("A.a")), does(wants(A_a=0), killable=True)), data=(0, 1), kills=1
+    ),
+    "two installs that rejected a version for each other": Scenario(
+        (does(unless("A.a", "A.b")), does(unless("A.b", "A.a")))
+    ),
+    "a shared holder beside an addition and a replacement": Scenario(
+        (runs(SHARED), does(UPGRADE_B, killable=True), does(wants(A_a=1))), data=(0, 1), kills=1
+    ),
+    "a shared holder beside a replacement that is killed": Scenario(
+        (runs(SHARED), does(UPGRADE, killable=True)), data=(1, 1), kills=1
+    ),
+    "a build beside a replacement": Scenario((does(wants(A_a=1), builds=True), does(UPGRADE_B)), data=(0, 1)),
+    "two builds of one source tree": Scenario(
+        (
+            does(wants(A_a=1), builds=True, mutex="source"),
+            does(wants(A_a=2), builds=True, mutex="source"),
+            does(UPGRADE_B),
+        ),
+        data=(0, 1),
+    ),
+    "an exclusive holder beside everything": Scenario(
+        (runs(EXCLUSIVE), runs(SHARED), reads(), does(UPGRADE_B)), data=(0, 1)
+    ),
+    "an exclusive holder beside an addition": Scenario((runs(EXCLUSIVE), does(ADD), does(ADD, builds=True))),
+    "an exclusive holder and its forked child": Scenario(
+        (runs(EXCLUSIVE, 1, forked=True), Process("forked", forked_child, parent=0), does(UPGRADE_B)), data=(0, 1)
+    ),
+    "an exclusive holder that leaves a daemon": Scenario(
+        (
+            runs(EXCLUSIVE, 1, forked=True, outlives=True),
+            Process("daemon", forked_child, {"daemon": True}, parent=0, daemon=True),
+            does(UPGRADE_B),
+        ),
+        data=(0, 1),
+    ),
+    # more trees
+    "two replacements over two trees": Scenario(
+        (does(wants(A_a=2, B_a=2), **BOTH_TREES), does(wants(A_a=3, B_a=3), **BOTH_TREES)), ("A.a", "B.a"), (1, 1)
+    ),
+    "each reads the tree that the other changes": Scenario(
+        (
+            does(unless("A.a", "B.a"), trees=("A", "B")),
+            does(unless("B.a", "A.a"), trees=("B", "A")),
+        ),
+        ("A.a", "B.a"),
+    ),
+    "a killed change of two trees": Scenario(
+        (
+            reads("A.a", "B.a", **BOTH_TREES),
+            does(wants(A_a=1, B_a=1), killable=True, **BOTH_TREES),
+            does(wants(B_a=2), trees=("B", "A")),
+        ),
+        ("A.a", "B.a"),
+        kills=1,
+    ),
+    "two environments with one directory of scripts": Scenario(
+        (does(wants(A_a=1, s_x=1)), does(wants(B_a=1, s_x=2), trees=("B",), killable=True)),
+        ("A.a", "B.a", "s.x"),
+        (0, 0, 0),
+        kills=1,
+    ),
+    "two additions with one directory of scripts": Scenario(
+        (does(wants(A_a=1, s_x=1)), does(wants(A_b=1, s_x=2))), ("A.a", "A.b", "s.x"), (0, 0, 0)
+    ),
+    # trees without a state directory
+    "a reader before the first writer": Scenario(
+        (reads(litter=True), does(ADD, litter=True)), no_state_directory=("A",)
+    ),
+    "two writers of a tree that is packed": Scenario(
+        (does(wants(A_a=1), litter=True), does(UPGRADE, litter=True)), no_state_directory=("A",)
+    ),
+    "a reader and a writer beside the removal of a state directory": Scenario(
+        (reads(litter=True), Process("remover", remover, litter=True), does(ADD, litter=True))
+    ),
+    "a reader and a killed addition to a tree that is packed": Scenario(
+        (reads(litter=True), reads(litter=True), does(ADD, litter=True, killable=True)),
+        no_state_directory=("A",),
+        kills=1,
+    ),
+    "first writers of two trees, each of which reads the other": Scenario(
+        (
+            does(unless("A.a", "B.a"), trees=("A", "B"), litter=True),
+            does(unless("B.a", "A.a"), trees=("B", "A"), litter=True),
+        ),
+        ("A.a", "B.a"),
+        no_state_directory=("A", "B"),
+    ),
+    # uv
+    "uv builds with a command below, beside another": Scenario(
+        (
+            Process("uv", uv, {"child": 1}),
+            does(wants(A_a=1), parent=0, uv="A"),
+            does(wants(A_b=1), uv="A"),
+        )
+    ),
+    "uv installs beside two commands": Scenario(
+        (
+            Process("uv", uv, {"place": "A.a", "value": 3}),
+            does(wants(A_a=1), uv="A"),
+            does(wants(A_b=1), uv="A"),
+        ),
+    ),
+    # below a holder; what a process is, is told by its place: children follow their parent
+    "an addition below a shared holder": Scenario(
+        (runs(SHARED, 1), does(wants(A_a=1), parent=0), does(UPGRADE_B)), data=(0, 1)
+    ),
+    "a build below a shared holder": Scenario(
+        (runs(SHARED, 1), does(wants(A_a=1), parent=0, builds=True), does(UPGRADE_B)), data=(0, 1)
+    ),
+    "a build below a shared holder, the variable dropped": Scenario(
+        (runs(SHARED, 1), does(wants(A_a=1), parent=0, builds=True, keeps_variable=False), does(UPGRADE_B)), data=(0, 1)
+    ),
+    "a build below a shared holder that is killed": Scenario(
+        (runs(SHARED, 1, killable=True), does(wants(A_a=1), parent=0, builds=True), does(UPGRADE_B)),
+        data=(0, 1),
+        kills=1,
+    ),
+    "a replacement below a shared holder": Scenario(
+        (runs(SHARED, 1), does(UPGRADE, parent=0), reads()), data=(1, 1), may_fail=(1,)
+    ),
+    "a replacement below a shared holder, the variable dropped": Scenario(
+        (runs(SHARED, 1), does(UPGRADE, parent=0, keeps_variable=False), reads()), data=(1, 1), may_fail=(1,)
+    ),
+    "a reader and a replacement below an exclusive holder": Scenario(
+        (runs(EXCLUSIVE, 1, 2), reads(parent=0), does(UPGRADE, parent=0), reads()), data=(1, 1)
+    ),
+    "a reader and a replacement below an exclusive holder, the variable dropped": Scenario(
+        (
+            runs(EXCLUSIVE, 1, 2),
+            reads(parent=0, keeps_variable=False),
+            does(UPGRADE, parent=0, keeps_variable=False),
+            reads(),
+        ),
+        data=(1, 1),
+        may_fail=(1, 2),
+    ),
+    "a replacement below an exclusive holder that is killed": Scenario(
+        (runs(EXCLUSIVE, 1, killable=True), does(UPGRADE, parent=0), reads()), data=(1, 1), kills=1
+    ),
+    "a replacement below an exclusive holder that is killed, beside a shared one": Scenario(
+        (runs(EXCLUSIVE, 1, killable=True), does(UPGRADE, parent=0), runs(SHARED)), data=(1, 1), kills=1
+    ),
+    "a reader below an exclusive holder that is killed": Scenario(
+        (runs(EXCLUSIVE, 1, killable=True), reads(parent=0), does(UPGRADE)), data=(1, 1), kills=1
+    ),
+    "a recovery below an exclusive holder that is killed": Scenario(
+        (
+            runs(EXCLUSIVE, 1, 2, killable=True),
+            does(ADD, parent=0, killable=True),
+            reads(parent=0),
+            does(ADD),
+        ),
+        kills=2,
+    ),
+    "a build whose setup.py installs": Scenario(
+        (does(wants(A_a=1), builds=True, child=1, mutex="source"), does(wants(A_c=1), parent=0), does(UPGRADE_B)),
+        ("A.a", "A.b", "A.c"),
+        (0, 1, 0),
+    ),
+    "a build whose setup.py installs, the variable dropped": Scenario(
+        (
+            does(wants(A_a=1), builds=True, child=1, mutex="source"),
+            does(wants(A_c=1), parent=0, keeps_variable=False),
+            does(UPGRADE_B),
+        ),
+        ("A.a", "A.b", "A.c"),
+        (0, 1, 0),
+    ),
+    "a build below a shared holder, beside a build of the same source tree": Scenario(
+        (
+            runs(SHARED, 1),
+            does(wants(A_a=1), parent=0, builds=True, mutex="source"),
+            does(wants(A_b=1), builds=True, mutex="source"),
+        )
+    ),
+    "a replacement over two trees, one of them in use for ever": Scenario(
+        (
+            runs(SHARED, lasts=True, trees=("B",), daemon=True),
+            does(wants(A_a=2, B_a=2), daemon=True, **BOTH_TREES),
+            does(wants(A_b=1), builds=True),
+        ),
+        ("A.a", "A.b", "B.a"),
+        (1, 0, 1),
+    ),
+    "a build whose setup.py installs, beside an exclusive holder of the other tree": Scenario(
+        (
+            does(wants(A_a=1), builds=True, child=1, mutex="source"),
+            does(wants(B_a=1), parent=0, trees=("B",)),
+            runs(EXCLUSIVE, trees=("B",)),
+        ),
+        ("A.a", "B.a"),
+        may_fail=(1,),
+    ),
+    "a command that has reserved, and whose setup.py replaces": Scenario(
+        (
+            does(wants(A_a=2), builds=True, child=1, attempt=3, replaces=True),
+            does(UPGRADE_B, parent=0),
+            runs(SHARED),
+            reads(),
+        ),
+        data=(1, 1),
+    ),
+    # two families
+    "uv below an exclusive holder, a command below uv": Scenario(
+        (
+            runs(EXCLUSIVE, 1),
+            Process("uv", uv, {"fails_open": False}, parent=0),
+            Process("uv", uv, {"child": 3}),
+            does(wants(A_a=1), parent=2, uv="A"),
+        ),
+        may_fail=(3,),
+    ),
+    "a build below an exclusive holder, a command below a build": Scenario(
+        (
+            runs(EXCLUSIVE, 1, trees=("A",)),
+            does(wants(A_a=1), parent=0, builds=True, mutex="source"),
+            does(wants(B_a=1), builds=True, mutex="source", child=3, trees=("B",)),
+            does(wants(A_b=1), parent=2),
+        ),
+        ("A.a", "A.b", "B.a"),
+        (0, 0, 0),
+        may_fail=(1, 3),
+    ),
+    "two shared holders, each with a replacement of the other's tree below": Scenario(
+        (
+            runs(SHARED, 1),
+            does(wants(B_a=2), parent=0, trees=("B",)),
+            runs(SHARED, 3, trees=("B",)),
+            does(wants(A_a=2), parent=2),
+        ),
+        ("A.a", "B.a"),
+        (1, 1),
+        may_fail=(1, 3),
+    ),
+}
+
+FLIP = Goal(lambda view: {"A.a": 3 - view["A.a"]}, ("A.a",), ("A.a",))
+UPGRADE_B_BY_A = Goal(lambda view: {"A.b": 2}, ("A.a", "A.b"), ("A.b",))
+
+# Processes that start over for ever, and what becomes of the others.
+ENDLESS = {
+    "overlapping shared holders and a replacement": Scenario(
+        (runs(SHARED, forever=True), runs(SHARED, forever=True), does(UPGRADE_B)), data=(0, 1)
+    ),
+    "overlapping readers and an addition": Scenario((reads(forever=True), reads(forever=True), does(wants(A_a=1)))),
+    "a replacement that others make stale": Scenario((does(FLIP, forever=True), does(UPGRADE_B_BY_A)), data=(1, 1)),
+    "two replacements over two trees": SCENARIOS["two replacements over two trees"],
+    "shared holders of two trees and a replacement over both": Scenario(
+        (
+            runs(SHARED, forever=True),
+            runs(SHARED, forever=True, trees=("B",)),
+            does(wants(A_a=2, B_a=2), **BOTH_TREES),
+        ),
+        ("A.a", "B.a"),
+        (1, 1),
+    ),
+}
+
+# What recovery, as designed, does not get right: a journal that is not where somebody looks.
+UNSOLVED = {
+    "a killed and a finished change of one script, with the same content": Scenario(
+        (does(wants(A_a=1, s_x=1)), does(wants(B_a=1, s_x=1), trees=("B",), killable=True)),
+        ("A.a", "B.a", "s.x"),
+        (0, 0, 0),
+        kills=1,
+    ),
+    "a killed change of two trees and a reader of the second alone": Scenario(
+        (
+            reads("B.a", "B.b", trees=("B",)),
+            does(wants(A_a=1, B_a=1, B_b=1), killable=True, trees=("A", "B")),
+        ),
+        ("A.a", "B.a", "B.b"),
+        (0, 0, 0),
+        kills=1,
+    ),
+    "two killed changes of one script": Scenario(
+        (
+            does(wants(A_a=1, s_x=1), killable=True),
+            does(wants(B_a=1, s_x=2), trees=("B",), killable=True),
+            reads("A.a"),
+        ),
+        ("A.a", "B.a", "s.x"),
+        (0, 0, 0),
+        kills=2,
+    ),
+}

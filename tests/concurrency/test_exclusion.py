@@ -35,7 +35,12 @@ def test_two_processes_really_exclude_each_other(tree: Path, tmp_path: Path, how
     with workers(tree, count=2) as both:
         for worker in both:
             worker.tell(
-                do="hammer", how=how, times=100, inside=str(tmp_path / "in"), counter=str(counter), sources=[str(tmp_path)]
+                do="hammer",
+                how=how,
+                times=100,
+                inside=str(tmp_path / "in"),
+                counter=str(counter),
+                sources=[str(tmp_path)],
             )
         for worker in both:
             worker.expect("hammered")

@@ -59,9 +59,7 @@ def test_who_does_not_wait_is_not_refused_for_a_gate_that_is_taken_for_an_instan
     counter.write_text("0")
     with workers(tree, count=2) as (holder, other), workers(tree, count=1, timeout=0) as (eager,):
         holder.hold("building")
-        other.tell(
-            do="hammer", how="building", times=300, inside=str(tmp_path / "in"), counter=str(counter)
-        )
+        other.tell(do="hammer", how="building", times=300, inside=str(tmp_path / "in"), counter=str(counter))
         for _ in range(100):
             eager.hold("building")
             eager.release()
@@ -120,9 +118,10 @@ def test_ctrl_z_lets_a_waiter_stop_with_nothing_held_and_wait_again_when_continu
 
 
 def test_a_process_that_is_stopped_at_the_gate_is_named_as_such(tree: Path) -> None:
-    with workers(tree, count=2, first_message=1e6) as (holder, stopped), workers(
-        tree, count=1, first_message=SOON
-    ) as (waiter,):
+    with (
+        workers(tree, count=2, first_message=1e6) as (holder, stopped),
+        workers(tree, count=1, first_message=SOON) as (waiter,),
+    ):
         holder.hold("building")
         stopped.start_to_wait("replacing")
         stopped.signal(signal.SIGSTOP)

@@ -240,9 +240,7 @@ def serve() -> None:
         os.setgroups([])
         os.setgid(user.pw_gid)
         os.setuid(user.pw_uid)
-    environment = Environment(
-        [str(tree) for tree in trees], waiting=Reporter(), timeout=begin.get("timeout")
-    )
+    environment = Environment([str(tree) for tree in trees], waiting=Reporter(), timeout=begin.get("timeout"))
     say(event="ready")
     stack = ExitStack()
     for order in given:

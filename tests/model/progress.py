@@ -1,4 +1,4 @@
-"""Who may be kept from his end for ever although nothing is wrong in any state: cycles of a search, and their fairness."""
+"""Who may be kept from his end for ever, although nothing is wrong in any state: the fair cycles of a search."""
 
 from collections.abc import Iterable, Iterator
 

@@ -13,20 +13,22 @@ from tests.support.wheels import Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="virtual environments of POSIX")]
 
-# Every file that the import system opens from then on: it alone opens with `io.open_code`, which has no flags.
+# Every module that is run, or loaded if it is an extension, from then on.
 RECORDER = """
 import atexit, os, sys
 
-opened = []
+run = []
 
 def record(event, arguments):
-    if event == "open" and arguments[1:] == ("rb", 0) and isinstance(arguments[0], str):
-        if "safe_pip.isolation" in sys.modules or os.environ.get("RECORD_ALL"):
-            opened.append(arguments[0])
+    if "safe_pip.isolation" in sys.modules or os.environ.get("RECORD_ALL"):
+        if event == "exec":
+            run.append(arguments[0].co_filename)
+        elif event == "import" and isinstance(arguments[1], str):
+            run.append(arguments[1])
 
 def write():
     with open(os.environ["RECORD"], "a") as file:
-        file.writelines(name + "\\n" for name in opened)
+        file.writelines(name + "\\n" for name in run)
 
 sys.addaudithook(record)
 atexit.register(write)
@@ -45,7 +47,7 @@ class World:
         self.laboratory, self.directory = laboratory, directory
         tiny = Project("tiny", "1.0")
         (directory / "index").mkdir()
-        (directory / "index" / tiny.wheel_name).write_bytes(tiny.wheel())
+        tiny.write_wheel(directory / "index")
         (directory / "recorder").mkdir()
         (directory / "recorder" / "sitecustomize.py").write_text(RECORDER)
         self.environment = self.make("venv", *laboratory.base)

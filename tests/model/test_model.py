@@ -15,6 +15,9 @@ from .model import LOCK_ORDER, Rules
 from .progress import goes_round, starves
 from .scenarios import ENDLESS, SCENARIOS, UNSOLVED
 
+# Left out of the quick selection: no version of Python or pip makes a difference to it.
+pytestmark = pytest.mark.slow
+
 UV_FIRST = ("uv", "environment", "mutex", "commit", "directory")
 MUTEX_FIRST = ("mutex", "environment", "commit", "directory", "uv")
 COMMIT_FIRST = ("commit", "environment", "mutex", "directory", "uv")

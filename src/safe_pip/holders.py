@@ -7,6 +7,7 @@ known and every question here has an empty answer. In another pid namespace hold
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shlex
 import sys
@@ -72,9 +73,13 @@ def _device_of_mount(mount: str) -> str | None:
 def filesystem_type(path: Path) -> str:
     """The type of the filesystem that `path` is on, as mountinfo spells it; empty if unknown."""
     try:
-        device = os.stat(path).st_dev
+        return _type_on(os.stat(path).st_dev)
     except OSError:
         return ""
+
+
+@functools.lru_cache
+def _type_on(device: int) -> str:
     number = "{}:{}".format(*_major_minor(device))
     for line in _lines(_PROC / "self" / "mountinfo"):
         before, _, after = line.partition(" - ")

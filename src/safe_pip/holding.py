@@ -251,7 +251,7 @@ class Holding:
                     left = resolved
                     if left.path != request.path:
                         descriptor.close()
-                        descriptor = Descriptor(left.path)
+                        descriptor = Descriptor(left.path, writable=_can_write(left))
                         self._ancestry.refuse_if_held(left, descriptor.identity)
                     _merge(left, descriptor, scope, opened)
         finally:

@@ -51,7 +51,7 @@ class OwnDirectory:
         self.path = fs.make_private_directory(prefix=_PREFIX)
         for name in (_ALIVE, _COMMIT, _COMMIT_GATE):
             fs.write(self.path / name, b"")
-        self._alive = Descriptor(self.path / _ALIVE)
+        self._alive = Descriptor(self.path / _ALIVE, writable=True)  # the temporary directory may be on NFS
         self._alive.raise_to(_HIGH_DESCRIPTOR)
         lock.try_lock(self._alive, exclusive=True)
         self._before: str | None = None
@@ -198,7 +198,7 @@ class Ancestry:
         if isinstance(witness, Seen):
             raise self._refusal(request, witness)
         path, gate = witness.directory / _COMMIT, witness.directory / _COMMIT_GATE
-        return Request(**{**vars(request), "path": path, "gate": gate}), witness
+        return Request(**{**vars(request), "path": path, "gate": gate, "needs_writing": True}), witness
 
     def refuse_if_held(self, request: Request, identity: Identity) -> None:
         """Raise `NestingRefused` if the lock that stands in for another one is an ancestor's own."""

@@ -169,12 +169,14 @@ def test_a_tree_that_two_paths_lead_to_is_locked_once(tree: Path, tmp_path: Path
 
 def test_a_shared_directory_is_changed_by_one_environment_at_a_time(tmp_path: Path) -> None:
     scripts = tmp_path / "bin"
-    with workers(tmp_path / "a", count=1, directories=[str(scripts)]) as (one,):
-        with workers(tmp_path / "b", count=1, directories=[str(scripts)]) as (other,):
-            one.hold("adding")
-            other.start_to_wait("adding")
-            one.release()
-            other.expect("held")
+    with (
+        workers(tmp_path / "a", count=1, directories=[str(scripts)]) as (one,),
+        workers(tmp_path / "b", count=1, directories=[str(scripts)]) as (other,),
+    ):
+        one.hold("adding")
+        other.start_to_wait("adding")
+        one.release()
+        other.expect("held")
 
 
 def test_uv_and_a_commit_exclude_each_other_where_uv_has_a_lock(tree: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What happens to who waits: messages, Ctrl-C, Ctrl-Z, time that runs out, and directories that are replaced meanwhile."""
+"""What happens to who waits: messages, Ctrl-C, Ctrl-Z, time that runs out, directories replaced meanwhile."""
 
 import os
 import shutil

@@ -1,0 +1,320 @@
+"""What each kind of access takes, makes and leaves behind; two environments in one process exclude each other."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safe_pip import lock, nesting, state_directory
+from safe_pip.environment import Environment, Held, Target, Wait
+from safe_pip.errors import LockTimeout, NestingRefused, RecoveryNeeded, StalePlan, UnusableEnvironment
+
+
+class Silent:
+    def waiting(self, event: Wait) -> None: ...
+
+    def granted(self, event: Wait, seconds: float) -> None: ...
+
+
+def environment(*path: Path, timeout: float | None = 0, **more: Any) -> Environment:
+    return Environment([str(each) for each in path], waiting=Silent(), timeout=timeout, **more)
+
+
+@pytest.fixture(autouse=True)
+def no_ancestor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(nesting.VARIABLE, raising=False)
+
+
+def test_the_trees_are_the_directories_of_the_path_each_once(tmp_path: Path) -> None:
+    for name in ("a", "stdlib"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "alias").symlink_to("a")
+    (tmp_path / "file.zip").touch()
+    found = environment(
+        *(tmp_path / name for name in ("a", "alias", "file.zip", "missing", "stdlib")),
+        stdlib=[str(tmp_path / "stdlib")],
+    ).trees()
+    assert found == [tmp_path / "a"]
+
+
+def test_reading_makes_nothing(tmp_path: Path) -> None:
+    assert environment(tmp_path).read(lambda: "read") == "read"
+    assert os.listdir(tmp_path) == []
+
+
+def test_reading_an_environment_with_no_tree_is_just_reading(tmp_path: Path) -> None:
+    assert environment(tmp_path / "missing").read(lambda: "read") == "read"
+
+
+def test_the_error_of_who_reads_is_passed_on_and_the_lock_is_let_go(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        environment(tmp_path).read(lambda: 1 // 0)
+    with environment().replacing(Target((tmp_path,))):
+        pass
+
+
+def test_a_commit_makes_what_is_missing_and_holds_both_locks(tmp_path: Path) -> None:
+    tree, scripts = tmp_path / "lib" / "site-packages", tmp_path / "bin"
+    with environment().replacing(Target((tree,), (scripts,))) as held:
+        assert isinstance(held, Held)
+        assert held.trees == (tree,)
+        held.check()
+        assert scripts.is_dir()
+        with pytest.raises(LockTimeout):
+            environment(tree).read(lambda: None)
+    assert environment(tree).read(lambda: "free") == "free"
+
+
+def test_a_commit_that_fails_removes_exactly_the_directories_it_made(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with (
+        pytest.raises(ZeroDivisionError),
+        environment().replacing(Target((tmp_path / "a" / "b" / "c",), (tmp_path / "d" / "e",))),
+    ):
+        raise ZeroDivisionError
+    assert sorted(os.listdir(tmp_path)) == ["a"]
+    assert os.listdir(tmp_path / "a") == []
+
+
+def test_a_commit_that_fails_leaves_a_directory_that_is_in_use(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), environment().replacing(Target((tmp_path / "a",))):
+        (tmp_path / "a" / "file").touch()
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path / "a") == ["file"]
+
+
+def test_the_state_directory_of_a_tree_that_was_there_stays(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), environment().replacing(Target((tmp_path,))):
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path) == [".safe-pip"]
+
+
+def test_litter_is_removed_after_success_and_failure(tmp_path: Path) -> None:
+    for fails in (False, True):
+        try:
+            with environment().replacing(Target((tmp_path,), litter=True)):
+                assert os.listdir(tmp_path) == [".safe-pip"]
+                if fails:
+                    raise ZeroDivisionError
+        except ZeroDivisionError:
+            pass
+        assert os.listdir(tmp_path) == []
+
+
+def test_the_other_trees_of_the_environment_stay_as_they_are_during_a_commit(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    other.mkdir()
+    for state in (False, True):
+        if state:
+            state_directory.make(other)
+        with environment(mine, other).adding(Target((mine,))):
+            with pytest.raises(LockTimeout), environment().replacing(Target((other,))):
+                pass
+            assert environment(other).read(lambda: "beside") == "beside"
+
+
+def test_inside_a_commit_reading_needs_no_more_locks(tmp_path: Path) -> None:
+    here = environment(tmp_path)
+    with here.replacing(Target((tmp_path,))):
+        assert here.read(lambda: "inside") == "inside"
+
+
+def test_a_reservation_lets_others_add_and_the_reserver_replace(tmp_path: Path) -> None:
+    here = environment(tmp_path)
+    with here.reserving(Target((tmp_path,))):
+        with environment_of_a_stranger(tmp_path).adding(Target((tmp_path,))):
+            pass
+        with pytest.raises(LockTimeout), environment_of_a_stranger(tmp_path).replacing(Target((tmp_path,))):
+            pass
+        with here.replacing(Target((tmp_path,))), here.building():
+            pass
+
+
+def environment_of_a_stranger(*path: Path) -> Environment:
+    """One that inherits nothing from this process."""
+    variable = os.environ.pop(nesting.VARIABLE, None)
+    try:
+        return environment(*path)
+    finally:
+        if variable is not None:
+            os.environ[nesting.VARIABLE] = variable
+
+
+def test_everything_is_granted_inside_an_exclusive_hold_and_nothing_to_others(tmp_path: Path) -> None:
+    here = environment(tmp_path)
+    with here.exclusively(None):
+        with (
+            here.replacing(Target((tmp_path,))),
+            here.building(tmp_path / "source"),
+            here.reserving(Target((tmp_path,))),
+        ):
+            assert here.read(lambda: "inside") == "inside"
+        with pytest.raises(LockTimeout):
+            environment_of_a_stranger(tmp_path).read(lambda: None)
+
+
+def test_a_mutex_is_held_once_at_a_time_and_again_by_its_holder(tmp_path: Path) -> None:
+    here = environment()
+    with here.mutex(tmp_path / "source"):
+        with here.mutex(tmp_path / "source"):
+            pass
+        with pytest.raises(LockTimeout), environment_of_a_stranger().mutex(tmp_path / "source"):
+            pass
+
+
+@pytest.mark.parametrize("way", ["building", "reserving", "exclusively", "mutex", "keeping", "occupying"])
+def test_child_programs_are_told_what_is_held_as_long_as_it_is(tmp_path: Path, way: str) -> None:
+    here, target = environment(tmp_path), Target((tmp_path,))
+    scope = {
+        "building": here.building,
+        "reserving": lambda: here.reserving(target),
+        "exclusively": lambda: here.exclusively(target),
+        "mutex": lambda: here.mutex(tmp_path / "source"),
+        "keeping": here.keeping,
+        "occupying": lambda: here.occupying(target),
+    }[way]
+    with scope():
+        directory = Path(os.environ[nesting.VARIABLE])
+        assert directory.stat().st_mode & 0o7777 == 0o700
+        assert lock.is_locked(directory / "alive")
+    assert nesting.VARIABLE not in os.environ
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize("way", ["replacing", "adding"])
+def test_a_commit_tells_child_programs_nothing_for_it_has_none(tmp_path: Path, way: str) -> None:
+    with getattr(environment(), way)(Target((tmp_path,))):
+        assert nesting.VARIABLE not in os.environ
+
+
+def test_below_a_build_one_may_add_and_not_replace(tmp_path: Path) -> None:
+    with environment(tmp_path).building():
+        child = environment(tmp_path)
+        assert child.forbids_replacing([tmp_path])
+        with child.adding(Target((tmp_path,))):
+            pass
+        with child.building():
+            pass
+        with pytest.raises(NestingRefused) as caught, child.replacing(Target((tmp_path,))):
+            pass
+        assert caught.value.exit_status == 75
+    assert not environment(tmp_path).forbids_replacing([tmp_path])
+
+
+def test_a_build_below_a_reservation_forbids_to_replace_as_any_build_does(tmp_path: Path) -> None:
+    here = environment(tmp_path)
+    with here.reserving(Target((tmp_path,))):
+        assert not environment(tmp_path).forbids_replacing([tmp_path])
+        with here.building():
+            child = environment(tmp_path)
+            assert child.forbids_replacing([tmp_path])
+            with child.building():
+                pass
+
+
+def test_below_an_exclusive_holder_siblings_exclude_each_other(tmp_path: Path) -> None:
+    target = Target((tmp_path,))
+    with environment(tmp_path).occupying(target):
+        one, other = environment(tmp_path), environment(tmp_path)
+        with one.replacing(target):
+            with pytest.raises(LockTimeout):
+                other.read(lambda: None)
+            with pytest.raises(LockTimeout), other.adding(target):
+                pass
+        assert other.read(lambda: "free") == "free"
+
+
+def test_a_commit_whose_lender_died_is_told_before_its_first_change(tmp_path: Path) -> None:
+    target = Target((tmp_path,))
+    lender = environment(tmp_path).occupying(target)
+    lender.__enter__()
+    borrower = environment(tmp_path)
+    with borrower.replacing(target) as held:
+        held.check()
+        lender.__exit__(None, None, None)
+        with pytest.raises(StalePlan):
+            held.check()
+
+
+def test_a_reader_whose_lender_died_reads_again_under_the_real_lock(tmp_path: Path) -> None:
+    lender = environment(tmp_path).occupying(Target((tmp_path,)))
+    lender.__enter__()
+    borrower = environment(tmp_path)
+    seen = []
+
+    def take() -> None:
+        seen.append(lock.own_descriptors())
+        if len(seen) == 1:
+            lender.__exit__(None, None, None)
+
+    borrower.read(take)
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("way", ["reading", "building", "adding", "replacing", "reserving"])
+def test_an_unfinished_change_is_in_the_way_of_everybody(tmp_path: Path, way: str) -> None:
+    state_directory.make(tmp_path)
+    (tmp_path / ".safe-pip" / "1.journal").touch()
+    here, target = environment(tmp_path), Target((tmp_path,))
+    with pytest.raises(RecoveryNeeded, match="written by a newer safe-pip") as caught:
+        if way == "reading":
+            here.read(lambda: pytest.fail("read a torn environment"))
+        elif way == "building":
+            with here.building():
+                pass
+        else:
+            with getattr(here, way)(target):
+                pass
+    assert caught.value.exit_status == 76
+    (tmp_path / ".safe-pip" / "1.journal").unlink()
+    with environment().replacing(target):
+        pass
+
+
+def test_a_file_where_a_tree_is_expected_is_an_error_with_a_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UnusableEnvironment, match="not a directory"), environment().replacing(Target((path,))):
+            pass
+
+
+def test_on_a_file_server_a_file_is_locked_beside_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_directory, "is_on_network", lambda tree: True)
+    with environment().replacing(Target((tmp_path,))):
+        assert lock.is_locked(tmp_path / ".safe-pip" / "environment")
+    monkeypatch.undo()
+    monkeypatch.delenv(nesting.VARIABLE, raising=False)
+    with environment().replacing(Target((tmp_path,))):  # by everybody from then on
+        assert lock.is_locked(tmp_path / ".safe-pip" / "environment")
+    assert not lock.is_locked(tmp_path / ".safe-pip" / "environment")
+
+
+def test_on_a_file_server_lock_files_are_opened_for_writing_or_else_gates_are_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """flock on NFS is a byte-range lock: an exclusive one needs a writable descriptor (EBADF, flock(2))."""
+    import fcntl
+
+    real = fcntl.flock
+
+    def nfs(fd: int, operation: int) -> None:
+        is_file = not os.path.isdir(f"/proc/self/fd/{fd}")
+        is_writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+        if is_file and operation & fcntl.LOCK_EX and not is_writable:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        real(fd, operation)
+
+    monkeypatch.setattr(state_directory, "is_on_network", lambda tree: True)
+    monkeypatch.setattr(lock.fcntl, "flock", nfs)
+    with environment().replacing(Target((tmp_path,))):
+        pass
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    assert environment(tmp_path).read(lambda: "read") == "read"
+    with environment(tmp_path).building():
+        pass
+    with pytest.raises(UnusableEnvironment, match="cannot lock it"), environment().replacing(Target((tmp_path,))):
+        pass

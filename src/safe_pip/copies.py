@@ -14,8 +14,8 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from safe_pip import fs, lock, trust
 from safe_pip.errors import UnusableEnvironment
@@ -24,11 +24,9 @@ from safe_pip.record import Manifest, Unfaithful
 _DAY = 24 * 3600.0
 UNUSED = 30 * _DAY
 _ASIDE = ".aside-"
-_NAME = re.compile(r"([0-9A-Za-z.+!]+)-([0-9a-f]+)")
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(NamedTuple):
     """One copy, kept from being removed while this process lives; a private one is removed by its only user."""
 
     path: Path
@@ -61,8 +59,7 @@ class Copy:
             return
 
 
-@dataclass(frozen=True)
-class Copies:
+class Copies(NamedTuple):
     """The directory of all copies; None where this user has no cache that could be trusted."""
 
     directory: Path | None
@@ -83,7 +80,7 @@ class Copies:
         """The newest copy, from `oldest` on, that this interpreter can run."""
         names = _listed(self.directory) if self.directory else []
         for name in sorted(names, key=lambda name: (release(name), name), reverse=True):
-            match = _NAME.fullmatch(name)
+            match = re.fullmatch(r"([0-9A-Za-z.+!]+)-([0-9a-f]+)", name)
             if self.directory is None or match is None or release(name) < oldest:
                 continue
             try:
@@ -156,8 +153,13 @@ def hold(place: Path, version: str, manifest: Manifest | None = None) -> Copy | 
 
 def release(version: str) -> tuple[int, ...]:
     """The numbers that a version begins with."""
-    match = re.match(r"\d+(\.\d+)*", version)
-    return tuple(map(int, match[0].split("."))) if match else ()
+    numbers = []
+    for part in version.split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        numbers.extend([int(digits)] if digits else [])
+        if digits != part:
+            break
+    return tuple(numbers)
 
 
 def _lock(place: Path, *, exclusive: bool = False) -> lock.Descriptor | None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import atexit
 import os
-import re
 import sys
 from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from safe_pip import copies, fs
 from safe_pip.copies import Copies, Copy
@@ -24,8 +23,7 @@ OLDEST = (25, 3)
 GIVEN, GIVEN_ORIGIN = "SAFE_PIP_FROZEN", "SAFE_PIP_FROZEN_ORIGIN"
 
 
-@dataclass(frozen=True)
-class InstalledPip:
+class InstalledPip(NamedTuple):
     """The pip that the environment's interpreter would import: its directory on the path and, if known, its version.
 
     `dist_info` is None for a pip that nobody installed (a checkout on PYTHONPATH).
@@ -50,11 +48,10 @@ class InstalledPip:
             source = (self.package / "_vendor" / "__init__.py").read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise Unfaithful(self.package) from error
-        return re.search(r"^DEBUNDLED\b[^=\n]*=(?! *False\b)", source, re.MULTILINE) is not None
+        return _assigned("DEBUNDLED", source) not in ("False", None)
 
 
-@dataclass(frozen=True)
-class FrozenPip:
+class FrozenPip(NamedTuple):
     """A copy of pip that nobody changes: `path` goes on `sys.path`, `origin` is the `pip` directory it was frozen from.
 
     It stays while this process lives, or until `discard`.
@@ -96,8 +93,9 @@ def find_pip(path: Sequence[str]) -> InstalledPip | None:
             source = (site / "pip" / "__init__.py").read_text(encoding="utf-8")
         except (OSError, ValueError):
             continue
-        match = re.search(r"""^__version__ *= *["']([0-9A-Za-z.+!]+)["']""", source, re.MULTILINE)
-        version = match and match[1]
+        version = (_assigned("__version__", source) or "").strip("\"'")
+        if not version.replace(".", "").replace("+", "").isalnum():
+            return InstalledPip(site, None, None)
         dist_info = site / f"pip-{version}.dist-info"
         return InstalledPip(site, version, dist_info if dist_info.is_dir() else None)
     return None
@@ -152,6 +150,14 @@ def _take(installed: InstalledPip | None, kept: Copies) -> FrozenPip | None:
     except Unfaithful:
         return None
     return FrozenPip(copy, installed.package)
+
+
+def _assigned(name: str, source: str) -> str | None:
+    """What is assigned to a global name, as it is written; no regular expression, for it costs more than the rest."""
+    for line in source.splitlines():
+        if line.startswith(name) and "=" in line:
+            return line.partition("=")[2].partition("#")[0].strip()
+    return None
 
 
 def _given(directory: Path, origin: str | None) -> FrozenPip:

@@ -8,7 +8,6 @@ import os
 import re
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,6 @@ from safe_pip import fs
 
 #: Files of a dist-info that tell of one installation, not of the distribution.
 _OF_THE_INSTALLATION = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
-_PLAIN = re.compile(r"[\w.+-]+(/[\w.+-]+)*", re.ASCII).fullmatch
 
 
 class Unfaithful(Exception):
@@ -31,8 +29,7 @@ class Row(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(NamedTuple):
     """The files that make a distribution what it is, in the order of their paths; no scripts and no bytecode.
 
     Equal for all installations of one wheel, though their RECORDs differ (a script's digest depends on its shebang).
@@ -111,7 +108,7 @@ def _rows(text: str, dist_info: str) -> Iterable[Row]:
         if not path.lstrip('"').startswith(("pip/", own)) or path.endswith(".pyc") or path in left_out:
             continue
         # Nothing that leads elsewhere, and nothing that needs quotes: pip has no such files.
-        if not _PLAIN(path) or "/." in path or not digest.startswith("sha256="):
+        if "/." in path or '"' in path or "\\" in path or not digest.startswith("sha256="):
             raise ValueError(path)
         yield Row(path, digest[7:], int(size))
 

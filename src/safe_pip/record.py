@@ -56,8 +56,8 @@ class Manifest(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits that no other content has."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+        """Hexadecimal digits that no other content has, whoever tries."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:32]
 
     def copy(self, site: Path, destination: Path) -> None:
         """Copy every file below `site` to the same place below `destination`; raises `Unfaithful` if one differs.

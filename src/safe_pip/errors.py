@@ -60,7 +60,7 @@ class NestingRefused(SafePipError):
 
 
 class StalePlan(SafePipError):
-    """The environment changed since the snapshot in a way that the plan depends on (EX_TEMPFAIL after the last attempt)."""
+    """The environment changed since the snapshot in a way the plan depends on (EX_TEMPFAIL after the last attempt)."""
 
     code = "stale-plan"
     exit_status = 75

@@ -1,4 +1,4 @@
-"""Every change that safe-pip makes to a disk passes through this module, so that each can be recorded or made to fail."""
+"""Every change that safe-pip makes to a disk passes through here, so that each can be recorded or made to fail."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def rename(source: Path, destination: Path) -> None:
 
 
 def write(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """Make the new file `path` with `content`; raises `FileExistsError` if there is one, and follows no symbolic link."""
+    """Make the new file `path` with `content`; raises `FileExistsError` if there is one, follows no symbolic link."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), mode)
     with open(descriptor, "wb") as file:
         file.write(content)

@@ -60,5 +60,9 @@ def _described(holder: Holder) -> str:
     how = "asked for first by" if holder.is_waiting else "held by" if holder.exclusive else "shared by"
     state = "stopped" if holder.is_stopped else ""
     since = f" for {max(time.time() - holder.since, 0):.0f} s" if holder.since is not None else ""
-    who = f"`{holder.command}` (pid {holder.pid}{', ' + state if state else ''})" if holder.command else f"pid {holder.pid}"
+    who = (
+        f"`{holder.command}` (pid {holder.pid}{', ' + state if state else ''})"
+        if holder.command
+        else f"pid {holder.pid}"
+    )
     return f"{how} {who}{since}"

@@ -48,7 +48,7 @@ def test_what_was_already_satisfied_and_removed_meanwhile_is_installed_again(sho
     shop.stock(A1)
     shop.run("install", "aproject")
     needing = Project("slow", "1", requires=("aproject",))
-    with meanwhile(shop, project=needing, do=[("uninstall", "-y", "aproject")]) as (status, out, err):
+    with meanwhile(shop, project=needing, do=[("uninstall", "-y", "aproject")]) as (status, _, err):
         assert status == 0, err
         assert "trying again" in err
     assert shop.installed() == {"aproject": "1", "slow": "1"}
@@ -159,7 +159,7 @@ def test_what_backtracking_rejected_is_part_of_the_read_set(shop):
     waiting.begun()
     shop.run("uninstall", "-y", "aaa")
     waiting.release()
-    with ended(process) as (status, out, err):
+    with ended(process) as (status, _, err):
         assert status == 0, err
         assert "`aaa` changed while this command was at work" in err
     assert shop.installed()["bbb"] == "1"

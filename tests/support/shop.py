@@ -1,4 +1,4 @@
-"""One environment with safe-pip in it, an index of tiny distributions, and a build that waits until it is told to go on."""
+"""One environment with safe-pip in it, an index of tiny distributions, and a build that waits to be told."""
 
 from __future__ import annotations
 

@@ -14,7 +14,11 @@ from safe_pip.errors import UsageError
         (["--lock-timeout=5", "-v", "install"], ["-v", "install"], "install"),
         (["--log", "install", "list"], ["--log", "install", "list"], "list"),
         (["--log=install", "list"], ["--log=install", "list"], "list"),
-        (["--python", "/venv", "--proxy", "list", "freeze"], ["--python", "/venv", "--proxy", "list", "freeze"], "freeze"),
+        (
+            ["--python", "/venv", "--proxy", "list", "freeze"],
+            ["--python", "/venv", "--proxy", "list", "freeze"],
+            "freeze",
+        ),
         (["install", "--lock-timeout", "5"], ["install", "--lock-timeout", "5"], "install"),
         (["--version"], ["--version"], None),
         ([], [], None),

@@ -1,4 +1,4 @@
-"""One kernel lock, in one process: flock belongs to a descriptor, so two of them exclude each other as two processes do."""
+"""One kernel lock, in one process: flock belongs to a descriptor, so two of them exclude each other as processes do."""
 
 import contextlib
 import errno

@@ -6,6 +6,7 @@ the kernel is read from /proc/locks. Nothing here sleeps: waiting is for a pipe,
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pwd
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,14 @@ Event = dict[str, Any]
 class Worker:
     """A process that holds and waits for locks of the environment `trees`."""
 
-    def __init__(self, *trees: Path, variables: dict[str, str] | None = None, **settings: Any) -> None:
+    def __init__(
+        self, *trees: Path, variables: dict[str, str] | None = None, below: Sequence[object] = (), **settings: Any
+    ) -> None:
         source = str(Path(safe_pip.__file__).parent.parent)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SAFE_PIP_")}
         environment |= {"PYTHONPATH": source} | (variables or {})
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            [*map(str, below), sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -46,7 +49,7 @@ class Worker:
         self._rest = b""
         self.events: list[Event] = []
         self.tell(do="begin", trees=[str(tree) for tree in trees], **settings)
-        self.expect("ready")
+        self.pid = self.expect("ready")["pid"]
 
     def tell(self, **order: Any) -> None:
         """Give an order and do not wait for it."""
@@ -54,10 +57,10 @@ class Worker:
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         self._process.stdin.flush()
 
-    def hold(self, how: str, **more: Any) -> None:
+    def hold(self, how: str, **more: Any) -> Event:
         """Take the locks of `how`; on return they are held."""
         self.tell(do="hold", how=how, **more)
-        self.expect("held")
+        return self.expect("held")
 
     def start_to_wait(self, how: str, **more: Any) -> None:
         """Ask for the locks of `how`; on return it is blocked in the kernel."""
@@ -216,12 +219,15 @@ def orders() -> Iterator[Event]:
 
 def serve() -> None:
     """Do what the test says."""
+    given = orders()
+    begin = next(given)
+    if begin.get("without_flock"):
+        importlib.import_module("safe_pip._vendor.filelock")  # which knows another way on Windows
+        sys.modules["fcntl"] = None  # type: ignore[assignment]
     from safe_pip import holding
     from safe_pip.environment import Environment, Target
     from safe_pip.errors import SafePipError
 
-    given = orders()
-    begin = next(given)
     trees = [Path(tree) for tree in begin["trees"]]
     target = Target(
         tuple(trees[:1]) if "target" not in begin else tuple(map(Path, begin["target"])),
@@ -239,7 +245,7 @@ def serve() -> None:
         os.setgid(user.pw_gid)
         os.setuid(user.pw_uid)
     environment = Environment([str(tree) for tree in trees], waiting=Reporter(), timeout=begin.get("timeout"))
-    say(event="ready")
+    say(event="ready", pid=os.getpid())
     stack = ExitStack()
     for order in given:
         try:
@@ -248,7 +254,7 @@ def serve() -> None:
                 say(event="released")
             elif order["do"] == "hold":
                 stack.enter_context(scope(environment, target, order))
-                say(event="held")
+                say(event="held", variable=os.environ.get("SAFE_PIP_HELD"))
             elif order["do"] == "release":
                 stack.close()
                 say(event="released")

@@ -79,9 +79,13 @@ def test_a_commit_that_fails_removes_exactly_the_directories_it_made(tmp_path: P
 
 
 def test_a_commit_that_fails_leaves_a_directory_that_is_in_use(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), environment().replacing(Target((tmp_path / "a",))):
-        (tmp_path / "a" / "file").touch()
-        raise ZeroDivisionError
+    def install_and_fail() -> None:
+        with environment().replacing(Target((tmp_path / "a",))):
+            (tmp_path / "a" / "file").touch()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        install_and_fail()
     assert os.listdir(tmp_path / "a") == ["file"]
 
 
@@ -258,15 +262,15 @@ def test_an_unfinished_change_is_in_the_way_of_everybody(tmp_path: Path, way: st
     state_directory.make(tmp_path)
     (tmp_path / ".safe-pip" / "1.journal").touch()
     here, target = environment(tmp_path), Target((tmp_path,))
-    with pytest.raises(RecoveryNeeded, match="written by a newer safe-pip") as caught:
+
+    def come() -> None:
         if way == "reading":
             here.read(lambda: pytest.fail("read a torn environment"))
-        elif way == "building":
-            with here.building():
-                pass
-        else:
-            with getattr(here, way)(target):
-                pass
+        with here.building() if way == "building" else getattr(here, way)(target):
+            pytest.fail("went on")
+
+    with pytest.raises(RecoveryNeeded, match="written by a newer safe-pip") as caught:
+        come()
     assert caught.value.exit_status == 76
     (tmp_path / ".safe-pip" / "1.journal").unlink()
     with environment().replacing(target):

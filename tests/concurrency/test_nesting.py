@@ -1,0 +1,127 @@
+"""What an ancestor holds is inherited, counts for the order, and is worth nothing once it is dead."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from safe_pip.nesting import VARIABLE
+from tests.support.processes import Worker, holds, workers
+
+
+def test_what_uv_holds_above_us_is_not_waited_for(tree: Path, tmp_path: Path) -> None:
+    lock = tmp_path / "venv" / ".lock"
+    lock.touch()
+    with workers(tree, count=1, uv_lock=str(lock), below=["flock", "-x", lock]) as (worker,):
+        worker.hold("adding")
+
+
+def test_a_wait_for_a_commit_lock_below_uv_ends(tree: Path, tmp_path: Path) -> None:
+    lock = tmp_path / "venv" / ".lock"
+    lock.touch()
+    with (
+        workers(tree, count=1) as (holder,),
+        workers(tree, count=1, uv_lock=str(lock), below=["flock", "-x", lock], out_of_order=0.2) as (worker,),
+    ):
+        holder.hold("adding")
+        worker.tell(do="hold", how="adding")
+        event = worker.expect("error")
+        assert event["code"] == "lock-timeout"
+        assert "what runs this command holds a lock" in event["message"]
+
+
+def test_a_wait_for_a_commit_lock_below_a_mutex_ends(tree: Path, tmp_path: Path) -> None:
+    with workers(tree, count=2) as (builder, holder):
+        variable = builder.hold("mutex", sources=[str(tmp_path / "source")])["variable"]
+        holder.hold("replacing")
+        with workers(tree, count=1, variables={VARIABLE: variable}, out_of_order=0.2) as (below,):
+            below.tell(do="hold", how="adding")
+            assert below.expect("error")["code"] == "lock-timeout"
+
+
+def test_a_wait_for_a_mutex_below_run_ends(tree: Path, tmp_path: Path) -> None:
+    source = str(tmp_path / "source")
+    with workers(tree, count=2) as (runner, builder):
+        variable = runner.hold("occupying")["variable"]
+        builder.hold("mutex", sources=[source])
+        with workers(tree, count=1, variables={VARIABLE: variable}, out_of_order=0.2) as (below,):
+            below.tell(do="hold", how="mutex", sources=[source])
+            assert below.expect("error")["code"] == "lock-timeout"
+
+
+def test_a_wait_that_keeps_the_order_has_no_such_end(tree: Path, tmp_path: Path) -> None:
+    with workers(tree, count=2, first_message=1e6) as (runner, adder):
+        variable = runner.hold("keeping")["variable"]
+        adder.hold("adding")
+        with workers(tree, count=1, variables={VARIABLE: variable}, out_of_order=0.0, first_message=0.05) as (below,):
+            below.tell(do="hold", how="adding")
+            for _ in range(2):
+                below.expect("waiting")
+            adder.release()
+            below.expect("held")
+
+
+def test_a_mutex_that_an_ancestor_holds_is_inherited(tree: Path, tmp_path: Path) -> None:
+    source = str(tmp_path / "source")
+    with workers(tree, count=1) as (builder,):
+        variable = builder.hold("mutex", sources=[source])["variable"]
+        with workers(tree, count=1, variables={VARIABLE: variable}, timeout=0) as (below,):
+            below.hold("mutex", sources=[source])
+
+
+def test_a_claim_ends_before_any_lock_when_its_holder_is_killed(tree: Path) -> None:
+    for _ in range(10):
+        with workers(tree, count=1) as (holder,):
+            alive = Path(holder.hold("exclusively")["variable"]) / "alive"
+            assert holds(holder.pid, alive)
+            os.kill(holder.pid, 9)
+            while holds(holder.pid, tree / ".safe-pip" / "commit"):
+                pass
+            assert not holds(holder.pid, alive)
+            holder.kill()
+
+
+def test_the_heirs_of_a_dead_holder_take_the_real_locks(tree: Path) -> None:
+    with workers(tree, count=2) as (lender, stranger):
+        variable = lender.hold("occupying")["variable"]
+        heir = Worker(tree, variables={VARIABLE: variable}, first_message=1e6)
+        heir.hold("replacing")
+        assert not holds(heir.pid, tree / ".safe-pip" / "commit")
+        heir.release()
+        lender.kill()
+        stranger.hold("replacing")
+        heir.start_to_wait("replacing")
+        stranger.release()
+        heir.expect("held")
+        assert holds(heir.pid, tree / ".safe-pip" / "commit")
+        heir.close()
+
+
+@pytest.mark.parametrize("way", ["building", "replacing", "reading", "exclusively"])
+def test_where_there_is_no_flock_everything_excludes_everything(tree: Path, way: str) -> None:
+    with workers(tree, count=2, without_flock=True, timeout=0) as (one, other):
+        one.hold("building")
+        other.tell(do="hold", how=way)
+        assert other.expect("error")["code"] == "lock-timeout"
+        one.release()
+        other.hold(way)
+
+
+def test_where_there_is_no_flock_the_lock_of_a_killed_holder_is_free_too(tree: Path) -> None:
+    with workers(tree, count=2, without_flock=True) as (holder, waiter):
+        holder.hold("replacing")
+        waiter.tell(do="hold", how="replacing")
+        waiter.expect("waiting")
+        holder.kill()
+        waiter.expect("held")
+
+
+def test_where_there_is_no_flock_an_ancestors_lock_is_inherited_and_siblings_exclude_each_other(tree: Path) -> None:
+    with workers(tree, count=1, without_flock=True) as (ancestor,):
+        variable = ancestor.hold("exclusively")["variable"]
+        with workers(tree, count=2, without_flock=True, variables={VARIABLE: variable}, timeout=0) as (one, other):
+            one.hold("replacing")
+            other.tell(do="hold", how="replacing")
+            assert other.expect("error")["code"] == "lock-timeout"
+            one.release()
+            other.hold("replacing")

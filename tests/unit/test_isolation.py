@@ -116,7 +116,7 @@ def test_other_modules_of_the_environment_are_left_alone(modules, tmp_path):
     assert modules["coverage"] is kept
 
 
-def started(monkeypatch, *, main, isolated=False, safe_path=False, directory="/work"):
+def started(monkeypatch, *, main, isolated=False, safe_path=False, directory="/project"):
     flags = types.SimpleNamespace(isolated=isolated, safe_path=safe_path)
     monkeypatch.setitem(sys.modules, "__main__", main)
     monkeypatch.setattr(isolation.sys, "flags", flags)
@@ -141,10 +141,10 @@ DASH_C = module("__main__", __spec__=None)
         ({"main": SCRIPT, "directory": None}, "/venv/bin", True),
         ({"main": SCRIPT, "safe_path": True}, "/lib/python3", False),
         ({"main": SCRIPT, "isolated": True}, "/lib/python3", False),
-        ({"main": DASH_M}, "/work", True),
+        ({"main": DASH_M}, "/project", True),
         ({"main": DASH_M}, "/of/PYTHONPATH", False),
         ({"main": DASH_M, "directory": None}, "/of/PYTHONPATH", False),
-        ({"main": DASH_M, "safe_path": True}, "/work", False),
+        ({"main": DASH_M, "safe_path": True}, "/project", False),
         ({"main": DASH_C}, "", True),
         ({"main": DASH_C}, "/of/PYTHONPATH", False),
     ],

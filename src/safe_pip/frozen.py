@@ -109,8 +109,8 @@ def freeze(
 ) -> FrozenPip | None:
     """Give the pip of the environment `path` as a frozen copy; None if it cannot be copied faithfully.
 
-    `read` is called with a function that reads the environment, perhaps more than once, and must not see it change
-    (`Environment.read`). None: a distributor took it apart, it has no RECORD, or its files are not what RECORD says;
+    `read` is called, unless the copy is there already, with a function that reads the environment, perhaps more than
+    once, and must not see it change (`Environment.read`). None: a distributor took it apart, it has no RECORD, or its files are not what RECORD says;
     then pip can only run from where it is. Where there is no pip, or one that is too old, the newest copy in the cache
     serves. Raises `UnusableEnvironment` when nothing does.
     """
@@ -130,10 +130,26 @@ def freeze(
                 private.append(taken)
             return taken
 
-        frozen = read(take)
+        frozen = _find(find_pip(path), kept) or read(take)
     if frozen is not None:
         frozen.copy.compile()  # without the lock: it takes a second, once
     return frozen
+
+
+def _find(installed: InstalledPip | None, kept: Copies) -> FrozenPip | None:
+    """The copy of `installed` that is in the cache already, told by its RECORD; None if that takes a closer look.
+
+    Needs no lock: a RECORD that is half written, or of a pip that is being removed, has another digest or none.
+    """
+    if installed is None or installed.is_too_old or installed.version is None or installed.dist_info is None:
+        return None
+    try:
+        if installed.is_debundled:
+            return None
+        copy = kept.find(installed.version, Manifest.read(installed.dist_info))
+    except Unfaithful:
+        return None
+    return copy and FrozenPip(copy, installed.package)
 
 
 def _take(installed: InstalledPip | None, kept: Copies) -> FrozenPip | None:

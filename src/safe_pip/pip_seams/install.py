@@ -108,8 +108,9 @@ class Install:
                 stale.append(project)
         if stale:
             raise StalePlan(tuple(stale))
-        for project, found in kept.items():
-            transaction.noticed.append(f"`{project} {found.version}` was installed meanwhile by another command")
+        if kept:
+            listed = ", ".join(f"`{project} {found.version}`" for project, found in kept.items())
+            transaction.noticed.append(f"{listed} {'was' if len(kept) == 1 else 'were'} installed meanwhile by another command")
         return [requirement for project, requirement in planned.items() if project not in kept]
 
     def _would_keep(self, requirement: Any, found: Any) -> bool:

@@ -22,7 +22,6 @@ _KEPT = ("METADATA", "PKG-INFO", "direct_url.json", "requires.txt")
 
 SELECT_BACKEND = Seam("pip._internal.metadata", "select_backend", ())
 INSTALLED = Seam("pip._internal.resolution.resolvelib.factory", "Factory.__init__", ("ignore_installed",))
-INSTALLED_CHECK = Seam("pip._internal.req.req_install", "InstallRequirement.check_if_exists", ("use_user_site",))
 EGG_LINK = Seam("pip._internal.utils.egg_link", "sys")
 PATHS = {
     "list": Seam("pip._internal.commands.list", "get_environment", ("paths",)),

@@ -1,0 +1,115 @@
+"""Where pip is not as expected, or there is no flock, commands still work and still exclude each other."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.shop import Shop, ended
+from tests.support.wheels import Project
+
+SCRIPT = Path(__file__).parents[1] / "support" / "changed_pip.py"
+ONE = Project("one", "1", console_scripts={"one": "one:main"})
+
+INSTALLING = [
+    ("pip._internal.commands", "create_command"),
+    ("pip._internal.cli.index_command", "SessionCommandMixin._build_session"),
+    ("pip._internal.req.req_file", "get_file_content"),
+    ("pip._internal.resolution.resolvelib.factory", "Factory.__init__"),
+    ("pip._internal.build_env", "NoOpBuildEnvironment.__enter__"),
+    ("pip._internal.build_env", "NoOpBuildEnvironment.__exit__"),
+    ("pip._vendor.pyproject_hooks", "BuildBackendHookCaller._call_hook"),
+    ("pip._internal.req.req_install", "InstallRequirement.update_editable"),
+    ("pip._internal.cache", "WheelCache.get_cache_entry"),
+    ("pip._internal.cache", "WheelCache.record_download_origin"),
+    ("pip._internal.wheel_builder", "_get_cache_dir"),
+    ("pip._internal.wheel_builder", "_build_one"),
+    ("pip._internal.network.cache", "SafeFileCache.get"),
+    ("pip._internal.network.cache", "SafeFileCache.get_body"),
+    ("pip._internal.commands.install", "install_given_reqs"),
+    ("pip._internal.commands.install", "get_environment"),
+    ("pip._internal.commands.install", "InstallCommand._warn_about_conflicts"),
+    ("pip._internal.commands.install", "InstallCommand._determine_conflicts"),
+    ("pip._internal.commands.install", "InstallCommand._handle_target_dir"),
+]
+OTHERS = [
+    ("pip._internal.req.req_uninstall", "UninstallPathSet.remove", ("uninstall", "-y", "one")),
+    ("pip._internal.req.req_uninstall", "UninstallPathSet.commit", ("uninstall", "-y", "one")),
+    ("pip._internal.req.req_uninstall", "UninstallPathSet._allowed_to_proceed", ("uninstall", "-y", "one")),
+    ("pip._internal.commands.list", "get_environment", ("list",)),
+    ("pip._internal.commands.inspect", "get_environment", ("inspect",)),
+    ("pip._internal.operations.freeze", "get_environment", ("freeze",)),
+    ("pip._internal.commands.cache", "CacheCommand.remove_cache_items", ("cache", "info")),
+]
+
+
+class Changed(Shop):
+    """The shop, with one seam of its pip changed."""
+
+    seam = ("-", "-")
+
+    def command(self, *args):
+        return [str(self.environment.python), str(SCRIPT), *self.seam, *map(str, args)]
+
+
+@pytest.fixture
+def changed(laboratory, tmp_path):
+    return Changed.open(laboratory, tmp_path)
+
+
+@pytest.mark.parametrize(("module", "attribute"), INSTALLING, ids=[".".join(seam) for seam in INSTALLING])
+def test_an_install_works_whichever_seam_is_not_as_expected(changed, module, attribute):
+    changed.stock(ONE)
+    changed.seam = (module, attribute)
+    done = changed.run("install", "-v", "one")
+    assert "runs under one exclusive lock" in done.stderr
+    assert "Successfully installed one-1" in done.stdout
+    assert changed.installed() == {"one": "1"}
+    assert not (changed.site / "~ne").exists()
+
+
+@pytest.mark.parametrize(("module", "attribute", "args"), OTHERS, ids=[f"{seam[0]}.{seam[1]}" for seam in OTHERS])
+def test_other_commands_work_whichever_seam_is_not_as_expected(changed, module, attribute, args):
+    changed.stock(ONE)
+    Shop.run(changed, "install", "one")
+    changed.seam = (module, attribute)
+    done = changed.run("-v", *args)
+    assert "runs under one exclusive lock" in done.stderr
+    assert changed.installed() == ({} if args[0] == "uninstall" else {"one": "1"})
+
+
+def test_without_v_nothing_is_said_of_it(changed):
+    changed.stock(ONE)
+    changed.seam = INSTALLING[0]
+    assert changed.run("install", "one").stderr == ""
+
+
+@pytest.mark.parametrize("seam", [INSTALLING[0], ("fcntl", "-")], ids=["changed pip", "no fcntl"])
+def test_such_a_command_has_the_environment_to_itself(changed, seam):
+    changed.seam = seam
+    waiting = changed.waiting(Project("slow", "1"))
+    process = changed.start("install", waiting.tree)
+    waiting.begun()
+    refused = changed.run("--lock-timeout", "0", "list", status=75)
+    assert "Nothing was changed" in refused.stderr
+    waiting.release()
+    with ended(process) as (status, _, err):
+        assert status == 0, err
+    assert changed.installed() == {"slow": "1"}
+
+
+def test_without_flock_eight_commands_at_once_leave_a_sound_environment(changed):
+    changed.seam = ("fcntl", "-")
+    versions = [Project("shared", str(number), console_scripts={"shared": "shared:main"}) for number in range(4)]
+    changed.stock(ONE, *versions)
+    processes = [changed.start("install", f"shared=={number % 4}", "one") for number in range(8)]
+    for process in processes:
+        with ended(process) as (status, _, err):
+            assert status == 0, err
+    assert changed.installed().keys() == {"one", "shared"}
+    left = {path.name for path in changed.site.iterdir() if path.name.startswith("~")}
+    assert not left
+    done = subprocess.run([changed.environment.scripts / "shared"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == changed.installed()["shared"]

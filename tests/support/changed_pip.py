@@ -1,0 +1,54 @@
+"""Runs safe-pip with a pip in which one seam is not as expected: `changed_pip.py MODULE ATTRIBUTE ARGS...`.
+
+The name works as it did, so pip does too, but takes its parameters in another form. ATTRIBUTE `-` changes nothing;
+MODULE `fcntl` hides that module, as if there were none on this platform.
+"""
+
+import sys
+
+
+def change(module_name: str, attribute: str) -> None:
+    import importlib
+    import inspect
+
+    owner = importlib.import_module(module_name)
+    *classes, name = attribute.split(".")
+    for part in classes:
+        owner = getattr(owner, part)
+    found = inspect.getattr_static(owner, name)
+    function = found.__func__ if isinstance(found, staticmethod) else found
+
+    def changed(*args, **kw):
+        return function(*args, **kw)
+
+    setattr(owner, name, staticmethod(changed) if isinstance(found, staticmethod) else changed)
+
+
+def main() -> int:
+    module, attribute = sys.argv[1:3]
+    del sys.argv[1:3]
+    sys.argv[0] = "safe-pip"
+    if module == "fcntl":
+        sys.modules["fcntl"] = None  # type: ignore[assignment]
+    from safe_pip import isolation
+
+    isolation.isolate()
+    if attribute != "-":
+        from safe_pip import frozen
+
+        freeze = frozen.freeze
+
+        def freeze_and_change(*args, **kw):
+            copy = freeze(*args, **kw)
+            sys.path.append(str(copy.path))
+            change(module, attribute)
+            return copy
+
+        frozen.freeze = freeze_and_change
+    from safe_pip.cli import main as run
+
+    return run(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -110,9 +110,9 @@ def freeze(
     """Give the pip of the environment `path` as a frozen copy; None if it cannot be copied faithfully.
 
     `read` is called, unless the copy is there already, with a function that reads the environment, perhaps more than
-    once, and must not see it change (`Environment.read`). None: a distributor took it apart, it has no RECORD, or its files are not what RECORD says;
-    then pip can only run from where it is. Where there is no pip, or one that is too old, the newest copy in the cache
-    serves. Raises `UnusableEnvironment` when nothing does.
+    once, and must not see it change (`Environment.read`). None: a distributor took it apart, it has no RECORD, or its
+    files are not what RECORD says; then pip can only run from where it is. Where there is no pip, or one that is too
+    old, the newest copy in the cache serves. Raises `UnusableEnvironment` when nothing does.
     """
     given, origin = environ.pop(GIVEN, None), environ.pop(GIVEN_ORIGIN, None)
     if given is not None:

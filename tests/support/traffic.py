@@ -135,7 +135,7 @@ def check_outcomes(outcomes: Sequence[Outcome]) -> list[Violation]:
     """What no serial order explains in the commands themselves: their statuses, tracebacks, what readers saw."""
     found = []
     for outcome in outcomes:
-        tail = "\n".join(text[-1500:].rstrip() for text in (outcome.stdout, outcome.stderr) if text)
+        tail = "\n".join(text.rstrip() for text in (outcome.stdout[-300:], outcome.stderr[-1500:]) if text)
         if outcome.status == HUNG:
             found.append(Violation("hung", f"{outcome.label}\n{tail}"))
         elif outcome.status not in outcome.command.statuses and not _gave_up(outcome, outcomes):

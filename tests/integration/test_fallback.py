@@ -91,7 +91,7 @@ def test_such_a_command_has_the_environment_to_itself(changed, seam):
     changed.seam = seam
     waiting = changed.waiting(Project("slow", "1"))
     process = changed.start("install", waiting.tree)
-    waiting.begun()
+    waiting.begun(process)
     refused = changed.run("--lock-timeout", "0", "list", status=75)
     assert "Nothing was changed" in refused.stderr
     waiting.release()

@@ -19,7 +19,7 @@ def meanwhile(shop: Shop, *args, project: Project = SLOW, do=()):
     """Run `install *args` of a build that waits, and the commands `do` while it does."""
     waiting = shop.waiting(project)
     process = shop.start("install", waiting.tree, *args)
-    waiting.begun()
+    waiting.begun(process)
     for command in do:
         shop.run(*command)
     waiting.release()
@@ -100,7 +100,7 @@ def test_a_plain_pip_is_noticed_as_well(shop):
     shop.stock(A1, A2)
     waiting = shop.waiting(SLOW)
     process = shop.start("install", waiting.tree, "aproject==1")
-    waiting.begun()
+    waiting.begun(process)
     shop.plain("install", "aproject==2")
     waiting.release()
     with ended(process) as (status, _, err):
@@ -125,7 +125,7 @@ def test_requirements_from_a_pipe_are_there_at_the_second_attempt_too(shop):
     os.close(reading)
     with open(writing, "w") as pipe:
         pipe.write(f"aproject==1\n{waiting.tree}\n")
-    waiting.begun()
+    waiting.begun(process)
     shop.run("install", "aproject==2")
     waiting.release()
     with ended(process) as (status, out, err):
@@ -156,7 +156,7 @@ def test_what_backtracking_rejected_is_part_of_the_read_set(shop):
     (shop.directory / "constraints").write_text("aaa==2\n")
     waiting = shop.waiting(Project("slow", "1", requires=("bbb",)))
     process = shop.start("install", waiting.tree, "-c", "constraints")
-    waiting.begun()
+    waiting.begun(process)
     shop.run("uninstall", "-y", "aaa")
     waiting.release()
     with ended(process) as (status, _, err):
@@ -169,7 +169,7 @@ def test_a_report_on_standard_output_is_printed_once(shop):
     shop.stock(A1)
     waiting = shop.waiting(SLOW)
     process = shop.start("install", "-q", "--report", "-", waiting.tree, "aproject")
-    waiting.begun()
+    waiting.begun(process)
     refused = shop.run("--lock-timeout", "0", "install", "aproject", status=75)
     assert "Nothing was changed" in refused.stderr
     waiting.release()

@@ -1,7 +1,7 @@
 """Runs safe-pip with a pip in which one seam is not as expected: `changed_pip.py MODULE ATTRIBUTE ARGS...`.
 
 The name works as it did, so pip does too, but takes its parameters in another form. ATTRIBUTE `-` changes nothing;
-MODULE `fcntl` hides that module, as if there were none on this platform.
+MODULE `fcntl` hides that module from us, as if there were none on this platform.
 """
 
 import sys
@@ -28,11 +28,15 @@ def main() -> int:
     module, attribute = sys.argv[1:3]
     del sys.argv[1:3]
     sys.argv[0] = "safe-pip"
-    if module == "fcntl":
-        sys.modules["fcntl"] = None  # type: ignore[assignment]
     from safe_pip import isolation
 
     isolation.isolate()
+    if module == "fcntl":
+        sys.modules["fcntl"] = None  # type: ignore[assignment]
+        import safe_pip.lock
+
+        assert not safe_pip.lock.supported
+        del sys.modules["fcntl"]  # filelock locks by what the platform has; here that is fcntl
     if attribute != "-":
         from safe_pip import frozen
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -39,10 +40,17 @@ class Waiting:
     ready: Path
     go: Path
 
-    def begun(self) -> None:
-        """Return when the build waits."""
-        with open(self.ready):
-            pass
+    def begun(self, process: subprocess.Popen[str]) -> None:
+        """Return when the build that `process` runs waits; raises if the process ends before."""
+        reader = os.open(self.ready, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            poll = select.poll()
+            poll.register(reader, select.POLLIN)
+            while not poll.poll(100):  # POLLHUP: a writer was there (poll(2))
+                if process.poll() is not None:
+                    raise AssertionError(f"it ended before it built: {process.communicate()}")
+        finally:
+            os.close(reader)
 
     def release(self) -> None:
         """Let the build go on."""

@@ -1,0 +1,326 @@
+"""safe-pip in pip's place: the same words, the same exit status, and nobody held up by who listens."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.support.shop import Shop, ended
+from tests.support.wheels import Project
+
+A1 = Project("aproject", "1", console_scripts={"aproject": "aproject:main"})
+
+
+def both(shop: Shop, *args: str) -> tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]:
+    """Run plain pip's script and safe-pip with the same arguments."""
+    pip = subprocess.run(
+        [shop.environment.scripts / "pip", *args],
+        env=shop.variables,
+        cwd=shop.directory,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    return pip, shop.run(*args, status=None)
+
+
+def renamed(text: str) -> str:
+    """pip's words with our name in them."""
+    return text.replace("safe-pip", "pip")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("list",),
+        ("list", "--format", "json"),
+        ("list", "-v"),
+        ("freeze", "--all"),
+        ("inspect",),
+        ("show", "-f", "pip"),
+        ("show", "missing"),
+        ("check",),
+        ("config", "list"),
+        ("cache", "dir"),
+        ("hash", sys.executable),
+        ("install",),
+        ("install", "--no-such-option"),
+        ("install", "missing-project"),
+        ("install", "--dry-run", "aproject"),
+        ("download", "--no-such-option"),
+        ("uninstall",),
+        ("uninstall", "-y", "missing"),
+        ("instal",),
+        ("install", "--help"),
+        ("-q", "list"),
+        ("--version",),
+    ],
+    ids=" ".join,
+)
+def test_output_and_exit_status_are_pips(shop, args):
+    shop.stock(A1)
+    pip, ours = both(shop, *args)
+    assert ours.returncode == pip.returncode
+    assert renamed(ours.stdout) == renamed(pip.stdout)
+    assert renamed(ours.stderr) == renamed(pip.stderr)
+
+
+def test_an_install_an_upgrade_and_an_uninstall_print_what_pip_prints(laboratory, tmp_path):
+    shops = [Shop.open(laboratory, tmp_path / name) for name in ("one", "two")]
+    said: list[list[str]] = [[], []]
+    for shop, lines in zip(shops, said, strict=True):
+        shop.stock(A1, Project("aproject", "2"), Project("needing", "1", requires=("aproject",)))
+        for args in (
+            ("install", "aproject==1", "needing"),
+            ("install", "aproject==1"),
+            ("install", "--upgrade", "aproject"),
+            ("install", "--target", "there", "aproject"),
+            ("install", "--target", "there", "aproject"),
+            ("install", "--prefix", "prefix", "aproject"),
+            ("uninstall", "-y", "aproject"),
+        ):
+            done = shop.run(*args) if shop is shops[0] else shop.plain(*args)
+            lines.append(done.stdout.replace(str(shop.directory), "HERE"))
+            lines.append(done.stderr.replace(str(shop.directory), "HERE"))
+    assert said[0] == said[1]
+
+
+def test_version_names_the_place_that_pip_was_frozen_from_and_v_tells_ours(shop):
+    done = shop.run("--version", "-v")
+    assert done.stdout.startswith(f"pip {shop.laboratory.pip_version} from {shop.site / 'pip'} (python ")
+    assert done.stdout.count("\n") == 1
+    assert done.stderr.startswith("safe-pip: safe-pip ")
+
+
+def test_help_lists_pips_commands_and_ours(shop):
+    listed = shop.run("help").stdout
+    assert "\n  install " in listed
+    assert "\n  run " in listed
+    for asked in (("run", "--help"), ("help", "run")):
+        assert "--exclusive" in shop.run(*asked).stdout
+
+
+def test_m_names_itself_as_it_was_called(shop):
+    done = subprocess.run(
+        [shop.environment.python, "-m", "safe_pip", "install", "--help"],
+        env=shop.variables,
+        cwd=shop.directory,
+        capture_output=True,
+        text=True,
+    )
+    assert f"{shop.environment.python} -m safe_pip install" in done.stdout
+
+
+def test_what_a_log_file_is_given_is_complete_and_in_order(shop):
+    shop.stock(A1)
+    shop.run("install", "aproject", "--log", "log")
+    log = (shop.directory / "log").read_text()
+    assert log.index("Installing collected packages: aproject") < log.index("Successfully installed aproject-1")
+
+
+def test_configuration_and_variables_are_pips(shop):
+    shop.stock(A1)
+    (shop.environment.path / "pip.conf").write_text("[list]\nformat = freeze\n[safe-pip]\nlock-timeout = 7\n")
+    assert "pip==" in shop.run("list", PIP_CONFIG_FILE="").stdout
+    assert json.loads(shop.run("list", PIP_FORMAT="json").stdout)
+    assert "safe-pip.lock-timeout='7'" in shop.run("config", "list", PIP_CONFIG_FILE="").stdout
+
+
+@pytest.mark.parametrize("args", [("config", "list"), ("cache", "info"), ("hash", sys.executable), ("help",)], ids=" ".join)
+def test_a_command_that_never_asks_what_is_installed_takes_no_lock(shop, args):
+    shop.run("--version")
+    holder = shop.start("run", "--exclusive", "--", "sh", "-c", "echo held; cat")
+    assert holder.stdout.readline() == "held\n"
+    assert shop.run("--lock-timeout", "0", "list", status=75)
+    shop.run("--lock-timeout", "0", *args)
+    with ended(holder, "") as (status, _, _):
+        assert status == 0
+
+
+@pytest.mark.parametrize("command", ["list", "install"])
+def test_standard_output_that_nobody_reads_holds_up_no_other_command(shop, command):
+    shop.stock(A1, Project("other", "1"))
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETFL, os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x")
+    fcntl.fcntl(writing, fcntl.F_SETFL, 0)
+    args = ("list",) if command == "list" else ("install", "other", "-v")
+    blocked = subprocess.Popen(
+        shop.command(*args), env=shop.variables, cwd=shop.directory, stdout=writing, stderr=writing
+    )
+    os.close(writing)
+    wait_until_it_writes(blocked.pid)
+    shop.run("install", "aproject")
+    shop.run("uninstall", "-y", "aproject")
+    with open(reading, "rb") as pipe:
+        printed = pipe.read().decode().lstrip("x")
+    assert blocked.wait() == 0
+    assert "pip" in printed
+
+
+def wait_until_it_writes(pid: int) -> None:
+    """Return when a process sleeps in write(2) on a pipe (proc_pid_syscall(5), proc_pid_wchan(5))."""
+    if not Path("/proc/self/wchan").exists():
+        pytest.skip("/proc/PID/wchan tells what a process waits for")
+    for _ in range(2_000_000):
+        with contextlib.suppress(OSError):
+            if "pipe_w" in Path(f"/proc/{pid}/wchan").read_text():
+                return
+    raise AssertionError("it never wrote")
+
+
+@contextlib.contextmanager
+def private_index(directory: Path):
+    """Serve `directory` as a flat index to who knows the password; yields its URL."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(directory))
+
+        def do_GET(self):
+            expected = "Basic " + base64.b64encode(b"somebody:secret").decode()
+            if self.headers.get("Authorization") == expected:
+                super().do_GET()
+                return
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="private"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+KEYRING = """
+import collections, sys
+assert "pip" not in sys.modules and "safe_pip" not in sys.modules
+Found = collections.namedtuple("Found", "username password")
+def get_credential(url, username):
+    return Found("somebody", "secret")
+"""
+
+
+def test_keyring_is_asked_for_credentials_as_by_pip(shop):
+    shop.stock(A1)
+    with private_index(shop.index) as url:
+        arguments = ("install", "aproject", "--find-links", url, "--keyring-provider")
+        hidden = {"PIP_FIND_LINKS": ""}
+        assert "No matching distribution" in shop.run(*arguments, "import", status=1, **hidden).stderr
+        (shop.site / "keyring.py").write_text("raise ValueError('the keyring is locked')")
+        assert "the keyring is locked" in shop.run(*arguments, "import", status=1, **hidden).stderr
+        (shop.site / "keyring.py").write_text(KEYRING)
+        shop.run(*arguments, "import", **hidden)
+    assert shop.installed() == {"aproject": "1"}
+
+
+def test_a_socks_proxy_finds_pysocks_in_the_environment(shop):
+    args = ("install", "aproject", "--index-url", "http://127.0.0.1:9/", "--retries", "0", "--no-input")
+    unset = {"PIP_NO_INDEX": "", "PIP_PROXY": "socks5://127.0.0.1:9"}
+    without = shop.run(*args, status=None, **unset)
+    assert "Missing dependencies for SOCKS support" in without.stdout + without.stderr
+    (shop.site / "socks.py").write_text(
+        "PROXY_TYPE_SOCKS4, PROXY_TYPE_SOCKS5 = 1, 2\n"
+        "class ProxyError(Exception): pass\n"
+        "ProxyConnectionError = SOCKS5AuthError = SOCKS5Error = ProxyError\n"
+        "def create_connection(*args, **kw): raise ProxyError('this is the stand-in')\n"
+    )
+    within = shop.run(*args, status=None, **unset)
+    assert "Missing dependencies" not in within.stdout + within.stderr
+
+
+SHELLS = {
+    "bash": 'eval "$(safe-pip completion --bash)"; COMP_WORDS=(safe-pip inst) COMP_CWORD=1; '
+    '_safe_pip_completion safe-pip; echo "${COMPREPLY[@]}"; complete -p safe-pip',
+    "zsh": 'autoload -U compinit; compinit -u; eval "$(safe-pip completion --zsh)"; '
+    'compadd() { echo "$@" }; words=(safe-pip inst); CURRENT=2; __safe_pip; echo $_comps[safe-pip]',
+    "fish": "safe-pip completion --fish | source; complete --do-complete 'safe-pip inst'; complete -c safe-pip",
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion_completes_safe_pip(shop, shell):
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    path = f"{shop.environment.scripts}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [shell, "-c", SHELLS[shell]], env=shop.variables | {"PATH": path}, capture_output=True, text=True
+    )
+    assert "install" in done.stdout, done.stderr
+    assert "safe_pip" in done.stdout, done.stderr
+
+
+def test_completion_offers_our_verbs_and_what_is_installed(shop):
+    shop.stock(A1)
+    shop.run("install", "aproject")
+
+    def offered(words: str, number: int) -> list[str]:
+        asked = {"PIP_AUTO_COMPLETE": "1", "COMP_WORDS": words, "COMP_CWORD": str(number)}
+        return shop.run(status=1, **asked).stdout.split()
+
+    assert offered("safe-pip ru", 1) == ["run"]
+    assert offered("safe-pip uninstall apr", 2) == ["aproject"]
+    assert "--exclusive" in offered("safe-pip run --e", 2)
+
+
+def test_another_environment_is_managed_with_nothing_of_ours_in_it(shop):
+    other = shop.laboratory.maker.make(shop.directory / "other")
+    shop.stock(A1)
+    for chosen in ("option", "variable", "configuration"):
+        options = ("--python", str(other.path)) if chosen == "option" else ()
+        variables = {"PIP_PYTHON": str(other.python)} if chosen == "variable" else {}
+        if chosen == "configuration":
+            (shop.environment.path / "pip.conf").write_text(f"[global]\npython = {other.path}\n")
+            variables = {"PIP_CONFIG_FILE": ""}
+        shop.run(*options, "install", "aproject", **variables)
+        assert [info.name for info in other.purelib.glob("*.dist-info")] == ["aproject-1.dist-info"]
+        listed = shop.run(*options, "list", "--format", "freeze", **variables).stdout
+        assert listed == "aproject==1\n"
+        shop.run(*options, "uninstall", "-y", "aproject", **variables)
+        assert not list(other.purelib.glob("*.dist-info"))
+    assert shop.installed() == {}
+
+
+def test_another_environment_is_locked_like_any_other(shop):
+    other = shop.laboratory.maker.make(shop.directory / "other")
+    holder = shop.start("run", "--exclusive", "--env", str(other.path), "--", "sh", "-c", "echo held; cat")
+    assert holder.stdout.readline() == "held\n"
+    refused = shop.run("--lock-timeout", "0", "--python", str(other.path), "list", status=75)
+    assert "is not free" in refused.stderr
+    shop.run("--lock-timeout", "0", "list")
+    with ended(holder, "") as (status, _, _):
+        assert status == 0
+
+
+def test_an_interpreter_that_is_too_old_is_refused_in_pips_words(shop):
+    old = next((found for name in ("python3.8", "python3.7", "python3.9") if (found := shutil.which(name))), None)
+    if old is None or subprocess.run([old, "--version"], capture_output=True).returncode:
+        pytest.skip("no Python older than 3.10 is installed")
+    done = shop.run("--python", old, "list", status=1)
+    assert "This version of pip does not support python 3." in done.stderr
+    assert "(requires >=3.10)" in done.stderr

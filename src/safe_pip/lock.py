@@ -98,13 +98,18 @@ class Descriptor:
         return (status.st_dev, status.st_ino) == self.identity
 
     def raise_to(self, number: int) -> None:
-        """Move to a descriptor of at least this number: of a killed process the highest one is closed first (Linux)."""
+        """Move to about this number, or as high as is allowed: of a killed process the highest one is closed first."""
         if sys.platform == "win32":
             raise NotImplementedError
-        with contextlib.suppress(OSError):  # the limit on open files may be lower: then it keeps its number
-            fd = fcntl.fcntl(self.fd, fcntl.F_DUPFD_CLOEXEC, number)
-            self.fd, low = fd, self.fd
-            os.close(low)
+        while number > self.fd:
+            try:
+                fd = fcntl.fcntl(self.fd, fcntl.F_DUPFD_CLOEXEC, number)
+            except OSError:  # beyond the limit on open files
+                number //= 2
+            else:
+                self.fd, low = fd, self.fd
+                os.close(low)
+                return
 
 
 _descriptors: set[Descriptor] = set()

@@ -30,7 +30,7 @@ _ALIVE, _COMMIT, _COMMIT_GATE, _LIST = "alive", "commit", "commit.gate", "held"
 _OLD = 3600.0
 # Linux and macOS close the descriptors of a killed process from the highest one down (measured): `alive` must be free
 # before any lock is, so it goes above all of them.
-_HIGH_DESCRIPTOR = 200
+_HIGH_DESCRIPTOR = 900
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,20 @@ def test_a_replacement_is_not_starved_by_builds_that_overlap(tree: Path) -> None
         second.expect("held")
 
 
+def test_a_commit_is_not_starved_by_readers_that_overlap(tree: Path) -> None:
+    with workers(tree, count=3, first_message=1e6) as (first, second, writer):
+        writer.hold("adding")
+        writer.release()
+        first.hold("reading")
+        writer.start_to_wait("adding")
+        second.start_to_wait("reading")
+        first.release()
+        writer.expect("held")
+        second.expect_blocked()
+        writer.release()
+        second.expect("held")
+
+
 def test_a_build_is_not_starved_by_replacements_that_queue(tree: Path) -> None:
     with workers(tree, count=3, first_message=1e6) as (first, second, builder):
         first.hold("replacing")

@@ -16,10 +16,11 @@ from typing import TypeVar
 from . import lock, nesting
 from .errors import StalePlan
 from .holders import Holder
-from .holding import Holding, Keep, Scope, Step, Wait, Waiting
+from .holding import Holding, Keep, Scope, Step
 from .sole import Sole
 from .steps import Changing, Keeping, Locking, Reading, resolved
 from .target import Target
+from .waiting import Wait, Waiting
 
 __all__ = ["Environment", "Held", "Holder", "Target", "Wait", "Waiting"]
 
@@ -154,14 +155,14 @@ class Environment:
 
     @contextmanager
     def _changing(self, step: Changing, *, keep: Keep = Keep.FIRMLY, is_published: bool = False) -> Iterator[Held]:
-        failed = True
+        failed, process = True, os.getpid()
         try:
             with self._taking(step, keep=keep, is_published=is_published) as scope:
                 yield Held(step.trees, scope)
                 failed = False
                 step.tidy(self._holds, failed=False)
         finally:
-            if failed:
+            if failed and os.getpid() == process:  # what a forked child unwinds is its parent's
                 step.tidy(self._holds, failed=True)
 
     def _holds(self, identity: lock.Identity) -> bool:

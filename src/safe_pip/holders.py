@@ -180,7 +180,12 @@ def command(pid: int) -> str:
     except OSError:
         return ""
     words = [word.decode(errors="replace") for word in content.split(b"\0")[:-1]]
-    line = "".join(c if c.isprintable() else "?" for c in shlex.join(words))
+    return printable(shlex.join(words))
+
+
+def printable(line: str) -> str:
+    """What may be shown on a terminal of a line that somebody else wrote."""
+    line = "".join(character if character.isprintable() else "?" for character in line)
     return line if len(line) <= _LONGEST_COMMAND else line[: _LONGEST_COMMAND - 1] + "…"
 
 

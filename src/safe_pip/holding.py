@@ -13,45 +13,17 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from . import fs, holders, lock, state_directory
-from .errors import LockTimeout, NestingRefused, StalePlan
-from .holders import Holder
+from . import fs, lock, state_directory
+from .errors import NestingRefused, StalePlan
 from .lock import Descriptor, Identity
 from .nesting import Ancestry, Claim, OwnDirectory, Witness
 from .request import Rank, Request
-
-_PATIENCE_WHILE_HOLDING = 1.0
-_PATIENCE_OUT_OF_ORDER = 60.0
-# A gate is held for an instant unless somebody waits behind it: even who does not wait, waits that long.
-_PATIENCE_AT_GATE = 0.1
-_FIRST_MESSAGE = 1.0
-_RAREST_MESSAGE = 60.0
-
-
-@dataclass(frozen=True)
-class Wait:
-    """A wait as the user is told of it: for which lock, who is in the way, and for how long already."""
-
-    path: Path
-    exclusive: bool
-    holders: tuple[Holder, ...]
-    seconds: float
-
-
-class Waiting(Protocol):
-    """Who tells the user; must not wait for the user to read it."""
-
-    def waiting(self, event: Wait) -> None:
-        """A lock is waited for since `event.seconds`; called after 1, 2, 4, ... seconds, then every minute."""
-
-    def granted(self, event: Wait, seconds: float) -> None:
-        """It was granted after so many seconds; called only if `waiting` was."""
+from .waiting import Limit, NotInTime, Patience, StartOver, Turn, Waiting
 
 
 class Keep(enum.Enum):
@@ -60,17 +32,6 @@ class Keep(enum.Enum):
     RENEWED = "let go and taken again"
     RESERVED = "let go, and the command starts over"
     FIRMLY = "kept: the wait is short or refused"
-
-
-class _StartOver(Exception):
-    """What was opened or granted is not what is there now."""
-
-
-class _NotInTime(Exception):
-    """Not granted within a second while something else is held."""
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
 
 
 class Step(Protocol):
@@ -123,10 +84,10 @@ class Scope:
         """Let all locks go, last first; what child programs believe ends before."""
         self.is_held = False
         if self._directory is not None:
-            self._directory.close()
+            if self._directory.close():
+                for path in self._noted:
+                    fs.unlink(path)
             self._directory = None
-        for path in self._noted:
-            fs.unlink(path)
         self._noted.clear()
         for _, descriptor in reversed(self.granted):
             descriptor.close()
@@ -157,7 +118,7 @@ class Holding:
         Raises `LockTimeout`, `NestingRefused`, `UnusableEnvironment`; `StalePlan` if what an outer scope had reserved
         had to be let go.
         """
-        patience = _Patience(self._waiting, self._timeout)
+        patience = Patience(self._waiting, self._timeout)
         alone: Request | None = None
         while True:
             try:
@@ -167,9 +128,9 @@ class Holding:
                 if any(outer.keep is Keep.RESERVED and not outer.is_held for outer in self._scopes):
                     raise StalePlan((), "what this command had reserved had to be let go for another one")
                 self._attempt(scope, patience)
-            except _StartOver:
+            except StartOver:
                 continue
-            except _NotInTime as late:
+            except NotInTime as late:
                 alone = late.request
                 self._let_go()
             except lock.Suspended:
@@ -188,7 +149,7 @@ class Holding:
     def holds(self, identity: Identity, *, exclusive: bool) -> bool:
         """Whether this process itself, no ancestor, holds the lock on this file in such a mode."""
         return any(
-            descriptor.identity == identity and (request.exclusive or not exclusive)
+            descriptor.identity == identity and descriptor.fd >= 0 and (request.exclusive or not exclusive)
             for scope in self._scopes
             for request, descriptor in scope.granted
         )
@@ -198,17 +159,17 @@ class Holding:
             if scope.keep is not Keep.FIRMLY:
                 scope.let_go()
 
-    def _wait_alone(self, request: Request, patience: _Patience) -> None:
+    def _wait_alone(self, request: Request, patience: Patience) -> None:
         descriptors: list[tuple[Request, Descriptor]] = []
         try:
             descriptors.append((request, Descriptor(request.path, writable=_can_write(request))))
             self._grant(*descriptors[0], descriptors, patience, is_first=True)
-        except (FileNotFoundError, _StartOver):
+        except (FileNotFoundError, StartOver):
             pass  # what was waited for is another file by now
         finally:
             _close(descriptors)
 
-    def _attempt(self, scope: Scope, patience: _Patience) -> None:
+    def _attempt(self, scope: Scope, patience: Patience) -> None:
         scopes = [outer for outer in self._scopes if not outer.is_held] + [scope]
         opened: list[tuple[Request, Descriptor, Scope]] = []
         try:
@@ -223,9 +184,9 @@ class Holding:
                 self._grant(request, descriptor, wanted, patience, is_first=number == 0)
                 each.granted.append((request, descriptor))
             if not all(descriptor.is_current() for _, descriptor in wanted):
-                raise _StartOver  # while the later ones were waited for
+                raise StartOver  # while the later ones were waited for
             if not all(each.step.is_valid() and each.is_inheritance_alive() for each in scopes):
-                raise _StartOver
+                raise StartOver
             for each in scopes:
                 each.publish()
                 each.is_held = True
@@ -234,7 +195,7 @@ class Holding:
                 each.let_go()
             _close(item[:2] for item in opened)
             if isinstance(error, FileNotFoundError):
-                raise _StartOver from None  # removed since the plan was made
+                raise StartOver from None  # removed since the plan was made
             raise
 
     def _open(self, request: Request, scope: Scope, opened: list[tuple[Request, Descriptor, Scope]]) -> None:
@@ -270,17 +231,17 @@ class Holding:
         request: Request,
         descriptor: Descriptor,
         wanted: Sequence[tuple[Request, Descriptor]],
-        patience: _Patience,
+        patience: Patience,
         *,
         is_first: bool,
     ) -> None:
         """Lock one file, through its gate, together with the file that stands in for it on a file server."""
-        limit, is_out_of_order = None, False
+        limit = Limit.NONE
         if self._ancestry.breaks_order(request.rank, descriptor.identity) or self._is_kept_firmly():
-            limit, is_out_of_order = _PATIENCE_OUT_OF_ORDER, True
+            limit = Limit.OUT_OF_ORDER
         elif not is_first or self._is_anything_held():
-            limit = _PATIENCE_WHILE_HOLDING
-        turn = _Turn(self._ancestry, patience, request, descriptor, wanted, limit, is_out_of_order)
+            limit = Limit.WHILE_HOLDING
+        turn = Turn(self._ancestry, patience, request, descriptor, wanted, limit)
         with_gate: list[Descriptor] = []
         try:
             if request.gate is not None:
@@ -323,100 +284,3 @@ def _merge(
 def _close(descriptors: Iterable[tuple[Request, Descriptor]]) -> None:
     for _, descriptor in descriptors:
         descriptor.close()
-
-
-class _Patience:
-    """How long a step may wait in all, and when the user is told of it."""
-
-    def __init__(self, waiting: Waiting, timeout: float | None) -> None:
-        self._waiting = waiting
-        self.timeout = timeout
-        self.begun = time.monotonic()
-        self.deadline = None if timeout is None else self.begun + timeout
-        self.next_message = self.begun + _FIRST_MESSAGE
-        self._told: Wait | None = None
-
-    def elapsed(self) -> float:
-        return time.monotonic() - self.begun
-
-    def tell(self, event: Wait) -> None:
-        self._told = event
-        self._waiting.waiting(event)
-        now = time.monotonic()
-        self.next_message = now + min(max(now - self.begun, _FIRST_MESSAGE), _RAREST_MESSAGE)
-
-    def end(self) -> None:
-        if self._told is not None:
-            self._waiting.granted(self._told, self.elapsed())
-
-
-@dataclass
-class _Turn:
-    """Waiting for one lock and what belongs to it."""
-
-    ancestry: Ancestry
-    patience: _Patience
-    request: Request
-    descriptor: Descriptor
-    wanted: Sequence[tuple[Request, Descriptor]]
-    limit: float | None
-    is_out_of_order: bool
-
-    def wait(self, descriptor: Descriptor, *, exclusive: bool, gate: Descriptor | None = None) -> None:
-        """Return when `descriptor` is locked, and still what its path leads to; else raises."""
-        if not lock.try_lock(descriptor, exclusive=exclusive):
-            self._wait(descriptor, exclusive, gate)
-        if not descriptor.is_current():
-            raise _StartOver
-
-    def _wait(self, descriptor: Descriptor, exclusive: bool, gate: Descriptor | None) -> None:
-        begun = time.monotonic()
-        self._learn()
-        while True:
-            now = time.monotonic()
-            until, is_limit = self._until(begun, is_gate=gate is not None)
-            if until is not None and now >= until:
-                self._give_up(is_limit, gate)
-            wake = self.patience.next_message if until is None else min(self.patience.next_message, until)
-            if wake > now and lock.wait_lock(descriptor, exclusive=exclusive, seconds=wake - now):
-                return
-            if time.monotonic() >= self.patience.next_message:
-                self._learn()
-                self.patience.tell(self._event(gate))
-
-    def _learn(self) -> None:
-        if self.ancestry.learn(self.wanted):
-            raise _StartOver
-
-    def _until(self, begun: float, *, is_gate: bool) -> tuple[float | None, bool]:
-        deadline = self.patience.deadline
-        if deadline is not None and is_gate:
-            deadline = max(deadline, begun + _PATIENCE_AT_GATE)
-        limit = None if self.limit is None else begun + self.limit
-        if limit is not None and (deadline is None or limit < deadline):
-            return limit, True
-        return deadline, False
-
-    def _event(self, gate: Descriptor | None) -> Wait:
-        who = holders.holders(self.descriptor.fd, None if gate is None else gate.fd)
-        return Wait(self.request.shown, self.request.exclusive, who, self.patience.elapsed())
-
-    def _give_up(self, is_limit: bool, gate: Descriptor | None) -> None:
-        if is_limit and not self.is_out_of_order:
-            raise _NotInTime(self.request)
-        event = self._event(gate)
-        mode = "exclusive" if event.exclusive else "shared"
-        names = [f"`{holder.command}` (pid {holder.pid})" for holder in event.holders if not holder.is_waiting]
-        shares = any(not holder.exclusive for holder in event.holders)
-        by = f", {'shared' if shares else 'held'} by {' and '.join(names)}" if names else ""
-        if is_limit:
-            raise LockTimeout(
-                f"gave up after {_PATIENCE_OUT_OF_ORDER:g} s waiting for the {mode} lock on `{event.path}`{by}: "
-                "what runs this command holds a lock that the other one may be waiting for",
-            )
-        if not self.patience.timeout:
-            raise LockTimeout(f"the {mode} lock on `{event.path}` is not free{by}")
-        raise LockTimeout(
-            f"gave up after {self.patience.timeout:g} s waiting for the {mode} lock on `{event.path}`{by}",
-            hint="Set SAFE_PIP_LOCK_TIMEOUT to wait longer",
-        )

@@ -14,12 +14,13 @@ import json
 import os
 import stat
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import fs, holders, lock, state_directory
-from .errors import NestingRefused
+from .errors import NestingRefused, UnusableEnvironment
+from .holders import Entry, Holder
 from .lock import Descriptor, Identity
 from .request import Rank, Request
 
@@ -66,8 +67,10 @@ class OwnDirectory:
         os.environ[VARIABLE] = str(self.path)
         self._is_published = True
 
-    def close(self) -> None:
-        """End the claim, before any of its locks is let go, and remove the directory."""
+    def close(self) -> bool:
+        """End the claim, before any of its locks is let go, and remove the directory; False in a forked child."""
+        if self._alive.fd < 0:
+            return False
         self._alive.close()
         if self._is_published:
             self._is_published = False
@@ -76,6 +79,7 @@ class OwnDirectory:
             else:
                 os.environ[VARIABLE] = self._before
         fs.remove_tree(self.path)
+        return True
 
     def note(self) -> bytes:
         """The content of the `owner` note that leads here a descendant who lost the variable."""
@@ -91,6 +95,15 @@ def _sweep() -> None:
             is_ours = status.st_uid == os.getuid() if hasattr(os, "getuid") else True
             if is_ours and time.time() - status.st_mtime > _OLD and not lock.is_locked(path / _ALIVE):
                 fs.remove_tree(path)
+
+
+def noted(path: Path) -> Holder | None:
+    """Who left this `owner` note; for messages."""
+    try:
+        note = json.loads(path.read_bytes())
+        return Holder(int(note["pid"]), True, holders.printable(str(note["command"])), float(note["since"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -245,6 +258,22 @@ class Ancestry:
             claim = Claim(request.rank, entry.exclusive, descriptor.identity, request.path)
             self._seen[descriptor.identity] = Seen(claim, entry.file, entry.pid)
             is_new = True
+        return self._learn_of_uv(wanted, family) or is_new
+
+    def _learn_of_uv(self, wanted: Sequence[tuple[Request, Descriptor]], family: Mapping[str, Entry]) -> bool:
+        """Whether uv above us holds the lock of an environment, which counts for the order though we do not want it."""
+        is_new = False
+        for path in {request.shown / ".lock" for request, _ in wanted}:
+            try:
+                descriptor = Descriptor(path)
+            except (FileNotFoundError, UnusableEnvironment):
+                continue
+            entry = family.get(holders.kernel_name(descriptor.fd))
+            if entry is not None and entry.exclusive and self._find(descriptor.identity) is None:
+                claim = Claim(Rank.UV, True, descriptor.identity, path)
+                self._seen[descriptor.identity] = Seen(claim, entry.file, entry.pid)
+                is_new = True
+            descriptor.close()
         return is_new
 
     def _follow_note(self, commit: Path, pid: int) -> bool:

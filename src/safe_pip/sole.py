@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from . import fs, state_directory
 from .errors import LockTimeout, UnusableEnvironment
-from .holding import Wait, Waiting
 from .nesting import VARIABLE
 from .request import shown_name
+from .waiting import Wait, Waiting
 
 if TYPE_CHECKING:
     from ._vendor.filelock import BaseFileLock

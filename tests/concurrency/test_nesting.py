@@ -30,6 +30,20 @@ def test_a_wait_for_a_commit_lock_below_uv_ends(tree: Path, tmp_path: Path) -> N
         assert "what runs this command holds a lock" in event["message"]
 
 
+@pytest.mark.parametrize("how", ["reading", "building"])
+def test_a_reader_below_uv_does_not_wait_for_ever_either(tree: Path, tmp_path: Path, how: str) -> None:
+    lock = tmp_path / "venv" / ".lock"
+    for path in (lock, lock.with_name("pyvenv.cfg")):
+        path.touch()
+    with (
+        workers(tree, count=1) as (holder,),
+        workers(tree, count=1, below=["flock", "-x", lock], out_of_order=0.2) as (worker,),
+    ):
+        holder.hold("replacing")
+        worker.tell(do="hold", how=how)
+        assert worker.expect("error")["code"] == "lock-timeout"
+
+
 def test_a_wait_for_a_commit_lock_below_a_mutex_ends(tree: Path, tmp_path: Path) -> None:
     with workers(tree, count=2) as (builder, holder):
         variable = builder.hold("mutex", sources=[str(tmp_path / "source")])["variable"]

@@ -224,7 +224,7 @@ def serve() -> None:
     if begin.get("without_flock"):
         importlib.import_module("safe_pip._vendor.filelock")  # which knows another way on Windows
         sys.modules["fcntl"] = None  # type: ignore[assignment]
-    from safe_pip import holding
+    from safe_pip import waiting
     from safe_pip.environment import Environment, Target
     from safe_pip.errors import SafePipError
 
@@ -236,9 +236,9 @@ def serve() -> None:
         begin.get("litter", False),
     )
     if "first_message" in begin:
-        holding._FIRST_MESSAGE = begin["first_message"]
+        waiting.FIRST_MESSAGE = begin["first_message"]
     if "out_of_order" in begin:
-        holding._PATIENCE_OUT_OF_ORDER = begin["out_of_order"]
+        waiting.OUT_OF_ORDER = begin["out_of_order"]
     if begin.get("user"):
         user = pwd.getpwnam(begin["user"])
         os.setgroups([])

@@ -26,6 +26,7 @@ snapshot
 environment
 steps sole
 holding
+waiting
 nesting
 request
 state_directory

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from safe_pip import lock, nesting, state_directory
+from safe_pip import holders, lock, nesting, state_directory
 from safe_pip.environment import Environment, Held, Target, Wait
 from safe_pip.errors import LockTimeout, NestingRefused, RecoveryNeeded, StalePlan, UnusableEnvironment
 
@@ -282,6 +282,30 @@ def test_a_file_where_a_tree_is_expected_is_an_error_with_a_name(tmp_path: Path)
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UnusableEnvironment, match="not a directory"), environment().replacing(Target((path,))):
             pass
+
+
+def test_a_holder_in_another_pid_namespace_is_known_by_its_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with environment(tmp_path).occupying(Target((tmp_path,))):
+        stranger = environment_of_a_stranger(tmp_path)
+        monkeypatch.setattr(holders, "entries", list)
+        with pytest.raises(LockTimeout) as caught:
+            stranger.read(lambda: None)
+        assert f"(pid {os.getpid()})" in caught.value.message
+
+
+def test_a_forked_child_that_ends_as_its_parent_would_takes_nothing_away(tmp_path: Path) -> None:
+    with environment(tmp_path).occupying(Target((tmp_path,), litter=True)) as _:
+        directory = Path(os.environ[nesting.VARIABLE])
+        pid = os.fork()
+        if pid:
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            assert lock.is_locked(directory / "alive")
+            assert sorted(os.listdir(tmp_path / ".safe-pip")) == ["commit", "commit.gate", "environment.gate", "owner"]
+            assert directory.exists()
+    if not pid:
+        os._exit(0)
 
 
 def test_on_a_file_server_a_file_is_locked_beside_the_directory(

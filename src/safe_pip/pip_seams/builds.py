@@ -44,11 +44,12 @@ def attach(transaction: Transaction) -> None:
             return original(requirement)
         source = Path(os.path.dirname(os.path.abspath(checkout)))
         fs.make_directories(source)
-        with ExitStack() as locks:
-            locks.enter_context(transaction.environment.mutex(source))
-            if os.path.isdir(checkout):
-                locks.enter_context(transaction.environment.mutex(Path(checkout)))
-            return original(requirement)
+        while True:
+            # Both in one step: who holds one mutex may not wait for another.
+            existing = [Path(checkout)] if os.path.isdir(checkout) else []
+            with transaction.environment.mutex(source, *existing):
+                if existing or not os.path.isdir(checkout):
+                    return original(requirement)
 
     ENTER.replace(enter)
     EXIT.replace(leave)

@@ -1,0 +1,164 @@
+"""One wait: how long it may last, when the user is told of it, and what ends it."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from . import holders, lock, nesting, state_directory
+from .errors import LockTimeout
+from .holders import Holder
+from .lock import Descriptor
+from .nesting import Ancestry
+from .request import Request
+
+# All in seconds.
+WHILE_HOLDING = 1.0
+OUT_OF_ORDER = 60.0
+# A gate is held for an instant unless somebody waits behind it: even who does not wait, waits that long.
+AT_GATE = 0.1
+FIRST_MESSAGE = 1.0
+RAREST_MESSAGE = 60.0
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A wait as the user is told of it: for which lock, who is in the way, and for how long already."""
+
+    path: Path
+    exclusive: bool
+    holders: tuple[Holder, ...]
+    seconds: float
+
+
+class Waiting(Protocol):
+    """Who tells the user; must not wait for the user to read it."""
+
+    def waiting(self, event: Wait) -> None:
+        """A lock is waited for since `event.seconds`; called after 1, 2, 4, ... seconds, then every minute."""
+
+    def granted(self, event: Wait, seconds: float) -> None:
+        """It was granted after so many seconds; called only if `waiting` was."""
+
+
+class StartOver(Exception):
+    """What was opened or granted is not what is there now."""
+
+
+class NotInTime(Exception):
+    """Not granted within a second while something else is held."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+
+
+class Limit(enum.Enum):
+    """How long one lock may be waited for, whatever the user allows."""
+
+    NONE = "nothing else is held"
+    WHILE_HOLDING = "what else is held will be let go"
+    OUT_OF_ORDER = "what else is held cannot be let go"
+
+
+class Patience:
+    """How long a step may wait in all, and when the user is told of it."""
+
+    def __init__(self, waiting: Waiting, timeout: float | None) -> None:
+        self._waiting = waiting
+        self.timeout = timeout
+        self.begun = time.monotonic()
+        self.deadline = None if timeout is None else self.begun + timeout
+        self.next_message = self.begun + FIRST_MESSAGE
+        self._told: Wait | None = None
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.begun
+
+    def tell(self, event: Wait) -> None:
+        self._told = event
+        self._waiting.waiting(event)
+        now = time.monotonic()
+        self.next_message = now + min(max(now - self.begun, FIRST_MESSAGE), RAREST_MESSAGE)
+
+    def end(self) -> None:
+        if self._told is not None:
+            self._waiting.granted(self._told, self.elapsed())
+
+
+@dataclass
+class Turn:
+    """Waiting for one lock and what belongs to it."""
+
+    ancestry: Ancestry
+    patience: Patience
+    request: Request
+    descriptor: Descriptor
+    wanted: Sequence[tuple[Request, Descriptor]]
+    limit: Limit
+
+    def wait(self, descriptor: Descriptor, *, exclusive: bool, gate: Descriptor | None = None) -> None:
+        """Return when `descriptor` is locked, and still what its path leads to; else raises."""
+        if not lock.try_lock(descriptor, exclusive=exclusive):
+            self._wait(descriptor, exclusive, gate)
+        if not descriptor.is_current():
+            raise StartOver
+
+    def _wait(self, descriptor: Descriptor, exclusive: bool, gate: Descriptor | None) -> None:
+        begun = time.monotonic()
+        self._learn()
+        while True:
+            now = time.monotonic()
+            until, is_limit = self._until(begun, is_gate=gate is not None)
+            if until is not None and now >= until:
+                self._give_up(is_limit, gate)
+            wake = self.patience.next_message if until is None else min(self.patience.next_message, until)
+            if wake > now and lock.wait_lock(descriptor, exclusive=exclusive, seconds=wake - now):
+                return
+            if time.monotonic() >= self.patience.next_message:
+                self._learn()
+                self.patience.tell(self._event(gate))
+
+    def _learn(self) -> None:
+        if self.ancestry.learn(self.wanted):
+            raise StartOver
+
+    def _until(self, begun: float, *, is_gate: bool) -> tuple[float | None, bool]:
+        deadline = self.patience.deadline
+        if deadline is not None and is_gate:
+            deadline = max(deadline, begun + AT_GATE)
+        seconds = {Limit.NONE: None, Limit.WHILE_HOLDING: WHILE_HOLDING, Limit.OUT_OF_ORDER: OUT_OF_ORDER}[self.limit]
+        if seconds is not None and (deadline is None or begun + seconds < deadline):
+            return begun + seconds, True
+        return deadline, False
+
+    def _event(self, gate: Descriptor | None) -> Wait:
+        who = holders.holders(self.descriptor.fd, None if gate is None else gate.fd)
+        if not who and self.request.gate is not None:
+            # Nobody to be seen from this pid namespace; an exclusive holder left a note.
+            noted = nesting.noted(self.request.gate.with_name(state_directory.OWNER))
+            who = () if noted is None else (noted,)
+        return Wait(self.request.shown, self.request.exclusive, who, self.patience.elapsed())
+
+    def _give_up(self, is_limit: bool, gate: Descriptor | None) -> None:
+        if is_limit and self.limit is Limit.WHILE_HOLDING:
+            raise NotInTime(self.request)
+        event = self._event(gate)
+        mode = "exclusive" if event.exclusive else "shared"
+        names = [f"`{holder.command}` (pid {holder.pid})" for holder in event.holders if not holder.is_waiting]
+        shares = any(not holder.exclusive for holder in event.holders)
+        by = f", {'shared' if shares else 'held'} by {' and '.join(names)}" if names else ""
+        if is_limit:
+            raise LockTimeout(
+                f"gave up after {OUT_OF_ORDER:g} s waiting for the {mode} lock on `{event.path}`{by}: "
+                "what runs this command holds a lock that the other one may be waiting for",
+            )
+        if not self.patience.timeout:
+            raise LockTimeout(f"the {mode} lock on `{event.path}` is not free{by}")
+        raise LockTimeout(
+            f"gave up after {self.patience.timeout:g} s waiting for the {mode} lock on `{event.path}`{by}",
+            hint="Set SAFE_PIP_LOCK_TIMEOUT to wait longer",
+        )

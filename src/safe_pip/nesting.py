@@ -10,6 +10,7 @@ Where the variable was dropped (tox, `env -i`, sudo), the holders in /proc/locks
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import stat
@@ -87,8 +88,9 @@ class OwnDirectory:
         return json.dumps({**owner, "since": time.time(), "command": holders.command(os.getpid())}).encode()
 
 
+@functools.cache
 def _sweep() -> None:
-    """Remove what holders that were killed left in the temporary directory; a new one may not be locked yet."""
+    """Once per process, remove what holders that were killed left in the temporary directory; a new one may not be locked yet."""
     for path in fs.temporary_directory().glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             status = os.stat(path, follow_symlinks=False)

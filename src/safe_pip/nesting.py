@@ -90,7 +90,7 @@ class OwnDirectory:
 
 @functools.cache
 def _sweep() -> None:
-    """Once per process, remove what holders that were killed left in the temporary directory; a new one may not be locked yet."""
+    """Once per process, remove what killed holders left in the temporary directory; a new one may be unlocked yet."""
     for path in fs.temporary_directory().glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             status = os.stat(path, follow_symlinks=False)

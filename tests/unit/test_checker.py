@@ -234,6 +234,14 @@ def test_a_module_that_does_not_import_is_named(environment: Venv, variables: di
     assert "left: ModuleNotFoundError" in violation.detail
 
 
+def test_a_module_that_only_imports_before_another_is_no_violation(
+    environment: Venv, variables: dict[str, str]
+) -> None:
+    make_it_run(environment)
+    (environment.purelib / "right" / "__init__.py").write_text("import sys\nassert 'left' not in sys.modules\n")
+    assert check_imports(environment, variables) == []
+
+
 def test_an_interpreter_that_dies_is_a_failed_import(environment: Venv, variables: dict[str, str]) -> None:
     make_it_run(environment)
     (environment.purelib / "left.py").write_text("import os\nos._exit(3)\n")

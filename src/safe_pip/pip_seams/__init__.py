@@ -49,6 +49,10 @@ class Seams:
         self._install: Any = None
         self._uninstall: Any = None
         try:
+            if any(proxy.lower().startswith("socks") for proxy in self.proxies):
+                from safe_pip.pip_seams.network import load_socks
+
+                load_socks(self.transaction)
             self.shell.attach()
             CREATE.replace(self._create)
             if "PIP_AUTO_COMPLETE" in os.environ:
@@ -134,7 +138,6 @@ class Seams:
 
         self._once("metadata")
         network.attach(self.transaction)
-        network.load_socks(self.transaction, self.proxies)
 
     def _attach_inputs(self) -> None:
         def content(original: Any, url: str, *args: Any, **kw: Any) -> tuple[str, str]:

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
 from typing import Any
 
 from safe_pip.pip_seams.seam import Seam
@@ -105,10 +104,8 @@ def _provider(base: type, transaction: Transaction) -> type:
     return Provider
 
 
-def load_socks(transaction: Transaction, proxies: Iterable[str]) -> None:
-    """Load PySocks from the environment if a proxy needs it: the one module that pip imports from there on purpose."""
-    if not any(proxy.lower().startswith("socks") for proxy in proxies):
-        return
+def load_socks(transaction: Transaction) -> None:
+    """Load PySocks, the one module that pip imports from the environment on purpose; pip looks for it only once."""
 
     def load() -> None:
         for directory in transaction.path:

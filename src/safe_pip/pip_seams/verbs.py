@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from optparse import Values
 
 from pip._internal.cli.base_command import Command
@@ -14,15 +15,10 @@ class OwnVerb(Command):
     ignore_require_venv = True
 
     def add_options(self) -> None:
-        """Take usage and options from the verb's own module."""
-        verb = importlib.import_module(f"safe_pip.commands.{self.name}")
-        self.parser.usage = f"\n  {verb.USAGE}"
-        self.parser.description = verb.__doc__
-        for option, text in verb.OPTIONS.items():
-            metavar = text.partition("|")[0] if "|" in text else None
-            self.cmd_opts.add_option(
-                option, help=text.rpartition("|")[2], metavar=metavar, action="store" if metavar else "store_true"
-            )
+        """Take the options from the verb's own help."""
+        text: str = importlib.import_module(f"safe_pip.commands.{self.name}").HELP
+        for option, value in re.findall(r"^  (--[a-z-]+)(?: ([A-Z]+))?  ", text, re.MULTILINE):
+            self.cmd_opts.add_option(option, metavar=value or None, action="store" if value else "store_true")
         self.parser.insert_option_group(0, self.cmd_opts)
 
     def run(self, options: Values, args: list[str]) -> int:

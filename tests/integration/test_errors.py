@@ -1,0 +1,187 @@
+"""Whatever a user can cause is told in a sentence: nothing is lost, and readers still work."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.shop import Shop
+from tests.support.wheels import Project
+
+A1 = Project("aproject", "1", console_scripts={"aproject": "aproject:main"})
+NOBODY = 65534
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root, to act as another user or to mount")
+
+
+@contextlib.contextmanager
+def mounted(directory: Path, *options: str):
+    """Mount a tmpfs over `directory`, or remount it (mount(8)); skips where that is refused."""
+    done = subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", directory], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", directory], check=True)
+
+
+def as_nobody(shop: Shop, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run safe-pip as a user who may read the environment and write nowhere but in a home of his own."""
+    home = shop.directory / "nobody"
+    home.mkdir(exist_ok=True)
+    os.chown(home, NOBODY, NOBODY)
+    for directory in (shop.directory, *shop.directory.parents):
+        if directory.stat().st_mode & 0o005 != 0o005:
+            os.chmod(directory, directory.stat().st_mode | 0o005)
+    variables = shop.variables | {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "TMPDIR": str(home)}
+    return subprocess.run(
+        shop.command(*args), env=variables, cwd="/", user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True, text=True
+    )
+
+
+@as_root
+def test_an_environment_that_may_only_be_read_is_read_and_its_change_refused(shop):
+    shop.stock(A1)
+    shop.run("install", "aproject")
+    listed = as_nobody(shop, "list", "--format", "freeze")
+    assert (listed.returncode, "aproject==1" in listed.stdout) == (0, True), listed.stderr
+    for args in (("install", "--force-reinstall", "aproject"), ("uninstall", "-y", "aproject")):
+        refused = as_nobody(shop, *args)
+        assert refused.returncode == 78, refused.stderr
+        assert "is not writable" in refused.stderr
+        assert "Nothing was changed" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    shop.run("check")
+    assert shop.installed() == {"aproject": "1"}
+
+
+@as_root
+def test_a_read_only_filesystem_is_read_and_its_change_refused(shop):
+    shop.stock(A1)
+    before = shop.directory / "before"
+    shutil.copytree(shop.environment.path, before, symlinks=True)
+    with mounted(shop.environment.path):
+        shutil.copytree(before, shop.environment.path, symlinks=True, dirs_exist_ok=True)
+        subprocess.run(["mount", "-o", "remount,ro", shop.environment.path], check=True)
+        shop.run("list")
+        shop.run("check")
+        refused = shop.run("install", "aproject", status=78)
+        assert "is not writable: Read-only file system. Nothing was changed" in refused.stderr
+
+
+@as_root
+def test_a_full_disk_loses_nothing(shop):
+    big = Project("big", "1", files={f"big/part{number}.py": "#" + "x" * 400_000 for number in range(20)})
+    shop.stock(A1, big)
+    before = shop.directory / "before"
+    shutil.copytree(shop.environment.path, before, symlinks=True)
+    size = sum(file.stat().st_blocks * 512 for file in before.rglob("*")) + 4_000_000
+    with mounted(shop.environment.path, "-o", f"size={size}"):
+        shutil.copytree(before, shop.environment.path, symlinks=True, dirs_exist_ok=True)
+        shop.run("install", "aproject")
+        failed = shop.run("install", "big", status=None)
+        assert failed.returncode != 0
+        assert "No space left on device" in failed.stderr
+        assert shop.installed()["aproject"] == "1"
+        shop.run("list")
+        shop.run("check")
+
+
+def test_a_target_that_is_a_file_is_refused_in_pips_words(shop):
+    shop.stock(A1)
+    (shop.directory / "file").write_text("")
+    assert "is not a directory" in shop.run("install", "--target", "file", "aproject", status=1).stderr
+
+
+@pytest.mark.parametrize("option", ["--prefix", "--root", "--target"])
+def test_a_file_on_the_way_to_where_it_is_to_go_is_named(shop, option):
+    shop.stock(A1)
+    (shop.directory / "file").write_text("")
+    refused = shop.run("install", option, "file/below", "aproject", status=None)
+    assert refused.returncode in (1, 78)
+    assert "directory" in refused.stderr
+
+
+def test_a_state_directory_that_is_a_file_is_named(shop):
+    shop.stock(A1)
+    (shop.site / ".safe-pip").write_text("")
+    refused = shop.run("install", "aproject", status=78)
+    assert f"`{shop.site}/.safe-pip` is not a directory" in refused.stderr
+
+
+def test_a_missing_environment_is_named(shop):
+    missing = shop.run("--python", str(shop.directory / "missing"), "list", status=1)
+    assert "Could not locate Python interpreter" in missing.stderr
+
+
+def test_a_working_directory_that_vanished_is_no_obstacle(shop):
+    shop.stock(A1)
+    gone = shop.directory / "gone"
+    command = f"mkdir {gone} && cd {gone} && rmdir {gone} && exec {' '.join(shop.command('list'))}"
+    done = subprocess.run(["sh", "-c", command], env=shop.variables, capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+
+
+DAMAGES = {
+    "no METADATA": lambda info: (info / "METADATA").unlink(),
+    "no RECORD": lambda info: (info / "RECORD").unlink(),
+    "an empty dist-info": lambda info: (shutil.rmtree(info), info.mkdir()),
+    "a leftover of an interrupted pip": lambda info: info.rename(info.with_name("~" + info.name[1:])),
+    "a binary METADATA": lambda info: (info / "METADATA").write_bytes(b"\xff\xfe\x00"),
+    "a dist-info that is a file": lambda info: (shutil.rmtree(info), info.write_text("")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_distribution_is_reported_as_pip_reports_it_and_holds_up_nothing(shop, damage):
+    shop.stock(A1, Project("other", "1"))
+    shop.run("install", "aproject")
+    DAMAGES[damage](shop.site / "aproject-1.dist-info")
+    for args in (("list",), ("freeze",), ("check",), ("show", "aproject"), ("inspect",)):
+        pip = subprocess.run(
+            [shop.environment.scripts / "pip", *args], env=shop.variables, cwd=shop.directory, capture_output=True, text=True
+        )
+        ours = subprocess.run(shop.command(*args), env=shop.variables, cwd=shop.directory, capture_output=True, text=True)
+        assert (ours.returncode, ours.stdout) == (pip.returncode, pip.stdout), ours.stderr
+        if "Traceback" not in pip.stderr:
+            assert "Traceback" not in ours.stderr
+    shop.run("install", "other")
+    assert (shop.site / "other.py").exists()
+    shop.run("uninstall", "-y", "other")
+
+
+def test_a_journal_of_a_newer_version_is_never_guessed_at(shop):
+    shop.stock(A1)
+    shop.run("install", "aproject")
+    (shop.site / ".safe-pip" / "1.journal").write_text("?")
+    for args in (("list",), ("install", "--force-reinstall", "aproject"), ("uninstall", "-y", "aproject")):
+        refused = shop.run(*args, status=76)
+        assert "written by a newer safe-pip. Nothing was changed" in refused.stderr
+    assert shop.installed() == {"aproject": "1"}
+
+
+@pytest.mark.parametrize("value", ["soon", "-1"])
+def test_a_lock_timeout_that_is_none_is_refused(shop, value):
+    assert "is not a number of seconds" in shop.run("--lock-timeout", value, "list", status=2).stderr
+
+
+def test_an_interrupt_while_waiting_for_a_lock_changes_nothing_and_shows_no_traceback(shop):
+    import signal
+
+    shop.stock(A1)
+    holder = shop.start("run", "--exclusive", "--", "sh", "-c", "echo held; cat")
+    assert holder.stdout.readline() == "held\n"
+    waiting = shop.start("install", "aproject")
+    assert "waiting for the" in waiting.stderr.readline()
+    waiting.send_signal(signal.SIGINT)
+    _, err = waiting.communicate(timeout=60)
+    assert waiting.returncode in (1, 130)
+    assert "Traceback" not in err
+    holder.communicate("", timeout=60)
+    assert shop.installed() == {}

@@ -2,12 +2,13 @@
 
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from safe_pip import holders, lock, nesting, state_directory
+from safe_pip import holders, lock, nesting, state_directory, waiting
 from safe_pip.environment import Environment, Held, Target, Wait
 from safe_pip.errors import LockTimeout, NestingRefused, RecoveryNeeded, StalePlan, UnusableEnvironment
 
@@ -282,6 +283,20 @@ def test_a_file_where_a_tree_is_expected_is_an_error_with_a_name(tmp_path: Path)
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UnusableEnvironment, match="not a directory"), environment().replacing(Target((path,))):
             pass
+
+
+def test_a_gate_is_waited_for_even_by_who_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state_directory.make(tmp_path)
+    gate = lock.Descriptor(tmp_path / ".safe-pip" / "environment.gate")
+    lock.try_lock(gate, exclusive=True)
+    with pytest.raises(LockTimeout), environment(tmp_path).building():
+        pass
+    assert 0 < waiting.AT_GATE <= 0.1
+    monkeypatch.setattr(waiting, "AT_GATE", 60.0)
+    timer = threading.Timer(0.01, gate.close)
+    timer.start()
+    with environment(tmp_path).building():
+        timer.join()
 
 
 def test_a_holder_in_another_pid_namespace_is_known_by_its_note(

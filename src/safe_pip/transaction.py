@@ -13,13 +13,15 @@ Nothing here knows pip.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from safe_pip.environment import Environment, Target
-from safe_pip.errors import NestingRefused, SafePipError, StalePlan
+from safe_pip.errors import NestingRefused, SafePipError, StalePlan, UnusableEnvironment
 from safe_pip.snapshot import ReadSet, Snapshot
 
 T = TypeVar("T")
@@ -123,10 +125,14 @@ class Transaction:
         """Within, this command alone changes `target` and the trees `also`; yields what is installed now.
 
         A command that only `adds` may do so below a holder of the shared environment lock, who forbids the rest.
-        On return, and on error, every lock is let go.
+        On return, and on error, every lock is let go. Raises `UnusableEnvironment` before anything is locked where a
+        tree cannot be written: who may only read can take every lock there is.
         """
+        also = tuple(also)
         with ExitStack() as locks:
             with self._failing():
+                for tree in (*target.trees, *also):
+                    _check_writable(tree)
                 try:
                     locks.enter_context(self.environment.replacing(target, also))
                 except NestingRefused:
@@ -148,3 +154,11 @@ class Transaction:
         except SafePipError as error:
             self.error = error
             raise
+
+
+def _check_writable(tree: Path) -> None:
+    if not tree.is_dir() or os.access(tree, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        return
+    is_read_only = hasattr(os, "statvfs") and os.statvfs(tree).f_flag & os.ST_RDONLY
+    reason = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
+    raise UnusableEnvironment(f"`{tree}` is not writable: {reason}")

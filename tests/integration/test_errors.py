@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.support.shop import Shop
+from tests.support.venvs import clean_environment, offline
 from tests.support.wheels import Project
 
 A1 = Project("aproject", "1", console_scripts={"aproject": "aproject:main"})
@@ -31,34 +35,70 @@ def mounted(directory: Path, *options: str):
         subprocess.run(["umount", "-l", directory], check=True)
 
 
-def as_nobody(shop: Shop, *args: str) -> subprocess.CompletedProcess[str]:
-    """Run safe-pip as a user who may read the environment and write nowhere but in a home of his own."""
-    home = shop.directory / "nobody"
-    home.mkdir(exist_ok=True)
-    os.chown(home, NOBODY, NOBODY)
-    for directory in (shop.directory, *shop.directory.parents):
-        if directory.stat().st_mode & 0o005 != 0o005:
-            os.chmod(directory, directory.stat().st_mode | 0o005)
-    variables = shop.variables | {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "TMPDIR": str(home)}
-    return subprocess.run(
-        shop.command(*args), env=variables, cwd="/", user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True, text=True
-    )
+@pytest.fixture
+def common():
+    """A directory that everybody reaches, unlike those of the tests."""
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+class Readable:
+    """An environment of root's, with what is in the shop's, for another user who may only read it."""
+
+    def __init__(self, shop: Shop, directory: Path) -> None:
+        self.directory = directory
+        self.index = directory / "index"
+        shutil.copytree(shop.index, self.index)
+        self.home = directory / "home"
+        self.home.mkdir()
+        os.chown(self.home, NOBODY, NOBODY)
+        environment = directory / "venv"
+        subprocess.run([self._interpreter(), "-m", "venv", "--without-pip", environment], check=True)
+        self.python = environment / "bin" / "python"
+        (self.site,) = environment.glob("lib/python3*/site-packages")
+        shutil.copytree(shop.site, self.site, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".safe-pip"))
+
+    def _interpreter(self) -> str:
+        for found in (os.path.realpath(sys.executable), "/usr/bin/python3"):
+            script = "import sys; sys.exit(sys.version_info < (3, 10))"
+            with contextlib.suppress(OSError):
+                if subprocess.run([found, "-c", script], user=NOBODY, cwd="/", capture_output=True).returncode == 0:
+                    return found
+        pytest.skip("no interpreter here that another user can run")
+
+    def run(self, *args: str, user: int = NOBODY) -> subprocess.CompletedProcess[str]:
+        """Run safe-pip as `user`."""
+        return subprocess.run(
+            [self.python, "-m", "safe_pip", *args],
+            env=clean_environment(self.home, **offline(self.index)),
+            cwd="/",
+            user=user,
+            group=user,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+        )
 
 
 @as_root
-def test_an_environment_that_may_only_be_read_is_read_and_its_change_refused(shop):
+def test_an_environment_that_may_only_be_read_is_read_and_its_change_refused(shop, common):
     shop.stock(A1)
     shop.run("install", "aproject")
-    listed = as_nobody(shop, "list", "--format", "freeze")
-    assert (listed.returncode, "aproject==1" in listed.stdout) == (0, True), listed.stderr
-    for args in (("install", "--force-reinstall", "aproject"), ("uninstall", "-y", "aproject")):
-        refused = as_nobody(shop, *args)
-        assert refused.returncode == 78, refused.stderr
-        assert "is not writable" in refused.stderr
-        assert "Nothing was changed" in refused.stderr
-        assert "Traceback" not in refused.stderr
-    shop.run("check")
-    assert shop.installed() == {"aproject": "1"}
+    readable = Readable(shop, common)
+    for _ in ("without a state directory", "with one"):
+        listed = readable.run("list", "--format", "freeze")
+        assert (listed.returncode, "aproject==1" in listed.stdout) == (0, True), listed.stderr
+        for args in (("install", "--force-reinstall", "aproject"), ("uninstall", "-y", "aproject")):
+            refused = readable.run(*args)
+            assert refused.returncode == 78, refused.stderr
+            assert "is not writable" in refused.stderr
+            assert "Nothing was changed" in refused.stderr
+            assert "Traceback" not in refused.stderr
+        assert readable.run("check").returncode == 0
+        assert readable.run("install", "--force-reinstall", "aproject", user=0).returncode == 0
+    assert (readable.site / ".safe-pip").is_dir()
 
 
 @as_root
@@ -172,8 +212,6 @@ def test_a_lock_timeout_that_is_none_is_refused(shop, value):
 
 
 def test_an_interrupt_while_waiting_for_a_lock_changes_nothing_and_shows_no_traceback(shop):
-    import signal
-
     shop.stock(A1)
     holder = shop.start("run", "--exclusive", "--", "sh", "-c", "echo held; cat")
     assert holder.stdout.readline() == "held\n"

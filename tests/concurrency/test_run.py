@@ -136,22 +136,42 @@ def test_a_stopped_command_stops_safe_pip_and_both_go_on(venv: Path) -> None:
     assert command.returncode == 0
 
 
-def test_ctrl_c_at_a_terminal_reaches_the_command_once(venv: Path, tmp_path: Path) -> None:
-    script = "n=0; trap 'n=$((n+1))' INT; echo in; while ! [ -e done ]; do read -t 0.05 x; done; echo $n"
+COUNTING = """
+import os, signal
+count = 0
+def interrupted(*args):
+    global count
+    count += 1
+    print("hit", flush=True)
+signal.signal(signal.SIGINT, interrupted)
+signal.signal(signal.SIGUSR1, lambda *args: (print(f"{count} times", flush=True), os._exit(5)))
+print("in", flush=True)
+while True:
+    signal.pause()
+"""
+
+
+def test_ctrl_c_at_a_terminal_reaches_the_command_once(venv: Path) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
-        os.chdir(tmp_path)
-        os.execve(sys.executable, [*START, "run", "--env", str(venv), "--", "bash", "-c", script], variables())
+        words = [*START, "run", "--env", str(venv), "--", sys.executable, "-c", COUNTING]
+        os.execve(sys.executable, words, variables())
     seen = b""
-    while b"in\r\n" not in seen:
-        seen += os.read(terminal, 1000)
+
+    def read_until(text: bytes) -> None:
+        nonlocal seen
+        while text not in seen:
+            seen += os.read(terminal, 1000)
+
+    read_until(b"in\r\n")
+    os.kill(pid, signal.SIGSTOP)  # so that the command has seen the signal before it could be passed on
     os.write(terminal, b"\x03")
-    while b"^C" not in seen:
-        seen += os.read(terminal, 1000)
-    (tmp_path / "done").touch()
-    while not seen.rstrip().endswith(b"1"):
-        seen += os.read(terminal, 1000)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    read_until(b"hit")
+    os.kill(pid, signal.SIGCONT)
+    os.kill(pid, signal.SIGUSR1)  # passed on after whatever would have been passed on of the Ctrl-C
+    read_until(b" times")
+    assert b"1 times" in seen
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
     os.close(terminal)
 
 

@@ -245,6 +245,14 @@ def test_a_tick_outside_the_wait_raises_nothing() -> None:
     ticker.tick(0, None)
 
 
+def test_a_tick_that_comes_just_before_the_wait_is_followed_by_another(file: Path) -> None:
+    with opened(file, file) as (first, second), lock._ticking(0.001) as ticker:
+        try_lock(first, exclusive=True)
+        signal.pause()  # ends with the first tick, which finds nobody waiting yet
+        ticker.block(lambda: lock._block(second, True))
+        assert not try_lock(second, exclusive=True)
+
+
 def test_a_stop_just_before_the_wait_is_not_lost() -> None:
     ticker = lock._Ticker()
     ticker.suspend(0, None)

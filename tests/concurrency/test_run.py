@@ -165,6 +165,7 @@ def test_ctrl_c_at_a_terminal_reaches_the_command_once(venv: Path) -> None:
 
     read_until(b"in\r\n")
     os.kill(pid, signal.SIGSTOP)  # so that the command has seen the signal before it could be passed on
+    os.waitpid(pid, os.WUNTRACED)
     os.write(terminal, b"\x03")
     read_until(b"hit")
     os.kill(pid, signal.SIGCONT)

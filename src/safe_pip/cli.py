@@ -17,8 +17,11 @@ from safe_pip.reporter import Reporter, say
 from safe_pip.transaction import Transaction
 
 _WITH_VALUE = frozenset(
-    "--cache-dir --cert --client-cert --default-timeout --exists-action --keyring-provider --local-log --log --log-file "
-    "--proxy --python --resume-retries --retries --timeout --trusted-host --use-deprecated --use-feature".split()
+    (
+        *("--cache-dir", "--cert", "--client-cert", "--default-timeout", "--exists-action", "--keyring-provider"),
+        *("--local-log", "--log", "--log-file", "--proxy", "--python", "--resume-retries", "--retries", "--timeout"),
+        *("--trusted-host", "--use-deprecated", "--use-feature"),
+    )
 )
 """pip's general options that take a value, which may be the next word."""
 
@@ -46,15 +49,17 @@ class CommandLine:
             word = words.pop(0)
             if not word.startswith("-") or word == "-":
                 return replace(line, for_pip=(*kept, word, *words), command=word, rest=tuple(words))
-            name, has_value, value = word.partition("=")
-            if not has_value and words and (name in _WITH_VALUE or name == "--lock-timeout"):
+            name, equals, value = word.partition("=")
+            taken = [word]
+            if not equals and words and (name in _WITH_VALUE or name == "--lock-timeout"):
                 value = words.pop(0)
+                taken.append(value)
             if name == "--lock-timeout":
                 if not value:
                     raise UsageError("--lock-timeout takes a number of seconds")
                 line = replace(line, lock_timeout=value)
                 continue
-            kept.extend([word] if has_value or name not in _WITH_VALUE else [word, value])
+            kept.extend(taken)
             line = line._with(name, value)
         return replace(line, for_pip=tuple(kept))
 
@@ -76,9 +81,7 @@ def main(argv: list[str]) -> int:
     attempt = Attempt.taken_from(os.environ)
     try:
         line = CommandLine.parse(argv)
-        chosen = settings.load(
-            os.environ, lock_timeout=line.lock_timeout, proxy=line.proxy, isolated=line.is_isolated
-        )
+        chosen = settings.load(os.environ, lock_timeout=line.lock_timeout, proxy=line.proxy, isolated=line.is_isolated)
         if line.command is not None and line.command in VERBS:
             return _run_verb(line, line.command, line.rest, chosen)
         if line.command == "help" and line.rest[:1] and line.rest[0] in VERBS:
@@ -102,9 +105,7 @@ def _run_verb(line: CommandLine, verb: str, rest: tuple[str, ...], chosen: setti
 def _run_pip(line: CommandLine, chosen: settings.Settings, attempt: Attempt) -> int:
     path = isolation.environment_path
     transaction = Transaction(
-        partial(
-            Environment, stdlib=isolation.standard_library(), waiting=Reporter(), timeout=chosen.lock_timeout
-        ),
+        partial(Environment, stdlib=isolation.standard_library(), waiting=Reporter(), timeout=chosen.lock_timeout),
         path,
     )
     with ExitStack() as locks:

@@ -139,7 +139,9 @@ def test_configuration_and_variables_are_pips(shop):
     assert "safe-pip.lock-timeout='7'" in shop.run("config", "list", PIP_CONFIG_FILE="").stdout
 
 
-@pytest.mark.parametrize("args", [("config", "list"), ("cache", "info"), ("hash", sys.executable), ("help",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "args", [("config", "list"), ("cache", "info"), ("hash", sys.executable), ("help",)], ids=" ".join
+)
 def test_a_command_that_never_asks_what_is_installed_takes_no_lock(shop, args):
     shop.run("--version")
     holder = shop.start("run", "--exclusive", "--", "sh", "-c", "echo held; cat")

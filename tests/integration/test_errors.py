@@ -185,9 +185,15 @@ def test_a_damaged_distribution_is_reported_as_pip_reports_it_and_holds_up_nothi
     DAMAGES[damage](shop.site / "aproject-1.dist-info")
     for args in (("list",), ("freeze",), ("check",), ("show", "aproject"), ("inspect",)):
         pip = subprocess.run(
-            [shop.environment.scripts / "pip", *args], env=shop.variables, cwd=shop.directory, capture_output=True, text=True
+            [shop.environment.scripts / "pip", *args],
+            env=shop.variables,
+            cwd=shop.directory,
+            capture_output=True,
+            text=True,
         )
-        ours = subprocess.run(shop.command(*args), env=shop.variables, cwd=shop.directory, capture_output=True, text=True)
+        ours = subprocess.run(
+            shop.command(*args), env=shop.variables, cwd=shop.directory, capture_output=True, text=True
+        )
         assert (ours.returncode, ours.stdout) == (pip.returncode, pip.stdout), ours.stderr
         if "Traceback" not in pip.stderr:
             assert "Traceback" not in ours.stderr

@@ -32,6 +32,7 @@ INSTALLING = [
     ("pip._internal.commands.install", "get_environment"),
     ("pip._internal.commands.install", "InstallCommand._warn_about_conflicts"),
     ("pip._internal.commands.install", "InstallCommand._determine_conflicts"),
+    ("pip._internal.commands.install", "check_install_conflicts"),
     ("pip._internal.commands.install", "InstallCommand._handle_target_dir"),
 ]
 OTHERS = [

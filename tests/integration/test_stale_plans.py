@@ -165,6 +165,14 @@ def test_what_backtracking_rejected_is_part_of_the_read_set(shop):
     assert shop.installed()["bbb"] == "1"
 
 
+def test_conflicts_are_those_with_what_is_installed_at_the_end(shop):
+    shop.stock(A1, A2, Project("needing", "1", requires=("aproject==1",)))
+    with meanwhile(shop, "aproject==2", do=[("install", "--no-deps", "needing")]) as (status, _, err):
+        assert status == 0, err
+        assert "needing 1 requires aproject==1, but you have aproject 2 which is incompatible." in err
+        assert "Please file an issue" not in err
+
+
 def test_a_report_on_standard_output_is_printed_once(shop):
     shop.stock(A1)
     waiting = shop.waiting(SLOW)

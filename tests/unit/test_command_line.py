@@ -21,6 +21,7 @@ from safe_pip.errors import UsageError
         ),
         (["install", "--lock-timeout", "5"], ["install", "--lock-timeout", "5"], "install"),
         (["--version"], ["--version"], None),
+        (["--python"], ["--python"], None),
         ([], [], None),
     ],
 )

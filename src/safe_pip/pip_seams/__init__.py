@@ -11,9 +11,8 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from safe_pip.attempt import RESERVING, Attempt
@@ -102,10 +101,8 @@ class Seams:
         target = options_target(self.transaction.path, options)
         trees = [tree for tree in self.transaction.environment.trees() if os.access(tree, os.W_OK)]
         with ExitStack() as locks:
-            try:
+            with suppress(NestingRefused):
                 locks.enter_context(self.transaction.environment.reserving(target, trees))
-            except NestingRefused:
-                pass
             yield
 
     def _attach_to(self, name: str, command: Any) -> None:
@@ -210,5 +207,3 @@ def _is_pipe(url: str) -> bool:
         return not stat.S_ISREG(os.stat(url).st_mode)
     except OSError:
         return False
-
-

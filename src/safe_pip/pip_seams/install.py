@@ -13,7 +13,7 @@ from typing import Any
 
 from pip._vendor.packaging.utils import canonicalize_name
 
-from safe_pip.errors import StalePlan
+from safe_pip.errors import SafePipError, StalePlan
 from safe_pip.pip_seams.installed import Installed
 from safe_pip.pip_seams.output import KeptBack, kept_back
 from safe_pip.pip_seams.scheme import scheme_target, tree_of
@@ -29,12 +29,13 @@ INSTALL = Seam(
 SUMMARY = Seam("pip._internal.commands.install", "get_environment", ("paths",))
 CONFLICTS = Seam("pip._internal.commands.install", "InstallCommand._warn_about_conflicts", ("conflict_details",))
 DETERMINE = Seam("pip._internal.commands.install", "InstallCommand._determine_conflicts", ("to_install",))
+CHECK = Seam("pip._internal.commands.install", "check_install_conflicts", ("to_install",))
 MOVE = Seam(
     "pip._internal.commands.install",
     "InstallCommand._handle_target_dir",
     ("target_dir", "target_temp_dir", "upgrade"),
 )
-SEAMS = (INSTALL, SUMMARY, CONFLICTS, DETERMINE, MOVE)
+SEAMS = (INSTALL, SUMMARY, CONFLICTS, DETERMINE, CHECK, MOVE)
 
 
 class Install:
@@ -46,7 +47,6 @@ class Install:
         self.command: Any = None
         self.options: Any = None
         self._requirements: list[Any] = []
-        self._others_changed = False
         self._said: KeptBack | None = None
 
     def attach(self) -> None:
@@ -55,6 +55,9 @@ class Install:
             seam.check()
         INSTALL.replace(self._install)
         SUMMARY.replace(lambda original, paths: self._planned())
+        # pip looks for conflicts before it installs, among what it knew then; they are told of afterwards.
+        self._determine = DETERMINE.replace(lambda original, command, to_install: ())
+        CHECK.replace(self._check_conflicts)
         CONFLICTS.replace(self._warn_about_conflicts)
         self._move = MOVE.check()
         MOVE.replace(self._say_moved)
@@ -93,12 +96,13 @@ class Install:
     def _validated(self, now: Snapshot) -> list[Any]:
         """The requirements that are still to be installed; raises `StalePlan` where the plan does not hold any more."""
         transaction = self.transaction
-        self._others_changed = transaction.snapshot is not None and transaction.snapshot.projects != now.projects
         if self.options.ignore_installed:
             return self._requirements
         for requirement in self._requirements:
             transaction.asked(canonicalize_name(requirement.name))
-        planned: dict[str, Any] = {canonicalize_name(requirement.name): requirement for requirement in self._requirements}
+        planned: dict[str, Any] = {
+            canonicalize_name(requirement.name): requirement for requirement in self._requirements
+        }
         kept, stale = {}, []
         for project in transaction.read_set.changed(now):
             found = self.installed.distribution(project) if project in planned else None
@@ -110,7 +114,9 @@ class Install:
             raise StalePlan(tuple(stale))
         if kept:
             listed = ", ".join(f"`{project} {found.version}`" for project, found in kept.items())
-            transaction.noticed.append(f"{listed} {'was' if len(kept) == 1 else 'were'} installed meanwhile by another command")
+            transaction.noticed.append(
+                f"{listed} {'was' if len(kept) == 1 else 'were'} installed meanwhile by another command"
+            )
         return [requirement for project, requirement in planned.items() if project not in kept]
 
     def _would_keep(self, requirement: Any, found: Any) -> bool:
@@ -140,13 +146,22 @@ class Install:
     def _planned(self) -> Any:
         """What pip's summary reads versions from: the plan, not the disk."""
         found = [
-            types.SimpleNamespace(canonical_name=canonicalize_name(requirement.name), version=requirement.get_dist().version)
+            types.SimpleNamespace(
+                canonical_name=canonicalize_name(requirement.name), version=requirement.get_dist().version
+            )
             for requirement in self._requirements
         ]
         return types.SimpleNamespace(iter_all_distributions=lambda: iter(found))
 
     def _warn_about_conflicts(self, original: Any, command: Any, conflict_details: Any, *args: Any, **kw: Any) -> None:
-        if self._others_changed:
-            conflict_details = command._determine_conflicts(self._requirements)
-        if conflict_details is not None:
-            original(command, conflict_details, *args, **kw)
+        """Warn of the conflicts there are now; a command that has only satisfied requirements changed nothing."""
+        found = self._determine(command, self._requirements)
+        if found is not None:
+            original(command, found, *args, **kw)
+
+    def _check_conflicts(self, original: Any, to_install: list[Any]) -> Any:
+        try:
+            return original(to_install)
+        except SafePipError:  # Somebody changes it again: his command will warn.
+            self.transaction.error = None
+            return {}, ({}, {})

@@ -73,7 +73,7 @@ def _attach(transaction: Transaction) -> None:
 
 def _provider(base: type, transaction: Transaction) -> type:
     class Provider(base):  # type: ignore[misc]
-        """keyring as the environment has it, asked in an interpreter of its own: this one imports nothing from there."""
+        """keyring as the environment has it, asked in another interpreter: this one imports nothing from there."""
 
         def __init__(self) -> None:
             self._ask(None, None)

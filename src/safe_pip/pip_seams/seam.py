@@ -73,7 +73,8 @@ class Seam:
             raise SeamBroken(f"`{self.attribute}` in `{self.module}` is not a function") from None
         missing = [name for name in self.parameters or () if name not in signature.parameters]
         if self.parameters == () and any(
-            parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
             for name, parameter in signature.parameters.items()
             if name != "cls"
         ):

@@ -1,0 +1,97 @@
+"""pip and safe-pip themselves are upgraded and removed like anything else, by themselves and under others at work."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.support.shop import ended
+from tests.support.wheelhouse import NEWEST_PIP, OLDEST_PIP
+from tests.support.wheels import Project
+
+SLOW, A1 = Project("slow", "1"), Project("aproject", "1")
+
+
+def safe_pip_wheel(shop):
+    """The wheel of safe-pip that the laboratory built."""
+    (wheel,) = [path for path in shop.laboratory.base if path.name.startswith("safe_pip")]
+    return wheel
+
+
+def other_pip(shop):
+    """The version of pip that the environment does not have."""
+    return OLDEST_PIP if shop.laboratory.pip_version == NEWEST_PIP else NEWEST_PIP
+
+
+def test_one_command_replaces_pip_and_safe_pip(shop):
+    version = other_pip(shop)
+    shop.run("install", f"pip=={version}", "--force-reinstall", "--no-deps", safe_pip_wheel(shop))
+    assert shop.run("--version").stdout.startswith(f"pip {version} from ")
+
+
+@pytest.mark.parametrize("act", ["upgrade both", "remove safe-pip", "remove pip"])
+def test_commands_at_work_are_not_disturbed(shop, act):
+    shop.stock(A1)
+    waiting = shop.waiting(SLOW)
+    process = shop.start("install", waiting.tree, "aproject")
+    waiting.begun(process)
+    if act == "upgrade both":
+        shop.run("install", f"pip=={other_pip(shop)}", "--force-reinstall", "--no-deps", safe_pip_wheel(shop))
+    else:
+        shop.run("uninstall", "-y", act.split()[1])
+    waiting.release()
+    with ended(process) as (status, out, err):
+        assert status == 0, err
+        assert "Successfully installed aproject-1 slow-1" in out
+        assert "Unsafe import" not in out + err
+    assert shop.installed() == {"aproject": "1", "slow": "1"}
+
+
+def test_safe_pip_removes_itself_whole(shop):
+    shop.run("uninstall", "-y", "safe-pip")
+    assert not (shop.site / "safe_pip").exists()
+    assert not (shop.environment.scripts / "safe-pip").exists()
+    left = {path.name for path in shop.site.iterdir() if "safe" in path.name}
+    assert left <= {".safe-pip"}
+
+
+def test_without_pip_in_the_environment_the_newest_copy_serves(shop):
+    shop.stock(A1)
+    shop.run("uninstall", "-y", "pip")
+    shop.run("install", "aproject")
+    assert shop.installed() == {"aproject": "1"}
+
+
+def test_nothing_is_imported_once_pip_has_begun_to_install(shop):
+    """pip 26.1 and later report, or refuse, imports from then on."""
+    shop.stock(A1, Project("aproject", "2"))
+    for args in (
+        ("install", "aproject==1"),
+        ("install", "-v", "aproject==2"),
+        ("install", "--target", "t", "aproject"),
+    ):
+        done = shop.run(*args)
+        assert "import of" not in done.stdout + done.stderr
+
+
+def test_a_wheel_that_brings_a_module_pip_would_import_is_not_run(shop):
+    harm = dict.fromkeys(("socks.py", "keyring.py", "shlex.py", "filelock.py", "zipp.py"), "raise SystemExit('harm')")
+    shop.stock(Project("harmful", "1", files=harm), Project("harmful", "2", files=harm))
+    shop.run("install", "harmful==1")
+    shop.run("install", "harmful==2")
+    shop.run("list")
+    shop.run("uninstall", "-y", "harmful")
+
+
+def test_python_m_safe_pip_runs_nothing_of_the_working_directory(shop):
+    for name in ("pip", "filelock", "json", "safe_pip_helper", "importlib_metadata", "typing_extensions"):
+        (shop.directory / f"{name}.py").write_text("raise SystemExit('harm')")
+    done = subprocess.run(
+        [shop.environment.python, "-m", "safe_pip", "list"],
+        env=shop.variables,
+        cwd=shop.directory,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, "harm" in done.stdout + done.stderr) == (0, False)

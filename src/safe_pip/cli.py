@@ -12,7 +12,7 @@ from safe_pip import __version__, frozen, isolation, lock, settings
 from safe_pip.attempt import LAST, Attempt
 from safe_pip.commands import VERBS
 from safe_pip.environment import Environment
-from safe_pip.errors import SafePipError, StalePlan, UsageError
+from safe_pip.errors import Replaced, SafePipError, StalePlan, UsageError
 from safe_pip.reporter import Reporter, say
 from safe_pip.transaction import Transaction
 
@@ -116,7 +116,13 @@ def _run_pip(line: CommandLine, chosen: settings.Settings, attempt: Attempt) -> 
         copy = frozen.freeze(path, read=transaction.read)
     if copy is None:
         return _fall_back(line, attempt, "pip cannot be copied from where it is installed")
-    return _run_seams(line, chosen, attempt, transaction, copy)
+    try:
+        return _run_seams(line, chosen, attempt, transaction, copy)
+    except ImportError:
+        if isolation.is_current() or attempt.number >= LAST:
+            raise
+        transaction.environment.read(lambda: None)
+        replace(attempt, number=attempt.number + 1).begin(isolation.start)
 
 
 def _run_seams(
@@ -140,9 +146,11 @@ def _run_seams(
     if isinstance(seams.error, SeamBroken):
         copy.discard()
         return _fall_back(line, attempt, seams.error.message)
-    if isinstance(seams.error, StalePlan) and attempt.number < LAST:
+    if isinstance(seams.error, StalePlan | Replaced) and attempt.number < LAST:
         say(f"{seams.error.message}: trying again")
         copy.discard()
+        if isinstance(seams.error, Replaced):
+            transaction.environment.read(lambda: None)  # Until then there may be no safe-pip to start.
         Attempt(attempt.number + 1, answered=seams.answered, inputs=seams.inputs).begin(isolation.start)
     return _fail(seams.error) if seams.error is not None else status
 

@@ -71,6 +71,13 @@ class StalePlan(SafePipError):
         self.projects = projects
 
 
+class Replaced(SafePipError):
+    """safe-pip itself was replaced on disk before all of it was loaded: the command begins again (EX_TEMPFAIL)."""
+
+    code = "replaced"
+    exit_status = 75
+
+
 class CommitFailed(SafePipError):
     """The disk refused an operation of the commit (EX_IOERR)."""
 

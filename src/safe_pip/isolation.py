@@ -59,6 +59,13 @@ def isolate() -> None:
     environment_path = tuple(before[1:] if _is_of_the_start(before, os) else before)
 
 
+def is_current() -> bool:
+    """Whether the package on disk is still the one that this process began with: its modules are loaded one by one."""
+    import os
+
+    return _identity(os.stat, sys.modules[__package__].__path__[0]) == package_identity
+
+
 def standard_library() -> list[str]:
     """The directories of the interpreter's own modules, in its order; the entries of PYTHONPATH are not asked.
 

@@ -97,8 +97,9 @@ def test_the_lock_is_free_when_the_command_ended_though_it_left_a_daemon(venv: P
         os.kill(daemon, signal.SIGKILL)
 
 
-def test_the_lock_is_free_when_safe_pip_was_killed(venv: Path, tree: Path) -> None:
-    with workers(tree, count=1) as (other,), start("--exclusive", "--env", venv, "--", "cat") as command:
+def test_the_lock_is_free_when_safe_pip_was_killed(venv: Path, tree: Path, tmp_path: Path) -> None:
+    variable = variables(TMPDIR=str(tmp_path))
+    with workers(tree, count=1) as (other,), start("--exclusive", "--env", venv, "--", "cat", env=variable) as command:
         wait_until(lambda: (tree / ".safe-pip" / "owner").exists())
         other.start_to_wait("replacing")
         command.kill()

@@ -95,3 +95,36 @@ def test_python_m_safe_pip_runs_nothing_of_the_working_directory(shop):
         text=True,
     )
     assert (done.returncode, "harm" in done.stdout + done.stderr) == (0, False)
+
+
+REPLACED_WHILE_IT_STARTS = """
+import os, shutil, sys
+from safe_pip import isolation
+isolation.isolate()
+import safe_pip
+package = safe_pip.__path__[0]
+if "SAFE_PIP_ATTEMPT" not in os.environ:
+    os.rename(package, package + ".old")
+    shutil.copytree(package + ".old", package)
+    if "--broken" in sys.argv:
+        os.unlink(os.path.join(package, "pip_seams", "__init__.py"))
+        open(os.path.join(package, "pip_seams", "shell.py"), "w").write("import nothing_of_that_name")
+elif os.path.exists(package + ".old"):
+    shutil.rmtree(package)
+    os.rename(package + ".old", package)
+from safe_pip.cli import main
+sys.exit(main(["list"]))
+"""
+
+
+@pytest.mark.parametrize("how", ["--whole", "--broken"])
+def test_a_command_under_which_safe_pip_is_replaced_while_it_starts_begins_again(shop, how):
+    done = subprocess.run(
+        [shop.environment.python, "-c", REPLACED_WHILE_IT_STARTS, how],
+        env=shop.variables,
+        cwd=shop.directory,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "safe-pip" in done.stdout

@@ -11,9 +11,11 @@ import json
 import os
 import pwd
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -36,7 +38,10 @@ class Worker:
     ) -> None:
         source = str(Path(safe_pip.__file__).parent.parent)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SAFE_PIP_")}
-        environment |= {"PYTHONPATH": source} | (variables or {})
+        # What a killed worker leaves behind goes with it; another user may have to write there.
+        self._temporary = tempfile.mkdtemp(prefix="safe-pip-test-")
+        os.chmod(self._temporary, 0o1777)
+        environment |= {"PYTHONPATH": source, "TMPDIR": self._temporary} | (variables or {})
         self._process = subprocess.Popen(
             [*map(str, below), sys.executable, __file__],
             stdin=subprocess.PIPE,
@@ -138,6 +143,7 @@ class Worker:
     def close(self) -> None:
         """End it, whatever it does."""
         self.kill()
+        shutil.rmtree(self._temporary)
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             with suppress(BrokenPipeError):

@@ -15,8 +15,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from safe_pip import isolation
 from safe_pip.attempt import RESERVING, Attempt
-from safe_pip.errors import NestingRefused, SafePipError
+from safe_pip.errors import NestingRefused, Replaced, SafePipError
 from safe_pip.pip_seams.seam import Seam, SeamBroken
 from safe_pip.pip_seams.shell import CREATE, Shell, program
 from safe_pip.transaction import Transaction
@@ -72,6 +73,9 @@ class Seams:
         """Run a command; an error of ours becomes its exit status here, before pip takes it for its own."""
         transaction = self.transaction
         try:
+            # All of ours that this command needs is loaded by now; it must be of one version.
+            if not isolation.is_current():
+                raise Replaced("safe-pip was replaced while this command started")
             with ExitStack() as locks:
                 if name == "install":
                     self._install.command, self._install.options = command, options

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -159,6 +160,7 @@ class Transaction:
 def _check_writable(tree: Path) -> None:
     if not tree.is_dir() or os.access(tree, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         return
-    is_read_only = hasattr(os, "statvfs") and os.statvfs(tree).f_flag & os.ST_RDONLY
-    reason = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
+    reason = os.strerror(errno.EACCES)
+    if sys.platform != "win32" and os.statvfs(tree).f_flag & os.ST_RDONLY:
+        reason = os.strerror(errno.EROFS)
     raise UnusableEnvironment(f"`{tree}` is not writable: {reason}")

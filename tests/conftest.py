@@ -7,6 +7,7 @@ the pip in the environments, SAFE_PIP_TEST_SEED the load, SAFE_PIP_WRECKS where 
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -17,6 +18,10 @@ from tests.support.wheelhouse import IndexOutOfReach, Wheelhouse, open_wheelhous
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "network: needs a package index or a wheelhouse")
     config.addinivalue_line("markers", "slow: real environments, many processes; left out of the quick selection")
+    # A shell starts what it puts into the background with these ignored; every program that a test starts inherits it.
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

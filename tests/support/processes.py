@@ -204,7 +204,8 @@ class Reporter:
     """Passes on what the user would be told."""
 
     def waiting(self, event: Any) -> None:
-        people = [vars(holder) for holder in event.holders]
+        fields = ("pid", "command", "exclusive", "is_stopped", "is_waiting")
+        people = [{name: getattr(holder, name) for name in fields} for holder in event.holders]
         say(event="waiting", path=str(event.path), exclusive=event.exclusive, seconds=event.seconds, holders=people)
 
     def granted(self, event: Any, seconds: float) -> None:

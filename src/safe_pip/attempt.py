@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, MutableMapping
-from dataclasses import asdict, dataclass, field
-from typing import NoReturn
+from types import MappingProxyType
+from typing import NamedTuple, NoReturn
 
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
@@ -20,8 +20,7 @@ RESERVING = 3
 _VARIABLE = "SAFE_PIP_ATTEMPT"
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One attempt at a command."""
 
     number: int = 1
@@ -29,7 +28,7 @@ class Attempt:
     """Whether all of pip is to run under one exclusive lock, because a seam was not as expected."""
     answered: frozenset[str] = frozenset()
     """The projects whose removal was agreed to where nobody can be asked again."""
-    inputs: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = MappingProxyType({})
     """What was read from pipes: they are empty the second time."""
 
     @classmethod
@@ -52,7 +51,7 @@ class Attempt:
         """Begin this attempt in place of the running process, with all as it was at the start of the first one."""
         if start.executable is None:
             raise UnusableEnvironment("this interpreter does not know its own path, so the command cannot start again")
-        state = {**asdict(self), "answered": sorted(self.answered)}
+        state = {**self._asdict(), "answered": sorted(self.answered), "inputs": dict(self.inputs)}
         descriptor = fs.unnamed_file(json.dumps(state).encode())
         os.set_inheritable(descriptor, True)
         if start.directory is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 from safe_pip import __version__, frozen, isolation, lock, settings
 from safe_pip.attempt import LAST, Attempt
@@ -26,8 +26,7 @@ _WITH_VALUE = frozenset(
 """pip's general options that take a value, which may be the next word."""
 
 
-@dataclass(frozen=True)
-class CommandLine:
+class CommandLine(NamedTuple):
     """What stands before the command, as far as it concerns us, and what pip is to be given."""
 
     for_pip: tuple[str, ...] = ()
@@ -48,7 +47,7 @@ class CommandLine:
         while words:
             word = words.pop(0)
             if not word.startswith("-") or word == "-":
-                return replace(line, for_pip=(*kept, word, *words), command=word, rest=tuple(words))
+                return line._replace(for_pip=(*kept, word, *words), command=word, rest=tuple(words))
             name, equals, value = word.partition("=")
             taken = [word]
             if not equals and words and (name in _WITH_VALUE or name == "--lock-timeout"):
@@ -57,19 +56,18 @@ class CommandLine:
             if name == "--lock-timeout":
                 if not value:
                     raise UsageError("--lock-timeout takes a number of seconds")
-                line = replace(line, lock_timeout=value)
+                line = line._replace(lock_timeout=value)
                 continue
             kept.extend(taken)
             line = line._with(name, value)
-        return replace(line, for_pip=tuple(kept))
+        return line._replace(for_pip=tuple(kept))
 
     def _with(self, name: str, value: str) -> CommandLine:
         if name == "--proxy":
-            return replace(self, proxy=value)
+            return self._replace(proxy=value)
         if name == "--python":
-            return replace(self, python=value)
-        return replace(
-            self,
+            return self._replace(python=value)
+        return self._replace(
             is_isolated=self.is_isolated or name == "--isolated",
             is_verbose=self.is_verbose or name == "--verbose" or (name[:2] == "-v" and not name.startswith("--")),
             is_version=self.is_version or name in ("--version", "-V"),
@@ -122,7 +120,7 @@ def _run_pip(line: CommandLine, chosen: settings.Settings, attempt: Attempt) -> 
         if isolation.is_current() or attempt.number >= LAST:
             raise
         transaction.environment.read(lambda: None)
-        replace(attempt, number=attempt.number + 1).begin(isolation.start)
+        attempt._replace(number=attempt.number + 1).begin(isolation.start)
 
 
 def _run_seams(
@@ -159,7 +157,7 @@ def _fall_back(line: CommandLine, attempt: Attempt, reason: str) -> int:
     """Begin again with all of pip under one exclusive lock: slower, as safe."""
     if line.is_verbose or {"-v", "-vv", "-vvv", "--verbose"}.intersection(line.rest):
         say(f"{reason}, so all of it runs under one exclusive lock")
-    replace(attempt, is_fallback=True).begin(isolation.start)
+    attempt._replace(is_fallback=True).begin(isolation.start)
 
 
 def _run_unchanged(line: CommandLine, copy: frozen.FrozenPip | None) -> int:

@@ -12,15 +12,14 @@ import os
 import shlex
 import sys
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _PROC = Path("/proc")
 _LONGEST_COMMAND = 200
 
 
-@dataclass(frozen=True)
-class Holder:
+class Holder(NamedTuple):
     """One process that holds a lock, or stands before us at its gate (`is_waiting`); `since`: its start (epoch)."""
 
     pid: int
@@ -31,8 +30,7 @@ class Holder:
     is_waiting: bool = False
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One flock in /proc/locks; `file` is the kernel's name for what is locked, as `kernel_name` gives it."""
 
     file: str

@@ -14,7 +14,6 @@ import contextlib
 import enum
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -251,7 +250,7 @@ class Holding:
                 turn.wait(gate, exclusive=writable, gate=gate)
             turn.wait(descriptor, exclusive=request.exclusive)
             if request.also is not None:
-                beside = Descriptor(request.also, writable=_can_write(replace(request, path=request.also)))
+                beside = Descriptor(request.also, writable=_can_write(request._replace(path=request.also)))
                 descriptor.close_with(beside)
                 turn.wait(beside, exclusive=request.exclusive)
         finally:
@@ -276,7 +275,7 @@ def _merge(
     for number, (other, kept, owner) in enumerate(opened):
         if kept.identity == descriptor.identity:
             rank, exclusive = min(other.rank, request.rank), other.exclusive or request.exclusive
-            opened[number] = (replace(other, rank=Rank(rank), exclusive=exclusive), kept, owner)
+            opened[number] = (other._replace(rank=Rank(rank), exclusive=exclusive), kept, owner)
             return
     opened.append((request, descriptor, scope))
 

@@ -16,8 +16,8 @@ import os
 import stat
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from . import fs, holders, lock, state_directory
 from .errors import NestingRefused, UnusableEnvironment
@@ -35,8 +35,7 @@ _OLD = 3600.0
 _HIGH_DESCRIPTOR = 900
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """One lock that an ancestor holds."""
 
     rank: Rank
@@ -108,8 +107,7 @@ def noted(path: Path) -> Holder | None:
         return None
 
 
-@dataclass(frozen=True)
-class Inherited:
+class Inherited(NamedTuple):
     """What one ancestor's directory says."""
 
     directory: Path
@@ -123,8 +121,7 @@ class Inherited:
         return lock.is_locked(self.directory / _ALIVE)
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """A lock that /proc/locks showed with an ancestor, or with a descriptor that we inherited."""
 
     claim: Claim
@@ -207,13 +204,13 @@ class Ancestry:
             raise self._refusal(request, witness)
         if not claim.exclusive and not self._is_held_exclusively(identity):
             # Behind the gate somebody may wait for that very ancestor to end.
-            return Request(**{**vars(request), "gate": None}), witness
+            return request._replace(gate=None), witness
         if request.rank is not Rank.COMMIT:
             return None, witness
         if isinstance(witness, Seen):
             raise self._refusal(request, witness)
         path, gate = witness.directory / _COMMIT, witness.directory / _COMMIT_GATE
-        return Request(**{**vars(request), "path": path, "gate": gate, "needs_writing": True}), witness
+        return request._replace(path=path, gate=gate, needs_writing=True), witness
 
     def refuse_if_held(self, request: Request, identity: Identity) -> None:
         """Raise `NestingRefused` if the lock that stands in for another one is an ancestor's own."""

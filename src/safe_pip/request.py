@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from . import state_directory
 
@@ -20,8 +20,7 @@ class Rank(enum.IntEnum):
     UV = 5
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What to lock: `path`, queueing at `gate` if there is one; `shown` is what messages call it.
 
     `also` is a file that is locked in the same mode before the gate is let go: on a file server a directory is locked

@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from safe_pip.errors import UsageError
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """What the user asked of safe-pip itself."""
 
     lock_timeout: float | None = None
@@ -65,12 +64,12 @@ def load(
             settings = _with_file(settings, file)
     variables = {} if isolated else environ
     if variables.get("SAFE_PIP_LOCK_TIMEOUT"):
-        settings = replace(settings, lock_timeout=seconds(variables["SAFE_PIP_LOCK_TIMEOUT"], "SAFE_PIP_LOCK_TIMEOUT"))
+        settings = settings._replace(lock_timeout=seconds(variables["SAFE_PIP_LOCK_TIMEOUT"], "SAFE_PIP_LOCK_TIMEOUT"))
     if lock_timeout is not None:
-        settings = replace(settings, lock_timeout=seconds(lock_timeout, "--lock-timeout"))
+        settings = settings._replace(lock_timeout=seconds(lock_timeout, "--lock-timeout"))
     named = ("PIP_PROXY", "ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
     proxies = [proxy, *(environ.get(name) for name in named)]
-    return replace(settings, proxies=settings.proxies + tuple(value for value in proxies if value))
+    return settings._replace(proxies=settings.proxies + tuple(value for value in proxies if value))
 
 
 def _with_file(settings: Settings, file: str) -> Settings:
@@ -84,9 +83,9 @@ def _with_file(settings: Settings, file: str) -> Settings:
         return settings
     timeout = parser.get("safe-pip", "lock-timeout", fallback=None)
     if timeout is not None:
-        settings = replace(settings, lock_timeout=seconds(timeout, f"lock-timeout in {file}"))
+        settings = settings._replace(lock_timeout=seconds(timeout, f"lock-timeout in {file}"))
     found = tuple(parser.get(section, "proxy") for section in parser.sections() if parser.has_option(section, "proxy"))
-    return replace(settings, proxies=settings.proxies + found)
+    return settings._replace(proxies=settings.proxies + found)
 
 
 def seconds(text: str, source: str) -> float:

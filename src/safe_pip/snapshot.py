@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 _SUFFIXES = (".dist-info", ".egg-info", ".egg-link", ".egg")
 _FILES = ("RECORD", "METADATA", "PKG-INFO", "direct_url.json")
@@ -23,11 +24,10 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """The identity of every project on some directories, as it was at one instant if taken under their commit locks."""
 
-    projects: Mapping[str, tuple[Fingerprint, ...]] = field(default_factory=dict)
+    projects: Mapping[str, tuple[Fingerprint, ...]] = MappingProxyType({})
 
     @classmethod
     def take(cls, directories: Iterable[str]) -> Snapshot:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """The directories that one command changes, and whose locks that needs.
 
     `trees`: purelib, and platlib if it is another directory. `directories`: those of the scheme that lie outside the

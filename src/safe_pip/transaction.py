@@ -140,9 +140,12 @@ class Transaction:
                     if not adds:
                         raise
                     locks.enter_context(self.environment.adding(target, also))
+            # A user site that did not exist is on nobody's path; a target that is packed and shipped is nobody's site.
+            known = {os.path.realpath(entry) for entry in self.path}
+            new = () if target.litter else tuple(str(tree) for tree in target.trees if str(tree) not in known)
             self._locked = True
             try:
-                yield Snapshot.take(self.path)
+                yield Snapshot.take((*self.path, *new))
             finally:
                 self._locked = False
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from . import holders, lock, nesting, state_directory
 from .errors import LockTimeout
@@ -25,8 +24,7 @@ FIRST_MESSAGE = 1.0
 RAREST_MESSAGE = 60.0
 
 
-@dataclass(frozen=True)
-class Wait:
+class Wait(NamedTuple):
     """A wait as the user is told of it: for which lock, who is in the way, and for how long already."""
 
     path: Path
@@ -89,8 +87,7 @@ class Patience:
             self._waiting.granted(self._told, self.elapsed())
 
 
-@dataclass
-class Turn:
+class Turn(NamedTuple):
     """Waiting for one lock and what belongs to it."""
 
     ancestry: Ancestry

@@ -12,7 +12,6 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from safe_pip import isolation
@@ -27,27 +26,25 @@ __all__ = ["SeamBroken", "Seams", "Shell", "program", "run_unchanged"]
 CONTENT = Seam("pip._internal.req.req_file", "get_file_content", ("url", "session"))
 
 
-@dataclass
 class Seams:
     """pip, with our answers in its seams."""
 
-    transaction: Transaction
-    shell: Shell
-    attempt: Attempt
-    proxies: tuple[str, ...] = ()
-    error: SafePipError | None = None
-    """Why the command did not do what it was asked for, after `run`."""
-    inputs: dict[str, str] = field(default_factory=dict)
-    answered: frozenset[str] = frozenset()
-    _attached: set[str] = field(default_factory=set)
-
-    def run(self, args: list[str]) -> int:
-        """Run pip's own main; on return its exit status, or that of `error`."""
-        self.inputs.update(self.attempt.inputs)
-        self.answered = self.attempt.answered
+    def __init__(self, transaction: Transaction, shell: Shell, attempt: Attempt, proxies: tuple[str, ...] = ()) -> None:
+        self.transaction = transaction
+        self.shell = shell
+        self.attempt = attempt
+        self.proxies = proxies
+        self.error: SafePipError | None = None
+        """Why the command did not do what it was asked for, after `run`."""
+        self.inputs = dict(attempt.inputs)
+        self.answered = attempt.answered
         self.installed: Any = None
         self._install: Any = None
         self._uninstall: Any = None
+        self._attached: set[str] = set()
+
+    def run(self, args: list[str]) -> int:
+        """Run pip's own main; on return its exit status, or that of `error`."""
         try:
             if any(proxy.lower().startswith("socks") for proxy in self.proxies):
                 from safe_pip.pip_seams.network import load_socks
@@ -63,6 +60,7 @@ class Seams:
             return error.exit_status
 
     def _create(self, original: Any, name: str, *args: Any, **kw: Any) -> Any:
+        self._once("commands")
         command = original(name, *args, **kw)
         self._attach_to(name, command)
         run = command.run
@@ -127,6 +125,9 @@ class Seams:
         if part not in self._attached:
             self._attached.add(part)
             getattr(self, f"_attach_{part}")()
+
+    def _attach_commands(self) -> None:
+        self.shell.attach_to_commands()
 
     def _attach_metadata(self) -> None:
         from safe_pip.pip_seams.installed import Installed

@@ -7,8 +7,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from safe_pip.errors import SafePipError
 
@@ -19,8 +18,7 @@ class SeamBroken(SafePipError):
     code = "seam-broken"
 
 
-@dataclass(frozen=True)
-class Seam:
+class Seam(NamedTuple):
     """One name in pip: `attribute` of `module`, either a function that takes at least `parameters`, or any object."""
 
     module: str

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safe_pip.pip_seams.seam import Seam
 
@@ -30,8 +29,7 @@ PROGS = (
 COMPLETION = Seam("pip._internal.commands.completion", "COMPLETION_SCRIPTS")
 
 
-@dataclass(frozen=True)
-class Shell:
+class Shell(NamedTuple):
     """What the user sees of us in pip's output."""
 
     origin: Path
@@ -44,19 +42,22 @@ class Shell:
 
     def attach(self) -> None:
         """Attach to what every command uses; `attach_to` adds what one command uses."""
-        self._replace(VERSIONS[0])
-        for seam in PROGS[:2]:
-            seam.replace(lambda original: self.prog)
+        self._show_origin(VERSIONS[0])
+        PROGS[1].replace(lambda original: self.prog)
         RUNNABLE.replace(self._runner)
         commands = COMMANDS.check()
         for verb, summary in self.verbs.items():
             commands[verb] = type(commands["install"])("safe_pip.pip_seams.verbs", "OwnVerb", summary)
 
+    def attach_to_commands(self) -> None:
+        """Attach to what every command shows; `--version`, `--help` and errors do without, and so does pip."""
+        PROGS[0].replace(lambda original: self.prog)
+
     def attach_to(self, command: str) -> None:
         """Attach to what pip's `command` shows by itself."""
         for seam in VERSIONS[1:]:
             if seam.module.endswith(f".{command}"):
-                self._replace(seam)
+                self._show_origin(seam)
         names = {"config": PROGS[2], "completion": PROGS[3]}
         if command in names:
             names[command].replace(lambda original: self.prog)
@@ -65,7 +66,7 @@ class Shell:
             for shell, script in scripts.items():
                 scripts[shell] = _completing_us(script)
 
-    def _replace(self, seam: Seam) -> None:
+    def _show_origin(self, seam: Seam) -> None:
         def version(original: Any) -> str:
             line: str = original()
             head, _, tail = line.partition(" from ")

@@ -12,7 +12,7 @@ from typing import Any
 from pip._internal.utils.logging import indent_log
 from pip._vendor.packaging.utils import canonicalize_name
 
-from safe_pip.errors import StalePlan, State, UnusableEnvironment
+from safe_pip.errors import CommitFailed, StalePlan
 from safe_pip.pip_seams.installed import Installed
 from safe_pip.pip_seams.output import kept_back
 from safe_pip.pip_seams.scheme import tree_of, uninstall_target
@@ -105,6 +105,6 @@ def _described(paths: Any) -> str:
     return f"{paths._dist.raw_name}-{paths._dist.raw_version}"
 
 
-def _refused(error: OSError) -> UnusableEnvironment:
+def _refused(error: OSError) -> CommitFailed:
     where = f"`{error.filename}`" if error.filename else "the environment"
-    return UnusableEnvironment(f"{where} could not be removed: {error.strerror}", state=State.RESTORED)
+    return CommitFailed(f"{where} could not be removed: {error.strerror}")

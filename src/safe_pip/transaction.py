@@ -135,17 +135,20 @@ class Transaction:
                 for tree in (*target.trees, *also):
                     _check_writable(tree)
                 try:
-                    locks.enter_context(self.environment.replacing(target, also))
+                    held = locks.enter_context(self.environment.replacing(target, also))
                 except NestingRefused:
                     if not adds:
                         raise
-                    locks.enter_context(self.environment.adding(target, also))
+                    held = locks.enter_context(self.environment.adding(target, also))
             # A user site that did not exist is on nobody's path; a target that is packed and shipped is nobody's site.
             known = {os.path.realpath(entry) for entry in self.path}
             new = () if target.litter else tuple(str(tree) for tree in target.trees if str(tree) not in known)
             self._locked = True
             try:
-                yield Snapshot.take((*self.path, *new))
+                now = Snapshot.take((*self.path, *new))
+                with self._failing():
+                    held.check()
+                yield now
             finally:
                 self._locked = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -94,6 +95,30 @@ def test_an_upgrade_that_another_command_made_meanwhile_is_not_made_twice(shop):
         assert status == 0, err
         assert "`aproject 2` was installed meanwhile" in err
         assert "Successfully installed slow-1\n" in out
+
+
+def test_a_user_site_that_another_command_made_meanwhile_is_looked_at(shop):
+    """It was on nobody's path when the first command began."""
+    shop.stock(A1, A2)
+    python = getattr(sys, "_base_executable", sys.executable)
+    arguments = ["-m", "safe_pip", "install", "--user", "--break-system-packages"]
+    variables = shop.variables | {"PYTHONPATH": str(shop.site), "PYTHONUSERBASE": str(shop.directory / "base")}
+    waiting = shop.waiting(SLOW)
+    process = subprocess.Popen(
+        [python, *arguments, waiting.tree, "aproject==1"],
+        env=variables,
+        cwd=shop.directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    waiting.begun(process)
+    subprocess.run([python, *arguments, "aproject==2"], env=variables, check=True, cwd=shop.directory)
+    waiting.release()
+    with ended(process) as (status, _, err):
+        assert status == 0, err
+    (info,) = (shop.directory / "base").rglob("aproject-*.dist-info")
+    assert info.name == "aproject-1.dist-info"
 
 
 def test_a_plain_pip_is_noticed_as_well(shop):

@@ -122,10 +122,12 @@ class Transaction:
         self.read_set.add_all(now)
 
     @contextmanager
-    def committing(self, target: Target, also: Iterable[Path] = (), *, adds: bool = False) -> Iterator[Snapshot]:
+    def committing(
+        self, target: Target, also: Iterable[Path] = (), *, adds: Callable[[], bool] = bool
+    ) -> Iterator[Snapshot]:
         """Within, this command alone changes `target` and the trees `also`; yields what is installed now.
 
-        A command that only `adds` may do so below a holder of the shared environment lock, who forbids the rest.
+        Below a holder of the shared environment lock, who forbids the rest, a command may do it that only `adds`.
         On return, and on error, every lock is let go. Raises `UnusableEnvironment` before anything is locked where a
         tree cannot be written: who may only read can take every lock there is.
         """
@@ -137,7 +139,7 @@ class Transaction:
                 try:
                     held = locks.enter_context(self.environment.replacing(target, also))
                 except NestingRefused:
-                    if not adds:
+                    if not adds():
                         raise
                     held = locks.enter_context(self.environment.adding(target, also))
             # A user site that did not exist is on nobody's path; a target that is packed and shipped is nobody's site.

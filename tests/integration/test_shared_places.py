@@ -128,3 +128,23 @@ def test_a_target_is_listed_at_one_instant(shop, command):
     with ended(holder, "") as (status, _, _):
         assert status == 0
     assert "aproject" in shop.run(command, "--path", "there").stdout
+
+
+def test_uvs_lock_is_waited_for_where_uv_has_left_one(shop):
+    if shutil.which("flock") is None:
+        pytest.skip("flock(1) is not installed")
+    shop.stock(Project("aproject", "1"))
+    (shop.environment.path / ".lock").touch()
+    holder = subprocess.Popen(
+        ["flock", "-x", shop.environment.path / ".lock", "sh", "-c", "echo held; cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    shop.run("--lock-timeout", "0", "list")
+    refused = shop.run("--lock-timeout", "0", "install", "aproject", status=75)
+    assert ".lock" in refused.stderr
+    holder.communicate("")
+    shop.run("install", "aproject")

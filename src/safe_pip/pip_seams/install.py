@@ -71,7 +71,10 @@ class Install:
             return self._install_into_target(original, call)
         target = scheme_target(self.transaction.path, **{key: call[key] for key in ("root", "prefix", "use_user_site")})
         trees = [tree_of(found) for found in self._replaced() if found.local]
-        adds = not trees and not self._overwrites(target.trees)
+
+        def adds() -> bool:
+            return not trees and not self._overwrites(target.trees)
+
         with kept_back(), self.transaction.committing(target, trees, adds=adds) as now:
             call["requirements"] = self._validated(now)
             call["progress_bar"] = "off"

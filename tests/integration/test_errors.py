@@ -17,6 +17,8 @@ from tests.support.shop import Shop
 from tests.support.venvs import clean_environment, offline
 from tests.support.wheels import Project
 
+pytestmark = pytest.mark.slow
+
 A1 = Project("aproject", "1", console_scripts={"aproject": "aproject:main"})
 NOBODY = 65534
 

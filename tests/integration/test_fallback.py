@@ -10,6 +10,8 @@ import pytest
 from tests.support.shop import Shop, ended
 from tests.support.wheels import Project
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[1] / "support" / "changed_pip.py"
 ONE = Project("one", "1", console_scripts={"one": "one:main"})
 

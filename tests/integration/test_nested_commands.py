@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.wheels import Project
 
+pytestmark = pytest.mark.slow
+
 A1, A2, B1 = Project("aproject", "1"), Project("aproject", "2"), Project("bproject", "1")
 
 

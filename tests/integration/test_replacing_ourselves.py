@@ -10,6 +10,8 @@ from tests.support.shop import ended
 from tests.support.wheelhouse import NEWEST_PIP, OLDEST_PIP
 from tests.support.wheels import Project
 
+pytestmark = pytest.mark.slow
+
 SLOW, A1 = Project("slow", "1"), Project("aproject", "1")
 
 

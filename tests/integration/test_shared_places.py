@@ -10,6 +10,8 @@ import pytest
 from tests.support.shop import ended
 from tests.support.wheels import Project
 
+pytestmark = pytest.mark.slow
+
 ALONE_BACKEND = """
 import os, time
 from _copying import *

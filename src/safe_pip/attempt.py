@@ -1,7 +1,5 @@
 """The state that one command carries from an attempt to the next: a stale plan is tried again in a fresh process."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -32,7 +30,7 @@ class Attempt(NamedTuple):
     """What was read from pipes: they are empty the second time."""
 
     @classmethod
-    def taken_from(cls, environ: MutableMapping[str, str]) -> Attempt:
+    def taken_from(cls, environ: MutableMapping[str, str]) -> "Attempt":
         """This attempt; its variable is taken out of the environment before anything is spawned.
 
         It names the descriptor of a file without a name, so nothing is left behind whenever the process is killed.

@@ -1,7 +1,5 @@
 """The command line: one of our own verbs, or pip; its errors and its exit status."""
 
-from __future__ import annotations
-
 import os
 import sys
 from contextlib import ExitStack
@@ -40,7 +38,7 @@ class CommandLine(NamedTuple):
     is_version: bool = False
 
     @classmethod
-    def parse(cls, argv: list[str]) -> CommandLine:
+    def parse(cls, argv: list[str]) -> "CommandLine":
         """Take our own options, which stand before the command; raises `UsageError` where a value is missing."""
         line = cls(for_pip=tuple(argv))
         words, kept = list(argv), list[str]()
@@ -62,7 +60,7 @@ class CommandLine(NamedTuple):
             line = line._with(name, value)
         return line._replace(for_pip=tuple(kept))
 
-    def _with(self, name: str, value: str) -> CommandLine:
+    def _with(self, name: str, value: str) -> "CommandLine":
         if name == "--proxy":
             return self._replace(proxy=value)
         if name == "--python":

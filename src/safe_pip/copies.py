@@ -5,8 +5,6 @@ own. Its sources are what pip's RECORD says and never change; only bytecode is a
 directory locked, shared; who removes one (unused for 30 days, or damaged) locks it exclusively and renames it first.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os
@@ -65,7 +63,7 @@ class Copies(NamedTuple):
     directory: Path | None
 
     @classmethod
-    def of_this_user(cls, environ: Mapping[str, str]) -> Copies:
+    def of_this_user(cls, environ: Mapping[str, str]) -> "Copies":
         """Find the directory in the cache of the user, and make it if it can be made."""
         cache = trust.cache_directory(environ)
         return cls(cache and trust.make_trusted(cache / "safe-pip" / "pip"))

@@ -11,16 +11,18 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from . import lock, nesting
 from .errors import StalePlan
 from .holders import Holder
 from .holding import Holding, Keep, Scope, Step
-from .sole import Sole
 from .steps import Changing, Keeping, Locking, Reading, resolved
 from .target import Target
 from .waiting import Wait, Waiting
+
+if TYPE_CHECKING:
+    from .sole import Sole
 
 __all__ = ["Environment", "Held", "Holder", "Target", "Wait", "Waiting"]
 
@@ -55,7 +57,11 @@ class Environment:
         self._stdlib = {os.path.realpath(name) for name in stdlib}
         self._ancestry = nesting.Ancestry(os.environ.get(nesting.VARIABLE))
         self._holding = Holding(waiting, timeout, self._ancestry)
-        self._sole = Sole(waiting, timeout)
+        self._sole: Sole | None = None
+        if not lock.supported:
+            from .sole import Sole
+
+            self._sole = Sole(waiting, timeout)
         self._has_all = False
 
     def trees(self) -> list[Path]:
@@ -171,7 +177,7 @@ class Environment:
     @contextmanager
     def _taking(self, step: Step, *, keep: Keep = Keep.FIRMLY, is_published: bool = False) -> Iterator[Scope]:
         scope = Scope(step, keep=keep, is_published=is_published)
-        if not lock.supported:
+        if self._sole is not None:
             with self._sole.holding([*self.trees(), *step.directories()]):
                 yield scope
             return

@@ -4,8 +4,6 @@ The copy is in this user's cache (`copies`), or where that cannot be used (read-
 a private temporary directory that is removed at exit.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
 import sys

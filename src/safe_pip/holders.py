@@ -4,12 +4,9 @@ Everything is read from /proc (proc_locks(5), proc_pid_fdinfo(5), proc_pid_stat(
 known and every question here has an empty answer. In another pid namespace holders cannot be seen.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os
-import shlex
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -177,6 +174,8 @@ def command(pid: int) -> str:
         content = (_PROC / str(pid) / "cmdline").read_bytes()
     except OSError:
         return ""
+    import shlex  # only for messages; `pip_seams.PRELOADED` names it
+
     words = [word.decode(errors="replace") for word in content.split(b"\0")[:-1]]
     return printable(shlex.join(words))
 

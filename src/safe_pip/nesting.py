@@ -7,8 +7,6 @@ that the holder has, and `held`, the list of its locks. No pid is tested, so not
 Where the variable was dropped (tox, `env -i`, sudo), the holders in /proc/locks are compared with our ancestors.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

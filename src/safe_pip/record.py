@@ -1,13 +1,10 @@
 """What pip's RECORD promises of the files that are frozen (PyPA specification "Recording installed projects")."""
 
-from __future__ import annotations
-
-import base64
 import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,29 +27,35 @@ class Row(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """The files that make a distribution what it is, in the order of their paths; no scripts and no bytecode.
+    """The files that make a distribution what it is, as sorted lines of its RECORD; no scripts and no bytecode.
 
     Equal for all installations of one wheel, though their RECORDs differ (a script's digest depends on its shebang).
     """
 
     dist_info: str
-    rows: tuple[Row, ...]
+    lines: tuple[str, ...]
 
     @classmethod
-    def read(cls, dist_info: Path) -> Manifest:
+    def read(cls, dist_info: Path) -> "Manifest":
         """Read RECORD in `dist_info`; raises `Unfaithful` if it is missing or promises less than a digest per file."""
         try:
             text = (dist_info / "RECORD").read_text(encoding="utf-8")
-            rows = sorted(_rows(text, dist_info.name), key=lambda row: row.path)
+            lines = _kept(text.splitlines(), dist_info.name)
         except (OSError, ValueError) as error:
             raise Unfaithful(dist_info) from error
-        if not any(row.path == "pip/__init__.py" for row in rows):
+        if not any(line.startswith("pip/__init__.py,") for line in lines):
             raise Unfaithful(dist_info)
-        return cls(dist_info.name, tuple(rows))
+        return cls(dist_info.name, tuple(lines))
 
     @property
     def text(self) -> str:
-        return "".join(f"{row.path},sha256={row.sha256},{row.size}\n" for row in self.rows)
+        return "\n".join(self.lines) + "\n"
+
+    def rows(self) -> Iterator[Row]:
+        """The files one by one."""
+        for line in self.lines:
+            path, digest, size = line.rsplit(",", 2)
+            yield Row(path, digest.removeprefix("sha256="), int(size))
 
     @property
     def digest(self) -> str:
@@ -64,8 +67,10 @@ class Manifest(NamedTuple):
 
         The copy's own RECORD, written last, is this manifest.
         """
+        import base64  # by far most starts copy nothing
+
         made = set()
-        for row in self.rows:
+        for row in self.rows():
             content = _read(site / row.path)
             digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
             if digest != row.sha256 or len(content) != row.size:
@@ -81,9 +86,10 @@ class Manifest(NamedTuple):
         """Whether every file is there with its size: some tools remove old files from caches one by one."""
         root = os.fspath(directory)
         try:
-            for row in self.rows:
-                info = os.lstat(f"{root}/{row.path}")
-                if info.st_size != row.size or not stat.S_ISREG(info.st_mode):
+            for line in self.lines:  # at every start: a tuple for each would double what this takes
+                path, _, size = line.rsplit(",", 2)
+                info = os.lstat(f"{root}/{path}")
+                if info.st_size != int(size) or not stat.S_ISREG(info.st_mode):
                     return False
         except OSError:
             return False
@@ -99,18 +105,18 @@ class Manifest(NamedTuple):
         return match is None or python >= (int(match[1]), int(match[2]))
 
 
-def _rows(text: str, dist_info: str) -> Iterable[Row]:
-    """What is to be copied; raises `ValueError` at a row that is not as pip's wheels have them."""
+def _kept(lines: list[str], dist_info: str) -> list[str]:
+    """Those that are to be copied; raises `ValueError` at one that is not as pip's wheels have them."""
     own = f"{dist_info}/"
-    left_out = {own + name for name in _OF_THE_INSTALLATION}
-    for line in text.splitlines():
-        path, digest, size = line.rsplit(",", 2)
-        if not path.lstrip('"').startswith(("pip/", own)) or path.endswith(".pyc") or path in left_out:
-            continue
-        # Nothing that leads elsewhere, and nothing that needs quotes: pip has no such files.
-        if "/." in path or '"' in path or "\\" in path or not digest.startswith("sha256="):
-            raise ValueError(path)
-        yield Row(path, digest[7:], int(size))
+    ours = ("pip/", own, '"pip/', f'"{own}')
+    left_out = tuple(f"{own}{name}," for name in _OF_THE_INSTALLATION)
+    kept = [line for line in lines if line.startswith(ours) and ".pyc," not in line and not line.startswith(left_out)]
+    # Nothing that leads elsewhere, and nothing that needs quotes: pip has no such files.
+    for line in kept:
+        leads_elsewhere = "/." in line or '"' in line or "\\" in line
+        if leads_elsewhere or ",sha256=" not in line or not line.rpartition(",")[2].isdecimal():
+            raise ValueError(line)
+    return sorted(kept)
 
 
 def _read(path: Path) -> bytes:

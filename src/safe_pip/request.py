@@ -1,7 +1,5 @@
 """One lock that a command needs: which file, in which mode, and its place in the order of all locks."""
 
-from __future__ import annotations
-
 import enum
 import os
 from pathlib import Path

@@ -3,8 +3,6 @@
 The files are read here and not by pip, because the first lock is taken before pip can be imported.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ Nothing here knows pip. Names are those of the files that the PyPA specification
 (https://packaging.python.org/en/latest/specifications/recording-installed-packages/) and of setuptools' older ones.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -30,7 +28,7 @@ class Snapshot(NamedTuple):
     projects: Mapping[str, tuple[Fingerprint, ...]] = MappingProxyType({})
 
     @classmethod
-    def take(cls, directories: Iterable[str]) -> Snapshot:
+    def take(cls, directories: Iterable[str]) -> "Snapshot":
         """Read the directories; one that is missing or unreadable holds nothing."""
         found: dict[str, list[Fingerprint]] = {}
         for directory in directories:

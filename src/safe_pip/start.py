@@ -1,7 +1,5 @@
 """How this process was started: what is needed to start the same command once more."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
@@ -24,7 +22,7 @@ class Start(NamedTuple):  # at every start: to make a frozen dataclass takes ten
     signal_mask: frozenset[int]
 
     @classmethod
-    def now(cls) -> Start:
+    def now(cls) -> "Start":
         """Take down what is true of this process at present."""
         try:
             directory = os.getcwd()

@@ -1,7 +1,5 @@
 """What one command writes, as far as locks go."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 

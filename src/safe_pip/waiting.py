@@ -1,7 +1,5 @@
 """One wait: how long it may last, when the user is told of it, and what ends it."""
 
-from __future__ import annotations
-
 import enum
 import time
 from collections.abc import Sequence

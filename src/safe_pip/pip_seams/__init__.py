@@ -23,6 +23,9 @@ from safe_pip.transaction import Transaction
 
 __all__ = ["SeamBroken", "Seams", "Shell", "program", "run_unchanged"]
 
+PRELOADED = ("shlex",)
+"""What is imported elsewhere when it is needed, which may be after pip's first change: then nothing can be any more."""
+
 CONTENT = Seam("pip._internal.req.req_file", "get_file_content", ("url", "session"))
 
 
@@ -109,6 +112,9 @@ class Seams:
 
     def _attach_to(self, name: str, command: Any) -> None:
         """Attach to what `command` uses, which pip has imported by now."""
+        if name in ("install", "uninstall"):
+            for module in PRELOADED:
+                importlib.import_module(module)
         self.shell.attach_to(name)
         if "pip._internal.metadata" in sys.modules:
             self._once("metadata")

@@ -1,7 +1,5 @@
 """A seam: a name in pip that is replaced where pip uses it, checked to be what is expected before pip runs."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib

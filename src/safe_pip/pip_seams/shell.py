@@ -1,7 +1,5 @@
 """How pip presents itself: its name, its version, the list of commands, completion, and `--python`."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

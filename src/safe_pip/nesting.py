@@ -13,7 +13,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,10 +46,11 @@ class OwnDirectory:
     """The private directory that tells child programs what this process holds; its path goes into SAFE_PIP_HELD."""
 
     def __init__(self) -> None:
-        _sweep()
-        self.path = fs.make_private_directory(prefix=_PREFIX)
-        for name in (_ALIVE, _COMMIT, _COMMIT_GATE):
-            fs.write(self.path / name, b"")
+        with _room_to_write():
+            _sweep()
+            self.path = fs.make_private_directory(prefix=_PREFIX)
+            for name in (_ALIVE, _COMMIT, _COMMIT_GATE):
+                fs.write(self.path / name, b"")
         self._alive = Descriptor(self.path / _ALIVE, writable=True)  # the temporary directory may be on NFS
         self._alive.raise_to(_HIGH_DESCRIPTOR)
         lock.try_lock(self._alive, exclusive=True)
@@ -61,7 +62,8 @@ class OwnDirectory:
         self._before = os.environ.get(VARIABLE)
         listed = [[claim.rank.value, claim.exclusive, list(claim.identity), str(claim.path)] for claim in claims]
         content = {"pid": os.getpid(), "outer": self._before, "locks": listed}
-        fs.write(self.path / _LIST, json.dumps(content).encode())
+        with _room_to_write():
+            fs.write(self.path / _LIST, json.dumps(content).encode())
         os.environ[VARIABLE] = str(self.path)
         self._is_published = True
 
@@ -83,6 +85,18 @@ class OwnDirectory:
         """The content of the `owner` note that leads here a descendant who lost the variable."""
         owner = {"pid": os.getpid(), "start": holders.start_ticks(os.getpid()), "held": str(self.path)}
         return json.dumps({**owner, "since": time.time(), "command": holders.command(os.getpid())}).encode()
+
+
+@contextlib.contextmanager
+def _room_to_write() -> Iterator[None]:
+    """Say what is wrong with the temporary directory: where none can be used, `tempfile` raises `FileNotFoundError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UnusableEnvironment(
+            f"cannot write to a temporary directory: {error.strerror}",
+            hint="Make room, or set TMPDIR to a directory that can be written",
+        ) from error
 
 
 @functools.cache

@@ -324,3 +324,13 @@ def test_nothing_is_left_in_the_temporary_directory(venv: Path, tmp_path: Path) 
     done = subprocess.run(words, env=variables(TMPDIR=str(temporary)), capture_output=True, text=True, timeout=LIMIT)
     assert done.stdout.split() == ["alive", "commit", "commit.gate", "held"]
     assert os.listdir(temporary) == []
+
+
+def test_where_nothing_temporary_can_be_written_that_is_said(venv: Path, tmp_path: Path) -> None:
+    words = [*START, "run", "--env", str(venv), "--", "true"]
+    limited = ["sh", "-c", 'ulimit -f 0 && exec "$@"', "sh", *words]
+    options: dict[str, Any] = {"env": variables(), "cwd": tmp_path, "capture_output": True, "text": True}
+    done = subprocess.run(limited, timeout=LIMIT, **options)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith("safe-pip: error: cannot write to a temporary directory: ")
+    assert "Traceback" not in done.stderr

@@ -123,11 +123,12 @@ class Transaction:
 
     @contextmanager
     def committing(
-        self, target: Target, also: Iterable[Path] = (), *, adds: Callable[[], bool] = bool
+        self, target: Target, also: Iterable[Path] = (), *, adds: Callable[[], bool] | None = None
     ) -> Iterator[Snapshot]:
         """Within, this command alone changes `target` and the trees `also`; yields what is installed now.
 
-        Below a holder of the shared environment lock, who forbids the rest, a command may do it that only `adds`.
+        A command that only adds may do so below a holder of the shared environment lock, who forbids the rest: `adds`
+        is asked then, when nobody changes what is there.
         On return, and on error, every lock is let go. Raises `UnusableEnvironment` before anything is locked where a
         tree cannot be written: who may only read can take every lock there is.
         """
@@ -139,9 +140,11 @@ class Transaction:
                 try:
                     held = locks.enter_context(self.environment.replacing(target, also))
                 except NestingRefused:
-                    if not adds():
+                    if adds is None:
                         raise
                     held = locks.enter_context(self.environment.adding(target, also))
+                    if not adds():
+                        raise
             # A user site that did not exist is on nobody's path; a target that is packed and shipped is nobody's site.
             known = {os.path.realpath(entry) for entry in self.path}
             new = () if target.litter else tuple(str(tree) for tree in target.trees if str(tree) not in known)

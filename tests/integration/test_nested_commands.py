@@ -61,6 +61,34 @@ def test_below_a_shared_holder_an_addition_goes_through_and_a_replacement_is_ref
     assert shop.installed() == {"aproject": "1", "bproject": "1"}
 
 
+NAMESPACE = Project("portion", "1", files={"space/portion.py": ""})
+HIDING = {
+    "a package over a namespace portion": Project("hiding", "1", files={"space/__init__.py": ""}),
+    "a package before a module": Project("hiding", "1", files={"aproject/other.py": "", "aproject/__init__.py": ""}),
+    "a script": Project("hiding", "1", console_scripts={"aproject": "hiding:main"}),
+}
+
+
+@pytest.mark.parametrize("hiding", HIDING)
+def test_below_a_shared_holder_what_would_hide_something_is_no_addition(shop, hiding):
+    shop.stock(Project("aproject", "1", console_scripts={"aproject": "aproject:main"}), NAMESPACE, HIDING[hiding])
+    shop.run("install", "aproject", "portion")
+    refused = shop.run("run", "--shared", "--", *shop.command("install", "hiding"), status=75)
+    assert "nothing there can be replaced or removed" in refused.stderr
+    assert shop.installed() == {"aproject": "1", "portion": "1"}
+
+
+def test_below_a_shared_holder_a_version_that_shadows_another_is_no_addition(shop):
+    shop.stock(A1, A2)
+    tree = shop.directory / "other tree"
+    shop.run("install", "--target", tree, "aproject==1")
+    for how in (("aproject==2",), ("--ignore-installed", "aproject")):
+        words = ("run", "--shared", "--", *shop.command("install", *how))
+        refused = shop.run(*words, status=75, PYTHONPATH=str(tree))
+        assert "nothing there can be replaced or removed" in refused.stderr
+    assert shop.installed() == {}
+
+
 def test_a_lock_that_the_shell_took_counts_as_well(shop):
     if shutil.which("flock") is None:
         pytest.skip("flock(1) is not installed")

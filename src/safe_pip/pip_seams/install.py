@@ -5,6 +5,7 @@ The commit itself is still pip's own: it uninstalls and unpacks in place, so bot
 
 from __future__ import annotations
 
+import os
 import types
 import zipfile
 from collections.abc import Iterable
@@ -13,10 +14,11 @@ from typing import Any
 
 from pip._vendor.packaging.utils import canonicalize_name
 
+from safe_pip.environment import Target
 from safe_pip.errors import SafePipError, StalePlan
 from safe_pip.pip_seams.installed import Installed
 from safe_pip.pip_seams.output import KeptBack, kept_back
-from safe_pip.pip_seams.scheme import scheme_target, tree_of
+from safe_pip.pip_seams.scheme import scheme_target, scripts_directory, tree_of
 from safe_pip.pip_seams.seam import Seam, arguments
 from safe_pip.snapshot import Snapshot
 from safe_pip.transaction import Transaction
@@ -69,13 +71,14 @@ class Install:
             return original(*args, **kw)
         if call["home"] is not None:
             return self._install_into_target(original, call)
-        target = scheme_target(self.transaction.path, **{key: call[key] for key in ("root", "prefix", "use_user_site")})
+        where = {key: call[key] for key in ("root", "prefix", "use_user_site")}
+        target = scheme_target(self.transaction.path, **where)
         trees = [tree_of(found) for found in self._replaced() if found.local]
 
         def adds() -> bool:
-            return not trees and not self._overwrites(target.trees)
+            return not self._shadows(target) and not self._overwrites(target.trees, scripts_directory(**where))
 
-        with kept_back(), self.transaction.committing(target, trees, adds=adds) as now:
+        with kept_back(), self.transaction.committing(target, trees, adds=None if trees else adds) as now:
             call["requirements"] = self._validated(now)
             call["progress_bar"] = "off"
             done = original(**call)
@@ -137,14 +140,41 @@ class Install:
         served = self.installed.served()
         return [found for found in map(served.find, names) if found is not None and found.location]
 
-    def _overwrites(self, trees: Iterable[Path]) -> bool:
-        """Whether a file of what is to be installed exists already."""
+    def _shadows(self, target: Target) -> bool:
+        """Whether a project is there already, or what is to be installed comes before a module of the same name.
+
+        A module that is found later, in its tree or in another one, would not be found any more.
+        """
+        served, trees = self.installed.served(), self.transaction.environment.trees()
+        if any(served.find(requirement.name) is not None for requirement in self._requirements):
+            return True
+        new = {name.partition("/")[0] for name in self._files()}
+        modules = {name.partition(".")[0] for name in new if not name.endswith(".dist-info")}
+        there = [(tree, name) for tree in {*trees, *target.trees} if tree.is_dir() for name in os.listdir(tree)]
+        return any(
+            name.partition(".")[0] in modules and (tree not in target.trees or name not in new) for tree, name in there
+        )
+
+    def _overwrites(self, trees: Iterable[Path], scripts: Path) -> bool:
+        """Whether a file of what is to be installed exists already, or a portion of a namespace becomes a package."""
+        for name in self._files():
+            parent, _, base = name.rpartition("/")
+            is_init = base.partition(".")[0] == "__init__" and parent
+            if name.partition("/")[0].endswith(".data") or any(
+                os.path.lexists(tree / name) or (is_init and (tree / parent).is_dir()) for tree in trees
+            ):
+                return True
+        points = [point for each in self._requirements for point in each.get_dist().iter_entry_points()]
+        kinds = ("console_scripts", "gui_scripts")
+        return any(point.group in kinds and os.path.lexists(scripts / point.name) for point in points)
+
+    def _files(self) -> list[str]:
+        """The paths of all files in the wheels to be installed."""
+        found = []
         for requirement in self._requirements:
             with zipfile.ZipFile(requirement.local_file_path) as wheel:
-                for name in wheel.namelist():
-                    if ".data/" in name.split("/")[0] + "/" or any((tree / name).is_file() for tree in trees):
-                        return True
-        return False
+                found += [name for name in wheel.namelist() if not name.endswith("/")]
+        return found
 
     def _planned(self) -> Any:
         """What pip's summary reads versions from: the plan, not the disk."""

@@ -40,6 +40,11 @@ def scheme_target(
     )
 
 
+def scripts_directory(*, root: str | None, prefix: str | None, use_user_site: bool) -> Path:
+    """Where an install with these options puts scripts."""
+    return Path(get_scheme("", user=use_user_site, root=root, prefix=prefix).scripts)
+
+
 def shared_directories(paths: Iterable[str], trees: Iterable[Path]) -> tuple[Path, ...]:
     """Those of a scheme's directories that other environments write to as well: that lie outside this venv."""
     inside = os.path.join(os.path.realpath(sys.prefix), "") if running_under_virtualenv() else None

@@ -110,6 +110,14 @@ class Transaction:
             finally:
                 self._building = False
 
+    @contextmanager
+    def mutex(self, *directories: Path) -> Iterator[None]:
+        """Within, this command alone writes in these directories."""
+        with ExitStack() as locks:
+            with self._failing():
+                locks.enter_context(self.environment.mutex(*directories))
+            yield
+
     def still_building(self) -> None:
         """Compare what is installed once more: while a build waits for a mutex, its other locks may be let go."""
         if not self._building:

@@ -231,3 +231,27 @@ def test_an_interrupt_while_waiting_for_a_lock_changes_nothing_and_shows_no_trac
     assert "Traceback" not in err
     holder.communicate("", timeout=60)
     assert shop.installed() == {}
+
+
+VANISHING_BACKEND = """
+import os
+import zipfile
+from _copying import *
+
+def prepare_metadata_for_build_wheel(directory, config_settings=None):
+    (name,) = os.listdir("prebuilt")
+    with zipfile.ZipFile(os.path.join("prebuilt", name)) as wheel:
+        wheel.extractall(directory, [member for member in wheel.namelist() if ".dist-info/" in member])
+    tree = os.getcwd()
+    os.rename(tree, tree + "-away")
+    open(tree, "w").close()
+    return next(name for name in os.listdir(directory) if name.endswith(".dist-info"))
+"""
+
+
+def test_an_error_of_ours_during_a_build_is_not_taken_for_a_failed_build(shop):
+    tree = A1.write_source_tree(shop.directory / "tree")
+    (tree / "_backend.py").rename(tree / "_copying.py")
+    (tree / "_backend.py").write_text(VANISHING_BACKEND)
+    failed = shop.run("install", tree, status=78)
+    assert f"safe-pip: error: `{tree}` is not a directory. Nothing was changed" in failed.stderr

@@ -91,6 +91,11 @@ class Seams:
         except SafePipError as error:
             self.error = transaction.error or error
             return self.error.exit_status
+        except Exception:
+            if transaction.error is None:
+                raise
+            self.error = transaction.error  # pip took it for something else: a failed build
+            return self.error.exit_status
         finally:
             if self._uninstall is not None:
                 self.answered = frozenset(self._uninstall.answered)

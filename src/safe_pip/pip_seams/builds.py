@@ -34,7 +34,7 @@ def attach(transaction: Transaction) -> None:
             return original(build_environment, *exc, **kw)
 
     def call_hook(original: Any, caller: Any, *args: Any, **kw: Any) -> Any:
-        with transaction.environment.mutex(Path(caller.source_dir)):
+        with transaction.mutex(Path(caller.source_dir)):
             transaction.still_building()
             return original(caller, *args, **kw)
 
@@ -47,7 +47,7 @@ def attach(transaction: Transaction) -> None:
         while True:
             # Both in one step: who holds one mutex may not wait for another.
             existing = [Path(checkout)] if os.path.isdir(checkout) else []
-            with transaction.environment.mutex(source, *existing):
+            with transaction.mutex(source, *existing):
                 if existing or not os.path.isdir(checkout):
                     return original(requirement)
 

@@ -233,6 +233,11 @@ def test_an_interrupt_while_waiting_for_a_lock_changes_nothing_and_shows_no_trac
     assert shop.installed() == {}
 
 
+def test_a_verb_behind_an_option_that_was_cut_short_is_refused(shop):
+    refused = shop.run("--timeou", "5", "run", "--", "true", status=2)
+    assert "safe-pip: error: `run` stands behind an option" in refused.stderr
+
+
 VANISHING_BACKEND = """
 import os
 import zipfile

@@ -8,6 +8,8 @@ from optparse import Values
 
 from pip._internal.cli.base_command import Command
 
+from safe_pip.errors import UsageError
+
 
 class OwnVerb(Command):
     """A verb of safe-pip's own."""
@@ -22,5 +24,5 @@ class OwnVerb(Command):
         self.parser.insert_option_group(0, self.cmd_opts)
 
     def run(self, options: Values, args: list[str]) -> int:
-        """Never called: `cli` runs the verb itself."""
-        raise AssertionError(f"`{self.name}` was given to pip")
+        """Refuse: `cli` runs the verb itself, but for one that it took for the value of an option."""
+        raise UsageError(f"`{self.name}` stands behind an option that is not written out, or not known here")

@@ -5,6 +5,7 @@ The commit itself is still pip's own: it uninstalls and unpacks in place, so bot
 
 from __future__ import annotations
 
+import logging
 import os
 import types
 import zipfile
@@ -37,7 +38,8 @@ MOVE = Seam(
     "InstallCommand._handle_target_dir",
     ("target_dir", "target_temp_dir", "upgrade"),
 )
-SEAMS = (INSTALL, SUMMARY, CONFLICTS, DETERMINE, CHECK, MOVE)
+BAR = Seam("pip._internal.req", "get_install_progress_renderer", ("bar_type", "total"))
+SEAMS = (INSTALL, SUMMARY, CONFLICTS, DETERMINE, CHECK, MOVE, BAR)
 
 
 class Install:
@@ -80,10 +82,17 @@ class Install:
 
         with kept_back(), self.transaction.committing(target, trees, adds=None if trees else adds) as now:
             call["requirements"] = self._validated(now)
-            call["progress_bar"] = "off"
-            done = original(**call)
+            done = original(**{**call, "progress_bar": "off"})
+        self._end_bar(call["progress_bar"], len(call["requirements"]))
         self.installed.refresh()
         return done
+
+    @staticmethod
+    def _end_bar(kind: str, total: int) -> None:
+        """Print what pip's progress bar leaves behind where it cannot be drawn: an empty line."""
+        if total > 1 and logging.getLogger("pip._internal.req").isEnabledFor(logging.INFO):
+            for _ in BAR.check()(bar_type=kind, total=total)([]):
+                pass
 
     def _install_into_target(self, original: Any, call: dict[str, Any]) -> Any:
         """`--target`: pip unpacks into a private directory, then moves each entry; only the moves need the locks."""

@@ -36,6 +36,7 @@ INSTALLING = [
     ("pip._internal.commands.install", "InstallCommand._determine_conflicts"),
     ("pip._internal.commands.install", "check_install_conflicts"),
     ("pip._internal.commands.install", "InstallCommand._handle_target_dir"),
+    ("pip._internal.req", "get_install_progress_renderer"),
 ]
 OTHERS = [
     ("pip._internal.req.req_uninstall", "UninstallPathSet.remove", ("uninstall", "-y", "one")),

@@ -2,10 +2,11 @@
 
     python benchmarks/startup.py [--rounds N] [--python PYTHON] [--fill N]
 
-A new environment is made in a temporary directory and safe-pip is installed into it from this tree. In every round
-each command runs once by each starter, in an order shuffled anew, so that a busy moment of the machine hits all alike.
-What counts is the median of the differences within a round. The first rounds (frozen pip, bytecode, disk cache) are
-run but not counted. Processor time is shown as well: a machine that is busy with other things disturbs it less.
+A new environment is made in a temporary directory and safe-pip is installed into it from this tree, compiled; the
+console scripts of both are compared there. In every round each command runs once by each of them, in an order shuffled
+anew, so that a busy moment of the machine hits both alike. What counts is the median of the differences within a round.
+The first rounds (frozen pip, disk cache) are run but not counted. Processor time is shown as well: a machine that is
+busy with other things disturbs it less. Nothing is taken from pip's configuration, and no index is asked.
 """
 
 import argparse
@@ -20,16 +21,23 @@ import time
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
-COMMANDS = (["--version"], ["list"], ["config", "list"])
+COMMANDS = (["--version"], ["list"], ["config", "list"], ["check"], ["install", "pip"])
 UNCOUNTED = 2
+
+
+def without(*prefixes: str) -> dict[str, str]:
+    """The variables of this process but for those that begin so."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
 
 
 def new_environment(directory: Path, python: str, distributions: int) -> Path:
     """Make an environment with safe-pip and as many empty distributions; on return the directory of its scripts."""
-    subprocess.run([python, "-m", "venv", directory], check=True)
+    environ = without("PYTHON", "SAFE_PIP_")
+    subprocess.run([python, "-m", "venv", directory], env=environ, check=True)
     scripts = directory / ("Scripts" if os.name == "nt" else "bin")
     # One call upgrades pip as well, to the newest.
-    subprocess.run([scripts / "python", "-m", "pip", "install", "--quiet", "--upgrade", "pip", PROJECT], check=True)
+    install = ["-m", "pip", "install", "--quiet", "--upgrade", "--compile", "pip", PROJECT]
+    subprocess.run([scripts / "python", *install], env=environ, check=True)
     where = [scripts / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     purelib = Path(subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip())
     for number in range(distributions):
@@ -58,16 +66,14 @@ def main() -> None:
     parser.add_argument("--fill", type=int, default=0, metavar="N", help="install N empty distributions as well")
     arguments = parser.parse_args()
 
-    environ = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON", "SAFE_PIP_"))
-    }
+    environ = without("PIP_", "PYTHON", "SAFE_PIP_")
+    environ |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1"}
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         scripts = new_environment(directory / "environment", arguments.python, arguments.fill)
         environ["XDG_CACHE_HOME"] = str(directory / "cache")
         starters = {
             "safe-pip": [str(scripts / "safe-pip")],
-            "python -m pip": [str(scripts / "python"), "-m", "pip"],
             "pip": [str(scripts / "pip")],
         }
         times = measure(starters, arguments.rounds, environ, directory)
@@ -91,17 +97,18 @@ def measure(
 
 
 def report(title: str, times: dict[tuple[str, str], list[float]], starters: list[str]) -> None:
-    """Print the medians, and what the first starter takes over each of the others, as a difference and as a ratio."""
+    """Print the medians, and what the first takes over the others: median difference, that of the minima, ratio."""
     first, *others = starters
     print(f"\n{title}".ljust(15) + "".join(name.rjust(15) for name in starters), end="")
-    print("".join(f"over {name}".rjust(26) for name in others))
+    print("".join(f"over {name}: median, minimum, ratio".rjust(42) for name in others))
     for command in dict.fromkeys(command for _, command in times):
         ours = times[first, command]
         row = command.ljust(14) + "".join(f"{statistics.median(times[name, command]):15.1f}" for name in starters)
         for name in others:
             theirs = times[name, command]
             over = statistics.median(a - b for a, b in zip(ours, theirs, strict=True))
-            row += f"{over:+15.1f} ms {statistics.median(ours) / statistics.median(theirs):5.2f} x"
+            ratio = statistics.median(ours) / statistics.median(theirs)
+            row += f"{over:+20.1f} {min(ours) - min(theirs):+10.1f} {ratio:8.2f} x"
         print(row)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import stat
 import sys
 from collections.abc import Mapping, MutableMapping
 from types import MappingProxyType
@@ -39,9 +40,13 @@ class Attempt(NamedTuple):
         if named is None:
             return cls()
         try:
+            status = os.fstat(int(named))
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink:
+                return cls()
             with open(int(named), encoding="utf-8") as file:
                 state = json.load(file)
-            return cls(state["number"], state["is_fallback"], frozenset(state["answered"]), state["inputs"])
+            answered, inputs = frozenset(map(str, state["answered"])), dict(state["inputs"])
+            return cls(int(state["number"]), bool(state["is_fallback"]), answered, inputs)
         except (OSError, ValueError, KeyError, TypeError):
             return cls()
 

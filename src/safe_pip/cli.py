@@ -36,6 +36,12 @@ class CommandLine(NamedTuple):
     is_isolated: bool = False
     is_verbose: bool = False
     is_version: bool = False
+    is_help: bool = False
+
+    @property
+    def is_about_pip(self) -> bool:
+        """Whether pip shows its version or help, whatever the command."""
+        return self.is_version or self.is_help
 
     @classmethod
     def parse(cls, argv: list[str]) -> "CommandLine":
@@ -69,6 +75,7 @@ class CommandLine(NamedTuple):
             is_isolated=self.is_isolated or name == "--isolated",
             is_verbose=self.is_verbose or name == "--verbose" or (name[:2] == "-v" and not name.startswith("--")),
             is_version=self.is_version or name in ("--version", "-V"),
+            is_help=self.is_help or name in ("--help", "-h"),
         )
 
 
@@ -78,7 +85,7 @@ def main(argv: list[str]) -> int:
     try:
         line = CommandLine.parse(argv)
         chosen = settings.load(os.environ, lock_timeout=line.lock_timeout, proxy=line.proxy, isolated=line.is_isolated)
-        if line.command is not None and line.command in VERBS:
+        if line.command is not None and line.command in VERBS and not line.is_about_pip:
             return _run_verb(line, line.command, line.rest, chosen)
         if line.command == "help" and line.rest[:1] and line.rest[0] in VERBS:
             return _run_verb(line, line.rest[0], ("--help",), chosen)

@@ -113,7 +113,7 @@ def freeze(
     old, the newest copy in the cache serves. Raises `UnusableEnvironment` when nothing does.
     """
     given, origin = environ.pop(GIVEN, None), environ.pop(GIVEN_ORIGIN, None)
-    if given is not None:
+    if given:
         frozen: FrozenPip | None = _given(Path(given), origin)
     else:
         kept = Copies.of_this_user(environ)

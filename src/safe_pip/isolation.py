@@ -56,7 +56,7 @@ def isolate() -> None:
     from safe_pip.start import Start
 
     start = Start.now()
-    environment_path = tuple(before[1:] if _is_of_the_start(before, os) else before)
+    environment_path = tuple(_with_user_site(before[1:] if _is_of_the_start(before, os) else before))
 
 
 def is_current() -> bool:
@@ -129,6 +129,20 @@ def _directory(module: "ModuleType") -> str | None:
         return None
     separator = "\\" if sys.platform == "win32" and "\\" in path else "/"
     return path.rpartition(separator)[0]
+
+
+def _with_user_site(path: list[str]) -> list[str]:
+    """The same path with the user site in its place (before the system's) where that may be used, but does not exist.
+
+    `site` leaves it out then. The first `--user` install makes it, and who began before must not miss what is in it.
+    """
+    site: Any = sys.modules.get("site")
+    user = getattr(site, "ENABLE_USER_SITE", None) and getattr(site, "USER_SITE", None)
+    if not user or user in path:
+        return path
+    systems = site.getsitepackages([sys.base_prefix, sys.base_exec_prefix])
+    place = next((number for number, entry in enumerate(path) if entry in systems), len(path))
+    return [*path[:place], user, *path[place:]]
 
 
 def _identity(stat: "Any", directory: str) -> tuple[int, int]:

@@ -39,7 +39,8 @@ class Snapshot(NamedTuple):
             for name in names:
                 stem, suffix = os.path.splitext(name)
                 if suffix in _SUFFIXES:
-                    project = canonical(stem.partition("-")[0])
+                    # An egg-link is named after the project alone, which may have a dash in its name.
+                    project = canonical(stem if suffix == ".egg-link" else stem.partition("-")[0])
                     found.setdefault(project, []).append(_fingerprint(os.path.join(directory, name), suffix))
         return cls({project: tuple(fingerprints) for project, fingerprints in found.items()})
 

@@ -153,12 +153,9 @@ class Transaction:
                     held = locks.enter_context(self.environment.adding(target, also))
                     if not adds():
                         raise
-            # A user site that did not exist is on nobody's path; a target that is packed and shipped is nobody's site.
-            known = {os.path.realpath(entry) for entry in self.path}
-            new = () if target.litter else tuple(str(tree) for tree in target.trees if str(tree) not in known)
             self._locked = True
             try:
-                now = Snapshot.take((*self.path, *new))
+                now = Snapshot.take(self.path)
                 with self._failing():
                     held.check()
                 yield now

@@ -65,6 +65,8 @@ def renamed(text: str) -> str:
         ("install", "--help"),
         ("-q", "list"),
         ("--version",),
+        ("--version", "list"),
+        ("-h", "list"),
     ],
     ids=" ".join,
 )
@@ -102,6 +104,11 @@ def test_version_names_the_place_that_pip_was_frozen_from_and_v_tells_ours(shop)
     assert done.stdout.startswith(f"pip {shop.laboratory.pip_version} from {shop.site / 'pip'} (python ")
     assert done.stdout.count("\n") == 1
     assert done.stderr.startswith("safe-pip: safe-pip ")
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_pips_version_and_help_are_shown_whatever_the_command(shop, option):
+    assert shop.run(option, "run", "--", "false").stdout == shop.run(option).stdout
 
 
 def test_help_lists_pips_commands_and_ours(shop):

@@ -38,7 +38,7 @@ def test_without_the_variable_it_is_the_first():
 
 def test_a_forged_variable_counts_for_nothing_and_removes_nothing(tmp_path):
     (tmp_path / "attempt").write_text("{}")
-    for forged in ("x", "999", str(tmp_path), ""):
+    for forged in ("x", "999", str(tmp_path), "", "0", "1", str(os.open(tmp_path / "attempt", os.O_RDONLY))):
         environ = {"SAFE_PIP_ATTEMPT": forged}
         assert Attempt.taken_from(environ) == Attempt()
         assert environ == {}

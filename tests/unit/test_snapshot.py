@@ -31,6 +31,11 @@ def test_every_form_of_metadata_is_seen(tmp_path, name):
     assert take(tmp_path).identity("a")
 
 
+def test_an_egg_link_is_named_after_the_whole_project(tmp_path):
+    (tmp_path / "foo-bar.egg-link").write_text(".\n")
+    assert take(tmp_path).identity("foo-bar")
+
+
 def test_an_untouched_project_keeps_its_identity(tmp_path):
     install(tmp_path)
     assert take(tmp_path).identity("idna") == take(tmp_path).identity("idna")

@@ -12,6 +12,8 @@ import pytest
 from tests.support.shop import Shop, ended
 from tests.support.wheels import Project
 
+pytestmark = pytest.mark.slow
+
 A1, A2 = Project("aproject", "1"), Project("aproject", "2")
 SLOW = Project("slow", "1")
 

@@ -54,13 +54,21 @@ class Seams:
 
                 load_socks(self.transaction)
             self.shell.attach()
-            CREATE.replace(self._create)
+            self._replace_create()
             if "PIP_AUTO_COMPLETE" in os.environ:
                 self._once("metadata")
             return _main(args)
         except SafePipError as error:
             self.error = self.error or error
             return error.exit_status
+
+    def _replace_create(self) -> None:
+        """Have every command made by `_create`, wherever pip has bound the name already (until 26.0 when imported)."""
+        CREATE.replace(self._create)
+        for name in ("pip._internal.cli.main", "pip._internal.cli.autocompletion"):
+            module: Any = importlib.import_module(name)
+            if hasattr(module, "create_command"):
+                module.create_command = CREATE.check()
 
     def _create(self, original: Any, name: str, *args: Any, **kw: Any) -> Any:
         self._once("commands")

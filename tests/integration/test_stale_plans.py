@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -102,7 +103,7 @@ def test_an_upgrade_that_another_command_made_meanwhile_is_not_made_twice(shop):
 def test_a_user_site_that_another_command_made_meanwhile_is_looked_at(shop):
     """It was on nobody's path when the first command began."""
     shop.stock(A1, A2)
-    python = getattr(sys, "_base_executable", sys.executable)
+    python = Path(sys.base_prefix, "bin", "python{}.{}".format(*sys.version_info))
     arguments = ["-m", "safe_pip", "install", "--user", "--break-system-packages"]
     variables = shop.variables | {"PYTHONPATH": str(shop.site), "PYTHONUSERBASE": str(shop.directory / "base")}
     waiting = shop.waiting(SLOW)

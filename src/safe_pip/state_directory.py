@@ -93,9 +93,10 @@ def _make_aside(tree: Path) -> bool:
         _give_access(aside, like, stat.S_IMODE(like.st_mode) & ~stat.S_ISVTX)
         fs.rename(aside, path_of(tree))
     except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and exists(tree):
-            return False  # somebody else was first
-        raise
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        exists(tree)  # Somebody else was first; may his be used? If it is gone again, whoever opens it starts over.
+        return False
     finally:
         if aside.exists():
             fs.remove_tree(aside)

@@ -39,6 +39,11 @@ class CommandLine(NamedTuple):
     is_help: bool = False
 
     @property
+    def wants_more(self) -> bool:
+        """Whether more output is asked for, before the command or behind it."""
+        return self.is_verbose or not {"-v", "-vv", "-vvv", "--verbose"}.isdisjoint(self.rest)
+
+    @property
     def is_about_pip(self) -> bool:
         """Whether pip shows its version or help, whatever the command."""
         return self.is_version or self.is_help
@@ -138,6 +143,8 @@ def _run_seams(
     sys.path.append(str(copy.path))
     from safe_pip.pip_seams import SeamBroken, Seams, Shell, program
 
+    if copy.copy.is_private and line.wants_more:
+        say(f"the cache cannot be used, so pip runs from a copy of this command's own in `{copy.path}`")
     if line.is_version and line.is_verbose:
         say(f"safe-pip {__version__}, with pip {copy.version} from {copy.path}")
     timeout = {} if chosen.lock_timeout is None else {"SAFE_PIP_LOCK_TIMEOUT": str(chosen.lock_timeout)}
@@ -160,7 +167,7 @@ def _run_seams(
 
 def _fall_back(line: CommandLine, attempt: Attempt, reason: str) -> int:
     """Begin again with all of pip under one exclusive lock: slower, as safe."""
-    if line.is_verbose or {"-v", "-vv", "-vvv", "--verbose"}.intersection(line.rest):
+    if line.wants_more:
         say(f"{reason}, so all of it runs under one exclusive lock")
     attempt._replace(is_fallback=True).begin(isolation.start)
 

@@ -1,5 +1,6 @@
 """The command line: one of our own verbs, or pip; its errors and its exit status."""
 
+import gc
 import os
 import sys
 from contextlib import ExitStack
@@ -86,6 +87,9 @@ class CommandLine(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Run the command line; on return its exit status."""
+    # Until the command begins, modules are imported and hardly anything is garbage; looking for it costs more than all
+    # of our own imports. Whoever runs the command enables it again.
+    gc.disable()
     attempt = Attempt.taken_from(os.environ)
     try:
         line = CommandLine.parse(argv)
@@ -104,6 +108,7 @@ def main(argv: list[str]) -> int:
 def _run_verb(line: CommandLine, verb: str, rest: tuple[str, ...], chosen: settings.Settings) -> int:
     import importlib
 
+    gc.enable()
     python = line.python or os.environ.get("PIP_PYTHON")
     args = ["--env", python, *rest] if python else list(rest)
     module = importlib.import_module(f"safe_pip.commands.{verb}")
@@ -176,6 +181,7 @@ def _run_unchanged(line: CommandLine, copy: frozen.FrozenPip | None) -> int:
     if copy is not None:
         sys.path.append(str(copy.path))
     sys.path.extend(isolation.environment_path)
+    gc.enable()
     from safe_pip.pip_seams import run_unchanged
 
     return run_unchanged(list(line.for_pip))

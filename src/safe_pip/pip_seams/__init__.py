@@ -6,6 +6,7 @@ that all of pip runs under one exclusive lock (`SeamBroken`).
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import stat
@@ -81,6 +82,8 @@ class Seams:
     def _guarded(self, name: str, command: Any, run: Any, options: Any, args: list[str]) -> int:
         """Run a command; an error of ours becomes its exit status here, before pip takes it for its own."""
         transaction = self.transaction
+        gc.freeze()  # What was imported stays; the collector need not look at it again.
+        gc.enable()
         try:
             # All of ours that this command needs is loaded by now; it must be of one version.
             if not isolation.is_current():

@@ -66,7 +66,6 @@ def renamed(text: str) -> str:
         ("-q", "list"),
         ("--version",),
         ("--version", "list"),
-        ("-h", "list"),
     ],
     ids=" ".join,
 )

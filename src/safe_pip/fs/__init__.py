@@ -5,8 +5,53 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+from .directory import (
+    Changing,
+    Directory,
+    can_exchange,
+    exchange,
+    make_directory,
+    move,
+    move_over,
+    remove,
+    remove_directory,
+    set_mode,
+)
+from .files import append, link, remove_below, sync, sync_tree, write_new
+
+__all__ = [
+    "Directory",
+    "append",
+    "can_exchange",
+    "exchange",
+    "link",
+    "make_directory",
+    "move",
+    "move_over",
+    "remove",
+    "remove_below",
+    "remove_directory",
+    "set_mode",
+    "sync",
+    "sync_tree",
+    "write_new",
+]
+
+watch: Callable[[str, str, str], None] | None = None
+"""Called before every single change with the operation's name, the absolute path that changes, and, of a rename, an
+exchange or a link, the other path (else ""). What it raises is raised in place of the change. For tests."""
+
+
+def load() -> None:
+    """Import what a commit needs: pip lets nothing be imported once it has begun to install."""
+    from . import renaming
+
+    renaming.load()
 
 
 def make_directories(path: Path, *, mode: int = 0o777) -> list[Path]:
@@ -20,7 +65,8 @@ def make_directories(path: Path, *, mode: int = 0o777) -> list[Path]:
     made = []
     for directory in reversed(missing):
         try:
-            directory.mkdir(mode)
+            with _changing("make_directory", directory):
+                directory.mkdir(mode)
         except FileExistsError:
             if not directory.is_dir():
                 raise
@@ -32,13 +78,14 @@ def make_directories(path: Path, *, mode: int = 0o777) -> list[Path]:
 def remove_empty_directories(paths: list[Path]) -> None:
     """Remove each of `paths` that is an empty directory, last first; what is not empty, or gone, stays as it is."""
     for path in reversed(paths):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), _changing("remove_directory", path):
             path.rmdir()
 
 
 def make_private_directory(parent: Path | None = None, prefix: str = "safe-pip-") -> Path:
     """Make a directory of mode 0700 with a name nobody can guess, in `parent` or the temporary directory."""
-    return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    with _changing("make_directory", (parent or temporary_directory()) / f"{prefix}*"):
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
 
 
 def temporary_directory() -> Path:
@@ -47,45 +94,57 @@ def temporary_directory() -> Path:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove `path` and all below it as far as permissions allow; never raises."""
-    shutil.rmtree(path, ignore_errors=True)
+    """Remove the directory `path` and all below it as far as permissions allow; never raises."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            path = Path(os.path.abspath(path))
+            with Directory.open(path.parent.resolve()) as parent:
+                remove_below(parent, path.name)
 
 
 def rename(source: Path, destination: Path) -> None:
     """Rename as rename(2) does."""
-    os.rename(source, destination)
+    with _changing("rename", destination, source):
+        os.rename(source, destination)
 
 
 def write(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Make the new file `path` with `content`; raises `FileExistsError` if there is one, follows no symbolic link."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), mode)
-    with open(descriptor, "wb") as file:
-        file.write(content)
+    with _changing("create", path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), mode)
+    try:
+        append(descriptor, os.path.abspath(path), content)
+    finally:
+        os.close(descriptor)
 
 
 def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Give `path` this content: readers see the old file or the new one, whole."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".safe-pip-")
+    descriptor, temporary = _temporary_file(path.parent)
     try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-        os.chmod(name, mode)
-        os.replace(name, path)
+        try:
+            append(descriptor, temporary, content)
+        finally:
+            os.close(descriptor)
+        with _changing("set_mode", temporary):
+            os.chmod(temporary, mode)
+        with _changing("move_over", path, temporary):
+            os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            unlink(temporary)
         raise
 
 
 def unlink(path: Path) -> None:
     """Remove the file `path`; one that is gone already is no error."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError), _changing("remove", path):
         path.unlink()
 
 
 def touch(path: Path) -> None:
     """Give `path` the present time, as a sign that it is in use; where that is refused it keeps its own."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), _changing("touch", path):
         os.utime(path)
 
 
@@ -101,7 +160,8 @@ def write_bytecode(source: Path) -> None:
     timestamps = py_compile.PycInvalidationMode.TIMESTAMP
     with contextlib.suppress(py_compile.PyCompileError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        py_compile.compile(str(source), doraise=True, quiet=1, invalidation_mode=timestamps)
+        with _changing("write_bytecode", source):
+            py_compile.compile(str(source), doraise=True, quiet=1, invalidation_mode=timestamps)
 
 
 def set_access(path: Path, mode: int, *, group: int, owner: int | None = None) -> None:
@@ -109,45 +169,63 @@ def set_access(path: Path, mode: int, *, group: int, owner: int | None = None) -
 
     Who may not give the group away keeps his own, and then lets that group do no more than everybody.
     """
-    if hasattr(os, "chown"):
+    if sys.platform != "win32":
         if owner is not None:
-            with contextlib.suppress(PermissionError):
+            with contextlib.suppress(PermissionError), _changing("set_owner", path):
                 os.chown(path, owner, -1, follow_symlinks=False)
         try:
-            os.chown(path, -1, group, follow_symlinks=False)
+            with _changing("set_owner", path):
+                os.chown(path, -1, group, follow_symlinks=False)
         except PermissionError:
             mode = mode & ~0o2070 | (mode & 0o007) << 3
-    os.chmod(path, mode)
+    with _changing("set_mode", path):
+        os.chmod(path, mode)
 
 
 def link_or_copy(source: Path, destination: Path) -> None:
     """Make the new file `destination` the same as `source`: a hard link, or a copy where links are refused."""
     try:
-        os.link(source, destination)
+        with _changing("link", destination, source):
+            os.link(source, destination)
     except FileNotFoundError:
         raise
     except OSError:
-        shutil.copyfile(source, destination)
+        with _changing("copy", destination, source):
+            shutil.copyfile(source, destination)
 
 
 def copy_whole(source: Path, destination: Path) -> None:
     """Copy a file so that readers of `destination` see the old file or the new one, whole."""
-    descriptor, name = tempfile.mkstemp(dir=destination.parent, prefix=".safe-pip-")
+    descriptor, temporary = _temporary_file(destination.parent)
     os.close(descriptor)
     try:
-        shutil.copy2(source, name)
-        os.replace(name, destination)
+        with _changing("copy", temporary, source):
+            shutil.copy2(source, temporary)
+        with _changing("move_over", destination, temporary):
+            os.replace(temporary, destination)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            unlink(temporary)
         raise
 
 
 def unnamed_file(content: bytes) -> int:
     """A descriptor, at its start, of a file with `content` and no name: it is gone with its last descriptor."""
-    with tempfile.TemporaryFile() as file:
+    with _changing("create", temporary_directory() / "*"), tempfile.TemporaryFile() as file:
         file.write(content)
         file.flush()
         descriptor = os.dup(file.fileno())
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
+
+
+def _temporary_file(directory: Path) -> tuple[int, Path]:
+    with _changing("create", directory / ".safe-pip-*"):
+        descriptor, name = tempfile.mkstemp(dir=directory, prefix=".safe-pip-")
+    return descriptor, Path(name)
+
+
+def _changing(operation: str, path: Path, source: Path | None = None) -> Changing:
+    if watch is None:  # nobody asks for absolute paths
+        return Changing(operation, str(path), "")
+    return Changing(operation, os.path.abspath(path), "" if source is None else os.path.abspath(source))

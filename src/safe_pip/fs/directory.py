@@ -1,0 +1,286 @@
+"""An open directory, and the changes to what is directly in it.
+
+Everything is relative to a descriptor, so that a path that somebody exchanges for another, or for a symbolic link,
+after it was opened leads nowhere else: openat(2), "Rationale for openat()". Where there are no such descriptors
+(Windows) the path stands in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import sys
+from types import TracebackType
+
+from .. import fs
+
+_SEPARATORS = ("/", "\\", ":") if sys.platform == "win32" else ("/",)
+# What a kernel or a filesystem answers that does not know the flag; EPERM is what an old sandbox says.
+_NO_FLAGS = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
+
+
+class Changing:
+    """Around one change: `fs.watch` is told before it, and an error of it carries the absolute path."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, operation: str, path: str, source: str = "") -> None:
+        self._path = path
+        if fs.watch is not None:
+            fs.watch(operation, path, source)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = self._path
+
+
+class Directory:
+    """A directory that is held open; its `path` is where it was when it was opened.
+
+    Raises `FileNotFoundError` if it is not there, and `NotADirectoryError` for a symbolic link or a file.
+    """
+
+    __slots__ = ("fd", "identity", "path")
+
+    def __init__(self, path: str, fd: int | None) -> None:
+        self.path = path
+        self.fd = fd
+        status = os.stat(path) if fd is None else os.fstat(fd)
+        self.identity = (status.st_dev, status.st_ino)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Directory:
+        """Open the directory at the absolute `path`, whose last component is not followed if it is a link."""
+        path = os.path.normpath(os.fspath(path)) if sys.platform == "win32" else os.fspath(path).rstrip("/") or "/"
+        if not os.path.isabs(path):
+            raise ValueError(f"not an absolute path: {path!r}")
+        return cls(path, _open(path, None, path))
+
+    def child(self, name: str) -> Directory:
+        """Open the directory `name`, or `a/b/c` below this one, without passing through any symbolic link."""
+        names = name.split("/")
+        for part in names:
+            check(part)
+        directory = self
+        try:
+            for part in names:
+                path = directory.join(part)
+                below = Directory(path, _open(directory.at(part), directory.fd, path))
+                if directory is not self:
+                    directory.close()
+                directory = below
+        except BaseException:
+            if directory is not self:
+                directory.close()
+            raise
+        return directory
+
+    def join(self, name: str) -> str:
+        """The absolute path of the entry `name`."""
+        return os.path.join(self.path, name)
+
+    def at(self, name: str) -> str:
+        """What to hand to a system call together with `fd`; raises `ValueError` if `name` is not a single name."""
+        check(name)
+        return name if self.fd is not None else self.join(name)
+
+    def stat(self, name: str) -> os.stat_result:
+        """The entry itself, as lstat(2) tells it; raises `FileNotFoundError` if there is none."""
+        return os.stat(self.at(name), dir_fd=self.fd, follow_symlinks=False)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an entry of this name, of whatever kind."""
+        try:
+            self.stat(name)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def names(self) -> list[str]:
+        """The names of all entries, in no order."""
+        try:
+            return os.listdir(self.path if self.fd is None else self.fd)
+        except OSError as error:
+            # EBADF: it may be passed through and not be read.
+            number = errno.EACCES if error.errno == errno.EBADF else error.errno
+            raise OSError(number, os.strerror(number or 0), self.path) from None
+
+    def read(self, name: str) -> bytes:
+        """The content of the regular file `name`; raises `OSError` (ELOOP) for a symbolic link."""
+        with open(self.open_file(name), "rb") as file:
+            return file.read()
+
+    def open_file(self, name: str) -> int:
+        """A descriptor for reading the regular file or the directory `name`, following nothing."""
+        fd = os.open(self.at(name), _FLAGS, dir_fd=self.fd)
+        mode = os.fstat(fd).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "Neither a file nor a directory", self.join(name))
+        return fd
+
+    def close(self) -> None:
+        """Close; again it does nothing."""
+        fd, self.fd = self.fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def __enter__(self) -> Directory:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def check(name: str) -> None:
+    """Raise `ValueError` unless `name` is the name of one entry of a directory."""
+    if name in ("", ".", "..") or "\0" in name or any(separator in name for separator in _SEPARATORS):
+        raise ValueError(f"not a name: {name!r}")
+
+
+if sys.platform == "win32":
+    _FLAGS = os.O_RDONLY | os.O_BINARY | os.O_NOINHERIT
+
+    def _open(name: str, parent: int | None, path: str) -> int | None:
+        if not stat.S_ISDIR(os.lstat(name).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        return None
+else:
+    # NONBLOCK: opening a FIFO that somebody put there would wait for ever.
+    _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+    def _open(name: str, parent: int | None, path: str) -> int | None:
+        flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            try:
+                return os.open(name, flags | os.O_RDONLY, dir_fd=parent)
+            except PermissionError:
+                # One may pass through a directory that one may not list.
+                return os.open(name, flags | getattr(os, "O_PATH", 0), dir_fd=parent)
+        except OSError as error:
+            # Who wins between NOFOLLOW and DIRECTORY differs between the kernels.
+            number = errno.ENOTDIR if error.errno in (errno.ELOOP, errno.EMLINK) else error.errno
+            raise OSError(number, os.strerror(number or 0), path) from None
+
+
+def move(source: Directory, name: str, destination: Directory, new_name: str) -> None:
+    """Rename, never over anything: raises `FileExistsError` if the new name is taken, by whatever.
+
+    Where neither kernel nor filesystem can do that in one step it looks first: the commit lock keeps other safe-pips
+    away.
+    """
+    from . import renaming
+
+    old, new = source.at(name), destination.at(new_name)
+    with Changing("move", destination.join(new_name), source.join(name)):
+        if sys.platform == "win32":
+            os.rename(old, new)
+            return
+        try:
+            renaming.rename(source.fd, old, destination.fd, new, renaming.NO_REPLACE)
+        except OSError as error:
+            if error.errno not in _NO_FLAGS:
+                raise
+            if destination.exists(new_name):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+            os.rename(old, new, src_dir_fd=source.fd, dst_dir_fd=destination.fd)
+
+
+def move_over(source: Directory, name: str, destination: Directory, new_name: str) -> None:
+    """Rename, over a file that is there: who opens the new name finds the old file or the new one.
+
+    On return the old name is gone, also if both were links to the same file, with which rename(2) does nothing.
+    """
+    with Changing("move_over", destination.join(new_name), source.join(name)):
+        os.replace(source.at(name), destination.at(new_name), src_dir_fd=source.fd, dst_dir_fd=destination.fd)
+        if source.exists(name) and (source.identity, name) != (destination.identity, new_name):
+            os.unlink(source.at(name), dir_fd=source.fd)
+
+
+def exchange(one: Directory, name: str, other: Directory, other_name: str) -> None:
+    """Let two entries of any kind change places in one step.
+
+    Raises `OSError`: EXDEV where the filesystem refuses it for one of them (a directory of a lower overlayfs layer),
+    EINVAL or ENOSYS where it cannot do it at all.
+    """
+    from . import renaming
+
+    old, new = one.at(name), other.at(other_name)
+    with Changing("exchange", other.join(other_name), one.join(name)):
+        renaming.rename(one.fd, old, other.fd, new, renaming.EXCHANGE)
+
+
+def can_exchange(directory: Directory) -> bool:
+    """Whether directories can be exchanged there, found out with two of our own in the private `directory`."""
+    first, second, inner = "exchange-first", "exchange-second", "inner"
+    make_directory(directory, first)
+    make_directory(directory, second)
+    try:
+        with directory.child(first) as below:
+            make_directory(below, inner)
+        exchange(directory, first, directory, second)
+        with directory.child(second) as below:
+            return below.exists(inner)
+    except OSError:
+        return False
+    finally:
+        for name in (first, second):
+            with contextlib.suppress(OSError):
+                fs.remove_below(directory, name)
+
+
+def remove(directory: Directory, name: str) -> None:
+    """Remove a file or a symbolic link; one that is gone already is no error."""
+    with Changing("remove", directory.join(name)), contextlib.suppress(FileNotFoundError):
+        os.unlink(directory.at(name), dir_fd=directory.fd)
+
+
+def remove_directory(directory: Directory, name: str) -> None:
+    """Remove an empty directory; one that is gone already is no error, one that is not empty raises `OSError`."""
+    with Changing("remove_directory", directory.join(name)), contextlib.suppress(FileNotFoundError):
+        os.rmdir(directory.at(name), dir_fd=directory.fd)
+
+
+def make_directory(directory: Directory, name: str, mode: int = 0o777) -> None:
+    """Make a directory, with this mode as far as the umask allows; raises `FileExistsError`."""
+    with Changing("make_directory", directory.join(name)):
+        os.mkdir(directory.at(name), mode, dir_fd=directory.fd)
+
+
+def set_mode(directory: Directory, name: str, mode: int) -> None:
+    """Give a file or directory these permissions, whatever the umask; raises `OSError` (ELOOP) for a symbolic link."""
+    where = directory.at(name)
+    with Changing("set_mode", directory.join(name)):
+        if stat.S_ISLNK(directory.stat(name).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        if sys.platform == "win32":
+            os.chmod(where, mode)
+            return
+        try:
+            fd = directory.open_file(name)
+        except PermissionError:
+            _set_mode_of_unreadable(directory, where, mode)
+            return
+        try:
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
+
+
+def _set_mode_of_unreadable(directory: Directory, where: str, mode: int) -> None:
+    """chmod(2) without following and without opening: fchmodat(2) had no such flag before Linux 6.6."""
+    if sys.platform != "linux":
+        os.chmod(where, mode, dir_fd=directory.fd, follow_symlinks=False)
+        return
+    fd = os.open(where, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd)
+    try:
+        if stat.S_ISLNK(os.fstat(fd).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        os.chmod(f"/proc/self/fd/{fd}", mode)
+    finally:
+        os.close(fd)

@@ -1,0 +1,200 @@
+"""Whole files and whole trees below an open directory: written, linked, copied, deleted, synced."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import sys
+from collections.abc import Iterator
+
+from .directory import Changing, Directory, remove, remove_directory, set_mode
+
+# The disk is at fault, not the link: a copy would fail as well.
+_NOT_THE_LINK = {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+# What a filesystem answers that syncs no directories.
+_NOTHING_TO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
+_CHUNK = 1 << 20
+
+
+def write_new(directory: Directory, name: str, content: bytes, mode: int = 0o600) -> None:
+    """Make the file `name`, with this mode as far as the umask allows; raises `FileExistsError` if there is one.
+
+    After a crash, or an error, it may be there with a part of its content.
+    """
+    path = directory.join(name)
+    with Changing("create", path):
+        fd = os.open(directory.at(name), _NEW, mode, dir_fd=directory.fd)
+    try:
+        append(fd, path, content)
+    finally:
+        os.close(fd)
+
+
+def append(fd: int, path: str | os.PathLike[str], content: bytes) -> None:
+    """Write `content` to the end of the file that is open as `fd`; `path` is for those who watch."""
+    path = os.fspath(path)
+    with Changing("write", path):
+        os.lseek(fd, 0, os.SEEK_END)
+        _write(fd, content)
+
+
+def link(source: Directory, name: str, destination: Directory, new_name: str) -> None:
+    """Make `new_name` a hard link of a file or of a symbolic link itself; where links are refused, a copy.
+
+    The copy has content, mode, times and, as far as that is allowed, owner, group and extended attributes. Raises
+    `FileExistsError` if the new name is taken. After a crash there may be a part of a copy.
+    """
+    try:
+        with Changing("link", destination.join(new_name), source.join(name)):
+            if sys.platform == "win32":
+                os.link(source.at(name), destination.at(new_name))
+            else:
+                os.link(
+                    source.at(name),
+                    destination.at(new_name),
+                    src_dir_fd=source.fd,
+                    dst_dir_fd=destination.fd,
+                    follow_symlinks=False,
+                )
+    except OSError as error:
+        if error.errno in _NOT_THE_LINK:
+            raise
+        status = source.stat(name)
+        if stat.S_ISLNK(status.st_mode):
+            with Changing("copy", destination.join(new_name), source.join(name)):
+                text = os.readlink(source.at(name), dir_fd=source.fd)
+                os.symlink(text, destination.at(new_name), dir_fd=destination.fd)
+        elif stat.S_ISREG(status.st_mode):
+            _copy(source, name, destination, new_name)
+        else:
+            raise
+
+
+def _copy(source: Directory, name: str, destination: Directory, new_name: str) -> None:
+    path = destination.join(new_name)
+    old = source.open_file(name)
+    try:
+        with Changing("copy", path, source.join(name)):
+            new = os.open(destination.at(new_name), _NEW, 0o600, dir_fd=destination.fd)
+        try:
+            with Changing("write", path):
+                while chunk := os.read(old, _CHUNK):
+                    _write(new, chunk)
+                _copy_status(old, new)
+        except BaseException:
+            # If this is a crash on trial, the watcher refuses it as the kernel would.
+            with contextlib.suppress(OSError):
+                remove(destination, new_name)
+            raise
+        finally:
+            os.close(new)
+    finally:
+        os.close(old)
+
+
+def _copy_status(old: int, new: int) -> None:
+    status = os.fstat(old)
+    if sys.platform == "win32":
+        return
+    for owner, group in ((status.st_uid, -1), (-1, status.st_gid)):
+        with contextlib.suppress(OSError):
+            os.fchown(new, owner, group)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            for attribute in os.listxattr(old):
+                with contextlib.suppress(OSError):
+                    os.setxattr(new, attribute, os.getxattr(old, attribute))
+    mode, given = stat.S_IMODE(status.st_mode), os.fstat(new)
+    # To run as somebody is not passed on with a file that is not his.
+    if given.st_uid != status.st_uid:
+        mode &= ~stat.S_ISUID
+    if given.st_gid != status.st_gid:
+        mode &= ~stat.S_ISGID
+    os.fchmod(new, mode)
+    os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _write(fd: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+if sys.platform == "win32":
+    _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_BINARY | os.O_NOINHERIT
+else:
+    _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def remove_below(directory: Directory, name: str) -> None:
+    """Remove `name` and, if it is a directory, all below it, through no symbolic link; nothing there is no error.
+
+    Directories of this user that he may not change are made writable first. What is on another filesystem stays. It
+    goes on after an error, and raises the first one at the end.
+    """
+    errors = list(_remove(directory, name))
+    if errors:
+        raise errors[0]
+
+
+def _remove(directory: Directory, name: str) -> Iterator[OSError]:
+    try:
+        status = directory.stat(name)
+        if not stat.S_ISDIR(status.st_mode):
+            remove(directory, name)
+            return
+        if sys.platform != "win32" and status.st_uid == os.geteuid() and status.st_mode & 0o700 != 0o700:
+            set_mode(directory, name, stat.S_IMODE(status.st_mode) | 0o700)
+        with directory.child(name) as below:
+            if below.identity[0] != directory.identity[0]:
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), below.path)
+            for inner in below.names():
+                yield from _remove(below, inner)
+        remove_directory(directory, name)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        yield error
+
+
+def sync(directory: Directory, name: str = "") -> None:
+    """Have the disk hold the file or directory `name`, or `directory` itself: fsync(2). Of a link there is nothing."""
+    if not name:
+        with Changing("sync", directory.path):
+            if directory.fd is not None:
+                _sync(directory.fd)
+        return
+    mode = directory.stat(name).st_mode
+    if stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and sys.platform != "win32"):
+        with Changing("sync", directory.join(name)):
+            fd = directory.open_file(name)
+            try:
+                _sync(fd)
+            finally:
+                os.close(fd)
+
+
+def sync_tree(directory: Directory) -> None:
+    """The same for all files and directories below `directory`, and last itself; through no symbolic link."""
+    for name in directory.names():
+        if stat.S_ISDIR(directory.stat(name).st_mode):
+            with directory.child(name) as below:
+                sync_tree(below)
+        else:
+            sync(directory, name)
+    sync(directory)
+
+
+def _sync(fd: int) -> None:
+    try:
+        if sys.platform == "darwin":
+            import fcntl
+
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # there fsync(2) stops at the drive's cache
+        else:
+            os.fsync(fd)
+    except OSError as error:
+        if not (error.errno in _NOTHING_TO_SYNC and stat.S_ISDIR(os.fstat(fd).st_mode)):
+            raise

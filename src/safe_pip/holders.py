@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 _PROC = Path("/proc")
 _LONGEST_COMMAND = 200
+# PROC_PID_INIT_INO of the kernel's sources.
+_FIRST_NAMESPACE = "pid:[4026531836]"
 
 
 class Holder(NamedTuple):
@@ -48,6 +50,28 @@ def kernel_name(fd: int) -> str:
         if name == "mnt_id":
             device = _device_of_mount(value.strip()) or device
     return f"{device}:{status.st_ino}"
+
+
+def kernel_name_at(path: Path) -> str | None:
+    """The same of what lies at a path; None if nothing does. Nothing is read for it, so no permission is needed."""
+    if sys.platform != "linux":
+        return None
+    try:
+        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return kernel_name(fd)
+    finally:
+        os.close(fd)
+
+
+def sees_everybody() -> bool:
+    """Whether /proc/locks shows every holder on this machine: it does only in the first pid namespace."""
+    try:
+        return os.readlink(_PROC / "self" / "ns" / "pid") == _FIRST_NAMESPACE and (_PROC / "locks").exists()
+    except OSError:
+        return False
 
 
 def _major_minor(device: int) -> tuple[int, int]:
@@ -111,11 +135,12 @@ def holders(fd: int, gate: int | None = None) -> tuple[Holder, ...]:
         file = kernel_name(descriptor)
         for entry in listed:
             if entry.file == file and not entry.is_waiting and entry.pid != os.getpid():
-                found.append(_describe(entry, is_waiting))
+                found.append(describe(entry, is_waiting))
     return tuple(found)
 
 
-def _describe(entry: Entry, is_waiting: bool) -> Holder:
+def describe(entry: Entry, is_waiting: bool) -> Holder:
+    """The process that an entry is of, as far as it can be looked at."""
     return Holder(
         pid=entry.pid,
         exclusive=entry.exclusive,

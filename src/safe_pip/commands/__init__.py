@@ -1,3 +1,6 @@
 """safe-pip's own verbs, each with the line that `safe-pip help` shows of it."""
 
-VERBS = {"run": "Run any command under the environment's lock."}
+VERBS = {
+    "run": "Run any command under the environment's lock.",
+    "status": "Show who holds or waits for the environment's locks.",
+}

@@ -1,0 +1,89 @@
+"""Which environment an own verb looks at: this Python's, or the one that `--env` names."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from safe_pip import isolation
+from safe_pip.commands.run import located
+from safe_pip.environment import Environment, Waiting
+from safe_pip.errors import UnusableEnvironment, UsageError
+
+_LIBRARY = re.compile(r"(python|pypy)[\d.]*t?")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What stands on the command line of a verb that looks at one environment."""
+
+    env: str | None = None
+    flags: frozenset[str] = frozenset()
+
+    @classmethod
+    def parse(cls, verb: str, args: list[str], known: frozenset[str]) -> Options:
+        """Take the options; `known` are those without a value. Raises `UsageError`."""
+        env, flags, words = None, set[str](), list(args)
+        while words:
+            word = words.pop(0)
+            name, has_value, value = word.partition("=")
+            if name == "--env":
+                if not has_value and not words:
+                    raise UsageError("`--env` needs a value", hint=f"See `safe-pip {verb} --help`")
+                env = value if has_value else words.pop(0)
+            elif word in ("--help", "-h"):
+                flags.add("--help")
+            elif word in known:
+                flags.add(word)
+            else:
+                what = "option" if word.startswith("-") else "argument"
+                raise UsageError(f"`safe-pip {verb}` has no {what} `{word}`", hint=f"See `safe-pip {verb} --help`")
+        return cls(env, frozenset(flags))
+
+
+@dataclass(frozen=True)
+class Place:
+    """One environment: its trees, those of this user's Python first."""
+
+    environment: Environment
+    trees: tuple[Path, ...]
+    named: str | None = None
+
+    @classmethod
+    def find(cls, named: str | None, waiting: Waiting, timeout: float | None) -> Place:
+        """The environment that `--env` names, or this Python's; raises `UnusableEnvironment` if there is none."""
+        path = isolation.environment_path
+        if named is not None:
+            trees = located(named) or [Path(os.path.realpath(named))]
+            if not trees[0].is_dir():
+                raise UnusableEnvironment(f"`{named}` does not exist")
+            path = tuple(map(str, trees))
+        environment = Environment(path, stdlib=isolation.standard_library(), waiting=waiting, timeout=timeout)
+        return cls(environment, tuple(environment.trees()), named)
+
+    def scripts(self) -> dict[Path, Path]:
+        """The directory that the scripts of each tree are in."""
+        own = set[Path]()
+        if self.named is None:
+            own = {Path(os.path.realpath(sysconfig.get_path(name))) for name in ("purelib", "platlib")}
+        return {tree: Path(sysconfig.get_path("scripts")) if tree in own else scripts_of(tree) for tree in self.trees}
+
+    def interpreter(self) -> Path | None:
+        """The Python of this environment, where it is known; its links are not followed."""
+        if self.named is None:
+            return Path(sys.executable) if sys.executable else None
+        path = Path(os.path.abspath(self.named))
+        return path if path.is_file() else None
+
+
+def scripts_of(tree: Path) -> Path:
+    """Where the scripts of a tree are, by the schemes of `sysconfig`; of a `--target` directory, in it."""
+    name = "Scripts" if sys.platform == "win32" else "bin"
+    if tree.name not in ("site-packages", "dist-packages"):
+        return tree / name
+    library = tree.parent
+    return (library.parent.parent if _LIBRARY.fullmatch(library.name) else library.parent) / name

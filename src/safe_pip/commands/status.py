@@ -1,0 +1,165 @@
+"""`safe-pip status`: who holds or waits for which lock, and what was left unfinished."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safe_pip import lookout, request, state_directory
+from safe_pip.commands.place import Options, Place
+from safe_pip.environment import Waiting
+from safe_pip.errors import UnusableEnvironment
+from safe_pip.lookout import Lock, Party, Transaction, View
+
+HELP = """\
+Usage:
+  safe-pip status [--json] [--env DIR]
+
+Description:
+  Show who holds or waits for which lock of the environment, which transactions are unfinished, and what the next
+  command does about each. Takes no lock, changes nothing, and needs no permission to write. The exit status is 0.
+
+Options:
+  --env DIR               The environment: a virtual environment, its Python, a prefix, or a `--target` directory.
+                          (default: this Python's environment)
+  --json                  Print one JSON document:
+                            format        1; a later number means that a key got another meaning
+                            trees         the directories that hold distributions
+                            complete      false where locks of others may be hidden: in another pid namespace than the
+                                          first one of the machine, and where there is no /proc/locks
+                            locks         a list of: lock ("environment", "commit", "source directory",
+                                          "shared directory", "uv"), tree, path (what is locked), holders, waiting (in
+                                          turn): each with pid, command, mode ("shared", "exclusive"; null at the gate),
+                                          since (seconds of the epoch, or null), stopped, seen (false if it is known
+                                          from a note that it left, and may be dead)
+                            transactions  a list of: id, tree (where its journal is), state ("staging", "prepared",
+                                          "committed"), alive (null: unknown), pid, command, since, next ("wait",
+                                          "delete", "roll back", "finish", "refuse: ...")
+                            problems      what could not be looked at, and why
+"""
+
+
+def main(args: list[str], *, waiting: Waiting, timeout: float | None) -> int:
+    """Run the verb; on return its exit status."""
+    options = Options.parse("status", args, frozenset({"--json"}))
+    if "--help" in options.flags:
+        print(HELP, end="")
+        return 0
+    place = Place.find(options.env, waiting, timeout)
+    problems = tuple(_problems(place.trees))
+    transactions = [(each, lookout.outlook(each)) for each in lookout.transactions(place.trees)]
+    view = View.take()
+    found = [lock for tree, scripts in place.scripts().items() for lock in lookout.locks(tree, view, [scripts])]
+    locks = list({(lock.name, lock.path): lock for lock in reversed(found)}.values())[::-1]
+    if "--json" in options.flags:
+        print(json.dumps(_document(place.trees, view, locks, transactions, problems), indent=2))
+    else:
+        print("\n".join(_lines(place.trees, view, locks, transactions, problems)))
+    return 0
+
+
+def _problems(trees: tuple[Path, ...]) -> Iterator[str]:
+    for tree in trees:
+        try:
+            state_directory.exists(tree)
+        except UnusableEnvironment as error:
+            yield error.message
+
+
+def _lines(
+    trees: tuple[Path, ...],
+    view: View,
+    locks: list[Lock],
+    transactions: list[tuple[Transaction, str]],
+    problems: tuple[str, ...],
+) -> Iterator[str]:
+    """The report, a line for each who has to do with a lock, and for each transaction."""
+    for tree in trees:
+        yield (
+            str(request.shown_name(tree))
+            if request.shown_name(tree) == tree
+            else f"{request.shown_name(tree)} ({tree})"
+        )
+        said = [line for lock in locks if lock.tree == tree for line in _told(lock)]
+        said += [_unfinished(each, next_) for each, next_ in transactions if each.tree == tree]
+        yield from (f"  {line}" for line in said or ["no lock is held, nothing is unfinished"])
+    yield from (f"{each.tree}: {_unfinished(each, next_)}" for each, next_ in transactions if each.tree not in trees)
+    yield from problems
+    if not view.is_complete:
+        yield "This may not be all: locks that are held in other pid namespaces, or without /proc/locks, are not seen"
+
+
+def _told(lock: Lock) -> Iterator[str]:
+    name = f"{lock.name} lock" if lock.name in ("environment", "commit") else f"{lock.name} `{lock.path}`"
+    for party in lock.holders:
+        yield f"{name}: {'held' if party.exclusive else 'shared'} by {_who(party)}"
+    for party in lock.waiting:
+        mode = {True: "exclusively ", False: "shared ", None: ""}[party.exclusive]
+        yield f"{name}: waited for {mode}by {_who(party)}"
+
+
+def _who(party: Party | Transaction) -> str:
+    facts = [f"pid {party.pid}"]
+    if isinstance(party, Party):
+        facts += ["stopped"] if party.is_stopped else []
+        facts += [] if party.is_seen else ["by the note it left"]
+    named = f"`{party.command}` ({', '.join(facts)})" if party.command else ", ".join(facts)
+    return named if party.since is None else f"{named} for {max(time.time() - party.since, 0):.0f} s"
+
+
+def _unfinished(transaction: Transaction, next_: str) -> str:
+    alive = {True: "at work", False: "dead", None: "perhaps at work"}[transaction.is_alive]
+    by = "" if transaction.pid is None else f" by {_who(transaction)}"
+    return f"transaction {transaction.identifier}: {transaction.state.value}{by}, {alive}; the next command: {next_}"
+
+
+def _document(
+    trees: tuple[Path, ...],
+    view: View,
+    locks: list[Lock],
+    transactions: list[tuple[Transaction, str]],
+    problems: tuple[str, ...],
+) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "trees": [str(tree) for tree in trees],
+        "complete": view.is_complete,
+        "locks": [
+            {
+                "lock": lock.name,
+                "tree": str(lock.tree),
+                "path": str(lock.path),
+                "holders": [_party(party) for party in lock.holders],
+                "waiting": [_party(party) for party in lock.waiting],
+            }
+            for lock in locks
+        ],
+        "transactions": [
+            {
+                "id": each.identifier,
+                "tree": str(each.tree),
+                "state": each.state.value,
+                "alive": each.is_alive,
+                "pid": each.pid,
+                "command": each.command,
+                "since": each.since,
+                "next": next_,
+            }
+            for each, next_ in transactions
+        ],
+        "problems": list(problems),
+    }
+
+
+def _party(party: Party) -> dict[str, Any]:
+    return {
+        "pid": party.pid,
+        "command": party.command,
+        "mode": {True: "exclusive", False: "shared", None: None}[party.exclusive],
+        "since": party.since,
+        "stopped": party.is_stopped,
+        "seen": party.is_seen,
+    }

@@ -1,0 +1,181 @@
+"""`safe-pip status`: holders, waiters and unfinished transactions of real processes, seen without a lock."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import safe_pip
+from tests.support.processes import LIMIT, workers
+
+ID = "0123456789abcdef"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """The site-packages of a virtual environment, as far as its directories go."""
+    made = tmp_path / "venv" / "lib" / "python3" / "site-packages"
+    made.mkdir(parents=True)
+    (tmp_path / "venv" / "pyvenv.cfg").touch()
+    return made
+
+
+@pytest.fixture
+def common() -> Iterator[Path]:
+    """A directory that another user can reach."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become another user")
+    made = Path(tempfile.mkdtemp(prefix="safe-pip-test-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+def variables() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SAFE_PIP_", "PIP_"))}
+    return kept | {"PYTHONPATH": str(Path(safe_pip.__file__).parent.parent)}
+
+
+def status(*args: object, code: int = 0, **more: Any) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "safe_pip", "status", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        env=variables(),
+        check=False,
+        **more,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def document(tree: Path, **more: Any) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(status("--json", "--env", tree, **more))
+    return read
+
+
+def lock(tree: Path, name: str) -> dict[str, Any]:
+    (found,) = (each for each in document(tree)["locks"] if each["lock"] == name)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_quiet_environment_says_so(tree: Path) -> None:
+    assert "no lock is held, nothing is unfinished" in status("--env", tree.parents[2])
+    read = document(tree)
+    assert read["trees"] == [str(tree)]
+    assert read["transactions"] == read["problems"] == []
+    assert not (tree / ".safe-pip").exists()
+
+
+def test_holder_and_waiters_are_named_with_their_modes(tree: Path) -> None:
+    with workers(tree, count=3) as (replacing, building, reading):
+        replacing.hold("replacing")
+        building.start_to_wait("building")
+        reading.start_to_wait("reading")
+        environment, commit = lock(tree, "environment"), lock(tree, "commit")
+        assert [(each["pid"], each["mode"], each["stopped"]) for each in environment["holders"]] == [
+            (replacing.pid, "exclusive", False)
+        ]
+        assert [(each["pid"], each["mode"]) for each in environment["waiting"]] == [(building.pid, "shared")]
+        assert [each["pid"] for each in commit["holders"]] == [replacing.pid]
+        assert [(each["pid"], each["mode"]) for each in commit["waiting"]] == [(reading.pid, "shared")]
+        assert "processes.py" in environment["holders"][0]["command"]
+        text = status("--env", tree)
+        assert f"environment lock: held by `{environment['holders'][0]['command']}` (pid {replacing.pid})" in text
+        assert "commit lock: waited for shared by " in text
+        replacing.release()
+        building.expect("held")
+        assert [(each["pid"], each["mode"]) for each in lock(tree, "environment")["holders"]] == [
+            (building.pid, "shared")
+        ]
+
+
+def test_a_stopped_holder_is_called_stopped(tree: Path) -> None:
+    with workers(tree, count=1) as (building,):
+        building.hold("building")
+        building.signal(signal.SIGSTOP)
+        building.wait_until_stopped()
+        (holder,) = lock(tree, "environment")["holders"]
+        assert (holder["pid"], holder["mode"], holder["stopped"]) == (building.pid, "shared", True)
+        assert f"(pid {building.pid}, stopped)" in status("--env", tree)
+        building.signal(signal.SIGCONT)
+
+
+def test_looking_disturbs_nobody(tree: Path) -> None:
+    with workers(tree, count=1, timeout=0) as (replacing,):
+        for _ in range(3):
+            before = document(tree)
+            replacing.hold("replacing")
+            replacing.release()
+            assert before["locks"][0]["holders"] == []
+
+
+def test_the_owner_of_an_exclusive_lock_says_since_when_it_has_it(tree: Path) -> None:
+    with workers(tree, count=1) as (holder,):
+        holder.hold("occupying")
+        note = json.loads((tree / ".safe-pip" / "owner").read_bytes())
+        assert lock(tree, "environment")["holders"][0]["since"] == note["since"]
+
+
+def test_a_dead_transaction_is_shown_and_left_alone(tree: Path) -> None:
+    state = tree / ".safe-pip"
+    (state / ID / "stage").mkdir(parents=True)
+    (state / f"{ID}.owner").write_text('{"pid": 4000000000, "command": "pip install x", "since": 5}\n')
+    before = sorted(state.rglob("*"))
+    (found,) = document(tree)["transactions"]
+    assert (found["id"], found["tree"], found["state"], found["next"]) == (ID, str(tree), "staging", "delete")
+    assert (found["alive"], found["pid"], found["command"]) == (False, 4000000000, "pip install x")
+    line = f"transaction {ID}: staging by `pip install x` (pid 4000000000)"
+    assert line in status("--env", tree)
+    assert sorted(state.rglob("*")) == before
+
+
+AS_NOBODY = """
+import os, shlex, sys  # before the user changes: he may not be allowed to read the standard library
+from safe_pip import isolation
+from safe_pip.commands import status
+isolation.isolate()
+from safe_pip.reporter import Reporter
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+sys.exit(status.main(["--json", "--env", sys.argv[1]], waiting=Reporter(), timeout=0))
+"""
+
+
+def test_a_user_who_may_only_read_sees_the_same(common: Path) -> None:
+    with workers(common, count=1) as (holder,):
+        holder.hold("replacing")
+        # In this interpreter, which the other user may not be allowed to start.
+        command = [sys.executable, "-c", AS_NOBODY, str(common)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=variables(), check=False)
+        assert done.returncode == 0, done.stderr
+        locks = json.loads(done.stdout)["locks"][:2]
+        assert [[each["pid"] for each in one["holders"]] for one in locks] == [[holder.pid], [holder.pid]]
+
+
+def test_what_must_not_be_trusted_is_named(tree: Path) -> None:
+    (tree / ".safe-pip").symlink_to(tree.parent)
+    read = document(tree)
+    assert read["problems"] == [f"`{tree / '.safe-pip'}` is a symbolic link"]
+
+
+def test_what_is_no_environment_is_an_error(tmp_path: Path) -> None:
+    assert "does not exist" in status("--env", tmp_path / "missing", code=78)
+    assert "has no option `--repair`" in status("--repair", code=2)
+
+
+def test_help_is_the_verbs_own() -> None:
+    assert status("--help").startswith("Usage:\n  safe-pip status ")

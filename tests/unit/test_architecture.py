@@ -18,6 +18,7 @@ __main__
 cli
 commands pip_seams
 reporter attempt
+checkup lookout
 stage
 transaction
 recovery

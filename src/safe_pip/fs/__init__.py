@@ -227,5 +227,5 @@ def _temporary_file(directory: Path) -> tuple[int, Path]:
 
 def _changing(operation: str, path: Path, source: Path | None = None) -> Changing:
     if watch is None:  # nobody asks for absolute paths
-        return Changing(operation, str(path), "")
+        return Changing(operation, str(path), "" if source is None else str(source))
     return Changing(operation, os.path.abspath(path), "" if source is None else os.path.abspath(source))

@@ -22,12 +22,13 @@ _NO_FLAGS = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.
 
 
 class Changing:
-    """Around one change: `fs.watch` is told before it, and an error of it carries the absolute path."""
+    """Around one change: `fs.watch` is told before it, and an error of it names the whole paths."""
 
-    __slots__ = ("_path",)
+    __slots__ = ("_path", "_source")
 
     def __init__(self, operation: str, path: str, source: str = "") -> None:
         self._path = path
+        self._source = source
         if fs.watch is not None:
             fs.watch(operation, path, source)
 
@@ -36,7 +37,7 @@ class Changing:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         if isinstance(error, OSError) and error.errno is not None:
-            error.filename = self._path
+            error.filename, error.filename2 = (self._source, self._path) if self._source else (self._path, None)
 
 
 class Directory:
@@ -56,9 +57,10 @@ class Directory:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Directory:
         """Open the directory at the absolute `path`, whose last component is not followed if it is a link."""
-        path = os.path.normpath(os.fspath(path)) if sys.platform == "win32" else os.fspath(path).rstrip("/") or "/"
-        if not os.path.isabs(path):
-            raise ValueError(f"not an absolute path: {path!r}")
+        # A slash at the end would have the kernel follow the link, and so would a dot.
+        path = os.path.normpath(path) if sys.platform == "win32" else os.fspath(path).rstrip("/") or "/"
+        if not os.path.isabs(path) or os.path.basename(path) in (".", ".."):
+            raise ValueError(f"not the absolute path of a directory: {path!r}")
         return cls(path, _open(path, None, path))
 
     def child(self, name: str) -> Directory:
@@ -103,8 +105,13 @@ class Directory:
 
     def names(self) -> list[str]:
         """The names of all entries, in no order."""
+        return [entry.name for entry in self.entries()]
+
+    def entries(self) -> list[os.DirEntry[str]]:
+        """The same with their kinds (`is_dir` and `stat` only with `follow_symlinks=False`, `path` never)."""
         try:
-            return os.listdir(self.path if self.fd is None else self.fd)
+            with os.scandir(self.path if self.fd is None else self.fd) as entries:
+                return list(entries)
         except OSError as error:
             # EBADF: it may be passed through and not be read.
             number = errno.EACCES if error.errno == errno.EBADF else error.errno
@@ -218,9 +225,9 @@ def exchange(one: Directory, name: str, other: Directory, other_name: str) -> No
 def can_exchange(directory: Directory) -> bool:
     """Whether directories can be exchanged there, found out with two of our own in the private `directory`."""
     first, second, inner = "exchange-first", "exchange-second", "inner"
-    make_directory(directory, first)
-    make_directory(directory, second)
     try:
+        make_directory(directory, first)
+        make_directory(directory, second)
         with directory.child(first) as below:
             make_directory(below, inner)
         exchange(directory, first, directory, second)

@@ -16,6 +16,7 @@ _NOT_THE_LINK = {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ENOSPC, errno.
 # What a filesystem answers that syncs no directories.
 _NOTHING_TO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
 _CHUNK = 1 << 20
+_DEEP = 50
 
 
 def write_new(directory: Directory, name: str, content: bytes, mode: int = 0o600) -> None:
@@ -66,6 +67,7 @@ def link(source: Directory, name: str, destination: Directory, new_name: str) ->
             with Changing("copy", destination.join(new_name), source.join(name)):
                 text = os.readlink(source.at(name), dir_fd=source.fd)
                 os.symlink(text, destination.at(new_name), dir_fd=destination.fd)
+                _copy_status_of_link(status, destination, new_name)
         elif stat.S_ISREG(status.st_mode):
             _copy(source, name, destination, new_name)
         else:
@@ -84,7 +86,6 @@ def _copy(source: Directory, name: str, destination: Directory, new_name: str) -
                     _write(new, chunk)
                 _copy_status(old, new)
         except BaseException:
-            # If this is a crash on trial, the watcher refuses it as the kernel would.
             with contextlib.suppress(OSError):
                 remove(destination, new_name)
             raise
@@ -92,6 +93,16 @@ def _copy(source: Directory, name: str, destination: Directory, new_name: str) -
             os.close(new)
     finally:
         os.close(old)
+
+
+def _copy_status_of_link(status: os.stat_result, directory: Directory, name: str) -> None:
+    if sys.platform == "win32":
+        return
+    for owner, group in ((status.st_uid, -1), (-1, status.st_gid)):
+        with contextlib.suppress(OSError):
+            os.chown(name, owner, group, dir_fd=directory.fd, follow_symlinks=False)
+    times = (status.st_atime_ns, status.st_mtime_ns)
+    os.utime(name, ns=times, dir_fd=directory.fd, follow_symlinks=False)
 
 
 def _copy_status(old: int, new: int) -> None:
@@ -134,29 +145,69 @@ def remove_below(directory: Directory, name: str) -> None:
     Directories of this user that he may not change are made writable first. What is on another filesystem stays. It
     goes on after an error, and raises the first one at the end.
     """
-    errors = list(_remove(directory, name))
+    errors: list[OSError] = []
+    with _noting(errors):
+        if not stat.S_ISDIR(directory.stat(name).st_mode):
+            remove(directory, name)
+        else:
+            with _enter(directory, name) as top:
+                tried: set[str] = set()
+                # More than once: what lies very deep is first lifted up to here.
+                while entries := [entry for entry in top.entries() if entry.name not in tried]:
+                    tried.update(entry.name for entry in entries)
+                    _remove(top, entries, errors, top, _DEEP)
+            remove_directory(directory, name)
     if errors:
         raise errors[0]
 
 
-def _remove(directory: Directory, name: str) -> Iterator[OSError]:
+def _remove(
+    directory: Directory, entries: list[os.DirEntry[str]], errors: list[OSError], top: Directory, levels: int
+) -> None:
+    """Remove `entries` of `directory`; what lies more than `levels` deeper is renamed into `top` instead."""
+    for entry in entries:
+        with _noting(errors):
+            if not entry.is_dir(follow_symlinks=False):
+                remove(directory, entry.name)
+                continue
+            with _enter(directory, entry.name) as below:
+                if levels > 0:
+                    _remove(below, below.entries(), errors, top, levels - 1)
+            if levels > 0:
+                remove_directory(directory, entry.name)
+            else:
+                _lift(directory, entry.name, top)
+
+
+@contextlib.contextmanager
+def _noting(errors: list[OSError]) -> Iterator[None]:
     try:
-        status = directory.stat(name)
-        if not stat.S_ISDIR(status.st_mode):
-            remove(directory, name)
-            return
-        if sys.platform != "win32" and status.st_uid == os.geteuid() and status.st_mode & 0o700 != 0o700:
-            set_mode(directory, name, stat.S_IMODE(status.st_mode) | 0o700)
-        with directory.child(name) as below:
-            if below.identity[0] != directory.identity[0]:
-                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), below.path)
-            for inner in below.names():
-                yield from _remove(below, inner)
-        remove_directory(directory, name)
+        yield
     except FileNotFoundError:
         pass
     except OSError as error:
-        yield error
+        errors.append(error)
+
+
+def _enter(directory: Directory, name: str) -> Directory:
+    if sys.platform != "win32":
+        status = directory.stat(name)
+        if status.st_mode & 0o700 != 0o700 and status.st_uid == os.geteuid():
+            set_mode(directory, name, stat.S_IMODE(status.st_mode) | 0o700)
+    below = directory.child(name)
+    if below.identity[0] != directory.identity[0]:
+        below.close()
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), below.path)
+    return below
+
+
+def _lift(directory: Directory, name: str, top: Directory) -> None:
+    """Neither open files nor the stack of this interpreter would last for a tree of any depth."""
+    number = 0
+    while top.exists(f"deep-{number}"):
+        number += 1
+    with Changing("move", top.join(f"deep-{number}"), directory.join(name)):
+        os.rename(directory.at(name), top.at(f"deep-{number}"), src_dir_fd=directory.fd, dst_dir_fd=top.fd)
 
 
 def sync(directory: Directory, name: str = "") -> None:
@@ -178,12 +229,12 @@ def sync(directory: Directory, name: str = "") -> None:
 
 def sync_tree(directory: Directory) -> None:
     """The same for all files and directories below `directory`, and last itself; through no symbolic link."""
-    for name in directory.names():
-        if stat.S_ISDIR(directory.stat(name).st_mode):
-            with directory.child(name) as below:
+    for entry in directory.entries():
+        if entry.is_dir(follow_symlinks=False):
+            with directory.child(entry.name) as below:
                 sync_tree(below)
         else:
-            sync(directory, name)
+            sync(directory, entry.name)
     sync(directory)
 
 

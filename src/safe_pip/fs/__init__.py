@@ -10,19 +10,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from .directory import (
-    Changing,
-    Directory,
-    can_exchange,
-    exchange,
-    make_directory,
-    move,
-    move_over,
-    remove,
-    remove_directory,
-    set_mode,
-)
+from .directory import Changing, Directory, make_directory, remove, remove_directory, set_mode
 from .files import append, link, remove_below, sync, sync_tree, write_new
+from .renaming import can_exchange, exchange, load, move, move_over
 
 __all__ = [
     "Directory",
@@ -30,6 +20,7 @@ __all__ = [
     "can_exchange",
     "exchange",
     "link",
+    "load",
     "make_directory",
     "move",
     "move_over",
@@ -45,13 +36,6 @@ __all__ = [
 watch: Callable[[str, str, str], None] | None = None
 """Called before every single change with the operation's name, the absolute path that changes, and, of a rename, an
 exchange or a link, the other path (else ""). What it raises is raised in place of the change. For tests."""
-
-
-def load() -> None:
-    """Import what a commit needs: pip lets nothing be imported once it has begun to install."""
-    from . import renaming
-
-    renaming.load()
 
 
 def make_directories(path: Path, *, mode: int = 0o777) -> list[Path]:

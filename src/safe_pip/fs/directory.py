@@ -17,8 +17,6 @@ from types import TracebackType
 from .. import fs
 
 _SEPARATORS = ("/", "\\", ":") if sys.platform == "win32" else ("/",)
-# What a kernel or a filesystem answers that does not know the flag; EPERM is what an old sandbox says.
-_NO_FLAGS = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
 
 
 class Changing:
@@ -173,72 +171,6 @@ else:
             # Who wins between NOFOLLOW and DIRECTORY differs between the kernels.
             number = errno.ENOTDIR if error.errno in (errno.ELOOP, errno.EMLINK) else error.errno
             raise OSError(number, os.strerror(number or 0), path) from None
-
-
-def move(source: Directory, name: str, destination: Directory, new_name: str) -> None:
-    """Rename, never over anything: raises `FileExistsError` if the new name is taken, by whatever.
-
-    Where neither kernel nor filesystem can do that in one step it looks first: the commit lock keeps other safe-pips
-    away.
-    """
-    from . import renaming
-
-    old, new = source.at(name), destination.at(new_name)
-    with Changing("move", destination.join(new_name), source.join(name)):
-        if sys.platform == "win32":
-            os.rename(old, new)
-            return
-        try:
-            renaming.rename(source.fd, old, destination.fd, new, renaming.NO_REPLACE)
-        except OSError as error:
-            if error.errno not in _NO_FLAGS:
-                raise
-            if destination.exists(new_name):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
-            os.rename(old, new, src_dir_fd=source.fd, dst_dir_fd=destination.fd)
-
-
-def move_over(source: Directory, name: str, destination: Directory, new_name: str) -> None:
-    """Rename, over a file that is there: who opens the new name finds the old file or the new one.
-
-    On return the old name is gone, also if both were links to the same file, with which rename(2) does nothing.
-    """
-    with Changing("move_over", destination.join(new_name), source.join(name)):
-        os.replace(source.at(name), destination.at(new_name), src_dir_fd=source.fd, dst_dir_fd=destination.fd)
-        if source.exists(name) and (source.identity, name) != (destination.identity, new_name):
-            os.unlink(source.at(name), dir_fd=source.fd)
-
-
-def exchange(one: Directory, name: str, other: Directory, other_name: str) -> None:
-    """Let two entries of any kind change places in one step.
-
-    Raises `OSError`: EXDEV where the filesystem refuses it for one of them (a directory of a lower overlayfs layer),
-    EINVAL or ENOSYS where it cannot do it at all.
-    """
-    from . import renaming
-
-    old, new = one.at(name), other.at(other_name)
-    with Changing("exchange", other.join(other_name), one.join(name)):
-        renaming.rename(one.fd, old, other.fd, new, renaming.EXCHANGE)
-
-
-def can_exchange(directory: Directory) -> bool:
-    """Whether directories can be exchanged there, found out with two of our own in the private `directory`."""
-    first, second, inner = "exchange-first", "exchange-second", "inner"
-    try:
-        make_directory(directory, first)
-        make_directory(directory, second)
-        with directory.child(first) as below:
-            make_directory(below, inner)
-        exchange(directory, first, directory, second)
-        with directory.child(second) as below:
-            return below.exists(inner)
-    except OSError:
-        return False
-    finally:
-        for name in (first, second):
-            with contextlib.suppress(OSError):
-                fs.remove_below(directory, name)
 
 
 def remove(directory: Directory, name: str) -> None:

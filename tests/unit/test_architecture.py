@@ -18,14 +18,18 @@ __main__
 cli
 commands pip_seams
 reporter attempt
+remedy strays
 checkup lookout
 stage
 transaction
-recovery
-merge journal
+merge
 snapshot
 environment
 steps sole
+recovery
+finishing undoing
+places
+writer journal
 holding
 waiting
 nesting
@@ -39,7 +43,7 @@ isolation target child
 record trust
 settings start
 fs
-errors _runner
+errors plan _runner
 """
 ROW = {module: number for number, row in enumerate(ORDER.strip().splitlines()) for module in row.split()}
 

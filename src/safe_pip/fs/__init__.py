@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from .directory import Changing, Directory, make_directory, remove, remove_directory, set_mode
+from .directory import Changing, Directory, make_directory, remove, remove_directory, set_mode, set_owner
 from .files import append, link, remove_below, sync, sync_tree, write_new
 from .renaming import can_exchange, exchange, load, move, move_over
 
@@ -28,6 +28,7 @@ __all__ = [
     "remove_below",
     "remove_directory",
     "set_mode",
+    "set_owner",
     "sync",
     "sync_tree",
     "write_new",

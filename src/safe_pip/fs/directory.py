@@ -211,6 +211,13 @@ def set_mode(directory: Directory, name: str, mode: int) -> None:
             os.close(fd)
 
 
+def set_owner(directory: Directory, name: str, owner: int, group: int) -> None:
+    """Give a file or directory, or a link itself, to this owner and group: for root."""
+    if sys.platform != "win32":
+        with Changing("set_owner", directory.join(name)):
+            os.chown(directory.at(name), owner, group, dir_fd=directory.fd, follow_symlinks=False)
+
+
 def _set_mode_of_unreadable(directory: Directory, where: str, mode: int) -> None:
     """chmod(2) without following and without opening: fchmodat(2) had no such flag before Linux 6.6."""
     if sys.platform != "linux":

@@ -1,0 +1,185 @@
+"""What is left to do once a transaction is committed: markers off, late-comers back, the private directories away.
+
+The process that committed does it; if it dies, whoever comes next. Nothing here undoes anything, and all of it may be
+interrupted and done again.
+"""
+
+import contextlib
+import os
+import stat
+import sys
+from typing import NamedTuple
+
+from . import fs
+from .fs import Directory
+from .places import Places, Refused, Spot, is_bytecode, is_same_file, open_state, status, walk
+from .plan import Journal, Kind, Operation
+
+OWNER = ".owner"
+
+
+class Latecomer(NamedTuple):
+    """A file that came into a directory between planning and the moment when the directory left its place."""
+
+    operation: Operation
+    path: str
+    """Relative to the directory."""
+
+
+def remove_markers(journal: Journal) -> None:
+    """Take the markers off the directories that came to their places; the caller holds the commit locks.
+
+    Raises the first `OSError`, but goes on to the others before.
+    """
+    with Places(journal, is_over=True) as places:
+        take_markers(places)
+
+
+def latecomers(journal: Journal) -> list[Latecomer]:
+    """The files that nobody knew of when their directory left its place, bytecode apart: they are somebody's data."""
+    with Places(journal, is_over=True) as places:
+        return find_latecomers(places)
+
+
+def put_back(journal: Journal, late: list[Latecomer] | None = None) -> tuple[str, ...]:
+    """Put late-comers where they were, never over anything; the caller holds the commit locks.
+
+    On return: the paths at which there is something else by now.
+    """
+    with Places(journal, is_over=True) as places:
+        return bring_back(places, find_latecomers(places) if late is None else late)
+
+
+def take_markers(places: Places) -> None:
+    """As `remove_markers`."""
+    error: OSError | None = None
+    for operation in places.journal.operations:
+        if operation.kind is Kind.MODE or operation.new is None or not stat.S_ISDIR(operation.new.mode):
+            continue
+        try:
+            spot = places.live(operation)
+            if places.is_marked(spot):
+                with spot.parent.child(spot.name) as new:
+                    _check(places, new)
+                    fs.remove(new, places.marker)
+        except NotADirectoryError:
+            continue  # not there any more
+        except OSError as failed:
+            error = error or failed
+    if error is not None:
+        raise error
+
+
+def find_latecomers(places: Places) -> list[Latecomer]:
+    """As `latecomers`."""
+    found = []
+    for operation in places.journal.operations:
+        old = _left(places, operation)
+        # The metadata of a distribution belongs to it wholly, whatever is in it.
+        if old is None or operation.path.endswith((".dist-info", ".egg-info")) or is_bytecode(operation.path):
+            continue
+        try:
+            directory = old.parent.child(old.name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        known = {*operation.known, places.marker}
+        with directory:
+            names = (path for path, _ in walk(directory) if path not in known and not is_bytecode(path))
+            found += [Latecomer(operation, path) for path in names]
+    return found
+
+
+def bring_back(places: Places, late: list[Latecomer]) -> tuple[str, ...]:
+    """As `put_back`."""
+    refused = []
+    for each in late:
+        old = _left(places, each.operation)
+        if old is None:
+            continue
+        target = os.path.join(places.path(each.operation), each.path)
+        try:
+            with contextlib.ExitStack() as opened:
+                _bring_back(places, each, old, opened)
+        except (FileExistsError, NotADirectoryError):
+            if not _is_there_too(old, each.path, target):
+                refused.append(target)
+        except FileNotFoundError:
+            continue  # it is back already, or its own program has taken it away
+    return tuple(refused)
+
+
+def _bring_back(places: Places, late: Latecomer, old: Spot, opened: contextlib.ExitStack) -> None:
+    live = places.live(late.operation)
+    *above, name = (live.name, *late.path.split("/"))
+    source, target = old.parent, live.parent
+    for place, each in zip((old.name, *late.path.split("/")), above, strict=False):
+        like = source.stat(place)
+        source = opened.enter_context(source.child(place))
+        _check(places, target)
+        if not target.exists(each):
+            fs.make_directory(target, each, 0o700)
+            if sys.platform != "win32" and os.geteuid() == 0:
+                fs.set_owner(target, each, like.st_uid, like.st_gid)
+            fs.set_mode(target, each, stat.S_IMODE(like.st_mode))
+        target = opened.enter_context(target.child(each))
+    _check(places, target)
+    fs.move(source, name, target, name)
+
+
+def clean_up(places: Places, committed: str | None) -> None:
+    """Delete what the transaction kept for itself: parts, marks, then the file `committed`, and its owner file last.
+
+    Raises the first `OSError`; then the owner file is still there, and somebody else goes on.
+    """
+    journal = places.journal
+    for part in places.parts:
+        if part.state is not None:
+            fs.remove_below(part.state, journal.identifier)
+    for directory in (*journal.trees, *journal.directories):
+        if directory != journal.home:
+            _remove_mark(places, directory)
+    home = places.parts[0].state
+    if home is not None:
+        if committed is not None:
+            fs.remove(home, committed)
+        fs.remove(home, journal.identifier + OWNER)
+
+
+def _remove_mark(places: Places, directory: str) -> None:
+    name = f"{places.journal.identifier}.home"
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, Refused), open_state(directory) as state:
+        if named_home(state, name) == places.journal.home:
+            fs.remove(state, name)
+
+
+def named_home(state: Directory, name: str) -> str | None:
+    """The home that a `.home` mark names; None if it is none, or gone."""
+    try:
+        if not 0 < state.stat(name).st_size <= 1 << 16:
+            return None
+        content = os.fsdecode(state.read(name))
+    except OSError:
+        return None
+    return content[:-1] if content.endswith("\n") and os.path.isabs(content) else None
+
+
+def _left(places: Places, operation: Operation) -> Spot | None:
+    """Where the directory is that the operation took from its place."""
+    if operation.kind not in (Kind.EXCHANGE, Kind.SWAP, Kind.REMOVE):
+        return None
+    if operation.old is None or not stat.S_ISDIR(operation.old.mode):
+        return None
+    return places.staged(operation) if operation.kind is Kind.EXCHANGE else places.trash(operation)
+
+
+def _is_there_too(old: Spot, path: str, target: str) -> bool:
+    """Whether the file in the way is the late-comer itself, by another link."""
+    try:
+        return is_same_file(old, path, os.lstat(target))
+    except OSError:
+        return False
+
+
+def _check(places: Places, directory: Directory) -> None:
+    if places.writer is not None and not places.writer.could_change(status(directory)):
+        raise Refused(f"`{directory.path}` is not for `{places.writer.name}` to change, who wrote the journal")

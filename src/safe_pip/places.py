@@ -1,0 +1,293 @@
+"""Where the operations of a journal take place: every directory opened, with no symbolic link on the way.
+
+All that a commit or a recovery changes is relative to these, so that what somebody exchanges meanwhile, a parent for a
+symbolic link above all, leads nowhere else.
+"""
+
+import contextlib
+import os
+import stat
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from . import journal as codec
+from . import state_directory
+from .fs import Directory
+from .plan import Journal, Kind, Operation, Seen
+from .writer import Writer, is_accepted
+
+STAGE = "stage"
+TRASH = "trash"
+# Open at once, besides roots and parts; a process may have 1,024 descriptors, often 256 on macOS.
+_MOST = 64
+
+
+class Refused(Exception):
+    """What the journal says is not what is there: nothing may be changed. `reasons` are phrases without a full stop."""
+
+    def __init__(self, *reasons: str) -> None:
+        super().__init__(*reasons)
+        self.reasons = reasons
+
+
+class Spot(NamedTuple):
+    """A name in an open directory; `directory` is None where not even that is there."""
+
+    directory: Directory | None
+    name: str
+
+    @property
+    def parent(self) -> Directory:
+        """The directory; raises `FileNotFoundError` where it is not there."""
+        if self.directory is None:
+            raise FileNotFoundError(2, os.strerror(2), self.name)
+        return self.directory
+
+    def status(self) -> os.stat_result | None:
+        """What is there, as lstat(2) has it; None for nothing."""
+        try:
+            return None if self.directory is None else self.directory.stat(self.name)
+        except FileNotFoundError:
+            return None
+
+
+class Part(NamedTuple):
+    """One private directory of a transaction and what is in it; None for what is not there (any more)."""
+
+    state: Directory | None
+    private: Directory | None
+    stage: Directory | None
+    trash: Directory | None
+
+
+class Sight(NamedTuple):
+    """What is at the three places of an operation."""
+
+    live: Seen | None = None
+    staged: Seen | None = None
+    trash: Seen | None = None
+    is_marked: bool = False
+    """Whether the directory at `live` carries the marker, so that it is the new one."""
+    is_staged_marked: bool = False
+    is_changed: bool = False
+    """Whether anybody else has written in the new directory since it came to `live`."""
+    is_reachable: bool = True
+    """False: there is something else than a directory above `live`."""
+
+
+class Places:
+    """The open directories of one transaction; closed by `close`, or at the end of a `with` statement."""
+
+    def __init__(self, journal: Journal, writer: Writer | None = None, *, is_over: bool = False) -> None:
+        """`writer` is None for this process's own transaction. `is_over`: parts of it may be deleted already.
+
+        Raises `Refused` if a root or a part is not what it was, or not its writer's; `PermissionError`.
+        """
+        self.journal = journal
+        self.writer = writer
+        self.marker = codec.marker(journal.identifier)
+        self.roots: list[Directory | None] = []
+        self.parts: list[Part] = []
+        self._open: OrderedDict[tuple[str, int, str], Directory] = OrderedDict()
+        try:
+            for root in journal.roots:
+                self._open_root(root, is_over)
+            for part in journal.parts:
+                self._open_part(part, is_over)
+        except BaseException:
+            self.close()
+            raise
+
+    def live(self, operation: Operation) -> Spot:
+        """Its place in the target; raises `NotADirectoryError` if a parent is a symbolic link or a file."""
+        return self._spot("live", operation.root, self.roots[operation.root], operation.path)
+
+    def staged(self, operation: Operation) -> Spot:
+        """S, its place in the stage."""
+        return self._spot("stage", operation.part, self.parts[operation.part].stage, operation.staged)
+
+    def trash(self, operation: Operation) -> Spot:
+        """T, its place in the trash."""
+        return Spot(self.parts[operation.part].trash, operation.trash)
+
+    def path(self, operation: Operation) -> str:
+        """The absolute path of `live`."""
+        return os.path.join(self.journal.roots[operation.root], operation.path)
+
+    def look(self, operation: Operation, since: os.stat_result | None = None) -> Sight:
+        """What is at the places of this operation; `since` is the journal's status: who wrote later is noticed."""
+        sight = Sight()
+        if operation.staged:
+            spot = self.staged(operation)
+            sight = sight._replace(staged=_seen(spot.status()), is_staged_marked=self.is_marked(spot))
+        if operation.trash:
+            sight = sight._replace(trash=_seen(self.trash(operation).status()))
+        try:
+            live = self.live(operation)
+        except NotADirectoryError:
+            return sight._replace(is_reachable=False)
+        marked = self.is_marked(live)
+        changed = marked and since is not None and self._is_changed(live, since, operation)
+        return sight._replace(live=_seen(live.status()), is_marked=marked, is_changed=changed)
+
+    def is_marked(self, spot: Spot) -> bool:
+        """Whether there is a directory with the transaction's marker in it."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), spot.parent.child(spot.name) as below:
+            return below.exists(self.marker)
+        return False
+
+    def close(self) -> None:
+        """Close all of them; again it does nothing."""
+        for directory in (*self._open.values(), *self.roots, *(each for part in self.parts for each in part)):
+            if directory is not None:
+                directory.close()
+        self._open.clear()
+
+    def __enter__(self) -> "Places":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _open_root(self, path: str, is_over: bool) -> None:
+        try:
+            self.roots.append(reach(path))
+        except Refused:
+            if not is_over:
+                raise
+            self.roots.append(None)
+
+    def _open_part(self, path: str, is_over: bool) -> None:
+        holder = os.path.dirname(os.path.dirname(path))
+        opened: list[Directory | None] = []
+        try:
+            try:
+                opened.append(open_state(holder, checked=self.writer is not None))
+                for name in (self.journal.identifier, STAGE, TRASH):
+                    above = opened[min(len(opened) - 1, 1)]
+                    opened.append(_child(above, name))
+            except (FileNotFoundError, NotADirectoryError):
+                if not is_over:
+                    raise Refused(f"`{path}` is not as it was left") from None
+            part = Part(*opened, *[None] * (4 - len(opened)))
+            if not is_over and None in part:
+                raise Refused(f"`{path}` is not as it was left")
+            private = part.private
+            if private is not None and self.writer is not None and not self.writer.made(status(private)):
+                raise Refused(f"`{path}` does not belong to `{self.writer.name}`, who wrote the journal")
+        except BaseException:
+            for directory in filter(None, opened):
+                directory.close()
+            raise
+        self.parts.append(part)
+
+    def _spot(self, kind: str, number: int, base: Directory | None, path: str) -> Spot:
+        above, _, name = path.rpartition("/")
+        if not above or base is None:
+            return Spot(base, name)
+        key = (kind, number, above)
+        if key not in self._open:
+            try:
+                directory = base.child(above)
+            except FileNotFoundError:
+                return Spot(None, name)
+            while len(self._open) >= _MOST:
+                self._open.popitem(last=False)[1].close()
+            self._open[key] = directory
+        self._open.move_to_end(key)
+        return Spot(self._open[key], name)
+
+    def _is_changed(self, live: Spot, since: os.stat_result, operation: Operation) -> bool:
+        """Whether another program wrote in a new directory since the journal was written, bytecode apart.
+
+        Both times of a file have to be later: a copied environment has new times of change, and what is staged may have
+        been given any time of modification. A file that the old directory holds as well is lost to nobody.
+        """
+        with live.parent.child(live.name) as new:
+            if live.name.endswith(".dist-info") and not new.exists("METADATA"):
+                return True  # uninstalled: what is left is our marker
+            changed = max(since.st_ctime_ns, new.stat(self.marker).st_ctime_ns)
+            old = self.staged(operation) if operation.kind is Kind.EXCHANGE else self.trash(operation)
+            return any(
+                found.st_mtime_ns > since.st_mtime_ns
+                and found.st_ctime_ns > changed
+                and not is_bytecode(path)
+                and not (found.st_nlink > 1 and old.name and is_same_file(old, path, found))
+                for path, found in walk(new)
+            )
+
+
+def reach(path: str) -> Directory:
+    """Open the directory at `path`; raises `Refused` unless it is there, with no symbolic link in the path to it."""
+    try:
+        if os.path.realpath(path) == path:
+            return Directory.open(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    raise Refused(f"`{path}` is no directory any more")
+
+
+def open_state(directory: str, *, checked: bool = True) -> Directory:
+    """Open the state directory of `directory`; raises `FileNotFoundError`, `Refused` if a stranger made it."""
+    with reach(directory) as holder:
+        state = holder.child(state_directory.NAME)
+        if checked and not is_accepted(status(state), status(holder)):
+            state.close()
+            raise Refused(f"`{state.path}` was not made by anybody who has a say there")
+        return state
+
+
+def status(directory: Directory) -> os.stat_result:
+    """What fstat(2) tells of an open directory."""
+    return os.stat(directory.path) if directory.fd is None else os.fstat(directory.fd)
+
+
+def walk(directory: Directory, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """Everything in `directory` that is no directory, with its path relative to it; no symbolic link is followed."""
+    for name in directory.names():
+        found = directory.stat(name)
+        if stat.S_ISDIR(found.st_mode):
+            with directory.child(name) as inner:
+                yield from walk(inner, f"{below}{name}/")
+        else:
+            yield f"{below}{name}", found
+
+
+def is_bytecode(path: str) -> bool:
+    """Whether this is, or is in, a `__pycache__`: no data, made anew by whoever misses it, at any time."""
+    return "__pycache__" in path.split("/")
+
+
+def may_change(directory: Directory) -> bool:
+    """Whether this process may make and remove entries there."""
+    if sys.platform == "win32" or directory.fd is None:
+        return os.access(directory.path, os.W_OK)
+    effective = os.access in os.supports_effective_ids
+    return os.access(".", os.W_OK | os.X_OK, dir_fd=directory.fd, effective_ids=effective)
+
+
+def _child(directory: Directory | None, name: str) -> Directory | None:
+    try:
+        return None if directory is None else directory.child(name)
+    except FileNotFoundError:
+        return None
+
+
+def _seen(found: os.stat_result | None) -> Seen | None:
+    if found is None:
+        return None
+    if stat.S_ISDIR(found.st_mode):
+        return Seen(found.st_mode, 0, 0)
+    return Seen(found.st_mode, found.st_size, found.st_mtime_ns)
+
+
+def is_same_file(directory: Spot, path: str, other: os.stat_result) -> bool:
+    """Whether what is at `path` below the directory at a spot is another link to the same file."""
+    above, _, name = f"{directory.name}/{path}".rpartition("/")
+    try:
+        with directory.parent.child(above) as opened:
+            return os.path.samestat(opened.stat(name), other)
+    except (FileNotFoundError, NotADirectoryError):
+        return False

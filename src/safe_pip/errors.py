@@ -98,3 +98,9 @@ class UnusableEnvironment(SafePipError):
 
     code = "unusable-environment"
     exit_status = 78
+
+
+class MergeRefused(UnusableEnvironment):
+    """Something is in the way of what is to be installed and belongs to nobody who leaves: no pip could do it."""
+
+    code = "merge-refused"

@@ -23,6 +23,9 @@ checkup lookout
 stage
 transaction
 merge
+draft
+contents sources
+tree
 snapshot
 environment
 steps sole

@@ -1,0 +1,236 @@
+"""What lies in a directory, staged or live, as far as a merge has to know it: names, kinds, and who may move what.
+
+Of files there is nothing but their kind: most of them move with the directory they are in, and to ask for the state of
+each of 20,000 files takes longer than all the rest of a plan.
+"""
+
+import os
+import re
+import stat
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+Volume = tuple[int, int]
+"""What can be renamed within: device and mount. A bind mount has the device of its origin, and refuses all the same."""
+
+
+class Entry(NamedTuple):
+    """What one name stands for. A file has a kind and nothing else; the rest is about directories.
+
+    `entries` is None for a directory that was not looked into; they are all that is in it if `is_whole`. A symbolic
+    link to a directory that something is staged into is that directory, with the link's text as `target`. `path` is
+    absolute with no link in it. `volume` is that of the directory that holds it, `inside` that of what it holds.
+    """
+
+    mode: int
+    path: str = ""
+    entries: "Mapping[str, Entry] | None" = None
+    is_whole: bool = True
+    target: str = ""
+    uid: int = 0
+    is_writable: bool = True
+    inode: int = 0
+    ctime_ns: int = 0
+    volume: Volume = (0, 0)
+    inside: Volume = (0, 0)
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+
+FILE = Entry(stat.S_IFREG)
+LINK = Entry(stat.S_IFLNK)
+
+_BYTECODE = re.compile(r"\.pyc(\.[0-9]+)?\Z")  # the import system writes it under a name with a number, and renames it
+
+
+def is_bytecode(name: str, directory: str) -> bool:
+    """Whether the file `name` in a directory of that name, or path, is what the import system caches (PEP 3147)."""
+    return directory.endswith("__pycache__") and _BYTECODE.search(name) is not None
+
+
+def scan(path: str) -> Entry:
+    """Everything below the directory `path`, which has no symbolic link in it; follows none."""
+    reader = _Reader()
+    return reader.everything(reader.directory(path, volume(os.path.dirname(path))))
+
+
+def look(path: str, staged: Entry | None, names: Collection[str], trees: Collection[str]) -> Entry:
+    """The live directory `path` where `staged` is to be merged into it and the files `names` are to go.
+
+    Looked at are the names that are staged or are to go. Below the `trees` a directory that something goes from is
+    looked into as a whole; elsewhere it is listed, to see what is left of it.
+    """
+    return _Live(names, trees).enter(path, staged, volume(os.path.dirname(path)))
+
+
+def volume(path: str) -> Volume:
+    """What a rename out of the directory `path` has to stay within."""
+    device = os.stat(path).st_dev
+    if sys.platform != "linux":
+        return device, 0
+    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+            number = re.search(rb"^mnt_id:\s*(\d+)", file.read(), re.MULTILINE)
+    except OSError:
+        number = None
+    finally:
+        os.close(descriptor)
+    return device, int(number[1]) if number else 0
+
+
+def joined(directory: str, name: str) -> str:
+    """The path of `name` in a directory, which may be the root directory."""
+    return f"{directory}/{name}" if directory != "/" else f"/{name}"
+
+
+def ancestors(path: str) -> Iterator[str]:
+    """The directories that an absolute path lies in, the innermost first."""
+    while path != "/":
+        path = path[: path.rindex("/")] or "/"
+        yield path
+
+
+class _Reader:
+    """Reads directories, each once; what it has found may grow while there is more to look for."""
+
+    def __init__(self) -> None:
+        self._mounts = _mount_points()
+        self._uid = os.geteuid() if sys.platform != "win32" else 0
+        self._found: dict[str, tuple[Entry, dict[str, Entry]]] = {}
+
+    def directory(self, path: str, outer: Volume) -> Entry:
+        """The directory itself, not looked into; `outer` is the volume of the one that holds it."""
+        info = os.lstat(path)
+        is_ours = self._uid in (0, info.st_uid)
+        # Only where something may be mounted: to ask for each of 2,000 directories would cost more than listing them.
+        is_same = info.st_dev == outer[0] and path not in self._mounts
+        return Entry(
+            info.st_mode,
+            path,
+            is_whole=False,
+            uid=info.st_uid,
+            is_writable=is_ours or os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids),
+            inode=info.st_ino,
+            ctime_ns=info.st_ctime_ns,
+            volume=outer,
+            inside=outer if is_same else volume(path),
+        )
+
+    def listed(self, entry: Entry) -> tuple[Entry, dict[str, Entry]]:
+        """The directory with all names that are in it; one that we may not list is not whole."""
+        entries: dict[str, Entry] = {}
+        is_whole = True
+        try:
+            with os.scandir(entry.path) as found:
+                for item in found:
+                    if item.is_dir(follow_symlinks=False):
+                        with suppress(FileNotFoundError):
+                            entries[item.name] = self.directory(item.path, entry.inside)
+                    else:
+                        entries[item.name] = LINK if item.is_symlink() else FILE
+        except PermissionError:
+            is_whole = False
+        return self.keep(entry, entries, is_whole=is_whole)
+
+    def everything(self, entry: Entry) -> Entry:
+        """The directory with all that is below it."""
+        entry, entries = self.listed(entry)
+        for name, child in entries.items():
+            if child.is_directory:
+                with suppress(FileNotFoundError):  # it stays one that was not looked into: nobody takes it for empty
+                    entries[name] = self.everything(child)
+        return entry
+
+    def keep(self, entry: Entry, entries: dict[str, Entry], *, is_whole: bool) -> tuple[Entry, dict[str, Entry]]:
+        found = self._found[entry.path] = entry._replace(entries=entries, is_whole=is_whole), entries
+        return found
+
+
+class _Live(_Reader):
+    """Reads what is live, guided by what is staged and by what is to go."""
+
+    def __init__(self, names: Collection[str], trees: Collection[str]) -> None:
+        super().__init__()
+        self._names = frozenset(names)
+        self._below = _by_directory(names)
+        self._inside = tuple(joined(tree, "") for tree in trees)
+        # They stay whatever is in them, so nobody has to know all that is: a tree holds hundreds of names, /home more.
+        self._staying = frozenset(trees).union(*map(ancestors, trees))
+
+    def enter(self, path: str, staged: Entry | None, outer: Volume) -> Entry:
+        """The directory `path` with all that matters in it; what was found in it before is added to."""
+        entry, entries = self._found.get(path) or self._opened(path, outer)
+        is_whole = entry.is_whole
+        for name, child in (staged.entries or {}).items() if staged is not None else ():
+            if child.entries is not None or not is_whole:
+                self._look_at(entry, entries, name, child)
+        for name in self._below.get(path, ()):
+            if not is_whole or (name in entries and entries[name] is not FILE):
+                self._look_at(entry, entries, name, None)
+        if not entry.is_whole and "__pycache__" not in entries and any(name.endswith(".py") for name in entries):
+            self._look_at(entry, entries, "__pycache__", None)
+        return entry
+
+    def _opened(self, path: str, outer: Volume) -> tuple[Entry, dict[str, Entry]]:
+        entry = self.directory(path, outer)
+        if path not in self._staying and (path in self._below or path in self._names):
+            if path.startswith(self._inside):
+                self.everything(entry)
+                return self._found[path]
+            return self.listed(entry)
+        return self.listed(entry) if path.endswith("/__pycache__") else self.keep(entry, {}, is_whole=False)
+
+    def _look_at(self, entry: Entry, entries: dict[str, Entry], name: str, staged: Entry | None) -> None:
+        """Find out what `name` in a directory is; look into it where something is staged into it or goes from it."""
+        path, found = joined(entry.path, name), entries.get(name)
+        if found is None:
+            if entry.is_whole:
+                return
+            try:
+                mode = os.lstat(path).st_mode
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            found = entries[name] = LINK if stat.S_ISLNK(mode) else FILE
+            if stat.S_ISDIR(mode):
+                found = entries[name] = self.directory(path, entry.inside)
+        is_entered = staged is not None and staged.is_directory
+        if stat.S_ISLNK(found.mode) or found.target:
+            real = os.path.realpath(path)
+            if is_entered and os.path.isdir(real):
+                outer = volume(os.path.dirname(real))
+                entries[name] = self.enter(real, staged, outer)._replace(target=os.readlink(path))
+        elif found.is_directory and (is_entered or path in self._below or path in self._names or name == "__pycache__"):
+            entries[name] = self.enter(path, staged if is_entered else None, entry.inside)
+
+
+def _by_directory(names: Collection[str]) -> dict[str, list[str]]:
+    """For each directory that one of `names` lies in, at whatever depth, the names in it that lead there."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        while name != "/":
+            parent, _, last = name.rpartition("/")
+            parent = parent or "/"
+            known = found.get(parent)
+            if known is not None:
+                known.append(last)
+                break
+            found[parent] = [last]
+            name = parent
+    return found
+
+
+def _mount_points() -> frozenset[str]:
+    """Where something is mounted, as far as this system tells (proc(5), mountinfo)."""
+    try:
+        with open("/proc/self/mountinfo", "rb") as file:
+            points = [line.split(b" ")[4] for line in file]
+    except OSError:
+        return frozenset()
+    return frozenset(
+        os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes((int(match[1], 8),)), point)) for point in points
+    )

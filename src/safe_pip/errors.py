@@ -78,6 +78,22 @@ class Replaced(SafePipError):
     exit_status = 75
 
 
+class Mismatch(SafePipError):
+    """What a wheel was unpacked to is not what its RECORD says (1, as pip has for a wheel that it cannot install)."""
+
+    code = "mismatch"
+
+
+class ImportFailed(SafePipError):
+    """What is new cannot be imported (1, as for a wheel that is damaged); `output`: the last lines that it printed."""
+
+    code = "import-failed"
+
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output
+
+
 class CommitFailed(SafePipError):
     """The disk refused an operation of the commit (EX_IOERR)."""
 

@@ -20,8 +20,10 @@ commands pip_seams
 reporter attempt
 remedy strays
 checkup lookout
-stage
 transaction
+verify
+importing
+stage
 merge
 draft
 contents sources
@@ -29,7 +31,9 @@ tree
 snapshot
 environment
 steps sole
+sweep
 recovery
+parts
 finishing undoing
 places
 writer journal
@@ -37,7 +41,8 @@ holding
 waiting
 nesting
 request
-state_directory
+room staged
+state_directory owner
 frozen
 copies
 lock

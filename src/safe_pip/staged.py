@@ -1,0 +1,147 @@
+"""What is done with files once they are staged: copied to another filesystem, given another time, taken out again."""
+
+from __future__ import annotations
+
+import csv
+import os
+import stat
+import time
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from . import fs
+from .fs import Directory, attributes
+
+_SECOND = 1_000_000_000
+# PEP 552: magic number, flags, then, if no flag is set, the time and the size of the source; 32 bits each.
+_FLAGS, _TIME = slice(4, 8), 8
+
+
+@contextmanager
+def parent_of(path: str) -> Iterator[tuple[Directory, str]]:
+    """The open directory that a private path lies in, and its name there."""
+    directory, name = os.path.split(path)
+    with Directory.open(directory) as opened:
+        yield opened, name
+
+
+def mirror(root: str, live: str) -> None:
+    """Make `root` + `live`, a directory, with all above it, so that what is made there is as if made in `live`.
+
+    What exists in the target gives group, set-group-ID bit and default access list to its mirror, which only this user
+    can read; what does not is made as any directory is.
+    """
+    with ExitStack() as opened:
+        here, path = opened.enter_context(Directory.open(root)), "/"
+        for name in filter(None, live.split("/")):
+            path = os.path.join(path, name)
+            if not here.exists(name):
+                if os.path.isdir(path):
+                    fs.make_directory(here, name, 0o700)
+                    attributes.pass_on(path, here, name, 0o700)
+                else:
+                    fs.make_directory(here, name)
+            here = opened.enter_context(here.child(name))
+
+
+def copy_below(source: Directory, name: str, destination: Directory) -> None:
+    """Copy `name` and all below it, with modes, times and symbolic links, into a directory of another filesystem."""
+    status = source.stat(name)
+    if not stat.S_ISDIR(status.st_mode):
+        fs.link(source, name, destination, name)
+        return
+    is_new = not destination.exists(name)
+    if is_new:
+        fs.make_directory(destination, name, 0o700)
+    with source.child(name) as below, destination.child(name) as copied:
+        for inner in below.names():
+            copy_below(below, inner, copied)
+    if is_new:
+        attributes.copy_status(source, name, destination, name)
+
+
+def link(source: str, path: str) -> list[str]:
+    """Let the file `source` be at the staged `path` too; on return what was made: first the outermost, then the file.
+
+    Directories that are missing are made like those that the file is in.
+    """
+    missing: list[tuple[str, str]] = []
+    above, like = os.path.dirname(path), os.path.dirname(source)
+    while not os.path.isdir(above):
+        missing.append((above, like))
+        above, like = os.path.dirname(above), os.path.dirname(like)
+    for above, like in reversed(missing):
+        with parent_of(above) as (directory, name), parent_of(like) as (live, live_name):
+            fs.make_directory(directory, name, 0o700)
+            attributes.copy_status(live, live_name, directory, name)
+    with parent_of(path) as (directory, name), parent_of(source) as (live, live_name):
+        fs.link(live, live_name, directory, name)
+    return [*(above for above, _ in reversed(missing)), path]
+
+
+def write_like(root: str, live: str, content: bytes) -> None:
+    """Stage the file `live` with another content, and with its owner and permissions."""
+    with parent_of(live) as (target, name), parent_of(root + live) as (directory, _):
+        fs.remove(directory, name)
+        fs.write_new(directory, name, content)
+        attributes.copy_status(target, name, directory, name)
+        attributes.set_time(directory, name, time.time_ns())
+
+
+def freshen(path: str, avoid: Collection[int]) -> None:
+    """Give the source at `path` a whole second as its time that none of `avoid` (nanoseconds) is in.
+
+    Its bytecode that goes by that time is told. After a crash it may not have been.
+    """
+    seconds = {time // _SECOND for time in avoid}
+    new = max(seconds) + 1
+    with parent_of(path) as (directory, name):
+        attributes.set_time(directory, name, new * _SECOND)
+        with suppress(FileNotFoundError, NotADirectoryError), directory.child("__pycache__") as cache:
+            for pyc in cache.names():
+                if pyc.endswith(".pyc") and pyc.partition(".")[0] == name.removesuffix(".py"):
+                    _date(cache, pyc, new)
+
+
+def _date(cache: Directory, name: str, second: int) -> None:
+    with open(cache.open_file(name), "rb") as file:
+        header = file.read(16)
+    if len(header) == 16 and header[_FLAGS] == bytes(4):
+        attributes.patch(cache, name, _TIME, (second & 0xFFFFFFFF).to_bytes(4, "little"))
+
+
+def files_of(root: str, record: str) -> set[str]:
+    """The absolute paths in the target of the files that a RECORD staged below `root` lists, and all beside it."""
+    info = os.path.dirname(record)
+    lib_dir = os.path.dirname(info).removeprefix(root)
+    found = {os.path.join(where, name).removeprefix(root) for where, _, names in os.walk(info) for name in names}
+    with suppress(FileNotFoundError), open(record, encoding="utf-8", newline="") as file:
+        found |= {os.path.normpath(os.path.join(lib_dir, row[0])) for row in csv.reader(file) if row}
+    return found
+
+
+def take_out(roots: Iterable[str], files: Iterable[str], kept: Collection[str]) -> None:
+    """Remove `files`, absolute paths in the target, from the stage, and directories that are empty then.
+
+    `kept` are the directories of the target that stay mirrored.
+    """
+    files = tuple(files)
+    for root in roots:
+        emptied: set[str] = set()
+        for path in files:
+            with suppress(FileNotFoundError, NotADirectoryError), parent_of(root + path) as (directory, name):
+                if directory.exists(name):
+                    fs.remove(directory, name)
+                    emptied.add(os.path.dirname(path))
+        for path in sorted(emptied, key=len, reverse=True):
+            _prune(root, path, kept)
+
+
+def _prune(root: str, path: str, kept: Collection[str]) -> None:
+    while path not in kept and path != "/":
+        with suppress(FileNotFoundError, NotADirectoryError), parent_of(root + path) as (directory, name):
+            with directory.child(name) as emptied:
+                if emptied.names():
+                    return
+            fs.remove_directory(directory, name)
+        path = os.path.dirname(path)

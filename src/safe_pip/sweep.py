@@ -1,0 +1,133 @@
+"""What dead processes left in the state directory of a tree: found under a lock, deleted without.
+
+A journal is none of it: that is undone, not deleted.
+"""
+
+import os
+import stat
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from . import fs, lock, parts, state_directory
+from .errors import SafePipError
+from .finishing import named_home
+from .fs import Directory
+from .journal import is_identifier
+from .owner import SUFFIX, Owner
+from .places import Refused, open_state
+from .writer import is_accepted
+
+# What nobody has locked though somebody may be at it is let alone for so long, in seconds.
+_OLD = 3600.0
+_LOCKS = {
+    state_directory.COMMIT,
+    state_directory.COMMIT_GATE,
+    state_directory.ENVIRONMENT,
+    state_directory.ENVIRONMENT_GATE,
+    state_directory.OWNER,
+}
+
+
+class Remains(NamedTuple):
+    """What is to be deleted: all of these transactions, and private directories whose owner file is gone."""
+
+    tree: str
+    owners: tuple[Owner, ...] = ()
+    orphans: tuple[str, ...] = ()
+
+    def delete(self) -> None:
+        """Delete it, with no lock held but those of the dead owners: it may take its time.
+
+        What cannot be deleted now is left to the next one who sweeps. Never raises.
+        """
+        for owner in self.owners:
+            with suppress(OSError, Refused):
+                parts.delete(owner, self.tree)
+        with suppress(OSError, Refused), open_state(self.tree) as state:
+            for name in self.orphans:
+                with suppress(OSError):
+                    fs.remove_below(state, name)
+        with suppress(OSError):
+            _delete_aside(self.tree)
+
+
+def find(tree: Path) -> Remains:
+    """Take over what dead processes left there; the caller holds the commit lock exclusively, and calls `delete` later.
+
+    What was committed is finished at once.
+    """
+    real = os.path.realpath(tree)
+    owners: list[Owner] = []
+    orphans: list[str] = []
+    with suppress(OSError, Refused), open_state(real) as state:
+        names = set(state.names())
+        for name in sorted(names):
+            stem, suffix = os.path.splitext(name)
+            if not is_identifier(stem) or f"{stem}{parts.JOURNAL}" in names:
+                continue
+            with suppress(OSError, SafePipError):
+                if suffix == parts.COMMITTED:
+                    _finish(state, stem, f"{stem}{SUFFIX}" in names)
+                elif suffix == parts.MARK:
+                    _delete_stale_mark(state, name, stem)
+                elif f"{stem}{parts.COMMITTED}" in names:
+                    continue
+                elif suffix == SUFFIX and is_accepted(state.stat(name), os.stat(real)):
+                    owner = Owner.adopt(Path(state.join(name)))
+                    owners += [owner] if owner is not None else []
+                elif not suffix and f"{stem}{SUFFIX}" not in names:
+                    orphans.append(name)
+    return Remains(real, tuple(owners), tuple(orphans))
+
+
+def _finish(state: Directory, identifier: str, has_owner: bool) -> None:
+    from . import recovery
+
+    owner = Owner.adopt(Path(state.join(f"{identifier}{SUFFIX}")))
+    if owner is None and has_owner:
+        return
+    try:
+        home = Path(os.path.dirname(state.path))
+        recovery.finish(recovery.Unfinished(home, identifier, f"{identifier}{parts.COMMITTED}"))
+    finally:
+        if owner is not None:
+            owner.release()
+
+
+def _delete_stale_mark(state: Directory, name: str, identifier: str) -> None:
+    """Delete a mark unless it leads to a transaction that is alive or unfinished."""
+    found, home = state.stat(name), named_home(state, name)
+    try:
+        there = os.listdir(os.path.join(home, state_directory.NAME)) if home else None
+    except (FileNotFoundError, NotADirectoryError):
+        there = None
+    if there is None:
+        # Half written, or of an environment that was removed; or that is not to be seen from here.
+        is_stale = time.time() - found.st_mtime > _OLD
+    else:
+        path = Path(home or "", state_directory.NAME, f"{identifier}{SUFFIX}")
+        is_unfinished = not {f"{identifier}{parts.JOURNAL}", f"{identifier}{parts.COMMITTED}"}.isdisjoint(there)
+        is_stale = not is_unfinished and not lock.is_locked(path)
+    if is_stale:
+        fs.remove(state, name)
+
+
+def _delete_aside(tree: str) -> None:
+    """Delete state directories of this user's that were made, or removed, by a process that was killed at it."""
+    with Directory.open(tree) as opened:
+        for name in opened.names():
+            if name.startswith(f"{state_directory.NAME}-") and _is_left(opened, name):
+                with suppress(OSError):
+                    fs.remove_below(opened, name)
+
+
+def _is_left(tree: Directory, name: str) -> bool:
+    found = tree.stat(name)
+    is_ours = sys.platform == "win32" or found.st_uid == os.geteuid() or os.geteuid() == 0
+    if not stat.S_ISDIR(found.st_mode) or not is_ours or time.time() - found.st_mtime <= _OLD:
+        return False
+    with tree.child(name) as aside:
+        return _LOCKS.issuperset(aside.names())

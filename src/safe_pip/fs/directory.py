@@ -35,7 +35,9 @@ class Changing:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         if isinstance(error, OSError) and error.errno is not None:
-            error.filename, error.filename2 = (self._source, self._path) if self._source else (self._path, None)
+            error.filename = self._source or self._path
+            if self._source:  # a second name that is None would be shown
+                error.filename2 = self._path
 
 
 class Directory:
@@ -56,9 +58,10 @@ class Directory:
     def open(cls, path: str | os.PathLike[str]) -> Directory:
         """Open the directory at the absolute `path`, whose last component is not followed if it is a link."""
         # A slash at the end would have the kernel follow the link, and so would a dot.
-        path = os.path.normpath(path) if sys.platform == "win32" else os.fspath(path).rstrip("/") or "/"
-        if not os.path.isabs(path) or os.path.basename(path) in (".", ".."):
+        path = os.fspath(path)
+        if not os.path.isabs(path) or os.path.basename(path.rstrip("/")) in (".", ".."):
             raise ValueError(f"not the absolute path of a directory: {path!r}")
+        path = os.path.normpath(path) if sys.platform == "win32" else path.rstrip("/") or "/"
         return cls(path, _open(path, None, path))
 
     def child(self, name: str) -> Directory:
@@ -117,8 +120,12 @@ class Directory:
 
     def read(self, name: str) -> bytes:
         """The content of the regular file `name`; raises `OSError` (ELOOP) for a symbolic link."""
-        with open(self.open_file(name), "rb") as file:
-            return file.read()
+        fd = self.open_file(name)
+        try:
+            with open(fd, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(fd)
 
     def open_file(self, name: str) -> int:
         """A descriptor for reading the regular file or the directory `name`, following nothing."""

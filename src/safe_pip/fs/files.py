@@ -151,32 +151,50 @@ def remove_below(directory: Directory, name: str) -> None:
             remove(directory, name)
         else:
             with _enter(directory, name) as top:
-                tried: set[str] = set()
-                # More than once: what lies very deep is first lifted up to here.
-                while entries := [entry for entry in top.entries() if entry.name not in tried]:
-                    tried.update(entry.name for entry in entries)
-                    _remove(top, entries, errors, top, _DEEP)
+                _Emptying(top, errors).run()
             remove_directory(directory, name)
     if errors:
         raise errors[0]
 
 
-def _remove(
-    directory: Directory, entries: list[os.DirEntry[str]], errors: list[OSError], top: Directory, levels: int
-) -> None:
-    """Remove `entries` of `directory`; what lies more than `levels` deeper is renamed into `top` instead."""
-    for entry in entries:
-        with _noting(errors):
-            if not entry.is_dir(follow_symlinks=False):
-                remove(directory, entry.name)
-                continue
-            with _enter(directory, entry.name) as below:
+class _Emptying:
+    """The deletion of all that is in the directory `top`.
+
+    What lies too deep in it is first lifted up to it: neither open files nor the stack of this interpreter would last
+    for a tree of any depth.
+    """
+
+    def __init__(self, top: Directory, errors: list[OSError]) -> None:
+        self._top = top
+        self._errors = errors
+        self._tried: set[str] = set()
+        self._lifted = 0
+
+    def run(self) -> None:
+        while entries := [entry for entry in self._top.entries() if entry.name not in self._tried]:
+            self._tried.update(entry.name for entry in entries)
+            self._remove(self._top, entries, _DEEP)
+
+    def _remove(self, directory: Directory, entries: list[os.DirEntry[str]], levels: int) -> None:
+        for entry in entries:
+            with _noting(self._errors):
+                if not entry.is_dir(follow_symlinks=False):
+                    remove(directory, entry.name)
+                    continue
+                with _enter(directory, entry.name) as below:
+                    if levels > 0:
+                        self._remove(below, below.entries(), levels - 1)
                 if levels > 0:
-                    _remove(below, below.entries(), errors, top, levels - 1)
-            if levels > 0:
-                remove_directory(directory, entry.name)
-            else:
-                _lift(directory, entry.name, top)
+                    remove_directory(directory, entry.name)
+                else:
+                    self._lift(directory, entry.name)
+
+    def _lift(self, directory: Directory, name: str) -> None:
+        """Rename a directory into `top`, to a name that it never had before."""
+        while (new_name := f"deep-{self._lifted}") in self._tried or self._top.exists(new_name):
+            self._lifted += 1
+        with Changing("move", self._top.join(new_name), directory.join(name)):
+            os.rename(directory.at(name), self._top.at(new_name), src_dir_fd=directory.fd, dst_dir_fd=self._top.fd)
 
 
 @contextlib.contextmanager
@@ -199,15 +217,6 @@ def _enter(directory: Directory, name: str) -> Directory:
         below.close()
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), below.path)
     return below
-
-
-def _lift(directory: Directory, name: str, top: Directory) -> None:
-    """Neither open files nor the stack of this interpreter would last for a tree of any depth."""
-    number = 0
-    while top.exists(f"deep-{number}"):
-        number += 1
-    with Changing("move", top.join(f"deep-{number}"), directory.join(name)):
-        os.rename(directory.at(name), top.at(f"deep-{number}"), src_dir_fd=directory.fd, dst_dir_fd=top.fd)
 
 
 def sync(directory: Directory, name: str = "") -> None:

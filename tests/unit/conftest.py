@@ -1,0 +1,63 @@
+"""Where what `fs` does is tried: filesystems of different kinds, and users of different power."""
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from safe_pip import fs
+
+MEMORY = Path("/dev/shm")
+NOBODY = 65534
+
+
+def is_usable(path: Path) -> bool:
+    return path.is_dir() and os.access(path, os.W_OK)
+
+
+@pytest.fixture(params=["on-disk", "in-memory"])
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """An empty directory, its path without links, on different filesystems."""
+    if request.param == "in-memory" and not is_usable(MEMORY):
+        pytest.skip(f"there is no {MEMORY} to write to")
+    with tempfile.TemporaryDirectory(dir=tmp_path if request.param == "on-disk" else MEMORY) as name:
+        yield Path(name).resolve()
+
+
+@pytest.fixture
+def elsewhere(empty: Path, tmp_path: Path) -> Iterator[fs.Directory]:
+    """An empty directory on another filesystem than `empty`."""
+    others = [each for each in (tmp_path, MEMORY) if is_usable(each) and each.stat().st_dev != empty.stat().st_dev]
+    if not others:
+        pytest.skip("there is no other filesystem")
+    with tempfile.TemporaryDirectory(dir=others[0]) as name, fs.Directory.open(name) as directory:
+        yield directory
+
+
+@pytest.fixture
+def as_a_user(empty: Path) -> Iterator[None]:
+    """For root, to whom everything is allowed, become somebody else, to whom `empty` and all in it belongs."""
+    if os.geteuid() != 0:
+        yield
+        return
+    opened = []
+    for directory in (empty, *empty.parents):
+        mode = stat.S_IMODE(directory.stat().st_mode)
+        if not mode & 0o001:
+            opened.append((directory, mode))
+            directory.chmod(mode | 0o001)
+    for at, directories, files in os.walk(empty):
+        for name in [".", *directories, *files]:
+            os.lchown(os.path.join(at, name), NOBODY, NOBODY)
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        for directory, mode in opened:
+            directory.chmod(mode)

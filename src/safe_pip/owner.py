@@ -56,12 +56,15 @@ class Owner:
         """
         while True:
             path = state / f"{secrets.token_hex(8)}{SUFFIX}"
-            fs.write(path, _line({"pid": os.getpid(), "command": _command(), "since": time.time()}))
             try:
+                fs.write(path, _line({"pid": os.getpid(), "command": _command(), "since": time.time()}))
                 give_access(path)
                 owner = _locked(path)
+            except FileExistsError:
+                raise  # somebody else's
             except BaseException:
-                fs.unlink(path)
+                with contextlib.suppress(OSError):
+                    fs.unlink(path)
                 raise
             if owner is not None:
                 return owner

@@ -25,7 +25,7 @@ _RECORD = re.compile(r"[^/]+\.dist-info/RECORD")
 _UNLISTED = ("RECORD", "RECORD.jws", "RECORD.p7s")
 # An installer writes these in their place, whatever the wheel has there.
 _OF_THE_INSTALLATION = ("INSTALLER", "REQUESTED", "direct_url.json")
-_TOO_WEAK = {"md5", "sha1", "sha224", "shake_128", "shake_256"}
+_ACCEPTED = hashlib.algorithms_guaranteed - {"md5", "sha1", "sha224", "sha3_224", "shake_128", "shake_256"}
 _REWRITTEN = b"#!python"
 _CHUNK = 1 << 20
 _NAMED = 3
@@ -60,6 +60,8 @@ class _Wheel:
         self._names = list(dict.fromkeys(name for name in archive.namelist() if not name.endswith("/")))
         records = list(filter(_RECORD.fullmatch, self._names))
         self._info = records[0].partition("/")[0] if len(records) == 1 else ""
+        self._scripts: set[str] = set()
+        self._begun: dict[str, hashlib._Hash] = {}
 
     def problems(self) -> Iterator[str]:
         """What is wrong, one phrase for each file."""
@@ -91,17 +93,18 @@ class _Wheel:
         """
         at: dict[str, str] = {}
         data: list[str] = []
-        scripts: list[str] = []
         replaced = {f"{self._info}/{name}" for name in _OF_THE_INSTALLATION}
         for name in self._names:
-            if not name.partition("/")[0].endswith(".data"):
+            top, _, rest = name.partition("/")
+            if not top.endswith(".data"):
                 at[os.path.join(self._lib_dir, os.path.normpath(name))] = name
-            elif name.split("/")[1] == "scripts":
-                scripts.append(name)
+            elif rest.startswith("scripts/"):
+                self._scripts.add(name)
             else:
                 data.append(name)
-        wrappers = self._wrappers() if scripts else set()
-        for name in data + [name for name in scripts if _entry_point(name) not in wrappers]:
+        wrappers = self._wrappers() if self._scripts else set()
+        data += [name for name in self._names if name in self._scripts and _entry_point(name) not in wrappers]
+        for name in data:
             _, key, below = os.path.normpath(name).split(os.sep, 2)
             at[os.path.join(self._scheme[key], below)] = name
         return {name: path for path, name in at.items() if name not in replaced}
@@ -125,9 +128,9 @@ class _Wheel:
         """What is wrong with one file; empty if nothing is."""
         digest, size = row
         algorithm, _, expected = digest.partition("=")
-        if digest and (algorithm in _TOO_WEAK or algorithm not in hashlib.algorithms_guaranteed):
+        if digest and algorithm not in _ACCEPTED:
             return f"has a digest of the kind `{algorithm}`, which is not accepted"
-        if path is not None and name.split("/", 2)[1:2] == ["scripts"] and ".data/" in name:
+        if path is not None and name in self._scripts:
             content = self._archive.read(name)
             if content.startswith(_REWRITTEN):
                 if not _has_rest(path, content):
@@ -142,12 +145,32 @@ class _Wheel:
             length, found = len(content), hashlib.new(algorithm, content).digest()
         else:
             try:
-                length, found = _digest(path, algorithm, size)
+                length, found = self._digest(path, algorithm, size)
             except FileNotFoundError:
                 return "was not unpacked"
         if urlsafe_b64encode(found).decode().rstrip("=") != expected.rstrip("="):
             return "has another digest"
         return "" if not size or size == str(length) else f"has {length} bytes and not {size}"
+
+    def _digest(self, path: str, algorithm: str, size: str) -> tuple[int, bytes]:
+        """Length and digest of a file, read once; `size` is what it is expected to be."""
+        if algorithm not in self._begun:
+            self._begun[algorithm] = hashlib.new(algorithm)
+        state = self._begun[algorithm].copy()  # to look for an algorithm takes longer than to hash a small file
+        fd = os.open(path, _FLAGS)
+        try:
+            # One byte more than expected: a short answer is the end of the file, and most files take one call.
+            asked = min(int(size) + 1, _CHUNK) if size.isdecimal() else _CHUNK
+            length = 0
+            while True:
+                chunk = os.read(fd, asked)
+                length += len(chunk)
+                state.update(chunk)
+                if len(chunk) < asked:
+                    return length, state.digest()
+                asked = _CHUNK
+        finally:
+            os.close(fd)
 
 
 def _entry_point(name: str) -> str:
@@ -157,23 +180,6 @@ def _entry_point(name: str) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
-
-
-def _digest(path: str, algorithm: str, size: str) -> tuple[int, bytes]:
-    """Length and digest of a file, read once; `size` is what it is expected to be."""
-    fd = os.open(path, _FLAGS)
-    try:
-        # One byte more than expected: a short answer is the end of the file, and most files take one call.
-        asked = min(int(size) + 1, _CHUNK) if size.isdecimal() else _CHUNK
-        chunk = os.read(fd, asked)
-        length, state = len(chunk), hashlib.new(algorithm, chunk)
-        while len(chunk) == asked:
-            chunk = os.read(fd, asked := _CHUNK)
-            length += len(chunk)
-            state.update(chunk)
-        return length, state.digest()
-    finally:
-        os.close(fd)
 
 
 def _has_content(path: str, content: bytes) -> bool:

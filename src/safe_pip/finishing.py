@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from . import fs
 from .fs import Directory
-from .places import Places, Refused, Spot, is_bytecode, is_same_file, open_state, status, walk
+from .places import Places, Refused, Spot, open_state, status, walk
 from .plan import Journal, Kind, Operation
+from .sight import is_bytecode, is_same_file
 
 OWNER = ".owner"
 

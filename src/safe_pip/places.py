@@ -15,7 +15,7 @@ from typing import NamedTuple
 from . import journal as codec
 from . import state_directory
 from .fs import Directory
-from .plan import Journal, Kind, Operation, Seen
+from .plan import Journal, Operation
 from .writer import Writer, is_accepted
 
 STAGE = "stage"
@@ -62,21 +62,6 @@ class Part(NamedTuple):
     trash: Directory | None
 
 
-class Sight(NamedTuple):
-    """What is at the three places of an operation."""
-
-    live: Seen | None = None
-    staged: Seen | None = None
-    trash: Seen | None = None
-    is_marked: bool = False
-    """Whether the directory at `live` carries the marker, so that it is the new one."""
-    is_staged_marked: bool = False
-    is_changed: bool = False
-    """Whether anybody else has written in the new directory since it came to `live`."""
-    is_reachable: bool = True
-    """False: there is something else than a directory above `live`."""
-
-
 class Places:
     """The open directories of one transaction; closed by `close`, or at the end of a `with` statement."""
 
@@ -115,22 +100,6 @@ class Places:
     def path(self, operation: Operation) -> str:
         """The absolute path of `live`."""
         return os.path.join(self.journal.roots[operation.root], operation.path)
-
-    def look(self, operation: Operation, since: os.stat_result | None = None) -> Sight:
-        """What is at the places of this operation; `since` is the journal's status: who wrote later is noticed."""
-        sight = Sight()
-        if operation.staged:
-            spot = self.staged(operation)
-            sight = sight._replace(staged=_seen(spot.status()), is_staged_marked=self.is_marked(spot))
-        if operation.trash:
-            sight = sight._replace(trash=_seen(self.trash(operation).status()))
-        try:
-            live = self.live(operation)
-        except NotADirectoryError:
-            return sight._replace(is_reachable=False)
-        marked = self.is_marked(live)
-        changed = marked and since is not None and self._is_changed(live, since, operation)
-        return sight._replace(live=_seen(live.status()), is_marked=marked, is_changed=changed)
 
     def is_marked(self, spot: Spot) -> bool:
         """Whether there is a directory with the transaction's marker in it."""
@@ -199,25 +168,6 @@ class Places:
         self._open.move_to_end(key)
         return Spot(self._open[key], name)
 
-    def _is_changed(self, live: Spot, since: os.stat_result, operation: Operation) -> bool:
-        """Whether another program wrote in a new directory since the journal was written, bytecode apart.
-
-        Both times of a file have to be later: a copied environment has new times of change, and what is staged may have
-        been given any time of modification. A file that the old directory holds as well is lost to nobody.
-        """
-        with live.parent.child(live.name) as new:
-            if live.name.endswith(".dist-info") and not new.exists("METADATA"):
-                return True  # uninstalled: what is left is our marker
-            changed = max(since.st_ctime_ns, new.stat(self.marker).st_ctime_ns)
-            old = self.staged(operation) if operation.kind is Kind.EXCHANGE else self.trash(operation)
-            return any(
-                found.st_mtime_ns > since.st_mtime_ns
-                and found.st_ctime_ns > changed
-                and not is_bytecode(path)
-                and not (found.st_nlink > 1 and old.name and is_same_file(old, path, found))
-                for path, found in walk(new)
-            )
-
 
 def reach(path: str) -> Directory:
     """Open the directory at `path`; raises `Refused` unless it is there, with no symbolic link in the path to it."""
@@ -255,11 +205,6 @@ def walk(directory: Directory, below: str = "") -> Iterator[tuple[str, os.stat_r
             yield f"{below}{name}", found
 
 
-def is_bytecode(path: str) -> bool:
-    """Whether this is, or is in, a `__pycache__`: no data, made anew by whoever misses it, at any time."""
-    return "__pycache__" in path.split("/")
-
-
 def may_change(directory: Directory) -> bool:
     """Whether this process may make and remove entries there."""
     if sys.platform == "win32" or directory.fd is None:
@@ -273,21 +218,3 @@ def _child(directory: Directory | None, name: str) -> Directory | None:
         return None if directory is None else directory.child(name)
     except FileNotFoundError:
         return None
-
-
-def _seen(found: os.stat_result | None) -> Seen | None:
-    if found is None:
-        return None
-    if stat.S_ISDIR(found.st_mode):
-        return Seen(found.st_mode, 0, 0)
-    return Seen(found.st_mode, found.st_size, found.st_mtime_ns)
-
-
-def is_same_file(directory: Spot, path: str, other: os.stat_result) -> bool:
-    """Whether what is at `path` below the directory at a spot is another link to the same file."""
-    above, _, name = f"{directory.name}/{path}".rpartition("/")
-    try:
-        with directory.parent.child(above) as opened:
-            return os.path.samestat(opened.stat(name), other)
-    except (FileNotFoundError, NotADirectoryError):
-        return False

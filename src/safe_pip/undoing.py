@@ -22,8 +22,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from . import fs
-from .places import Places, Refused, Sight, is_bytecode
+from .places import Places, Refused
 from .plan import Journal, Kind, Operation, Seen
+from .sight import Sight, is_bytecode, look
 
 
 class Action(enum.Enum):
@@ -46,9 +47,9 @@ class Step(NamedTuple):
 
 
 def decide(
-    journal: Journal, look: Callable[[Operation], Sight], *, keep: Callable[[str], bool] | None = None
+    journal: Journal, see: Callable[[Operation], Sight], *, keep: Callable[[str], bool] | None = None
 ) -> tuple[Step, ...]:
-    """What undoes the transaction, in this order, given what `look` sees at each operation; changes nothing.
+    """What undoes the transaction, in this order, given what is to `see` at each operation; changes nothing.
 
     Raises `Refused`, with all reasons, if anything was changed by another program since, unless `keep` says of its path
     that it is left as it is: those are the ones in directories that serve other environments too.
@@ -57,7 +58,7 @@ def decide(
     steps: list[Step] = []
     refused: list[str] = []
     for operation in reversed(journal.operations):
-        sight = look(operation)
+        sight = see(operation)
         path = os.path.join(journal.roots[operation.root], operation.path)
         if is_bytecode(operation.path) or is_as_left(operation, sight):
             steps += steps_of(operation, sight)
@@ -87,7 +88,9 @@ def steps_of(operation: Operation, sight: Sight) -> Iterator[Step]:
         actions = [Action.TRASH_TO_LIVE]
     elif kind is Kind.MODE:
         actions = [Action.MODE]
-    if is_bytecode(operation.path) and actions == [Action.TRASH_TO_LIVE] and live:
+    if is_bytecode(operation.path) and (
+        (actions == [Action.TRASH_TO_LIVE] and live) or (actions == [Action.EXCHANGE] and not staged)
+    ):
         actions = []  # an importer was faster, and what he made is as good
     return (Step(operation, action) for action in actions if sight.is_reachable)
 
@@ -149,7 +152,7 @@ def undo(places: Places, operation: Operation) -> None:
 
     What other programs did is not looked for: no time has passed. Of a `FILE` operation S may be used up.
     """
-    carry_out(places, tuple(steps_of(operation, places.look(operation))))
+    carry_out(places, tuple(steps_of(operation, look(places, operation))))
 
 
 def _act(places: Places, operation: Operation, action: Action) -> None:

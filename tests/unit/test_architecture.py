@@ -33,8 +33,9 @@ environment
 steps sole
 sweep
 recovery
-parts
+parts unfinished
 finishing undoing
+sight
 places
 writer journal
 holding

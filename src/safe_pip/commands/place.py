@@ -9,7 +9,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from safe_pip import isolation
+from safe_pip import isolation, request
 from safe_pip.commands.run import located
 from safe_pip.environment import Environment, Waiting
 from safe_pip.errors import UnusableEnvironment, UsageError
@@ -72,12 +72,20 @@ class Place:
             own = {Path(os.path.realpath(sysconfig.get_path(name))) for name in ("purelib", "platlib")}
         return {tree: Path(sysconfig.get_path("scripts")) if tree in own else scripts_of(tree) for tree in self.trees}
 
-    def interpreter(self) -> Path | None:
-        """The Python of this environment, where it is known; its links are not followed."""
+    def home(self, tree: Path) -> Path | None:
+        """The virtual environment that a tree belongs to (PEP 405)."""
+        shown = request.shown_name(tree)
+        return None if shown == tree else shown
+
+    def interpreters(self, scripts: Path) -> list[str]:
+        """The Pythons of this environment, as far as they are known; no link is followed."""
+        names = ["python.exe"] if sys.platform == "win32" else ["python", "python3"]
+        found = [os.path.join(scripts, name) for name in names]
         if self.named is None:
-            return Path(sys.executable) if sys.executable else None
-        path = Path(os.path.abspath(self.named))
-        return path if path.is_file() else None
+            found.append(sys.executable)
+        else:
+            found.append(os.path.abspath(self.named))
+        return [path for path in found if path and os.path.isfile(path)]
 
 
 def scripts_of(tree: Path) -> Path:

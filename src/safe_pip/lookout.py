@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import holders, nesting, request, state_directory
+from .errors import RecoveryNeeded
 from .holders import Entry, Holder
 
-_NAME = re.compile(r"([0-9a-f]{16})(?:\.(owner|journal|committed|home))?")
+_NAME = re.compile(r"([0-9a-f]{16})(?:\.(owner|committed|home))?|(.+)\.journal")
 _LONGEST = 64 * 1024
 
 
@@ -161,7 +162,7 @@ def _named(tree: Path) -> Iterator[tuple[Path, str]]:
         if match is None:
             continue
         if match[2] != "home":
-            yield tree, match[1]
+            yield tree, match[1] or match[3]
             continue
         try:
             with open(directory / name, "rb") as file:
@@ -203,8 +204,20 @@ def _is_alive(owner: Path, view: View) -> bool | None:
 
 
 def outlook(transaction: Transaction) -> str:
-    """What the next command does about it."""
+    """What the next command of this user does about it."""
     if transaction.is_alive:
         return "wait"
     then = {State.STAGING: "delete", State.PREPARED: "roll back", State.COMMITTED: "finish"}[transaction.state]
+    if transaction.state is not State.STAGING:
+        from . import recovery
+        from .unfinished import COMMITTED, JOURNAL, Unfinished
+
+        name = transaction.identifier + (JOURNAL if transaction.state is State.PREPARED else COMMITTED)
+        try:
+            recovery.check(Unfinished(transaction.tree, transaction.identifier, name))
+        except RecoveryNeeded as error:
+            hint = f" ({error.hint})" if error.hint else ""
+            then = f"refuse: {error.message}{hint}"
+        except FileNotFoundError:
+            pass  # somebody was faster
     return then if transaction.is_alive is False else f"wait, or {then} if it is dead"

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip import holders, lookout
+from safe_pip import holders, journal, lookout
 from safe_pip.holders import Entry
 from safe_pip.lock import Descriptor, try_lock
 from safe_pip.lookout import Party, State, View, outlook
+from safe_pip.plan import Journal
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/locks"), reason="there is no /proc/locks")
 
@@ -113,26 +114,59 @@ def plant(tree: Path, *suffixes: str, identifier: str = ID, pid: int = DEAD) -> 
 
 
 @pytest.mark.parametrize(
-    ("suffixes", "state", "next_"),
+    ("suffixes", "state"),
     [
-        ((".owner", "/"), State.STAGING, "delete"),
-        (("/",), State.STAGING, "delete"),
-        ((".owner", "/", ".journal"), State.PREPARED, "roll back"),
-        ((".owner", "/", ".committed"), State.COMMITTED, "finish"),
-        ((".committed",), State.COMMITTED, "finish"),
+        ((".owner", "/"), State.STAGING),
+        (("/",), State.STAGING),
+        ((".owner", "/", ".journal"), State.PREPARED),
+        ((".owner", "/", ".committed"), State.COMMITTED),
+        ((".committed",), State.COMMITTED),
     ],
 )
 def test_the_names_tell_how_far_a_dead_transaction_got(
-    tree: Path, suffixes: tuple[str, ...], state: State, next_: str, monkeypatch: pytest.MonkeyPatch
+    tree: Path, suffixes: tuple[str, ...], state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(holders, "sees_everybody", lambda: True)
     plant(tree, *suffixes)
     (transaction,) = lookout.transactions([tree])
     assert (transaction.identifier, transaction.tree, transaction.state) == (ID, tree, state)
     assert transaction.is_alive is False
-    assert outlook(transaction) == next_
     if ".owner" in suffixes:
         assert (transaction.pid, transaction.command, transaction.since) == (DEAD, "pip install x", 5.0)
+
+
+def plant_whole(tree: Path, suffix: str) -> None:
+    """A transaction with nothing to do, whole in all its parts."""
+    private = tree / ".safe-pip" / ID
+    for name in ("stage", "trash"):
+        (private / name).mkdir(parents=True, mode=0o700)
+    private.chmod(0o700)
+    written = Journal(ID, str(tree), (str(tree),), (), (str(tree),), (str(private),), ())
+    (tree / ".safe-pip" / f"{ID}{suffix}").write_bytes(journal.encode(written))
+    plant(tree, ".owner")
+
+
+@pytest.mark.parametrize(("suffix", "next_"), [("", "delete"), (".journal", "roll back"), (".committed", "finish")])
+def test_what_is_whole_is_put_right_by_the_next_command(
+    tree: Path, suffix: str, next_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holders, "sees_everybody", lambda: True)
+    if suffix:
+        plant_whole(tree, suffix)
+    else:
+        plant(tree, ".owner", "/")
+    before = sorted((tree / ".safe-pip").rglob("*"))
+    (transaction,) = lookout.transactions([tree])
+    assert outlook(transaction) == next_
+    assert sorted((tree / ".safe-pip").rglob("*")) == before
+
+
+def test_what_the_next_command_will_refuse_is_told_with_the_reason(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holders, "sees_everybody", lambda: True)
+    plant(tree, ".owner", "/", ".journal")
+    (transaction,) = lookout.transactions([tree])
+    assert outlook(transaction).startswith("refuse: ")
+    assert "damaged" in outlook(transaction)
 
 
 def test_one_whose_owner_file_is_locked_is_alive_whatever_its_pid(tree: Path) -> None:
@@ -147,7 +181,7 @@ def test_one_whose_owner_file_is_locked_is_alive_whatever_its_pid(tree: Path) ->
 
 def test_where_holders_may_be_hidden_nobody_is_called_dead(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holders, "sees_everybody", lambda: False)
-    plant(tree, ".owner", "/", ".journal")
+    plant_whole(tree, ".journal")
     (transaction,) = lookout.transactions([tree])
     assert transaction.is_alive is None
     assert outlook(transaction) == "wait, or roll back if it is dead"
@@ -165,6 +199,6 @@ def test_a_mark_leads_to_the_transaction_in_another_tree(tree: Path, tmp_path: P
 
 
 def test_other_names_in_the_state_directory_are_no_transactions(tree: Path) -> None:
-    for name in ("owner", f"{ID}.journal.tmp", f"{ID.upper()}.journal", "x.journal"):
+    for name in ("owner", f"{ID}.journal.tmp", f"{ID.upper()}.committed", "x.owner"):
         (tree / ".safe-pip" / name).touch()
     assert lookout.transactions([tree]) == []

@@ -24,6 +24,9 @@ _WITH_VALUE = frozenset(
 )
 """pip's general options that take a value, which may be the next word."""
 
+_OWN_WITH_VALUE = {"--lock-timeout": "a number of seconds", "--verify": "`import` or `none`"}
+"""Our own options with a value, each with what that is."""
+
 
 class CommandLine(NamedTuple):
     """What stands before the command, as far as it concerns us, and what pip is to be given."""
@@ -32,6 +35,8 @@ class CommandLine(NamedTuple):
     command: str | None = None
     rest: tuple[str, ...] = ()
     lock_timeout: str | None = None
+    is_durable: bool = False
+    verify: str | None = None
     proxy: str | None = None
     python: str | None = None
     is_isolated: bool = False
@@ -60,13 +65,16 @@ class CommandLine(NamedTuple):
                 return line._replace(for_pip=(*kept, word, *words), command=word, rest=tuple(words))
             name, equals, value = word.partition("=")
             taken = [word]
-            if not equals and words and (name in _WITH_VALUE or name == "--lock-timeout"):
+            if not equals and words and (name in _WITH_VALUE or name in _OWN_WITH_VALUE):
                 value = words.pop(0)
                 taken.append(value)
-            if name == "--lock-timeout":
+            if name == "--durable" and not equals:
+                line = line._replace(is_durable=True)
+                continue
+            if name in _OWN_WITH_VALUE:
                 if not value:
-                    raise UsageError("--lock-timeout takes a number of seconds")
-                line = line._replace(lock_timeout=value)
+                    raise UsageError(f"{name} takes {_OWN_WITH_VALUE[name]}")
+                line = line._replace(verify=value) if name == "--verify" else line._replace(lock_timeout=value)
                 continue
             kept.extend(taken)
             line = line._with(name, value)
@@ -93,7 +101,14 @@ def main(argv: list[str]) -> int:
     attempt = Attempt.taken_from(os.environ)
     try:
         line = CommandLine.parse(argv)
-        chosen = settings.load(os.environ, lock_timeout=line.lock_timeout, proxy=line.proxy, isolated=line.is_isolated)
+        chosen = settings.load(
+            os.environ,
+            lock_timeout=line.lock_timeout,
+            durable=line.is_durable,
+            verify=line.verify,
+            proxy=line.proxy,
+            isolated=line.is_isolated,
+        )
         if line.command is not None and line.command in VERBS and not line.is_about_pip:
             return _run_verb(line, line.command, line.rest, chosen)
         if line.command == "help" and line.rest[:1] and line.rest[0] in VERBS:
@@ -120,6 +135,8 @@ def _run_pip(line: CommandLine, chosen: settings.Settings, attempt: Attempt) -> 
     transaction = Transaction(
         partial(Environment, stdlib=isolation.standard_library(), waiting=Reporter(), timeout=chosen.lock_timeout),
         path,
+        durable=chosen.durable,
+        verify=chosen.verify,
     )
     with ExitStack() as locks:
         if attempt.is_fallback or not lock.supported:
@@ -152,8 +169,7 @@ def _run_seams(
         say(f"the cache cannot be used, so pip runs from a copy of this command's own in `{copy.path}`")
     if line.is_version and line.is_verbose:
         say(f"safe-pip {__version__}, with pip {copy.version} from {copy.path}")
-    timeout = {} if chosen.lock_timeout is None else {"SAFE_PIP_LOCK_TIMEOUT": str(chosen.lock_timeout)}
-    shell = Shell(copy.origin, program(), VERBS, {**copy.for_child(), **timeout})
+    shell = Shell(copy.origin, program(), VERBS, {**copy.for_child(), **_for_child(chosen)})
     seams = Seams(transaction, shell, attempt, chosen.proxies)
     status = seams.run(list(line.for_pip))
     for notice in transaction.noticed:
@@ -168,6 +184,18 @@ def _run_seams(
             transaction.environment.read(lambda: None)  # Until then there may be no safe-pip to start.
         Attempt(attempt.number + 1, answered=seams.answered, inputs=seams.inputs).begin(isolation.start)
     return _fail(seams.error) if seams.error is not None else status
+
+
+def _for_child(chosen: settings.Settings) -> dict[str, str]:
+    """The settings in force, as variables for another interpreter's safe-pip."""
+    found = {}
+    if chosen.lock_timeout is not None:
+        found["SAFE_PIP_LOCK_TIMEOUT"] = str(chosen.lock_timeout)
+    if chosen.durable:
+        found["SAFE_PIP_DURABLE"] = "1"
+    if chosen.verify is not None:
+        found["SAFE_PIP_VERIFY"] = chosen.verify
+    return found
 
 
 def _fall_back(line: CommandLine, attempt: Attempt, reason: str) -> int:

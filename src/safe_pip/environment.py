@@ -17,7 +17,7 @@ from . import lock, nesting
 from .errors import StalePlan
 from .holders import Holder
 from .holding import Holding, Keep, Scope, Step
-from .steps import Changing, Keeping, Locking, Reading, resolved
+from .steps import Changing, Keeping, Locking, Opening, Reading, Recovering, resolved
 from .target import Target
 from .waiting import Wait, Waiting
 
@@ -37,9 +37,15 @@ class Held:
         self._scope = scope
 
     def check(self) -> None:
-        """Ask once more, before the first change: the ancestor whose locks stand in for ours may have died."""
+        """Ask once more, before the first change.
+
+        Raises `StalePlan` if the ancestor whose locks stand in for ours has died, or if what is locked is not what the
+        paths lead to any more: a tree that was deleted and made anew has locks of its own.
+        """
         if not self._scope.is_inheritance_alive():
             raise StalePlan((), "the command that held the locks for this one has ended")
+        if not all(descriptor.is_current() for _, descriptor in self._scope.granted):
+            raise StalePlan((), "the environment was made anew while this command was at work")
 
 
 class Environment:
@@ -56,7 +62,7 @@ class Environment:
         self._path = tuple(path)
         self._stdlib = {os.path.realpath(name) for name in stdlib}
         self._ancestry = nesting.Ancestry(os.environ.get(nesting.VARIABLE))
-        self._holding = Holding(waiting, timeout, self._ancestry)
+        self._holding = Holding(waiting, timeout, self._ancestry, Recovering)
         self._sole: Sole | None = None
         if not lock.supported:
             from .sole import Sole
@@ -119,6 +125,28 @@ class Environment:
         """The same for who only adds: builds and programs that use the environment go on."""
         with self._changing(Changing(target, also, others=self.trees, environment=False)) as held:
             yield held
+
+    @contextmanager
+    def staging(self, target: Target, make: Callable[[Path], T]) -> Iterator[T]:
+        """Have `make` make what is private in the target's home (its first tree), while no sweeper is at work there.
+
+        Within, no lock is held. Makes trees that are missing. If the body raises, exactly those that were made are
+        removed, unless something is in them.
+        """
+        step, failed, process = Opening(target), True, os.getpid()
+        try:
+            with self._taking(step):
+                made = make(step.trees[0])
+            yield made
+            failed = False
+        finally:
+            if os.getpid() == process:
+                step.tidy(self._holds, failed=failed)
+
+    def carry_out(self, step: Step) -> None:
+        """Take the locks of a step that does its work as soon as it has them, and let them go."""
+        with self._taking(step):
+            pass
 
     @contextmanager
     def exclusively(self, target: Target | None) -> Iterator[None]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from .errors import NestingRefused, StalePlan
 from .lock import Descriptor, Identity
 from .nesting import Ancestry, Claim, OwnDirectory, Witness
 from .request import Rank, Request
-from .waiting import Limit, NotInTime, Patience, StartOver, Turn, Waiting
+from .waiting import Interrupted, Limit, NotInTime, Patience, StartOver, Turn, Waiting
 
 
 class Keep(enum.Enum):
@@ -105,8 +105,12 @@ def _note(request: Request) -> Path | None:
 class Holding:
     """All that this process holds."""
 
-    def __init__(self, waiting: Waiting, timeout: float | None, ancestry: Ancestry) -> None:
+    def __init__(
+        self, waiting: Waiting, timeout: float | None, ancestry: Ancestry, recovering: Callable[[Path], Step]
+    ) -> None:
+        """`recovering` makes the step that undoes what was left unfinished in a directory."""
         self._waiting = waiting
+        self._recovering = recovering
         self._timeout = timeout
         self._ancestry = ancestry
         self._scopes: list[Scope] = []
@@ -132,6 +136,8 @@ class Holding:
             except NotInTime as late:
                 alone = late.request
                 self._let_go()
+            except Interrupted as found:
+                self._recover(found)
             except lock.Suspended:
                 self._let_go()
                 lock.stop()
@@ -139,6 +145,13 @@ class Holding:
                 self._scopes.append(scope)
                 patience.end()
                 return
+
+    def _recover(self, found: Interrupted) -> None:
+        """Undo what was left unfinished, with none of the locks of the step that found it."""
+        for directory in found.directories:
+            scope = Scope(self._recovering(directory))
+            self.take(scope)
+            self.close(scope)
 
     def close(self, scope: Scope) -> None:
         """Let the locks of `scope` go."""

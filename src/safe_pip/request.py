@@ -16,6 +16,7 @@ class Rank(enum.IntEnum):
     COMMIT = 3
     DIRECTORY = 4
     UV = 5
+    OWNER = 6
 
 
 class Request(NamedTuple):
@@ -68,6 +69,11 @@ def shared_directory(directory: Path) -> Request:
 def uv_lock(path: Path) -> Request:
     """The lock that uv holds while it works; a file server grants it only to who may write it."""
     return Request(Rank.UV, path, True, path, needs_writing=state_directory.is_on_network(path.parent))
+
+
+def owner_lock(path: Path, tree: Path) -> Request:
+    """The owner file of a transaction on `tree`, which its process holds as long as it lives."""
+    return Request(Rank.OWNER, path, True, shown_name(tree), needs_writing=state_directory.is_on_network(tree))
 
 
 def shown_name(tree: Path) -> Path:

@@ -16,6 +16,10 @@ class Settings(NamedTuple):
 
     lock_timeout: float | None = None
     """Seconds to wait for locks; None waits for ever, 0 does not wait."""
+    durable: bool = False
+    """Whether a change is to survive a loss of power, not only the death of the process."""
+    verify: str | None = None
+    """`import`: what is new is imported once before it is put in; None: nothing is."""
     proxies: tuple[str, ...] = ()
     """Every proxy that pip may be told to use; only looked at to see whether one is a SOCKS proxy."""
 
@@ -50,11 +54,17 @@ def configuration_files(environ: Mapping[str, str], *, isolated: bool = False) -
 
 
 def load(
-    environ: Mapping[str, str], *, lock_timeout: str | None = None, proxy: str | None = None, isolated: bool = False
+    environ: Mapping[str, str],
+    *,
+    lock_timeout: str | None = None,
+    durable: bool = False,
+    verify: str | None = None,
+    proxy: str | None = None,
+    isolated: bool = False,
 ) -> Settings:
     """The settings in force; the option wins over the environment, the environment over the files.
 
-    Raises `UsageError` for a time that is none. A file that cannot be read or parsed is left to pip, which says so.
+    Raises `UsageError` for a value that is none. A file that cannot be read or parsed is left to pip, which says so.
     """
     settings = Settings()
     for file in configuration_files(environ, isolated=isolated):
@@ -63,8 +73,15 @@ def load(
     variables = {} if isolated else environ
     if variables.get("SAFE_PIP_LOCK_TIMEOUT"):
         settings = settings._replace(lock_timeout=seconds(variables["SAFE_PIP_LOCK_TIMEOUT"], "SAFE_PIP_LOCK_TIMEOUT"))
+    if variables.get("SAFE_PIP_DURABLE"):
+        settings = settings._replace(durable=switch(variables["SAFE_PIP_DURABLE"], "SAFE_PIP_DURABLE"))
+    if variables.get("SAFE_PIP_VERIFY"):
+        settings = settings._replace(verify=check(variables["SAFE_PIP_VERIFY"], "SAFE_PIP_VERIFY"))
     if lock_timeout is not None:
         settings = settings._replace(lock_timeout=seconds(lock_timeout, "--lock-timeout"))
+    if verify is not None:
+        settings = settings._replace(verify=check(verify, "--verify"))
+    settings = settings._replace(durable=durable or settings.durable)
     named = ("PIP_PROXY", "ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
     proxies = [proxy, *(environ.get(name) for name in named)]
     return settings._replace(proxies=settings.proxies + tuple(value for value in proxies if value))
@@ -82,6 +99,12 @@ def _with_file(settings: Settings, file: str) -> Settings:
     timeout = parser.get("safe-pip", "lock-timeout", fallback=None)
     if timeout is not None:
         settings = settings._replace(lock_timeout=seconds(timeout, f"lock-timeout in {file}"))
+    durable = parser.get("safe-pip", "durable", fallback=None)
+    if durable is not None:
+        settings = settings._replace(durable=switch(durable, f"durable in {file}"))
+    verify = parser.get("safe-pip", "verify", fallback=None)
+    if verify is not None:
+        settings = settings._replace(verify=check(verify, f"verify in {file}"))
     found = tuple(parser.get(section, "proxy") for section in parser.sections() if parser.has_option(section, "proxy"))
     return settings._replace(proxies=settings.proxies + found)
 
@@ -95,3 +118,21 @@ def seconds(text: str, source: str) -> float:
     if not 0 <= value <= 10**9:
         raise UsageError(f"`{text}` is not a number of seconds ({source})")
     return value
+
+
+def switch(text: str, source: str) -> bool:
+    """A choice between yes and no, in the words that pip's configuration takes; raises `UsageError`."""
+    if text.lower() in ("y", "yes", "t", "true", "on", "1"):
+        return True
+    if text.lower() in ("n", "no", "f", "false", "off", "0"):
+        return False
+    raise UsageError(f"`{text}` is neither yes nor no ({source})")
+
+
+def check(text: str, source: str) -> str | None:
+    """What is to be checked of new distributions before they are put in; raises `UsageError`."""
+    if text == "import":
+        return text
+    if text == "none":
+        return None
+    raise UsageError(f"`{text}` is neither `import` nor `none` ({source})")

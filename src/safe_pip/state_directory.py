@@ -21,6 +21,10 @@ COMMIT_GATE = "commit.gate"
 ENVIRONMENT = "environment"
 ENVIRONMENT_GATE = "environment.gate"
 OWNER = "owner"
+JOURNAL = ".journal"
+"""What the name of a journal ends with: a change that is not committed."""
+HOME = ".home"
+"""What the name of a mark ends with: a change of this directory whose journal is in another one's state directory."""
 
 _ALWAYS = (COMMIT, COMMIT_GATE, ENVIRONMENT_GATE)
 _REMOVABLE = {*_ALWAYS, ENVIRONMENT, OWNER}
@@ -127,16 +131,15 @@ def not_writable(path: Path, error: OSError) -> UnusableEnvironment:
     return UnusableEnvironment(f"`{path}` cannot be written: {error.strerror}")
 
 
-def journal(tree: Path) -> Path | None:
-    """A journal that an unfinished change left in the state directory, if there is one."""
+def has_journal(directory: Path) -> bool:
+    """Whether the state directory of `directory`, if it has one, holds the journal of a change or points to one."""
     try:
-        names = os.listdir(path_of(tree))
-    except FileNotFoundError:
-        return None
+        names = os.listdir(path_of(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError as error:
-        raise UnusableEnvironment(f"`{path_of(tree)}` cannot be read: {error.strerror}") from error
-    found = sorted(name for name in names if name.endswith(".journal"))
-    return path_of(tree) / found[0] if found else None
+        raise UnusableEnvironment(f"`{path_of(directory)}` cannot be read: {error.strerror}") from error
+    return any(name.endswith((JOURNAL, HOME)) for name in names)
 
 
 def remove(tree: Path) -> bool:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import fs, lock, state_directory
-from .errors import RecoveryNeeded
 from .lock import Descriptor
-from .request import Rank, Request, commit_lock, environment_lock, mutex, shared_directory, uv_lock
+from .request import Rank, Request, commit_lock, environment_lock, mutex, owner_lock, shared_directory, uv_lock
 from .target import Target
+from .waiting import Interrupted
+
+if TYPE_CHECKING:
+    from .recovery import Unfinished
 
 Trees = Callable[[], "list[Path]"]
 """The trees of the environment, as they are now."""
@@ -24,15 +29,19 @@ def make_directory(path: Path) -> list[Path]:
         raise state_directory.not_writable(path, error) from error
 
 
-def refuse_journals(trees: Iterable[Path]) -> None:
-    """Raise `RecoveryNeeded` where a change was left unfinished: nothing may be read or written before it is undone."""
-    for tree in trees:
-        journal = state_directory.journal(tree)
-        if journal is not None:
-            raise RecoveryNeeded(
-                f"`{journal}` is the journal of an unfinished change, written by a newer safe-pip",
-                hint="Run the `safe-pip doctor --repair` of that version",
-            )
+def look_for_journals(directories: Iterable[Path]) -> None:
+    """Raise `Interrupted` where a change was left unfinished: nothing may be read or written before it is undone."""
+    found = tuple(directory for directory in directories if _is_unfinished(directory))
+    if found:
+        raise Interrupted(found)
+
+
+def _is_unfinished(directory: Path) -> bool:
+    if not state_directory.has_journal(directory):
+        return False
+    from . import recovery
+
+    return bool(recovery.find(directory))
 
 
 class Reading:
@@ -53,7 +62,7 @@ class Reading:
                 yield commit_lock(tree, exclusive=False)
 
     def is_valid(self) -> bool:
-        refuse_journals(self._all)
+        look_for_journals(self._all)
         return not any(state_directory.exists(tree) for tree in self._without)
 
     def directories(self) -> Iterable[Path]:
@@ -77,11 +86,53 @@ class Keeping:
             yield mutex(source)
 
     def is_valid(self) -> bool:
-        refuse_journals(self._all)
+        look_for_journals(self._all)
         return True
 
     def directories(self) -> Iterable[Path]:
         return self._sources
+
+
+class Recovering:
+    """Undoing what a dead process left unfinished: the commit locks that its journal names, then its owner file.
+
+    Who holds the owner file alone may touch what it owns; he keeps it until the journal is gone. `recovery` is loaded
+    when there is something to recover, under a lock that keeps safe-pip itself as it is.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._unfinished: Unfinished | None = None
+
+    def requests(self) -> Iterator[Request]:
+        from . import recovery
+
+        self._unfinished = None
+        for unfinished in recovery.find(self._directory):
+            try:
+                journal = recovery.read(unfinished)
+            except FileNotFoundError:
+                continue  # Somebody else has undone it.
+            self._unfinished = unfinished
+            for tree in map(Path, journal.trees):
+                if tree.is_dir() and state_directory.exists(tree):
+                    yield commit_lock(tree, exclusive=True)
+            for directory in map(Path, journal.directories):
+                if directory.is_dir():
+                    yield shared_directory(directory)
+            yield owner_lock(recovery.owner_file(unfinished), unfinished.home)
+            return
+
+    def is_valid(self) -> bool:
+        if self._unfinished is not None:
+            from . import recovery
+
+            with contextlib.suppress(FileNotFoundError):
+                recovery.roll_back(self._unfinished)
+        return True
+
+    def directories(self) -> Iterable[Path]:
+        return ()
 
 
 class Locking:
@@ -143,7 +194,7 @@ class Changing:
             yield uv_lock(Path(os.path.realpath(uv)))
 
     def is_valid(self) -> bool:
-        refuse_journals(self.trees)
+        look_for_journals(self.directories() if self._commit else self.trees)
         return not self._commit or self._others.is_valid()
 
     def directories(self) -> Iterable[Path]:
@@ -154,12 +205,48 @@ class Changing:
 
         `holds` says which files this process has locked exclusively.
         """
-        made = set(self._made)
+        _tidy(self.trees, self._made, holds, litter=self._target.litter, failed=failed)
+
+
+class Opening:
+    """Making a private tree in the home of a target: its commit lock shared, so that no sweeper is at work there."""
+
+    def __init__(self, target: Target) -> None:
+        self.trees = tuple(resolved(target.trees))
+        self._litter = target.litter
+        self._made: list[Path] = []
+
+    def requests(self) -> Iterator[Request]:
         for tree in self.trees:
-            if self._target.litter or (failed and tree in made):
-                _remove_state_directory(tree, holds)
-        if failed:
-            fs.remove_empty_directories(self._made)
+            self._made += make_directory(tree)
+            state_directory.make(tree)
+        yield commit_lock(self.trees[0], exclusive=False)
+
+    def is_valid(self) -> bool:
+        look_for_journals(self.trees)
+        return True
+
+    def directories(self) -> Iterable[Path]:
+        return self.trees
+
+    def tidy(self, holds: Callable[[lock.Identity], bool], *, failed: bool) -> None:
+        """As for a change."""
+        _tidy(self.trees, self._made, holds, litter=self._litter, failed=failed)
+
+
+def _tidy(
+    trees: Iterable[Path],
+    made: list[Path],
+    holds: Callable[[lock.Identity], bool],
+    *,
+    litter: bool,
+    failed: bool,
+) -> None:
+    for tree in trees:
+        if litter or (failed and tree in made):
+            _remove_state_directory(tree, holds)
+    if failed:
+        fs.remove_empty_directories(made)
 
 
 def _remove_state_directory(tree: Path, holds: Callable[[lock.Identity], bool]) -> None:

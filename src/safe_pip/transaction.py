@@ -5,8 +5,9 @@ The protocol, in the order in which a command passes through it:
 1. `take_snapshot` reads what is installed, under the shared commit lock, and lets go.
 2. pip resolves, downloads and builds with no lock held; `asked` notes what it asked for, `reading_build` what a build
    without isolation could see.
-3. `committing` takes the locks and shows what is installed now; the caller compares, by `changed`, and either carries
-   its plan out or raises `StalePlan`.
+3. What is new is made in a private tree (`staging`), where no lock is held either.
+4. `commit` plans, takes the locks, has what is installed now compared with what the plan depends on, and carries the
+   plan out; or it plans again; or it raises `StalePlan`.
 
 Nothing here knows pip.
 """
@@ -19,13 +20,19 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from safe_pip.environment import Environment, Target
-from safe_pip.errors import NestingRefused, SafePipError, StalePlan, UnusableEnvironment
+from safe_pip.environment import Environment, Held, Target
+from safe_pip.errors import SafePipError, StalePlan, UnusableEnvironment
 from safe_pip.snapshot import ReadSet, Snapshot
 
+if TYPE_CHECKING:
+    from safe_pip.change import Change, Outcome
+
 T = TypeVar("T")
+
+_PLANS, _PATIENT = 10, 2
+"""How often a change is planned, and how often of these with no lock held whatever others do meanwhile."""
 
 
 class Transaction:
@@ -35,8 +42,18 @@ class Transaction:
     some places and goes on.
     """
 
-    def __init__(self, environments: Callable[[Sequence[str]], Environment], path: Sequence[str]) -> None:
+    def __init__(
+        self,
+        environments: Callable[[Sequence[str]], Environment],
+        path: Sequence[str],
+        *,
+        durable: bool = False,
+        verify: str | None = None,
+    ) -> None:
+        """`durable`: a commit survives a loss of power. `verify`: `import` imports what is new before it is put in."""
         self._environments = environments
+        self._durable = durable
+        self._verify = verify
         self.environment = environments(path)
         self.path = tuple(path)
         self.snapshot: Snapshot | None = None
@@ -44,7 +61,7 @@ class Transaction:
         self.error: SafePipError | None = None
         self.noticed: list[str] = []
         """What the user is to be told when no lock is held any more."""
-        self._locked = False
+        self._locked_now = False
         self._building = False
         self._recording = True
 
@@ -56,7 +73,7 @@ class Transaction:
 
     def read(self, take: Callable[[], T]) -> T:
         """Call `take`, which only reads, at one instant of the environment; it may be called more than once."""
-        if self._locked:
+        if self._locked_now:
             return take()
         with self._failing():
             return self.environment.read(take)
@@ -82,7 +99,7 @@ class Transaction:
 
     def of_other(self, path: Sequence[str]) -> Transaction:
         """A transaction on other directories, with locks of its own."""
-        return Transaction(self._environments, path)
+        return Transaction(self._environments, path, durable=self._durable, verify=self._verify)
 
     @contextmanager
     def unrecorded(self) -> Iterator[None]:
@@ -130,37 +147,86 @@ class Transaction:
         self.read_set.add_all(now)
 
     @contextmanager
-    def committing(
-        self, target: Target, also: Iterable[Path] = (), *, adds: Callable[[], bool] | None = None
-    ) -> Iterator[Snapshot]:
-        """Within, this command alone changes `target` and the trees `also`; yields what is installed now.
+    def staging(self, target: Target) -> Iterator[Change]:
+        """Begin a change of `target`: private until `commit`, deleted on return. No lock is held within.
 
-        A command that only adds may do so below a holder of the shared environment lock, who forbids the rest: `adds`
-        is asked then, when nobody changes what is there.
-        On return, and on error, every lock is let go. Raises `UnusableEnvironment` before anything is locked where a
-        tree cannot be written: who may only read can take every lock there is.
+        Makes trees that are missing; if the body raises, exactly those that were made are removed. Raises
+        `UnusableEnvironment` where a tree cannot be written.
         """
-        also = tuple(also)
-        with ExitStack() as locks:
+        from safe_pip.change import Change
+        from safe_pip.stage import Stage
+
+        with ExitStack() as cleaning:
             with self._failing():
-                for tree in (*target.trees, *also):
+                for tree in target.trees:
                     _check_writable(tree)
-                try:
-                    held = locks.enter_context(self.environment.replacing(target, also))
-                except NestingRefused:
-                    if adds is None:
-                        raise
-                    held = locks.enter_context(self.environment.adding(target, also))
-                    if not adds():
-                        raise
-            self._locked = True
+                stage = cleaning.enter_context(self.environment.staging(target, Stage.open))
+            change = Change(stage, target, self.environment.trees())
             try:
-                now = Snapshot.take(self.path)
-                with self._failing():
-                    held.check()
-                yield now
+                yield change
+                self._put_back(change)
             finally:
-                self._locked = False
+                change.close()
+
+    def commit(self, change: Change, validate: Callable[[Snapshot], Iterable[str]]) -> Outcome:
+        """Put the change in: on return it is in place and no lock is held; on error nothing was changed.
+
+        `validate` is given what is installed now, under the locks; it raises `StalePlan`, or returns the projects that
+        are to be left as they are after all. A change that only adds takes the commit lock alone.
+        """
+        from safe_pip import commit, sweep
+        from safe_pip.change import Outcome
+
+        with ExitStack() as cleaning, self._failing():
+            if self._verify == "import":
+                change.verify_imports(self.path)
+            entered: frozenset[str] = frozenset()
+            for attempt in range(_PLANS):
+                if change.is_empty:
+                    return Outcome()
+                planned_for = self.environment.read(lambda: Snapshot.take(self.path))
+                prepared = change.prepare(entered)
+                commit.check_permissions(prepared.journal)
+                if self._durable:
+                    change.sync()
+                adds = prepared.plan.adds and not change.shadows()
+                try:
+                    with self._locked(change, adds=adds) as (held, now):
+                        dropped = tuple(validate(now))
+                        if dropped:
+                            change.drop(dropped)
+                            continue
+                        if now != planned_for:
+                            # Another distribution may have come into a directory that is to be moved as a whole.
+                            if adds and change.shadows() or prepared.plan.moved and attempt < _PATIENT:
+                                continue
+                            if prepared.plan.moved:
+                                prepared = change.prepare(entered)
+                        outcome = change.carry_out(prepared, durable=self._durable, check=held.check)
+                        for directory in (*change.target.trees, *change.target.directories):
+                            cleaning.callback(sweep.find(directory).delete)
+                        return outcome
+                except commit.Rejected as rejected:
+                    entered |= rejected.entered
+        raise StalePlan((), "what this command was to change did not stay the same while it was planned")
+
+    @contextmanager
+    def _locked(self, change: Change, *, adds: bool) -> Iterator[tuple[Held, Snapshot]]:
+        """Within, this command alone changes the target; yields what is installed now."""
+        also = tuple(removal.tree for removal in change.removals)
+        take = self.environment.adding if adds else self.environment.replacing
+        with take(change.target, also) as held:
+            self._locked_now = True
+            try:
+                yield held, Snapshot.take(self.path)
+            finally:
+                self._locked_now = False
+
+    def _put_back(self, change: Change) -> None:
+        """Put back what was put into a directory after its replacement had been planned."""
+        if change.latecomers():
+            with self._failing(), self.environment.adding(change.target):
+                change.put_back()
 
     @contextmanager
     def _failing(self) -> Iterator[None]:

@@ -45,6 +45,14 @@ class StartOver(Exception):
     """What was opened or granted is not what is there now."""
 
 
+class Interrupted(Exception):
+    """A change was left unfinished in one of these directories: it is undone before anything is read or written."""
+
+    def __init__(self, directories: tuple[Path, ...]) -> None:
+        super().__init__(*directories)
+        self.directories = directories
+
+
 class NotInTime(Exception):
     """Not granted within a second while something else is held."""
 

@@ -204,13 +204,14 @@ def test_a_damaged_distribution_is_reported_as_pip_reports_it_and_holds_up_nothi
     shop.run("uninstall", "-y", "other")
 
 
-def test_a_journal_of_a_newer_version_is_never_guessed_at(shop):
+def test_a_damaged_journal_is_never_guessed_at(shop):
     shop.stock(A1)
     shop.run("install", "aproject")
     (shop.site / ".safe-pip" / "1.journal").write_text("?")
     for args in (("list",), ("install", "--force-reinstall", "aproject"), ("uninstall", "-y", "aproject")):
         refused = shop.run(*args, status=76)
-        assert "written by a newer safe-pip. Nothing was changed" in refused.stderr
+        assert "the journal is damaged" in refused.stderr
+        assert "safe-pip doctor --repair" in refused.stderr
     assert shop.installed() == {"aproject": "1"}
 
 

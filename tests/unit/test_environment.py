@@ -261,7 +261,7 @@ def test_a_reader_whose_lender_died_reads_again_under_the_real_lock(tmp_path: Pa
 @pytest.mark.parametrize("way", ["reading", "building", "adding", "replacing", "reserving"])
 def test_an_unfinished_change_is_in_the_way_of_everybody(tmp_path: Path, way: str) -> None:
     state_directory.make(tmp_path)
-    (tmp_path / ".safe-pip" / "1.journal").touch()
+    (tmp_path / ".safe-pip" / f"{16 * '0'}.journal").touch()
     here, target = environment(tmp_path), Target((tmp_path,))
 
     def come() -> None:
@@ -270,10 +270,10 @@ def test_an_unfinished_change_is_in_the_way_of_everybody(tmp_path: Path, way: st
         with here.building() if way == "building" else getattr(here, way)(target):
             pytest.fail("went on")
 
-    with pytest.raises(RecoveryNeeded, match="written by a newer safe-pip") as caught:
+    with pytest.raises(RecoveryNeeded, match="cannot be undone: the journal is damaged") as caught:
         come()
     assert caught.value.exit_status == 76
-    (tmp_path / ".safe-pip" / "1.journal").unlink()
+    (tmp_path / ".safe-pip" / f"{16 * '0'}.journal").unlink()
     with environment().replacing(target):
         pass
 

@@ -96,12 +96,13 @@ def test_only_lock_files_are_removed(tmp_path: Path) -> None:
     assert (tmp_path / ".safe-pip" / "commit").exists()
 
 
-def test_a_journal_is_found(tmp_path: Path) -> None:
-    assert state_directory.journal(tmp_path) is None
+@pytest.mark.parametrize("name", ["x.journal", "x.home"])
+def test_a_journal_and_what_leads_to_one_are_found(tmp_path: Path, name: str) -> None:
+    assert not state_directory.has_journal(tmp_path)
     state_directory.make(tmp_path)
-    assert state_directory.journal(tmp_path) is None
-    (tmp_path / ".safe-pip" / "x.journal").touch()
-    assert state_directory.journal(tmp_path) == tmp_path / ".safe-pip" / "x.journal"
+    assert not state_directory.has_journal(tmp_path)
+    (tmp_path / ".safe-pip" / name).touch()
+    assert state_directory.has_journal(tmp_path)
 
 
 def test_on_a_file_server_there_is_one_lock_file_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,13 +18,17 @@ from typing import Any
 from safe_pip import isolation
 from safe_pip.attempt import RESERVING, Attempt
 from safe_pip.errors import NestingRefused, Replaced, SafePipError
+from safe_pip.fs import renaming
 from safe_pip.pip_seams.seam import Seam, SeamBroken
 from safe_pip.pip_seams.shell import CREATE, Shell, program
 from safe_pip.transaction import Transaction
 
 __all__ = ["SeamBroken", "Seams", "Shell", "program", "run_unchanged"]
 
-PRELOADED = ("shlex",)
+PRELOADED = (
+    *("safe_pip.change", "safe_pip.commit", "safe_pip.recovery", "safe_pip.stage", "safe_pip.sweep", "safe_pip.verify"),
+    *("pwd", "py_compile", "shlex"),
+)
 """What is imported elsewhere when it is needed, which may be after pip's first change: then nothing can be any more."""
 
 CONTENT = Seam("pip._internal.req.req_file", "get_file_content", ("url", "session"))
@@ -91,8 +95,12 @@ class Seams:
             with ExitStack() as locks:
                 if name == "install":
                     self._install.command, self._install.options = command, options
-                if self.attempt.number >= RESERVING or getattr(options, "json_report_file", None) == "-":
-                    locks.enter_context(self._reserved(name, options))
+                    locks.enter_context(self._install.closing)
+                if name == "uninstall":
+                    locks.enter_context(self._uninstall.closing)
+                is_reported = getattr(options, "json_report_file", None) == "-"
+                if self.attempt.number >= RESERVING or is_reported:
+                    locks.enter_context(self._reserved(name, options, alone=is_reported))
                 status = int(run(options, args))
                 if transaction.error is not None:
                     raise transaction.error
@@ -112,8 +120,12 @@ class Seams:
                 self.answered = frozenset(self._uninstall.answered)
 
     @contextmanager
-    def _reserved(self, name: str, options: Any) -> Iterator[None]:
-        """Within, nobody changes or removes what is installed; without that, below one who forbids it."""
+    def _reserved(self, name: str, options: Any, *, alone: bool) -> Iterator[None]:
+        """Within, nobody changes or removes what is installed, or with `alone` adds to it.
+
+        Without that, below one who forbids it. Alone has to be who prints what he is going to do: another attempt
+        would print it twice.
+        """
         if name not in ("install", "uninstall") or getattr(options, "dry_run", False):
             yield
             return
@@ -122,15 +134,18 @@ class Seams:
         target = options_target(self.transaction.path, options)
         trees = [tree for tree in self.transaction.environment.trees() if os.access(tree, os.W_OK)]
         with ExitStack() as locks:
+            environment = self.transaction.environment
             with suppress(NestingRefused):
-                locks.enter_context(self.transaction.environment.reserving(target, trees))
+                locks.enter_context(environment.exclusively(target) if alone else environment.reserving(target, trees))
             yield
 
     def _attach_to(self, name: str, command: Any) -> None:
         """Attach to what `command` uses, which pip has imported by now."""
         if name in ("install", "uninstall"):
             for module in PRELOADED:
-                importlib.import_module(module)
+                with suppress(ImportError):  # not on every platform
+                    importlib.import_module(module)
+            renaming.load()
         self.shell.attach_to(name)
         if "pip._internal.metadata" in sys.modules:
             self._once("metadata")

@@ -1,26 +1,27 @@
-"""`pip install`: what pip has prepared is validated and put in under the locks.
-
-The commit itself is still pip's own: it uninstalls and unpacks in place, so both locks are held exclusively meanwhile.
-"""
+"""`pip install`: what pip has prepared is staged, and committed as one change."""
 
 from __future__ import annotations
 
-import logging
 import os
 import types
-import zipfile
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from pip._internal.utils.logging import get_console
 from pip._vendor.packaging.utils import canonicalize_name
 
+from safe_pip.change import Change, Outcome
 from safe_pip.environment import Target
 from safe_pip.errors import SafePipError, StalePlan
 from safe_pip.pip_seams.installed import Installed
-from safe_pip.pip_seams.output import KeptBack, kept_back
-from safe_pip.pip_seams.scheme import scheme_target, scripts_directory, tree_of
-from safe_pip.pip_seams.seam import Seam, arguments
+from safe_pip.pip_seams.output import kept_until_done
+from safe_pip.pip_seams.removal import Removals
+from safe_pip.pip_seams.scheme import scheme_target
+from safe_pip.pip_seams.seam import Seam, SeamBroken, arguments
+from safe_pip.pip_seams.staging import Staging
+from safe_pip.pip_seams.target_directory import TargetDirectory
 from safe_pip.snapshot import Snapshot
 from safe_pip.transaction import Transaction
 
@@ -50,69 +51,119 @@ class Install:
         self.installed = installed
         self.command: Any = None
         self.options: Any = None
+        self.closing = ExitStack()
+        """What is left to do when pip has said that all is done: deleting what was replaced."""
         self._requirements: list[Any] = []
-        self._said: KeptBack | None = None
+        self._kept: dict[str, Any] = {}
+        self._dropped: set[str] = set()
+        self._staging = Staging()
+        self._removals = Removals()
+        self._change: Change | None = None
+        self._there: TargetDirectory | None = None
+        self._bar: Any = None
 
     def attach(self) -> None:
         """Have pip commit here."""
         for seam in SEAMS:
             seam.check()
+        self._staging.attach()
+        self._removals.attach(self._remove)
         INSTALL.replace(self._install)
         SUMMARY.replace(lambda original, paths: self._planned())
         # pip looks for conflicts before it installs, among what it knew then; they are told of afterwards.
         self._determine = DETERMINE.replace(lambda original, command, to_install: ())
         CHECK.replace(self._check_conflicts)
         CONFLICTS.replace(self._warn_about_conflicts)
-        self._move = MOVE.check()
         MOVE.replace(self._say_moved)
+        BAR.replace(self._progress)
 
     def _install(self, original: Any, *args: Any, **kw: Any) -> Any:
         call = arguments(original, args, kw)
         self._requirements = list(call["requirements"])
         if not self._requirements:
             return original(*args, **kw)
-        if call["home"] is not None:
-            return self._install_into_target(original, call)
-        where = {key: call[key] for key in ("root", "prefix", "use_user_site")}
-        target = scheme_target(self.transaction.path, **where)
-        trees = [tree_of(found) for found in self._replaced() if found.local]
-
-        def adds() -> bool:
-            return not self._shadows(target) and not self._overwrites(target.trees, scripts_directory(**where))
-
-        with kept_back(), self.transaction.committing(target, trees, adds=None if trees else adds) as now:
-            call["requirements"] = self._validated(now)
-            done = original(**{**call, "progress_bar": "off"})
-        self._end_bar(call["progress_bar"], len(call["requirements"]))
+        self._kept = self.transaction.read(lambda: self._installed_meanwhile(Snapshot.take(self.transaction.path)))
+        self._dropped = set(self._kept)
+        call["requirements"] = self._wanted(self._requirements)
+        self._staging.attach_to_wheels()
+        done = self._wanted(self._stage_and_commit(original, call) if call["requirements"] else [])
+        if self._kept:
+            listed = ", ".join(f"`{project} {found.version}`" for project, found in self._kept.items())
+            was = "was" if len(self._kept) == 1 else "were"
+            self.transaction.noticed.append(f"{listed} {was} installed meanwhile by another command")
         self.installed.refresh()
         return done
 
-    @staticmethod
-    def _end_bar(kind: str, total: int) -> None:
-        """Print what pip's progress bar leaves behind where it cannot be drawn: an empty line."""
-        if total > 1 and logging.getLogger("pip._internal.req").isEnabledFor(logging.INFO):
-            for _ in BAR.check()(bar_type=kind, total=total)([]):
-                pass
-
-    def _install_into_target(self, original: Any, call: dict[str, Any]) -> Any:
-        """`--target`: pip unpacks into a private directory, then moves each entry; only the moves need the locks."""
-        done = original(**call)
-        target_dir = Path(self.options.target_dir)
-        target = scheme_target(self.transaction.path, target_dir=target_dir)
-        with kept_back(say=False) as self._said, self.transaction.committing(target):
-            private = types.SimpleNamespace(path=call["home"])
-            self._move(self.command, str(target_dir), private, self.options.upgrade)
+    def _stage_and_commit(self, original: Any, call: dict[str, Any]) -> list[Any]:
+        """Have pip install into the stage, then commit that; on return the target is as pip would have left it."""
+        target = self._target(call)
+        with ExitStack() as closing:
+            change = closing.enter_context(self.transaction.staging(target))
+            with kept_until_done(first=True) as kept:
+                kept.hidden = change.root
+                done = list(self._stage(original, call, change, kept))
+                change.shadows = self._shadowing(target)
+                outcome = self.transaction.commit(change, self._validate)
+            kept.say(leave_out=tuple(self._kept))
+            self._end_bar()
+            self._note(outcome)
+            self.closing.push(closing.pop_all())
         return done
 
-    def _say_moved(self, original: Any, *args: Any, **kw: Any) -> None:
-        if self._said is not None:
-            self._said.say()
+    def _target(self, call: dict[str, Any]) -> Target:
+        if call["home"] is not None:
+            return scheme_target(self.transaction.path, target_dir=Path(self.options.target_dir))
+        return scheme_target(
+            self.transaction.path, root=call["root"], prefix=call["prefix"], use_user_site=call["use_user_site"]
+        )
 
-    def _validated(self, now: Snapshot) -> list[Any]:
-        """The requirements that are still to be installed; raises `StalePlan` where the plan does not hold any more."""
+    def _stage(self, original: Any, call: dict[str, Any], change: Change, kept: Any) -> list[Any]:
+        if call["home"] is not None:
+            upgrade = self.options.upgrade
+            self._there = TargetDirectory(os.path.abspath(self.options.target_dir), change, upgrade=upgrade)
+            call["home"] = self._there.home
+        self._change = change
+        try:
+            with self._staging.into(change, kept, home=call["home"]):
+                done: list[Any] = original(**call)
+        finally:
+            self._change = None
+        staged = self._staging.staged
+        if self._there is not None:
+            staged = self._there.arrange(staged)
+        for each in staged:
+            change.add(each.project, each.record)
+        return done
+
+    def _remove(self, original: Any, paths: Any, *args: Any, **kw: Any) -> None:
+        """Have pip list what goes, and note it in the change."""
+        if self._change is None:
+            raise SeamBroken("pip removes a distribution at another time than while it installs one")
+        original(paths, *args, **kw)
+        self._removals.take(paths, self._change)
+
+    def _wanted(self, requirements: Iterable[Any]) -> list[Any]:
+        """Those that another command has not installed meanwhile."""
+        return [each for each in requirements if canonicalize_name(each.name) not in self._kept]
+
+    def _validate(self, now: Snapshot) -> tuple[str, ...]:
+        """More projects that are not to be changed after all; raises `StalePlan` where the plan does not hold any more.
+
+        To be called under the locks.
+        """
+        self._removals.check()
+        if self._there is not None:
+            self._there.check()
+        self._kept = self._installed_meanwhile(now)
+        dropped = tuple(project for project in self._kept if project not in self._dropped)
+        self._dropped.update(dropped)
+        return dropped
+
+    def _installed_meanwhile(self, now: Snapshot) -> dict[str, Any]:
+        """What is there `now` as planned, put there by somebody else; raises `StalePlan` if anything else changed."""
         transaction = self.transaction
         if self.options.ignore_installed:
-            return self._requirements
+            return {}
         for requirement in self._requirements:
             transaction.asked(canonicalize_name(requirement.name))
         planned: dict[str, Any] = {
@@ -127,12 +178,7 @@ class Install:
                 stale.append(project)
         if stale:
             raise StalePlan(tuple(stale))
-        if kept:
-            listed = ", ".join(f"`{project} {found.version}`" for project, found in kept.items())
-            transaction.noticed.append(
-                f"{listed} {'was' if len(kept) == 1 else 'were'} installed meanwhile by another command"
-            )
-        return [requirement for project, requirement in planned.items() if project not in kept]
+        return kept
 
     def _would_keep(self, requirement: Any, found: Any) -> bool:
         """Whether pip, asked again, would leave `found` in place (as `should_reinstall` in its resolver decides)."""
@@ -143,47 +189,57 @@ class Install:
         url = requirement.download_info.url
         return not url.startswith("file:") or url.endswith(".whl")
 
-    def _replaced(self) -> Iterable[Any]:
-        """The distributions that pip's commit will uninstall."""
-        names = [requirement.name for requirement in self._requirements if requirement.should_reinstall]
-        served = self.installed.served()
-        return [found for found in map(served.find, names) if found is not None and found.location]
-
-    def _shadows(self, target: Target) -> bool:
-        """Whether a project is there already, or what is to be installed comes before a module of the same name.
+    def _shadowing(self, target: Target) -> Any:
+        """Asks whether a project is there already, or what is staged and a module of the same name hide one another.
 
         A module that is found later, in its tree or in another one, would not be found any more.
         """
-        served, trees = self.installed.served(), self.transaction.environment.trees()
-        if any(served.find(requirement.name) is not None for requirement in self._requirements):
-            return True
-        new = {name.partition("/")[0] for name in self._files()}
-        modules = {name.partition(".")[0] for name in new if not name.endswith(".dist-info")}
-        there = [(tree, name) for tree in {*trees, *target.trees} if tree.is_dir() for name in os.listdir(tree)]
-        return any(
-            name.partition(".")[0] in modules and (tree not in target.trees or name not in new) for tree, name in there
-        )
+        if self._there is not None:
+            staged = {tree: self._there.top_level() for tree in target.trees}
+        else:
+            staged = self._staging.top_level(target.trees)
+        modules = {name.partition(".")[0] for names in staged.values() for name in names}
 
-    def _overwrites(self, trees: Iterable[Path], scripts: Path) -> bool:
-        """Whether a file of what is to be installed exists already, or a portion of a namespace becomes a package."""
-        for name in self._files():
-            parent, _, base = name.rpartition("/")
-            is_init = base.partition(".")[0] == "__init__" and parent
-            if name.partition("/")[0].endswith(".data") or any(
-                os.path.lexists(tree / name) or (is_init and (tree / parent).is_dir()) for tree in trees
-            ):
+        def shadows() -> bool:
+            # What is packed and shipped is on nobody's path.
+            trees = () if target.litter else self.transaction.environment.trees()
+            looked = [tree for tree in {*trees, *target.trees} if tree.is_dir()]
+            there = Snapshot.take(map(str, looked))
+            if any(there.identity(canonicalize_name(each.name)) for each in self._wanted(self._requirements)):
                 return True
-        points = [point for each in self._requirements for point in each.get_dist().iter_entry_points()]
-        kinds = ("console_scripts", "gui_scripts")
-        return any(point.group in kinds and os.path.lexists(scripts / point.name) for point in points)
+            return any(
+                name.partition(".")[0] in modules and name not in staged.get(tree, ())
+                for tree in looked
+                for name in os.listdir(tree)
+            )
 
-    def _files(self) -> list[str]:
-        """The paths of all files in the wheels to be installed."""
-        found = []
-        for requirement in self._requirements:
-            with zipfile.ZipFile(requirement.local_file_path) as wheel:
-                found += [name for name in wheel.namelist() if not name.endswith("/")]
-        return found
+        return shadows
+
+    def _progress(self, original: Any, *args: Any, **kw: Any) -> Any:
+        """pip's bar while it stages; where it cannot be drawn, what it leaves behind, an empty line, comes last."""
+        renderer = original(*args, **kw)
+        if not self._staging.is_at_work or get_console().is_terminal:
+            return renderer
+        self._bar = renderer
+        return iter
+
+    def _end_bar(self) -> None:
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            for _ in bar([]):
+                pass
+
+    def _note(self, outcome: Outcome) -> None:
+        """Say what stayed, and to who wants to know more whose files were overwritten; pip does so without a word."""
+        self.transaction.noticed += self._removals.notices()
+        if self.options.verbose:
+            for path, owner in outcome.overwritten:
+                whose = f"`{path}` of `{owner}`" if owner else f"`{path}`, which no distribution owned,"
+                self.transaction.noticed.append(f"{whose} was overwritten")
+
+    def _say_moved(self, original: Any, *args: Any, **kw: Any) -> None:
+        if self._there is not None:
+            self._there.say()
 
     def _planned(self) -> Any:
         """What pip's summary reads versions from: the plan, not the disk."""

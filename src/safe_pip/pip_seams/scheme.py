@@ -40,11 +40,6 @@ def scheme_target(
     )
 
 
-def scripts_directory(*, root: str | None, prefix: str | None, use_user_site: bool) -> Path:
-    """Where an install with these options puts scripts."""
-    return Path(get_scheme("", user=use_user_site, root=root, prefix=prefix).scripts)
-
-
 def shared_directories(paths: Iterable[str], trees: Iterable[Path]) -> tuple[Path, ...]:
     """Those of a scheme's directories that other environments write to as well: that lie outside this venv."""
     inside = os.path.join(os.path.realpath(sys.prefix), "") if running_under_virtualenv() else None
@@ -56,6 +51,15 @@ def shared_directories(paths: Iterable[str], trees: Iterable[Path]) -> tuple[Pat
         if os.path.isdir(directory) and Path(directory) not in trees:
             found[Path(directory)] = None
     return tuple(found)
+
+
+def reachable() -> tuple[str, ...]:
+    """The directories that pip installs into without being told where: what is removed lies below one of them."""
+    if running_under_virtualenv():
+        return (sys.prefix,)
+    schemes = (get_scheme("", user=user) for user in (False, True))
+    found = (path for each in schemes for path in (each.purelib, each.platlib, each.scripts, each.data))
+    return (sys.prefix, *dict.fromkeys(found))
 
 
 def tree_of(distribution: Any) -> Path:

@@ -1,28 +1,25 @@
-"""`pip uninstall`: the question is asked with no lock held; its answer is validated under the locks.
-
-The commit itself is still pip's own: it moves the files away in place, so both locks are held exclusively meanwhile.
-"""
+"""`pip uninstall`: the question is asked with no lock held; its answer is validated under the locks."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from contextlib import ExitStack
 from typing import Any
 
 from pip._internal.utils.logging import indent_log
-from pip._vendor.packaging.utils import canonicalize_name
 
-from safe_pip.errors import CommitFailed, StalePlan
+from safe_pip.errors import CommitFailed, StalePlan, State
 from safe_pip.pip_seams.installed import Installed
-from safe_pip.pip_seams.output import kept_back
+from safe_pip.pip_seams.output import KeptBack, kept_until_done
+from safe_pip.pip_seams.removal import REMOVE, Removals, project_of
 from safe_pip.pip_seams.scheme import tree_of, uninstall_target
 from safe_pip.pip_seams.seam import Seam
+from safe_pip.snapshot import Snapshot
 from safe_pip.transaction import Transaction
 
-REMOVE = Seam("pip._internal.req.req_uninstall", "UninstallPathSet.remove", ("auto_confirm", "verbose"))
-COMMIT = Seam("pip._internal.req.req_uninstall", "UninstallPathSet.commit", ("self",))
 PROCEED = Seam("pip._internal.req.req_uninstall", "UninstallPathSet._allowed_to_proceed", ("verbose",))
-SEAMS = (REMOVE, COMMIT, PROCEED)
+SEAMS = (PROCEED,)
 
 _logger = logging.getLogger("pip._internal.req.req_uninstall")
 
@@ -35,57 +32,71 @@ class Uninstall:
         self.installed = installed
         self.answered = set(answered)
         """The projects that the user has agreed to remove where nobody can be asked again, for the next attempt."""
+        self.closing = ExitStack()
+        """What is left to do when all has been said: deleting what was removed."""
         self._agreed: list[tuple[Any, bool]] = []
+        self._gone: set[str] = set()
+        self._removals = Removals()
 
     def attach(self) -> None:
         """Collect what pip wants to remove; nothing is removed before `commit`."""
         for seam in SEAMS:
             seam.check()
-        self._remove = REMOVE.replace(self._ask)
-        self._commit = COMMIT.replace(lambda original, paths: None)
+        self._list = REMOVE.check()
+        self._removals.attach(self._ask)
 
     def commit(self) -> None:
-        """Remove what was agreed to, all of it under one locking.
+        """Remove what was agreed to, all of it or nothing.
 
         Raises `StalePlan` if one of the projects was replaced meanwhile; then nothing was removed.
         """
         if not self._agreed:
             return
-        trees = [tree_of(paths._dist) for paths, _ in self._agreed]
-        with kept_back() as kept, self.transaction.committing(uninstall_target(trees)) as now:
-            kept.left_out = self._was_said
-            changed = self.transaction.read_set.changed(now)
-            projects = {canonicalize_name(paths._dist.raw_name) for paths, _ in self._agreed}
-            stale = [project for project in changed if project in projects and now.identity(project)]
-            if stale:
-                raise StalePlan(tuple(stale))
-            try:
-                self._carry_out(set(changed))
-            except OSError as error:
-                raise _refused(error) from error
+        target = uninstall_target(tree_of(paths._dist) for paths, _ in self._agreed)
+        with ExitStack() as closing:
+            change = closing.enter_context(self.transaction.staging(target))
+            with kept_until_done(first=False) as kept:
+                kept.left_out = self._was_said
+                for paths, _ in self._agreed:
+                    self._collect(paths, change)
+                    kept.mark(project_of(paths))
+                self.transaction.commit(change, self._validate)
+            self._say(kept)
+            self.transaction.noticed += self._removals.notices()
+            self.closing.push(closing.pop_all())
 
-    def _carry_out(self, gone: set[str]) -> None:
-        done = []
+    def _collect(self, paths: Any, change: Any) -> None:
         try:
-            for paths, _ in self._agreed:
-                name = canonicalize_name(paths._dist.raw_name)
-                if name in gone:
-                    logging.getLogger("pip._internal.req.req_install").warning(
-                        "Skipping %s as it is not installed.", name
-                    )
-                    continue
-                self._remove(paths, auto_confirm=True, verbose=False)
-                done.append(paths)
-        except BaseException:
-            for paths in reversed(done):
-                paths.rollback()
-            raise
-        for paths in done:
-            self._commit(paths)
+            self._list(paths, auto_confirm=True, verbose=False)
+            self._removals.take(paths, change)
+        except OSError as error:
+            where = f"`{error.filename}`" if error.filename else "the environment"
+            raise CommitFailed(f"{where} could not be read: {error.strerror}", state=State.UNCHANGED) from error
+
+    def _validate(self, now: Snapshot) -> tuple[str, ...]:
+        """More projects that are gone already; raises `StalePlan` for those that were replaced. Under the locks."""
+        self._removals.check()
+        changed = self.transaction.read_set.changed(now)
+        projects = {project_of(paths) for paths, _ in self._agreed}
+        stale = [project for project in changed if project in projects and now.identity(project)]
+        if stale:
+            raise StalePlan(tuple(stale))
+        gone = projects.intersection(changed) - self._gone
+        self._gone |= gone
+        return tuple(sorted(gone))
+
+    def _say(self, kept: KeptBack) -> None:
+        for paths, _ in self._agreed:
+            if project_of(paths) in self._gone:
+                logging.getLogger("pip._internal.req.req_install").warning(
+                    "Skipping %s as it is not installed.", project_of(paths)
+                )
+            else:
+                kept.say(project_of(paths))
 
     def _ask(self, original: Any, paths: Any, auto_confirm: bool = False, verbose: bool = False) -> None:
-        name = canonicalize_name(paths._dist.raw_name)
-        if not paths._paths or auto_confirm or name in self.answered:
+        project = project_of(paths)
+        if not paths._paths or auto_confirm or project in self.answered:
             self._agreed.append((paths, False))
             return
         _logger.info("Uninstalling %s:", _described(paths))
@@ -94,7 +105,7 @@ class Uninstall:
         if agreed:
             self._agreed.append((paths, True))
             if not sys.stdin.isatty():
-                self.answered.add(name)
+                self.answered.add(project)
 
     def _was_said(self, record: logging.LogRecord) -> bool:
         asked = {f"Uninstalling {_described(paths)}:" for paths, asked in self._agreed if asked}
@@ -103,8 +114,3 @@ class Uninstall:
 
 def _described(paths: Any) -> str:
     return f"{paths._dist.raw_name}-{paths._dist.raw_version}"
-
-
-def _refused(error: OSError) -> CommitFailed:
-    where = f"`{error.filename}`" if error.filename else "the environment"
-    return CommitFailed(f"{where} could not be removed: {error.strerror}")

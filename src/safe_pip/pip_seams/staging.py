@@ -1,0 +1,165 @@
+"""pip's own wheel code at work in the stage: what it writes is what it would have written into the target."""
+
+from __future__ import annotations
+
+import os
+import types
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pip._internal.models.scheme import SCHEME_KEYS
+from pip._vendor.packaging.utils import canonicalize_name
+
+from safe_pip.change import Change
+from safe_pip.pip_seams.output import KeptBack
+from safe_pip.pip_seams.seam import Seam
+from safe_pip.verify import verify
+
+_REQUIREMENT = "pip._internal.req.req_install"
+_WHEEL = "pip._internal.operations.install.wheel"
+
+SCHEME = Seam(_REQUIREMENT, "get_scheme", ("dist_name", "user", "home", "root", "isolated", "prefix"))
+INSTALL = Seam(_REQUIREMENT, "InstallRequirement.install", ("root", "home", "prefix", "use_user_site", "pycompile"))
+SEAMS = (SCHEME, INSTALL)
+# From 26.3 on pip imports this module only when there is something to install.
+PARSE = Seam(_WHEEL, "parse_wheel", ("wheel_zip", "name"))
+IS_PURE = Seam(_WHEEL, "wheel_root_is_purelib", ("metadata",))
+COMPILER = Seam(_WHEEL, "compileall")
+COMPILE = Seam(_WHEEL, "compileall.compile_file", ("fullname", "ddir", "force", "quiet"))
+SCRIPTS = Seam(_WHEEL, "message_about_scripts_not_on_PATH", ("scripts",))
+WHEEL_SEAMS = (PARSE, IS_PURE, COMPILER, COMPILE, SCRIPTS)
+
+
+class Staged(NamedTuple):
+    """One distribution in the stage: `record` is its RECORD, whose rows are relative to `lib_dir`."""
+
+    project: str
+    record: str
+    lib_dir: str
+
+
+class Staging:
+    """Where pip's wheel code writes while a change is being made; at other times, or elsewhere, it is as ever."""
+
+    def __init__(self) -> None:
+        self.staged: list[Staged] = []
+        self._change: Change | None = None
+        self._kept: KeptBack | None = None
+        self._home: str | None = None
+        self._mirrored: set[str] = set()
+        self._scheme: Any = None
+        self._nominal: dict[str, str] = {}
+        self._info_dir = self._lib_dir = ""
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether what pip installs now goes into the stage."""
+        return self._change is not None
+
+    def attach(self) -> None:
+        """Take hold of where pip installs one requirement; an isolated build's requirements stay its own."""
+        for seam in SEAMS:
+            seam.check()
+        SCHEME.replace(self._stage_scheme)
+        INSTALL.replace(self._install)
+
+    def attach_to_wheels(self) -> None:
+        """Take hold of what pip imports when there is something to install."""
+        for seam in WHEEL_SEAMS:
+            seam.check()
+        PARSE.replace(self._parse)
+        self._is_pure, self._compile = IS_PURE.check(), COMPILE.check()
+        COMPILER.put(types.SimpleNamespace(compile_file=self._compile_file))
+        SCRIPTS.replace(self._about_scripts)
+
+    @contextmanager
+    def into(self, change: Change, kept: KeptBack, *, home: str | None = None) -> Iterator[None]:
+        """Within, pip installs into the stage of `change`; with `home`, which lies in it, as it would into `home`."""
+        self._change, self._kept, self._home = change, kept, home
+        try:
+            yield
+        finally:
+            self._change = None
+
+    def top_level(self, trees: Iterable[Path]) -> dict[Path, set[str]]:
+        """What is staged directly in each of the target's trees, metadata and bytecode apart."""
+        assert self._change is None
+        found: dict[Path, set[str]] = {tree: set() for tree in trees}
+        for staged, live in self._nominal.items():
+            tree = Path(os.path.realpath(live))
+            if tree in found and os.path.isdir(staged):
+                found[tree].update(name for name in os.listdir(staged) if is_importable(name))
+        return found
+
+    def _stage_scheme(self, original: Any, *args: Any, **kw: Any) -> Any:
+        scheme, change = original(*args, **kw), self._change
+        if change is None:
+            return scheme
+        if self._home is None:
+            live = {key: os.path.abspath(getattr(scheme, key)) for key in SCHEME_KEYS}
+            for directory in dict.fromkeys(live.values()):
+                if directory not in self._mirrored:
+                    self._mirrored.add(directory)
+                    change.mirror(directory)
+            staged = {key: change.staged(directory) for key, directory in live.items()}
+            self._nominal.update((staged[key], getattr(scheme, key)) for key in SCHEME_KEYS)
+            scheme = type(scheme)(**staged)
+        self._scheme = scheme
+        return scheme
+
+    def _install(self, original: Any, requirement: Any, *args: Any, **kw: Any) -> None:
+        change = self._change
+        if change is None:
+            original(requirement, *args, **kw)
+            return
+        if "rollback_on_error" in kw:
+            kw["rollback_on_error"] = True  # Nothing needs a RECORD to be removed by: the whole stage goes.
+        try:
+            original(requirement, *args, **kw)
+        except Exception as error:
+            _hide(error, change.root)
+            raise
+        scheme = {key: getattr(self._scheme, key) for key in SCHEME_KEYS}
+        verify(Path(requirement.local_file_path), self._lib_dir, scheme)
+        project = str(canonicalize_name(requirement.name))
+        record = os.path.join(self._lib_dir, self._info_dir, "RECORD")
+        self.staged.append(Staged(project, record, self._lib_dir))
+        if self._kept is not None:
+            self._kept.mark(project)
+
+    def _parse(self, original: Any, *args: Any, **kw: Any) -> Any:
+        self._info_dir, metadata = original(*args, **kw)
+        if self._change is not None:
+            self._lib_dir = self._scheme.purelib if self._is_pure(metadata) else self._scheme.platlib
+        return self._info_dir, metadata
+
+    def _compile_file(self, path: str, **kw: Any) -> Any:
+        """Compile with the path relative to the tree; the import system puts the whole one in its place."""
+        if self._change is None:
+            return self._compile(path, **kw)
+        directory = os.path.relpath(os.path.dirname(path), self._lib_dir)
+        return self._compile(path, ddir="" if directory == os.curdir else directory, **kw)
+
+    def _about_scripts(self, original: Any, scripts: Iterable[str], *args: Any, **kw: Any) -> Any:
+        return original([self._live(path) for path in scripts], *args, **kw)
+
+    def _live(self, path: str) -> str:
+        """Where a script that is staged at `path` will be, as pip spells it."""
+        directory, name = os.path.split(path)
+        return os.path.join(self._nominal.get(directory, directory), name)
+
+
+def is_importable(name: str) -> bool:
+    """Whether an entry of a tree is, or may be, a module; not metadata, not bytecode."""
+    return name != "__pycache__" and not name.endswith(".dist-info")
+
+
+def _hide(error: BaseException, root: str) -> None:
+    """Have an error that pip will show name the path in the target."""
+    for attribute in ("filename", "filename2"):
+        if isinstance(getattr(error, attribute, None), str):
+            setattr(error, attribute, getattr(error, attribute).replace(root, ""))
+    if not isinstance(error, OSError):
+        error.args = tuple(each.replace(root, "") if isinstance(each, str) else each for each in error.args)

@@ -1,0 +1,186 @@
+"""`--target`: what pip moves into the directory afterwards, entry by entry, is committed with the rest."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pip._internal.locations import get_scheme
+
+from safe_pip import fs
+from safe_pip.change import Change
+from safe_pip.errors import StalePlan
+from safe_pip.pip_seams.staging import Staged, is_importable
+from safe_pip.removal import Removal
+from safe_pip.snapshot import Snapshot
+
+_HOME = ".safe-pip-home"
+_EXISTS = "Target directory %s already exists. Specify --upgrade to force replacement."
+_IS_LINK = (
+    "Target directory %s already exists and is a link. pip will not automatically replace links, "
+    "please remove if replacement is desired."
+)
+
+
+class TargetDirectory:
+    """The directory that `--target` names, as it is now and as it is to be.
+
+    pip's rules, for each entry of its library and data directories: what exists stays as it is, or with `--upgrade` is
+    replaced whole; a symbolic link always stays. One is ours: a project that is there in another version is replaced,
+    or stays, as a whole; pip would leave the metadata of both.
+    """
+
+    def __init__(self, directory: str, change: Change, *, upgrade: bool) -> None:
+        self.home = os.path.join(change.root, _HOME)
+        """Where pip is to install, as it would into a home directory; it lies in the stage."""
+        self._directory = directory
+        self._tree = os.path.realpath(directory)
+        self._change = change
+        self._upgrade = upgrade
+        self._warnings: list[tuple[str, str]] = []
+        self._seen: dict[str, bool] = {}
+        self._removals: dict[str, set[str]] = {}
+        self._moved: set[str] = set()
+        self._stayed: set[str] = set()
+        change.mirror(directory)
+
+    def arrange(self, staged: list[Staged]) -> list[Staged]:
+        """Put what pip has installed into `home` in its place; on return what has come there of each distribution.
+
+        `home` is gone then, with what is not to replace anything.
+        """
+        self._projects = {each.project for each in staged}
+        self._identities = self._identify()
+        rows = {each.project: list(_rows(each.record)) for each in staged}
+        infos = {each.project: os.path.basename(os.path.dirname(each.record)) for each in staged}
+        old = {project: self._metadata(project) for project in self._projects}
+        keeping = {
+            project
+            for project, found in old.items()
+            if not self._upgrade and any(os.path.basename(path) != infos[project] for path in found)
+        }
+        owners = self._owners(rows)
+        libraries, data = self._sources()
+        for source in (*libraries, *data):
+            for name in os.listdir(source):
+                if source in data and any(each.startswith(os.path.join(source, name)) for each in libraries):
+                    continue
+                self._place(source, name, owners.get(name, set()), keeping)
+        fs.remove_tree(Path(self.home))
+        for project, found in old.items():
+            if project not in keeping and (self._upgrade or infos[project] in self._moved):
+                self._remove(project, (path for info in found for path in self._files(info)))
+        for project, files in self._removals.items():
+            self._change.remove(Removal(project, Path(self._tree), frozenset(files)))
+        self._warnings += [(_EXISTS, old[project][0]) for project in sorted(keeping)]
+        lib_dir = self._change.staged(self._directory)
+        placed = (
+            Staged(each.project, os.path.join(lib_dir, infos[each.project], "RECORD"), lib_dir) for each in staged
+        )
+        return [each for each in placed if infos[each.project] in self._moved]
+
+    def top_level(self) -> set[str]:
+        """What is staged directly in the directory, metadata and bytecode apart."""
+        return set(filter(is_importable, self._moved))
+
+    def check(self) -> None:
+        """Raise `StalePlan` if what decided is not so any more; to be called under the locks."""
+        changed = {name for name, was in self._seen.items() if self._occupied(name) != was}
+        if changed or self._identify() != self._identities:
+            raise StalePlan((), f"`{self._directory}` changed while this command was at work")
+
+    def say(self) -> None:
+        """Warn, as pip does, of what stayed."""
+        logger = logging.getLogger("pip._internal.commands.install")
+        for words, path in self._warnings:
+            logger.warning(words, path)
+
+    def _sources(self) -> tuple[list[str], list[str]]:
+        """The library directories and the data directory in `home`, as far as anything is in them."""
+        scheme: Any = get_scheme("", home=self.home)
+        libraries = [each for each in dict.fromkeys((scheme.purelib, scheme.platlib)) if os.path.isdir(each)]
+        return libraries, [each for each in (scheme.data,) if os.path.isdir(each)]
+
+    def _place(self, source: str, name: str, owners: set[str], keeping: set[str]) -> None:
+        live = os.path.join(self._directory, name)
+        exists = self._seen[name] = self._occupied(name)
+        if (exists or name in self._moved) and not self._upgrade:
+            self._warnings.append((_EXISTS, live))
+            return
+        if os.path.islink(live):
+            self._warnings.append((_IS_LINK, live))
+            self._stayed.add(name)
+            return
+        if owners and owners <= keeping:
+            return
+        staged = Path(self._change.staged(live))
+        if name in self._moved:
+            _remove(staged)
+        if exists and name != "__pycache__":  # Bytecode stays with its source, whoever's it is.
+            self._remove(min(owners or self._projects), [os.path.join(self._tree, name)])
+        fs.rename(Path(source, name), staged)
+        self._moved.add(name)
+
+    def _occupied(self, name: str) -> bool:
+        return os.path.lexists(os.path.join(self._directory, name))
+
+    def _remove(self, project: str, files: Iterable[str]) -> None:
+        found = set(files)
+        if found:
+            self._removals.setdefault(project, set()).update(found)
+
+    def _identify(self) -> dict[str, Any]:
+        now = Snapshot.take([self._tree])
+        return {project: now.identity(project) for project in self._projects}
+
+    def _metadata(self, project: str) -> list[str]:
+        """The dist-info directories of a project that are there."""
+        found = (str(fingerprint[0]) for fingerprint in self._identities[project])
+        return [path for path in found if path.endswith(".dist-info")]
+
+    def _owners(self, rows: dict[str, list[str]]) -> dict[str, set[str]]:
+        """For each entry of the directory, the projects that bring something of it."""
+        owners: dict[str, set[str]] = {}
+        for project, paths in rows.items():
+            for path in paths:
+                owners.setdefault(self._below(path).split(os.sep)[0], set()).add(project)
+        return owners
+
+    def _files(self, info: str) -> Iterator[str]:
+        """What the RECORD in a dist-info directory that is there names, as far as it lies in the directory."""
+        for row in _rows(os.path.join(info, "RECORD")):
+            below = self._below(row)
+            parent = os.path.realpath(os.path.join(self._tree, os.path.dirname(below)))
+            path = os.path.join(parent, os.path.basename(below))
+            stayed = below.split(os.sep)[0] in self._stayed
+            if below and not stayed and os.path.lexists(path) and path.startswith(os.path.join(self._tree, "")):
+                yield path
+
+    @staticmethod
+    def _below(row: str) -> str:
+        """A RECORD's row as a path below the directory.
+
+        pip writes rows relative to `lib/python` of the home directory that it installed into; others, as they are.
+        """
+        path = os.path.normpath(row)
+        outside = os.path.join(os.pardir, os.pardir, "")
+        path = path.removeprefix(outside)
+        return "" if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir else path
+
+
+def _rows(record: str) -> Iterator[str]:
+    """The paths in a RECORD; none if there is no such file."""
+    try:
+        with open(record, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            yield from [row[0] for row in csv.reader(file) if row]
+    except (OSError, csv.Error):
+        return
+
+
+def _remove(path: Path) -> None:
+    remove: Callable[[Path], None] = fs.remove_tree if path.is_dir() and not path.is_symlink() else fs.unlink
+    remove(path)

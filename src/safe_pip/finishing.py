@@ -12,11 +12,14 @@ from typing import NamedTuple
 
 from . import fs
 from .fs import Directory
-from .places import Places, Refused, Spot, open_state, status, walk
+from .places import Places, Refused, Spot, open_state, reach, status, walk
 from .plan import Journal, Kind, Operation
 from .sight import is_bytecode, is_same_file
+from .state_directory import NAME
 
 OWNER = ".owner"
+HOME_NOTE = "home"
+"""The file in a private directory outside the home that says which home it belongs to."""
 
 
 class Latecomer(NamedTuple):
@@ -132,18 +135,30 @@ def clean_up(places: Places, committed: str | None) -> None:
 
     Raises the first `OSError`; then the owner file is still there, and somebody else goes on.
     """
-    journal = places.journal
-    for part in places.parts:
+    journal, home = places.journal, places.parts[0].state
+    for path, part in zip(journal.parts, places.parts, strict=True):
         if part.state is not None:
-            fs.remove_below(part.state, journal.identifier)
+            _delete_part(part.state, journal.identifier)
+            _remove_state(os.path.dirname(os.path.dirname(path)))
     for directory in (*journal.trees, *journal.directories):
         if directory != journal.home:
             _remove_mark(places, directory)
-    home = places.parts[0].state
+            _remove_state(directory)
     if home is not None:
         if committed is not None:
             fs.remove(home, committed)
         fs.remove(home, journal.identifier + OWNER)
+
+
+def _delete_part(state: Directory, identifier: str) -> None:
+    """The note of whose it is goes last, so that after a crash it is known."""
+    try:
+        with state.child(identifier) as private:
+            for name in sorted(private.names(), key=lambda name: name == HOME_NOTE):
+                fs.remove_below(private, name)
+        fs.remove_directory(state, identifier)
+    except FileNotFoundError:
+        pass
 
 
 def _remove_mark(places: Places, directory: str) -> None:
@@ -151,6 +166,15 @@ def _remove_mark(places: Places, directory: str) -> None:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, Refused), open_state(directory) as state:
         if named_home(state, name) == places.journal.home:
             fs.remove(state, name)
+
+
+def _remove_state(directory: str) -> None:
+    """Remove a state directory that was made for a part or a mark alone: there is nothing in it any more."""
+    with contextlib.suppress(OSError, Refused), reach(directory) as holder:
+        with holder.child(NAME) as state:
+            is_empty = not state.names()
+        if is_empty:
+            fs.remove_directory(holder, NAME)
 
 
 def named_home(state: Directory, name: str) -> str | None:

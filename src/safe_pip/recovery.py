@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from . import fs
 from .errors import State
@@ -39,11 +39,18 @@ __all__ = [
 ]
 
 
-def roll_back(unfinished: Unfinished, *, durable: bool = False, keep: bool = False) -> tuple[str, ...]:
+def roll_back(
+    unfinished: Unfinished,
+    *,
+    durable: bool = False,
+    keep: bool = False,
+    aside: Callable[[Places], None] | None = None,
+) -> tuple[str, ...]:
     """Undo a dead process's transaction; the caller holds the commit locks that it names, and its owner file.
 
     On return the environment is as it was before, but for the returned paths, which other programs have changed: those
-    in directories that serve other environments too, and with `keep` all of them. Raises `RecoveryNeeded`, with nothing
+    in directories that serve other environments too, and with `keep` all of them. If there are any, `aside` may take
+    what the transaction has of them before it is deleted, and before the journal is removed. Raises `RecoveryNeeded`, with nothing
     changed unless the disk failed, and `FileNotFoundError` if somebody else was faster.
     """
     with _opened(unfinished) as (found, places):
@@ -51,6 +58,8 @@ def roll_back(unfinished: Unfinished, *, durable: bool = False, keep: bool = Fal
         left = carry_out(places, steps)
         if durable:
             _sync(places, steps)
+        if left and aside is not None:
+            aside(places)
         fs.remove(found.state, unfinished.name)
         if durable:
             fs.sync(found.state)
@@ -73,13 +82,13 @@ def finish(unfinished: Unfinished) -> tuple[str, ...]:
         return left
 
 
-def check(unfinished: Unfinished) -> None:
+def check(unfinished: Unfinished, *, keep: bool = False) -> None:
     """Raise what `roll_back`, or `finish`, would raise before its first change; changes nothing, and needs no lock."""
     with _opened(unfinished) as (found, places):
         if unfinished.state is State.COMMITTED:
             _check_permission(places, (), found.state)
         else:
-            _checked_steps(found, places, keep=False)
+            _checked_steps(found, places, keep)
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ def is_same_file(directory: Spot, path: str, other: os.stat_result) -> bool:
 
 
 def _is_changed(places: Places, live: Spot, since: os.stat_result, operation: Operation) -> bool:
-    """Whether another program wrote in a new directory since the journal was written, bytecode apart.
+    """Whether another program wrote in a new directory since the journal was written, caches of importers apart.
 
     Both times of a file have to be later: a copied environment has new times of change, and what is staged may have
     been given any time of modification. A file that the old directory holds as well is lost to nobody.
@@ -73,7 +73,7 @@ def _is_changed(places: Places, live: Spot, since: os.stat_result, operation: Op
         return any(
             found.st_mtime_ns > since.st_mtime_ns
             and found.st_ctime_ns > changed
-            and not is_bytecode(path)
+            and "__pycache__" not in path.split("/")
             and not (found.st_nlink > 1 and old.name and is_same_file(old, path, found))
             for path, found in walk(new)
         )

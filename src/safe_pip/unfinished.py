@@ -125,7 +125,7 @@ def opened(unfinished: Unfinished) -> Iterator[Opened]:
         if writer is None:
             name, hint = user_name(made.st_uid), "Remove it, if that was not right"
             raise refused(unfinished, (f"`{name}` wrote it, who has no say there",), hint)
-        if not state.exists(f"{unfinished.identifier}{OWNER}"):
+        if unfinished.name.endswith(JOURNAL) and not state.exists(f"{unfinished.identifier}{OWNER}"):
             state.stat(unfinished.name)
             raise refused(unfinished, ("its owner file is gone",))
         yield Opened(state, made, journal, writer)

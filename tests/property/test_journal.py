@@ -4,11 +4,14 @@ import os
 import stat
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safe_pip import journal
 from safe_pip.plan import Journal, Kind, Operation, Seen
+
+# How fast this machine is at the moment is nothing that a test may depend on.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 names = (
     st.binary(min_size=1, max_size=12)
@@ -67,12 +70,13 @@ def journals(draw: st.DrawFn) -> Journal:
     )
 
 
+@patient
 @given(journals())
 def test_what_was_written_is_read(written: Journal) -> None:
     assert journal.decode(journal.encode(written)) == written
 
 
-@settings(max_examples=20)
+@settings(patient, max_examples=20)
 @given(journals())
 def test_every_torn_prefix_is_refused(written: Journal) -> None:
     content = journal.encode(written)
@@ -81,7 +85,7 @@ def test_every_torn_prefix_is_refused(written: Journal) -> None:
             journal.decode(content[:length])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(patient, max_examples=20)
 @given(journals(), st.integers(1, 255))
 def test_every_single_wrong_byte_is_noticed(written: Journal, flips: int) -> None:
     content = journal.encode(written)
@@ -92,7 +96,7 @@ def test_every_single_wrong_byte_is_noticed(written: Journal, flips: int) -> Non
             journal.decode(bytes(wrong))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(patient, max_examples=50)
 @given(journals(), st.binary(min_size=1), st.data())
 def test_every_additional_byte_is_noticed(written: Journal, more: bytes, data: st.DataObject) -> None:
     content = journal.encode(written)
@@ -101,13 +105,14 @@ def test_every_additional_byte_is_noticed(written: Journal, more: bytes, data: s
         journal.decode(content[:position] + more + content[position:])
 
 
+@patient
 @given(st.binary())
 def test_no_bytes_at_all_are_misread(content: bytes) -> None:
     with pytest.raises(journal.Damaged):
         journal.decode(content)
 
 
-@settings(max_examples=200)
+@settings(patient, max_examples=200)
 @given(
     journals(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=4), st.data()
 )

@@ -158,8 +158,8 @@ class Scene:
         }
 
     def leftovers(self) -> list[Path]:
-        """What the transaction has left in state directories."""
-        return self.leftovers_of_home() + [*(self.bin / ".safe-pip").glob(f"{self.identifier}*")]
+        """What the transaction has left in state directories; the one of `bin` was made for it alone."""
+        return self.leftovers_of_home() + [*self.bin.glob(".safe-pip")]
 
     def leftovers_of_home(self) -> list[Path]:
         """The same in the tree alone."""

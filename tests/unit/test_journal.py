@@ -195,7 +195,7 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
 def test_what_no_plan_contains_is_neither_written_nor_read(wrong, monkeypatch):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError):
         journal.encode(wrong)
     with monkeypatch.context() as patched:
         patched.setattr(journal, "_check", lambda journal: None)

@@ -209,6 +209,10 @@ def rewritten(path: Path, text: str = "by another program") -> None:
 
 FOREIGN: dict[str, tuple[Build, Callable[[Scene], object]]] = {
     "a replaced file": (BUILDS["a file over a file"], lambda scene: rewritten(scene.home / "x.py")),
+    "a replaced file of the same size": (
+        BUILDS["a file over a file"],
+        lambda scene: rewritten(scene.home / "x.py", "later"),
+    ),
     "a deleted file": (BUILDS["a file over a file"], lambda scene: (scene.home / "x.py").unlink()),
     "a replaced new file": (BUILDS["a new file"], lambda scene: rewritten(scene.home / "x.py")),
     "a removed file that is there again": (BUILDS["a removed file"], lambda scene: rewritten(scene.home / "x.py")),
@@ -291,10 +295,18 @@ def test_bytecode_that_was_written_meanwhile_is_in_nobodys_way(place):
 
     scene = prepared(place(), build)
     scene.do()
-    for path in ("x/__pycache__/a.pyc", "y/__pycache__/m.pyc", "y/__pycache__/n.pyc"):
+    for path in ("x/__pycache__/a.pyc", "x/__pycache__/a.cache", "y/__pycache__/m.pyc", "y/__pycache__/n.pyc"):
         rewritten(scene.home / path)
     assert recovery.roll_back(scene.unfinished) == ()
     assert scene.content()["0"]["x"] == OLD
+
+
+def test_permissions_that_somebody_else_gave_meanwhile_stay(place):
+    scene = prepared(place(), exchange_of_read_only_directories)
+    crashed(scene.do, 1)
+    (scene.home / "x").chmod(0o711)
+    recovery.roll_back(scene.unfinished)
+    assert (scene.home / "x").stat().st_mode & 0o777 == 0o711
 
 
 def test_data_that_both_directories_hold_may_be_written_meanwhile(place):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from .tree import FILE, Entry, ancestors, is_bytecode, joined
 
+_MARKER = ".safe-pip-"  # of a transaction that was just committed: nobody's data, and gone in a moment
 _METADATA_FILES = ("RECORD", "METADATA", "PKG-INFO")
 
 
@@ -101,7 +102,7 @@ class Going:
                     files.append(prefix + name)
                     if all_going or f"{path}/{name}" in paths:
                         has_going = True
-                    else:
+                    elif not name.startswith(_MARKER):
                         others.append(prefix + name)
         return Contents(files, others, has_going, has_bytecode, is_fixed)
 
@@ -121,3 +122,13 @@ def _of_its_source(name: str, sources: Mapping[str, bool]) -> bool | None:
     while stem and stem not in sources:
         stem = stem.rpartition(".")[0]
     return sources[stem] if stem else None
+
+
+def united(first: Entry, second: Entry) -> Entry:
+    """A live directory that was looked at twice, each time for other names."""
+    entries = dict(first.entries or {})
+    for name, entry in (second.entries or {}).items():
+        known = entries.get(name)
+        if known is None or (known.entries is None and entry.entries is not None):
+            entries[name] = entry
+    return first._replace(entries=entries, is_whole=first.is_whole or second.is_whole)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from .errors import MergeRefused
 from .plan import Kind, Operation, Seen
 from .sources import Link, Source
-from .tree import Entry, Volume, joined
+from .tree import Entry, Volume, ancestors, joined
 
 _METADATA = re.compile(r"\.(dist-info|egg-info|egg-link)(/|\Z)")
 
@@ -65,6 +65,7 @@ class Draft:
         self._parts = parts
         self._order = {name: number for number, name in enumerate(order)}
         self._read = read
+        self._places: dict[str, Entry] = {}
         self._operations: list[tuple[tuple[int, int], Operation]] = []
         self._adds = True
         self._top_level: list[str] = []
@@ -76,6 +77,10 @@ class Draft:
     def is_in_tree(self, path: str) -> bool:
         """Whether a directory lies below a tree."""
         return path.startswith(self._inside)
+
+    def enter(self, live: Entry) -> None:
+        """Note a directory that is on the way to what is changed."""
+        self._places[live.path] = live
 
     def refuse(self, reason: str) -> None:
         """Note what makes the merge impossible."""
@@ -108,7 +113,7 @@ class Draft:
             kind,
             root,
             path[len(self._roots[root]) :].lstrip("/"),
-            0 if kind is Kind.MODE else self._part(live, source, name),
+            0 if kind is Kind.MODE else self._part(live, source),
             source.path if source is not None else "",
             str(len(self._operations)) if kind in (Kind.FILE, Kind.SWAP, Kind.REMOVE) else "",
             before,
@@ -162,16 +167,28 @@ class Draft:
         containing = [root for root in self._roots if joined(directory, "").startswith(joined(root, ""))]
         return self._roots.index(max(containing, key=len)) if containing else -1
 
-    def _part(self, live: Entry, source: Source | None, name: str) -> int:
+    def _part(self, live: Entry, source: Source | None) -> int:
         part = self._parts.get(live.inside)
         if part is not None and (source is None or source.part == part):
             return part
         staged = ""
         if source is not None:
-            # With all its neighbours, for which the same will be true.
-            above = source.real.removesuffix(f"/{name}")
-            staged = above if "/" in source.path else source.real
-        raise NeedsPart(live.inside, live.path, staged)
+            staged, above = source.real, source.above
+            # All files of a directory need the same; one with directories in it may lead to other volumes again.
+            if above is not None and above.path and not _has_directories(above.entry):
+                staged = above.real
+        raise NeedsPart(live.inside, self._top_of_volume(live), staged)
+
+    def _top_of_volume(self, live: Entry) -> str:
+        """The outermost directory of a volume that may be changed: nothing will move it."""
+        top = live.path
+        for path in ancestors(live.path):
+            entry = self._places.get(path)
+            if entry is None or entry.inside != live.inside or self._root(path) < 0:
+                break
+            if entry.is_writable:
+                top = path
+        return top
 
     def _rank(self, operation: Operation, path: str) -> tuple[int, int]:
         """When an operation's turn comes: whoever sees the metadata of a distribution finds all the rest of it.
@@ -182,6 +199,12 @@ class Draft:
         is_leaving = operation.kind is Kind.REMOVE
         metadata = _METADATA.search(operation.path)
         if metadata is None:
-            return (4 if is_outside else 5) if is_leaving else (1 if is_outside else 0), 0
+            # Sources come after their bytecode and leave before it, so that no importer writes it in between.
+            count = len(self._operations)
+            return (4 if is_outside else 5, -count) if is_leaving else (1 if is_outside else 0, count)
         turn = self._order.get(operation.path[: metadata.end(1)].rpartition("/")[2], len(self._order))
         return (3, -turn) if is_leaving else (2, turn)
+
+
+def _has_directories(directory: Entry) -> bool:
+    return any(child.is_directory for child in (directory.entries or {}).values())

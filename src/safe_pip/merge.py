@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from .contents import Contents, Going
+from .contents import Contents, Going, united
 from .draft import Draft, NeedsPart, Plan
 from .errors import MergeRefused
 from .plan import Kind, Seen
@@ -82,25 +82,28 @@ class _Merge:
     def start(self, source: Source, live: Entry) -> None:
         """Note that `source` goes into `live`, and so on for all directories that are in both."""
         self._starts.append(live.path)
-        self._pair(source, live)
+        self._pair(source, live, is_going=False)
 
-    def _pair(self, source: Source, live: Entry) -> None:
+    def _pair(self, source: Source, live: Entry, *, is_going: bool) -> None:
         node = self._nodes.get(live.path)
         if node is None:
             self._nodes[live.path] = _Node(live, [source])
         else:
-            self._nodes[live.path] = _Node(_united(node.live, live), [*node.sources, source])
+            self._nodes[live.path] = _Node(united(node.live, live), [*node.sources, source])
         entries = live.entries or {}
         for name, child in (source.entry.entries or {}).items():
             found = entries.get(name) if child.entries is not None else None
             if found is None or not found.is_directory or not has_files(child):
                 continue
+            goes = is_going or self._goes_whole(found)
             if found.target:
-                if joined(live.path, name) in self._going:
+                if is_going or joined(live.path, name) in self._going:
                     continue
-                self._unmoved.update(ancestors(found.path))
+                goes = False
+                # What is staged for it is to be found in the stage until its turn has come.
+                self._unmoved.update((live.path, *ancestors(live.path), *ancestors(found.path)))
                 self._starts.append(found.path)
-            self._pair(source.child(name, child), found)
+            self._pair(source.child(name, child), found, is_going=goes)
 
     def enter_all(self) -> None:
         """Decide what is to be done, from the first directory down; then where only a symbolic link leads."""
@@ -111,19 +114,20 @@ class _Merge:
 
     def _enter(self, live: Entry, sources: Sequence[Source], *, is_going: bool) -> None:
         """Merge what is staged into a directory with what is in it, name by name."""
+        self.draft.enter(live)
         entries = live.entries or {}
         staged = by_name(sources)
         if "__pycache__" in entries:
             self._going.judge_bytecode(live, staged, is_going=is_going)
-        for name in dict.fromkeys((*staged, *entries)):
+        for name in sorted({*staged, *entries}, key=lambda name: (name != "__pycache__", name)):
             found, given = entries.get(name), staged.get(name, [])
-            goes = is_going or joined(live.path, name) in self._going
             if found is None:
                 self._put(live, name, given)
             elif not found.is_directory or found.target:
+                goes = is_going or joined(live.path, name) in self._going
                 self._replace_file(live, name, found, given, is_going=goes)
             else:
-                self._merge_directory(live, name, found, given, is_going=goes)
+                self._merge_directory(live, name, found, given, is_going=is_going)
 
     def _put(self, live: Entry, name: str, given: Sequence[Source]) -> None:
         source = self._one(joined(live.path, name), given)
@@ -154,7 +158,7 @@ class _Merge:
         self._met.add(path)
         node = self._nodes.get(path)
         found, sources = node or (found, [])
-        is_going = path not in self._staying and (is_going or self._going.is_whole(found))
+        is_going = is_going or self._goes_whole(found)
         files = [source for source in given if not source.entry.is_directory]
         if files:
             contents = self._going.contents(found, is_going=is_going)
@@ -199,6 +203,9 @@ class _Merge:
         self._move(kind, live, name, found, contents, source)
         self._compare_times(source.entry, source.real, found)
         return True
+
+    def _goes_whole(self, found: Entry) -> bool:
+        return found.path not in self._staying and self._going.is_whole(found)
 
     def _can_move(self, live: Entry, found: Entry) -> bool:
         is_allowed = self._situation.uid in (0, found.uid) or found.is_writable
@@ -247,13 +254,3 @@ class _Merge:
         except ValueError:
             self.draft.refuse(f"`{path}` is staged as a file and as a directory")
             return None
-
-
-def _united(first: Entry, second: Entry) -> Entry:
-    """A live directory that was looked at twice, each time for other names."""
-    entries = dict(first.entries or {})
-    for name, entry in (second.entries or {}).items():
-        known = entries.get(name)
-        if known is None or (known.entries is None and entry.entries is not None):
-            entries[name] = entry
-    return first._replace(entries=entries, is_whole=first.is_whole or second.is_whole)

@@ -20,10 +20,11 @@ class Source(NamedTuple):
     path: str
     real: str
     entry: Entry
+    above: "Source | None" = None
 
     def child(self, name: str, entry: Entry) -> "Source":
         """What is staged as `name` in this directory."""
-        return Source(self.part, f"{self.path}/{name}" if self.path else name, f"{self.real}/{name}", entry)
+        return Source(self.part, f"{self.path}/{name}" if self.path else name, f"{self.real}/{name}", entry, self)
 
 
 def by_name(sources: Sequence[Source]) -> dict[str, list[Source]]:

@@ -100,7 +100,9 @@ class _Reader:
 
     def __init__(self) -> None:
         self._mounts = _mount_points()
-        self._uid = os.geteuid() if sys.platform != "win32" else 0
+        self._uid = 0
+        if sys.platform != "win32":
+            self._uid = os.geteuid()
         self._found: dict[str, tuple[Entry, dict[str, Entry]]] = {}
 
     def directory(self, path: str, outer: Volume) -> Entry:
@@ -122,7 +124,7 @@ class _Reader:
         )
 
     def listed(self, entry: Entry) -> tuple[Entry, dict[str, Entry]]:
-        """The directory with all names that are in it; one that we may not list is not whole."""
+        """The directory with all names that are in it; one that cannot be listed is not whole."""
         entries: dict[str, Entry] = {}
         is_whole = True
         try:
@@ -133,7 +135,7 @@ class _Reader:
                             entries[item.name] = self.directory(item.path, entry.inside)
                     else:
                         entries[item.name] = LINK if item.is_symlink() else FILE
-        except PermissionError:
+        except OSError:
             is_whole = False
         return self.keep(entry, entries, is_whole=is_whole)
 
@@ -172,7 +174,7 @@ class _Live(_Reader):
         for name in self._below.get(path, ()):
             if not is_whole or (name in entries and entries[name] is not FILE):
                 self._look_at(entry, entries, name, None)
-        if not entry.is_whole and "__pycache__" not in entries and any(name.endswith(".py") for name in entries):
+        if "__pycache__" in entries or (not is_whole and any(name.endswith(".py") for name in entries)):
             self._look_at(entry, entries, "__pycache__", None)
         return entry
 
@@ -199,13 +201,16 @@ class _Live(_Reader):
             if stat.S_ISDIR(mode):
                 found = entries[name] = self.directory(path, entry.inside)
         is_entered = staged is not None and staged.is_directory
-        if stat.S_ISLNK(found.mode) or found.target:
-            real = os.path.realpath(path)
-            if is_entered and os.path.isdir(real):
-                outer = volume(os.path.dirname(real))
-                entries[name] = self.enter(real, staged, outer)._replace(target=os.readlink(path))
-        elif found.is_directory and (is_entered or path in self._below or path in self._names or name == "__pycache__"):
-            entries[name] = self.enter(path, staged if is_entered else None, entry.inside)
+        with suppress(FileNotFoundError, NotADirectoryError):  # as it was listed; the plan will turn out to be stale
+            if stat.S_ISLNK(found.mode) or found.target:
+                real = os.path.realpath(path)
+                if is_entered and os.path.isdir(real):
+                    target = self.enter(real, staged, volume(os.path.dirname(real)))
+                    entries[name] = target._replace(target=os.readlink(path))
+            elif found.is_directory and (
+                is_entered or path in self._below or path in self._names or name == "__pycache__"
+            ):
+                entries[name] = self.enter(path, staged if is_entered else None, entry.inside)
 
 
 def _by_directory(names: Collection[str]) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip import fs
-from safe_pip.fs import renaming
+from safe_pip.fs import attributes, renaming
 from tests.support import faults
 
 CONTENT = {"file": b"file", "other": b"other", "directory/inner": b"inner", "full/inner": b"full"}
@@ -306,6 +306,11 @@ def test_a_machine_that_nobody_knows_has_no_such_call(monkeypatch: pytest.Monkey
     assert renaming._find(object()) is None
 
 
+def test_a_c_library_without_any_system_call_has_no_such_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "", "", "", "x86_64")))
+    assert renaming._find(object()) is None
+
+
 # Files and directories
 
 
@@ -405,6 +410,7 @@ def test_one_may_pass_through_what_one_may_not_read(path: Path, place: fs.Direct
 CHANGES: dict[str, Callable[[fs.Directory], object]] = {
     "append": lambda place: fs.append(0, place.join("file"), b"more"),
     "can_exchange": fs.can_exchange,
+    "copy_status": lambda place: attributes.copy_status(place, "file", place, "other"),
     "copy_whole": lambda place: fs.copy_whole(Path(place.join("file")), Path(place.join("other"))),
     "exchange": lambda place: fs.exchange(place, "file", place, "other"),
     "link": lambda place: fs.link(place, "file", place, "new"),
@@ -414,6 +420,8 @@ CHANGES: dict[str, Callable[[fs.Directory], object]] = {
     "make_private_directory": lambda place: fs.make_private_directory(Path(place.path)),
     "move": lambda place: fs.move(place, "file", place, "new"),
     "move_over": lambda place: fs.move_over(place, "file", place, "other"),
+    "pass_on": lambda place: attributes.pass_on("/", place, "empty", 0o700),
+    "patch": lambda place: attributes.patch(place, "file", 0, b"more"),
     "remove": lambda place: fs.remove(place, "file"),
     "remove_below": lambda place: fs.remove_below(place, "full"),
     "remove_directory": lambda place: fs.remove_directory(place, "empty"),
@@ -424,6 +432,7 @@ CHANGES: dict[str, Callable[[fs.Directory], object]] = {
     "set_access": lambda place: fs.set_access(Path(place.join("file")), 0o777, group=os.getegid()),
     "set_mode": lambda place: fs.set_mode(place, "file", 0o777),
     "set_owner": lambda place: fs.set_owner(place, "file", os.geteuid(), os.getegid()),
+    "set_time": lambda place: attributes.set_time(place, "file", 1),
     "sync": lambda place: fs.sync(place, "file"),
     "sync_tree": fs.sync_tree,
     "touch": lambda place: fs.touch(Path(place.join("file"))),
@@ -436,8 +445,12 @@ CHANGES: dict[str, Callable[[fs.Directory], object]] = {
 
 
 def test_every_function_that_changes_a_disk_is_among_those_that_are_tried_here() -> None:
-    public = {name for name, value in vars(fs).items() if callable(value) and name[0].islower()}
-    ours = {name for name in public if getattr(fs, name).__module__.startswith("safe_pip.fs")}
+    ours = {
+        name
+        for module in (fs, attributes)
+        for name, value in vars(module).items()
+        if name[0].islower() and getattr(value, "__module__", "").startswith("safe_pip.fs")
+    }
     assert ours - {"load", "temporary_directory"} == set(CHANGES)
 
 

@@ -230,6 +230,15 @@ def test_a_tree_of_any_depth_is_deleted(path: Path, place: fs.Directory, depth: 
     assert place.names() == []
 
 
+def test_a_tree_with_many_deep_branches_is_deleted(path: Path, place: fs.Directory) -> None:
+    for name in ("a", "b", "c"):
+        deep = path.joinpath("tree", *["x"] * 51, name, *["y"] * 51)
+        deep.mkdir(parents=True)
+        (deep / "file").touch()
+    fs.remove_below(place, "tree")
+    assert place.names() == []
+
+
 def test_directories_of_our_own_are_made_writable_before_they_are_deleted(
     path: Path, place: fs.Directory, as_a_user: None
 ) -> None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from . import fs, holders, lock
 from .errors import UnusableEnvironment
+from .fs import Directory
 from .lock import Descriptor
 
 SUFFIX = ".owner"
@@ -52,29 +53,35 @@ class Owner:
     def make(cls, state: Path) -> "Owner":
         """Make and lock a new one in the state directory; the caller holds its commit lock, shared.
 
-        Raises `OSError` if it cannot be made. After a crash an owner file that nobody has locked may stay.
+        Raises `OSError` if it cannot be made, and `UnusableEnvironment` if it cannot be locked. After a crash an owner
+        file that nobody has locked may stay.
         """
         while True:
-            path = state / f"{secrets.token_hex(8)}{SUFFIX}"
-            try:
-                fs.write(path, _line({"pid": os.getpid(), "command": _command(), "since": time.time()}))
-                give_access(path)
-                owner = _locked(path)
-            except FileExistsError:
-                raise  # somebody else's
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    fs.unlink(path)
-                raise
-            if owner is not None:
-                return owner
-            # Somebody looked whether it is locked at this very moment, or took it for a dead one's.
-            fs.unlink(path)
+            name = f"{secrets.token_hex(8)}{SUFFIX}"
+            with Directory.open(state) as directory:
+                try:
+                    first = {"pid": os.getpid(), "command": _command(), "since": time.time()}
+                    fs.write_new(directory, name, _line(first))
+                    give_access(state / name)
+                    owner = _locked(_open(state / name))
+                except FileExistsError:
+                    raise  # somebody else's
+                except BaseException:
+                    with contextlib.suppress(OSError):
+                        fs.remove(directory, name)
+                    raise
+                if owner is not None:
+                    return owner
+                # Somebody looked whether it is locked at this very moment, or took it for a dead one's.
+                fs.remove(directory, name)
 
     @classmethod
     def adopt(cls, path: Path) -> "Owner | None":
         """Lock the file of an owner that is dead, to clean up after him; None if he lives, or if it is gone."""
-        return _locked(path)
+        try:
+            return _locked(_open(path))
+        except (FileNotFoundError, UnusableEnvironment):
+            return None
 
     @property
     def is_ours(self) -> bool:
@@ -128,20 +135,16 @@ def read(path: Path) -> OwnerNote:
     return note
 
 
-def _locked(path: Path) -> Owner | None:
-    try:
-        descriptor = _open(path)
-    except (FileNotFoundError, UnusableEnvironment):
-        return None
+def _locked(descriptor: Descriptor) -> Owner | None:
+    """The owner file if it can be locked and has its name still; else it is closed."""
+    is_locked = False
     try:
         descriptor.raise_to(_HIGH_DESCRIPTOR)
-        if lock.try_lock(descriptor, exclusive=True) and descriptor.is_current():
-            return Owner(descriptor)
-    except BaseException:
-        descriptor.close()
-        raise
-    descriptor.close()
-    return None
+        is_locked = lock.try_lock(descriptor, exclusive=True) and descriptor.is_current()
+    finally:
+        if not is_locked:
+            descriptor.close()
+    return Owner(descriptor) if is_locked else None
 
 
 def _open(path: Path) -> Descriptor:

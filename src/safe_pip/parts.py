@@ -15,16 +15,14 @@ from pathlib import Path
 
 from . import fs, state_directory
 from .errors import UnusableEnvironment
-from .finishing import named_home
+from .finishing import HOME_NOTE, named_home
 from .fs import Directory
-from .owner import Owner, give_access
+from .owner import SUFFIX, Owner, give_access
 from .places import STAGE, TRASH, Refused, open_state
 from .writer import Writer
 
 JOURNAL, COMMITTED, MARK = ".journal", ".committed", ".home"
 
-# In every part but the first: whose it is. A note in an owner file may be forged, this cannot.
-_HOME = "home"
 _TRIES = 100
 
 
@@ -73,6 +71,25 @@ def share(parts: Iterable[str], home: str, roots: Iterable[str], inside: Iterabl
         fs.set_access(Path(path), stat.S_IMODE(os.lstat(path).st_mode) | 0o070, group=writer.group)
 
 
+def sync(parts: Iterable[str], owner: str, marks: Iterable[str]) -> None:
+    """Have the disk hold what lies in the private directories themselves, the owner file, and the marks."""
+    for part in parts:
+        with Directory.open(part) as private:
+            for name in private.names():
+                fs.sync(private, name)
+            fs.sync(private)
+    with Directory.open(os.path.dirname(owner)) as state:
+        fs.sync(state, os.path.basename(owner))
+        fs.sync(state)
+        name = os.path.basename(owner).removesuffix(SUFFIX) + MARK
+    for directory in {*(os.path.dirname(os.path.dirname(part)) for part in parts), *marks}:
+        with open_state(directory) as state, Directory.open(directory) as holder:
+            if state.exists(name):
+                fs.sync(state, name)
+            fs.sync(state)
+            fs.sync(holder)
+
+
 def delete(owner: Owner, home: str) -> None:
     """Delete all that a transaction has, whoever's it was, the owner file last; lets that go in any case.
 
@@ -112,7 +129,8 @@ def _make(state: Directory, identifier: str, home: str | None) -> None:
     fs.set_mode(state, identifier, 0o700)  # whatever the umask took, or a set-group-ID bit above gave
     with state.child(identifier) as private:
         if home is not None:
-            fs.write_new(private, _HOME, os.fsencode(f"{home}\n"))
+            # Whose it is: a note in an owner file may be forged, this cannot.
+            fs.write_new(private, HOME_NOTE, os.fsencode(f"{home}\n"))
         for name in (STAGE, TRASH):
             fs.make_directory(private, name, 0o700)
             fs.set_mode(private, name, 0o700)
@@ -152,13 +170,20 @@ def _delete_part(part: str, identifier: str, home: str) -> None:
         return
     with suppress(FileNotFoundError), open_state(directory) as state:
         with state.child(name) as private:
-            if named_home(private, _HOME) == home:
-                for each in private.names():
-                    if each != _HOME:
-                        fs.remove_below(private, each)
-                fs.remove(private, _HOME)  # last: whoever goes on after a crash must know it
-        fs.remove_directory(state, name)
+            # What is made first may be torn.
+            is_ours = named_home(private, HOME_NOTE) == home or set(private.names()) <= {HOME_NOTE}
+        if is_ours:
+            delete_private(state, name)
     _delete_state(directory)
+
+
+def delete_private(state: Directory, name: str) -> None:
+    """Delete a private directory; whose it is can be told until the last, also after a crash."""
+    with suppress(FileNotFoundError):
+        with state.child(name) as private:
+            for each in sorted(private.names(), key=lambda each: each == HOME_NOTE):
+                fs.remove_below(private, each)
+        fs.remove_directory(state, name)
 
 
 def _delete_mark(state_path: str, identifier: str, home: str) -> None:

@@ -206,11 +206,12 @@ class Stage:
             give_access(path)
 
     def sync(self) -> None:
-        """Have the disk hold all that is staged."""
+        """Have the disk hold all that is staged, then the journal, and the way to it."""
         with staging(self._parts[0]):
             for root in self._roots():
                 with Directory.open(root) as opened:
                     fs.sync_tree(opened)
+            parts.sync(self._parts, str(self._owner.path), self._marks)
 
     # The end of it.
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from . import fs, lock, parts, state_directory
 from .errors import SafePipError
-from .finishing import named_home
+from .finishing import HOME_NOTE, named_home
 from .fs import Directory
 from .journal import is_identifier
 from .owner import SUFFIX, Owner
@@ -49,7 +49,7 @@ class Remains(NamedTuple):
         with suppress(OSError, Refused), open_state(self.tree) as state:
             for name in self.orphans:
                 with suppress(OSError):
-                    fs.remove_below(state, name)
+                    parts.delete_private(state, name)
         with suppress(OSError):
             _delete_aside(self.tree)
 
@@ -72,14 +72,15 @@ def find(tree: Path) -> Remains:
                 if suffix == parts.COMMITTED:
                     _finish(state, stem, f"{stem}{SUFFIX}" in names)
                 elif suffix == parts.MARK:
-                    _delete_stale_mark(state, name, stem)
+                    if _is_stale(named_home(state, name), stem, state.stat(name)):
+                        fs.remove(state, name)
                 elif f"{stem}{parts.COMMITTED}" in names:
                     continue
                 elif suffix == SUFFIX and is_accepted(state.stat(name), os.stat(real)):
                     owner = Owner.adopt(Path(state.join(name)))
                     owners += [owner] if owner is not None else []
                 elif not suffix and f"{stem}{SUFFIX}" not in names:
-                    orphans.append(name)
+                    orphans += [name] if _is_orphan(state, name) else []
     return Remains(real, tuple(owners), tuple(orphans))
 
 
@@ -97,22 +98,24 @@ def _finish(state: Directory, identifier: str, has_owner: bool) -> None:
             owner.release()
 
 
-def _delete_stale_mark(state: Directory, name: str, identifier: str) -> None:
-    """Delete a mark unless it leads to a transaction that is alive or unfinished."""
-    found, home = state.stat(name), named_home(state, name)
+def _is_orphan(state: Directory, identifier: str) -> bool:
+    """Whether a private directory has no owner: here there is none, it may be a part of one elsewhere."""
+    with state.child(identifier) as private:
+        return _is_stale(named_home(private, HOME_NOTE), identifier, state.stat(identifier))
+
+
+def _is_stale(home: str | None, identifier: str, found: os.stat_result) -> bool:
+    """Whether the transaction is neither alive nor unfinished that what was `found` belongs to."""
     try:
         there = os.listdir(os.path.join(home, state_directory.NAME)) if home else None
     except (FileNotFoundError, NotADirectoryError):
         there = None
-    if there is None:
-        # Half written, or of an environment that was removed; or that is not to be seen from here.
-        is_stale = time.time() - found.st_mtime > _OLD
-    else:
-        path = Path(home or "", state_directory.NAME, f"{identifier}{SUFFIX}")
-        is_unfinished = not {f"{identifier}{parts.JOURNAL}", f"{identifier}{parts.COMMITTED}"}.isdisjoint(there)
-        is_stale = not is_unfinished and not lock.is_locked(path)
-    if is_stale:
-        fs.remove(state, name)
+    if home is None or there is None:
+        # Not complete yet, or of an environment that was removed, or that is not to be seen from here.
+        return time.time() - found.st_mtime > _OLD
+    if not {f"{identifier}{parts.JOURNAL}", f"{identifier}{parts.COMMITTED}"}.isdisjoint(there):
+        return False
+    return not lock.is_locked(Path(home, state_directory.NAME, f"{identifier}{SUFFIX}"))
 
 
 def _delete_aside(tree: str) -> None:

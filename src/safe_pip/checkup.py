@@ -43,11 +43,12 @@ class Kind(enum.Enum):
     ABANDONED = "abandoned"
     UNOWNED = "unowned"
     NOT_OURS = "managed-elsewhere"
+    PUT_ASIDE = "put-aside"
 
     @property
     def is_note(self) -> bool:
         """Whether it is told for information only: data that nobody owns is legitimate, and so is another installer."""
-        return self in (Kind.UNOWNED, Kind.NOT_OURS)
+        return self in (Kind.UNOWNED, Kind.NOT_OURS, Kind.PUT_ASIDE)
 
 
 class Finding(NamedTuple):

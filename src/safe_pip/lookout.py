@@ -6,7 +6,6 @@ notes that holders leave are all there is, and what is not known is None.
 """
 
 import enum
-import json
 import os
 import re
 import sys
@@ -14,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from . import holders, nesting, request, state_directory
+from . import holders, nesting, owner, request, state_directory
 from .errors import RecoveryNeeded
 from .holders import Entry, Holder
 
@@ -183,22 +182,16 @@ def _state(home: Path, identifier: str) -> State | None:
 
 
 def _transaction(identifier: str, tree: Path, state: State, view: View) -> Transaction:
-    owner = state_directory.path_of(tree) / f"{identifier}.owner"
-    found = Transaction(identifier, tree, state, _is_alive(owner, view))
-    try:
-        with open(owner, "rb") as file:
-            note = json.loads(file.readline(_LONGEST))
-        pid, command, since = int(note["pid"]), holders.printable(str(note["command"])), float(note["since"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return found
-    return found._replace(pid=pid, command=command, since=since)
+    path = state_directory.path_of(tree) / f"{identifier}{owner.SUFFIX}"
+    found, note = Transaction(identifier, tree, state, _is_alive(path, view)), owner.read(path)
+    return found._replace(pid=note.pid, command=note.command, since=note.since) if note.pid else found
 
 
-def _is_alive(owner: Path, view: View) -> bool | None:
+def _is_alive(path: Path, view: View) -> bool | None:
     """Whether somebody has locked the owner file; who was killed has not."""
-    if not os.path.lexists(owner):
+    if not os.path.lexists(path):
         return False
-    if view.at(owner)[0]:
+    if view.at(path)[0]:
         return True
     return False if view.is_complete or sys.platform == "win32" else None
 

@@ -50,8 +50,8 @@ def roll_back(
 
     On return the environment is as it was before, but for the returned paths, which other programs have changed: those
     in directories that serve other environments too, and with `keep` all of them. If there are any, `aside` may take
-    what the transaction has of them before it is deleted, and before the journal is removed. Raises `RecoveryNeeded`, with nothing
-    changed unless the disk failed, and `FileNotFoundError` if somebody else was faster.
+    what the transaction has of them before it is deleted, and before the journal is removed. Raises `RecoveryNeeded`,
+    with nothing changed unless the disk failed, and `FileNotFoundError` if somebody else was faster.
     """
     with _opened(unfinished) as (found, places):
         steps = _checked_steps(found, places, keep)

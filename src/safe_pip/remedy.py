@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from .checkup import Finding, Installed, Kind, named
+from .checkup import Finding, Installed, Kind, named, same_version
+from .snapshot import canonical
 
 _REINSTALLED = (
     *(Kind.MISSING_FILE, Kind.CHANGED_FILE, Kind.WRONG_METADATA, Kind.MISSING_RECORD, Kind.UNREADABLE_RECORD),
@@ -24,12 +25,16 @@ class Requirement(NamedTuple):
         return " ".join(self.words)
 
 
-def requirement(installed: Installed, *, is_metadata_right: bool = True) -> Requirement | None:
+def requirement(installed: Installed) -> Requirement | None:
     """What reinstalls a distribution as it was, from where it came from; None if that is not known.
 
     https://packaging.python.org/en/latest/specifications/direct-url/
     """
-    name, version = (installed.name, installed.version) if is_metadata_right else named(installed.info)
+    name, version = installed.name, installed.version
+    stem, said = named(installed.info)
+    if canonical(stem) != installed.project or (said and not same_version(said, version)):
+        # METADATA was exchanged; the name of the directory stands in RECORD.
+        name, version = stem, said
     if not name or not version:
         return None
     try:
@@ -63,20 +68,26 @@ def needs_reinstalling(finding: Finding, installed: Installed) -> bool:
     return finding.kind in _REINSTALLED and not installed.is_managed_elsewhere and not is_hopeless(installed)
 
 
-def described(finding: Finding, installed: Installed | None, *, is_damaged: bool, is_elsewhere: bool) -> str:
+def described(
+    finding: Finding,
+    installed: Installed | None,
+    wanted: Requirement | None,
+    *,
+    is_damaged: bool = False,
+    is_elsewhere: bool = False,
+) -> str:
     """What `--repair` would do, in a few words; empty if it can do nothing.
 
-    `installed` is the distribution that the finding is about, `is_damaged` whether there is more wrong with it;
-    `is_elsewhere`: whether the project of a leftover is installed all the same.
+    `installed` is the distribution that the finding is about, `wanted` what reinstalls it, `is_damaged` whether there
+    is more wrong with it; `is_elsewhere`: whether the project of a leftover is installed all the same.
     """
     if finding.kind in _REMOVED:
         again = finding.kind is Kind.LEFTOVER and finding.version and not is_elsewhere
         return f"reinstall `{finding.project}=={finding.version}`, then remove it" if again else "remove it"
     if installed is None:
         return ""
-    wanted = requirement(installed)
     if finding.kind is Kind.DOUBLED_PROJECT:
         return f"remove the others, then reinstall `{wanted}`" if is_damaged and wanted else "remove the others"
-    if finding.kind is Kind.MISSING_METADATA and is_hopeless(installed):
+    if is_hopeless(installed):
         return "remove the directory"
     return f"reinstall `{wanted}`" if wanted and needs_reinstalling(finding, installed) else ""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from . import state_directory
 from .checkup import Finding, Installed, Kind, is_bytecode
+from .mending import KEPT
 
 # Both are used for milliseconds.
 _LONGEST_USE = 600.0
@@ -71,7 +72,12 @@ class Owned(NamedTuple):
 
 def of_tree(tree: str, owned: Owned, unfinished: Collection[str], now: float | None = None) -> list[Finding]:
     """What is in a tree and nobody's; `unfinished` are the transactions that are to take their markers away."""
-    return list(_below(tree, tree, owned, unfinished, time.time() if now is None else now))
+    found = list(_below(tree, tree, owned, unfinished, time.time() if now is None else now))
+    for entry in _listed(os.path.join(tree, state_directory.NAME)):
+        if entry.name.startswith(KEPT):
+            detail = "of a transaction that could not be undone: look at it, then remove it"
+            found.append(Finding(Kind.PUT_ASIDE, tree, entry.path, detail=detail))
+    return found
 
 
 def _below(tree: str, directory: str, owned: Owned, unfinished: Collection[str], now: float) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ cli
 commands pip_seams
 reporter attempt
 remedy strays
-checkup lookout
+checkup lookout mending
 transaction
 verify
 importing

@@ -18,7 +18,8 @@ def finding(kind: Kind, project: str = "demo", version: str = "1") -> Finding:
 
 
 def repair(kind: Kind, installed: Installed | None = DEMO, *, damaged: bool = False, elsewhere: bool = False) -> str:
-    return described(finding(kind), installed, is_damaged=damaged, is_elsewhere=elsewhere)
+    wanted = None if installed is None else requirement(installed)
+    return described(finding(kind), installed, wanted, is_damaged=damaged, is_elsewhere=elsewhere)
 
 
 @pytest.mark.parametrize(
@@ -43,14 +44,14 @@ def test_what_another_tool_looks_after_is_left_to_it() -> None:
 
 def test_what_says_nothing_of_itself_is_removed() -> None:
     assert repair(Kind.MISSING_METADATA, DEMO._replace(metadata=None, rows=None)) == "remove the directory"
-    assert repair(Kind.MISSING_RECORD, DEMO._replace(metadata=None, rows=None)) == ""
+    assert repair(Kind.MISSING_RECORD, DEMO._replace(metadata=None, rows=None)) == "remove the directory"
 
 
 def test_leftovers_wrappers_and_what_we_left_are_removed() -> None:
     for kind in (Kind.OWNERLESS_SCRIPT, Kind.ABANDONED):
         assert repair(kind, None) == "remove it"
     assert repair(Kind.LEFTOVER, None, elsewhere=True) == "remove it"
-    assert described(finding(Kind.LEFTOVER, "", ""), None, is_damaged=False, is_elsewhere=False) == "remove it"
+    assert described(finding(Kind.LEFTOVER, "", ""), None, None) == "remove it"
 
 
 def test_a_leftover_that_is_all_there_is_of_a_project_brings_it_back() -> None:
@@ -87,8 +88,8 @@ def test_it_comes_from_where_it_came_from(origin: object, words: tuple[str, ...]
     assert found.words == words
 
 
-def test_metadata_that_is_not_as_recorded_does_not_say_which_version_it_was() -> None:
-    wrong = DEMO._replace(version="2", metadata=("demo", "2"))
-    assert str(requirement(wrong)) == "demo==2"
-    assert str(requirement(wrong, is_metadata_right=False)) == "demo==1"
-    assert requirement(DEMO._replace(name="", version="")) is None
+def test_metadata_that_was_exchanged_does_not_say_which_version_it_was() -> None:
+    assert str(requirement(DEMO._replace(version="2", metadata=("demo", "2")))) == "demo==1"
+    assert str(requirement(DEMO._replace(name="other", metadata=("other", "1")))) == "demo==1"
+    assert str(requirement(DEMO._replace(name="Demo", version="1.0"))) == "Demo==1.0"
+    assert requirement(DEMO._replace(name="demo", version="", info="/v/demo.dist-info")) is None

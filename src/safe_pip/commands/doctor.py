@@ -8,14 +8,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from safe_pip.commands import examination
-from safe_pip.commands.examination import Report
+from safe_pip.checkup import Finding
+from safe_pip.commands.examination import Report, examine
 from safe_pip.commands.place import Options, Place
+from safe_pip.commands.repair import Repair
 from safe_pip.environment import Waiting
 
 HELP = """\
 Usage:
-  safe-pip doctor [--json] [--env DIR]
+  safe-pip doctor [--repair] [--json] [--env DIR]
 
 Description:
   Compare every distribution of the environment with its metadata and RECORD, and look for what an interrupted command
@@ -31,13 +32,22 @@ Description:
     leftover                       `~x` of a plain pip that was interrupted
     ownerless-script               a wrapper as installers make them, for this Python, that no RECORD and no entry
                                    point names
-    unfinished-transaction         a safe-pip was killed; the next command puts it right
+    unfinished-transaction         a safe-pip was killed; the next command undoes or finishes it, or refuses to
     abandoned                      a private directory or a marker of a safe-pip that was killed
   Notes:
     unowned                        a file that no RECORD names, where distributions are: data, which is kept
     managed-elsewhere              no RECORD, because another tool looks after it
+    put-aside                      what `--repair` kept of a transaction that could not be undone
+
+  `--repair` first undoes or finishes transactions. One that every other command refuses, because another program has
+  changed something since or because its journal is damaged, is undone as far as it can be; what it has of the rest is
+  put aside in `.safe-pip/kept-...`, never deleted, and its journal is removed. Then dist-infos that are one too many,
+  or say nothing, are removed, damaged distributions are reinstalled in their recorded version from where they came
+  from (`safe-pip install --no-deps`; its options come from PIP_ variables and pip's configuration), and at last
+  leftovers and ownerless scripts are removed: leftovers only if every reinstall succeeded. What is left is printed.
 
 Options:
+  --repair                Repair what can be repaired.
   --env DIR               The environment: a virtual environment, its Python, a prefix, or a `--target` directory.
                           (default: this Python's environment)
   --json                  Print one JSON document:
@@ -46,6 +56,8 @@ Options:
                             trees          the directories that hold distributions
                             distributions  how many there are; null if none was looked at, because a transaction has
                                            to be rolled back first
+                            repaired       what `--repair` has done, a list of sentences
+                            failed         what it has tried in vain
                             findings, notes
                                            lists of: kind, project, version, tree, path, detail, repair (what would be
                                            done; null: nothing can be)
@@ -54,22 +66,25 @@ Options:
 
 def main(args: list[str], *, waiting: Waiting, timeout: float | None) -> int:
     """Run the verb; on return its exit status."""
-    options = Options.parse("doctor", args, frozenset({"--json"}))
+    options = Options.parse("doctor", args, frozenset({"--json", "--repair"}))
     if "--help" in options.flags:
         print(HELP, end="")
         return 0
     place = Place.find(options.env, waiting, timeout)
-    report = examination.examine(place)
+    repair = Repair(place, timeout)
+    report = repair.run() if "--repair" in options.flags else examine(place)
     if "--json" in options.flags:
-        print(json.dumps(_document(place.trees, report), indent=2))
+        print(json.dumps(_document(place.trees, report, repair), indent=2))
     else:
-        print("\n".join(_lines(report)))
+        print("\n".join(_lines(report, repair)))
     return 1 if report.findings else 0
 
 
-def _lines(report: Report) -> Iterator[str]:
-    for finding, repair in report.findings:
-        yield f"{_described(finding)}; repair: {repair or 'none here'}"
+def _lines(report: Report, repair: Repair) -> Iterator[str]:
+    yield from (f"repaired: {each}" for each in repair.done)
+    yield from (f"failed: {each}" for each in repair.failed)
+    for finding, how in report.findings:
+        yield f"{_described(finding)}; repair: {how or 'none here'}"
     for finding, _ in report.notes:
         yield f"note: {_described(finding)}"
     count = None if report.installed is None else len(report.installed)
@@ -82,23 +97,25 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"Sound: {count} distributions"
 
 
-def _described(finding: examination.Finding) -> str:
+def _described(finding: Finding) -> str:
     who = f"{finding.project} {finding.version}".strip()
     return ": ".join(part for part in (finding.kind.value, who, finding.path, finding.detail) if part)
 
 
-def _document(trees: Iterable[Path], report: Report) -> dict[str, Any]:
+def _document(trees: Iterable[Path], report: Report, repair: Repair) -> dict[str, Any]:
     return {
         "format": 1,
         "sound": not report.findings,
         "trees": [os.fspath(tree) for tree in trees],
         "distributions": None if report.installed is None else len(report.installed),
-        "findings": [_entry(finding, repair) for finding, repair in report.findings],
-        "notes": [_entry(finding, repair) for finding, repair in report.notes],
+        "repaired": repair.done,
+        "failed": repair.failed,
+        "findings": [_entry(finding, how) for finding, how in report.findings],
+        "notes": [_entry(finding, how) for finding, how in report.notes],
     }
 
 
-def _entry(finding: examination.Finding, repair: str) -> dict[str, Any]:
+def _entry(finding: Finding, repair: str) -> dict[str, Any]:
     return {
         "kind": finding.kind.value,
         "project": finding.project or None,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safe_pip import checkup, lock, lookout, remedy, state_directory, strays
+from safe_pip import checkup, lock, lookout, mending, remedy, state_directory, strays
 from safe_pip.checkup import Finding, Installed, Kind, RealPaths
 from safe_pip.commands import installed as metadata
 from safe_pip.commands.installed import Texts
 from safe_pip.commands.place import Place
 from safe_pip.lookout import State, Transaction
+from safe_pip.mending import Way
 from safe_pip.snapshot import Fingerprint, Snapshot
 from safe_pip.strays import Owned
+from safe_pip.unfinished import COMMITTED, JOURNAL, Unfinished
 
 __all__ = ["Finding", "Report", "examine"]
 
@@ -32,6 +34,7 @@ class Report:
     notes: tuple[tuple[Finding, str], ...] = ()
     installed: tuple[Installed, ...] | None = None
     unfinished: tuple[Transaction, ...] = ()
+    snapshot: Snapshot | None = None
 
 
 def examine(place: Place) -> Report:
@@ -48,8 +51,8 @@ def examine(place: Place) -> Report:
         if place.environment.read(look.snapshot) == snapshot:
             break
     else:
-        installed, found = place.environment.read(lambda: look.judge(*look.see()))
-    return _report([*findings, *found], installed, unfinished)
+        snapshot, installed, found = place.environment.read(lambda: (look.snapshot(), *look.judge(*look.see())))
+    return replace(_report([*findings, *found], installed, unfinished), snapshot=snapshot)
 
 
 def _is_at_work(transaction: Transaction) -> bool:
@@ -57,6 +60,21 @@ def _is_at_work(transaction: Transaction) -> bool:
         owner = state_directory.path_of(transaction.tree) / f"{transaction.identifier}.owner"
         return lock.supported and lock.is_locked(owner)
     return transaction.is_alive
+
+
+def _outlook(transaction: Transaction) -> str:
+    """What `--repair` does about a transaction of the dead."""
+    if transaction.state is not State.STAGING:
+        way = mending.way(found_of(transaction))
+        if way is not Way.USUAL:
+            return f"{way.value}, then reinstall what is damaged" if way.value else ""
+    return lookout.outlook(transaction._replace(is_alive=False))
+
+
+def found_of(transaction: Transaction) -> Unfinished:
+    """The journal of a transaction that has one."""
+    suffix = JOURNAL if transaction.state is State.PREPARED else COMMITTED
+    return Unfinished(transaction.tree, transaction.identifier, f"{transaction.identifier}{suffix}")
 
 
 def _unfinished(transaction: Transaction) -> Finding:
@@ -125,7 +143,8 @@ def _report(
 ) -> Report:
     by_info = {each.info: each for each in installed or ()}
     there = {(each.tree, each.project) for each in installed or ()}
-    outlooks = {_unfinished(each): lookout.outlook(each._replace(is_alive=False)) for each in unfinished}
+    outlooks = {_unfinished(each): _outlook(each) for each in unfinished}
+    wanted = {each.info: remedy.requirement(each) for each in installed or ()}
     ordered = sorted(set(findings), key=lambda each: (each.tree, each.project, each.path, each.kind.value))
     damaged = {(each.tree, each.project) for each in ordered if each.kind is not Kind.DOUBLED_PROJECT}
 
@@ -135,7 +154,8 @@ def _report(
         is_elsewhere = (finding.tree, finding.project) in there
         about = by_info.get(finding.info)
         is_damaged = (finding.tree, finding.project) in damaged
-        return remedy.described(finding, about, is_damaged=is_damaged, is_elsewhere=is_elsewhere)
+        again = wanted.get(finding.info)
+        return remedy.described(finding, about, again, is_damaged=is_damaged, is_elsewhere=is_elsewhere)
 
     told = [(each, "" if each.kind.is_note else repair(each)) for each in ordered]
     return Report(

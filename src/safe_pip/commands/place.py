@@ -6,8 +6,11 @@ import os
 import re
 import sys
 import sysconfig
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from safe_pip import isolation, request
 from safe_pip.commands.run import located
@@ -49,6 +52,7 @@ class Options:
 class Place:
     """One environment: its trees, those of this user's Python first."""
 
+    environments: Callable[[Sequence[str]], Environment]
     environment: Environment
     trees: tuple[Path, ...]
     named: str | None = None
@@ -62,14 +66,13 @@ class Place:
             if not trees[0].is_dir():
                 raise UnusableEnvironment(f"`{named}` does not exist")
             path = tuple(map(str, trees))
-        environment = Environment(path, stdlib=isolation.standard_library(), waiting=waiting, timeout=timeout)
-        return cls(environment, tuple(environment.trees()), named)
+        environments = partial(Environment, stdlib=isolation.standard_library(), waiting=waiting, timeout=timeout)
+        environment = environments(path)
+        return cls(environments, environment, tuple(environment.trees()), named)
 
     def scripts(self) -> dict[Path, Path]:
         """The directory that the scripts of each tree are in."""
-        own = set[Path]()
-        if self.named is None:
-            own = {Path(os.path.realpath(sysconfig.get_path(name))) for name in ("purelib", "platlib")}
+        own = set[Path]() if self.named is not None else _own()
         return {tree: Path(sysconfig.get_path("scripts")) if tree in own else scripts_of(tree) for tree in self.trees}
 
     def home(self, tree: Path) -> Path | None:
@@ -86,6 +89,31 @@ class Place:
         else:
             found.append(os.path.abspath(self.named))
         return [path for path in found if path and os.path.isfile(path)]
+
+    def installing(self, tree: Path) -> tuple[list[str], list[str]] | None:
+        """The options of pip, before and behind `install`, that install into `tree`; None where it does not."""
+        if self.named is None:
+            if tree in _own():
+                return [], ["--no-user"]
+            return ([], ["--user"]) if tree == _user_site() else None
+        home, path = self.home(tree), Path(os.path.abspath(self.named))
+        if home is not None or path.is_file():
+            return ["--python", str(home or path)], []
+        if tree.name not in ("site-packages", "dist-packages"):
+            return [], ["--target", str(tree), "--upgrade"]
+        python = self.interpreters(scripts_of(tree))[:1]
+        return (["--python", *python], []) if python and os.path.isfile(python[0]) and path != tree else None
+
+
+def _own() -> set[Path]:
+    """The trees that this Python's pip installs into."""
+    return {Path(os.path.realpath(sysconfig.get_path(name))) for name in ("purelib", "platlib")}
+
+
+def _user_site() -> Path | None:
+    site: Any = sys.modules.get("site")
+    user = getattr(site, "USER_SITE", None)
+    return Path(os.path.realpath(user)) if user else None
 
 
 def scripts_of(tree: Path) -> Path:

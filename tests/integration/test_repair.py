@@ -1,0 +1,191 @@
+"""`safe-pip doctor --repair` in real environments: what it says would be done is done, and the rest stays a finding."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.checker import Violation, check_files
+from tests.support.shop import Shop
+from tests.support.wheels import Project
+
+TOOL = Project(
+    "tool",
+    "1",
+    files={"tool/__init__.py": "def main():\n    print(1)\n", "tool/data.txt": "one"},
+    console_scripts={"tool": "tool:main"},
+    data={"share/tool.txt": "data"},
+)
+NEWER = Project(
+    "tool", "2", files={"tool/__init__.py": "def main():\n    print(2)\n"}, console_scripts={"tool": "tool:main"}
+)
+OTHER = Project("other", "1")
+
+
+@pytest.fixture
+def stocked(shop: Shop) -> Shop:
+    """`tool` is installed, in a version that is not the newest one."""
+    shop.stock(TOOL, NEWER, OTHER)
+    shop.run("install", "tool==1", "other")
+    assert violations(shop) == []
+    return shop
+
+
+def violations(shop: Shop) -> list[Violation]:
+    return check_files(shop.environment)
+
+
+def doctor(shop: Shop, *more: str, status: int, **variables: str) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(shop.run("doctor", "--json", *more, status=status, **variables).stdout)
+    return read
+
+
+def info(shop: Shop) -> Path:
+    return shop.site / "tool-1.dist-info"
+
+
+DAMAGE: dict[str, Callable[[Shop], object]] = {
+    "a missing file": lambda shop: (shop.site / "tool" / "data.txt").unlink(),
+    "a changed file": lambda shop: (shop.site / "tool" / "data.txt").write_text("two"),
+    "a missing directory": lambda shop: shutil.rmtree(shop.site / "tool"),
+    "a missing script": lambda shop: (shop.environment.scripts / "tool").unlink(),
+    "missing data": lambda shop: (shop.environment.path / "share" / "tool.txt").unlink(),
+    "no METADATA": lambda shop: (info(shop) / "METADATA").unlink(),
+    "the METADATA of another version": lambda shop: (info(shop) / "METADATA").write_text(NEWER.metadata()),
+    "no RECORD": lambda shop: (info(shop) / "RECORD").unlink(),
+    "an empty RECORD": lambda shop: (info(shop) / "RECORD").write_text(""),
+    "a RECORD that is none": lambda shop: (info(shop) / "RECORD").write_bytes(b"\xff\xfe"),
+    "an egg-info beside it": lambda shop: (shop.site / "tool-0.egg-info").write_text("Name: tool\nVersion: 0\n"),
+    "a dist-info that says nothing": lambda shop: (shop.site / "nothing-1.dist-info").mkdir(),
+    "a leftover of plain pip": lambda shop: shutil.copytree(info(shop), shop.site / "~ool-1.dist-info"),
+    "a leftover inside": lambda shop: shutil.copytree(info(shop), shop.site / "tool" / "~a"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_damage_is_repaired_in_the_recorded_version(stocked: Shop, damage: Callable[[Shop], object]) -> None:
+    damage(stocked)
+    found = doctor(stocked, status=1)
+    assert all(each["repair"] for each in found["findings"])
+    repaired = doctor(stocked, "--repair", status=0)
+    assert repaired["repaired"]
+    assert repaired["failed"] == repaired["findings"] == []
+    assert stocked.installed() == {"tool": "1", "other": "1"}
+    assert violations(stocked) == []
+    assert stocked.run("doctor").stdout.startswith("Sound: 4 distributions")
+
+
+def test_two_versions_become_the_complete_one(stocked: Shop) -> None:
+    saved = stocked.directory / "saved"
+    shutil.copytree(info(stocked), saved)
+    stocked.run("install", "tool==2")
+    shutil.copytree(saved, info(stocked))
+    (finding,) = doctor(stocked, status=1)["findings"]
+    assert finding["kind"] == "doubled-project"
+    assert doctor(stocked, "--repair", status=0)["repaired"] == [f"removed `{info(stocked)}`"]
+    assert stocked.installed() == {"tool": "2", "other": "1"}
+    assert violations(stocked) == []
+
+
+def test_two_versions_of_which_none_is_complete_become_the_less_damaged_one(stocked: Shop) -> None:
+    saved = stocked.directory / "saved"
+    shutil.copytree(info(stocked), saved)
+    stocked.run("install", "tool==2")
+    shutil.copytree(saved, info(stocked))
+    (stocked.site / "tool" / "__init__.py").write_text("")
+    doctor(stocked, "--repair", status=0)
+    assert stocked.installed() in ({"tool": "1", "other": "1"}, {"tool": "2", "other": "1"})
+    assert violations(stocked) == []
+
+
+def test_a_killed_uninstall_of_plain_pip_is_taken_back(stocked: Shop) -> None:
+    info(stocked).rename(stocked.site / "~ool-1.dist-info")
+    (stocked.site / "tool").rename(stocked.site / "~ool")
+    doctor(stocked, "--repair", status=0)
+    assert stocked.installed() == {"tool": "1", "other": "1"}
+    assert violations(stocked) == []
+
+
+def test_a_wrapper_of_nobody_goes_and_what_else_is_in_the_directory_stays(stocked: Shop) -> None:
+    scripts = stocked.environment.scripts
+    before = {path.name for path in scripts.iterdir()}
+    content = (scripts / "tool").read_text().replace("from tool import", "from gone import")
+    (scripts / "gone").write_text(content)
+    (scripts / "mine").write_text(content + "# and more\n")
+    assert doctor(stocked, "--repair", status=0)["repaired"] == [f"removed `{scripts / 'gone'}`"]
+    assert {path.name for path in scripts.iterdir()} == before | {"mine"}
+
+
+def test_what_cannot_be_repaired_stays_a_finding_and_nothing_is_lost(stocked: Shop) -> None:
+    (stocked.index / TOOL.wheel_name).unlink()
+    (stocked.site / "tool" / "data.txt").unlink()
+    leftover = stocked.site / "~ther-1.dist-info"
+    shutil.copytree(stocked.site / "other-1.dist-info", leftover)
+    done = doctor(stocked, "--repair", status=1)
+    assert done["failed"] == [f"`tool==1` could not be reinstalled in `{stocked.site}`"]
+    assert {each["kind"] for each in done["findings"]} == {"missing-file", "leftover"}
+    assert leftover.is_dir()
+    assert stocked.installed()["tool"] == "1"
+
+
+def test_options_of_pip_reach_the_reinstall_but_none_that_leads_elsewhere(stocked: Shop) -> None:
+    (stocked.site / "tool" / "data.txt").unlink()
+    elsewhere = stocked.directory / "elsewhere"
+    doctor(stocked, "--repair", status=1, PIP_FIND_LINKS=str(stocked.directory / "nowhere"))
+    doctor(stocked, "--repair", status=0, PIP_TARGET=str(elsewhere), PIP_DRY_RUN="1")
+    assert not elsewhere.exists()
+    assert violations(stocked) == []
+
+
+def test_a_distribution_is_reinstalled_from_where_it_came_from(shop: Shop) -> None:
+    away = shop.directory / "away"
+    away.mkdir()
+    wheel = TOOL.write_wheel(away)
+    tree = OTHER.write_source_tree(shop.directory / "checkout")
+    shop.run("install", wheel, "--editable", tree)
+    assert violations(shop) == []
+    before = (info(shop) / "direct_url.json").read_text()
+    (shop.site / "tool" / "data.txt").unlink()
+    (finding,) = doctor(shop, status=1)["findings"]
+    assert finding["repair"].startswith("reinstall `tool @ file://")
+    doctor(shop, "--repair", status=0)
+    assert json.loads((info(shop) / "direct_url.json").read_text())["url"] == json.loads(before)["url"]
+    (shop.site / "other-1.dist-info" / "METADATA").unlink()
+    doctor(shop, "--repair", status=0)
+    assert "editable" in (shop.site / "other-1.dist-info" / "direct_url.json").read_text()
+    assert violations(shop) == []
+
+
+def test_other_environments_and_targets_are_repaired_where_they_are(stocked: Shop) -> None:
+    target = stocked.directory / "target"
+    stocked.run("install", "--target", target, "tool==1")
+    (target / "tool" / "data.txt").unlink()
+    assert doctor(stocked, "--repair", "--env", str(target), status=0)["repaired"] == ["reinstalled `tool==1`"]
+    assert (target / "tool" / "data.txt").read_text() == "one"
+    other = Shop(stocked.laboratory, stocked.directory, stocked.laboratory.maker.make(stocked.directory / "other-venv"))
+    stocked.run("--python", other.environment.python, "install", "tool==1")
+    (other.site / "tool" / "data.txt").unlink()
+    doctor(stocked, "--repair", "--env", str(other.environment.path), status=0)
+    assert (other.site / "tool" / "data.txt").read_text() == "one"
+    assert stocked.installed() == {"tool": "1", "other": "1"}
+
+
+def test_a_repair_changes_nothing_where_nothing_is_wrong(stocked: Shop) -> None:
+    (stocked.site / "tool" / "own.txt").write_text("mine")
+    before = {path: path.stat().st_ino for path in stocked.site.rglob("*") if ".safe-pip" not in path.parts}
+    report = doctor(stocked, "--repair", status=0)
+    assert report["repaired"] == report["findings"] == []
+    assert [each["kind"] for each in report["notes"]] == ["unowned"]
+    assert {path: path.stat().st_ino for path in stocked.site.rglob("*") if ".safe-pip" not in path.parts} == before
+
+
+def test_what_is_nobodys_survives_the_reinstall(stocked: Shop) -> None:
+    (stocked.site / "tool" / "own.txt").write_text("mine")
+    (stocked.site / "tool" / "data.txt").unlink()
+    doctor(stocked, "--repair", status=0)
+    assert (stocked.site / "tool" / "own.txt").read_text() == "mine"

@@ -5,9 +5,10 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from .locking import Again, Ended, Me, Steps
 from .model import EXCLUSIVE, Held, Lock, Patience, Rules, Violation, World
-from .programs import Again, Ended, Goal, Me, Steps
-from .steps import Await, Release, Step, Take, at_work
+from .programs import Goal
+from .steps import Await, Release, Step, Take
 
 NOT_STARTED, DEAD = 0, 1
 
@@ -24,6 +25,7 @@ class Process:
     keeps_variable: bool = True
     killable: bool = False
     daemon: bool = False
+    brief: bool = False  # its work takes longer than a second, but no longer than patience goes
     uv: str | None = None
     litter: bool = False
 
@@ -103,9 +105,8 @@ class Nodes:
         at = tuple(self.start(i) if p.parent is None else 0 for i, p in enumerate(self.scenario.processes))
         windows = ((),) * len(at)
         data, kills = self.scenario.data, self.scenario.kills
-        return World(
-            at, frozenset(), data, data, there, 1, frozenset(), frozenset(), windows, frozenset(), frozenset(), kills
-        )
+        none: frozenset[Any] = frozenset()
+        return World(at, none, data, data, there, 1, none, none, none, windows, none, none, kills)
 
     # what steps ask
 
@@ -127,19 +128,30 @@ class Nodes:
         step = self.nodes[world.at[process]].step
         return bool(step.blockers(world)) if isinstance(step, Take) else isinstance(step, Release) and step.late
 
-    def is_in_the_way_for_long(self, world: World, holders: Iterable[Held], waiter: int) -> bool:
-        """Is a holder at work, or waiting (without letting go) for one who is, or for the waiter itself?"""
+    def is_at_work(self, world: World, process: int) -> bool:
+        """Is it in a section that may last for hours, or at least for seconds?"""
+        return any(r.process == process for r in world.relying)
+
+    def is_in_the_way(self, world: World, holders: Iterable[Held], waiter: int, patience: Patience) -> bool:
+        """Does a holder outlast a patience of more than seconds?
+
+        He does if he is at work that is not brief, or waits, without letting go in time, for one who does, or for the
+        waiter itself.
+        """
+        lets_go = {Patience.SECOND} if patience is Patience.LONGER else {Patience.SECOND, Patience.LONGER}
         seen: set[int] = set()
         queue = [h.process for h in holders]
         while queue:
             process = queue.pop()
             step = self.nodes[world.at[process]].step
-            if at_work(world, process) or process == waiter:
+            if process == waiter:
+                return True
+            if self.is_at_work(world, process) and not self.scenario.processes[process].brief:
                 return True
             if process in seen:
                 continue
             seen.add(process)
-            if isinstance(step, Take) and step.patience is not Patience.SECOND:
+            if isinstance(step, Take) and step.patience not in lets_go:
                 queue += [h.process for h in step.blockers(world)]
             elif isinstance(step, Await):
                 queue.append(step.process)
@@ -161,7 +173,8 @@ class Nodes:
         for process, number in enumerate(world.at):
             step = self.nodes[number].step
             if number == DEAD and (rest := {h for h in world.held if h.process == process}):
-                yield process, "its descriptors are closed", world._replace(held=world.held - rest)
+                for gone in _in_parts(rest):
+                    yield process, "its descriptors are closed", world._replace(held=world.held - gone)
             if step is None:
                 continue
             self.acting = process, step
@@ -196,7 +209,10 @@ class Nodes:
     def check_end(self, world: World) -> None:
         """What must be true when everything has ended: nothing half-applied or lost, and a serial order exists."""
         data = world.data
-        for journal in world.journals:
+        killed = self.scenario.kills or any("dies" in p.arguments for p in self.scenario.processes)
+        if not killed and (world.owners or world.marks or world.journals):
+            raise Violation("something left behind")
+        for journal in (j for j in world.journals if not j.committed):
             for change in reversed(journal.changes[: journal.done]):
                 if data[change.place] == change.new:
                     data = tuple(change.old if i == change.place else v for i, v in enumerate(data))
@@ -221,3 +237,9 @@ class Nodes:
         for goal in goals:
             view.update(goal.changes(view))
         return tuple(view[p] for p in self.places)
+
+
+def _in_parts(held: set[Held]) -> list[set[Held]]:
+    """What the kernel may close next of a killed process: its owner files, or the rest."""
+    owners = {h for h in held if h.lock.rank == "owner"}
+    return [part for part in (owners, held - owners) if part]

@@ -7,7 +7,7 @@ import dataclasses
 import enum
 from typing import NamedTuple
 
-LOCK_ORDER = ("environment", "mutex", "commit", "directory", "uv")
+LOCK_ORDER = ("environment", "mutex", "commit", "directory", "uv", "owner")
 GATED = ("environment", "commit")
 
 
@@ -30,6 +30,11 @@ class Rules:
     order_of_others: tuple[str, ...] | None = None  # of every second process, if it keeps another
     trees_in_order: bool = True
     let_go_and_start_over: bool = True
+    patient_from_round: int | None = (
+        3  # from which vain round on an environment lock is waited for longer than a second
+    )
+    patience_ends: bool = True  # ... but for less than a minute
+    patient_for_environment_only: bool = True
     never_upgrade: bool = True
     compare_inode: bool = True
     close_in_forked_child: bool = True
@@ -37,13 +42,32 @@ class Rules:
     # what is looked at, and when
     journal_after_grant: bool = True
     journal_after_environment_grant: bool = True
+    journal_after_directory_grant: bool = True
     wait_for_living_owner: bool = True
-    recover_under_commit_lock: bool = True
-    recoverer_owns_journal: bool = True
     validate: bool = True
     validate_what_was_rejected: bool = True
     hold_what_was_read: bool = True
     reserve_on_third_attempt: bool = True
+    # the transaction
+    marks: bool = True
+    marks_before_journal: bool = True
+    marks_outlive_journal: bool = True
+    committed_is_final: bool = True
+    taking_back_ends_transaction: bool = True
+    owner_made_under_commit_lock: bool = True
+    owner_compared: bool = True
+    sweeper_takes_commit_lock: bool = True
+    sweeper_owns_leftovers: bool = True
+    sweeper_looks_for_journal: bool = True
+    sweeper_owns_before_it_looks: bool = True
+    # recovery
+    let_go_before_recovering: bool = True
+    recover_under_commit_lock: bool = True
+    recover_under_all_commit_locks: bool = True  # not only that of the tree with the journal
+    recoverer_owns_journal: bool = True
+    journal_read_by_its_owner: bool = True
+    journal_with_nothing_done_is_not_checked: bool = True
+    owner_waited_for_by_the_second: bool = True
     # trees without a state directory
     look_again: bool = True
     look_again_before_validating: bool = True
@@ -54,6 +78,7 @@ class Rules:
     shared_without_gate: bool = True
     refuse_replacing_below_shared: bool = True
     siblings_exclude_each_other: bool = True
+    stand_in_taken_in_stronger_mode: bool = True
     refuse_without_variable: bool = True
     find_ancestors_without_variable: bool = True
     alive_before_first_operation: bool = True
@@ -78,6 +103,7 @@ class Patience(enum.Enum):
 
     NONE = "does not wait"
     SECOND = "a second, then lets everything go"
+    LONGER = "as long as most work takes, but much less than a minute; then lets everything go"
     MINUTE = "a minute, then gives up"
     FOREVER = "for ever"
 
@@ -108,12 +134,16 @@ class Change(NamedTuple):
 
 
 class Journal(NamedTuple):
-    """A prepared transaction, kept in the state directory of `home`; the first `done` changes are carried out."""
+    """A prepared transaction, kept in the state directory of `home`; the first `done` changes are carried out.
+
+    A committed one is what is left of it until it is cleaned up.
+    """
 
     home: str
-    owner: int
+    identifier: int
     changes: tuple[Change, ...]
     done: int
+    committed: bool = False
 
 
 class Reliance(NamedTuple):
@@ -133,12 +163,27 @@ class World(NamedTuple):
     truth: tuple[int, ...]  # what was committed: data without the half-applied
     state_directories: tuple[int, ...]  # by tree: the generation, 0 where there is none
     generations: int
+    owners: frozenset[tuple[int, str]]  # the owner files: (identifier, home)
+    marks: frozenset[tuple[str, int]]  # (tree or directory, identifier)
     journals: frozenset[Journal]
-    recoverers: frozenset[tuple[int, int]]  # (owner of the journal, process that took its place)
     windows: tuple[tuple[tuple[int, ...], ...], ...]  # by process: every truth since it began to read
     relying: frozenset[Reliance]
     committed: frozenset[int]
     kills: int
+
+
+PROCESSES = 10
+"""The identifier of a transaction is the number of its process, plus this for each one that it has taken back."""
+
+
+def owner_of(identifier: int) -> Lock:
+    """The lock on the owner file of a transaction."""
+    return Lock("owner", str(identifier))
+
+
+def is_own(lock: Lock, process: int) -> bool:
+    """Is it the owner file of a transaction of this very process?"""
+    return lock.rank == "owner" and int(lock.name) % PROCESSES == process
 
 
 class Violation(Exception):

@@ -1,61 +1,46 @@
-"""What each kind of process does, step by step, in the words of the protocol.
-
-A program is a generator of steps, which gets the outcome of each one back. It must depend on nothing else, because
-the search runs it again from its start, with the outcomes it had, to get to a later step. `Again` and `Ended` leave it
-from any depth: the first starts it over with other arguments, the second ends it.
-"""
+"""What each kind of process does, step by step, in the words of the protocol."""
 
 import dataclasses
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from .model import EXCLUSIVE, GATED, SHARED, Lock, Mode, Patience, Rules
+from .locking import Again, Ended, Me, Steps, begin, let_go, look_for_journal, start_over, take_all
+from .model import EXCLUSIVE, SHARED, Change, Lock, Mode, Patience, owner_of
 from .steps import (
     GATE,
     STALE,
     Await,
     BeginWork,
     Believe,
-    CarryOut,
-    Commit,
     EndWork,
-    ForeignChange,
     Idle,
-    Inherited,
     LookAlive,
-    LookAtAncestors,
-    LookForJournal,
-    OpenJournal,
     OpenStateDirectory,
-    Prepare,
     Read,
     ReadAtOnce,
     Release,
     RemoveStateDirectory,
     Spawn,
-    Step,
     Take,
-    TakeBack,
-    Undo,
     Unlock,
 )
+from .transactions import (
+    CarryOut,
+    Clean,
+    Commit,
+    ForeignChange,
+    ListLeftovers,
+    LookOwner,
+    MakeOwner,
+    Mark,
+    OpenJournal,
+    Prepare,
+    TakeBack,
+    Undo,
+    Unmark,
+)
 
-Steps = Generator[Step, Any, Any]
 View = Mapping[str, int]
-
-
-class Again(Exception):
-    """Start over, with what is to be done first."""
-
-    def __init__(self, **carry: Any) -> None:
-        self.carry = carry
-
-
-class Ended(Exception):
-    """End with this status."""
-
-    def __init__(self, status: str) -> None:
-        self.status = status
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,153 +50,6 @@ class Goal:
     changes: Callable[[View], Mapping[str, int]]
     reads: tuple[str, ...]
     resolved: tuple[str, ...]
-
-
-@dataclasses.dataclass
-class Me:
-    """One run of one process: its place in the scenario, and what it remembers."""
-
-    process: int
-    rules: Rules
-    places: tuple[str, ...]
-    trees: tuple[str, ...]  # the trees of its environment, in the order of (device, inode); it changes the first
-    all_trees: tuple[str, ...]
-    nested: bool = False
-    uv: str | None = None  # the tree whose uv lock a commit takes
-    litter: bool = False  # the state directory is made when needed, and removed again
-    carry: dict[str, Any] = dataclasses.field(default_factory=dict)
-    own: list[Lock] = dataclasses.field(default_factory=list)
-    inherited: tuple[Inherited, ...] = ()
-    recovers: bool = False
-    below: int | None = None  # the ancestor whose private commit lock is used
-
-    def numbers(self, places: tuple[str, ...]) -> tuple[int, ...]:
-        return tuple(self.places.index(p) for p in places)
-
-    def position(self, lock: Lock) -> tuple[int, str]:
-        order = self.rules.order_of_others if self.process % 2 else None
-        return (order or self.rules.order).index(lock.rank), lock.name
-
-    def in_order(self, locks: list[tuple[Lock, Mode]]) -> list[tuple[Lock, Mode]]:
-        ranked = sorted(locks, key=lambda wanted: self.position(wanted[0]))
-        if self.rules.trees_in_order or self.process % 2 == 0:
-            return ranked
-        return sorted(locks, key=lambda wanted: self.position(wanted[0])[1], reverse=True)
-
-    def from_ancestor(self, lock: Lock) -> Inherited | None:
-        found = [i for i in self.inherited if i.lock[:2] == lock[:2]]
-        return max(found, key=lambda i: i.mode is EXCLUSIVE) if found else None
-
-    def patience(self, lock: Lock) -> Patience:
-        # What an ancestor holds counts as ours, but we cannot let it go.
-        breaks_order = any(self.position(i.lock) > self.position(lock) for i in self.inherited)
-        below_mutex = lock.rank == "commit" and any(i.lock.rank == "mutex" for i in self.inherited)
-        if breaks_order and self.rules.give_up_out_of_order:
-            return Patience.MINUTE
-        if below_mutex and self.rules.give_up_commit_below_mutex:
-            return Patience.MINUTE
-        return Patience.SECOND if self.own and self.rules.let_go_and_start_over else Patience.FOREVER
-
-
-def begin(
-    me: Me,
-    alone: tuple[Lock, Mode] | None = None,
-    recover: tuple[int, tuple[str, ...]] | None = None,
-    owner: int | None = None,
-) -> Steps:
-    """What comes before every start and new start of a program."""
-    if me.nested:
-        me.inherited = yield LookAtAncestors()
-    if alone:
-        yield from take(me, *alone)
-        yield from let_go(me)
-    if recover is not None:
-        yield from recovering(me, *recover)
-    if owner is not None:
-        yield Await(owner, journal=True)
-
-
-def let_go(me: Me, late: bool = False) -> Steps:
-    yield Release(late=late)
-    me.own.clear()
-
-
-def take(me: Me, lock: Lock, mode: Mode, patience: Patience | None = None) -> Steps:
-    """Take one lock as the protocol says, or start over, or end with 75; false only if it was not to be waited for."""
-    real, gated = lock, lock.rank in GATED and me.rules.gate
-    if held := me.from_ancestor(lock):
-        if held.mode is EXCLUSIVE and not held.known and me.rules.refuse_without_variable and lock.rank in GATED:
-            raise Ended("75: inside an exclusive holder that cannot be joined")
-        if held.mode is EXCLUSIVE and lock.rank != "commit":
-            return True
-        if held.mode is EXCLUSIVE:
-            if not me.rules.siblings_exclude_each_other or not held.known:
-                return True
-            me.below, lock, gated = held.ancestor, Lock("nested commit", str(held.ancestor)), False
-        elif mode is EXCLUSIVE and me.rules.refuse_replacing_below_shared:
-            raise Ended("75: inside a shared holder")
-        elif mode is SHARED and me.rules.shared_without_gate:
-            gated = False
-    if me.litter and lock.rank == "commit":
-        generation = yield OpenStateDirectory(lock.name, make=mode is EXCLUSIVE)
-        if not generation:
-            yield from let_go(me)
-            raise Again()
-        lock = lock._replace(generation=generation)
-    step = Take(lock, mode, patience or me.patience(real), gated)
-    if not me.rules.journal_after_grant:
-        yield from look_for_journal(me, lock)
-    granted = yield step
-    if granted == GATE:
-        me.own.append(lock.gate())
-        granted = yield dataclasses.replace(step, gated=False, behind_gate=True)
-        me.own.remove(lock.gate()) if granted is not False else None
-    if granted is False and step.patience is Patience.NONE:
-        return False
-    if granted is True:
-        me.own.append(lock)
-        if me.rules.journal_after_grant and (lock.rank != "environment" or me.rules.journal_after_environment_grant):
-            yield from look_for_journal(me, real)
-        return True
-    yield from let_go(me, late=granted is False)
-    if granted == STALE:
-        raise Again()
-    if step.patience is Patience.MINUTE:
-        raise Ended("75: gave up")
-    raise Again(alone=(real._replace(generation=0), mode))
-
-
-def look_for_journal(me: Me, lock: Lock) -> Steps:
-    if lock.rank not in GATED or me.recovers:
-        return
-    found = yield LookForJournal((lock.name,))
-    if found:
-        owner, lives, names = found
-        if lives and not me.rules.wait_for_living_owner:
-            return
-        yield from let_go(me)
-        raise Again(owner=owner) if lives else Again(recover=(owner, names))
-
-
-def recovering(me: Me, owner: int, names: tuple[str, ...]) -> Steps:
-    """Undo what a dead process left, in reverse, under the commit locks and directories that its journal names."""
-    if me.rules.recover_under_commit_lock:
-        ranks = {name: "commit" if name in me.all_trees else "directory" for name in names}
-        for lock, mode in me.in_order([(Lock(rank, name), EXCLUSIVE) for name, rank in ranks.items()]):
-            yield from take_to_recover(me, lock, mode)
-    journal = yield OpenJournal(owner)
-    if journal is not None:
-        for index in reversed(range(journal.done)):
-            yield Undo(owner, journal.changes[index], index)
-        yield TakeBack(owner)
-    yield from let_go(me)
-
-
-def take_to_recover(me: Me, lock: Lock, mode: Mode) -> Steps:
-    """As `take`, but what a journal would lead to is being done already."""
-    me.recovers = True
-    yield from take(me, lock, mode)
-    me.recovers = False
 
 
 def snapshot(me: Me, places: tuple[str, ...]) -> Steps:
@@ -227,8 +65,7 @@ def snapshot(me: Me, places: tuple[str, ...]) -> Steps:
                 unguarded.append(tree)
         if me.rules.hold_environment_while_unguarded:
             wanted += [(Lock("environment", tree), SHARED) for tree in unguarded]
-        for lock, mode in me.in_order(wanted):
-            yield from take_to_read(me, lock, mode)
+        yield from take_to_read(me, me.in_order(wanted))
     values = []
     numbers = me.numbers(places)
     for index, number in enumerate(numbers):
@@ -236,28 +73,27 @@ def snapshot(me: Me, places: tuple[str, ...]) -> Steps:
     if me.rules.snapshot_takes_commit_lock and me.rules.look_again:
         for tree in unguarded:
             if (yield OpenStateDirectory(tree)):
-                yield from let_go(me)
-                raise Again()
+                yield from start_over(me)
     if me.below is not None and me.rules.alive_after_reading and not (yield LookAlive(me.below)):
-        yield from let_go(me)
-        raise Again()
+        yield from start_over(me)
     yield Believe(numbers, tuple(values))
     return tuple(values)
 
 
-def take_to_read(me: Me, lock: Lock, mode: Mode) -> Steps:
-    """As `take`, of a lock file that is open already: a reader makes none; where none is there, neither is a gate."""
+def take_to_read(me: Me, wanted: list[tuple[Lock, Mode]]) -> Steps:
+    """As `take_all`, of lock files that are open already: a reader makes none; where none is there, no gate is."""
     if not me.litter:
-        yield from take(me, lock, mode)
+        yield from take_all(me, wanted)
         return
-    granted = yield Take(lock, mode, gated=me.rules.gate and lock.rank == "commit")
-    if granted == GATE:
-        granted = yield Take(lock, mode, behind_gate=True)
-    if granted == STALE:
-        yield Release()
-        raise Again()
-    me.own.append(lock)
-    yield from look_for_journal(me, lock)
+    for lock, mode in wanted:
+        granted = yield Take(lock, mode, gated=me.rules.gate and lock.rank == "commit")
+        if granted == GATE:
+            granted = yield Take(lock, mode, behind_gate=True)
+        if granted == STALE:
+            yield Release()
+            raise Again()
+        me.own.append(lock)
+    yield from look_for_journal(me, tuple(sorted(lock.name for lock, _ in wanted)))
 
 
 def reader(me: Me, places: tuple[str, ...], forever: bool = False, **again: Any) -> Steps:
@@ -280,17 +116,36 @@ def command(
     builds: bool = False,
     mutex: str | None = None,
     child: int | None = None,
+    stages: bool = False,
+    staged: bool = False,
+    number: int = 0,
+    dies: int | None = None,
+    rejects: bool = False,
+    rejected: bool = False,
     **again: Any,
 ) -> Steps:
-    """`install` or `uninstall`: snapshot, resolve, build, lock, validate, commit."""
-    me.carry = {"attempt": attempt, "replaces": replaces, "known": known}
+    """`install` or `uninstall`: snapshot, resolve, build, stage, lock, validate, commit, clean up.
+
+    With `stages`, making and deleting the stage are steps of their own; else they come with journal and unlocking.
+    With `dies`, it is killed when it has carried out so many operations; below 0 as soon as it has journaled.
+    With `rejects`, the filesystem refuses its second operation once; the new plan replaces whatever the first one did.
+    """
+    me.carry = {
+        "attempt": attempt,
+        "replaces": replaces,
+        "known": known,
+        "staged": staged,
+        "number": number,
+        "rejected": rejected,
+    }
+    me.number = number
     yield from begin(me, **again)
     reserved = False
     if me.rules.reserve_on_third_attempt and attempt >= 3 and replaces:
         # What was held since the snapshot goes with it: started over from there.
         known = me.carry["known"] = None
         reserved = True
-        yield from take(me, Lock("environment", me.trees[0]), EXCLUSIVE)
+        yield from take_all(me, [(Lock("environment", me.trees[0]), EXCLUSIVE)])
     if known is None:
         known = yield from snapshot(me, goal.reads)
         if reserved:
@@ -303,14 +158,57 @@ def command(
         yield from building(me, mutex, child, reserved)
     there = dict(zip(goal.reads, known, strict=True))
     plan = {p: v for p, v in goal.changes(there).items() if there.get(p) != v}
+    if plan and stages and not staged:
+        yield from staging(me, plan)
     if plan:
-        yield from committing(me, goal, known, plan, attempt, reserved)
-    yield from let_go(me)
+        try:
+            yield from committing(me, goal, known, plan, attempt, reserved, stages, dies, rejects)
+        except Ended:
+            if stages:
+                yield from ending_transaction(me, plan)
+            raise
+    if plan and not stages and not elsewhere(me, plan):
+        yield Clean(me.identifier, releases=True)
+        me.own.clear()
+    else:
+        yield from let_go(me)
+        if plan:
+            yield from ending_transaction(me, plan)
     if plan and me.litter:
         yield from removing_state_directory(me, me.trees[0])
     if forever:
         raise Again(attempt=1, known=None)
     return "0"
+
+
+def elsewhere(me: Me, plan: Mapping[str, int]) -> list[str]:
+    """The trees and directories that a plan changes outside its home."""
+    return sorted({place.split(".")[0] for place in plan} - {me.trees[0]})
+
+
+def staging(me: Me, plan: Mapping[str, int]) -> Steps:
+    """Step 4: the owner file, made and locked under the shared commit lock, and the marks elsewhere."""
+    home = me.trees[0]
+    if me.litter:
+        yield OpenStateDirectory(home, make=True)
+    if me.rules.owner_made_under_commit_lock:
+        yield from take_all(me, [(Lock("commit", home), SHARED)])
+    made = yield MakeOwner(me.identifier, home)
+    # What looks whether it is locked has it for an instant.
+    if not made or (yield Take(owner_of(me.identifier), EXCLUSIVE)) == STALE:
+        yield from start_over(me)
+    yield from let_go(me)
+    me.carry["staged"] = True
+    if me.rules.marks and me.rules.marks_before_journal:
+        for name in elsewhere(me, plan):
+            yield Mark(me.identifier, name)
+
+
+def ending_transaction(me: Me, plan: Mapping[str, int]) -> Steps:
+    if elsewhere(me, plan):
+        yield Unmark(me.identifier)
+    yield Clean(me.identifier)
+    me.carry["staged"] = False
 
 
 def wanted_for(me: Me, plan: Mapping[str, int], replaces: bool, reserved: bool) -> Steps:
@@ -335,39 +233,107 @@ def wanted_for(me: Me, plan: Mapping[str, int], replaces: bool, reserved: bool) 
 
 
 def committing(
-    me: Me, goal: Goal, known: tuple[int, ...], plan: Mapping[str, int], attempt: int, reserved: bool
+    me: Me,
+    goal: Goal,
+    known: tuple[int, ...],
+    plan: Mapping[str, int],
+    attempt: int,
+    reserved: bool,
+    stages: bool,
+    dies: int | None,
+    rejects: bool,
 ) -> Steps:
     """Steps 7 to 9: lock, validate, journal, carry out, commit."""
     before = dict(zip(goal.reads, known, strict=True))
-    replaces = any(before.get(place, 0) for place in plan)
+    rejected = me.carry["rejected"]
+    replaces = rejected or any(before.get(place, 0) for place in plan)
     wanted = yield from wanted_for(me, plan, replaces, reserved)
-    for lock, mode in wanted:
-        yield from take(me, lock, mode)
+    yield from take_all(me, wanted)
     if me.rules.look_again_before_validating:
         for lock, mode in wanted:
             if lock.rank == "environment" and mode is SHARED and (yield OpenStateDirectory(lock.name)):
-                yield from let_go(me)
-                raise Again()
+                yield from start_over(me)
     if me.rules.validate:
         asked = goal.reads if me.rules.validate_what_was_rejected else goal.resolved
         now = yield ReadAtOnce(me.numbers(asked))
         if now != tuple(before[p] for p in asked):
             yield from let_go(me)
+            if stages:
+                yield from ending_transaction(me, plan)
             raise Again(attempt=min(attempt + 1, 3), replaces=replaces, known=None)
     if not me.rules.never_upgrade:
         for lock in [lock for lock in me.own if lock.rank == "commit"]:
             yield Release((lock,))
             yield Take(lock, EXCLUSIVE)
-    if not (yield Prepare(me.trees[0], tuple((me.places.index(p), v) for p, v in sorted(plan.items())))):
+    yield from preparing(me, plan, stages)
+    if dies is not None and dies < 0:
+        raise Ended("killed")
+    if me.below is not None and me.rules.alive_before_first_operation and not (yield LookAlive(me.below)):
+        yield TakeBack(me.identifier)
+        if me.rules.taking_back_ends_transaction or not stages:
+            yield from ending_transaction(me, plan)
+            yield from start_over(me, number=me.number + 1)
+        yield from start_over(me)
+    if rejects and not rejected:
+        yield CarryOut(me.identifier)
+        place = min(plan)
+        yield Undo(me.identifier, Change(me.places.index(place), before[place], plan[place]), 0)
+        yield TakeBack(me.identifier)
+        yield from start_over(me, rejected=True)
+    for done in range(len(plan) + 1):
+        if done == dies:
+            raise Ended("killed")
+        if done < len(plan):
+            yield CarryOut(me.identifier)
+    if elsewhere(me, plan) and not me.rules.marks_outlive_journal:
+        yield Unmark(me.identifier)
+    yield Commit(me.identifier)
+
+
+def preparing(me: Me, plan: Mapping[str, int], stages: bool) -> Steps:
+    """Marks, where they are not made yet, then the journal."""
+    home, marked = me.trees[0], elsewhere(me, plan) if me.rules.marks else []
+    if marked and not stages:
+        yield MakeOwner(me.identifier, home, locked=True)
+    if not stages and me.rules.marks_before_journal:
+        for name in marked:
+            yield Mark(me.identifier, name)
+    places = tuple((me.places.index(p), v) for p, v in sorted(plan.items()))
+    if not (yield Prepare(me.identifier, home, places, stages)):
         yield from let_go(me)
         raise Ended("74")
-    if me.below is not None and me.rules.alive_before_first_operation and not (yield LookAlive(me.below)):
-        yield TakeBack(me.process)
-        yield from let_go(me)
-        raise Again()
-    for _ in plan:
-        yield CarryOut()
-    yield Commit()
+    if not me.rules.marks_before_journal:
+        for name in marked:
+            yield Mark(me.identifier, name)
+
+
+def sweeper(me: Me, name: str, **again: Any) -> Steps:
+    """What dead processes left in the state directory of a tree, or of a directory outside all trees, is deleted."""
+    yield from begin(me, **again)
+    rank = "commit" if name in me.all_trees else "directory"
+    if me.rules.sweeper_takes_commit_lock:
+        yield from take_all(me, [(Lock(rank, name), EXCLUSIVE)])
+    for identifier in (yield ListLeftovers(name)):
+        looks = me.rules.sweeper_looks_for_journal
+        if looks and not me.rules.sweeper_owns_before_it_looks:
+            looks = False
+            if (yield OpenJournal(identifier)):
+                continue
+        granted: Any
+        if not me.rules.sweeper_owns_leftovers:
+            granted = not (yield LookOwner(identifier))
+        else:
+            granted = yield Take(owner_of(identifier), EXCLUSIVE, Patience.NONE)
+        if granted == STALE:
+            yield Unmark(identifier, name)
+        elif granted:
+            if looks and (yield OpenJournal(identifier)):
+                yield Release((owner_of(identifier),))
+            else:
+                yield Unmark(identifier)
+                yield Clean(identifier)
+    yield from let_go(me)
+    return "0"
 
 
 def remover(me: Me) -> Steps:
@@ -401,8 +367,7 @@ def building(me: Me, mutex: str | None, child: int | None, reserved: bool = Fals
     if mutex and me.rules.build_takes_mutex:
         wanted.append((Lock("mutex", mutex), EXCLUSIVE))
     kept = len(me.own)
-    for lock, mode in me.in_order(wanted):
-        yield from take(me, lock, mode)
+    yield from take_all(me, me.in_order(wanted))
     yield BeginWork(me.trees, SHARED)
     if mutex:
         yield BeginWork((mutex,), EXCLUSIVE)
@@ -431,8 +396,7 @@ def run(
     wanted = [(Lock("environment", tree), mode) for tree in me.trees]
     if mode is EXCLUSIVE:
         wanted += [(Lock("commit", tree), mode) for tree in me.trees]
-    for lock, how in me.in_order(wanted):
-        yield from take(me, lock, how)
+    yield from take_all(me, me.in_order(wanted))
     alive = Lock("alive", str(me.process))
     if children and not forked:
         yield Take(alive, EXCLUSIVE)

@@ -10,9 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from .model import (
     EXCLUSIVE,
     LOCK_ORDER,
-    Change,
     Held,
-    Journal,
     Lock,
     Mode,
     Patience,
@@ -20,6 +18,8 @@ from .model import (
     Rules,
     Violation,
     World,
+    is_own,
+    owner_of,
 )
 
 
@@ -33,7 +33,8 @@ class Machine(Protocol):
     def is_over(self, world: World, process: int) -> bool: ...
     def is_killed(self, world: World, process: int) -> bool: ...
     def is_waiting(self, world: World, process: int) -> bool: ...
-    def is_in_the_way_for_long(self, world: World, holders: list[Held], waiter: int) -> bool: ...
+    def is_at_work(self, world: World, process: int) -> bool: ...
+    def is_in_the_way(self, world: World, holders: list[Held], waiter: int, patience: Patience) -> bool: ...
     def ancestors(self, world: World, process: int) -> Iterable[int]: ...
     def keeps_variable(self, process: int) -> bool: ...
     def start(self, process: int) -> int: ...
@@ -51,11 +52,6 @@ class Step(Protocol):
 
 def in_the_way(world: World, lock: Lock, mode: Mode) -> list[Held]:
     return [h for h in world.held if h.lock == lock and (mode is EXCLUSIVE or h.mode is EXCLUSIVE)]
-
-
-def at_work(world: World, process: int) -> bool:
-    """Is it in a section that may last for hours?"""
-    return any(r.process == process for r in world.relying)
 
 
 GATE, STALE = "holds the gate", "granted, but another file by now"
@@ -87,35 +83,43 @@ class Take:
             if self.patience is Patience.NONE:
                 yield False, world
             elif self.patience is Patience.SECOND:
-                if any(at_work(world, h.process) or machine.is_waiting(world, h.process) for h in holders):
+                if any(machine.is_at_work(world, h.process) or machine.is_waiting(world, h.process) for h in holders):
                     yield False, world
-            elif self.patience is Patience.MINUTE and machine.is_in_the_way_for_long(world, holders, me):
+            elif self.patience is not Patience.FOREVER and machine.is_in_the_way(world, holders, me, self.patience):
                 yield False, world
         elif self.gated and in_the_way(world, self.lock, self.mode):
             yield GATE, world._replace(held=world.held | {Held(self.lock.gate(), EXCLUSIVE, me)})
         else:
             gate = Held(self.lock.gate(), EXCLUSIVE, me)
             held = world.held - {gate} if self.behind_gate else world.held
-            if machine.rules.compare_inode and not self._is_current(world, machine):
+            if not self._is_current(world, machine):
                 yield STALE, world._replace(held=held)
             else:
                 yield True, world._replace(held=held | {Held(self.lock, self.mode, me)})
 
     def _is_current(self, world: World, machine: Machine) -> bool:
+        if self.lock.rank == "owner":
+            return not machine.rules.owner_compared or any(self.lock == owner_of(i) for i, _ in world.owners)
         generation = self.lock.generation
-        return not generation or world.state_directories[machine.trees.index(self.lock.name)] == generation
+        if not generation or not machine.rules.compare_inode:
+            return True
+        return world.state_directories[machine.trees.index(self.lock.name)] == generation
 
 
 @dataclasses.dataclass(frozen=True)
 class Release:
-    """Close the descriptors of these locks, of all that the process holds by default; `late`: after a vain wait."""
+    """Close the descriptors of these locks; by default of all but that on our own owner file; `late`: after a wait."""
 
     locks: tuple[Lock, ...] | None = None
     late: bool = False
 
     def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
-        gone = {h for h in world.held if h.process == me and (self.locks is None or h.lock in self.locks)}
-        yield None, world._replace(held=world.held - gone)
+        yield None, self.released(world, me)
+
+    def released(self, world: World, me: int) -> World:
+        mine = {h for h in world.held if h.process == me}
+        gone = {h for h in mine if (not is_own(h.lock, me) if self.locks is None else h.lock in self.locks)}
+        return world._replace(held=world.held - gone)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,17 +147,12 @@ class Spawn:
 
 @dataclasses.dataclass(frozen=True)
 class Await:
-    """Wait until another process has ended, or has taken a journal back or finished it."""
+    """Wait until another process has ended."""
 
     process: int
-    journal: bool = False
 
     def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
-        if self.journal:
-            over = not any(j.owner == self.process and _lives(world, j, machine) for j in world.journals)
-        else:
-            over = machine.is_over(world, self.process)
-        if over:
+        if machine.is_over(world, self.process):
             yield None, world
 
 
@@ -192,7 +191,7 @@ class LookAtAncestors:
                 found |= {
                     Inherited(h.lock, h.mode, ancestor, known)
                     for h in world.held
-                    if h.process == ancestor and h.lock.rank in LOCK_ORDER
+                    if h.process == ancestor and h.lock.rank in LOCK_ORDER[:-1]
                 }
         yield tuple(sorted(found, key=lambda i: (i.ancestor, i.lock))), world
 
@@ -205,45 +204,6 @@ class LookAlive:
 
     def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
         yield any(h.lock == Lock("alive", str(self.ancestor)) for h in world.held), world
-
-
-def _lives(world: World, journal: Journal, machine: Machine) -> bool:
-    if not machine.is_over(world, journal.owner):
-        return True
-    return any(o == journal.owner and not machine.is_over(world, p) for o, p in world.recoverers)
-
-
-@dataclasses.dataclass(frozen=True)
-class LookForJournal:
-    """(owner, whether it lives, the trees and directories it names) of a journal in these trees that is not ours."""
-
-    trees: tuple[str, ...]
-
-    def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
-        found = sorted(j for j in world.journals if j.home in self.trees and j.owner != me)
-        if not found:
-            yield None, world
-        for journal in found[:1]:
-            names = sorted({machine.places[c.place].split(".")[0] for c in journal.changes})
-            yield (journal.owner, _lives(world, journal, machine), tuple(names)), world
-
-
-@dataclasses.dataclass(frozen=True)
-class OpenJournal:
-    """Read the journal of a dead owner and, as a rule, take the owner's place (lock its `.owner`)."""
-
-    owner: int
-
-    def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
-        journal = next((j for j in world.journals if j.owner == self.owner), None)
-        if journal is None:
-            yield None, world
-        elif not machine.rules.recoverer_owns_journal:
-            yield journal, world
-        elif _lives(world, journal, machine):
-            yield None, world
-        else:
-            yield journal, world._replace(recoverers=world.recoverers | {(self.owner, me)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,115 +241,19 @@ class Believe:
     def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
         if not any(tuple(truth[p] for p in self.places) == self.values for truth in world.windows[me]):
             raise Violation("torn read")
-        _must_not_disturb(world, me, {machine.places[p].split(".")[0] for p in self.places}, machine, reading=True)
+        must_not_disturb(world, me, {machine.places[p].split(".")[0] for p in self.places}, machine, reading=True)
         yield None, world._replace(windows=world.windows[:me] + ((),) + world.windows[me + 1 :])
 
 
-def _must_not_disturb(world: World, me: int, trees: Iterable[str], machine: Machine, reading: bool) -> None:
+def must_not_disturb(world: World, me: int, trees: Iterable[str], machine: Machine, reading: bool) -> None:
     family = {me, *machine.ancestors(world, me)}
     for r in world.relying:
         if r.tree in trees and r.process not in family and (r.mode is EXCLUSIVE or not reading):
             raise Violation("exclusive holder not alone" if r.mode is EXCLUSIVE else "shared holder saw a change")
 
 
-def _set(values: tuple[int, ...], place: int, value: int) -> tuple[int, ...]:
+def put(values: tuple[int, ...], place: int, value: int) -> tuple[int, ...]:
     return values[:place] + (value,) + values[place + 1 :]
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepare:
-    """Write the journal of a plan; with the state directory gone there is nowhere to write it."""
-
-    home: str
-    plan: tuple[tuple[int, int], ...]
-
-    def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
-        if not world.state_directories[machine.trees.index(self.home)]:
-            yield False, world
-            return
-        changes = tuple(Change(place, world.data[place], new) for place, new in self.plan)
-        yield True, world._replace(journals=world.journals | {Journal(self.home, me, changes, 0)})
-
-
-@dataclasses.dataclass(frozen=True)
-class CarryOut:
-    """The next operation of our journal."""
-
-    def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
-        journal = next(j for j in world.journals if j.owner == me)
-        change = journal.changes[journal.done]
-        if world.data[change.place] != change.old:
-            raise Violation("lost update")
-        tree = {machine.places[change.place].split(".")[0]}
-        _must_not_disturb(world, me, tree, machine, reading=not change.old)
-        yield (
-            None,
-            world._replace(
-                data=_set(world.data, change.place, change.new),
-                journals=world.journals - {journal} | {journal._replace(done=journal.done + 1)},
-            ),
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Commit:
-    """Rename the journal to `committed`: the commit point."""
-
-    def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
-        journal = next(j for j in world.journals if j.owner == me)
-        truth = world.truth
-        for change in journal.changes:
-            truth = _set(truth, change.place, change.new)
-        yield None, committed(world, me, truth)._replace(journals=world.journals - {journal})
-
-
-def committed(world: World, me: int, truth: tuple[int, ...]) -> World:
-    windows = tuple(w + (truth,) if w and truth not in w else w for w in world.windows)
-    return world._replace(truth=truth, windows=windows, committed=world.committed | {me})
-
-
-@dataclasses.dataclass(frozen=True)
-class TakeBack:
-    """Unlink a journal none of whose operations is left to undo."""
-
-    owner: int
-
-    def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
-        gone = {j for j in world.journals if j.owner == self.owner}
-        places = frozenset(r for r in world.recoverers if r[0] != self.owner)
-        yield None, world._replace(journals=world.journals - gone, recoverers=places)
-
-
-@dataclasses.dataclass(frozen=True)
-class Undo:
-    """Undo one operation of a journal that was read before; names on disk tell whether it is still to be undone."""
-
-    owner: int
-    change: Change
-    index: int
-
-    def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
-        journals = world.journals
-        for journal in [j for j in journals if j.owner == self.owner and j.done > self.index]:
-            journals = journals - {journal} | {journal._replace(done=self.index)}
-        if world.data[self.change.place] == self.change.new:
-            yield None, world._replace(data=_set(world.data, self.change.place, self.change.old), journals=journals)
-        else:
-            yield None, world._replace(journals=journals)
-
-
-@dataclasses.dataclass(frozen=True)
-class ForeignChange:
-    """Another tool changes one place, all at once, and without a lock of ours."""
-
-    place: int
-    value: int
-
-    def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
-        if any(c.place == self.place for j in world.journals for c in j.changes):
-            raise Violation("lost update")
-        truth = _set(world.truth, self.place, self.value)
-        yield None, committed(world, me, truth)._replace(data=_set(world.data, self.place, self.value))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -434,7 +298,7 @@ class OpenStateDirectory:
             yield generation, world
         else:
             new = world.generations + 1
-            yield new, world._replace(state_directories=_set(world.state_directories, index, new), generations=new)
+            yield new, world._replace(state_directories=put(world.state_directories, index, new), generations=new)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -444,8 +308,9 @@ class RemoveStateDirectory:
     tree: str
 
     def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
-        if any(j.home == self.tree for j in world.journals):
+        homes = {h for _, h in world.owners} | {name for name, _ in world.marks} | {j.home for j in world.journals}
+        if self.tree in homes:
             yield False, world
         else:
-            gone = _set(world.state_directories, machine.trees.index(self.tree), 0)
+            gone = put(world.state_directories, machine.trees.index(self.tree), 0)
             yield True, world._replace(state_directories=gone)

@@ -65,8 +65,11 @@ class Change:
         return self._stage.root + path
 
     def allow(self, directory: str) -> None:
-        """Let the change reach whatever lies below this directory."""
-        self._roots[os.path.realpath(directory)] = None
+        """Let the change reach whatever lies below this directory; one that is missing is made where it is to be."""
+        real = os.path.realpath(directory)
+        while not os.path.isdir(real):
+            real = os.path.dirname(real)
+        self._roots[real] = None
 
     def mirror(self, directory: str) -> None:
         """Make a directory of the target in the stage, so that what is made in it gets the modes it would have got."""
@@ -164,7 +167,8 @@ class Change:
         """The files that go, and the metadata directories among their parents."""
         allowed = tuple(os.path.join(root, "") for root in self._roots)
         files = {path for removal in self._removals.values() for path in removal.files if path.startswith(allowed)}
-        metadata = {path for path in (*files, *map(os.path.dirname, files)) if path.endswith((".dist-info", ".egg-info"))}
+        suffixes = (".dist-info", ".egg-info")
+        metadata = {path for path in (*files, *map(os.path.dirname, files)) if path.endswith(suffixes)}
         return files, metadata
 
     def _merged(self, going: set[str], ownership: Ownership, entered: frozenset[str]) -> merge.Plan:
@@ -203,6 +207,4 @@ class Change:
         directories = touched(map(os.path.realpath, self.target.directories))
         for directory in (*trees[1:], *directories):
             self._stage.mark(directory, is_tree=directory in trees)
-        return Journal(
-            self._stage.identifier, home, trees, directories, plan.roots, self._stage.parts, plan.operations
-        )
+        return Journal(self._stage.identifier, home, trees, directories, plan.roots, self._stage.parts, plan.operations)

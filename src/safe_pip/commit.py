@@ -93,7 +93,8 @@ def _places(journal: Journal) -> Iterator[Places]:
 def _rename(places: Places, old: str, new: str, *, durable: bool) -> None:
     """Rename the journal, in the state directory or from the private directory into it."""
     state, private = places.parts[0].state, places.parts[0].private
-    assert state is not None and private is not None
+    assert state is not None
+    assert private is not None
     source, name = (private, old) if old == "journal" else (state, places.journal.identifier + old)
     fs.move(source, name, state, places.journal.identifier + new)
     if durable:

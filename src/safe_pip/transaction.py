@@ -198,7 +198,7 @@ class Transaction:
                             continue
                         if now != planned_for:
                             # Another distribution may have come into a directory that is to be moved as a whole.
-                            if adds and change.shadows() or prepared.plan.moved and attempt < _PATIENT:
+                            if (adds and change.shadows()) or (prepared.plan.moved and attempt < _PATIENT):
                                 continue
                             if prepared.plan.moved:
                                 prepared = change.prepare(entered)

@@ -1,22 +1,37 @@
-"""A crash, or an error of the disk, at every single change that a command makes: the old environment, or the new one."""
+"""A crash, or an error of the disk, at every change that a command makes: the old environment, or the new one."""
 
 import contextlib
 import errno
+import os
+import random
 import shutil
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from safe_pip.errors import SafePipError
+from safe_pip.errors import SafePipError, State
 from tests.support import faults
 from tests.support.small import Prefix, Small, without_exchange
 
 ONE = Small("one", "1", {"site/one/__init__.py": "1", "site/one/gone.py": "", "bin/one": "1", "site/ns/one.py": "1"})
-ONE_2 = Small("one", "2", {"site/one/__init__.py": "22", "site/one/come/x.py": "", "bin/one": "22", "site/ns/one.py": "22"})
+ONE_2 = Small(
+    "one", "2", {"site/one/__init__.py": "22", "site/one/come/x.py": "", "bin/one": "22", "site/ns/one.py": "22"}
+)
 TWO = Small("two", "1", {"site/two.py": "1", "site/ns/two.py": "1", "bin/two": "1", "share/two/data": "1"})
 TWO_2 = Small("two", "2", {"site/two.py": "22", "site/ns/deep/two.py": "22", "bin/two": "22", "share/two/more": "22"})
 TURNED = Small("one", "3", {"site/one.py": "333", "bin/one/inner": "333"})
+
+
+EVERY = bool(os.environ.get("SAFE_PIP_TEST_EVERY"))
+SEED = int(os.environ.get("SAFE_PIP_TEST_SEED") or random.randrange(2**32))
+
+
+def some(numbered: list[tuple[int, faults.Change]], count: int) -> list[tuple[int, faults.Change]]:
+    """So many of the numbered changes; all of them if SAFE_PIP_TEST_EVERY is set."""
+    print(f"SAFE_PIP_TEST_SEED={SEED}")
+    return numbered if EVERY or len(numbered) <= count else sorted(random.Random(SEED).sample(numbered, count))
 
 
 class Case(NamedTuple):
@@ -86,10 +101,12 @@ class Scene:
         return changes
 
     def check(self, prefix: Prefix, why: object) -> None:
-        """The next command sees the old environment or the new one, whole; and one that writes leaves nothing behind."""
+        """The next command sees the old environment or the new one; one that writes leaves nothing behind."""
         prefix.read()
         found = prefix.content()
         assert found in (self.old, self.new), why
+        for aside in prefix.site.glob(".safe-pip-????????"):
+            os.utime(aside, (0, time.time() - 7200))  # Somebody may be at work in a younger one.
         if found == self.old:
             self.run(prefix)
             assert prefix.content() == self.new, why
@@ -107,54 +124,58 @@ def test_killed_before_any_change_it_is_the_old_environment_or_the_new_one(scene
     for number, change in enumerate(scene.changes()):
         for torn in {False, change.operation == "write"}:
             prefix = scene.fresh()
-            with faults.crash_at(number, torn=torn), pytest.raises(faults.Crashed):
+            with faults.crash_at(number, torn=torn), contextlib.suppress(faults.Crashed):
                 scene.run(prefix)
             scene.check(prefix, change)
 
 
 @pytest.mark.slow
 def test_a_recovery_may_be_killed_before_any_change_as_well(scene: Scene) -> None:
-    for number, change in enumerate(scene.changes()):
-        again = 0
-        while True:
+    recovered = 0
+    changes = scene.changes()
+    paths = [change.path.rpartition(".")[2] for change in changes]
+    first, last = paths.index("journal"), paths.index("committed")
+    for number, change in some(list(enumerate(changes))[first + 1 : last + 1], 4):
+        again, is_killed = 0, True
+        while is_killed:
             prefix = scene.fresh()
-            with faults.crash_at(number), pytest.raises(faults.Crashed):
+            with faults.crash_at(number), contextlib.suppress(faults.Crashed):
                 scene.run(prefix)
-            try:
-                with faults.crash_at(again):
-                    prefix.read()
-            except faults.Crashed:
-                scene.check(prefix, (change, again))
-                again += 1
-            else:
-                break
+            with faults.crash_at(again) as trial, contextlib.suppress(faults.Crashed):
+                prefix.read()
+            is_killed = trial.struck is not None
+            recovered += is_killed
+            scene.check(prefix, (change, again))
+            again += 1
+    assert recovered
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EACCES])
-@pytest.mark.parametrize("forever", [False, True])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("forever", [False, True], ids=["once", "for ever"])
 def test_a_change_that_the_disk_refuses_leaves_the_old_environment_or_the_new_one(
     scene: Scene, number: int, forever: bool
 ) -> None:
-    for at, change in enumerate(scene.changes()):
+    for at, change in some(list(enumerate(scene.changes())), 12):
         prefix = scene.fresh()
-        failed = False
+        state = None
         with faults.error_at(at, number, forever=forever):
             try:
                 scene.run(prefix)
-            except (SafePipError, OSError) as error:
-                failed = True
-                seen, state = prefix.content(), getattr(error, "state", None)
-        if failed and not forever:
-            assert seen == scene.old or (state is not None and state.name == "COMMITTED"), (change, state)
+            except SafePipError as error:
+                state = error.state
+        if state in (State.UNCHANGED, State.RESTORED):
+            assert prefix.content() == scene.old, (change, state)
+        assert forever or state is not State.UNFINISHED, change
         scene.check(prefix, change)
 
 
 def test_nothing_in_the_target_is_changed_that_is_not_in_a_journal_first(scene: Scene) -> None:
     prefix = scene.fresh()
-    journaled = False
     with faults.record() as changes:
         scene.run(prefix)
-    for change in changes:
-        journaled = journaled or change.path.endswith(".journal")
-        is_private = all("/.safe-pip" in path for path in change.paths)
-        assert journaled or is_private, change
+    journaled = [change.path.endswith(".journal") for change in changes].index(True)
+    for change in changes[:journaled]:
+        changed = change.paths if change.operation in ("move", "move_over", "exchange") else (change.path,)
+        assert all("/.safe-pip" in path for path in changed), change
+    assert any("/.safe-pip" not in path for change in changes[journaled:] for path in change.paths)

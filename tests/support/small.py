@@ -95,7 +95,7 @@ class Prefix:
         """Every file's text and mode, every link and directory; but for what is a transaction's."""
         found: dict[str, str] = {}
         for where, directories, names in os.walk(self.root):
-            directories[:] = [name for name in directories if name != ".safe-pip"]
+            directories[:] = [name for name in directories if not name.startswith(".safe-pip")]
             for name in (*directories, *names):
                 if name.startswith(".safe-pip-"):
                     continue
@@ -122,5 +122,5 @@ def without_exchange() -> Iterator[None]:
     """Within, the filesystem cannot exchange two directories."""
     from unittest import mock
 
-    with mock.patch("safe_pip.fs.can_exchange", lambda directory: False):
+    with mock.patch("safe_pip.fs.can_exchange", return_value=False):
         yield

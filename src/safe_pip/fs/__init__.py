@@ -44,9 +44,10 @@ def make_directories(path: Path, *, mode: int = 0o777) -> list[Path]:
 
     Any number of processes may ask for overlapping paths at once (mkdir(2): who loses finds it made).
     """
-    missing = [path]
-    while not missing[-1].parent.is_dir() and missing[-1].parent != missing[-1]:
-        missing.append(missing[-1].parent)
+    missing: list[Path] = []
+    while not path.is_dir() and path.parent != path:
+        missing.append(path)
+        path = path.parent
     made = []
     for directory in reversed(missing):
         try:

@@ -86,7 +86,7 @@ def find_latecomers(places: Places) -> list[Latecomer]:
             directory = old.parent.child(old.name)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        known = {*operation.known, places.marker}
+        known = set(operation.known)
         with directory:
             names = (path for path, _ in walk(directory) if path not in known and not is_bytecode(path))
             found += [Latecomer(operation, path) for path in names]

@@ -320,6 +320,17 @@ def test_data_that_both_directories_hold_may_be_written_meanwhile(place):
     assert (scene.home / "x" / "data").read_text() == "written on"
 
 
+def test_a_staged_file_may_have_any_time(place):
+    """A source that is to be told from the one that it replaces may be dated ahead."""
+    scene = Scene(place())
+    scene.add(Kind.EXCHANGE, "x", OLD, NEW)
+    os.utime(scene.private / "stage" / scene.operations[0].staged / "a.py", ns=(2**61, 2**61))
+    scene.write_journal()
+    scene.do()
+    recovery.roll_back(scene.unfinished)
+    assert scene.content()["0"] == {"x": OLD}
+
+
 def test_a_copied_environment_is_recovered(place):
     """All times of change are new, and in another order."""
     scene = prepared(place(), several)
@@ -443,6 +454,16 @@ def test_nothing_is_moved_through_a_symbolic_link(place, where):
         recovery.roll_back(scene.unfinished)
     assert changes == []
     assert not (victim / "precious").exists()
+
+
+def test_a_home_that_is_reached_through_a_symbolic_link_is_refused(place):
+    """In the middle of the path, not at its end."""
+    scene = prepared(place(), several)
+    scene.do()
+    aside = scene.home.parent.with_name("aside")
+    scene.home.parent.rename(aside)
+    scene.home.parent.symlink_to(aside)
+    assert_refused(scene, "is no directory any more")
 
 
 def test_a_state_directory_that_is_a_symbolic_link_is_refused(place):

@@ -272,6 +272,17 @@ def test_a_directory_of_roots_below_a_users_own_is_not_moved(common, victim):
     assert_nothing_happens(scene, "is not for `user 54321` to change")
 
 
+def test_the_mode_of_a_directory_of_roots_below_a_users_own_is_not_set(common):
+    scene = Scene(common)
+    put(scene.home / "roots", {})
+    scene.add_mode("roots", 0o777, 0o755)
+    scene.write_journal()
+    for directory in scene.roots:
+        give(directory, USER)
+    give(scene.home / "roots", 0)
+    assert_nothing_happens(scene, "is not for `user 54321` to change")
+
+
 def test_a_users_part_in_another_ones_directory_is_refused(common, victim):
     """Neither what lies there is moved, nor is it deleted afterwards."""
     private = victim / ".safe-pip" / IDENTIFIER
@@ -368,6 +379,21 @@ def test_root_puts_nothing_back_for_a_user_where_he_could_not(common, victim, wh
         os.rename(victim / "directory", victim / "aside")
     written = scene.journal._replace(roots=(*scene.journal.roots, str(victim)), operations=(operation,))
     scene.unfinished.path.write_bytes(journal.encode(written))
+    scene.commit()
+    with faults.record() as changes, pytest.raises(RecoveryNeeded, match="is not for `user 54321` to change"):
+        recovery.finish(scene.committed)
+    assert changes == []
+
+
+def test_root_puts_nothing_back_into_a_directory_of_roots_below_a_users_own(common):
+    scene = Scene(common)
+    scene.add(Kind.REMOVE, "pkg", {"late": "evil"})
+    scene.write_journal()
+    scene.do()
+    put(scene.home / "pkg", {})
+    for directory in scene.roots:
+        give(directory, USER)
+    give(scene.home / "pkg", 0)
     scene.commit()
     with faults.record() as changes, pytest.raises(RecoveryNeeded, match="is not for `user 54321` to change"):
         recovery.finish(scene.committed)

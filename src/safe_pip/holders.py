@@ -176,6 +176,15 @@ def held_by_ancestors(own: Collection[int]) -> Iterator[Entry]:
         yield from _of_descriptors(pid, ())
 
 
+def heirs(file: str) -> list[int]:
+    """The processes that have a locked file open, as far as this user may look at them: who took it may have ended."""
+    try:
+        pids = [int(name) for name in os.listdir(_PROC) if name.isdecimal()]
+    except OSError:
+        return []
+    return [pid for pid in sorted(pids) if any(entry.file == file for entry in _of_descriptors(pid, ()))]
+
+
 def _of_descriptors(pid: int, own: Collection[int]) -> Iterator[Entry]:
     directory = _PROC / str(pid) / "fdinfo"
     try:

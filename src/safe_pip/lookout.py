@@ -112,7 +112,7 @@ def _lock(name: str, tree: Path, paths: list[Path], gate: Path | None, view: Vie
     waiting: dict[int, Party] = {}
     for path in paths:
         held, blocked = view.at(path)
-        holding |= {entry.pid: _party(entry) for entry in held}
+        holding |= {party.pid: party for entry in held for party in _parties(entry)}
         waiting |= {entry.pid: _party(entry) for entry in blocked}
     if gate is not None:
         # Who holds the gate is the next in turn, and stands in the wait for the lock itself already or at once.
@@ -120,6 +120,15 @@ def _lock(name: str, tree: Path, paths: list[Path], gate: Path | None, view: Vie
         for entry in held + blocked:
             waiting.setdefault(entry.pid, _party(entry)._replace(exclusive=None))
     return Lock(name, tree, paths[0], tuple(holding.values()), tuple(waiting.values()))
+
+
+def _parties(entry: Entry) -> list[Party]:
+    """Who holds a lock: who took it, or, if he has ended, those who have inherited his descriptor (`flock 9; make`)."""
+    party = _party(entry)
+    if party.command or party.since is not None:
+        return [party]
+    heirs = [_party(entry._replace(pid=pid)) for pid in holders.heirs(entry.file)]
+    return heirs or [party]
 
 
 def _party(entry: Entry) -> Party:

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from safe_pip import journal
+from safe_pip.plan import Journal, Kind, Operation
 from tests.support.checker import Violation, check_files
+from tests.support.scene import seen
 from tests.support.shop import Shop
 from tests.support.wheels import Project
 
@@ -189,3 +192,73 @@ def test_what_is_nobodys_survives_the_reinstall(stocked: Shop) -> None:
     (stocked.site / "tool" / "data.txt").unlink()
     doctor(stocked, "--repair", status=0)
     assert (stocked.site / "tool" / "own.txt").read_text() == "mine"
+
+
+ID = "0123456789abcdef"
+
+
+def crashed(shop: Shop, *, changed: bool) -> Path:
+    """An upgrade of `tool/data.txt` that was killed before its commit point; on return its journal."""
+    state, live = shop.site / ".safe-pip", shop.site / "tool" / "data.txt"
+    private = state / ID
+    for path in (private, private / "stage", private / "trash"):
+        path.mkdir(mode=0o700)
+    old = seen(live)
+    live.rename(private / "trash" / "0")
+    live.write_text("two, new")
+    operation = Operation(Kind.FILE, 0, "tool/data.txt", 0, "swap/0", "0", old, seen(live))
+    if changed:
+        live.write_text("by a plain pip")
+    home = str(shop.site)
+    written = Journal(ID, home, (home,), (), (home,), (str(private),), (operation,))
+    (state / f"{ID}.owner").write_text('{"pid": 4000000000, "command": "pip install tool", "since": 5}\n')
+    (state / f"{ID}.journal").write_bytes(journal.encode(written))
+    return state / f"{ID}.journal"
+
+
+def test_an_unfinished_transaction_is_told_and_then_rolled_back(stocked: Shop) -> None:
+    path = crashed(stocked, changed=False)
+    (finding,) = doctor(stocked, status=1)["findings"]
+    assert (finding["kind"], finding["repair"]) == ("unfinished-transaction", "roll back")
+    assert path.exists()
+    assert "the next command: roll back" in stocked.run("status").stdout
+    assert doctor(stocked, "--repair", status=0)["repaired"] == [f"rolled back the unfinished transaction `{ID}`"]
+    assert (stocked.site / "tool" / "data.txt").read_text() == "one"
+    assert violations(stocked) == []
+
+
+def test_one_that_every_command_refuses_is_put_aside_and_what_it_damaged_reinstalled(stocked: Shop) -> None:
+    path = crashed(stocked, changed=True)
+    assert "safe-pip doctor --repair" in stocked.run("list", status=76).stderr
+    assert "the next command: refuse: " in stocked.run("status").stdout
+    (finding,) = doctor(stocked, status=1)["findings"]
+    assert finding["repair"].startswith("undo what can be undone, put aside")
+    report = doctor(stocked, "--repair", status=0)
+    kept = path.with_name(f"kept-{ID}")
+    assert f"put aside `{kept}`" in report["repaired"]
+    assert "reinstalled `tool==1`" in report["repaired"]
+    assert (kept / "trash" / "0").read_text() == "one"
+    assert [(each["kind"], each["path"]) for each in report["notes"]] == [("put-aside", str(kept))]
+    assert (stocked.site / "tool" / "data.txt").read_text() == "one"
+    shutil.rmtree(kept)
+    assert violations(stocked) == []
+
+
+def test_a_damaged_journal_is_put_aside_whole(stocked: Shop) -> None:
+    path = crashed(stocked, changed=False)
+    path.write_bytes(path.read_bytes()[:-1])
+    doctor(stocked, "--repair", status=0)
+    kept = path.with_name(f"kept-{ID}")
+    assert (kept / "refused-journal").exists()
+    assert (kept / "trash" / "0").read_text() == "one"
+    assert (stocked.site / "tool" / "data.txt").read_text() == "one"
+    stocked.run("list")
+
+
+def test_what_a_killed_command_had_staged_is_deleted(stocked: Shop) -> None:
+    crashed(stocked, changed=False).rename(stocked.site / ".safe-pip" / ID / "journal")
+    (stocked.site / "tool" / "data.txt").write_text("one")
+    (finding,) = (each for each in doctor(stocked, status=1)["findings"] if each["kind"] != "changed-file")
+    assert (finding["kind"], finding["repair"]) == ("unfinished-transaction", "delete")
+    doctor(stocked, "--repair", status=0)
+    assert violations(stocked) == []

@@ -113,6 +113,17 @@ def test_a_stopped_holder_is_called_stopped(tree: Path) -> None:
         building.signal(signal.SIGCONT)
 
 
+def test_who_has_inherited_a_lock_is_named_in_place_of_who_took_it(tree: Path) -> None:
+    script = f"exec 9<{tree}; flock -s 9; echo in; read line"
+    with subprocess.Popen(["bash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.stdout is not None
+        assert shell.stdout.readline() == "in\n"
+        holders = lock(tree, "environment")["holders"]
+        assert [(each["pid"], each["mode"]) for each in holders] == [(shell.pid, "shared")]
+        assert holders[0]["command"].startswith("bash -c ")
+        shell.communicate("\n")
+
+
 def test_looking_disturbs_nobody(tree: Path) -> None:
     with workers(tree, count=1, timeout=0) as (replacing,):
         for _ in range(3):

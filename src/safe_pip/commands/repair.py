@@ -98,9 +98,14 @@ class Repair:
             if each.project not in self._removed:
                 by_tree.setdefault(each.tree, []).append(each)
         for tree, several in by_tree.items():
-            self._removed |= {each.project for each in several}
             with self._telling():
-                self._commit(report.snapshot, tree, several)
+                self._removed |= {each.project for each in several}
+                try:
+                    self._commit(report.snapshot, tree, several)
+                except StalePlan:
+                    # Others were at work: it is looked at again.
+                    self._removed -= {each.project for each in several}
+                    continue
                 self.done += [f"removed {each.project}" for each in several]
         return bool(by_tree)
 

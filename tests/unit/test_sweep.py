@@ -325,6 +325,18 @@ def test_a_note_deletes_nothing_that_belongs_to_another_home(tmp_path: Path, hom
     parts.delete(owner, str(other))
 
 
+def test_a_note_deletes_nothing_of_another_transaction_of_the_same_home(home: Path, elsewhere: Path) -> None:
+    stage = Stage.open(home)
+    stage.add_part(str(elsewhere))
+    stage.mark(str(elsewhere))
+    before = sorted(elsewhere.rglob("*"))
+    forge(home, f'{{"part": "{stage.parts[1]}"}}', f'{{"mark": "{elsewhere}/.safe-pip"}}')
+    clean(home)
+    assert sorted(elsewhere.rglob("*")) == before
+    stage.close()
+    check_nothing_is_left(home, elsewhere)
+
+
 @pytest.mark.parametrize("name", ["data", ".safe-pip", f".safe-pip/../data/{OTHER}", f"x/.safe-pip/{OTHER}"])
 def test_a_note_deletes_nothing_but_private_directories(home: Path, elsewhere: Path, name: str) -> None:
     (elsewhere / "data" / OTHER / "stage").mkdir(parents=True)

@@ -74,7 +74,7 @@ def main() -> int:
 def report(outcomes: Sequence[Outcome]) -> None:
     """Print what became of all rounds, by signal and by the moment of the kill."""
     columns = (
-        *("rounds", "killed", "old", "new", "neither", "healed", "healer killed"),
+        *("rounds", "killed", "old", "new", "neither", "journal", "healed", "healer killed"),
         *("broken", "next fails", "left", "swept", "temporary"),
     )
     print("\n" + "signal".ljust(10) + "moment".ljust(10) + "".join(name.rjust(len(name) + 2) for name in columns))
@@ -84,10 +84,10 @@ def report(outcomes: Sequence[Outcome]) -> None:
     row = counted(outcomes)
     print("all".ljust(20) + "".join(str(row[name]).rjust(len(name) + 2) for name in columns))
     print(
-        "\nold, new, neither: the environment when the command had died; healed: neither, until the next command had"
-        "\nrun; healer killed: that one was killed as well, and the one after it healed; broken: neither, after that;"
-        "\nnext fails: the next command did not work; left: something stayed behind for ever; swept: until the next"
-        "\ncommand that writes; temporary: directories in TMPDIR, where nobody knows whose they are"
+        "\nold, new, neither: the environment when the command had died; journal: between journal and commit point;"
+        "\nhealed: neither, until the next command had run; healer killed: that one was killed as well, and the one"
+        "\nafter it healed; broken: neither, after that; next fails: the next command did not work; left: something"
+        "\nstayed behind for ever; swept: until the next command that writes; temporary: entries of TMPDIR that stay"
     )
 
 
@@ -97,6 +97,7 @@ def counted(outcomes: Sequence[Outcome]) -> Counter[str]:
     for each in outcomes:
         row["killed"] += each.was_killed
         row[each.at_death] += 1
+        row["journal"] += each.has_journal
         row["healed"] += each.at_death == "neither" and each.afterwards != "neither"
         row["healer killed"] += each.was_next_killed
         row["broken"] += each.afterwards == "neither"

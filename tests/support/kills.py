@@ -68,6 +68,8 @@ class Outcome:
     """False: it was done before."""
     at_death: str
     """`old`, `new` or `neither`, before anything else ran."""
+    has_journal: bool = False
+    """Whether it died between its journal and its commit point."""
     afterwards: str = "old"
     was_next_killed: bool = False
     """Whether the command that found a journal was killed as well."""
@@ -92,6 +94,8 @@ class Victim:
     trees: dict[str, Tree] = field(default_factory=dict)
     _spans: dict[tuple[str, Moment], float] = field(default_factory=dict)
     """How long each stretch of an upgrade to a version takes, as far as it was seen."""
+    _changes: dict[str, int] = field(default_factory=dict)
+    """How many changes of its directories a commit of a version makes."""
     _has_probe: bool = False
 
     def prepare(self) -> None:
@@ -137,11 +141,12 @@ class Victim:
         old, new = self.version, "2" if self.version == "1" else "1"
         moment, chosen = chances.choice(self.moments), chances.choice(signals)
         delay = chances.uniform(0, 1.1) * self._spans[new, moment]
-        status = self._kill(moment, delay, chosen, "install", *_pins(new))
-        outcome = Outcome(number, chosen, moment.name, status != 0, self._look(old, new))
+        changes = chances.randint(0, self._changes[new]) if moment == COMMIT else 0
+        status = self._kill(moment, delay if not changes else 0.0, changes, chosen, "install", *_pins(new))
+        outcome = Outcome(number, chosen, moment.name, status != 0, self._look(old, new), self._has_journal())
         complaints = list(self._first_complaints(outcome, status))
         evidence = self._evidence()
-        if self._has_journal() and chances.random() < 1 / 3:
+        if outcome.has_journal and chances.random() < 1 / 3:
             outcome = replace(outcome, was_next_killed=self._kill_recovery(chances.randint(1, 12)))
         complaints += self._next_complaints()
         outcome = replace(outcome, afterwards=self._look(old, new))
@@ -157,7 +162,10 @@ class Victim:
             complaints += [f"changed by the next writer: {line}" for line in self._own_differences()]
         outcome = replace(outcome, temporary=self._empty_temporary(), complaints=tuple(complaints))
         if complaints:
-            outcome = replace(outcome, wreck=self._keep(outcome, f"{old} -> {new}, {delay * 1000:.3f} ms", evidence))
+            outcome = replace(
+                outcome,
+                wreck=self._keep(outcome, f"{old} -> {new}, {delay * 1000:.3f} ms, {changes} changes", evidence),
+            )
             self._make_new()
         return outcome
 
@@ -185,38 +193,50 @@ class Victim:
         return self._output()
 
     def _measure(self, version: str) -> None:
-        """Upgrade with no kill, and note how long each stretch takes."""
+        """Upgrade with no kill, and note how long each stretch takes, and how many changes are between two of them."""
         times: dict[str, float] = {}
+        changes: dict[str, int] = {}
+        numbers = itertools.count()
 
         def note(happened: Happened) -> bool:
-            if happened[0] in ("made", "moved in"):
-                times.setdefault(Path(happened[1]).suffix, time.perf_counter())
-            return False
+            number, suffix = next(numbers), Path(happened[1]).suffix
+            if _is_made(happened) and suffix not in times:
+                times[suffix], changes[suffix] = time.perf_counter(), number
+            return suffix == STAGING.since
 
         with self._watch() as watch:
             times["start"] = time.perf_counter()
             process = self._start("install", *_pins(version))
-            watch.wait(process, note, PATIENCE)
+            while watch.wait(process, note, PATIENCE, is_awake=STAGING.since in times):
+                pass
             times["end"] = time.perf_counter()
             assert process.wait() == 0, self._output()
         for moment in MOMENTS:
             since, until = times.get(moment.since or "start"), times.get(moment.until or "end")
             if since is not None and until is not None:
                 self._spans[version, moment] = until - since
+        self._changes[version] = changes.get(COMMIT.until, 0) - changes.get(COMMIT.since, 0)
 
     def _watch(self) -> Watch:
-        directories = [path for path in (self.state_directory,) if path.is_dir()]
-        return Watch(*directories)
+        directories = (self.state_directory, self.environment.purelib, self.environment.scripts)
+        return Watch(*(path for path in directories if path.is_dir()))
 
-    def _kill(self, moment: Moment, delay: float, number: signal.Signals, *arguments: str) -> int:
-        """Start a command and kill it there, so many seconds later; on return its status."""
-
-        def is_there(happened: Happened) -> bool:
-            return happened[0] in ("made", "moved in") and happened[1].endswith(moment.since)
+    def _kill(self, moment: Moment, delay: float, changes: int, number: signal.Signals, *arguments: str) -> int:
+        """Start a command and kill it there, so many changes or seconds later; on return its status."""
+        left = itertools.count(changes, -1)
 
         with self._watch() as watch:
             process = self._start(*arguments)
-            came = not moment.since or watch.wait(process, is_there, PATIENCE)
+            came = True
+            if moment == COMMIT:
+                came = watch.wait(process, lambda happened: _is_made(happened, STAGING.since), PATIENCE)
+            if came and moment.since:
+                is_awake = moment == COMMIT
+                came = watch.wait(
+                    process, lambda happened: _is_made(happened, moment.since), PATIENCE, is_awake=is_awake
+                )
+            if came and changes:
+                came = watch.wait(process, lambda happened: next(left) <= 1, PATIENCE, is_awake=True)
             if came and not wait_for_end(process, delay):
                 process.send_signal(number)
             return process.wait(PATIENCE)
@@ -259,7 +279,7 @@ class Victim:
             yield "status: it succeeded and its change is not there"
         if status != 0 and status not in STATUSES[outcome.signal]:
             yield f"status: {status} after {outcome.signal.name}: {self._output()[-2000:]}"
-        if outcome.signal != KILL and (outcome.at_death == "neither" or self._has_journal()):
+        if outcome.signal != KILL and (outcome.at_death == "neither" or outcome.has_journal):
             yield f"unfinished: {outcome.signal.name} was not held back until the commit was done"
 
     def _next_complaints(self) -> Iterator[str]:
@@ -329,6 +349,11 @@ class Victim:
 
 def _pins(version: str) -> list[str]:
     return [f"{name}=={version}" for name in PROJECTS]
+
+
+def _is_made(happened: Happened, suffix: str = "") -> bool:
+    """Whether an entry whose name ends so has come."""
+    return happened[0] in ("made", "moved in") and happened[1].endswith(suffix)
 
 
 def _is_ours(path: str) -> bool:

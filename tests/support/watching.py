@@ -38,8 +38,18 @@ class Watch:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None):
         os.close(self._fd)
 
-    def wait(self, process: subprocess.Popen[bytes], is_it: Callable[[Happened], bool], timeout: float) -> bool:
-        """Return True when it has happened, False when the process has ended without; it has to end in time."""
+    def wait(
+        self,
+        process: subprocess.Popen[bytes],
+        is_it: Callable[[Happened], bool],
+        timeout: float,
+        *,
+        is_awake: bool = False,
+    ) -> bool:
+        """Return True when it has happened, False when the process has ended without; it has to end in time.
+
+        To be woken up takes as long as a dozen renames: who stays awake meanwhile sees them one by one.
+        """
         end = time.monotonic() + timeout
         pidfd = os.pidfd_open(process.pid)
         try:
@@ -47,12 +57,13 @@ class Watch:
                 while self._pending:
                     if is_it(self._pending.pop(0)):
                         return True
-                ready, _, _ = select.select([self._fd, pidfd], [], [], max(0.0, end - time.monotonic()))
+                left = max(0.0, end - time.monotonic())
+                ready, _, _ = select.select([self._fd, pidfd], [], [], 0 if is_awake else left)
                 if self._fd in ready:
                     self._read()
                 elif ready:
                     return False
-                else:
+                elif not left:
                     raise AssertionError(f"process {process.pid} neither ended nor came to the moment waited for")
         finally:
             os.close(pidfd)

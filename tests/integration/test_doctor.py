@@ -152,7 +152,7 @@ def test_a_prepared_transaction_comes_before_everything_else_and_is_left_alone(e
         "unfinished-transaction",
         "prepared by `pip install x`, which is dead",
     )
-    assert finding["repair"].startswith("refuse: ")
+    assert finding["repair"] == "put it aside, then reinstall what is damaged"
     assert (read["distributions"], read["sound"]) == (None, False)
     assert (state / f"{ID}.journal").read_text() == "no journal"
 
@@ -207,3 +207,17 @@ def test_what_plain_pip_leaves_of_an_uninstall_that_was_killed_is_found(shop: Sh
     found = {(each["kind"], Path(each["path"]).name): each["repair"] for each in read["findings"]}
     assert found["leftover", "~ool-1.dist-info"] == "reinstall `tool==1`, then remove it"
     assert ("ownerless-script", "tool") in found
+
+
+def test_what_others_change_meanwhile_is_no_finding(shop: Shop) -> None:
+    big = {f"tool/m{number}.py": f"x = {number}\n" for number in range(300)}
+    for version in ("1", "2"):
+        files = big | {"tool/__init__.py": f"def main():\n    print({version})\n", f"tool/v{version}.py": ""}
+        shop.stock(Project("tool", version, files=files, console_scripts={"tool": "tool:main"}))
+    shop.run("install", "tool==1")
+    for version in ("2", "1", "2"):
+        changing = shop.start("install", f"tool=={version}")
+        while changing.poll() is None:
+            assert "Sound" in shop.run("doctor").stdout
+        changing.communicate()
+        assert changing.returncode == 0

@@ -1,7 +1,5 @@
 """What one command has staged and what it takes away: carried out whole, or not at all."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path

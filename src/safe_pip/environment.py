@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,7 +19,7 @@ from .holders import Holder
 from .holding import Holding, Keep, Scope, Step
 from .steps import Changing, Keeping, Locking, Opening, Reading, Recovering, resolved
 from .target import Target
-from .waiting import Wait, Waiting
+from .waiting import Interrupted, Wait, Waiting
 
 if TYPE_CHECKING:
     from .sole import Sole
@@ -86,8 +86,10 @@ class Environment:
             step = Reading(self.trees)
             with self._taking(step) as scope:
                 value = take()
-                if self._has_all or (step.is_valid() and scope.is_inheritance_alive()):
-                    return value
+                # Half a change that came meanwhile, where there was no commit lock to take, is met when starting over.
+                with suppress(Interrupted):
+                    if self._has_all or (step.is_valid() and scope.is_inheritance_alive()):
+                        return value
 
     @contextmanager
     def building(self, *sources: Path) -> Iterator[None]:

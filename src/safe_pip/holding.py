@@ -22,7 +22,7 @@ from .errors import NestingRefused, StalePlan
 from .lock import Descriptor, Identity
 from .nesting import Ancestry, Claim, OwnDirectory, Witness
 from .request import Rank, Request
-from .waiting import Interrupted, Limit, NotInTime, Patience, StartOver, Turn, Waiting
+from .waiting import ROUNDS, Interrupted, Limit, NotInTime, Patience, StartOver, Turn, Waiting
 
 
 class Keep(enum.Enum):
@@ -115,26 +115,29 @@ class Holding:
         self._ancestry = ancestry
         self._scopes: list[Scope] = []
 
-    def take(self, scope: Scope) -> None:
+    def take(self, scope: Scope, *, alone: bool = False) -> None:
         """Take all locks of `scope`; waits at most the timeout. If it raises, none of them is held.
+
+        What outer scopes had to let go is taken again with them, unless this is to be done `alone`, before that.
 
         Raises `LockTimeout`, `NestingRefused`, `UnusableEnvironment`; `StalePlan` if what an outer scope had reserved
         had to be let go.
         """
         patience = Patience(self._waiting, self._timeout)
-        alone: Request | None = None
+        late: Request | None = None
         while True:
             try:
-                if alone is not None:
-                    self._wait_alone(alone, patience)
-                    alone = None
-                if any(outer.keep is Keep.RESERVED and not outer.is_held for outer in self._scopes):
+                if late is not None:
+                    self._wait_alone(late, patience)
+                    late = None
+                if not alone and any(outer.keep is Keep.RESERVED and not outer.is_held for outer in self._scopes):
                     raise StalePlan((), "what this command had reserved had to be let go for another one")
-                self._attempt(scope, patience)
+                self._attempt([scope] if alone else [*self._without_locks(), scope], patience)
             except StartOver:
                 continue
-            except NotInTime as late:
-                alone = late.request
+            except NotInTime as error:
+                late = error.request
+                patience.rounds += late.rank is Rank.ENVIRONMENT
                 self._let_go()
             except Interrupted as found:
                 self._recover(found)
@@ -150,7 +153,7 @@ class Holding:
         """Undo what was left unfinished, with none of the locks of the step that found it."""
         for directory in found.directories:
             scope = Scope(self._recovering(directory))
-            self.take(scope)
+            self.take(scope, alone=True)
             self.close(scope)
 
     def close(self, scope: Scope) -> None:
@@ -175,14 +178,21 @@ class Holding:
         descriptors: list[tuple[Request, Descriptor]] = []
         try:
             descriptors.append((request, Descriptor(request.path, writable=_can_write(request))))
-            self._grant(*descriptors[0], descriptors, patience, is_first=True)
+            self._grant(*descriptors[0], descriptors, patience, is_first=request.rank is not Rank.OWNER)
+        except NotInTime:
+            if request.rank is not Rank.OWNER:
+                raise
+            # Its journal may be gone though it lives, and it may wait for what runs this command.
         except (FileNotFoundError, StartOver):
             pass  # what was waited for is another file by now
         finally:
             _close(descriptors)
 
-    def _attempt(self, scope: Scope, patience: Patience) -> None:
-        scopes = [outer for outer in self._scopes if not outer.is_held] + [scope]
+    def _without_locks(self) -> list[Scope]:
+        """The outer scopes that had to let go."""
+        return [outer for outer in self._scopes if not outer.is_held]
+
+    def _attempt(self, scopes: Sequence[Scope], patience: Patience) -> None:
         opened: list[tuple[Request, Descriptor, Scope]] = []
         try:
             self._ancestry.refresh()
@@ -253,6 +263,8 @@ class Holding:
             limit = Limit.OUT_OF_ORDER
         elif not is_first or self._is_anything_held():
             limit = Limit.WHILE_HOLDING
+            if request.rank is Rank.ENVIRONMENT and patience.rounds >= ROUNDS:
+                limit = Limit.PATIENT
         turn = Turn(self._ancestry, patience, request, descriptor, wanted, limit)
         with_gate: list[Descriptor] = []
         try:

@@ -95,15 +95,13 @@ class _Merge:
             found = entries.get(name) if child.entries is not None else None
             if found is None or not found.is_directory or not has_files(child):
                 continue
-            goes = is_going or self._goes_whole(found)
             if found.target:
                 if is_going or joined(live.path, name) in self._going:
                     continue
-                goes = False
                 # What is staged for it is to be found in the stage until its turn has come.
                 self._unmoved.update((live.path, *ancestors(live.path), *ancestors(found.path)))
                 self._starts.append(found.path)
-            self._pair(source.child(name, child), found, is_going=goes)
+            self._pair(source.child(name, child), found, is_going=is_going or self._goes_whole(found))
 
     def enter_all(self) -> None:
         """Decide what is to be done, from the first directory down; then where only a symbolic link leads."""

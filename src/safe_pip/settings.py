@@ -16,12 +16,12 @@ class Settings(NamedTuple):
 
     lock_timeout: float | None = None
     """Seconds to wait for locks; None waits for ever, 0 does not wait."""
+    proxies: tuple[str, ...] = ()
+    """Every proxy that pip may be told to use; only looked at to see whether one is a SOCKS proxy."""
     durable: bool = False
     """Whether a change is to survive a loss of power, not only the death of the process."""
     verify: str | None = None
     """`import`: what is new is imported once before it is put in; None: nothing is."""
-    proxies: tuple[str, ...] = ()
-    """Every proxy that pip may be told to use; only looked at to see whether one is a SOCKS proxy."""
 
 
 def configuration_files(environ: Mapping[str, str], *, isolated: bool = False) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -78,10 +79,19 @@ def find(tree: Path) -> Remains:
                     continue
                 elif suffix == SUFFIX and is_accepted(state.stat(name), os.stat(real)):
                     owner = Owner.adopt(Path(state.join(name)))
-                    owners += [owner] if owner is not None else []
+                    if owner is None:
+                        continue
+                    if _is_unfinished(state.names(), stem):  # It came this far, and died, since the names were read.
+                        owner.release()
+                    else:
+                        owners.append(owner)
                 elif not suffix and f"{stem}{SUFFIX}" not in names:
                     orphans += [name] if _is_orphan(state, name) else []
     return Remains(real, tuple(owners), tuple(orphans))
+
+
+def _is_unfinished(names: Collection[str], identifier: str) -> bool:
+    return not {f"{identifier}{parts.JOURNAL}", f"{identifier}{parts.COMMITTED}"}.isdisjoint(names)
 
 
 def _finish(state: Directory, identifier: str, has_owner: bool) -> None:
@@ -106,16 +116,17 @@ def _is_orphan(state: Directory, identifier: str) -> bool:
 
 def _is_stale(home: str | None, identifier: str, found: os.stat_result) -> bool:
     """Whether the transaction is neither alive nor unfinished that what was `found` belongs to."""
+    # Whether it lives comes first: what dies after that has left its journal by the time the names are read.
+    if home is not None and lock.is_locked(Path(home, state_directory.NAME, f"{identifier}{SUFFIX}")):
+        return False
     try:
         there = os.listdir(os.path.join(home, state_directory.NAME)) if home else None
     except (FileNotFoundError, NotADirectoryError):
         there = None
-    if home is None or there is None:
+    if there is None:
         # Not complete yet, or of an environment that was removed, or that is not to be seen from here.
         return time.time() - found.st_mtime > _OLD
-    if not {f"{identifier}{parts.JOURNAL}", f"{identifier}{parts.COMMITTED}"}.isdisjoint(there):
-        return False
-    return not lock.is_locked(Path(home, state_directory.NAME, f"{identifier}{SUFFIX}"))
+    return not _is_unfinished(there, identifier)
 
 
 def _delete_aside(tree: str) -> None:

@@ -57,8 +57,11 @@ def decide(
     is_kept = keep or (lambda path: is_shared(journal, path))
     steps: list[Step] = []
     refused: list[str] = []
-    for operation in reversed(journal.operations):
-        sight = see(operation)
+    sights = [(operation, see(operation)) for operation in reversed(journal.operations)]
+    if not any(has_begun(*each) for each in sights):
+        # Nothing has moved: there is nothing to undo, whatever others did there since.
+        return tuple(step for each in sights for step in steps_of(*each))
+    for operation, sight in sights:
         path = os.path.join(journal.roots[operation.root], operation.path)
         if is_bytecode(operation.path) or is_as_left(operation, sight):
             steps += steps_of(operation, sight)
@@ -93,6 +96,17 @@ def steps_of(operation: Operation, sight: Sight) -> Iterator[Step]:
     ):
         actions = []  # an importer was faster, and what he made is as good
     return (Step(operation, action) for action in actions if sight.is_reachable)
+
+
+def has_begun(operation: Operation, sight: Sight) -> bool:
+    """Whether anything may have moved for this operation; told by its own stage and trash, which nobody else touches."""
+    if not sight.is_reachable:
+        return True  # what is above it has been replaced: nothing is taken for granted
+    if operation.trash and sight.trash is not None:
+        return True
+    if operation.kind is Kind.EXCHANGE:
+        return sight.staged is None or not sight.is_staged_marked
+    return bool(operation.staged) and sight.staged is None
 
 
 def is_as_left(operation: Operation, sight: Sight) -> bool:

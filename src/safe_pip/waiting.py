@@ -16,6 +16,9 @@ from .request import Request
 # All in seconds.
 WHILE_HOLDING = 1.0
 OUT_OF_ORDER = 60.0
+# For an environment lock, the first in the order, after as many rounds: a replacement over two trees that are never
+# free together would wait for ever. Short enough for what waits out of order for who waits like this.
+PATIENT, ROUNDS = 15.0, 3
 # A gate is held for an instant unless somebody waits behind it: even who does not wait, waits that long.
 AT_GATE = 0.1
 FIRST_MESSAGE = 1.0
@@ -65,7 +68,16 @@ class Limit(enum.Enum):
 
     NONE = "nothing else is held"
     WHILE_HOLDING = "what else is held will be let go"
+    PATIENT = "the same, later: it had to be let go again and again"
     OUT_OF_ORDER = "what else is held cannot be let go"
+
+
+_SECONDS = {
+    Limit.NONE: None,
+    Limit.WHILE_HOLDING: WHILE_HOLDING,
+    Limit.PATIENT: PATIENT,
+    Limit.OUT_OF_ORDER: OUT_OF_ORDER,
+}
 
 
 class Patience:
@@ -77,6 +89,8 @@ class Patience:
         self.begun = time.monotonic()
         self.deadline = None if timeout is None else self.begun + timeout
         self.next_message = self.begun + FIRST_MESSAGE
+        self.rounds = 0
+        """How often an environment lock was not granted in time, so that everything was let go."""
         self._told: Wait | None = None
 
     def elapsed(self) -> float:
@@ -133,7 +147,7 @@ class Turn(NamedTuple):
         deadline = self.patience.deadline
         if deadline is not None and is_gate:
             deadline = max(deadline, begun + AT_GATE)
-        seconds = {Limit.NONE: None, Limit.WHILE_HOLDING: WHILE_HOLDING, Limit.OUT_OF_ORDER: OUT_OF_ORDER}[self.limit]
+        seconds = _SECONDS[self.limit]
         if seconds is not None and (deadline is None or begun + seconds < deadline):
             return begun + seconds, True
         return deadline, False
@@ -147,7 +161,7 @@ class Turn(NamedTuple):
         return Wait(self.request.shown, self.request.exclusive, who, self.patience.elapsed())
 
     def _give_up(self, is_limit: bool, gate: Descriptor | None) -> None:
-        if is_limit and self.limit is Limit.WHILE_HOLDING:
+        if is_limit and self.limit in (Limit.WHILE_HOLDING, Limit.PATIENT):
             raise NotInTime(self.request)
         event = self._event(gate)
         mode = "exclusive" if event.exclusive else "shared"

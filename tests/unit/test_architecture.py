@@ -21,13 +21,16 @@ reporter attempt
 remedy strays
 checkup lookout mending
 transaction
+change
 verify
 importing
 stage
+commit
 merge
 draft
 contents sources
 tree
+ownership
 snapshot
 environment
 steps sole
@@ -52,7 +55,7 @@ isolation target child
 record trust
 settings start
 fs
-errors plan _runner
+errors plan removal _runner
 """
 ROW = {module: number for number, row in enumerate(ORDER.strip().splitlines()) for module in row.split()}
 

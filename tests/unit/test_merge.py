@@ -462,6 +462,21 @@ def test_bytecode_of_a_replaced_source_goes_with_it():
     assert plan.overwritten == ()
 
 
+def test_bytecode_that_an_uninstall_left_is_overwritten_and_not_named():
+    names = ["ns/a.py", f"ns/{CACHE}/a.cpython-313.pyc"]
+    plan = planned(in_site("ns/b.py", f"ns/{CACHE}/b.cpython-313.pyc", names[1]), in_site(*names))
+    assert kinds(plan) == {names[0]: Kind.NEW, names[1]: Kind.FILE}
+    assert plan.overwritten == ()
+
+
+def test_bytecode_comes_before_its_source_and_leaves_after_it_whatever_that_is_called():
+    names = ["ns/A.py", f"ns/{CACHE}/A.cpython-313.pyc", "ns/z.py", f"ns/{CACHE}/z.cpython-313.pyc"]
+    others = in_site("ns/b.py", f"ns/{CACHE}/b.cpython-313.pyc")
+    assert order(planned(others, in_site(*names))) == [names[1], names[3], names[0], names[2]]
+    plan = planned([*others, *in_site(*names)], [], in_site(*names), others)
+    assert order(plan) == [names[2], names[0], names[3], names[1]]
+
+
 def test_the_source_with_the_longest_name_owns_bytecode():
     live = in_site("ns/a.py", "ns/a.b.py", f"ns/{CACHE}/a.b.cpython-313.pyc", f"ns/{CACHE}/a.cpython-313.pyc")
     plan = planned(live, [], in_site("ns/a.py"), foreign=in_site("ns/a.b.py"))
@@ -581,6 +596,12 @@ def test_a_symbolic_link_that_leads_out_of_all_roots_is_refused():
         plan_of(disk)
 
 
+def test_a_symbolic_link_goes_with_the_directory_it_is_in():
+    disk = disk_with(in_site("pkg.egg/a.py", "data/b"), in_site("pkg.egg/link/b"))
+    directory_at(disk.live, f"{TREE}/pkg.egg")["link"] = Alias(f"{TREE}/data")
+    assert kinds(plan_of(disk, in_site("pkg.egg"))) == {"pkg.egg": Kind.EXCHANGE}
+
+
 # Volumes.
 
 
@@ -632,6 +653,15 @@ def test_two_looks_at_one_directory_count_as_one():
     trees = [(0, first, with_only("site")), (1, second, with_only("share"))]
     plan = merge(trees, going, disk.situation(lambda path: False))
     assert kinds(plan) == {"a.py": Kind.FILE, "/v/share/x/a": Kind.FILE}
+
+
+def test_what_was_merged_by_itself_is_not_merged_again_with_what_it_lies_in():
+    disk = disk_with(in_site("a.py"), in_site("a.py", "b.py"))
+    ((part, staged, live), _) = disk.trees()
+    inner = [entry.entries["v"].entries["site"] for entry in (staged, live)]  # type: ignore[index,union-attr]
+    plan = merge([(part, *inner), (part, staged, live)], in_site("a.py"), disk.situation(lambda path: False))
+    assert kinds(plan) == {"a.py": Kind.FILE, "b.py": Kind.NEW}
+    assert {each.staged for each in plan.operations} == {"v/site/a.py", "v/site/b.py"}
 
 
 # Order.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip import fs, lock
+from safe_pip import fs, holders, lock
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.owner import Owner, OwnerNote, read
 from tests.support import faults
@@ -30,7 +30,7 @@ def test_it_is_named_after_the_transaction_and_says_who_is_at_it(tmp_path: Path,
     assert first.keys() == {"pid", "command", "since"}
     note = owner.note()
     assert note.pid == os.getpid()
-    assert "pytest" in note.command
+    assert note.command == holders.command(os.getpid())
     assert note.since > 0
     assert note.parts == note.marks == ()
 

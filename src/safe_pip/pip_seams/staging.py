@@ -1,7 +1,5 @@
 """pip's own wheel code at work in the stage: what it writes is what it would have written into the target."""
 
-from __future__ import annotations
-
 import os
 import types
 from collections.abc import Iterable, Iterator

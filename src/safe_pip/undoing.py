@@ -99,7 +99,7 @@ def steps_of(operation: Operation, sight: Sight) -> Iterator[Step]:
 
 
 def has_begun(operation: Operation, sight: Sight) -> bool:
-    """Whether anything may have moved for this operation; told by its own stage and trash, which nobody else touches."""
+    """Whether anything may have moved for this operation; told by its own stage and trash, which are private."""
     if not sight.is_reachable:
         return True  # what is above it has been replaced: nothing is taken for granted
     if operation.trash and sight.trash is not None:

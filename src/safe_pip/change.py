@@ -1,11 +1,13 @@
 """What one command has staged and what it takes away: carried out whole, or not at all."""
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from . import commit, finishing, importing, journal, merge, tree
+from .errors import CommitFailed, State
 from .ownership import Ownership
 from .plan import Journal
 from .removal import Removal
@@ -13,18 +15,18 @@ from .stage import Stage
 from .target import Target
 
 
+class Outcome(NamedTuple):
+    """What a commit did beside what it was asked for: files of others that it replaced, each with its owner."""
+
+    overwritten: tuple[tuple[str, str | None], ...] = ()
+
+
 class Prepared(NamedTuple):
     """A plan, ready to be carried out: its journal is written, and everything that it needs lies beside it."""
 
     plan: merge.Plan
     journal: Journal
-    ownership: Ownership
-
-
-class Outcome(NamedTuple):
-    """What a commit did beside what it was asked for: files of others that it replaced, each with its owner."""
-
-    overwritten: tuple[tuple[str, str | None], ...] = ()
+    outcome: Outcome
 
 
 class Change:
@@ -58,6 +60,13 @@ class Change:
         """Whether there is nothing to do."""
         return not self._staged and not self._removals
 
+    @contextmanager
+    def unpacking(self, wheels: Iterable[Path]) -> Iterator[None]:
+        """Within, wheels are unpacked; raises `CommitFailed`, with nothing changed, where there is no room for them."""
+        self._stage.check_room(wheels)
+        with self._stage.unpacking():
+            yield
+
     def staged(self, path: str) -> str:
         """Where the file that is to be at the absolute `path` is staged."""
         return self._stage.root + path
@@ -74,6 +83,10 @@ class Change:
         self.allow(directory)
         self._stage.mirror(directory)
 
+    def mirror_below(self, directory: str, names: Iterable[str]) -> None:
+        """The same for the directories that files of these names, relative to one that is mirrored, will lie in."""
+        self._stage.mirror_below(directory, {os.path.dirname(name) for name in names})
+
     def add(self, project: str, record: str) -> None:
         """Count in a distribution that is staged and verified; `record` is its RECORD, in the stage."""
         self._staged[project] = record
@@ -87,6 +100,7 @@ class Change:
 
     def drop(self, projects: Iterable[str]) -> None:
         """Leave these projects as they are after all."""
+        self._stage.unprepare()  # It would put back what was kept of them for another plan.
         for project in projects:
             record = self._staged.pop(project, None)
             if record is not None:
@@ -108,6 +122,7 @@ class Change:
         is in the way.
         """
         self._stage.unprepare()
+        self._stage.prune()
         going, metadata = self._going()
         ownership = Ownership(self._trees, metadata)
         while True:
@@ -119,17 +134,23 @@ class Change:
         written = self._journal(plan)
         self._stage.prepare(written.operations, written.roots)
         self._stage.write_journal(journal.encode(written))
-        return Prepared(plan, written, ownership)
+        # Asked now: afterwards they belong to what has replaced them.
+        outcome = Outcome(tuple((path, ownership.owner(path)) for path in plan.overwritten))
+        return Prepared(plan, written, outcome)
 
     def carry_out(self, prepared: Prepared, *, durable: bool, check: Callable[[], None]) -> Outcome:
         """Do what was prepared, under the locks; on return it is committed.
 
         Raises `commit.Rejected` where the target is not what was planned for: then nothing was changed.
         """
-        commit.carry_out(prepared.journal, prepared.plan, durable=durable, check=check)
+        try:
+            commit.carry_out(prepared.journal, prepared.plan, durable=durable, check=check)
+        except CommitFailed as error:
+            if error.state is State.COMMITTED:
+                self._stage.leave()
+            raise
         self._committed = prepared.journal
-        found = prepared.ownership.owner
-        return Outcome(tuple((path, found(path)) for path in prepared.plan.overwritten))
+        return prepared.outcome
 
     def latecomers(self) -> bool:
         """Whether files of nobody's came into directories while they were replaced: they lie in the trash."""
@@ -171,11 +192,12 @@ class Change:
 
     def _merged(self, going: set[str], ownership: Ownership, entered: frozenset[str]) -> merge.Plan:
         parts = self._stage.volumes()
+        trees = tuple(each for each in self._trees if each not in going)  # an egg on `sys.path` is a tree, and may go
         while True:
             staged = [(part, tree.scan(root)) for part, root in self._stage.roots()]
             situation = merge.Situation(
                 roots=tuple(self._roots),
-                trees=self._trees,
+                trees=trees,
                 parts=parts,
                 entered=entered,
                 can_exchange=self._stage.can_exchange(),
@@ -183,7 +205,7 @@ class Change:
                 foreign=lambda path: ownership.owner(path) is not None,
                 order=tuple(os.path.basename(os.path.dirname(record)) for record in self._staged.values()),
             )
-            live = [(part, entry, tree.look("/", entry, going, self._trees)) for part, entry in staged]
+            live = [(part, entry, tree.look("/", entry, going, trees)) for part, entry in staged]
             try:
                 return merge.merge(live, going, situation)
             except merge.NeedsPart as need:

@@ -27,7 +27,10 @@ _CHANGED = {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENOTE
 
 
 class Rejected(Exception):
-    """The target is not what was planned for, and is as it was: plan again, and enter these directories."""
+    """The target is not what was planned for, and is as it was: plan again.
+
+    `entered` are directories that are to be entered then, as their filesystem does not move them as a whole.
+    """
 
     def __init__(self, entered: frozenset[str] = frozenset()) -> None:
         super().__init__(*entered)
@@ -50,12 +53,14 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
 
     On return it is committed. Raises `Rejected`, or `CommitFailed` if the disk refused an operation: the target is as
     it was. After a crash it is that as well as soon as the next command has met the journal. `check` is called between
-    the journal and the first operation; what it raises is raised, and nothing was changed.
+    the journal and the first operation; what it raises is raised, and nothing was changed. A `CommitFailed` of the
+    state `COMMITTED` says that it is committed, and that the disk may not hold it yet: nothing may be deleted.
     """
     with _held_back(), _places(journal) as places:
         _validate(journal, plan)
         try:
-            _rename(places, "journal", JOURNAL, durable=durable)
+            _rename(places, "journal", JOURNAL)
+            _sync_state(places, durable=durable)
         except OSError as error:
             raise _failed(error, State.UNCHANGED) from error
         done = 0
@@ -65,14 +70,18 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
                 done += 1
                 _do(places, operation)
             if durable:
-                _sync(places)
-            _rename(places, JOURNAL, COMMITTED, durable=durable)
+                places.sync()
+            _rename(places, JOURNAL, COMMITTED)
         except BaseException as error:
             _undo(places, done, durable=durable)
             if isinstance(error, OSError):
                 raise _translated(error, journal, done - 1) from error
             raise
         # It is committed. What fails from here on is tried again by `finish`, or by who sweeps.
+        try:
+            _sync_state(places, durable=durable)
+        except OSError as error:
+            raise _failed(error, State.COMMITTED) from error
         with suppress(OSError):
             finishing.take_markers(places)
         for path in plan.emptied:
@@ -90,14 +99,19 @@ def _places(journal: Journal) -> Iterator[Places]:
         yield places
 
 
-def _rename(places: Places, old: str, new: str, *, durable: bool) -> None:
+def _rename(places: Places, old: str, new: str) -> None:
     """Rename the journal, in the state directory or from the private directory into it."""
     state, private = places.parts[0].state, places.parts[0].private
     assert state is not None
     assert private is not None
     source, name = (private, old) if old == "journal" else (state, places.journal.identifier + old)
     fs.move(source, name, state, places.journal.identifier + new)
-    if durable:
+
+
+def _sync_state(places: Places, *, durable: bool) -> None:
+    """Have the disk hold the name that the journal has by now."""
+    state = places.parts[0].state
+    if durable and state is not None:
         fs.sync(state)
 
 
@@ -146,16 +160,6 @@ def _move(source: Spot, destination: Spot) -> None:
     fs.move(source.parent, source.name, destination.parent, destination.name)
 
 
-def _sync(places: Places) -> None:
-    """Have the disk hold all directories whose entries have changed."""
-    synced: set[str] = set()
-    for operation in places.journal.operations:
-        for spot in (places.live(operation), places.staged(operation), places.trash(operation)):
-            if spot.name and spot.directory is not None and spot.directory.path not in synced:
-                synced.add(spot.directory.path)
-                fs.sync(spot.directory)
-
-
 def _undo(places: Places, done: int, *, durable: bool) -> None:
     """Undo the first `done` operations, of which the last may have failed half way, and withdraw the journal."""
     state = places.parts[0].state
@@ -164,10 +168,12 @@ def _undo(places: Places, done: int, *, durable: bool) -> None:
         for operation in reversed(places.journal.operations[:done]):
             undo(places, operation)
         if durable:
-            _sync(places)
+            places.sync()
         fs.remove(state, places.journal.identifier + JOURNAL)
     except OSError as error:
         raise _failed(error, State.UNFINISHED) from error
+    with suppress(OSError):  # the disk has told already, and to undo it once more does no harm
+        _sync_state(places, durable=durable)
 
 
 def _translated(error: OSError, journal: Journal, at: int) -> Exception:
@@ -175,10 +181,20 @@ def _translated(error: OSError, journal: Journal, at: int) -> Exception:
     operation = journal.operations[at]
     is_directory = any(seen is not None and stat.S_ISDIR(seen.mode) for seen in (operation.old, operation.new))
     if error.errno == errno.EXDEV and is_directory and operation.old is not None:
-        return Rejected(frozenset((_live(journal, operation),)))
+        return Rejected(_unmoved(journal, operation.part))
     if error.errno in _CHANGED:
         return Rejected()
     return _failed(error, State.RESTORED)
+
+
+def _unmoved(journal: Journal, part: int) -> frozenset[str]:
+    """The directories that were to leave their places on a filesystem that refused it to one, with all below them.
+
+    An overlayfs refuses it to each that has a lower layer; to try them one by one would take as many plans.
+    """
+    leaving = (Kind.EXCHANGE, Kind.SWAP, Kind.REMOVE)
+    paths = (_live(journal, each) for each in journal.operations if each.part == part and each.kind in leaving)
+    return frozenset(directory for path in paths if not os.path.islink(path) for directory, _, _ in os.walk(path))
 
 
 def _failed(error: OSError, state: State) -> CommitFailed:

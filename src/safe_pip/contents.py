@@ -46,9 +46,8 @@ class Going:
         """Whether something goes from the directory `path`, or from below it."""
         return path in self._parents
 
-    def is_whole(self, directory: Entry) -> bool:
+    def is_whole(self, path: str) -> bool:
         """Whether all that is in a directory goes because of what it is: metadata belongs to one distribution alone."""
-        path = directory.path
         if path in self._paths:
             return True
         if not path.endswith((".dist-info", ".egg-info")):
@@ -91,7 +90,7 @@ class Going:
             is_cache = path.endswith("/__pycache__")
             for name, child in (entry.entries or {}).items():
                 if child is not FILE and child.is_directory and not child.target:
-                    waiting.append((child, f"{prefix}{name}/", all_going or self.is_whole(child)))
+                    waiting.append((child, f"{prefix}{name}/", all_going or self.is_whole(child.path)))
                 elif is_cache and is_bytecode(name, path):
                     has_bytecode = True
                     # Of a directory within, the sources are seen as well, and decide.

@@ -74,6 +74,23 @@ def take_markers(places: Places) -> None:
         raise error
 
 
+def remove_emptied(places: Places) -> None:
+    """Remove the directories that could not be moved, and that what went has left empty.
+
+    An empty dist-info would pass for a distribution. What the disk refuses stays.
+    """
+    for operation in places.journal.operations:
+        root = places.roots[operation.root]
+        above = os.path.dirname(operation.path) if operation.kind is Kind.REMOVE else ""
+        with contextlib.suppress(OSError, Refused):  # not empty, most of all
+            while above and root is not None:
+                above, name = os.path.split(above)
+                with contextlib.ExitStack() as opened:
+                    holder = opened.enter_context(root.child(above)) if above else root
+                    _check(places, holder)
+                    fs.remove_directory(holder, name)
+
+
 def find_latecomers(places: Places) -> list[Latecomer]:
     """As `latecomers`."""
     found = []

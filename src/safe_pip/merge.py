@@ -82,9 +82,9 @@ class _Merge:
     def start(self, source: Source, live: Entry) -> None:
         """Note that `source` goes into `live`, and so on for all directories that are in both."""
         self._starts.append(live.path)
-        self._pair(source, live, is_going=False)
+        self._pair(source, live)
 
-    def _pair(self, source: Source, live: Entry, *, is_going: bool) -> None:
+    def _pair(self, source: Source, live: Entry) -> None:
         node = self._nodes.get(live.path)
         if node is None:
             self._nodes[live.path] = _Node(live, [source])
@@ -96,19 +96,21 @@ class _Merge:
             if found is None or not found.is_directory or not has_files(child):
                 continue
             if found.target:
-                if is_going or joined(live.path, name) in self._going:
-                    continue
+                path = joined(live.path, name)
+                if path in self._going or self._goes_with_all(live.path):
+                    continue  # a directory takes the place of the link
                 # What is staged for it is to be found in the stage until its turn has come.
-                self._unmoved.update((live.path, *ancestors(live.path), *ancestors(found.path)))
+                self._unmoved.update((*ancestors(path), *ancestors(found.path)))
                 self._starts.append(found.path)
-            self._pair(source.child(name, child), found, is_going=is_going or self._goes_whole(found))
+                found = found._replace(target="")
+            self._pair(source.child(name, child), found)
 
     def enter_all(self) -> None:
         """Decide what is to be done, from the first directory down; then where only a symbolic link leads."""
         for path in self._starts:
             if path not in self._met:
                 self._met.add(path)
-                self._enter(*self._nodes[path], is_going=False)
+                self._enter(*self._nodes[path], is_going=self._goes_with_all(path))
 
     def _enter(self, live: Entry, sources: Sequence[Source], *, is_going: bool) -> None:
         """Merge what is staged into a directory with what is in it, name by name."""
@@ -133,6 +135,8 @@ class _Merge:
             self.draft.add(Kind.NEW, live, name, source)
 
     def _replace_file(self, live: Entry, name: str, found: Entry, given: Sequence[Source], *, is_going: bool) -> None:
+        if found.target and not is_going and all(source.entry.is_directory for source in given):
+            return  # what is staged goes where the link leads
         path = joined(live.path, name)
         source = self._one(path, given)
         if source is None:
@@ -144,7 +148,7 @@ class _Merge:
                 self.draft.overwritten.append(path)
         elif is_going:
             self.draft.add(Kind.SWAP, live, name, source, old=found)
-        elif not found.target:
+        else:
             self.draft.refuse(f"`{path}` is a file, and nothing that is replaced owns it: a directory has to be there")
 
     def _merge_directory(
@@ -155,8 +159,10 @@ class _Merge:
             return
         self._met.add(path)
         node = self._nodes.get(path)
-        found, sources = node or (found, [])
-        is_going = is_going or self._goes_whole(found)
+        sources = node.sources if node is not None else []
+        if node is not None and node.live is not found:
+            found = united(found, node.live)
+        is_going = is_going or self._goes_whole(path)
         files = [source for source in given if not source.entry.is_directory]
         if files:
             contents = self._going.contents(found, is_going=is_going)
@@ -179,7 +185,8 @@ class _Merge:
             self._move(Kind.REMOVE, live, name, found, contents)
         else:
             self._enter(found, (), is_going=found.path not in self._staying)
-            if found.path not in self._staying and found.inside == live.inside:
+            is_filled = any(path.startswith(joined(found.path, "")) for path in self._starts)
+            if found.path not in self._staying and found.inside == live.inside and not is_filled:
                 self.draft.emptied.append(found.path)
 
     def _exchange(self, live: Entry, name: str, found: Entry, sources: Sequence[Source], *, is_going: bool) -> bool:
@@ -202,8 +209,12 @@ class _Merge:
         self._compare_times(source.entry, source.real, found)
         return True
 
-    def _goes_whole(self, found: Entry) -> bool:
-        return found.path not in self._staying and self._going.is_whole(found)
+    def _goes_whole(self, path: str) -> bool:
+        return path not in self._staying and self._going.is_whole(path)
+
+    def _goes_with_all(self, path: str) -> bool:
+        """Whether all that is in a directory goes because of what that is, or of what it lies in."""
+        return self._goes_whole(path) or any(map(self._goes_whole, ancestors(path)))
 
     def _can_move(self, live: Entry, found: Entry) -> bool:
         is_allowed = self._situation.uid in (0, found.uid) or found.is_writable

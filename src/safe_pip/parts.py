@@ -197,9 +197,16 @@ def _delete_mark(state_path: str, identifier: str, home: str) -> None:
 
 def delete_mark(state: Directory, name: str, home: str) -> None:
     """Delete a mark, if it is one that leads to `home`."""
-    # Killed while it was made, it is empty.
-    if named_home(state, name) == home or (state.exists(name) and state.stat(name).st_size == 0):
+    if _is_mark(state, name, os.fsencode(f"{home}\n")):
         fs.remove(state, name)
+
+
+def _is_mark(state: Directory, name: str, content: bytes) -> bool:
+    # Killed, or out of space, while it was made, it has only a part of its content.
+    try:
+        return state.stat(name).st_size <= len(content) and content.startswith(state.read(name))
+    except OSError:
+        return False
 
 
 def _delete_state(directory: str) -> None:

@@ -12,14 +12,16 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from . import fs, state_directory
 from . import journal as codec
-from . import state_directory
 from .fs import Directory
-from .plan import Journal, Operation
+from .plan import Journal, Kind, Operation
 from .writer import Writer, is_accepted
 
 STAGE = "stage"
 TRASH = "trash"
+DURABLE = "durable"
+"""A file in the first private directory of a transaction that is to survive a loss of power."""
 # Open at once, besides roots and parts; a process may have 1,024 descriptors, often 256 on macOS.
 _MOST = 64
 
@@ -106,6 +108,19 @@ class Places:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), spot.parent.child(spot.name) as below:
             return below.exists(self.marker)
         return False
+
+    def sync(self) -> None:
+        """Have the disk hold what was done, or undone: all directories whose entries, or modes, may have changed."""
+        synced: set[str] = set()
+        for operation in self.journal.operations:
+            with contextlib.suppress(NotADirectoryError):  # where another program was, nothing was changed
+                live = self.live(operation)
+                for spot in (live, self.staged(operation), self.trash(operation)):
+                    if spot.name and spot.directory is not None and spot.directory.path not in synced:
+                        synced.add(spot.directory.path)
+                        fs.sync(spot.directory)
+                if operation.kind is Kind.MODE and live.status() is not None:
+                    fs.sync(live.parent, live.name)
 
     def close(self) -> None:
         """Close all of them; again it does nothing."""

@@ -15,9 +15,18 @@ from collections.abc import Callable, Iterator, Sequence
 
 from . import fs
 from .errors import State
-from .finishing import bring_back, clean_up, find_latecomers, latecomers, put_back, remove_markers, take_markers
+from .finishing import (
+    bring_back,
+    clean_up,
+    find_latecomers,
+    latecomers,
+    put_back,
+    remove_emptied,
+    remove_markers,
+    take_markers,
+)
 from .fs import Directory
-from .places import Places, Refused, may_change, status
+from .places import DURABLE, Places, Refused, may_change, status
 from .sight import look
 from .undoing import Action, Step, carry_out, decide, undo
 from .unfinished import Opened, Unfinished, find, opened, owner_file, read, refused
@@ -42,7 +51,6 @@ __all__ = [
 def roll_back(
     unfinished: Unfinished,
     *,
-    durable: bool = False,
     keep: bool = False,
     aside: Callable[[Places], None] | None = None,
 ) -> tuple[str, ...]:
@@ -55,14 +63,20 @@ def roll_back(
     """
     with _opened(unfinished) as (found, places):
         steps = _checked_steps(found, places, keep)
+        private = places.parts[0].private
+        # Whoever made it was promised that it survives a loss of power, whole or not at all.
+        durable = private is not None and private.exists(DURABLE)
         left = carry_out(places, steps)
         if durable:
-            _sync(places, steps)
+            places.sync()
         if left and aside is not None:
             aside(places)
         fs.remove(found.state, unfinished.name)
         if durable:
             fs.sync(found.state)
+        if left:
+            with contextlib.suppress(OSError, Refused):  # `doctor` finds what stays
+                take_markers(places)
         with contextlib.suppress(OSError):  # what is left is for the next command that can
             clean_up(places, None)
         return left
@@ -78,6 +92,7 @@ def finish(unfinished: Unfinished) -> tuple[str, ...]:
         _check_permission(places, (), found.state)
         take_markers(places)
         left = bring_back(places, find_latecomers(places))
+        remove_emptied(places)
         clean_up(places, unfinished.name)
         return left
 
@@ -152,14 +167,6 @@ def _check_entry(directory: Directory, entry: os.stat_result | None) -> None:
     is_sticky = above.st_mode & stat.S_ISVTX and above.st_uid != os.geteuid()
     if is_sticky or (stat.S_ISDIR(entry.st_mode) and not entry.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), directory.path)
-
-
-def _sync(places: Places, steps: Sequence[Step]) -> None:
-    """Have the disk hold what was undone, before the journal goes."""
-    for operation, _ in steps:
-        for spot in (places.live(operation), places.staged(operation), places.trash(operation)):
-            if spot.name and spot.directory is not None:
-                fs.sync(spot.directory)
 
 
 @contextlib.contextmanager

@@ -78,7 +78,6 @@ def owner_lock(path: Path, tree: Path) -> Request:
 
 def shown_name(tree: Path) -> Path:
     """What messages call a tree: the virtual environment it belongs to (PEP 405), or its own path."""
-    for parent in list(tree.parents)[:5]:
-        if (parent / "pyvenv.cfg").is_file():
-            return parent
-    return tree
+    # `lib/python3.13/site-packages` or `Lib/site-packages`: any other directory below is no part of it.
+    homes = tuple(tree.parents)[1:3] if tree.name == "site-packages" else ()
+    return next((home for home in homes if (home / "pyvenv.cfg").is_file()), tree)

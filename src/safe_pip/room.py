@@ -7,7 +7,7 @@ import os
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import state_directory
@@ -23,7 +23,8 @@ def needed(wheels: Iterable[Path]) -> int:
     """The bytes that the files in these wheels have, unpacked."""
     total = 0
     for wheel in wheels:
-        with zipfile.ZipFile(wheel) as archive:
+        # What is wrong with one that cannot be read is pip's to say.
+        with suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(wheel) as archive:
             total += sum(info.file_size for info in archive.infolist())
     return total
 

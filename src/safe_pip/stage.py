@@ -17,7 +17,7 @@ from . import fs, parts, staged, state_directory, tree
 from .fs import Directory
 from .journal import marker
 from .owner import Owner, give_access
-from .places import STAGE, Refused
+from .places import DURABLE, STAGE, Refused
 from .plan import Kind, Operation
 from .room import check_room, staging, unpacking
 
@@ -98,6 +98,11 @@ class Stage:
             staged.mirror(self.root, live)
         self._mirrored.add(live)
 
+    def mirror_below(self, live: str, directories: Iterable[str]) -> None:
+        """Do the same for directories below it (relative paths) that exist, where it makes a difference."""
+        with staging(live):
+            staged.mirror_below(self.root, live, directories)
+
     def write_like(self, live: str, content: bytes) -> None:
         """Stage the file `live`, which exists, with another content."""
         self.mirror(os.path.dirname(live))
@@ -116,6 +121,12 @@ class Stage:
             for other in others:
                 going -= staged.files_of(*self._found(other))
             staged.take_out(self._roots(), going, self._mirrored)
+
+    def prune(self) -> None:
+        """Take directories out of the stage that nothing was staged in: they would go in with what lies beside them."""
+        with staging(self.root):
+            staged.prune(self.root, self._mirrored)
+        self._mirrored.clear()
 
     def add_part(self, directory: str, *, is_tree: bool = False) -> int:
         """Make a part in `directory`, which is on another filesystem; on return its number."""
@@ -206,8 +217,14 @@ class Stage:
             give_access(path)
 
     def sync(self) -> None:
-        """Have the disk hold all that is staged, then the journal, and the way to it."""
+        """Have the disk hold all that is staged, then the journal, and the way to it.
+
+        Who undoes it is told to have the disk hold that too.
+        """
         with staging(self._parts[0]):
+            with Directory.open(self._parts[0]) as private:
+                if not private.exists(DURABLE):
+                    fs.write_new(private, DURABLE, b"")
             for root in self._roots():
                 with Directory.open(root) as opened:
                     fs.sync_tree(opened)

@@ -25,11 +25,11 @@ def parent_of(path: str) -> Iterator[tuple[Directory, str]]:
         yield opened, name
 
 
-def mirror(root: str, live: str) -> None:
+def mirror(root: str, live: str, *, is_moved: bool = False) -> None:
     """Make `root` + `live`, a directory, with all above it, so that what is made there is as if made in `live`.
 
     What exists in the target gives group, set-group-ID bit and default access list to its mirror, which only this user
-    can read; what does not is made as any directory is.
+    can read unless it may be moved to the target; what does not is made as any directory is.
     """
     with ExitStack() as opened:
         here, path = opened.enter_context(Directory.open(root)), "/"
@@ -37,11 +37,30 @@ def mirror(root: str, live: str) -> None:
             path = os.path.join(path, name)
             if not here.exists(name):
                 if os.path.isdir(path):
+                    mode = 0o700 | (stat.S_IMODE(os.stat(path).st_mode) & 0o777 if is_moved else 0)
                     fs.make_directory(here, name, 0o700)
-                    attributes.pass_on(path, here, name, 0o700)
+                    attributes.pass_on(path, here, name, mode)
                 else:
                     fs.make_directory(here, name)
             here = opened.enter_context(here.child(name))
+
+
+def mirror_below(root: str, live: str, directories: Iterable[str]) -> None:
+    """Mirror those of the `directories` below `live` that hand on other access than what they lie in, if they exist."""
+    found = {live: attributes.handed_on(live)} if os.path.isdir(live) else {}
+    for relative in sorted({above for each in directories for above in _with_parents(each)}):
+        path = os.path.join(live, relative)
+        parent = os.path.dirname(path)
+        if parent in found and os.path.isdir(path):
+            found[path] = attributes.handed_on(path)
+            if found[path] != found[parent]:
+                mirror(root, path, is_moved=True)
+
+
+def _with_parents(path: str) -> Iterator[str]:
+    while path.strip("/"):
+        yield path
+        path = os.path.dirname(path)
 
 
 def copy_below(source: Directory, name: str, destination: Directory) -> None:
@@ -135,6 +154,12 @@ def take_out(roots: Iterable[str], files: Iterable[str], kept: Collection[str]) 
                     emptied.add(os.path.dirname(path))
         for path in sorted(emptied, key=len, reverse=True):
             _prune(root, path, kept)
+
+
+def prune(root: str, directories: Iterable[str]) -> None:
+    """Remove those of these directories of the target from the stage that stayed empty, with those above them."""
+    for path in sorted(directories, key=len, reverse=True):
+        _prune(root, path, ())
 
 
 def _prune(root: str, path: str, kept: Collection[str]) -> None:

@@ -27,7 +27,7 @@ from safe_pip.errors import SafePipError, StalePlan, UnusableEnvironment
 from safe_pip.snapshot import ReadSet, Snapshot
 
 if TYPE_CHECKING:
-    from safe_pip.change import Change, Outcome
+    from safe_pip.change import Change, Outcome, Prepared
 
 T = TypeVar("T")
 
@@ -180,12 +180,11 @@ class Transaction:
         with ExitStack() as cleaning, self._failing():
             if self._verify == "import":
                 change.verify_imports(self.path)
-            entered: frozenset[str] = frozenset()
             for attempt in range(_PLANS):
                 if change.is_empty:
                     return Outcome()
                 planned_for = self.environment.read(lambda: Snapshot.take(self.path))
-                prepared = change.prepare(entered)
+                prepared = change.prepare()
                 commit.check_permissions(prepared.journal)
                 if self._durable:
                     change.sync()
@@ -201,14 +200,37 @@ class Transaction:
                             if (adds and change.shadows()) or (prepared.plan.moved and attempt < _PATIENT):
                                 continue
                             if prepared.plan.moved:
-                                prepared = change.prepare(entered)
-                        outcome = change.carry_out(prepared, durable=self._durable, check=held.check)
+                                prepared = change.prepare()
+                                if self._durable:
+                                    change.sync()
+                        outcome = self._carry_out(change, prepared, held)
                         for directory in (*change.target.trees, *change.target.directories):
                             cleaning.callback(sweep.find(directory).delete)
                         return outcome
-                except commit.Rejected as rejected:
-                    entered |= rejected.entered
+                except commit.Rejected:
+                    continue
         raise StalePlan((), "what this command was to change did not stay the same while it was planned")
+
+    def _carry_out(self, change: Change, prepared: Prepared, held: Held) -> Outcome:
+        """Do what was prepared; where the filesystem does not move directories as a whole, by entering them.
+
+        Then it is planned again with the locks held: what was done and undone has left times that look like a change
+        of somebody else's.
+        """
+        from safe_pip import commit
+
+        entered: frozenset[str] = frozenset()
+        while True:
+            try:
+                return change.carry_out(prepared, durable=self._durable, check=held.check)
+            except commit.Rejected as rejected:
+                if rejected.entered <= entered:
+                    raise
+                entered |= rejected.entered
+            prepared = change.prepare(entered)
+            commit.check_permissions(prepared.journal)
+            if self._durable:
+                change.sync()
 
     @contextmanager
     def _locked(self, change: Change, *, adds: bool) -> Iterator[tuple[Held, Snapshot]]:

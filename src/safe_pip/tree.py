@@ -61,8 +61,8 @@ def scan(path: str) -> Entry:
 def look(path: str, staged: Entry | None, names: Collection[str], trees: Collection[str]) -> Entry:
     """The live directory `path` where `staged` is to be merged into it and the files `names` are to go.
 
-    Looked at are the names that are staged or are to go. Below the `trees` a directory that something goes from is
-    looked into as a whole; elsewhere it is listed, to see what is left of it.
+    Looked at are the names that are staged or are to go. A directory that goes by name is looked into as a whole, and
+    below the `trees` one that something goes from; elsewhere that is listed, to see what is left of it.
     """
     return _Live(names, trees).enter(path, staged, volume(os.path.dirname(path)))
 
@@ -124,12 +124,17 @@ class _Reader:
         )
 
     def listed(self, entry: Entry) -> tuple[Entry, dict[str, Entry]]:
-        """The directory with all names that are in it; one that cannot be listed is not whole."""
-        entries: dict[str, Entry] = {}
+        """The directory with all names that are in it; one that cannot be listed is not whole.
+
+        What was found in it before is added to: somebody may have come through a symbolic link.
+        """
+        entries = self._found[entry.path][1] if entry.path in self._found else {}
         is_whole = True
         try:
             with os.scandir(entry.path) as found:
                 for item in found:
+                    if item.name in entries:
+                        continue
                     if item.is_dir(follow_symlinks=False):
                         with suppress(FileNotFoundError):
                             entries[item.name] = self.directory(item.path, entry.inside)
@@ -143,7 +148,7 @@ class _Reader:
         """The directory with all that is below it."""
         entry, entries = self.listed(entry)
         for name, child in entries.items():
-            if child.is_directory:
+            if child.is_directory and not child.target:
                 with suppress(FileNotFoundError):  # it stays one that was not looked into: nobody takes it for empty
                     entries[name] = self.everything(child)
         return entry
@@ -181,7 +186,7 @@ class _Live(_Reader):
     def _opened(self, path: str, outer: Volume) -> tuple[Entry, dict[str, Entry]]:
         entry = self.directory(path, outer)
         if path not in self._staying and (path in self._below or path in self._names):
-            if path.startswith(self._inside):
+            if path in self._names or path.startswith(self._inside):
                 self.everything(entry)
                 return self._found[path]
             return self.listed(entry)

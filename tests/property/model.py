@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from safe_pip.merge import Plan, Situation
@@ -14,11 +15,15 @@ TREE = "/v/site"
 METADATA = ("RECORD", "METADATA", "PKG-INFO")
 ROOTS = (TREE, "/v/bin", "/v")
 SHARED = "/v/share"
-# A symbolic link at one of these may lead there; what is staged through it is staged for the directory.
-ALIASES = ("/v/alias", f"{TREE}/a/alias")
+# Where there may be a symbolic link to a directory, and where it may lead.
+ALIASES = ("/v/alias", f"{TREE}/alias", f"{TREE}/a/alias", f"{TREE}/b/alias", f"{SHARED}/alias")
+TARGETS = (SHARED, TREE, f"{TREE}/b", f"{TREE}/a", f"{TREE}/a/b", f"{TREE}/a/data/b")
 
 Files = Mapping[str, str]
 """Content by absolute path."""
+
+Links = Mapping[str, str]
+"""Where symbolic links lead, by absolute path; no path has a link in it."""
 
 
 class Directory(dict[str, "Directory | str | Alias"]):
@@ -41,22 +46,30 @@ Node = Directory | str | Alias
 class Disk:
     """What is live, and for each part what is staged and what was thrown away."""
 
-    def __init__(self, files: Files, staged: Files, *, is_mounted: bool = False, alias: str = "") -> None:
+    def __init__(
+        self,
+        files: Files,
+        staged: Files,
+        *,
+        is_mounted: bool = False,
+        aliases: Links = MappingProxyType({}),
+        going: Collection[str] = (),
+    ) -> None:
         self.live = Directory()
         self.stages = [Directory(), Directory()]
         self.trash: list[Directory] = [Directory(), Directory()]
         for path in (TREE, "/v/bin"):
             directory_at(self.live, path)
-        if alias:
-            directory_at(self.live, SHARED)
-            parent, _, name = alias.rpartition("/")
-            directory_at(self.live, parent)[name] = Alias(SHARED)
+        for alias, target in aliases.items():
+            directory_at(self.live, target)
+            write(self.live, alias, Alias(target))
         for path, content in files.items():
             write(self.live, path, content)
         if is_mounted:
             directory_at(self.live, SHARED).volume = (2, 0)
+        links = staying(aliases, going)
         for path, content in staged.items():
-            write(self.stages[int(is_mounted and resolved(path).startswith(SHARED + "/"))], path, content)
+            write(self.stages[int(is_mounted and resolved(path, links).startswith(SHARED + "/"))], path, content)
 
     def situation(self, foreign: Callable[[str], bool], **other: object) -> Situation:
         values: dict[str, object] = {
@@ -83,7 +96,7 @@ class Disk:
             found = at(self.live, node.target)
             if not isinstance(found, Directory):
                 return LINK
-            return self.entry(found, node.target, volume)._replace(target=node.target)
+            return self.entry(found, node.target, self.volume(node.target))._replace(target=node.target)
         if isinstance(node, str):
             return FILE
         inside = node.volume or volume
@@ -97,6 +110,11 @@ class Disk:
             volume=volume,
             inside=inside,
         )
+
+    def volume(self, path: str) -> Volume:
+        """That of the directory which a live one lies in."""
+        above = [at(self.live, each) for each in parents(path)]
+        return next((node.volume for node in above if isinstance(node, Directory) and node.volume), (1, 0))
 
     def read(self, path: str) -> Seen:
         for part, stage in enumerate(self.stages):
@@ -113,10 +131,11 @@ class Disk:
         return set(walk_directories(self.live, ""))
 
 
-def resolved(path: str) -> str:
-    for alias in ALIASES:
+def resolved(path: str, links: Links) -> str:
+    """Where something at `path` is in truth."""
+    for alias, target in links.items():
         if path.startswith(alias + "/"):
-            return SHARED + path.removeprefix(alias)
+            return resolved(target + path.removeprefix(alias), links)
     return path
 
 
@@ -217,6 +236,10 @@ def do(plan: Plan, disk: Disk, operation: Operation) -> None:
         assert operation.new is not None
         found.mode = operation.new.mode
         return
+    if operation.old is not None:
+        assert stat.S_ISDIR(operation.old.mode) == isinstance(parent[name], Directory)
+    if operation.new is not None:
+        assert stat.S_ISDIR(operation.new.mode) == isinstance(stage[staged], Directory)
     assert operation.trash not in trash
     if kind is Kind.NEW:
         assert name not in parent
@@ -261,11 +284,18 @@ def is_cached(path: str) -> bool:
     return is_bytecode(name, directory)
 
 
-def expected(live: Files, going: Collection[str], staged: Files) -> dict[str, str]:
-    """All files but bytecode, once `staged` is merged."""
+def expected(live: Files, aliases: Links, going: Collection[str], staged: Files) -> dict[str, str]:
+    """All files but bytecode, once `staged` is merged: what goes is gone before what is staged follows any link."""
+    links = staying(aliases, going)
     result = {path: content for path, content in live.items() if not goes(path, going) and not is_cached(path)}
-    result.update({resolved(path): content for path, content in staged.items() if not is_cached(path)})
+    result.update({path: f"-> {target}" for path, target in links.items()})
+    result.update({resolved(path, links): content for path, content in staged.items() if not is_cached(path)})
     return result
+
+
+def staying(aliases: Links, going: Collection[str]) -> dict[str, str]:
+    """The links that do not go."""
+    return {path: target for path, target in aliases.items() if not goes(path, going)}
 
 
 def goes(path: str, going: Collection[str]) -> bool:
@@ -273,6 +303,10 @@ def goes(path: str, going: Collection[str]) -> bool:
     named = {path, *parents(path)} - {*ROOTS}
     infos = [above for above in named if above.endswith(".dist-info")]
     return not named.isdisjoint(going) or any(f"{info}/{name}" in going for info in infos for name in METADATA)
+
+
+def is_below(path: str, directory: str) -> bool:
+    return path.startswith(f"{directory}/")
 
 
 def is_possible(files: Collection[str]) -> bool:

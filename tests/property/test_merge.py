@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from hypothesis import HealthCheck, assume, example, given, settings
@@ -26,8 +28,8 @@ PLACES = [TREE, f"{TREE}/x-1.dist-info", "/v/bin", "/v/share", "/v/new"]
 
 
 @st.composite
-def paths(draw: st.DrawFn) -> str:
-    directory = draw(st.sampled_from(PLACES))
+def paths(draw: st.DrawFn, places: Collection[str] = ()) -> str:
+    directory = draw(st.sampled_from([*PLACES, *places]))
     names = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3))
     if draw(st.integers(0, 3)) == 0:
         tag = draw(st.sampled_from(["cpython-313", "cpython-310.opt-1", "cpython-313-tool-8.4.1"]))
@@ -45,15 +47,19 @@ class Case(NamedTuple):
     entered: frozenset[str] = frozenset()
     can_exchange: bool = True
     is_mounted: bool = False
-    alias: str = ""
+    aliases: Mapping[str, str] = MappingProxyType({})
 
     def wanted(self) -> dict[str, str]:
         """All files but bytecode, as they have to be afterwards."""
-        links = {self.alias: f"-> {model.SHARED}"} if self.alias else {}
-        return expected({**links, **self.live}, self.going, self.staged)
+        return expected(self.live, self.aliases, self.going, self.staged)
+
+    def places(self) -> dict[str, str]:
+        """Where what is staged comes to be, with its content."""
+        links = model.staying(self.aliases, self.going)
+        return {model.resolved(path, links): content for path, content in self.staged.items()}
 
     def disk(self) -> Disk:
-        return Disk(self.live, self.staged, is_mounted=self.is_mounted, alias=self.alias)
+        return Disk(self.live, self.staged, is_mounted=self.is_mounted, aliases=self.aliases, going=self.going)
 
     def situation(self, disk: Disk) -> Situation:
         return disk.situation(
@@ -66,52 +72,64 @@ class Case(NamedTuple):
         return merge(disk.trees(), self.going, self.situation(disk))
 
 
-def consistent(found: list[str]) -> list[str]:
-    """Those that can be together."""
+def consistent(found: list[str], aliases: Mapping[str, str]) -> list[str]:
+    """Those that can be together, and beside symbolic links and the directories that these lead to."""
+    others = [*aliases, *(f"{target}/*" for target in aliases.values())]
     kept: list[str] = []
     for path in dict.fromkeys(found):
-        if is_possible({*kept, path}):
+        if is_possible({*others, *kept, path}):
             kept.append(path)
     return kept
 
 
 @st.composite
+def links(draw: st.DrawFn) -> dict[str, str]:
+    """Symbolic links, at most two, that do not lead in circles."""
+    found: dict[str, str] = {}
+    for _ in range(draw(st.integers(0, 2))):
+        more = {**found, draw(st.sampled_from(model.ALIASES)): draw(st.sampled_from(model.TARGETS))}
+        if not any(model.is_below(a, more[b]) and model.is_below(b, more[a]) for a in more for b in more):
+            found = more
+    return found
+
+
+def source_of(path: str) -> str:
+    """What bytecode is made from; any other file itself."""
+    directory, _, name = path.rpartition("/")
+    return f"{directory.rpartition('/')[0]}/{name.partition('.')[0]}.py" if is_cached(path) else path
+
+
+@st.composite
 def cases(draw: st.DrawFn, *, plain: bool = False) -> Case:
-    live = consistent(draw(st.lists(paths(), max_size=8)))
+    aliases = {} if plain else draw(links())
+    some = paths([*aliases.values()])
+    live = consistent(draw(st.lists(some, max_size=8)), aliases)
     # Most new versions are much like the old one.
-    staged = consistent(
-        draw(st.lists(st.sampled_from(live), max_size=6) if live else st.just([])) + draw(st.lists(paths(), max_size=5))
-    )
+    staged = draw(st.lists(st.sampled_from(live), max_size=6)) if live else []
+    staged = consistent(staged + draw(st.lists(some, max_size=5)), aliases)
     # Nobody stages bytecode without its source.
-    staged = consistent(
-        [path for given in staged for path in ((given, model_source(given)) if is_cached(given) else (given,))]
-    )
+    staged = consistent([path for each in staged for path in dict.fromkeys((each, source_of(each)))], aliases)
     owners = draw(st.lists(st.sampled_from(["ours", "ours", "ours", "foreign", "nobody"]), min_size=8, max_size=8))
     owner = dict(zip(live, owners, strict=False))
-    alias = (
-        draw(st.sampled_from(["", *model.ALIASES]))
-        if not plain and is_possible({*live, *staged, *model.ALIASES})
-        else ""
-    )
-    if alias and "/v/share" not in live:
+    for alias, target in aliases.items():
         through = draw(st.sets(st.sampled_from(staged)) if staged else st.just(set()))
-        staged = [path.replace("/v/share/", f"{alias}/") if path in through else path for path in staged]
-    else:
-        alias = ""
+        staged = [path.replace(f"{target}/", f"{alias}/") if path in through else path for path in staged]
     directories = sorted({above for path in live for above in model.parents(path)})
+    # What a RECORD names and is not there does not matter.
+    named = draw(st.lists(some | st.sampled_from([*aliases]) if aliases else some, max_size=2))
+    going = {path for path in (*live, *named) if owner.get(path, "ours") == "ours"}
+    stay = model.staying(aliases, going)
     return Case(
         {path: f"old {path}" for path in live},
-        # What a RECORD names and is not there does not matter.
-        frozenset([path for path in live if owner[path] == "ours"] + draw(st.lists(paths(), max_size=2)))
-        - {path for path in live if owner[path] != "ours"},
+        frozenset(going),
         frozenset(path for path in live if owner[path] == "foreign"),
-        {path: f"new {model.resolved(path)}" for path in staged},
+        {path: f"new {model.resolved(path, stay)}" for path in staged},
         frozenset(draw(st.sets(st.sampled_from(directories), max_size=2)))
         if directories and not plain
         else frozenset(),
         draw(st.booleans()),
         not plain and draw(st.booleans()),
-        alias,
+        aliases,
     )
 
 
@@ -120,28 +138,23 @@ def check_result(case: Case, before: set[str], disk: Disk, *, tidy: str = "/") -
     after = disk.files()
     wanted = case.wanted()
     assert {path: content for path, content in after.items() if not is_cached(path)} == wanted
-    staged = {model.resolved(path): content for path, content in case.staged.items() if is_cached(path)}
+    places = case.places()
+    staged = {path: content for path, content in places.items() if is_cached(path)}
     assert staged.items() <= after.items()
     for path in after:
         if is_cached(path) and path not in staged:
             assert path in case.live, "bytecode comes from nowhere"
-            source = model_source(path)
+            source = source_of(path)
             was_ours = source in case.going and source in case.live
             assert not was_ours, "bytecode outlives its source"
-            assert not (source in case.live and source in map(model.resolved, case.staged)), "bytecode is out of date"
+            assert not (source in case.live and source in places), "bytecode is out of date"
     for path in case.live:
-        source = model_source(path) if is_cached(path) else ""
-        if is_cached(path) and path not in case.going and source in case.foreign and source in after:
-            replaced = source in map(model.resolved, case.staged)
-            assert replaced or path in after, "somebody else's bytecode is gone"
-    litter = disk.directories() - model.holding_data(after) - {*ROOTS, "/v", "/v/share"}
+        source = source_of(path)
+        if is_cached(path) and not model.goes(path, case.going) and source in case.foreign and source in after:
+            assert source in places or path in after, "somebody else's bytecode is gone"
+    litter = disk.directories() - model.holding_data([*after, *map(source_of, places)]) - {*ROOTS, "/v/share"}
     left = {path for path in litter & model.holding_data(before) if path.startswith(tidy)}
     assert not left, "an empty directory is left"
-
-
-def model_source(path: str) -> str:
-    directory, _, name = path.rpartition("/")
-    return f"{directory.rpartition('/')[0]}/{name.partition('.')[0]}.py"
 
 
 def check_shape(plan: Plan) -> None:
@@ -152,6 +165,9 @@ def check_shape(plan: Plan) -> None:
     assert plan.adds == all(each.kind is Kind.NEW for each in plan.operations) or not plan.adds
     trash = [(each.part, each.trash) for each in plan.operations if each.trash]
     assert len(set(trash)) == len(trash)
+    moving = zip(paths, [each for each in plan.operations if each.kind is not Kind.MODE], strict=True)
+    moved = {path for path, each in moving if each.old is not None and stat.S_ISDIR(each.old.mode)}
+    assert moved == {path for path, _, _ in plan.moved}
     for each in plan.operations:
         assert (each.old is None) == (each.kind is Kind.NEW)
         assert (each.new is None) == (each.kind is Kind.REMOVE)
@@ -167,7 +183,7 @@ def planned(case: Case, disk: Disk) -> Plan:
     except MergeRefused:
         # A directory that cannot be moved cannot become a file either.
         unmoved = {*case.entered, model.SHARED} if case.is_mounted else case.entered
-        assert not is_possible(wanted) or not unmoved.isdisjoint(map(model.resolved, case.staged))
+        assert not is_possible(wanted) or not unmoved.isdisjoint(case.places())
         assume(False)
     assert is_possible(wanted)
     make_links(plan, disk)
@@ -221,10 +237,12 @@ def test_merging_twice_is_merging_once(case: Case) -> None:
     apply(plan, disk)
     clean_up(plan, disk)
     once = disk.files()
+    links = model.staying(case.aliases, case.going)
     again = case._replace(
-        live={path: content for path, content in once.items() if path != case.alias},
-        going=frozenset(map(model.resolved, case.staged)),
-        foreign=case.foreign - set(map(model.resolved, case.staged)),
+        live={path: content for path, content in once.items() if path not in links},
+        going=frozenset(case.places()),
+        foreign=case.foreign - set(case.places()),
+        aliases=links,
     )
     second = again.disk()
     # By now the files of others in a metadata directory count as its distribution's.
@@ -234,7 +252,7 @@ def test_merging_twice_is_merging_once(case: Case) -> None:
     assert {path: content for path, content in second.files().items() if not is_cached(path)} == {
         path: content for path, content in once.items() if not is_cached(path)
     }
-    assert set(map(model.resolved, case.staged)) <= set(second.files())
+    assert set(case.places()) <= set(second.files())
     assert not plan.overwritten
     for path, operation in zip(live_paths(plan), plan.operations, strict=True):
         if operation.kind in (Kind.NEW, Kind.REMOVE):
@@ -250,7 +268,7 @@ def test_disjoint_plans_commute(case: Case, more: list[str], others: set[int]) -
     second = case._replace(
         going=theirs,
         foreign=case.foreign | (case.going - theirs),
-        staged={path: f"new {path}" for path in consistent(more) if path not in taken},
+        staged={path: f"new {path}" for path in consistent(more, {}) if path not in taken},
     )
     first = case._replace(going=case.going - theirs, foreign=case.foreign | theirs)
     results = []
@@ -340,10 +358,10 @@ def test_looking_at_what_matters_is_enough(case: Case) -> None:
                 file.write_text(content, encoding="utf-8", errors="surrogateescape")
         for path in ROOTS:
             Path(f"{root}{path}").mkdir(parents=True, exist_ok=True)
-        if case.alias:
-            (root / "v/share").mkdir(exist_ok=True)
-            Path(f"{root}{case.alias}").parent.mkdir(exist_ok=True)
-            Path(f"{root}{case.alias}").symlink_to(root / "v/share")
+        for alias, target in case.aliases.items():
+            Path(f"{root}{target}").mkdir(parents=True, exist_ok=True)
+            Path(f"{root}{alias}").parent.mkdir(parents=True, exist_ok=True)
+            Path(f"{root}{alias}").symlink_to(f"{root}{target}")
         before = set(case.live)
         situation = Situation(
             tuple(f"{root}{path}" for path in ROOTS),
@@ -367,4 +385,5 @@ def test_looking_at_what_matters_is_enough(case: Case) -> None:
         # Elsewhere nobody looks into directories that nothing goes from.
         check_result(case, before, disk, tidy=f"{TREE}/")
         left = {path.removeprefix(str(root)) for path, _, _ in os.walk(f"{root}{TREE}")}
-        assert not (left - model.holding_data(files_of(root))) & model.holding_data(before) - {TREE}
+        litter = left - model.holding_data([*files_of(root), *map(source_of, case.places())]) - {TREE}
+        assert not litter & model.holding_data(before)

@@ -71,7 +71,7 @@ class Prefix:
         for directory in (self.root, self.site, self.bin):
             change.mirror(str(directory))
         for each in old:
-            files = frozenset(str(self.root / name) for name in each.content())
+            files = frozenset(str(self.real(name)) for name in each.content())
             change.remove(Removal(each.project, self.site, files))
         for each in new:
             for name, text in each.content().items():
@@ -79,6 +79,11 @@ class Prefix:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text)
             change.add(each.project, change.staged(str(self.site / f"{each.project}-{each.version}.dist-info/RECORD")))
+
+    def real(self, name: str) -> Path:
+        """Where a file is, though a directory above it may be a symbolic link."""
+        path = self.root / name
+        return Path(os.path.realpath(path.parent), path.name)
 
     def write(self, files: Mapping[str, str]) -> None:
         """Put files there that belong to nobody."""

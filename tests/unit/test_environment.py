@@ -1,8 +1,10 @@
 """What each kind of access takes, makes and leaves behind; two environments in one process exclude each other."""
 
+import contextlib
 import errno
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,12 @@ import pytest
 from safe_pip import holders, lock, nesting, state_directory, waiting
 from safe_pip.environment import Environment, Held, Target, Wait
 from safe_pip.errors import LockTimeout, NestingRefused, RecoveryNeeded, StalePlan, UnusableEnvironment
+from safe_pip.owner import Owner
+from tests.support import faults
+from tests.support.small import Prefix, Small
+
+ONE = Small("one", "1", {"site/one.py": "1", "site/ns/one.py": "1"})
+TWO = Small("two", "1", {"site/two.py": "1", "site/ns/two.py": "1"})
 
 
 class Silent:
@@ -276,6 +284,91 @@ def test_an_unfinished_change_is_in_the_way_of_everybody(tmp_path: Path, way: st
     (tmp_path / ".safe-pip" / f"{16 * '0'}.journal").unlink()
     with environment().replacing(target):
         pass
+
+
+class Telling(Silent):
+    """Does something as soon as somebody waits and tells child programs of no lock that he holds."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act: Callable[[], None] | None = act
+
+    def waiting(self, event: Wait) -> None:
+        if self._act is not None and nesting.VARIABLE not in os.environ:
+            act, self._act = self._act, None
+            act()
+
+
+def die_installing(prefix: Prefix, moved: int) -> None:
+    """Begin to install a distribution, and be killed when so many of its files and directories have moved."""
+    with faults.crash_at(1 + moved, only={"move"}), contextlib.suppress(faults.Crashed):
+        prefix.change([ONE])
+    assert journals(prefix)
+
+
+def journals(prefix: Prefix) -> list[Path]:
+    return list(prefix.site.glob(".safe-pip/*.journal"))
+
+
+def test_half_a_change_that_comes_while_the_first_reader_ever_reads_is_undone_and_it_reads_again(
+    tmp_path: Path,
+) -> None:
+    """With no state directory there is no commit lock to read under."""
+    prefix, seen = Prefix(tmp_path), []
+    before = prefix.content()
+
+    def take() -> None:
+        if not seen:
+            die_installing(prefix, 1)
+        seen.append(prefix.content())
+
+    environment(prefix.site).read(take)
+    assert seen[0] != before
+    assert seen[1:] == [before]
+    assert not journals(prefix)
+
+
+def test_half_a_change_that_comes_while_a_build_had_to_let_go_is_undone_before_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is undone is undone with no other locks than it needs: those of the build would be met by it again."""
+    prefix, source = Prefix(tmp_path / "prefix"), tmp_path / "source"
+    source.mkdir()
+    prefix.change([TWO])
+    before = prefix.content()
+    mutex = lock.Descriptor(source)
+    lock.try_lock(mutex, exclusive=True)
+
+    def die() -> None:
+        die_installing(prefix, 1)
+        mutex.close()
+
+    monkeypatch.setattr(waiting, "WHILE_HOLDING", 0.0)
+    monkeypatch.setattr(waiting, "FIRST_MESSAGE", 0.0)
+    here = Environment([str(prefix.site)], waiting=Telling(die), timeout=None)
+    with here.building(), here.mutex(source):
+        assert prefix.content() == before
+        assert not journals(prefix)
+        assert lock.is_locked(source)
+        with pytest.raises(LockTimeout), environment_of_a_stranger(prefix.site).replacing(prefix.target):
+            pass
+
+
+def test_an_owner_who_lives_on_when_his_journal_is_gone_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He may wait for what runs this very command."""
+    prefix = Prefix(tmp_path)
+    before = prefix.content()
+    die_installing(prefix, 0)
+    (journal,) = journals(prefix)
+    owner = Owner.adopt(journal.with_suffix(".owner"))
+    assert owner is not None
+    monkeypatch.setattr(waiting, "WHILE_HOLDING", 0.0)
+    monkeypatch.setattr(waiting, "FIRST_MESSAGE", 0.0)
+    here = Environment([str(prefix.site)], waiting=Telling(journal.unlink), timeout=20)
+    assert here.read(prefix.content) == before
+    assert lock.is_locked(owner.path)
+    owner.release()
 
 
 def test_a_file_where_a_tree_is_expected_is_an_error_with_a_name(tmp_path: Path) -> None:

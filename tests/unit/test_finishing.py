@@ -84,6 +84,21 @@ def test_a_committed_transaction_is_finished_by_the_next_command(tmp_path):
         recovery.finish(scene.committed)
 
 
+def test_directories_that_were_emptied_and_could_not_be_moved_are_removed(tmp_path):
+    scene = Scene(tmp_path)
+    for path in ("x-1.dist-info/METADATA", "ns/deep/er/gone.py", "ns/shared/gone.py"):
+        scene.add(Kind.REMOVE, path, "old")
+    scene.add(Kind.REMOVE, "share/gone", "old", root=1)
+    for path in ("ns/shared/stays.py", "ns/empty/"):
+        put(scene.home / path, {} if path.endswith("/") else "")
+    scene.write_journal()
+    scene.do()
+    scene.commit()
+    recovery.finish(scene.committed)
+    assert scene.content() == {"0": {"ns": {"shared": {"stays.py": ""}, "empty": {}}}, "1": {}}
+    assert scene.leftovers() == []
+
+
 def test_late_comers_are_put_back_but_never_over_anything(tmp_path):
     scene = committed(tmp_path)
     late(scene)

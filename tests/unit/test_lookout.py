@@ -93,9 +93,13 @@ def test_the_lock_of_uv_and_the_mutex_of_checkouts_are_shown_where_they_are(tmp_
     assert seen["source directory"].path == tmp_path / "venv" / "src"
 
 
-def test_a_directory_that_other_environments_share_has_a_lock_of_its_own(tree: Path, tmp_path: Path) -> None:
+def test_a_directory_that_other_environments_share_has_a_lock_of_its_own(tmp_path: Path) -> None:
+    tree = tmp_path / "venv" / "lib" / "python3" / "site-packages"
+    tree.mkdir(parents=True)
+    (tmp_path / "venv" / "pyvenv.cfg").touch()
     (tmp_path / "bin").mkdir()
-    seen = {lock.name: lock for lock in lookout.locks(tree, view(), [tmp_path / "bin", tree / "bin"])}
+    (tmp_path / "venv" / "bin").mkdir()
+    seen = {lock.name: lock for lock in lookout.locks(tree, view(), [tmp_path / "bin", tmp_path / "venv" / "bin"])}
     assert seen["shared directory"].path == tmp_path / "bin"
 
 

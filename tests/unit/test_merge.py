@@ -11,7 +11,7 @@ from safe_pip.errors import State
 from safe_pip.merge import Link, MergeRefused, NeedsPart, Plan, merge, read
 from safe_pip.plan import Kind, Operation, Seen
 from safe_pip.tree import Entry
-from tests.property.model import ALIASES, TREE, Alias, Directory, Disk, directory_at
+from tests.property.model import ALIASES, SHARED, TREE, Directory, Disk, directory_at
 
 SITE = f"{TREE}/"
 CACHE = "__pycache__"
@@ -47,6 +47,12 @@ def kinds(plan: Plan) -> dict[str, Kind]:
 
 def order(plan: Plan) -> list[str]:
     return list(kinds(plan))
+
+
+def seen_before(plan: Plan, path: str) -> Seen:
+    (old,) = [each.old for each in plan.operations if each.path == path]
+    assert old is not None
+    return old
 
 
 def only(plan: Plan) -> Operation:
@@ -140,7 +146,7 @@ def test_a_file_of_others_or_of_nobody_is_overwritten_and_named(foreign):
 
 
 def test_a_symbolic_link_in_the_way_of_a_file_is_replaced_itself():
-    disk = disk_with([], [ALIASES[0]], alias=ALIASES[0])
+    disk = disk_with([], [ALIASES[0]], aliases={ALIASES[0]: SHARED})
     plan = plan_of(disk)
     assert kinds(plan) == {ALIASES[0]: Kind.FILE}
     assert plan.overwritten == (ALIASES[0],)
@@ -367,7 +373,7 @@ def test_a_file_that_is_gone_already_is_nothing():
 
 
 def test_a_symbolic_link_that_goes_is_removed_itself():
-    disk = disk_with(["/v/share/theirs"], [], alias=ALIASES[0])
+    disk = disk_with(["/v/share/theirs"], [], aliases={ALIASES[0]: SHARED})
     assert kinds(plan_of(disk, [ALIASES[0]])) == {ALIASES[0]: Kind.REMOVE}
 
 
@@ -557,7 +563,7 @@ def test_a_directory_of_another_user_is_entered_where_we_may_not_write_it(is_wri
 
 
 def test_what_is_staged_through_a_symbolic_link_goes_where_it_leads():
-    disk = disk_with(["/v/share/a"], [f"{ALIASES[0]}/a", f"{ALIASES[0]}/b"], alias=ALIASES[0])
+    disk = disk_with(["/v/share/a"], [f"{ALIASES[0]}/a", f"{ALIASES[0]}/b"], aliases={ALIASES[0]: SHARED})
     plan = plan_of(disk)
     assert kinds(plan) == {"/v/share/a": Kind.FILE, "/v/share/b": Kind.NEW}
     assert {each.staged for each in plan.operations} == {"v/alias/a", "v/alias/b"}
@@ -565,7 +571,7 @@ def test_what_is_staged_through_a_symbolic_link_goes_where_it_leads():
 
 def test_what_is_staged_for_one_directory_by_two_names_is_put_together():
     staged = [f"{ALIASES[0]}/new/a", "/v/share/new/b", f"{ALIASES[0]}/new/x/y", "/v/share/new/x/z"]
-    disk = disk_with([], staged, alias=ALIASES[0])
+    disk = disk_with([], staged, aliases={ALIASES[0]: SHARED})
     plan = plan_of(disk)
     assert kinds(plan) == {"/v/share/new": Kind.NEW}
     assert {link.staged for link in plan.links} == {"/stage0/v/alias/new/b", "/stage0/v/alias/new/x/z"} or {
@@ -575,31 +581,90 @@ def test_what_is_staged_for_one_directory_by_two_names_is_put_together():
 
 def test_what_is_staged_by_two_names_as_a_file_and_as_a_directory_is_refused():
     for names in (["new/a", "new"], ["new", "new/a"], ["new/x/a", "new/x"]):
-        disk = disk_with([], [f"{ALIASES[0]}/{names[0]}", f"/v/share/{names[1]}"], alias=ALIASES[0])
+        disk = disk_with([], [f"{ALIASES[0]}/{names[0]}", f"/v/share/{names[1]}"], aliases={ALIASES[0]: SHARED})
         with pytest.raises(MergeRefused):
             plan_of(disk)
 
 
 def test_what_a_symbolic_link_leads_into_stays_where_it_is():
     link = f"{TREE}/old/link"
-    disk = disk_with(in_site("pkg/sub/a.py", "old/b.py"), [f"{link}/c.py", *in_site("pkg/sub/a.py")])
-    directory_at(disk.live, f"{TREE}/old")["link"] = Alias(f"{TREE}/pkg/sub")
+    staged = [f"{link}/c.py", *in_site("pkg/sub/a.py")]
+    disk = disk_with(in_site("pkg/sub/a.py", "old/b.py"), staged, aliases={link: f"{TREE}/pkg/sub"})
     plan = plan_of(disk, in_site("pkg/sub/a.py", "old/b.py"))
     # `old` has to stay for what is staged through it, `pkg` for the path to what it leads to.
     assert kinds(plan) == {"old/b.py": Kind.REMOVE, "pkg/sub": Kind.EXCHANGE}
 
 
 def test_a_symbolic_link_that_leads_out_of_all_roots_is_refused():
-    disk = disk_with(["/etc/x"], [f"{TREE}/old/link/x"])
-    directory_at(disk.live, f"{TREE}/old")["link"] = Alias("/etc")
+    disk = disk_with(["/etc/x"], [f"{TREE}/old/link/x"], aliases={f"{TREE}/old/link": "/etc"})
     with pytest.raises(MergeRefused, match="/etc/x"):
         plan_of(disk)
 
 
 def test_a_symbolic_link_goes_with_the_directory_it_is_in():
-    disk = disk_with(in_site("pkg.egg/a.py", "data/b"), in_site("pkg.egg/link/b"))
-    directory_at(disk.live, f"{TREE}/pkg.egg")["link"] = Alias(f"{TREE}/data")
+    links = {f"{TREE}/pkg.egg/link": f"{TREE}/data"}
+    disk = disk_with(in_site("pkg.egg/a.py", "data/b"), in_site("pkg.egg/link/b"), aliases=links)
     assert kinds(plan_of(disk, in_site("pkg.egg"))) == {"pkg.egg": Kind.EXCHANGE}
+
+
+LINK = f"{TREE}/a/alias"
+
+
+def test_what_is_staged_through_a_symbolic_link_that_goes_takes_its_place():
+    disk = disk_with(["/v/share/a", *in_site("a/theirs")], [f"{LINK}/a"], aliases={LINK: SHARED})
+    plan = plan_of(disk, [LINK, "/v/share/a"], in_site("a/theirs"))
+    assert kinds(plan) == {"a/alias": Kind.SWAP, "/v/share": Kind.REMOVE}
+    assert not stat.S_ISDIR(seen_before(plan, "a/alias").mode)
+
+
+def test_so_it_is_with_one_that_goes_with_the_directory_it_is_in():
+    disk = disk_with(["/v/share/a"], [f"{LINK}/a"], aliases={LINK: SHARED})
+    plan = plan_of(disk, [*in_site("a"), "/v/share/a"])
+    assert kinds(plan) == {"a": Kind.EXCHANGE, "/v/share": Kind.REMOVE}
+
+
+def test_bytecode_staged_through_a_symbolic_link_that_goes_is_not_where_it_led():
+    staged = [f"{LINK}/{CACHE}/c.cpython-313.pyc", "/v/share/c.py"]
+    live = [f"/v/share/{CACHE}/c.cpython-313.pyc", *in_site(f"a/{CACHE}/c.cpython-313.pyc")]
+    disk = disk_with(live, staged, aliases={LINK: SHARED})
+    plan = plan_of(disk, [*live, *in_site("a")])
+    assert kinds(plan) == {"a": Kind.EXCHANGE, f"/v/share/{CACHE}": Kind.REMOVE, "/v/share/c.py": Kind.NEW}
+
+
+def test_what_takes_the_place_of_a_symbolic_link_is_on_the_volume_of_the_link():
+    staged = [f"{LINK}/{CACHE}/c.cpython-313.pyc", "/v/share/c.py"]
+    disk = disk_with([], staged, aliases={LINK: SHARED}, is_mounted=True, going=in_site("a"))
+    plan = plan_of(disk, in_site("a"))
+    assert {each.path: each.part for each in plan.operations} == {"a": 0, "share/c.py": 1}
+    disk = disk_with([], staged, aliases={LINK: SHARED}, is_mounted=True)
+    with pytest.raises(NeedsPart) as caught:
+        plan_of(disk, in_site("a"))
+    assert (caught.value.volume, caught.value.staged) == ((1, 0), f"/stage1{TREE}/a")
+
+
+def test_a_directory_that_only_a_symbolic_link_leads_into_is_exchanged_as_the_directory_that_it_is():
+    live = in_site("pkg/sub/a.py")
+    disk = disk_with(live, ["/v/alias/a.py"], aliases={"/v/alias": f"{TREE}/pkg/sub"})
+    plan = plan_of(disk, live)
+    assert kinds(plan) == {"pkg/sub": Kind.EXCHANGE}
+    assert only(plan).old == Seen(stat.S_IFDIR | 0o755, 0, 0)
+    assert [path for path, _, _ in plan.moved] == [f"{TREE}/pkg/sub"]
+    assert plan.emptied == (), "there is something in what it lies in"
+
+
+def test_a_symbolic_link_goes_with_a_directory_that_only_another_one_leads_into():
+    links = {"/v/alias": f"{TREE}/pkg.egg/sub", f"{TREE}/pkg.egg/sub/link": SHARED}
+    disk = disk_with(in_site("pkg.egg/a.py"), ["/v/alias/link/x"], aliases=links)
+    plan = plan_of(disk, in_site("pkg.egg"))
+    assert kinds(plan) == {"pkg.egg/a.py": Kind.REMOVE, "pkg.egg/sub": Kind.EXCHANGE}
+
+
+def test_what_comes_through_one_symbolic_link_by_two_names_is_put_together_once():
+    links = {"/v/alias": f"{TREE}/a", LINK: SHARED}
+    disk = disk_with([], ["/v/alias/alias/new/x", f"{LINK}/new/y"], aliases=links)
+    plan = plan_of(disk)
+    assert kinds(plan) == {"/v/share/new": Kind.NEW}
+    assert plan.links == (Link(f"/stage0{LINK}/new/y", "/stage0/v/alias/alias/new/y"),)
 
 
 # Volumes.

@@ -414,6 +414,18 @@ def test_a_mark_leads_home_and_is_noted_first_and_made_once(home: Path, stage: S
     assert os.listdir(directory) == []
 
 
+def test_a_mark_of_which_only_a_part_was_written_goes_too_and_anything_else_of_its_name_stays(
+    home: Path, stage: Stage
+) -> None:
+    for name, content in (("torn", os.fsencode(home)[:5]), ("other", b"/elsewhere\n")):
+        (home.parent / name).mkdir()
+        stage.mark(str(home.parent / name))
+        (home.parent / name / ".safe-pip" / f"{stage.identifier}.home").write_bytes(content)
+    stage.close()
+    assert os.listdir(home.parent / "torn") == []
+    assert os.listdir(home.parent / "other" / ".safe-pip") == [f"{stage.identifier}.home"]
+
+
 def test_a_mark_in_a_tree_comes_with_the_locks_of_the_tree(home: Path, stage: Stage) -> None:
     directory = home.parent / "plat"
     directory.mkdir()
@@ -638,11 +650,17 @@ def test_all_that_is_staged_is_synced_before_the_journal(home: Path, stage: Stag
     stage.write_journal(b"x")
     with faults.record() as changes:
         stage.sync()
-    assert {change.operation for change in changes} == {"sync"}
-    synced = [change.path for change in changes]
+    synced = [change.path for change in changes if change.operation == "sync"]
     state, mark = home / ".safe-pip", home.parent / "bin" / ".safe-pip" / f"{stage.identifier}.home"
     (private,) = stage.parts
-    last = [f"{private}/journal", private, str(state / f"{stage.identifier}.owner"), str(state), str(mark)]
+    last = [
+        f"{private}/journal",
+        f"{private}/durable",
+        private,
+        str(state / f"{stage.identifier}.owner"),
+        str(state),
+        str(mark),
+    ]
     assert {f"{stage.root}{home}/pkg/a.py", f"{stage.root}{home}/pkg", stage.root, *last} <= set(synced)
     assert synced.index(stage.root) < synced.index(f"{private}/journal") < synced.index(private)
 

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -151,6 +152,28 @@ def test_what_has_a_journal_is_left_to_recovery(tmp_path: Path) -> None:
         assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("suffix", [".journal", ".committed"])
+def test_what_got_a_journal_and_died_after_the_sweeper_had_looked_is_left_to_recovery(
+    home: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    in_child(lambda: live(home, elsewhere))
+    adopt, before = Owner.adopt, sorted((home / ".safe-pip").rglob("*"))
+
+    def adopt_later(path: Path) -> Owner | None:
+        path.with_suffix(suffix).touch()
+        return adopt(path)
+
+    monkeypatch.setattr(Owner, "adopt", adopt_later)
+    clean(home)
+    (unfinished,) = (home / ".safe-pip").glob(f"*{suffix}")
+    assert sorted((home / ".safe-pip").rglob("*")) == sorted([*before, unfinished])
+    assert not lock.is_locked(unfinished.with_suffix(".owner"))
+    unfinished.unlink()
+    monkeypatch.undo()
+    clean(home)
+    check_nothing_is_left(home, elsewhere)
+
+
 @pytest.mark.parametrize("has_owner", [True, False])
 def test_what_was_committed_is_finished(tmp_path: Path, has_owner: bool) -> None:
     scene = Scene(tmp_path)
@@ -237,6 +260,37 @@ def test_a_mark_stays_as_long_as_what_it_leads_to_is_unfinished(home: Path, else
     unfinished.unlink()
     clean(elsewhere)
     assert not path.exists()
+
+
+def test_a_mark_stays_if_what_it_leads_to_becomes_unfinished_while_it_is_looked_at(
+    home: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between any two looks its process leaves a journal, and dies."""
+    owner, state = Owner.make(home / ".safe-pip"), home / ".safe-pip"
+    path = mark(elsewhere, f"{home}\n", age=1e6)
+    path = path.rename(path.with_stem(owner.identifier))
+    is_locked, listdir = lock.is_locked, os.listdir
+
+    def die() -> None:
+        (state / f"{owner.identifier}.journal").touch()
+        owner.release()
+
+    def look_and_die(path: Path) -> bool:
+        found = is_locked(path)
+        die()
+        return found
+
+    def list_and_die(path: Any = ".") -> list[str]:
+        found = listdir(path)
+        if str(path) == str(state):
+            die()
+        return found
+
+    monkeypatch.setattr(lock, "is_locked", look_and_die)
+    monkeypatch.setattr(os, "listdir", list_and_die)
+    clean(elsewhere)
+    assert path.exists()
+    assert not lock.own_descriptors()
 
 
 def test_a_mark_that_leads_nowhere_stays_for_a_while(tmp_path: Path, elsewhere: Path) -> None:

@@ -200,6 +200,19 @@ def test_a_symbolic_link_below_what_is_seen_whole_is_followed_for_what_is_staged
     assert names(below(entry, "pkg/link")) == {"b"}
 
 
+def test_what_a_symbolic_link_led_into_first_is_seen_whole_all_the_same(tmp_path, site):
+    root = site.parent
+    make(site, "pkg/a.py", "pkg/sub/b", "pkg/sub/deep/c")
+    (root / "alias").symlink_to("site/pkg/sub")
+    (site / "pkg/sub/link").symlink_to("deep")
+    found = look("/", staged(tmp_path, root, "alias/link/c"), [f"{site}/pkg/a.py"], [str(site)])
+    entry = below(found, f"{site}/pkg/sub".lstrip("/"))
+    assert names(entry) == {"b", "deep", "link"}
+    assert entry.is_whole
+    assert below(entry, "deep").is_whole
+    assert below(entry, "link").target == "deep"
+
+
 @pytest.mark.parametrize("target", ["nowhere", "file", "loop"])
 def test_a_symbolic_link_that_leads_to_no_directory_is_a_link(tmp_path, site, target):
     make(site, "file")
@@ -216,6 +229,9 @@ def test_a_symbolic_link_that_goes_is_a_link(site):
 def test_a_directory_that_goes_by_name_is_seen_whole(site):
     make(site, "x.egg/EGG-INFO/PKG-INFO", "x.egg/a.py")
     assert below(seen(site, None, ["x.egg"]), "x.egg/a.py") is FILE
+    share = site.parent / "share"
+    make(share, "doc/other/c")
+    assert below(look("/", None, [f"{share}/doc"], [str(site)]), f"{share}/doc/other/c".lstrip("/")) is FILE
 
 
 def test_a_file_where_a_directory_is_staged_is_a_file(tmp_path, site):

@@ -117,9 +117,16 @@ def test_undoing_what_is_undone_changes_nothing(case):
         assert [*undoing(case.operation, last)] == [last]
 
 
+def has_moved(operation: Operation, state: State) -> bool:
+    """Whether anything has, as far as our own stage and trash tell; what is live may be anybody's."""
+    if operation.kind is Kind.EXCHANGE:
+        return state.staged != "new"
+    return bool(state.trash) or (bool(operation.staged) and not state.staged)
+
+
 @every_case
 def test_what_no_crash_can_have_left_is_refused(case):
-    """What is refused and what is undone are all that there is; nothing in between."""
+    """What is refused, what is undone and what has not begun are all that there is; nothing in between."""
     operation = case.operation
     names = ("", "old", "new", "other", "part")
     allowed = reachable(case)
@@ -129,8 +136,12 @@ def test_what_no_crash_can_have_left_is_refused(case):
         state = State(*state)
         if (operation.new is None and "new" in state) or (operation.old is None and "old" in state):
             continue  # there is no such object
+        if state.count("new") > 1:
+            continue  # there is one of it
         seen = look(operation, state)
-        if any(look(operation, other) == seen for other in allowed) or _is_equivalent(operation, state, allowed):
+        if not has_moved(operation, state):
+            assert decide(journal(operation), lambda _, seen=seen: seen) == ()
+        elif any(look(operation, other) == seen for other in allowed) or _is_equivalent(operation, state, allowed):
             decide(journal(operation), lambda _, seen=seen: seen)
         else:
             with pytest.raises(Refused):
@@ -159,10 +170,38 @@ def test_an_object_that_another_program_wrote_in_is_refused(case):
 
 
 @every_case
-def test_what_lies_behind_a_symbolic_link_is_refused(case):
-    sight = look(case.operation, case.states[-1])._replace(live=None, is_marked=False, is_reachable=False)
-    with pytest.raises(Refused):
-        decide(journal(case.operation), lambda _: sight)
+def test_what_lies_behind_a_symbolic_link_is_refused_whether_it_has_moved_or_not(case):
+    for state in case.states:
+        sight = look(case.operation, state)._replace(live=None, is_marked=False, is_reachable=False)
+        with pytest.raises(Refused):
+            decide(journal(case.operation), lambda _, sight=sight: sight)
+
+
+@every_case
+@pytest.mark.parametrize("live", ["", "other"])
+def test_a_journal_of_which_nothing_has_moved_is_withdrawn_whatever_others_did_since(case, live):
+    sight = look(case.operation, case.states[0]._replace(live=live))
+    assert decide(journal(case.operation), lambda _: sight) == ()
+    assert decide(journal(case.operation), lambda _: sight._replace(is_changed=True)) == ()
+
+
+@every_case
+def test_once_anything_has_moved_what_others_did_to_the_rest_is_refused(case):
+    begun = CASES["a new file"].operation._replace(path="begun")
+    for live in ("", "other") if case.operation.old else ("other",):
+        states = {begun: State("new"), case.operation: case.states[0]._replace(live=live)}
+        for operations in (states, reversed(states)):
+            with pytest.raises(Refused) as caught:
+                decide(journal(*operations), lambda each, states=states: look(each, states[each]))
+            assert caught.value.reasons == ("`/v/lib/x` was changed by another program since",)
+
+
+@pytest.mark.parametrize("live", ["", "old", "other"])
+def test_an_exchanged_directory_that_another_program_removed_or_replaced_is_refused(live):
+    """The old one is in the stage, without a marker: that alone says that the exchange took place."""
+    operation = CASES["an exchange"].operation
+    with pytest.raises(Refused, match="`/v/lib/x` was changed by another program"):
+        decide(journal(operation), lambda _: look(operation, State(live, "old")))
 
 
 @every_case

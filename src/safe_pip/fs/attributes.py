@@ -59,6 +59,17 @@ def pass_on(like: str, directory: Directory, name: str, mode: int) -> None:
             os.close(fd)
 
 
+def handed_on(path: str) -> tuple[int, bytes | None]:
+    """What a directory hands on to what is made in it: its group, or -1, and its default access list, or None."""
+    if sys.platform == "win32":
+        return -1, None
+    status = os.stat(path)
+    group = status.st_gid if status.st_mode & stat.S_ISGID else -1
+    if sys.platform == "linux":
+        return group, _default_acl(path)
+    return group, None
+
+
 def copy_status(source: Directory, name: str, directory: Directory, new_name: str) -> None:
     """Give a file the mode, times, extended attributes and, as far as allowed, owner and group of another."""
     old = source.open_file(name)

@@ -124,7 +124,8 @@ class Install:
             call["home"] = self._there.home
         self._change = change
         try:
-            with self._staging.into(change, kept, home=call["home"]):
+            wheels = [Path(each.local_file_path) for each in call["requirements"]]
+            with change.unpacking(wheels), self._staging.into(change, kept, home=call["home"]):
                 done: list[Any] = original(**call)
         finally:
             self._change = None

@@ -12,7 +12,7 @@ from pip._vendor.packaging.utils import canonicalize_name
 
 from safe_pip.change import Change
 from safe_pip.pip_seams.output import KeptBack
-from safe_pip.pip_seams.seam import Seam
+from safe_pip.pip_seams.seam import Seam, arguments
 from safe_pip.verify import verify
 
 _REQUIREMENT = "pip._internal.req.req_install"
@@ -131,7 +131,23 @@ class Staging:
         self._info_dir, metadata = original(*args, **kw)
         if self._change is not None:
             self._lib_dir = self._scheme.purelib if self._is_pure(metadata) else self._scheme.platlib
+            if self._home is None:
+                self._mirror_below(self._change, arguments(original, args, kw)["wheel_zip"].namelist())
         return self._info_dir, metadata
+
+    def _mirror_below(self, change: Change, names: Iterable[str]) -> None:
+        """Have the directories that are there already hand on to the files of a wheel what they would."""
+        data = f"{self._info_dir.removesuffix('.dist-info')}.data/"
+        found: dict[str, list[str]] = {}
+        for name in names:
+            base, path = self._lib_dir, name
+            if name.startswith(data):
+                key, _, path = name.removeprefix(data).partition("/")
+                base = getattr(self._scheme, key) if key in SCHEME_KEYS else ""
+            if base and os.pardir not in path.split("/"):
+                found.setdefault(base, []).append(path)
+        for base, paths in found.items():
+            change.mirror_below(base.removeprefix(change.root), paths)
 
     def _compile_file(self, path: str, **kw: Any) -> Any:
         """Compile with the path relative to the tree; the import system puts the whole one in its place."""

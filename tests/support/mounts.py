@@ -1,0 +1,65 @@
+"""Filesystems that are there for one test; each is gone when it ends, whatever happens. Takes root."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+as_root = pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="takes root on Linux, to mount or to act as another user"
+)
+
+
+@contextlib.contextmanager
+def mounted(directory: Path, *words: str | Path) -> Iterator[None]:
+    """Within, something is mounted over `directory` (mount(8)); skips where that is refused."""
+    done = subprocess.run(["mount", *words, directory], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        if subprocess.run(["umount", directory], capture_output=True).returncode:  # somebody is in it still
+            subprocess.run(["umount", "-l", directory], check=True)
+
+
+def tmpfs(directory: Path, *options: str) -> contextlib.AbstractContextManager[None]:
+    """Within, `directory` is empty and in memory."""
+    return mounted(directory, "-t", "tmpfs", *options, "tmpfs")
+
+
+@contextlib.contextmanager
+def ext4(directory: Path, image: Path, size: int = 8 << 20) -> Iterator[None]:
+    """Within, `directory` is an ext4 of its own in the file `image`, which is made."""
+    program = shutil.which("mkfs.ext4", path=f"{os.environ.get('PATH', os.defpath)}:/sbin:/usr/sbin")
+    if program is None:
+        pytest.skip("there is no mkfs.ext4")
+    with open(image, "wb") as file:
+        file.truncate(size)
+    subprocess.run([program, "-q", "-F", image], check=True, capture_output=True)
+    with mounted(directory, "-o", "loop", image):
+        (directory / "lost+found").rmdir()
+        yield
+
+
+@contextlib.contextmanager
+def read_only(directory: Path) -> Iterator[None]:
+    """Within, nobody may write in `directory`, not even root."""
+    with mounted(directory, "--bind", directory):
+        subprocess.run(["mount", "-o", "remount,ro,bind", directory], check=True)
+        yield
+
+
+def overlay(directory: Path) -> contextlib.AbstractContextManager[None]:
+    """Within, `directory/merged` shows `directory/lower` below `directory/upper`, which stays afterwards."""
+    for name in ("lower", "upper", "work", "merged"):
+        (directory / name).mkdir(exist_ok=True)
+    layers = f"lowerdir={directory}/lower,upperdir={directory}/upper,workdir={directory}/work"
+    return mounted(directory / "merged", "-t", "overlay", "-o", layers, "overlay")

@@ -342,7 +342,7 @@ def test_half_a_change_that_comes_while_a_build_had_to_let_go_is_undone_before_i
         die_installing(prefix, 1)
         mutex.close()
 
-    monkeypatch.setattr(waiting, "WHILE_HOLDING", 0.0)
+    monkeypatch.setattr(waiting, "WHILE_HOLDING", 0.05)
     monkeypatch.setattr(waiting, "FIRST_MESSAGE", 0.0)
     here = Environment([str(prefix.site)], waiting=Telling(die), timeout=None)
     with here.building(), here.mutex(source):
@@ -363,7 +363,7 @@ def test_an_owner_who_lives_on_when_his_journal_is_gone_is_not_waited_for(
     (journal,) = journals(prefix)
     owner = Owner.adopt(journal.with_suffix(".owner"))
     assert owner is not None
-    monkeypatch.setattr(waiting, "WHILE_HOLDING", 0.0)
+    monkeypatch.setattr(waiting, "WHILE_HOLDING", 0.05)
     monkeypatch.setattr(waiting, "FIRST_MESSAGE", 0.0)
     here = Environment([str(prefix.site)], waiting=Telling(journal.unlink), timeout=20)
     assert here.read(prefix.content) == before

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip import copies, frozen, fs, trust
+from safe_pip import copies, frozen, fs, lock, trust
 from safe_pip.errors import UnusableEnvironment
 from tests.support.tiny_pip import install_tiny_pip
 
@@ -39,6 +39,14 @@ def _temporary_directory_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", None)
     if sys.platform == "darwin":
         monkeypatch.setattr(trust, "cache_directory", lambda environ: Path(environ["XDG_CACHE_HOME"]))
+
+
+@pytest.fixture(autouse=True)
+def _copies_are_let_go_as_by_the_end_of_their_process():
+    before = set(lock._descriptors)
+    yield
+    for descriptor in set(lock._descriptors) - before:
+        descriptor.close()
 
 
 def freeze(site, environ, **how):

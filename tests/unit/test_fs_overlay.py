@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import overlay
+from tests.support.small import Prefix, Small
 
 pytestmark = pytest.mark.skipif(bool(overlay.why_not()), reason=f"overlayfs cannot be mounted: {overlay.why_not()}")
 
@@ -76,5 +77,41 @@ with merged.child("old/mounted") as mounted:
     assert refusal(fs.remove_below, merged, "old") == "EXDEV"
     assert mounted.names() == ["precious"]
 assert merged.child("old").names() == ["mounted"]
+""",
+    )
+
+
+def many(version: str) -> list[Small]:
+    """More distributions than a change is planned times, each with directories of its own."""
+    files = {"site/{0}/a.py": version, "site/{0}/deep/er.py": version, f"site/{{0}}/only{version}/x.py": version}
+    return [
+        Small(name, version, {path.format(name): text for path, text in files.items()})
+        for name in (f"project{number}" for number in range(15))
+    ]
+
+
+def test_however_many_directories_of_a_lower_layer_are_to_be_moved_it_is_found_out_once(tmp_path: Path) -> None:
+    Prefix(tmp_path / "lower").change(many("1"))
+    overlay.run_python(
+        tmp_path,
+        """
+from pathlib import Path
+from tests.support import faults
+from tests.support.small import Prefix
+from tests.unit.test_fs_overlay import many
+
+prefix, plain = Prefix(Path("merged")), Prefix(Path("plain"))
+for old, new in (("1", "22"), ("22", "1")):
+    with faults.record() as changes:
+        prefix.change(many(new), many(old))
+    journals = [change for change in changes if change.operation == "move" and change.path.endswith(".journal")]
+    assert len(journals) == 2, journals
+    plain.change(many(new))
+    assert prefix.content() == plain.content()
+    assert prefix.private() == []
+    plain.change((), many(new))
+prefix.change((), many("1"))
+assert prefix.content() == plain.content()
+assert prefix.private() == []
 """,
     )

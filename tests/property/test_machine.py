@@ -84,11 +84,13 @@ class Moment(NamedTuple):
     torn: bool = False
 
 
-of_any_kind = st.builds(Moment, st.integers(0, 90), st.none(), st.booleans())
-of_moves = st.builds(Moment, st.integers(1, 20), st.just(MOVES))
-of_cleaning = st.builds(Moment, st.integers(0, 20), st.just(REMOVALS))
-of_making = st.builds(Moment, st.integers(0, 30), st.just(MAKING), st.booleans())
-moments = of_moves | of_moves | of_cleaning | of_making | of_any_kind
+moments = (
+    st.builds(Moment, st.integers(0, 90), st.none(), st.booleans())
+    | st.builds(Moment, st.integers(0, 30), st.just(MAKING), st.booleans())
+    | st.builds(Moment, st.integers(0, 20), st.just(REMOVALS))
+)
+readers = st.lists(st.integers(0, 20), max_size=2)
+"""Who come next and are killed as well, each before so many changes."""
 
 
 class Expected(NamedTuple):
@@ -180,12 +182,16 @@ class Machine(RuleBasedStateMachine):
             assert self.prefix.private() == []
         self.check()
 
-    @rule(wish=wishes, moment=moments, is_late=st.booleans(), again=st.lists(st.integers(0, 20), max_size=2))
-    def a_command_is_killed(self, wish: Wish, moment: Moment, is_late: bool, again: list[int]) -> None:
-        """Its recovery of what was left before included; the journal decides whether anything has happened.
+    @rule(wish=wishes, number=st.integers(1, 20), is_late=st.booleans(), again=readers)
+    def a_command_is_killed_between_two_moves(self, wish: Wish, number: int, is_late: bool, again: list[int]) -> None:
+        self.a_command_is_killed(wish, Moment(number, MOVES), is_late, again)
 
-        So are the readers who come `again` and recover, before so many changes.
-        """
+    @rule(wish=wishes, moment=moments, is_late=st.booleans(), again=readers)
+    def a_command_is_killed_anywhere(self, wish: Wish, moment: Moment, is_late: bool, again: list[int]) -> None:
+        self.a_command_is_killed(wish, moment, is_late, again)
+
+    def a_command_is_killed(self, wish: Wish, moment: Moment, is_late: bool, again: list[int]) -> None:
+        """Its recovery of what was left before included; the journal decides whether anything has happened."""
         command = self.command(wish)
         if command is None:
             return
@@ -346,7 +352,7 @@ def check_metadata(found: Mapping[str, str], before: Installed, command: Command
 
 
 # Which change it is that a command is killed at depends, if only a little, on the time and on the names it has given.
-MANY = settings(deadline=None, max_examples=40, stateful_step_count=20, suppress_health_check=list(HealthCheck))
+MANY = settings(deadline=None, max_examples=60, stateful_step_count=20, suppress_health_check=list(HealthCheck))
 
 
 def test_whatever_is_killed_what_is_installed_is_what_a_plain_dictionary_says() -> None:

@@ -5,6 +5,7 @@ interrupted and done again.
 """
 
 import contextlib
+import errno
 import os
 import stat
 import sys
@@ -20,6 +21,9 @@ from .state_directory import NAME
 OWNER = ".owner"
 HOME_NOTE = "home"
 """The file in a private directory outside the home that says which home it belongs to."""
+
+
+_MADE = ".safe-pip-made"
 
 
 class Latecomer(NamedTuple):
@@ -130,21 +134,34 @@ def bring_back(places: Places, late: list[Latecomer]) -> tuple[str, ...]:
 
 
 def _bring_back(places: Places, late: Latecomer, old: Spot, opened: contextlib.ExitStack) -> None:
-    live = places.live(late.operation)
-    *above, name = (live.name, *late.path.split("/"))
-    source, target = old.parent, live.parent
-    for place, each in zip((old.name, *late.path.split("/")), above, strict=False):
-        like = source.stat(place)
+    """Move one to where it was; what it was in is made if it is not there any more, from the root down."""
+    *above, last = late.operation.path.split("/")
+    *below, name = late.path.split("/")
+    source, target = old.parent, places.roots[late.operation.root]
+    likes: list[os.stat_result | None] = [None] * len(above)
+    for place in (old.name, *below):
+        likes.append(source.stat(place))
         source = opened.enter_context(source.child(place))
-        _check(places, target)
+    source.stat(name)
+    if target is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), places.path(late.operation))
+    for each, like in zip((*above, last, *below), likes, strict=True):
         if not target.exists(each):
-            fs.make_directory(target, each, 0o700)
-            if sys.platform != "win32" and os.geteuid() == 0:
-                fs.set_owner(target, each, like.st_uid, like.st_gid)
-            fs.set_mode(target, each, stat.S_IMODE(like.st_mode))
+            _check(places, target)
+            _make_like(like or status(target), old.parent, target, each)
         target = opened.enter_context(target.child(each))
     _check(places, target)
     fs.move(source, name, target, name)
+
+
+def _make_like(like: os.stat_result, private: Directory, target: Directory, name: str) -> None:
+    """Make a directory that nobody sees with other permissions: it is made where only this process is."""
+    with contextlib.suppress(FileExistsError):  # of one that died here
+        fs.make_directory(private, _MADE, 0o700)
+    if sys.platform != "win32" and os.geteuid() == 0:
+        fs.set_owner(private, _MADE, like.st_uid, like.st_gid)
+    fs.set_mode(private, _MADE, stat.S_IMODE(like.st_mode))
+    fs.move(private, _MADE, target, name)
 
 
 def clean_up(places: Places, committed: str | None) -> None:

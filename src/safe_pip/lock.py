@@ -245,13 +245,14 @@ class _Ticker:
 
     def block(self, call: Callable[[], None]) -> None:
         """Call until it returns or a tick ends it; raises `Suspended` if the user asked for it at any time."""
+        handled = sys.exc_info()[1]
         try:
             self._armed = True
             if not self._suspended:
                 call()
             self._armed = False
         except _Tick as tick:
-            if tick.__context__ is not None:  # it came on top of a Ctrl-C, which must not be lost
+            if tick.__context__ not in (None, handled):  # it came on top of a Ctrl-C, which must not be lost
                 raise tick.__context__ from None
         if self._suspended:
             raise Suspended

@@ -72,14 +72,6 @@ class Limit(enum.Enum):
     OUT_OF_ORDER = "what else is held cannot be let go"
 
 
-_SECONDS = {
-    Limit.NONE: None,
-    Limit.WHILE_HOLDING: WHILE_HOLDING,
-    Limit.PATIENT: PATIENT,
-    Limit.OUT_OF_ORDER: OUT_OF_ORDER,
-}
-
-
 class Patience:
     """How long a step may wait in all, and when the user is told of it."""
 
@@ -147,7 +139,12 @@ class Turn(NamedTuple):
         deadline = self.patience.deadline
         if deadline is not None and is_gate:
             deadline = max(deadline, begun + AT_GATE)
-        seconds = _SECONDS[self.limit]
+        seconds = {
+            Limit.NONE: None,
+            Limit.WHILE_HOLDING: WHILE_HOLDING,
+            Limit.PATIENT: PATIENT,
+            Limit.OUT_OF_ORDER: OUT_OF_ORDER,
+        }[self.limit]
         if seconds is not None and (deadline is None or begun + seconds < deadline):
             return begun + seconds, True
         return deadline, False

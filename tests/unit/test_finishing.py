@@ -1,5 +1,6 @@
 """After the commit point: markers go, late-comers come back, nothing is undone and nothing is left."""
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -200,6 +201,53 @@ def test_a_directory_that_is_made_again_for_a_late_comer_has_its_mode(tmp_path):
     scene.commit()
     recovery.finish(scene.committed)
     assert (scene.home / "gone").stat().st_mode & 0o7777 == 0o2750
+
+
+def test_a_directory_that_is_made_again_has_its_mode_wherever_that_is_killed(tmp_path):
+    k, happened = 0, True
+    while happened:
+        directory = tmp_path / str(k)
+        directory.mkdir()
+        scene = committed(directory)
+        late(scene)
+        (scene.home / "gone").chmod(0o2750)
+        scene.do()
+        scene.commit()
+        with faults.crash_at(k) as trial, contextlib.suppress(faults.Crashed):
+            recovery.finish(scene.committed)
+        happened = trial.struck is not None
+        if scene.committed.path.exists():
+            recovery.finish(scene.committed)
+        assert (scene.home / "gone").stat().st_mode & 0o7777 == 0o2750, trial.struck
+        assert scene.content()["0"] == WITH_LATE
+        k += 1
+
+
+def test_a_late_comer_is_put_back_though_all_that_its_directory_lay_in_is_gone(tmp_path):
+    """Another command has removed it since: the last distribution of a namespace, perhaps."""
+    scene = Scene(tmp_path)
+    scene.add(Kind.REMOVE, "ns/deep/er", {"a.py": "1"}, known=("a.py",))
+    scene.write_journal()
+    put(scene.home / "ns" / "deep" / "er" / "sub" / "data", "late")
+    scene.do()
+    scene.commit()
+    (scene.home / "ns" / "deep").rmdir()
+    (scene.home / "ns").rmdir()
+    assert recovery.finish(scene.committed) == ()
+    assert scene.content() == {"0": {"ns": {"deep": {"er": {"sub": {"data": "late"}}}}}, "1": {}}
+    assert scene.leftovers() == []
+
+
+def test_a_late_comer_that_its_program_has_taken_away_leaves_no_directory(tmp_path):
+    scene = committed(tmp_path)
+    late(scene)
+    scene.do()
+    scene.commit()
+    found = [each for each in recovery.latecomers(scene.journal) if each.operation.path == "gone"]
+    for path in (scene.private / "trash" / each.operation.trash / each.path for each in found):
+        path.unlink()
+    assert recovery.put_back(scene.journal, found) == ()
+    assert not (scene.home / "gone").exists()
 
 
 def test_a_late_comer_is_never_put_through_a_symbolic_link(tmp_path):

@@ -258,3 +258,13 @@ def test_a_stop_just_before_the_wait_is_not_lost() -> None:
     ticker.suspend(0, None)
     with pytest.raises(lock.Suspended):
         ticker.block(lambda: pytest.fail("waited"))
+
+
+def test_a_wait_while_an_error_is_handled_ends_as_any_other(file: Path) -> None:
+    """What is being handled is the context of all that is raised meanwhile, of the tick too."""
+    with opened(file, file) as (first, second):
+        try_lock(first, exclusive=True)
+        try:
+            raise ZeroDivisionError
+        except ZeroDivisionError:
+            assert not wait_lock(second, exclusive=True, seconds=0.01)

@@ -38,13 +38,17 @@ class Rejected(Exception):
 
 
 def check_permissions(journal: Journal) -> None:
-    """Raise `UnusableEnvironment` for a directory in which this process may not change anything; locks nothing."""
+    """Raise `UnusableEnvironment` for a directory in which this process may not change anything; locks nothing.
+
+    One that is not there any more was replaced meanwhile: the plan is stale, which is told under the locks.
+    """
     effective = os.access in os.supports_effective_ids
     for path in dict.fromkeys(os.path.dirname(_live(journal, each)) for each in journal.operations):
-        if not os.access(path, os.W_OK | os.X_OK, effective_ids=effective):
+        if not os.access(path, os.W_OK | os.X_OK, effective_ids=effective) and os.path.isdir(path):
             reason = os.strerror(errno.EACCES)
-            if sys.platform != "win32" and os.statvfs(path).f_flag & os.ST_RDONLY:
-                reason = os.strerror(errno.EROFS)
+            with suppress(FileNotFoundError):
+                if sys.platform != "win32" and os.statvfs(path).f_flag & os.ST_RDONLY:
+                    reason = os.strerror(errno.EROFS)
             raise UnusableEnvironment(f"`{path}` is not writable: {reason}")
 
 

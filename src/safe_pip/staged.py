@@ -37,9 +37,10 @@ def mirror(root: str, live: str, *, is_moved: bool = False) -> None:
             path = os.path.join(path, name)
             if not here.exists(name):
                 if os.path.isdir(path):
-                    mode = 0o700 | (stat.S_IMODE(os.stat(path).st_mode) & 0o777 if is_moved else 0)
                     fs.make_directory(here, name, 0o700)
-                    attributes.pass_on(path, here, name, mode)
+                    with suppress(FileNotFoundError):  # replaced meanwhile: whoever did that makes the plan stale
+                        mode = 0o700 | (stat.S_IMODE(os.stat(path).st_mode) & 0o777 if is_moved else 0)
+                        attributes.pass_on(path, here, name, mode)
                 else:
                     fs.make_directory(here, name)
             here = opened.enter_context(here.child(name))
@@ -52,9 +53,10 @@ def mirror_below(root: str, live: str, directories: Iterable[str]) -> None:
         path = os.path.join(live, relative)
         parent = os.path.dirname(path)
         if parent in found and os.path.isdir(path):
-            found[path] = attributes.handed_on(path)
-            if found[path] != found[parent]:
-                mirror(root, path, is_moved=True)
+            with suppress(FileNotFoundError):
+                found[path] = attributes.handed_on(path)
+                if found[path] != found[parent]:
+                    mirror(root, path, is_moved=True)
 
 
 def _with_parents(path: str) -> Iterator[str]:
@@ -82,8 +84,10 @@ def copy_below(source: Directory, name: str, destination: Directory) -> None:
 def link(source: str, path: str) -> list[str]:
     """Let the file `source` be at the staged `path` too; on return what was made: first the outermost, then the file.
 
-    Directories that are missing are made like those that the file is in.
+    Directories that are missing are made like those that the file is in. Of one that has gone there is nothing to make.
     """
+    if not os.path.lexists(source):
+        return []
     missing: list[tuple[str, str]] = []
     above, like = os.path.dirname(path), os.path.dirname(source)
     while not os.path.isdir(above):

@@ -44,6 +44,9 @@ class Entry(NamedTuple):
 FILE = Entry(stat.S_IFREG)
 LINK = Entry(stat.S_IFLNK)
 
+_GONE = (FileNotFoundError, NotADirectoryError)
+"""What is raised where somebody replaces, meanwhile, what is looked at."""
+
 _BYTECODE = re.compile(r"\.pyc(\.[0-9]+)?\Z")  # the import system writes it under a name with a number, and renames it
 
 
@@ -136,7 +139,7 @@ class _Reader:
                     if item.name in entries:
                         continue
                     if item.is_dir(follow_symlinks=False):
-                        with suppress(FileNotFoundError):
+                        with suppress(*_GONE):
                             entries[item.name] = self.directory(item.path, entry.inside)
                     else:
                         entries[item.name] = LINK if item.is_symlink() else FILE
@@ -149,7 +152,7 @@ class _Reader:
         entry, entries = self.listed(entry)
         for name, child in entries.items():
             if child.is_directory and not child.target:
-                with suppress(FileNotFoundError):  # it stays one that was not looked into: nobody takes it for empty
+                with suppress(*_GONE):  # it stays one that was not looked into: nobody takes it for empty
                     entries[name] = self.everything(child)
         return entry
 
@@ -200,13 +203,15 @@ class _Live(_Reader):
                 return
             try:
                 mode = os.lstat(path).st_mode
-            except (FileNotFoundError, NotADirectoryError):
+                if stat.S_ISDIR(mode):
+                    found = self.directory(path, entry.inside)
+                else:
+                    found = LINK if stat.S_ISLNK(mode) else FILE
+            except _GONE:
                 return
-            found = entries[name] = LINK if stat.S_ISLNK(mode) else FILE
-            if stat.S_ISDIR(mode):
-                found = entries[name] = self.directory(path, entry.inside)
+            entries[name] = found
         is_entered = staged is not None and staged.is_directory
-        with suppress(FileNotFoundError, NotADirectoryError):  # as it was listed; the plan will turn out to be stale
+        with suppress(*_GONE):  # as it was listed; the plan will turn out to be stale
             if stat.S_ISLNK(found.mode) or found.target:
                 real = os.path.realpath(path)
                 if is_entered and os.path.isdir(real):

@@ -23,6 +23,7 @@ INSTALLING = [
     ("pip._internal.build_env", "NoOpBuildEnvironment.__enter__"),
     ("pip._internal.build_env", "NoOpBuildEnvironment.__exit__"),
     ("pip._vendor.pyproject_hooks", "BuildBackendHookCaller._call_hook"),
+    ("pip._internal.req.req_install", "InstallRequirement.ensure_build_location"),
     ("pip._internal.req.req_install", "InstallRequirement.update_editable"),
     ("pip._internal.cache", "WheelCache.get_cache_entry"),
     ("pip._internal.cache", "WheelCache.record_download_origin"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from safe_pip.commit import check_permissions
 from safe_pip.removal import Removal
 from tests.support.small import Prefix, Small
 from tests.support.small import without_exchange as no_exchange
@@ -96,3 +98,14 @@ def test_an_egg_goes_although_its_directory_is_a_tree_of_the_environment(prefix:
         transaction.commit(change, lambda now: ())
     assert not os.path.lexists(egg)
     assert prefix.private() == []
+
+
+def test_a_directory_that_was_removed_after_a_plan_was_made_is_not_one_without_permission(prefix: Prefix) -> None:
+    (prefix.site / "tool" / "nobodys.txt").write_text("")
+    transaction = prefix.transaction()
+    with transaction.staging(prefix.target) as change:
+        prefix.stage(change, [], [OLD])
+        prepared = change.prepare()
+        assert any(os.path.dirname(each.path).endswith("tool") for each in prepared.journal.operations)
+        shutil.rmtree(prefix.site / "tool")
+        check_permissions(prepared.journal)

@@ -305,3 +305,26 @@ def test_a_file_is_no_directory():
     assert not FILE.is_directory
     assert not LINK.is_directory
     assert stat.S_ISLNK(LINK.mode)
+
+
+@pytest.mark.parametrize("becomes", ["nothing", "a file"])
+def test_a_directory_that_is_replaced_while_it_is_looked_at_hides_nothing_else(site, monkeypatch, becomes):
+    make(site, "old-1.dist-info/RECORD", "pkg/a.py")
+    going = site / "old-1.dist-info"
+    lstat = os.lstat
+
+    def replaced(path):
+        found = lstat(path)
+        if path == str(going):
+            monkeypatch.setattr(os, "lstat", lstat)
+            (going / "RECORD").unlink()
+            going.rmdir()
+            if becomes == "a file":
+                going.write_text("")
+        return found
+
+    monkeypatch.setattr(os, "lstat", replaced)
+    entry = seen(site, None, ["old-1.dist-info/RECORD", "pkg/a.py"])
+    assert os.lstat is lstat
+    assert names(below(entry, "pkg")) == {"a.py"}
+    assert not (entry.entries or {}).get(going.name, FILE).is_directory

@@ -14,6 +14,11 @@ from safe_pip.transaction import Transaction
 ENTER = Seam("pip._internal.build_env", "NoOpBuildEnvironment.__enter__", ("self",))
 EXIT = Seam("pip._internal.build_env", "NoOpBuildEnvironment.__exit__", ("self", "exc_type", "exc_val", "exc_tb"))
 HOOK = Seam("pip._vendor.pyproject_hooks", "BuildBackendHookCaller._call_hook", ("self", "hook_name"))
+LOCATION = Seam(
+    "pip._internal.req.req_install",
+    "InstallRequirement.ensure_build_location",
+    ("self", "build_dir", "autodelete", "parallel_builds"),
+)
 CHECKOUT = Seam("pip._internal.req.req_install", "InstallRequirement.update_editable", ("self",))
 
 
@@ -38,12 +43,17 @@ def attach(transaction: Transaction) -> None:
             transaction.still_building()
             return original(caller, *args, **kw)
 
+    def locate(original: Any, requirement: Any, build_dir: Any, *args: Any, **kw: Any) -> Any:
+        if getattr(requirement, "req", None) is not None:
+            # pip asks whether it is there and then makes it: of several pips at once that fails all but one.
+            fs.make_directories(Path(os.path.abspath(build_dir)))
+        return original(requirement, build_dir, *args, **kw)
+
     def update(original: Any, requirement: Any) -> Any:
         checkout = getattr(requirement, "source_dir", None)
         if checkout is None:
             return original(requirement)
         source = Path(os.path.dirname(os.path.abspath(checkout)))
-        fs.make_directories(source)
         while True:
             # Both in one step: who holds one mutex may not wait for another.
             existing = [Path(checkout)] if os.path.isdir(checkout) else []
@@ -54,4 +64,5 @@ def attach(transaction: Transaction) -> None:
     ENTER.replace(enter)
     EXIT.replace(leave)
     HOOK.replace(call_hook)
+    LOCATION.replace(locate)
     CHECKOUT.replace(update)

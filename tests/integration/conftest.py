@@ -11,12 +11,19 @@ import pytest
 
 from tests.support.laboratory import Laboratory
 from tests.support.shop import Shop
+from tests.support.tools import Toolbox
 
 
 @pytest.fixture
 def shop(laboratory: Laboratory, tmp_path: Path) -> Shop:
     """An environment of the test's own, with safe-pip and an empty index."""
     return Shop.open(laboratory, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def toolbox(laboratory: Laboratory, tmp_path_factory: pytest.TempPathFactory) -> Toolbox:
+    """Tools of others, fetched once per user; one that cannot be had skips the test that asks for it."""
+    return Toolbox(laboratory.wheelhouse, tmp_path_factory.mktemp("tools"))
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ def _manifest(path: Path) -> dict[str, str]:
 
 def _fetch(directory: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        pip = _any_pip(Path(scratch))
+        pip = any_pip(Path(scratch))
         for pins, options in FETCHES:
             requirements = [f"{project}=={version}" for project, version in pins.items()]
             command = [*pip, "download", "-q", "--no-deps", *options, "-d", str(directory), *requirements]
@@ -160,7 +160,7 @@ def _fetch(directory: Path) -> None:
                 )
 
 
-def _any_pip(scratch: Path) -> list[str]:
+def any_pip(scratch: Path) -> list[str]:
     pip = [sys.executable, "-m", "pip"]
     if subprocess.run([*pip, "--version"], capture_output=True, check=False).returncode == 0:
         return pip

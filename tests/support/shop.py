@@ -73,6 +73,11 @@ class Shop:
         (directory / "index").mkdir(parents=True)
         return cls(laboratory, directory, laboratory.maker.make(directory / "venv", laboratory.base))
 
+    def activate(self) -> None:
+        """Put the environment's programs on PATH, as activating it in a shell does."""
+        self.more["PATH"] = os.pathsep.join([str(self.environment.scripts), os.environ["PATH"]])
+        self.more["VIRTUAL_ENV"] = str(self.environment.path)
+
     @property
     def index(self) -> Path:
         return self.directory / "index"

@@ -1,0 +1,74 @@
+"""What the tests of real tools do once, many times over: `python -m tests.integration make --rounds 20`.
+
+`make` is `make -j8` over forty distributions, each round in a new environment; `importers` is so many up- and
+downgrades (`--rounds 500`) under the eyes of importers below `safe-pip run --shared`. Exits 1 after the first failure,
+and leaves what it failed on behind, in ./wrecks or where --keep says. Needs the package index once per machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.integration import test_importers, test_make
+from tests.support.laboratory import PIPS, Laboratory
+from tests.support.shop import Shop
+from tests.support.wheelhouse import open_wheelhouse
+
+
+def make(laboratory: Laboratory, scratch: Path, rounds: int) -> None:
+    """Every round in an environment of its own."""
+    for number in range(rounds):
+        started = time.monotonic()
+        directory = scratch / f"round-{number}"
+        test_make.perform(Shop.open(laboratory, directory))
+        shutil.rmtree(directory)
+        print(f"round {number + 1}: {time.monotonic() - started:.1f} s", flush=True)
+
+
+def importers(laboratory: Laboratory, scratch: Path, rounds: int) -> None:
+    """All up- and downgrades in one environment."""
+    shop = Shop.open(laboratory, scratch / "importers")
+    met = test_importers.perform(shop, rounds)
+    print(f"{rounds} up- and downgrades, {sum(met.values())} programs met: {dict(met)}", flush=True)
+
+
+CAMPAIGNS: dict[str, tuple[Callable[[Laboratory, Path, int], None], int]] = {
+    "make": (make, 20),
+    "importers": (importers, 500),
+}
+
+
+def main() -> int:
+    """Run one campaign; on return 1 if anything was not as promised."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.integration", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("campaign", choices=sorted(CAMPAIGNS))
+    parser.add_argument("--rounds", type=int, help="default: 20 for make, 500 for importers")
+    parser.add_argument("--keep", type=Path, default=Path("wrecks"), metavar="DIR", help="where a wreck goes")
+    parser.add_argument("--pip", choices=sorted(PIPS), default="newest")
+    options = parser.parse_args()
+    campaign, rounds = CAMPAIGNS[options.campaign]
+    scratch = Path(tempfile.mkdtemp(prefix="safe-pip-tools-"))
+    try:
+        laboratory = Laboratory(open_wheelhouse(), scratch / "laboratory", pip_version=PIPS[options.pip])
+        laboratory.scratch.mkdir()
+        campaign(laboratory, scratch, options.rounds or rounds)
+    except AssertionError as error:
+        options.keep.mkdir(parents=True, exist_ok=True)
+        wreck = shutil.move(scratch, options.keep / scratch.name)
+        print(f"{error}\nthe wreck: {wreck}")
+        return 1
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,6 +14,9 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_runner.py")
+"""safe-pip for any interpreter, run by its path: `-m safe_pip` needs a safe-pip in that interpreter's environment."""
+
 
 def run(command: Sequence[str]) -> int:
     """Run a program to its end; on return its exit status, 128 + n if signal n killed it.

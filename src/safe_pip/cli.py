@@ -124,8 +124,9 @@ def _run_verb(line: CommandLine, verb: str, rest: tuple[str, ...], chosen: setti
     import importlib
 
     gc.enable()
-    python = line.python or os.environ.get("PIP_PYTHON")
-    args = ["--env", python, *rest] if python else list(rest)
+    is_new = verb == "venv"  # there is no environment yet, and `--python` says what it is to be made with
+    python = line.python or (None if is_new else os.environ.get("PIP_PYTHON"))
+    args = ["--python" if is_new else "--env", python, *rest] if python else list(rest)
     module = importlib.import_module(f"safe_pip.commands.{verb}")
     return int(module.main(args, waiting=Reporter(), timeout=chosen.lock_timeout))
 

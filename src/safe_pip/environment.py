@@ -17,7 +17,7 @@ from . import lock, nesting
 from .errors import StalePlan
 from .holders import Holder
 from .holding import Holding, Keep, Scope, Step
-from .steps import Changing, Keeping, Locking, Opening, Reading, Recovering, resolved
+from .steps import Changing, Keeping, Locking, Making, Opening, Reading, Recovering, resolved
 from .target import Target
 from .waiting import Interrupted, Wait, Waiting
 
@@ -188,6 +188,26 @@ class Environment:
         """Lock a directory that is no environment, itself, while another program runs; it is made if it is missing."""
         with self._taking(Locking(path, exclusive=exclusive), is_published=True):
             yield
+
+    @contextmanager
+    def making(self, path: Path) -> Iterator[None]:
+        """Be the only one who makes an environment in this directory, which is made if it is missing.
+
+        If the body raises, exactly the directories that were made are removed, unless something is in them.
+        """
+        step, process = Making(path), os.getpid()
+        try:
+            with self._taking(step):
+                try:
+                    yield
+                except BaseException:
+                    if os.getpid() == process:
+                        step.tidy()  # under the lock: who has it next finds that it is another directory
+                    raise
+        except BaseException:
+            if os.getpid() == process:
+                step.tidy()
+            raise
 
     @contextmanager
     def _changing(self, step: Changing, *, keep: Keep = Keep.FIRMLY, is_published: bool = False) -> Iterator[Held]:

@@ -94,6 +94,22 @@ class ImportFailed(SafePipError):
         self.output = output
 
 
+class NotMade(SafePipError):
+    """The `venv` module could not make an environment (1, as it has it itself); `output`: what it printed."""
+
+    code = "not-made"
+
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output
+
+
+class OtherPython(SafePipError):
+    """The environment that is there is one of another Python than was asked for (1)."""
+
+    code = "other-python"
+
+
 class CommitFailed(SafePipError):
     """The disk refused an operation of the commit (EX_IOERR)."""
 

@@ -153,6 +153,28 @@ class Locking:
         return (self._path,)
 
 
+class Making:
+    """Making an environment in a directory: flock on the directory itself, which is made if it is missing."""
+
+    def __init__(self, path: Path) -> None:
+        (self._path,) = resolved([path])
+        self._made: list[Path] = []
+
+    def requests(self) -> Iterator[Request]:
+        self._made += make_directory(self._path)
+        yield Request(Rank.ENVIRONMENT, self._path, True, self._path)
+
+    def is_valid(self) -> bool:
+        return True
+
+    def directories(self) -> Iterable[Path]:
+        return (self._path,)
+
+    def tidy(self) -> None:
+        """After a failure, remove exactly the directories that were made, unless something is in them."""
+        fs.remove_empty_directories(self._made)
+
+
 class Changing:
     """A change of the target: its trees exclusively, the others' commit locks shared, the directories, uv's lock.
 

@@ -18,7 +18,7 @@ __main__
 cli
 commands pip_seams
 reporter attempt
-remedy strays
+clearing remedy strays
 checkup lookout mending
 transaction
 change
@@ -32,7 +32,7 @@ contents sources
 tree
 ownership
 snapshot
-environment
+environment virtual
 steps sole
 sweep
 recovery
@@ -51,7 +51,7 @@ frozen
 copies
 lock
 holders
-isolation target child
+interpreter isolation target child
 record trust
 settings start
 fs

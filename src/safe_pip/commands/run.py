@@ -115,7 +115,9 @@ def located(name: str) -> list[Path]:
     """The trees of the environment that `name` means: a prefix, an interpreter or a tree; none: just a directory."""
     path = Path(os.path.abspath(name))  # an interpreter in a venv is a symbolic link that must not be followed
     if path.is_dir():
-        if path.name in ("site-packages", "dist-packages") or state_directory.exists(path):
+        is_tree = path.name in ("site-packages", "dist-packages")
+        # Without flock the directory of a virtual environment is locked by a file too, while that is made.
+        if is_tree or (state_directory.exists(path) and not (path / "pyvenv.cfg").is_file()):
             return _distinct([path])
         return _trees_below(path)
     if path.is_file() and os.access(path, os.X_OK):

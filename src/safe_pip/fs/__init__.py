@@ -38,27 +38,43 @@ watch: Callable[[str, str, str], None] | None = None
 """Called before every single change with the operation's name, the absolute path that changes, and, of a rename, an
 exchange or a link, the other path (else ""). What it raises is raised in place of the change. For tests."""
 
+_ATTEMPTS = 100
+
 
 def make_directories(path: Path, *, mode: int = 0o777) -> list[Path]:
     """Make `path` and whatever parent is missing; on return those that this call made, outermost first.
 
-    Any number of processes may ask for overlapping paths at once (mkdir(2): who loses finds it made).
+    Any number of processes may ask for overlapping paths at once (mkdir(2): who loses finds it made), and some of them
+    may remove what they have made again. If it raises, nothing stays of what it made.
     """
-    missing: list[Path] = []
-    while not path.is_dir() and path.parent != path:
-        missing.append(path)
-        path = path.parent
-    made = []
-    for directory in reversed(missing):
-        try:
-            with _changing("make_directory", directory):
-                directory.mkdir(mode)
-        except FileExistsError:
-            if not directory.is_dir():
-                raise
-        else:
-            made.append(directory)
+    made: list[Path] = []
+    attempts = 0
+    try:
+        while (directory := _first_missing(path)) is not None:
+            try:
+                with _changing("make_directory", directory):
+                    directory.mkdir(mode)
+            except FileExistsError:
+                if not directory.is_dir() and os.path.lexists(directory):
+                    raise
+            except FileNotFoundError:
+                attempts += 1
+                if attempts == _ATTEMPTS:  # as in /proc, where nothing can be made
+                    raise
+            else:
+                made.append(directory)
+    except OSError:
+        remove_empty_directories(made)
+        raise
     return made
+
+
+def _first_missing(path: Path) -> Path | None:
+    """The outermost directory that has to be made so that `path` can be."""
+    missing = None
+    while not path.is_dir() and path.parent != path:
+        missing, path = path, path.parent
+    return missing
 
 
 def remove_empty_directories(paths: list[Path]) -> None:

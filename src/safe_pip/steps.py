@@ -195,6 +195,7 @@ class Changing:
         self._others = Reading(lambda: [tree for tree in others() if tree not in self.trees])
         self._environment = environment
         self._commit = commit
+        self._uv_lock: Path | None = None
         self._made: list[Path] = []
 
     def requests(self) -> Iterator[Request]:
@@ -211,13 +212,20 @@ class Changing:
         for directory in resolved(self._target.directories):
             self._made += make_directory(directory)
             yield shared_directory(directory)
+        self._uv_lock = self._found_uv_lock()
+        if self._uv_lock is not None:
+            yield uv_lock(self._uv_lock)
+
+    def _found_uv_lock(self) -> Path | None:
         uv = self._target.uv_lock
-        if uv is not None and os.path.isfile(uv):
-            yield uv_lock(Path(os.path.realpath(uv)))
+        return Path(os.path.realpath(uv)) if uv is not None and os.path.isfile(uv) else None
 
     def is_valid(self) -> bool:
         look_for_journals(self.directories() if self._commit else self.trees)
-        return not self._commit or self._others.is_valid()
+        if not self._commit:
+            return True
+        # uv makes the file when it first works there, which may be while we wait for another lock.
+        return self._found_uv_lock() == self._uv_lock and self._others.is_valid()
 
     def directories(self) -> Iterable[Path]:
         return (*self.trees, *resolved(self._target.directories))

@@ -208,6 +208,17 @@ def test_nothing_is_locked_for_uv_where_it_has_no_lock(tree: Path, tmp_path: Pat
         assert not lock.exists()
 
 
+def test_the_lock_that_uv_made_while_another_one_was_waited_for_is_taken_as_well(tree: Path, tmp_path: Path) -> None:
+    lock = tmp_path / "venv" / ".lock"
+    with workers(tree, count=2, uv_lock=str(lock)) as (holder, waiter):
+        holder.hold("replacing")
+        waiter.start_to_wait("replacing")
+        lock.touch()
+        holder.release()
+        waiter.expect("held")
+        assert holds(waiter.pid, lock)
+
+
 def test_who_waits_long_for_one_lock_holds_no_other(tree: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     with workers(tree, count=3) as (builder, waiter, replacer):

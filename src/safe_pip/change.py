@@ -91,6 +91,11 @@ class Change:
         """Count in a distribution that is staged and verified; `record` is its RECORD, in the stage."""
         self._staged[project] = record
 
+    def put(self, path: str, content: bytes) -> None:
+        """Stage a file of no distribution at the absolute `path`: who may read its directory may read it."""
+        self.mirror(os.path.dirname(path))
+        self._staged[f"`{path}`"] = self._stage.write(path, content)
+
     def remove(self, removal: Removal) -> None:
         """Take a distribution away."""
         self._removals[removal.project] = removal

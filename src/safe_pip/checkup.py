@@ -44,11 +44,13 @@ class Kind(enum.Enum):
     UNOWNED = "unowned"
     NOT_OURS = "managed-elsewhere"
     PUT_ASIDE = "put-aside"
+    ADOPTED = "adopted"
+    ADOPTED_IN_VAIN = "adopted-in-vain"
 
     @property
     def is_note(self) -> bool:
         """Whether it is told for information only: data that nobody owns is legitimate, and so is another installer."""
-        return self in (Kind.UNOWNED, Kind.NOT_OURS, Kind.PUT_ASIDE)
+        return self in (Kind.UNOWNED, Kind.NOT_OURS, Kind.PUT_ASIDE, Kind.ADOPTED)
 
 
 class Finding(NamedTuple):

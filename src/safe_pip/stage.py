@@ -103,6 +103,11 @@ class Stage:
         with staging(live):
             staged.mirror_below(self.root, live, directories)
 
+    def write(self, live: str, content: bytes) -> str:
+        """Stage a file with this content, in a directory that is mirrored; on return its path in the stage."""
+        with staging(live):
+            return staged.write(self.root, live, content)
+
     def write_like(self, live: str, content: bytes) -> None:
         """Stage the file `live`, which exists, with another content."""
         self.mirror(os.path.dirname(live))

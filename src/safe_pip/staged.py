@@ -102,6 +102,15 @@ def link(source: str, path: str) -> list[str]:
     return [*(above for above, _ in reversed(missing)), path]
 
 
+def write(root: str, live: str, content: bytes) -> str:
+    """Stage the file `live`: who may read the directory it is for may read it. On return where it is staged."""
+    mode = stat.S_IMODE(os.stat(os.path.dirname(live)).st_mode) & 0o666
+    with parent_of(root + live) as (directory, name):
+        fs.write_new(directory, name, content)
+        fs.set_mode(directory, name, mode)
+    return root + live
+
+
 def write_like(root: str, live: str, content: bytes) -> None:
     """Stage the file `live` with another content, and with its owner and permissions."""
     with parent_of(live) as (target, name), parent_of(root + live) as (directory, _):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from . import state_directory
+from . import adoption, state_directory
 from .checkup import Finding, Installed, Kind, is_bytecode
 from .mending import KEPT
 
@@ -86,7 +86,10 @@ def _below(tree: str, directory: str, owned: Owned, unfinished: Collection[str],
         is_directory = entry.is_dir(follow_symlinks=False)
         if path in owned.files or path in owned.whole or entry.name == state_directory.NAME:
             continue
-        if entry.name.startswith(f"{state_directory.NAME}-"):
+        if directory == tree and entry.name == adoption.NAME and (adopted := adoption.find(tree)):
+            kind = Kind.ADOPTED if adopted.works else Kind.ADOPTED_IN_VAIN
+            yield Finding(kind, tree, path, detail=adopted.told())
+        elif entry.name.startswith(f"{state_directory.NAME}-"):
             yield from _ours(tree, path, entry, unfinished, now)
         elif is_directory and entry.name == "__pycache__":
             yield from _bytecode(tree, path, owned)

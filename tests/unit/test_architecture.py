@@ -51,11 +51,11 @@ frozen
 copies
 lock
 holders
-interpreter isolation target child
+interpreter isolation target child adoption
 record trust
 settings start
 fs
-errors plan removal _runner
+errors plan removal _runner _hook
 """
 ROW = {module: number for number, row in enumerate(ORDER.strip().splitlines()) for module in row.split()}
 

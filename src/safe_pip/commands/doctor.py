@@ -34,10 +34,12 @@ Description:
                                    point names
     unfinished-transaction         a safe-pip was killed; the next command undoes or finishes it, or refuses to
     abandoned                      a private directory or a marker of a safe-pip that was killed
+    adopted-in-vain                the safe-pip that pip is there (`safe-pip adopt`) has gone: pip refuses to run
   Notes:
     unowned                        a file that no RECORD names, where distributions are: data, which is kept
     managed-elsewhere              no RECORD, because another tool looks after it
     put-aside                      what `--repair` kept of a transaction that could not be undone
+    adopted                        pip is safe-pip there (`safe-pip adopt`)
 
   `--repair` first undoes or finishes transactions. One that every other command refuses, because another program has
   changed something since or because its journal is damaged, is undone as far as it can be; what it has of the rest is

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from safe_pip import remedy, sweep
+from safe_pip import child, remedy, sweep
 from safe_pip.checkup import Finding, Installed, Kind
 from safe_pip.commands.examination import Report, examine, found_of
 from safe_pip.commands.place import Place
@@ -164,7 +164,7 @@ class Repair:
             return 1
         timeout = [] if self._timeout is None else [f"--lock-timeout={self._timeout}"]
         how = "--ignore-installed" if is_over else "--force-reinstall"
-        command = [sys.executable, "-m", "safe_pip", *timeout, *options[0]]
+        command = [sys.executable, child.PROGRAM, *timeout, *options[0]]
         command += ["install", "--no-deps", how, *options[1], *wanted.words]
         misleading = {f"PIP_{name}" for name in _MISLEADING}
         variables = {name: value for name, value in os.environ.items() if name not in misleading}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safe_pip import lookout, request, state_directory
+from safe_pip import adoption, lookout, request, state_directory
 from safe_pip.commands.place import Options, Place
 from safe_pip.environment import Waiting
 from safe_pip.errors import UnusableEnvironment
@@ -19,8 +19,9 @@ Usage:
   safe-pip status [--json] [--env DIR]
 
 Description:
-  Show who holds or waits for which lock of the environment, which transactions are unfinished, and what the next
-  command does about each. Takes no lock, changes nothing, and needs no permission to write. The exit status is 0.
+  Show who holds or waits for which lock of the environment, which transactions are unfinished, what the next command
+  does about each, and whether pip is safe-pip there (`safe-pip adopt`). Takes no lock, changes nothing, and needs no
+  permission to write. The exit status is 0.
 
 Options:
   --env DIR               The environment: a virtual environment, its Python, a prefix, or a `--target` directory.
@@ -38,6 +39,8 @@ Options:
                             transactions  a list of: id, tree (where its journal is), state ("staging", "prepared",
                                           "committed"), alive (null: unknown), pid, command, since, next ("wait",
                                           "delete", "roll back", "finish", "refuse: ...")
+                            adopted       a list of: tree, home (the safe-pip that pip is there), file (what makes it
+                                          so), works (false: that safe-pip is gone, and pip refuses to run)
                             problems      what could not be looked at, and why
 """
 
@@ -85,7 +88,9 @@ def _lines(
         )
         said = [line for lock in locks if lock.tree == tree for line in _told(lock)]
         said += [_unfinished(each, next_) for each, next_ in transactions if each.tree == tree]
+        adopted = adoption.find(tree)
         yield from (f"  {line}" for line in said or ["no lock is held, nothing is unfinished"])
+        yield from () if adopted is None else [f"  {adopted.told()}"]
     yield from (f"{each.tree}: {_unfinished(each, next_)}" for each, next_ in transactions if each.tree not in trees)
     yield from problems
     if not view.is_complete:
@@ -150,8 +155,13 @@ def _document(
             }
             for each, next_ in transactions
         ],
+        "adopted": [_adoption(found) for found in map(adoption.find, trees) if found is not None],
         "problems": list(problems),
     }
+
+
+def _adoption(found: adoption.Adoption) -> dict[str, Any]:
+    return {"tree": str(found.tree), "home": str(found.home), "file": str(found.file), "works": found.works}
 
 
 def _party(party: Party) -> dict[str, Any]:

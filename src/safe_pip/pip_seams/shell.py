@@ -95,5 +95,7 @@ def _completing_us(script: str) -> str:
 
 def program() -> str:
     """The name under which this program was called, as pip derives its own."""
-    name = os.path.basename(sys.argv[0])
-    return f"{sys.executable} -m safe_pip" if name in ("__main__.py", "-c", "-m") else name
+    directory, name = os.path.split(sys.argv[0])
+    if name not in ("__main__.py", "-c", "-m"):
+        return name
+    return f"{sys.executable} -m {'pip' if os.path.basename(directory) == 'pip' else 'safe_pip'}"

@@ -1,0 +1,89 @@
+"""What `safe-pip adopt` writes into an environment: Python runs it when it may have been started to be pip.
+
+It stays there as it was written, whatever becomes of safe-pip, so it does little, and needs `os` and `sys` alone. From
+safe-pip it wants one thing: that `_runner.py`, run, has a `main`. This text is never imported.
+"""
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+
+def is_pip(argv: "list[str]", word: str, tree: str) -> bool:
+    """Whether this interpreter was started for pip: `-m pip`, one of pip's scripts, or the directory `tree`/pip.
+
+    `word` is what stands on the command line in the place of `argv[0]`: with `-m` the module, perhaps `-Impip`.
+    """
+    if argv[0] == "-m":
+        return (word.partition("m")[2] if word.startswith("-") else word) in ("pip", "pip.__main__")
+    name = os.path.basename(word)
+    version = name.replace("-", "").replace(".exe", "").replace(".", "")[3:]
+    if word != argv[0] or not name.startswith("pip") or (version and not version.isdigit()):
+        return False
+    if os.path.isdir(word):
+        return os.path.realpath(word) == os.path.realpath(os.path.join(tree, "pip"))
+    try:
+        with open(word, "rb") as script:
+            return name.endswith(".exe") or b"from pip" in script.read(4096)
+    except OSError:
+        return False
+
+
+def begin(tree: str, home: str, name: str) -> None:
+    """Have this process run the safe-pip at `home` (relative to `tree`, or absolute) when its program asks for pip."""
+    word = "".join(sys.orig_argv[-len(sys.argv) :][:1])
+    if sys.argv and is_pip(sys.argv, word, tree):
+        sys.meta_path.insert(0, Pip(tree, home, name))
+
+
+class Pip:
+    """Finds and loads `pip`, for the program that this interpreter was started for and for nobody else."""
+
+    def __init__(self, tree: str, home: str, name: str) -> None:
+        self.tree = tree
+        self.home = os.path.join(tree, home)
+        self.file = os.path.join(tree, name)
+        self.spec: Any = type(sys.__spec__)
+
+    def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
+        # An isolated build takes the environment off the path: the pip of the build is its own affair.
+        if name.partition(".")[0] != "pip" or self.tree not in sys.path:
+            return None
+        asker = sys._getframe(1)
+        while asker.f_back and "importlib" in asker.f_globals.get("__name__", ""):
+            asker = asker.f_back
+        if asker.f_globals.get("__name__") not in ("__main__", "runpy"):
+            return None  # another `.pth` file, or `sitecustomize`
+        return self.spec(name, self, origin=os.path.join(self.tree, "pip", "__main__.py"))
+
+    def create_module(self, spec: "Any") -> None:
+        return None
+
+    def exec_module(self, module: "Any") -> None:
+        self.run()  # a script that imports from pip
+
+    def get_code(self, name: str) -> "Any":
+        return compile("__loader__.run()", self.file, "exec")  # `-m pip`
+
+    def run(self) -> "NoReturn":
+        sys.meta_path.remove(self)
+        program = os.path.join(self.tree, "pip", "__main__.py") if sys.argv[0] == "-m" else sys.argv[0]
+        if program in sys.path:
+            sys.path.remove(program)  # it was started as a directory
+        runner = os.path.join(self.home, "_runner.py")
+        space: dict[str, Any] = {"__name__": "safe_pip._runner", "__file__": runner}
+        try:
+            with open(runner, "rb") as file:
+                exec(compile(file.read(), runner, "exec"), space)
+        except (OSError, ImportError) as error:
+            sys.stderr.write(
+                f"safe-pip: error: `pip` of this environment is safe-pip, which cannot be run any more from "
+                f"`{self.home}` ({error}). Nothing was changed. Put safe-pip back there, or delete `{self.file}` "
+                "to have plain pip again\n"
+            )
+            sys.exit(78)
+        sys.argv[0] = program
+        sys.exit(space["main"]())

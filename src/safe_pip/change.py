@@ -9,7 +9,7 @@ from typing import NamedTuple
 from . import commit, finishing, importing, journal, merge, tree
 from .errors import CommitFailed, State
 from .ownership import Ownership
-from .plan import Journal
+from .plan import Exactly, Journal
 from .removal import Removal
 from .stage import Stage
 from .target import Target
@@ -37,6 +37,10 @@ class Change:
         self.target = target
         self.shadows: Callable[[], bool] = lambda: False
         """Whether what is staged hides a module or a project of another tree, or is hidden by one."""
+        self.exactly: Exactly | None = None
+        """How a tree is put in, or taken out, as it is; None where it is distributions that come and go."""
+        self.judge: Callable[[merge.Plan], None] = lambda plan: None
+        """Raises an error of ours for a plan that the command cannot agree to."""
         self._stage = stage
         self._trees = tuple(dict.fromkeys(map(os.path.realpath, (*target.trees, *trees))))
         self._roots = dict.fromkeys(os.path.realpath(path) for path in (*target.trees, *target.directories))
@@ -58,7 +62,7 @@ class Change:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not self._staged and not self._removals
+        return not self._staged and not self._removals and self.exactly is None
 
     @contextmanager
     def unpacking(self, wheels: Iterable[Path]) -> Iterator[None]:
@@ -135,6 +139,7 @@ class Change:
             if not plan.same_second:
                 break
             self._stage.freshen(plan.same_second)
+        self.judge(plan)
         self._stage.link(plan.links)
         written = self._journal(plan)
         self._stage.prepare(written.operations, written.roots)
@@ -209,6 +214,7 @@ class Change:
                 uid=os.geteuid() if hasattr(os, "geteuid") else 0,
                 foreign=lambda path: ownership.owner(path) is not None,
                 order=tuple(os.path.basename(os.path.dirname(record)) for record in self._staged.values()),
+                exactly=self.exactly,
             )
             live = [(part, entry, tree.look("/", entry, going, trees)) for part, entry in staged]
             try:

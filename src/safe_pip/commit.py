@@ -11,7 +11,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 
 from . import finishing, fs
@@ -43,8 +43,14 @@ def check_permissions(journal: Journal) -> None:
     One that is not there any more was replaced meanwhile: the plan is stale, which is told under the locks.
     """
     effective = os.access in os.supports_effective_ids
-    for path in dict.fromkeys(os.path.dirname(_live(journal, each)) for each in journal.operations):
-        if not os.access(path, os.W_OK | os.X_OK, effective_ids=effective) and os.path.isdir(path):
+    opened = {_live(journal, each) for each in journal.operations if each.kind is Kind.MODE}
+    changed = (os.path.dirname(_live(journal, each)) for each in journal.operations if not each.kind.is_late)
+    for path in dict.fromkeys(changed):
+        if (
+            path not in opened
+            and not os.access(path, os.W_OK | os.X_OK, effective_ids=effective)
+            and os.path.isdir(path)
+        ):
             reason = os.strerror(errno.EACCES)
             with suppress(FileNotFoundError):
                 if sys.platform != "win32" and os.statvfs(path).f_flag & os.ST_RDONLY:
@@ -86,11 +92,14 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
             _sync_state(places, durable=durable)
         except OSError as error:
             raise _failed(error, State.COMMITTED) from error
+        new: Collection[str] = ()
         with suppress(OSError):
-            finishing.take_markers(places)
+            new = finishing.take_markers(places)
         for path in plan.emptied:
             with suppress(OSError), fs.Directory.open(os.path.dirname(path)) as holder:
                 fs.remove_directory(holder, os.path.basename(path))
+        with suppress(OSError):  # who closes the stage tries it again
+            finishing.seal(places, new)
 
 
 @contextmanager
@@ -140,6 +149,8 @@ def _validate(journal: Journal, plan: Plan) -> None:
 
 
 def _do(places: Places, operation: Operation) -> None:
+    if operation.kind.is_late:
+        return
     live = places.live(operation)
     if operation.kind is Kind.MODE:
         assert operation.new is not None

@@ -1,11 +1,13 @@
 """A plan in the making: operations are added in any order, and come out in that in which they are to be done."""
 
+import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple
+import stat
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
 
 from .errors import MergeRefused
-from .plan import Kind, Operation, Seen
+from .plan import Exactly, Kind, Operation, Seen
 from .sources import Link, Source
 from .tree import Entry, Volume, ancestors, joined
 
@@ -45,26 +47,37 @@ class Plan(NamedTuple):
     emptied: tuple[str, ...] = ()
 
 
+class Given(Protocol):
+    """What of a `merge.Situation` matters here."""
+
+    @property
+    def roots(self) -> tuple[str, ...]: ...
+    @property
+    def trees(self) -> tuple[str, ...]: ...
+    @property
+    def parts(self) -> Mapping[Volume, int]: ...
+    @property
+    def order(self) -> tuple[str, ...]: ...
+    @property
+    def read(self) -> Callable[[str], Seen]: ...
+    @property
+    def exactly(self) -> Exactly | None: ...
+
+
 class Draft:
     """Collects operations, and what is to be known about them; see `Plan`."""
 
-    def __init__(
-        self,
-        roots: tuple[str, ...],
-        trees: Collection[str],
-        parts: Mapping[Volume, int],
-        order: Sequence[str],
-        read: Callable[[str], Seen],
-    ) -> None:
+    def __init__(self, situation: Given) -> None:
         self.links: list[Link] = []
         self.overwritten: list[str] = []
         self.emptied: list[str] = []
-        self._roots = roots
-        self._trees = frozenset(trees)
-        self._inside = tuple(joined(tree, "") for tree in trees)
-        self._parts = parts
-        self._order = {name: number for number, name in enumerate(order)}
-        self._read = read
+        self._roots = situation.roots
+        self._trees = frozenset(situation.trees)
+        self._inside = tuple(joined(tree, "") for tree in situation.trees)
+        self._parts = situation.parts
+        self._order = {name: number for number, name in enumerate(situation.order)}
+        self._read = situation.read
+        self._exactly = situation.exactly
         self._places: dict[str, Entry] = {}
         self._operations: list[tuple[tuple[int, int], Operation]] = []
         self._adds = True
@@ -101,6 +114,7 @@ class Draft:
         entered = self._entered.get(live.path)
         if entered is None:
             entered = self._entered[live.path] = self._root(live.path), live.inside[0], live.inode
+            self._open(live)
         root = entered[0]
         if root < 0:
             self.refuse(f"`{path}` lies outside the directories that may be changed")
@@ -122,6 +136,41 @@ class Draft:
         )
         self._operations.append((self._rank(operation, path), operation))
         self._note(kind, live, name, path, source, old)
+        if source is not None and self._exactly is not None:
+            self._seal(root, operation.path, source, is_top=True)
+
+    def tidy(self, path: str) -> None:
+        """Plan that a directory goes if it is empty once all is done."""
+        root = self._root(os.path.dirname(path))
+        if root >= 0:
+            relative = path[len(self._roots[root]) :].lstrip("/")
+            directory = Seen(stat.S_IFDIR | 0o755, 0, 0)
+            self._operations.append((_deepest_first(7, path), Operation(Kind.TIDY, root, relative, old=directory)))
+            self.emptied.append(path)
+            self.emptied.sort(key=lambda each: (-each.count("/"), each))
+
+    def _open(self, live: Entry) -> None:
+        """Let entries of a read-only directory be changed, and have it as it was when all is done."""
+        root = self._root(os.path.dirname(live.path))
+        if self._exactly is None or live.path not in self._exactly.opened or root < 0:
+            return
+        relative = live.path[len(self._roots[root]) :].lstrip("/")
+        was, opened = Seen(live.mode, 0, 0), Seen(live.mode | 0o700, 0, 0)
+        self._operations.append(((-1, live.path.count("/")), Operation(Kind.MODE, root, relative, old=was, new=opened)))
+        seal = Operation(Kind.SEAL, root, relative, old=opened, new=was)
+        self._operations.append((_deepest_first(8, live.path), seal))
+
+    def _seal(self, root: int, path: str, source: Source, *, is_top: bool = False) -> None:
+        """Have what is staged as a directory get its permissions and its time in its place."""
+        if not source.entry.is_directory or self._exactly is None:
+            return
+        wanted = self._exactly.modes.get(source.path)
+        if wanted is not None and (is_top or wanted.mode != source.entry.mode):
+            seal = Operation(Kind.SEAL, root, path, old=Seen(source.entry.mode, 0, 0), new=wanted)
+            self._operations.append((_deepest_first(8, path), seal))
+        for name, child in (source.entry.entries or {}).items():
+            if child.is_directory:
+                self._seal(root, f"{path}/{name}", source.child(name, child))
 
     def _note(self, kind: Kind, live: Entry, name: str, path: str, source: Source | None, old: Entry | None) -> None:
         is_package = name.startswith("__init__.") and not live.path.endswith("/__pycache__")
@@ -204,6 +253,10 @@ class Draft:
             return (4 if is_outside else 5, -count) if is_leaving else (1 if is_outside else 0, count)
         turn = self._order.get(operation.path[: metadata.end(1)].rpartition("/")[2], len(self._order))
         return (3, -turn) if is_leaving else (2, turn)
+
+
+def _deepest_first(turn: int, path: str) -> tuple[int, int]:
+    return turn, -path.count("/")
 
 
 def _has_directories(directory: Entry) -> bool:

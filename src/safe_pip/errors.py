@@ -110,6 +110,12 @@ class OtherPython(SafePipError):
     code = "other-python"
 
 
+class Unmergeable(SafePipError):
+    """What was staged cannot be put there, or taken away, as it was asked for (1, as `cp` has it)."""
+
+    code = "unmergeable"
+
+
 class CommitFailed(SafePipError):
     """The disk refused an operation of the commit (EX_IOERR)."""
 

@@ -9,10 +9,11 @@ import errno
 import os
 import stat
 import sys
+from collections.abc import Collection
 from typing import NamedTuple
 
 from . import fs
-from .fs import Directory
+from .fs import Directory, attributes
 from .places import Places, Refused, Spot, open_state, reach, status, walk
 from .plan import Journal, Kind, Operation
 from .sight import is_bytecode, is_same_file
@@ -35,12 +36,12 @@ class Latecomer(NamedTuple):
 
 
 def remove_markers(journal: Journal) -> None:
-    """Take the markers off the directories that came to their places; the caller holds the commit locks.
+    """Take the markers off the directories that came to their places, and seal them; the caller holds the commit locks.
 
     Raises the first `OSError`, but goes on to the others before.
     """
     with Places(journal, is_over=True) as places:
-        take_markers(places)
+        seal(places, take_markers(places))
 
 
 def latecomers(journal: Journal) -> list[Latecomer]:
@@ -58,11 +59,12 @@ def put_back(journal: Journal, late: list[Latecomer] | None = None) -> tuple[str
         return bring_back(places, find_latecomers(places) if late is None else late)
 
 
-def take_markers(places: Places) -> None:
-    """As `remove_markers`."""
+def take_markers(places: Places) -> frozenset[str]:
+    """As `remove_markers`; on return the paths of the directories that had one."""
+    taken = set[str]()
     error: OSError | None = None
     for operation in places.journal.operations:
-        if operation.kind is Kind.MODE or operation.new is None or not stat.S_ISDIR(operation.new.mode):
+        if operation.kind in (Kind.MODE, Kind.SEAL) or operation.new is None or not stat.S_ISDIR(operation.new.mode):
             continue
         try:
             spot = places.live(operation)
@@ -70,19 +72,51 @@ def take_markers(places: Places) -> None:
                 with spot.parent.child(spot.name) as new:
                     _check(places, new)
                     fs.remove(new, places.marker)
+                taken.add(places.path(operation))
         except NotADirectoryError:
             continue  # not there any more
         except OSError as failed:
             error = error or failed
     if error is not None:
         raise error
+    return frozenset(taken)
+
+
+def seal(places: Places, new: Collection[str]) -> None:
+    """Give directories the permissions that they are to have, and those of them that are `new` their times.
+
+    To be called once their markers are off. One whose permissions somebody has changed since keeps them.
+    """
+    for operation in places.journal.operations:
+        if operation.kind is not Kind.SEAL or operation.old is None or operation.new is None:
+            continue
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            live = places.live(operation)
+            found = live.status()
+            if found is None or not stat.S_ISDIR(found.st_mode):
+                continue
+            was, wanted = stat.S_IMODE(operation.old.mode), stat.S_IMODE(operation.new.mode)
+            is_ours = places.writer is None or places.writer.could_set_mode(found)
+            if is_ours and was != wanted and stat.S_IMODE(found.st_mode) == was:
+                fs.set_mode(live.parent, live.name, wanted)
+            if is_ours and places.path(operation) in new:
+                attributes.set_time(live.parent, live.name, operation.new.mtime_ns)
 
 
 def remove_emptied(places: Places) -> None:
     """Remove the directories that could not be moved, and that what went has left empty.
 
-    An empty dist-info would pass for a distribution. What the disk refuses stays.
+    An empty dist-info would pass for a distribution. What the disk refuses stays. Where the journal says which
+    directories may go, it is those alone.
     """
+    named = [each for each in places.journal.operations if each.kind is Kind.TIDY]
+    for operation in named:
+        with contextlib.suppress(OSError, Refused):
+            live = places.live(operation)
+            _check(places, live.parent)
+            fs.remove_directory(live.parent, live.name)
+    if named:
+        return
     for operation in places.journal.operations:
         root = places.roots[operation.root]
         above = os.path.dirname(operation.path) if operation.kind is Kind.REMOVE else ""

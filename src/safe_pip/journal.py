@@ -33,6 +33,8 @@ _HAS = {
     Kind.SWAP: (True, True, True, True),
     Kind.REMOVE: (False, True, True, False),
     Kind.MODE: (False, False, True, True),
+    Kind.TIDY: (False, False, True, False),
+    Kind.SEAL: (False, False, True, True),
 }
 
 T = TypeVar("T")
@@ -213,7 +215,7 @@ def _check_operation(operation: Operation, journal: Journal) -> None:
     directories = [stat.S_ISDIR(seen.mode) for seen in (old, new) if seen is not None]
     if operation.kind is Kind.FILE and any(directories):
         _damaged(f"`{path}` is a directory where `file` needs none")
-    if operation.kind in (Kind.EXCHANGE, Kind.MODE) and not all(directories):
+    if operation.kind in (Kind.EXCHANGE, Kind.MODE, Kind.TIDY, Kind.SEAL) and not all(directories):
         _damaged(f"`{path}` is no directory, as `{operation.kind.value}` needs it")
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from .contents import Contents, Going, united
 from .draft import Draft, NeedsPart, Plan
 from .errors import MergeRefused
-from .plan import Kind, Seen
+from .plan import Exactly, Kind, Seen
 from .sources import Link, Source, by_name, has_files, together
 from .tree import Entry, Volume, ancestors, is_bytecode, joined
 
@@ -34,6 +34,7 @@ class Situation(NamedTuple):
     exchanged. `parts`: for each volume the number of the private directory on it. `entered`: directories that refused
     to be moved as a whole. `can_exchange`: the parts that can. `uid`: who will do it. `foreign`: whether a path is in
     the RECORD of a distribution that stays. `order`: names of the new metadata directories, dependencies first.
+    `exactly`: how a tree is put in, or taken out, as it is; None where it is distributions that come and go.
     """
 
     roots: tuple[str, ...]
@@ -45,6 +46,7 @@ class Situation(NamedTuple):
     foreign: Callable[[str], bool]
     order: tuple[str, ...] = ()
     read: Callable[[str], Seen] = read
+    exactly: Exactly | None = None
 
 
 def merge(staged: Sequence[tuple[int, Entry, Entry]], going: Collection[str], situation: Situation) -> Plan:
@@ -57,6 +59,8 @@ def merge(staged: Sequence[tuple[int, Entry, Entry]], going: Collection[str], si
     for part, entry, live in staged:
         work.start(Source(part, live.path.strip("/"), entry.path, entry), live)
     work.enter_all()
+    for path in (situation.exactly.made if situation.exactly is not None else None) or ():
+        work.draft.tidy(path)
     return work.draft.finished()
 
 
@@ -69,7 +73,8 @@ class _Node(NamedTuple):
 
 class _Merge:
     def __init__(self, going: Going, situation: Situation) -> None:
-        self.draft = Draft(situation.roots, situation.trees, situation.parts, situation.order, situation.read)
+        self.draft = Draft(situation)
+        self._exactly = situation.exactly
         self._going = going
         self._situation = situation
         self._nodes: dict[str, _Node] = {}
@@ -93,7 +98,7 @@ class _Merge:
         entries = live.entries or {}
         for name, child in (source.entry.entries or {}).items():
             found = entries.get(name) if child.entries is not None else None
-            if found is None or not found.is_directory or not has_files(child):
+            if found is None or not found.is_directory or not (self._exactly or has_files(child)):
                 continue
             if found.target:
                 path = joined(live.path, name)
@@ -116,7 +121,7 @@ class _Merge:
         """Merge what is staged into a directory with what is in it, name by name."""
         self.draft.enter(live)
         entries = live.entries or {}
-        staged = by_name(sources)
+        staged = by_name(sources, is_exact=self._exactly is not None)
         if "__pycache__" in entries:
             self._going.judge_bytecode(live, staged, is_going=is_going)
         for name in sorted({*staged, *entries}, key=lambda name: (name != "__pycache__", name)):
@@ -179,7 +184,7 @@ class _Merge:
 
     def _remove_directory(self, live: Entry, name: str, found: Entry, *, is_going: bool) -> None:
         contents = self._going.contents(found, is_going=is_going)
-        if contents.is_missed:
+        if contents.is_missed or not self._may_go(found):
             self._enter(found, (), is_going=is_going)
         elif self._can_move(live, found):
             self._move(Kind.REMOVE, live, name, found, contents)
@@ -215,6 +220,14 @@ class _Merge:
     def _goes_with_all(self, path: str) -> bool:
         """Whether all that is in a directory goes because of what that is, or of what it lies in."""
         return self._goes_whole(path) or any(map(self._goes_whole, ancestors(path)))
+
+    def _may_go(self, found: Entry) -> bool:
+        """Whether this directory, and each that is in it, was made by what goes; the import system makes its own."""
+        made = self._exactly.made if self._exactly is not None else None
+        if made is None or found.path.endswith("/__pycache__"):
+            return True
+        below = (child for child in (found.entries or {}).values() if child.is_directory and not child.target)
+        return found.path in made and all(map(self._may_go, below))
 
     def _can_move(self, live: Entry, found: Entry) -> bool:
         is_allowed = self._situation.uid in (0, found.uid) or found.is_writable

@@ -4,6 +4,7 @@ Operations are about disjoint paths: none lies below another's, so each is done,
 """
 
 import enum
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 
@@ -21,19 +22,41 @@ class Kind(enum.Enum):
     REMOVE = "remove"
     """A file or directory goes: live to T."""
     MODE = "mode"
-    """A directory gets other permissions, so that it can be moved."""
+    """A directory gets other permissions, so that it can be moved, or entries of it can."""
+    TIDY = "tidy"
+    """Once all is committed: a directory goes if it is empty."""
+    SEAL = "seal"
+    """Once all is committed: a directory gets the permissions that it is to have, and, if it is new, its time."""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it is done after the commit point, so that there is nothing to undo."""
+        return self in (Kind.TIDY, Kind.SEAL)
 
 
 class Seen(NamedTuple):
     """What is, or was, at a path: enough to tell it from what another program puts there.
 
-    `size` in bytes and `mtime_ns` (0 for directories, which change while they are used) as lstat(2) gives them; `mode`
-    is the whole st_mode.
+    `size` in bytes and `mtime_ns` (0 for directories, which change while they are used; but for one that is sealed) as
+    lstat(2) gives them; `mode` is the whole st_mode.
     """
 
     mode: int
     size: int
     mtime_ns: int
+
+
+class Exactly(NamedTuple):
+    """How a tree is put in, or taken out, as it is: with empty directories, and directories that are read-only.
+
+    `modes` says of each staged directory (its path in the stage) which permissions and time it is to have in its place:
+    while it is staged its owner may write in it. `opened` are live directories in which something may be changed though
+    they are read-only; `made` those that may go with what is in them, None for whatever is left empty.
+    """
+
+    modes: Mapping[str, Seen]
+    opened: Collection[str]
+    made: Collection[str] | None = None
 
 
 class Operation(NamedTuple):

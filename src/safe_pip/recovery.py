@@ -23,6 +23,7 @@ from .finishing import (
     put_back,
     remove_emptied,
     remove_markers,
+    seal,
     take_markers,
 )
 from .fs import Directory
@@ -90,9 +91,10 @@ def finish(unfinished: Unfinished) -> tuple[str, ...]:
     """
     with _opened(unfinished) as (found, places):
         _check_permission(places, (), found.state)
-        take_markers(places)
+        new = take_markers(places)
         left = bring_back(places, find_latecomers(places))
         remove_emptied(places)
+        seal(places, new)
         clean_up(places, unfinished.name)
         return left
 

@@ -27,12 +27,12 @@ class Source(NamedTuple):
         return Source(self.part, f"{self.path}/{name}" if self.path else name, f"{self.real}/{name}", entry, self)
 
 
-def by_name(sources: Sequence[Source]) -> dict[str, list[Source]]:
-    """What is staged for each name in a directory; a staged directory without a file in it is nothing."""
+def by_name(sources: Sequence[Source], *, is_exact: bool = False) -> dict[str, list[Source]]:
+    """What is staged for each name in a directory; without `is_exact`, one without a file in it is nothing."""
     staged: dict[str, list[Source]] = {}
     for source in sources:
         for name, child in (source.entry.entries or {}).items():
-            if child.entries is None or has_files(child):
+            if is_exact or child.entries is None or has_files(child):
                 staged.setdefault(name, []).append(source.child(name, child))
     return staged
 

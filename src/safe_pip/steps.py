@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import fs, lock, state_directory
+from . import fs, lock, room, state_directory
 from .lock import Descriptor
 from .request import Rank, Request, commit_lock, environment_lock, mutex, owner_lock, shared_directory, uv_lock
 from .target import Target
@@ -161,7 +161,11 @@ class Making:
         self._made: list[Path] = []
 
     def requests(self) -> Iterator[Request]:
-        self._made += make_directory(self._path)
+        try:
+            with room.unpacking(str(self._path)):
+                self._made += fs.make_directories(self._path)
+        except OSError as error:
+            raise state_directory.not_writable(self._path, error) from error
         yield Request(Rank.ENVIRONMENT, self._path, True, self._path)
 
     def is_valid(self) -> bool:
@@ -235,7 +239,7 @@ class Changing:
 
         `holds` says which files this process has locked exclusively.
         """
-        _tidy(self.trees, self._made, holds, litter=self._target.litter, failed=failed)
+        _tidy(self.trees, self._made, holds, litter=_litter(self._target), failed=failed)
 
 
 class Opening:
@@ -243,7 +247,7 @@ class Opening:
 
     def __init__(self, target: Target) -> None:
         self.trees = tuple(resolved(target.trees))
-        self._litter = target.litter
+        self._litter = _litter(target)
         self._made: list[Path] = []
 
     def requests(self) -> Iterator[Request]:
@@ -264,16 +268,21 @@ class Opening:
         _tidy(self.trees, self._made, holds, litter=self._litter, failed=failed)
 
 
+def _litter(target: Target) -> tuple[Path, ...]:
+    """The trees in which no state directory is to stay."""
+    return tuple(resolved(target.trees if target.litter else target.bare))
+
+
 def _tidy(
     trees: Iterable[Path],
     made: list[Path],
     holds: Callable[[lock.Identity], bool],
     *,
-    litter: bool,
+    litter: Collection[Path],
     failed: bool,
 ) -> None:
     for tree in trees:
-        if litter or (failed and tree in made):
+        if tree in litter or (failed and tree in made):
             _remove_state_directory(tree, holds)
     if failed:
         fs.remove_empty_directories(made)

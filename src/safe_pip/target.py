@@ -9,10 +9,12 @@ class Target(NamedTuple):
 
     `trees`: purelib, and platlib if it is another directory. `directories`: those of the scheme that lie outside the
     environment and serve others too (`~/.local/bin`). `uv_lock`: the file that uv locks for this target, if it uses
-    one. `litter`: the target is packed and shipped, so nothing of ours stays in it.
+    one. `litter`: the target is packed and shipped, so nothing of ours stays in it. `bare`: those of the trees that
+    hold no distributions themselves; nothing of ours stays in them either.
     """
 
     trees: tuple[Path, ...]
     directories: tuple[Path, ...] = ()
     uv_lock: Path | None = None
     litter: bool = False
+    bare: tuple[Path, ...] = ()

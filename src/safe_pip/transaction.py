@@ -180,6 +180,7 @@ class Transaction:
         with ExitStack() as cleaning, self._failing():
             if self._verify == "import":
                 change.verify_imports(self.path)
+            rejected = needs_all = False
             for attempt in range(_PLANS):
                 if change.is_empty:
                     return Outcome()
@@ -188,27 +189,32 @@ class Transaction:
                 commit.check_permissions(prepared.journal)
                 if self._durable:
                     change.sync()
-                adds = prepared.plan.adds and not change.shadows()
+                adds = prepared.plan.adds and not change.shadows() and not needs_all
                 try:
                     with self._locked(change, adds=adds) as (held, now):
                         dropped = tuple(validate(now))
                         if dropped:
                             change.drop(dropped)
                             continue
-                        if now != planned_for:
-                            # Another distribution may have come into a directory that is to be moved as a whole.
-                            if (adds and change.shadows()) or (prepared.plan.moved and attempt < _PATIENT):
+                        # Another distribution may have come into a directory that is to be moved as a whole.
+                        is_early = prepared.plan.moved and attempt < _PATIENT
+                        if now != planned_for and (is_early or (adds and change.shadows())):
+                            continue
+                        # What is planned under the locks is not overtaken by another safe-pip again.
+                        if attempt >= _PATIENT and (rejected or (now != planned_for and prepared.plan.moved)):
+                            prepared = change.prepare()
+                            if adds and not prepared.plan.adds:
+                                needs_all = True
                                 continue
-                            if prepared.plan.moved:
-                                prepared = change.prepare()
-                                if self._durable:
-                                    change.sync()
+                            commit.check_permissions(prepared.journal)
+                            if self._durable:
+                                change.sync()
                         outcome = self._carry_out(change, prepared, held)
                         for directory in (*change.target.trees, *change.target.directories):
                             cleaning.callback(sweep.find(directory).delete)
                         return outcome
                 except commit.Rejected:
-                    continue
+                    rejected = True
         raise StalePlan((), "what this command was to change did not stay the same while it was planned")
 
     def _carry_out(self, change: Change, prepared: Prepared, held: Held) -> Outcome:

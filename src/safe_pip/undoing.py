@@ -11,6 +11,8 @@ Names alone tell what happened (S in the stage, T in the trash, `live` in its pl
 | REMOVE   | live to T                  | T there: T to live                                   |
 | MODE     | set the new mode           | live has it: set the old one                         |
 
+What is done only after the commit point (`Kind.is_late`) is never undone.
+
 Each action leads to a state that `do` can leave as well, or from which nothing more is undone: so all of it may be
 interrupted anywhere, and begun again.
 """
@@ -57,7 +59,7 @@ def decide(
     is_kept = keep or (lambda path: is_shared(journal, path))
     steps: list[Step] = []
     refused: list[str] = []
-    sights = [(operation, see(operation)) for operation in reversed(journal.operations)]
+    sights = [(each, see(each)) for each in reversed(journal.operations) if not each.kind.is_late]
     if not any(has_begun(*each) for each in sights):
         # Nothing has moved: there is nothing to undo, whatever others did there since.
         return tuple(step for each in sights for step in steps_of(*each))

@@ -37,6 +37,8 @@ objects = {
     Kind.SWAP: (files | directories, files | directories),
     Kind.REMOVE: (files | directories, st.none()),
     Kind.MODE: (directories, directories),
+    Kind.TIDY: (directories, st.none()),
+    Kind.SEAL: (directories, directories),
 }
 
 
@@ -49,7 +51,7 @@ def journals(draw: st.DrawFn) -> Journal:
     for number in range(draw(st.integers(0, 5))):
         kind = draw(st.sampled_from(Kind))
         old, new = (draw(each) for each in objects[kind])
-        is_staged = kind not in (Kind.REMOVE, Kind.MODE)
+        is_staged = kind not in (Kind.REMOVE, Kind.MODE, Kind.TIDY, Kind.SEAL)
         operations.append(
             Operation(
                 kind,

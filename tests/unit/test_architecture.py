@@ -20,17 +20,19 @@ commands pip_seams
 reporter attempt
 clearing remedy strays
 checkup lookout mending
+unmerging
+merging
 transaction
 change
-verify
-importing
+verify copying
+importing comparison manifest
 stage
 commit
 merge
 draft
 contents sources
 tree
-ownership
+ownership prefix
 snapshot
 environment virtual
 steps sole

@@ -12,6 +12,7 @@ from pathlib import Path
 from safe_pip import child, isolation, state_directory
 from safe_pip.environment import Environment, Target, Waiting
 from safe_pip.errors import UnusableEnvironment, UsageError
+from safe_pip.prefix import trees_below
 from safe_pip.reporter import say
 from safe_pip.settings import seconds
 
@@ -119,19 +120,13 @@ def located(name: str) -> list[Path]:
         # Without flock the directory of a virtual environment is locked by a file too, while that is made.
         if is_tree or (state_directory.exists(path) and not (path / "pyvenv.cfg").is_file()):
             return _distinct([path])
-        return _trees_below(path)
+        return trees_below(path)
     if path.is_file() and os.access(path, os.X_OK):
         prefix = path.parent.parent
-        return (_trees_below(prefix) if (prefix / "pyvenv.cfg").is_file() else []) or _asked(path)
+        return (trees_below(prefix) if (prefix / "pyvenv.cfg").is_file() else []) or _asked(path)
     if os.path.lexists(path):
         raise UnusableEnvironment(f"`{name}` is neither a directory nor an interpreter")
     return []
-
-
-def _trees_below(prefix: Path) -> list[Path]:
-    patterns = ("lib*/python*/*-packages", "lib*/pypy*/*-packages", "Lib/site-packages")
-    found = [path for pattern in patterns for path in sorted(prefix.glob(pattern))]
-    return _distinct([path for path in found if path.name in ("site-packages", "dist-packages")])
 
 
 def _asked(python: Path) -> list[Path]:

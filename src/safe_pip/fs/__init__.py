@@ -11,13 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .directory import Changing, Directory, make_directory, remove, remove_directory, set_mode, set_owner
-from .files import append, link, remove_below, sync, sync_tree, write_new
+from .files import append, copy, link, remove_below, sync, sync_tree, write_new
 from .renaming import can_exchange, exchange, load, move, move_over
 
 __all__ = [
     "Directory",
     "append",
     "can_exchange",
+    "copy",
     "exchange",
     "link",
     "load",

@@ -16,6 +16,9 @@ _NOT_THE_LINK = {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ENOSPC, errno.
 # What a filesystem answers that syncs no directories.
 _NOTHING_TO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
 _CHUNK = 1 << 20
+_CLONE = 0x40049409  # ioctl_ficlone(2)
+# What a directory with a default access list gives to all that is made in it (acl(5)).
+_INHERITED = ("system.posix_acl_access", "system.posix_acl_default")
 _DEEP = 50
 
 
@@ -64,14 +67,31 @@ def link(source: Directory, name: str, destination: Directory, new_name: str) ->
             raise
         status = source.stat(name)
         if stat.S_ISLNK(status.st_mode):
-            with Changing("copy", destination.join(new_name), source.join(name)):
-                text = os.readlink(source.at(name), dir_fd=source.fd)
-                os.symlink(text, destination.at(new_name), dir_fd=destination.fd)
-                _copy_status_of_link(status, destination, new_name)
+            _copy_link(status, source, name, destination, new_name)
         elif stat.S_ISREG(status.st_mode):
             _copy(source, name, destination, new_name)
         else:
             raise
+
+
+def copy(source: Directory, name: str, destination: Directory, new_name: str) -> None:
+    """Make `new_name` a copy of a file or of a symbolic link itself, with all that `link` gives its copies.
+
+    Where the filesystem can, both share their blocks until one is changed. Raises `FileExistsError` if the new name is
+    taken. After a crash there may be a part of a copy.
+    """
+    status = source.stat(name)
+    if stat.S_ISLNK(status.st_mode):
+        _copy_link(status, source, name, destination, new_name)
+    else:
+        _copy(source, name, destination, new_name)
+
+
+def _copy_link(status: os.stat_result, source: Directory, name: str, destination: Directory, new_name: str) -> None:
+    with Changing("copy", destination.join(new_name), source.join(name)):
+        text = os.readlink(source.at(name), dir_fd=source.fd)
+        os.symlink(text, destination.at(new_name), dir_fd=destination.fd)
+        _copy_status_of_link(status, destination, new_name)
 
 
 def _copy(source: Directory, name: str, destination: Directory, new_name: str) -> None:
@@ -82,8 +102,7 @@ def _copy(source: Directory, name: str, destination: Directory, new_name: str) -
             new = os.open(destination.at(new_name), _NEW, 0o600, dir_fd=destination.fd)
         try:
             with Changing("write", path):
-                while chunk := os.read(old, _CHUNK):
-                    _write(new, chunk)
+                _copy_content(old, new)
                 _copy_status(old, new)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -93,6 +112,59 @@ def _copy(source: Directory, name: str, destination: Directory, new_name: str) -
             os.close(new)
     finally:
         os.close(old)
+
+
+def _copy_content(old: int, new: int) -> None:
+    """Copy all that is in a file; holes stay holes where they are told."""
+    size = os.fstat(old).st_size
+    if sys.platform == "linux":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # no filesystem for it, or another one
+            fcntl.ioctl(new, _CLONE, old)
+            return
+    at = 0
+    while (found := _next_data(old, at)) is not None:
+        start, end = found
+        os.lseek(old, start, os.SEEK_SET)
+        os.lseek(new, start, os.SEEK_SET)
+        at = start + _copy_range(old, new, end - start)
+        if at < end:
+            break  # it has become shorter
+    if at < size:
+        os.ftruncate(new, size)
+
+
+def _next_data(fd: int, at: int) -> tuple[int, int] | None:
+    """The next stretch of a file that is no hole, None at its end; one that never ends where holes are not told."""
+    if sys.platform == "win32":
+        return (0, sys.maxsize) if at == 0 else None
+    try:
+        start = os.lseek(fd, at, os.SEEK_DATA)
+        return start, os.lseek(fd, start, os.SEEK_HOLE)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        return (0, sys.maxsize) if at == 0 else None
+
+
+def _copy_range(old: int, new: int, count: int) -> int:
+    """Copy so many bytes, or up to the end, from where both files are; on return how many there were."""
+    done = 0
+    while done < count:
+        length = min(_CHUNK, count - done)
+        moved = 0
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # two filesystems, or one that cannot
+                moved = os.copy_file_range(old, new, length)
+        if not moved:  # some files of the kernel's own have a content and say they have none
+            chunk = os.read(old, length)
+            _write(new, chunk)
+            moved = len(chunk)
+        if not moved:
+            break
+        done += moved
+    return done
 
 
 def _copy_status_of_link(status: os.stat_result, directory: Directory, name: str) -> None:
@@ -114,7 +186,10 @@ def _copy_status(old: int, new: int) -> None:
             os.fchown(new, owner, group)
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            for attribute in os.listxattr(old):
+            kept = os.listxattr(old)
+            for attribute in {*os.listxattr(new)}.intersection(_INHERITED).difference(kept):
+                os.removexattr(new, attribute)
+            for attribute in kept:
                 with contextlib.suppress(OSError):
                     os.setxattr(new, attribute, os.getxattr(old, attribute))
     mode, given = stat.S_IMODE(status.st_mode), os.fstat(new)

@@ -64,6 +64,7 @@ class Copying:
             if not item.target:
                 os.close(source.open_file(name))
         except OSError as error:
+            error.filename = os.path.join(self._source, item.path)
             raise unreadable(error) from error
         destination, name = self._at(opened, self._destination, item.path)
         status = item.status

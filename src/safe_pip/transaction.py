@@ -17,8 +17,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -33,6 +34,8 @@ T = TypeVar("T")
 
 _PLANS, _PATIENT = 10, 2
 """How often a change is planned, and how often of these with no lock held whatever others do meanwhile."""
+_LONG = 1.0
+"""After so many seconds of waiting for the locks, for a build perhaps, they are not let go to plan once more."""
 
 
 class Transaction:
@@ -185,30 +188,28 @@ class Transaction:
                 if change.is_empty:
                     return Outcome()
                 planned_for = self.environment.read(lambda: Snapshot.take(self.path))
-                prepared = change.prepare()
-                commit.check_permissions(prepared.journal)
-                if self._durable:
-                    change.sync()
+                prepared = self._prepare(change)
                 adds = prepared.plan.adds and not change.shadows() and not needs_all
+                asked = time.monotonic()
                 try:
                     with self._locked(change, adds=adds) as (held, now):
+                        # Who waited long is next: he keeps the locks, whatever was added meanwhile.
+                        is_patient = attempt >= _PATIENT or time.monotonic() - asked >= _LONG
                         dropped = tuple(validate(now))
                         if dropped:
                             change.drop(dropped)
-                            continue
                         # Another distribution may have come into a directory that is to be moved as a whole.
-                        is_early = prepared.plan.moved and attempt < _PATIENT
-                        if now != planned_for and (is_early or (adds and change.shadows())):
+                        is_outdated = bool(dropped) or (now != planned_for and bool(prepared.plan.moved))
+                        if is_outdated and (change.is_empty or not is_patient):
+                            continue
+                        if now != planned_for and adds and change.shadows():
                             continue
                         # What is planned under the locks is not overtaken by another safe-pip again.
-                        if attempt >= _PATIENT and (rejected or (now != planned_for and prepared.plan.moved)):
-                            prepared = change.prepare()
+                        if is_patient and (rejected or is_outdated):
+                            prepared = self._prepare(change)
                             if adds and not prepared.plan.adds:
                                 needs_all = True
                                 continue
-                            commit.check_permissions(prepared.journal)
-                            if self._durable:
-                                change.sync()
                         outcome = self._carry_out(change, prepared, held)
                         for directory in (*change.target.trees, *change.target.directories):
                             cleaning.callback(sweep.find(directory).delete)
@@ -216,6 +217,33 @@ class Transaction:
                 except commit.Rejected:
                     rejected = True
         raise StalePlan((), "what this command was to change did not stay the same while it was planned")
+
+    def _prepare(self, change: Change, entered: frozenset[str] = frozenset()) -> Prepared:
+        """Plan against what is there now; on return all that the plan needs lies ready."""
+        from safe_pip import commit
+
+        prepared = change.prepare(entered)
+        commit.check_permissions(prepared.journal)
+        if self._durable:
+            change.sync()
+        return prepared
+
+    def sweep(self, target: Target) -> None:
+        """Finish and delete what dead processes have left in the target, if anything, as a commit does.
+
+        Where this user may not, it stays for another one.
+        """
+        from safe_pip import state_directory, sweep
+
+        directories = [each for each in (*target.trees, *target.directories) if state_directory.exists(each)]
+        left = [each for each in directories if state_directory.has_more(each)]
+        if not left and not (target.litter and directories):
+            return
+        with suppress(UnusableEnvironment):
+            with self.environment.adding(target):
+                remains = [sweep.find(directory) for directory in directories]
+            for each in remains:
+                each.delete()
 
     def _carry_out(self, change: Change, prepared: Prepared, held: Held) -> Outcome:
         """Do what was prepared; where the filesystem does not move directories as a whole, by entering them.
@@ -233,10 +261,7 @@ class Transaction:
                 if rejected.entered <= entered:
                     raise
                 entered |= rejected.entered
-            prepared = change.prepare(entered)
-            commit.check_permissions(prepared.journal)
-            if self._durable:
-                change.sync()
+            prepared = self._prepare(change, entered)
 
     @contextmanager
     def _locked(self, change: Change, *, adds: bool) -> Iterator[tuple[Held, Snapshot]]:

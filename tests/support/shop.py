@@ -121,7 +121,7 @@ class Shop:
         assert "Traceback" not in done.stderr + done.stdout, told
         return done
 
-    def start(self, *args: str | Path, **more: str) -> subprocess.Popen[str]:
+    def start(self, *args: str | Path, in_a_session_of_its_own: bool = False, **more: str) -> subprocess.Popen[str]:
         """Start safe-pip, with a pipe to and from it."""
         return subprocess.Popen(
             self.command(*args),
@@ -131,6 +131,7 @@ class Shop:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=in_a_session_of_its_own,
         )
 
     def plain(self, *args: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:

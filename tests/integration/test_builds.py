@@ -1,0 +1,136 @@
+"""Builds that import from the environment hold up nobody but who changes it: docs/how-to/builds.md."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+
+from tests.support.checker import check_wheel
+from tests.support.pages import Page, shell
+from tests.support.processes import is_waiter, wait_until
+from tests.support.shop import Shop, Waiting, ended
+from tests.support.wheels import Project
+
+pytestmark = pytest.mark.slow
+Start = Callable[[str], "subprocess.Popen[str]"]
+
+PAGE = Page.read("builds")
+SLOW, FRESH = "install --no-build-isolation ./slow", "install fresh"
+UPGRADE = "install --upgrade helper"
+OTHERS = ["build --no-isolation", "pip wheel", "build --wheel"]
+
+
+@pytest.fixture
+def slow(shop: Shop) -> Waiting:
+    """The page's source tree, in whose build we can wait; `helper 1` is there and `helper 2` in the index."""
+    shop.activate()
+    shop.stock(Project("helper", "1"), Project("fresh", "1"))
+    shop.run("install", "helper")
+    shop.stock(Project("helper", "2"))
+    waiting = shop.waiting(Project("slow", "1"))
+    (shop.directory / "slow").symlink_to(waiting.tree)
+    return waiting
+
+
+@pytest.fixture
+def start(shop: Shop) -> Iterator[Start]:
+    """Start a command, by its words; neither it nor its build outlives the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(command: str) -> subprocess.Popen[str]:
+        words = shlex.split(command)
+        assert words[0] == "safe-pip"
+        started.append(shop.start(*words[1:], in_a_session_of_its_own=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def told(process: subprocess.Popen[str]) -> str:
+    """The line in which it says that it waits."""
+    assert process.stderr is not None
+    lines: list[str] = []
+    while not (lines and "waiting for" in lines[-1]):
+        lines.append(process.stderr.readline())
+        assert lines[-1], lines
+    return lines[-1]
+
+
+def test_during_a_build_fresh_installs_go_through_and_an_upgrade_waits_says_for_whom_and_is_next(shop, slow, start):
+    others = [shop.waiting(Project(f"later-{number}", "1")) for number in range(2)]
+    build = start(PAGE.command(SLOW))
+    slow.begun(build)
+    at_once = shop.variables | {"SAFE_PIP_LOCK_TIMEOUT": "0"}
+    shell(PAGE.command(FRESH), shop.directory, at_once)
+    upgrade = start(PAGE.command(UPGRADE))
+    line = told(upgrade)
+    assert "waiting for the exclusive lock" in line
+    assert f"safe-pip install --no-build-isolation ./slow` (pid {build.pid})" in line
+    later = [start(f"safe-pip install --no-build-isolation {other.tree}") for other in others]
+    for process in later:
+        wait_until(lambda process=process: is_waiter(process.pid))
+    # Whoever queues for the environment holds nothing that who only adds, or reads, would want.
+    shop.stock(Project("fresh", "2"), Project("also-fresh", "1"))
+    shop.run("install", "also-fresh", SAFE_PIP_LOCK_TIMEOUT="0")
+    assert ["helper", "1"] in map(str.split, shop.run("list", SAFE_PIP_LOCK_TIMEOUT="0").stdout.splitlines())
+    slow.release()
+    with ended(upgrade) as (status, _, err):
+        assert status == 0, err
+        assert "safe-pip: got the lock after" in err
+    for other, process in zip(others, later, strict=True):
+        other.begun(process)
+    # They stand in their builds, so the upgrade was before them: not at their end.
+    assert shop.installed()["helper"] == "2"
+    for other in others:
+        other.release()
+    for process in (build, *later):
+        with ended(process) as (status, _, err):
+            assert status == 0, err
+    names = ("fresh", "also-fresh", "slow", "later-0", "later-1")
+    assert shop.installed() == {"helper": "2", **{name.replace("-", "_"): "1" for name in names}}
+
+
+@pytest.mark.parametrize("words", OTHERS)
+def test_another_front_end_under_run_builds_while_others_add_and_nobody_changes_anything(
+    shop, slow, toolbox, start, words
+):
+    shop.run("install", "--no-deps", *toolbox.wheels("build"))
+    build = start(PAGE.command(words))
+    slow.begun(build)
+    at_once = shop.variables | {"SAFE_PIP_LOCK_TIMEOUT": "0"}
+    shell(PAGE.command(FRESH), shop.directory, at_once)
+    refused = shell(PAGE.command(UPGRADE), shop.directory, at_once, status=75)
+    assert f"{PAGE.command(words).strip()}` (pid {build.pid})" in refused.stderr
+    assert "Nothing was changed" in refused.stderr
+    slow.release()
+    with ended(build) as (status, out, err):
+        assert status == 0, out + err
+    (wheel,) = (shop.directory / "dist").iterdir()
+    assert check_wheel(wheel, ["slow.py"]) == []
+    shell(PAGE.command(UPGRADE), shop.directory, at_once)
+    assert shop.installed()["helper"] == "2"
+
+
+@pytest.mark.parametrize("words", OTHERS)
+def test_other_front_ends_build_with_setuptools_while_it_goes_up_and_down(shop, toolbox, start, words):
+    shop.activate()
+    house = shop.laboratory.wheelhouse
+    shop.run("install", "--no-deps", *toolbox.wheels("build"), house.wheel("setuptools", "75.8.0"))
+    Project("slow", "1").write_source_tree(shop.directory / "slow", backend="setuptools")
+    build = start(PAGE.command(words))
+    for version in ("80.9.0", "75.8.0"):
+        shop.run("install", "--no-deps", f"setuptools=={version}")
+    with ended(build) as (status, out, err):
+        assert status == 0, out + err
+    (wheel,) = (shop.directory / "dist").iterdir()
+    assert check_wheel(wheel, ["slow.py"]) == []

@@ -1,0 +1,121 @@
+"""uv and safe-pip on one environment at once: docs/how-to/uv.md."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+
+from tests.support.checker import Violation, check
+from tests.support.pages import Page, shell
+from tests.support.processes import LIMIT
+from tests.support.shop import Shop, Waiting
+from tests.support.tools import Toolbox
+from tests.support.wheels import Project
+
+pytestmark = pytest.mark.slow
+
+PAGE = Page.read("uv")
+UV, OURS, ALONE = (command.strip() for command in PAGE.commands)
+TIMES = 5
+
+
+def wares(version: str) -> Iterator[Project]:
+    """Two projects that are always moved together, with all that a wheel can have."""
+    for name in ("alpha", "beta"):
+        files = {f"{name}/part{number}/module.py": f"VERSION = {version!r}\n" for number in range(8)}
+        files |= {f"{name}/__init__.py": f"VERSION = {version!r}\ndef main(): pass\n", f"{name}/only{version}.py": ""}
+        files |= {f"space/{name}.py": f"VERSION = {version!r}\n"}
+        data = {f"share/space/{name}.txt": version}
+        yield Project(name, version, files=files, data=data, console_scripts={name: f"{name}:main"})
+
+
+@pytest.fixture
+def shop(shop: Shop, toolbox: Toolbox) -> Shop:
+    """With uv on PATH, and the page's projects in the index."""
+    shop.activate()
+    programs = [str(shop.environment.scripts), str(toolbox.program("uv").parent), os.environ["PATH"]]
+    shop.more |= {"PATH": os.pathsep.join(programs), "UV_NO_CONFIG": "1", "UV_NO_INDEX": "1"}
+    shop.more |= {"UV_FIND_LINKS": str(shop.index), "UV_PYTHON_DOWNLOADS": "never"}
+    shop.stock(*wares("1"), *wares("2"))
+    return shop
+
+
+def violations(shop: Shop) -> list[Violation]:
+    """What is wrong, but for the file that uv locks, which no distribution brought."""
+    return [each for each in check(shop.environment, shop.variables) if each != Violation("unowned-file", ".lock")]
+
+
+def test_both_at_once_again_and_again_fail_never_and_leave_nothing_torn(shop: Shop) -> None:
+    removal = ["uv pip uninstall alpha beta", "safe-pip uninstall --yes alpha beta"]
+    other = [command.replace("==1", "==3").replace("==2", "==1").replace("==3", "==2") for command in (UV, OURS)]
+    lanes = [[UV, other[0]], [OURS, other[1]], [OURS, removal[0]], [UV, removal[1]]]
+
+    def work(lane: list[str]) -> None:
+        for command in itertools.islice(itertools.cycle(lane), TIMES):
+            shell(command, shop.directory, shop.variables)
+
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        list(pool.map(work, lanes))
+    assert shop.installed() in ({}, {"alpha": "1", "beta": "1"}, {"alpha": "2", "beta": "2"})
+    assert violations(shop) == []
+
+
+@pytest.fixture
+def slow(shop: Shop) -> Waiting:
+    """A source tree in whose build uv waits."""
+    return shop.waiting(Project("slow", "1"))
+
+
+@pytest.fixture
+def uv(shop: Shop, toolbox: Toolbox, slow: Waiting) -> Iterator[subprocess.Popen[str]]:
+    """A uv that builds, and so holds its lock, until it is told to go on."""
+    process = subprocess.Popen(
+        [toolbox.program("uv"), "pip", "install", slow.tree],
+        cwd=shop.directory,
+        env=shop.variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        slow.begun(process)
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_a_commit_waits_for_a_uv_that_builds_and_says_so(shop: Shop, slow: Waiting, uv: subprocess.Popen[str]) -> None:
+    refused = shell(OURS, shop.directory, shop.variables | {"SAFE_PIP_LOCK_TIMEOUT": "0"}, status=75)
+    assert ".lock` is not free, held by `" in refused.stderr
+    assert f"(pid {uv.pid})" in refused.stderr
+    assert "Nothing was changed" in refused.stderr
+    waiter = shop.start("install", "alpha==1", "beta==1")
+    assert waiter.stderr is not None
+    while "waiting for the exclusive lock" not in (line := waiter.stderr.readline()):
+        assert line
+    assert f"(pid {uv.pid})" in line
+    shop.run("list", SAFE_PIP_LOCK_TIMEOUT="0")
+    slow.release()
+    _, err = uv.communicate(timeout=LIMIT)
+    assert uv.returncode == 0, err
+    _, err = waiter.communicate(timeout=LIMIT)
+    assert waiter.returncode == 0, err
+    assert shop.installed() == {"slow": "1", "alpha": "1", "beta": "1"}
+    assert violations(shop) == []
+
+
+def test_the_page_s_commands_work_one_after_the_other(shop: Shop) -> None:
+    for command, version in ((UV, "2"), (OURS, "1"), (ALONE, "2"), (OURS, "1")):
+        shell(command, shop.directory, shop.variables)
+        assert shop.installed() == {"alpha": version, "beta": version}
+    assert violations(shop) == []

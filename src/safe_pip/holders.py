@@ -211,7 +211,16 @@ def command(pid: int) -> str:
     import shlex  # only for messages; `pip_seams.PRELOADED` names it
 
     words = [word.decode(errors="replace") for word in content.split(b"\0")[:-1]]
-    return printable(shlex.join(words))
+    return printable(shlex.join(_typed(words)))
+
+
+def _typed(words: list[str]) -> list[str]:
+    """The name of a script alone, where the kernel has put the interpreter from its first line before it."""
+    if len(words) > 1 and os.path.isabs(words[1]) and os.path.basename(words[0]).startswith("python"):
+        directory, name = os.path.split(words[1])
+        if directory == os.path.dirname(words[0]):
+            return [name, *words[2:]]
+    return words
 
 
 def printable(line: str) -> str:

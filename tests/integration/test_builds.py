@@ -75,7 +75,7 @@ def test_during_a_build_fresh_installs_go_through_and_an_upgrade_waits_says_for_
     upgrade = start(PAGE.command(UPGRADE))
     line = told(upgrade)
     assert "waiting for the exclusive lock" in line
-    assert f"safe-pip install --no-build-isolation ./slow` (pid {build.pid})" in line
+    assert f"shared by `safe-pip install --no-build-isolation ./slow` (pid {build.pid})" in line
     later = [start(f"safe-pip install --no-build-isolation {other.tree}") for other in others]
     for process in later:
         wait_until(lambda process=process: is_waiter(process.pid))
@@ -110,7 +110,7 @@ def test_another_front_end_under_run_builds_while_others_add_and_nobody_changes_
     at_once = shop.variables | {"SAFE_PIP_LOCK_TIMEOUT": "0"}
     shell(PAGE.command(FRESH), shop.directory, at_once)
     refused = shell(PAGE.command(UPGRADE), shop.directory, at_once, status=75)
-    assert f"{PAGE.command(words).strip()}` (pid {build.pid})" in refused.stderr
+    assert f"shared by `{PAGE.command(words).strip()}` (pid {build.pid})" in refused.stderr
     assert "Nothing was changed" in refused.stderr
     slow.release()
     with ended(build) as (status, out, err):

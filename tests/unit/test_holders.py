@@ -1,7 +1,6 @@
 """Who holds a lock, as /proc tells it."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -106,7 +105,24 @@ def test_what_is_not_there_is_not_known(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_this_process_descends_from_the_one_that_started_it() -> None:
     assert holders.ancestors()[0] == os.getppid()
-    assert Path(sys.executable).name.rstrip("0123456789.") in holders.command(os.getpid())
+    assert holders.command(os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("/venv/bin/python3.13 /venv/bin/safe-pip install six", "safe-pip install six"),
+        ("/venv/bin/python -m pip list", "/venv/bin/python -m pip list"),
+        ("/usr/bin/python3 /venv/bin/safe-pip list", "/usr/bin/python3 /venv/bin/safe-pip list"),
+        ("python3 script.py", "python3 script.py"),
+        ("/bin/sh /bin/thing", "/bin/sh /bin/thing"),
+    ],
+)
+def test_a_script_is_shown_as_it_was_typed_without_the_interpreter_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, shown: str
+) -> None:
+    proc(tmp_path, monkeypatch, **{"9__cmdline": words.replace(" ", "\0") + "\0"})
+    assert holders.command(9) == shown
 
 
 def test_a_lock_of_an_inherited_descriptor_counts_and_an_own_one_does_not(tmp_path: Path) -> None:

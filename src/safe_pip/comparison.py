@@ -84,9 +84,9 @@ class Comparison(NamedTuple):
 def compare(staged: str, prefix: Prefix) -> Comparison:
     """Compare the directory `staged` with a prefix; raises `Unmergeable` for what no merge can put there."""
     root = str(prefix.path)
-    items = list(_walk(staged, "", root))
+    items = list(_once(staged, _walk(staged, "", root)))
     projects = tuple(_projects(staged, items, prefix))
-    replaced = tuple(_replaced(staged, items, projects, root))
+    replaced = tuple(_replaced(items, projects, root))
     owned = {path for each in replaced for path in each.files}
     going = tuple(os.path.join(path, "") for path in owned if path.endswith(_INFO))
     sources = {item.path: item for item in items if item.path.endswith(".py")}
@@ -123,6 +123,19 @@ def _walk(staged: str, below: str, live: str, *, is_there: bool = True) -> Itera
             yield item._replace(verdict=_verdict(os.path.join(staged, path), item))
         else:
             raise Unmergeable(f"`{os.path.join(staged, path)}` is neither a file, a directory nor a symbolic link")
+
+
+def _once(staged: str, items: Iterator[Item]) -> Iterator[Item]:
+    """Each file once: by way of a link in the prefix two of them may have the same place."""
+    found: dict[str, Item] = {}
+    for item in items:
+        other = found.setdefault(item.live, item) if not item.is_directory else item
+        if other is item:
+            yield item
+            continue
+        one, two = os.path.join(staged, other.path), os.path.join(staged, item.path)
+        if item.target != other.target or not (item.target or _is_same(one, other.status, two, item.status)):
+            raise Unmergeable(f"`{one}` and `{two}` are to be at the same place, `{item.live}`")
 
 
 def _verdict(source: str, item: Item) -> Verdict:
@@ -213,13 +226,11 @@ def _projects(staged: str, items: list[Item], prefix: Prefix) -> Iterator[tuple[
         yield project, tree, item.path
 
 
-def _replaced(
-    staged: str, items: list[Item], projects: tuple[tuple[str, str, str], ...], root: str
-) -> Iterator[Replaced]:
+def _replaced(items: list[Item], projects: tuple[tuple[str, str, str], ...], root: str) -> Iterator[Replaced]:
     """The distributions that are there, in another state than the staged ones of their project."""
     for project, tree, info in projects:
         old = [os.path.join(tree, name) for name in _names(tree) if _is_of(name, project)]
-        if not old or _is_unchanged(staged, info, items, old):
+        if not old or _is_unchanged(info, items, old):
             continue
         files: set[str] = set()
         outside: list[str] = []
@@ -235,17 +246,12 @@ def _is_of(name: str, project: str) -> bool:
     return suffix in _INFO and canonical(stem.partition("-")[0]) == project
 
 
-def _is_unchanged(staged: str, info: str, items: list[Item], old: list[str]) -> bool:
-    """Whether the one that is there is the same, with every file that its RECORD names."""
+def _is_unchanged(info: str, items: list[Item], old: list[str]) -> bool:
+    """Whether the one that is there is the same; a file of it that is not as it was is in conflict like any other."""
     if [os.path.basename(path) for path in old] != [os.path.basename(info)]:
         return False
-    base = os.path.dirname(info)
-    record = os.path.join(staged, info, "RECORD")
-    named = {os.path.normpath(os.path.join(base, row)) for row in rows(record)}
-    about = [each for each in items if each.path in named or each.path.startswith(os.path.join(info, ""))]
-    return all(
-        each.verdict is Verdict.SAME or is_bytecode(each.path) for each in about if not each.is_directory
-    ) and any(each.path == os.path.join(info, "RECORD") for each in about)
+    record = os.path.join(info, "RECORD")
+    return any(item.path == record and item.verdict is Verdict.SAME for item in items)
 
 
 def _files(project: str, info: str) -> Iterator[str]:

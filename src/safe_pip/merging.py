@@ -135,6 +135,7 @@ class _Merge:
                 merged = self._commit(items, merged)
             else:
                 self._transaction.read(self._check)
+                self._transaction.sweep(self._prefix.target)
         if self._request.is_moved:
             self._delete_staged()
         return merged

@@ -142,6 +142,14 @@ def has_journal(directory: Path) -> bool:
     return any(name.endswith((JOURNAL, HOME)) for name in names)
 
 
+def has_more(directory: Path) -> bool:
+    """Whether anything but lock files is in the state directory: somebody is at work, or has died."""
+    try:
+        return not _REMOVABLE.issuperset(os.listdir(path_of(directory)))
+    except OSError:
+        return False
+
+
 def remove(tree: Path) -> bool:
     """Remove the state directory if nothing but lock files is in it; the caller holds both locks exclusively.
 

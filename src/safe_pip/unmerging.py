@@ -71,8 +71,10 @@ class _Unmerge:
         made = tuple(path for path in map(self._path, self._manifest.made) if _is_directory(path))
         if found.removed or made:
             self._commit(found.removed, made)
-            # Those that held a lock or a journal of ours until now.
-            fs.remove_empty_directories(sorted(map(Path, made)))
+        else:
+            self._transaction.sweep(self._prefix.target)
+        # Those that held a lock or a journal of ours until now.
+        fs.remove_empty_directories(sorted(map(Path, made)))
         return found._replace(
             changed=tuple(filter(os.path.lexists, found.changed)),
             directories=tuple(path for path in made if not os.path.lexists(path)),

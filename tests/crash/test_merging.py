@@ -1,0 +1,197 @@
+"""A crash, or an error of the disk, at every change that a merge makes: the prefix as it was, or the whole merge."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from safe_pip.errors import SafePipError, State
+from tests.support import faults
+from tests.support.prefixes import SITE, Place, distribution, stage
+from tests.support.scene import Link
+
+from .test_every_operation import some
+
+Files = Mapping[str, "str | Link | None"]
+
+ONE = {f"{SITE}/dist/__init__.py": "1\n", f"{SITE}/dist/gone.py": "\n", "bin/dist": "one\n", "share/dist/old": "\n"}
+TWO = {f"{SITE}/dist/__init__.py": "22\n", f"{SITE}/dist/come.py": "\n", "bin/dist": "two\n", "share/dist/new": "\n"}
+DESTDIR: Files = {
+    "bin/tool": "1",
+    "include/a.h": "a",
+    "lib/libtool.so": Link("libtool.so.1"),
+    "lib/libtool.so.1": "so",
+    "share/ro/x": "x",
+    "var/empty": None,
+}
+
+
+class Case(NamedTuple):
+    """What is there, and what is merged; with `is_taken_away` it is merged before and taken away instead."""
+
+    before: Files
+    staged: Files
+    read_only: tuple[str, ...] = ()
+    is_taken_away: bool = False
+
+
+CASES = {
+    "into nothing": Case({}, DESTDIR, ("share/ro",)),
+    "beside others": Case({"bin/x": "", "lib/x": "", "share/x": "", f"{SITE}/x.py": ""}, DESTDIR, ("share/ro",)),
+    "over others": Case({"bin/tool": "2", "lib/libtool.so": Link("other"), "share/ro/y": ""}, DESTDIR, ("share/ro",)),
+    "through a link": Case({"lib/x": "", "lib64": Link("lib")}, {"lib64/y": "", "lib64/new/z": ""}),
+    "an upgrade": Case(distribution("dist", "1", ONE), distribution("dist", "2", TWO) | {"bin/more": ""}),
+    "what brings the first site-packages": Case({"bin/x": ""}, distribution("dist", "1", ONE)),
+    "taken away": Case({"bin/x": "", "var": None}, DESTDIR, ("share/ro",), is_taken_away=True),
+    "a distribution taken away": Case({f"{SITE}/x.py": ""}, distribution("dist", "1", ONE), is_taken_away=True),
+}
+
+
+class Scene:
+    """A prefix in its state before, made anew for every trial, and the command."""
+
+    def __init__(self, case: Case, directory: Path) -> None:
+        self.case = case
+        self._directory = directory
+        self._manifest = directory / "manifest"
+        self._template = stage(directory / "template", case.before)
+        self._staged = stage(directory / "staged", case.staged)
+        for name in case.read_only:
+            (self._staged / name).chmod(0o555)
+        if case.is_taken_away:
+            trial = self.fresh()
+            trial.merge(self._staged, manifest=self._manifest)
+            shutil.rmtree(self._template)
+            trial.path.rename(self._template)
+        self.old = self.fresh().content()
+        done = self.fresh()
+        self.run(done)
+        assert done.private() == []
+        self.new = done.content()
+        assert self.new != self.old
+
+    def fresh(self) -> Place:
+        """The prefix as it is before the command."""
+        trial = self._directory / "trial"
+        if trial.exists():
+            shutil.rmtree(trial)
+        shutil.copytree(self._template, trial, symlinks=True)
+        return Place(trial)
+
+    def run(self, place: Place) -> None:
+        """The command."""
+        if self.case.is_taken_away:
+            place.unmerge(self._manifest)
+        else:
+            place.merge(self._staged)
+
+    def changes(self) -> list[faults.Change]:
+        """Every change that the undisturbed command makes."""
+        place = self.fresh()
+        with faults.record() as changes:
+            self.run(place)
+        return changes
+
+    def check(self, place: Place, why: object) -> None:
+        """The same command does it, whatever was left; and so does one that wants something else."""
+        for aside in (*place.path.rglob(".safe-pip-????????"), *place.path.rglob(".safe-pip-????????????????")):
+            if aside.is_dir():
+                os.utime(aside, (0, time.time() - 7200))  # Somebody may be at work in a younger one.
+        copy = Path(f"{place.path}-next")
+        shutil.copytree(place.path, copy, symlinks=True)
+        self.run(place)
+        assert place.content() == self.new, why
+        shutil.rmtree(place.path)
+        copy.rename(place.path)
+        place.merge(stage(self._directory / "next", {"next": ""}))
+        after = {path: said for path, said in place.content().items() if path != "next"}
+        assert self.essential(after) in (self.essential(self.old), self.essential(self.new)), why
+        assert place.private() == [], why
+
+
+    def essential(self, content: dict[str, str]) -> dict[str, str]:
+        """Without directories where some are to go: one in which a journal was noted stays, empty, for who goes on."""
+        return {path: said for path, said in content.items() if said[0] != "d" or not self.case.is_taken_away}
+
+
+@pytest.fixture(params=CASES)
+def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
+    return Scene(CASES[request.param], tmp_path)
+
+
+def at_each(scene: Scene, count: int, crash: Callable[[int], contextlib.AbstractContextManager[faults.Trial]]) -> None:
+    for number, change in some(list(enumerate(scene.changes())), count):
+        place = scene.fresh()
+        with crash(number), contextlib.suppress(faults.Crashed, SafePipError):
+            scene.run(place)
+        scene.check(place, change)
+
+
+def test_killed_before_any_change_the_prefix_is_as_it_was_or_all_of_it_is_done(scene: Scene) -> None:
+    at_each(scene, 4, faults.crash_at)
+
+
+@pytest.mark.slow
+def test_killed_before_every_change_the_prefix_is_as_it_was_or_all_of_it_is_done(scene: Scene) -> None:
+    at_each(scene, 10**6, faults.crash_at)
+
+
+@pytest.mark.slow
+def test_a_recovery_may_be_killed_before_any_change_as_well(scene: Scene) -> None:
+    changes = scene.changes()
+    endings = [change.path.rpartition(".")[2] for change in changes]
+    first, last = endings.index("journal"), endings.index("committed")
+    recovered = 0
+    for number, change in some(list(enumerate(changes))[first + 1 : last + 2], 3):
+        again, is_killed = 0, True
+        while is_killed:
+            place = scene.fresh()
+            with faults.crash_at(number), contextlib.suppress(faults.Crashed):
+                scene.run(place)
+            with faults.crash_at(again) as trial, contextlib.suppress(faults.Crashed):
+                place.merge(stage(place.path.parent / "other", {"bin/other": "other"}), "keep")
+            is_killed = trial.struck is not None
+            recovered += is_killed
+            if again % 4 == 0 or not is_killed:
+                scene_check_with_other(scene, place, (change, again))
+            again += 1
+    assert recovered
+
+
+def scene_check_with_other(scene: Scene, place: Place, why: object) -> None:
+    """As `Scene.check`, where a merge of another file may have been done already."""
+    place.merge(place.path.parent / "other", "keep")
+    found = place.content()
+    assert "bin/other" in found
+    rest = {path: said for path, said in found.items() if path not in ("bin/other", "bin")}
+    states = [{path: said for path, said in state.items() if path != "bin"} for state in (scene.old, scene.new)]
+    assert scene.essential(rest) in [*map(scene.essential, states)], why
+    assert place.private() == [], why
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("forever", [False, True], ids=["once", "for ever"])
+def test_a_change_that_the_disk_refuses_leaves_the_prefix_as_it_was_or_all_of_it_done(
+    scene: Scene, number: int, forever: bool
+) -> None:
+    for at, change in some(list(enumerate(scene.changes())), 10):
+        place = scene.fresh()
+        state = None
+        with faults.error_at(at, number, forever=forever):
+            try:
+                scene.run(place)
+            except SafePipError as error:
+                state = error.state
+        if state in (State.UNCHANGED, State.RESTORED):
+            assert place.content() == scene.old, (change, state)
+        assert forever or state is not State.UNFINISHED, change
+        scene.check(place, change)

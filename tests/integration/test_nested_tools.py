@@ -1,0 +1,112 @@
+"""safe-pip below make, tox, `setup.py` and uv, with its variable and without: docs/how-to/nested.md."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from tests.support.checker import Violation, check
+from tests.support.pages import Page, shell
+from tests.support.shop import Shop
+from tests.support.tools import Toolbox
+from tests.support.wheels import Project
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")]
+
+PAGE = Page.read("nested")
+PARTS = {f"part_{number}": "1" for number in range(1, 5)}
+MAKE, DROPPED, SUDO, TOX = "-- make -j4", "-- env -i", "-- sudo", "-- tox"
+ADD, REPLACE = "install addition", "install --upgrade present"
+SETUP, UV = "safe-pip install --no-build-isolation", "uv pip install --no-build-isolation"
+BARE = ["env", "-i"]
+
+
+@pytest.fixture
+def shop(shop: Shop) -> Shop:
+    """With the page's files and projects; pip's settings come from a file, which no `env -i` drops."""
+    shop.activate()
+    PAGE.save(shop.directory)
+    names = ("part-1", "part-2", "part-3", "part-4", "addition", "present", "helper")
+    shop.stock(*(Project(name, "1") for name in names))
+    settings = shop.directory / "home" / ".config" / "pip" / "pip.conf"
+    settings.parent.mkdir(parents=True)
+    house = shop.laboratory.wheelhouse.path
+    settings.write_text(f"[global]\nno-index = true\nfind-links =\n    {house}\n    {shop.index}\n")
+    shop.run("install", "present")
+    shop.stock(Project("present", "2"))
+    return shop
+
+
+def variables(shop: Shop) -> dict[str, str]:
+    """Those of the shop, but for what pip reads: the file has that."""
+    return {name: value for name, value in shop.variables.items() if not name.startswith("PIP_")}
+
+
+def below_nothing(command: str) -> str:
+    """The page's command, with the inner one in an empty environment."""
+    before, run, after = command.partition(" -- ")
+    assert run
+    return f'{before} -- env -i PATH="$PATH" HOME="$HOME" {after}'
+
+
+def made(shop: Shop, words: str, **more: str) -> None:
+    """Run a page's command below which make makes all parts."""
+    done = shell(PAGE.command(words), shop.directory, variables(shop) | more)
+    assert "waiting for" not in done.stderr, done.stderr
+    assert shop.installed() == {"present": "1", **PARTS}
+    assert check(shop.environment, shop.variables) == []
+
+
+@pytest.mark.parametrize("words", [MAKE, DROPPED])
+def test_recipes_below_an_exclusive_holder_install_and_list_at_once(shop: Shop, words: str) -> None:
+    made(shop, words)
+
+
+def test_so_do_those_below_sudo(shop: Shop) -> None:
+    sudo = shutil.which("sudo")
+    if sudo is None or subprocess.run([sudo, "-n", "true"], capture_output=True).returncode:
+        pytest.skip("sudo is not installed, or asks for a password")
+    made(shop, SUDO)
+
+
+def test_so_do_those_below_tox_which_drops_the_variable(shop: Shop, toolbox: Toolbox) -> None:
+    programs = os.pathsep.join([shop.variables["PATH"], str(toolbox.program("tox").parent)])
+    # tox passes neither; without them pip would read the settings of this machine.
+    passed = "testenv:parts.pass_env=HOME,XDG_CACHE_HOME"
+    made(shop, TOX, PATH=programs, TOX_OVERRIDE=passed, VIRTUALENV_NO_PERIODIC_UPDATE="1")
+
+
+@pytest.mark.parametrize("way", [str, below_nothing], ids=["variable", "dropped"])
+def test_below_a_shared_holder_an_addition_goes_through_and_a_replacement_is_refused(shop: Shop, way) -> None:
+    shell(way(PAGE.command(ADD)), shop.directory, variables(shop))
+    assert shop.installed() == {"present": "1", "addition": "1"}
+    refused = shell(way(PAGE.command(REPLACE)), shop.directory, variables(shop), status=75)
+    assert "nothing there can be replaced or removed" in refused.stderr
+    assert "Nothing was changed" in refused.stderr
+    assert "safe-pip run --exclusive" in refused.stderr
+    assert shop.installed() == {"present": "1", "addition": "1"}
+
+
+@pytest.mark.parametrize("words", [SETUP, UV], ids=["safe-pip", "uv"])
+@pytest.mark.parametrize("way", ["variable", "dropped"])
+def test_a_setup_script_that_calls_safe_pip_adds_what_it_needs(shop: Shop, toolbox: Toolbox, words, way) -> None:
+    more = {}
+    if words == UV:
+        programs = [shop.variables["PATH"], str(toolbox.program("uv").parent)]
+        more = {"PATH": os.pathsep.join(programs), "UV_NO_CONFIG": "1", "UV_NO_INDEX": "1"}
+    shop.run("install", "--no-deps", shop.laboratory.wheelhouse.wheel("setuptools", "80.9.0"))
+    if way == "dropped":
+        script = shop.directory / "outer" / "setup.py"
+        text = script.read_text()
+        bare = [*BARE, f"PATH={shop.variables['PATH']}", f"HOME={shop.variables['HOME']}"]
+        replaced = text.replace('["safe-pip"', f'[*{bare!r}, "safe-pip"')
+        assert replaced != text
+        script.write_text(replaced)
+    shell(PAGE.command(words), shop.directory, variables(shop) | more)
+    expected = {"present": "1", "helper": "1", "outer": "1", "setuptools": "80.9.0"}
+    assert shop.installed() == expected
+    found = check(shop.environment, shop.variables)
+    assert [each for each in found if each != Violation("unowned-file", ".lock")] == []

@@ -1,0 +1,455 @@
+"""`safe-pip merge` and `unmerge` as real processes: many at once, killed, refused, beside installs."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pwd
+import random
+import shutil
+import stat
+import sys
+import sysconfig
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support import faults
+from tests.support.checker import check, installed
+from tests.support.mounts import as_root, read_only, tmpfs
+from tests.support.pages import Page, shell
+from tests.support.prefixes import SITE, Place, distribution, exact, run, stage, start
+from tests.support.processes import LIMIT, workers
+from tests.support.scene import Link
+from tests.support.shop import Shop
+from tests.support.watching import Happened, Watch, wait_for_end
+from tests.support.wheels import Project
+
+pytestmark = pytest.mark.slow
+
+FORTY, AT_ONCE = 40, 16
+VERSION = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+COMMON = ("bin", "include/sub", "lib/pkgconfig", VERSION, f"{VERSION}/namespace", "share/doc", "share/man/man1")
+
+
+def forty(directory: Path) -> list[Path]:
+    """Forty staged trees: all their parents are common, none of their files."""
+    return [
+        stage(
+            directory / f"staged-{number}",
+            {f"{parent}/file-{number}": f"{parent} {number}\n" for parent in COMMON}
+            | {f"share/doc/own-{number}/README": "", f"var/empty-{number}": None, f"share/link-{number}": Link("doc")},
+        )
+        for number in range(FORTY)
+    ]
+
+
+def everything(trees: list[Path]) -> dict[str, tuple[str, ...]]:
+    """What all of the trees together hold: times of common directories are nobody's."""
+    found: dict[str, tuple[str, ...]] = {}
+    for tree in trees:
+        found |= {path: said[:4] for path, said in exact(tree).items()}
+    return found
+
+
+def test_forty_trees_with_common_parents_are_merged_by_sixteen_processes_at_once(tmp_path: Path) -> None:
+    trees, prefix = forty(tmp_path), tmp_path / "not/there/yet"
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+
+        def merge(number: int) -> None:
+            run("merge", trees[number], "--into", prefix, "--on-conflict", "fail", "--manifest", tmp_path / f"{number}")
+
+        list(pool.map(merge, range(FORTY)))
+        assert {path: said[:4] for path, said in exact(prefix).items()} == everything(trees)
+        assert not [*prefix.rglob(".safe-pip*")]
+        list(pool.map(lambda number: run("unmerge", tmp_path / f"{number}"), range(FORTY)))
+    # What one has made and others filled stays: it was not empty when the one who made it went.
+    assert {said[0] for said in exact(prefix).values()} <= {"d"}
+    assert not [*prefix.rglob(".safe-pip*")]
+
+
+def test_all_of_them_go_into_an_environment_while_distributions_come_and_go_in_it(shop: Shop, tmp_path: Path) -> None:
+    trees = forty(tmp_path / "trees")
+    projects = [
+        Project(name, version, data={f"share/doc/{name}": version}, files={f"namespace/{name}.py": version})
+        for name in ("alpha", "beta")
+        for version in ("1", "2")
+    ]
+    shop.stock(*projects)
+    before = installed(shop.environment)
+    commands = [["merge", tree, "--into", shop.environment.path] for tree in trees[:20]]
+    for version in ("1", "2", "1", "2"):
+        commands += [["install", f"alpha=={version}"], ["install", f"beta=={version}"]]
+    random.Random(1).shuffle(commands)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(lambda words: shop.run(*words), commands))
+    assert installed(shop.environment).keys() == {*before, "alpha", "beta"}
+    assert check(shop.environment, shop.variables) == []
+    found = exact(shop.environment.path)
+    for path, said in everything(trees[:20]).items():
+        assert (
+            said[0] == "d" or found[path.replace(SITE, str(shop.site.relative_to(shop.environment.path)))][:4] == said
+        )
+    assert not [path for path in shop.site.glob(".safe-pip/*") if len(path.name) >= 16 and "." not in path.name]
+
+
+def test_the_commands_of_the_page_unload_forty_packages_at_once_and_take_one_away(shop: Shop, tmp_path: Path) -> None:
+    page = Page.read("destdir")
+    page.save(shop.directory)
+    packages = shop.directory / "packages"
+    names = ["one", *(f"package-{number}" for number in range(FORTY - 1))]
+    for name in names:
+        files = [f"{parent}/{name}" for parent in COMMON]
+        lines = [f"\tmkdir -p $(DESTDIR)$(prefix)/{os.path.dirname(each)}" for each in files]
+        lines += [f"\techo {name} > $(DESTDIR)$(prefix)/{each}" for each in files]
+        stage(packages / name, {"Makefile": "\n".join(["install:", *lines, ""])})
+    shop.activate()
+    shell(page.commands[0], shop.directory, shop.variables)
+    local = shop.directory / "local"
+    wanted = {f"{parent}/{name}" for parent in COMMON for name in names}
+    assert {str(path.relative_to(local)) for path in local.rglob("*") if path.is_file()} == wanted
+    shell("".join(page.commands[1:]), shop.directory, shop.variables)
+    wanted -= {f"{parent}/one" for parent in COMMON}
+    assert {str(path.relative_to(local)) for path in local.rglob("*") if path.is_file()} == wanted
+
+
+# Killed.
+
+
+def big(version: str) -> dict[str, str | Link | None]:
+    """A tree with something of everything; much of it is another in each version."""
+    files = {f"share/big/{number % 7}/{number}.txt": version for number in range(60)}
+    files |= {f"bin/tool-{number}": version for number in range(5)} | {f"share/big/only-{version}": ""}
+    modules = {f"{SITE}/big/module_{number}.py": f"x = {version}{'0' * int(version)}\n" for number in range(20)}
+    return {**distribution("big", version, {**files, **modules}), "lib/libbig.so": Link(f"libbig.so.{version}")}
+
+
+@pytest.mark.parametrize("verb", ["merge", "upgrade", "unmerge"])
+def test_killed_at_any_moment_it_is_all_there_or_not_at_all_for_the_next_command(
+    tmp_path: Path, verb: str, seed: int
+) -> None:
+    chances = random.Random(seed)
+    place, manifest = Place(tmp_path / "prefix"), tmp_path / "manifest"
+    one, two = stage(tmp_path / "1", big("1")), stage(tmp_path / "2", big("2"))
+    other = {"bin/other": "", f"{SITE}/other.py": "", "share/big/other": ""}
+    place.merge(stage(tmp_path / "other", other))
+    (place.path / "bin/python3").touch()  # from now on it is an environment: its locks stay
+    place.merge(one, manifest=manifest)
+    if verb == "merge":
+        place.unmerge(manifest)
+    pristine, noted = tmp_path / "pristine", manifest.read_bytes()
+    shutil.copytree(place.path, pristine, symlinks=True)
+    words = {"merge": ("merge", one), "upgrade": ("merge", two), "unmerge": ("unmerge", manifest)}[verb]
+    words = (*words, "--into", place.path) if verb != "unmerge" else words
+    old = place.content()
+    run(*words)
+    new = place.content()
+    state = place.path / SITE / ".safe-pip"
+    killed = 0
+    for _ in range(12):
+        shutil.rmtree(place.path)
+        shutil.copytree(pristine, place.path, symlinks=True)
+        manifest.write_bytes(noted)
+        moment, delay = chances.choice(["", ".owner", ".journal", ".journal", ".committed"]), chances.uniform(0, 0.03)
+        with Watch(state) as watch:
+            process = start(*words)
+            if moment:
+                is_it = functools.partial(_is_named, moment)
+                watch.wait(process, is_it, LIMIT, is_awake=moment == ".journal")
+            if not wait_for_end(process, delay if moment else delay * 10):
+                process.kill()
+            process.communicate()
+        killed += process.returncode != 0
+        run("merge", stage(tmp_path / "next", {"next": "next"}), "--into", place.path)
+        found = place.content()
+        assert found.pop("next", None)
+        assert _files(found) in (_files(old), _files(new)), (moment, delay)
+        assert place.private() == []
+        if verb != "unmerge":
+            run(*words)
+            assert {path: said for path, said in place.content().items() if path != "next"} == new
+    assert killed
+
+
+def _is_named(suffix: str, happened: Happened) -> bool:
+    return happened[1].endswith(suffix)
+
+
+def _files(content: dict[str, str]) -> dict[str, str]:
+    """Without directories: one that is to go may stay, empty, when who removes it is killed."""
+    return {path: said for path, said in content.items() if said[0] != "d"}
+
+
+@pytest.mark.parametrize("has_site", [False, True], ids=["plain", "with site-packages"])
+def test_what_a_killed_merge_left_is_shown_and_repaired_by_the_doctor(tmp_path: Path, has_site: bool) -> None:
+    place = Place(stage(tmp_path / "prefix", {"bin/x": "", **({f"{SITE}/x.py": ""} if has_site else {})}))
+    staged = stage(tmp_path / "staged", {"bin/y": "", "share/z": "", "include/h.h": ""})
+    before = place.content()
+    with faults.record() as changes:
+        place.merge(staged, manifest=None)
+    shutil.rmtree(place.path)
+    stage(place.path, {"bin/x": "", **({f"{SITE}/x.py": ""} if has_site else {})})
+    committed = [change.path.endswith(".committed") for change in changes].index(True)
+    with pytest.raises(faults.Crashed), faults.crash_at(committed):
+        place.merge(staged)
+    assert (place.path / "share/z").exists()
+    status = json.loads(run("status", "--json", "--env", place.path).stdout)
+    assert [each["next"] for each in status["transactions"]] == ["roll back"]
+    document = json.loads(run("doctor", "--json", "--env", place.path, status=1).stdout)
+    assert "unfinished-transaction" in {each["kind"] for each in document["findings"]}
+    run("doctor", "--repair", "--env", place.path)
+    assert place.content() == before
+    assert place.private() == []
+
+
+# Users, and filesystems.
+
+
+@contextmanager
+def as_nobody(directory: Path) -> Iterator[dict[str, object]]:
+    """What makes a command another user's, to whom all below `directory` belongs."""
+    user = pwd.getpwnam("nobody")
+    for where, directories, names in os.walk(directory):
+        for name in (".", *directories, *names):
+            os.lchown(os.path.join(where, name), user.pw_uid, user.pw_gid)
+    yield {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "cwd": str(directory)}
+
+
+@as_root
+def test_a_user_merges_read_only_files_and_directories(common: Path) -> None:
+    one = stage(common / "one", {"share/ro/a": "a", "share/ro/deep/a": "a", "bin/a": ""})
+    two = stage(common / "two", {"share/ro/b": "b", "share/ro/deep/b": "b", "bin/b": ""})
+    for tree in (one, two):
+        for path in sorted(tree.rglob("*"), reverse=True):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        (tree / "bin").chmod(0o755)
+        (tree / "share").chmod(0o755)
+    (common / "prefix").mkdir()
+    with as_nobody(common) as user:
+        for tree in (one, two):
+            run("merge", tree, "--into", common / "prefix", "--manifest", common / f"{tree.name}.json", **user)
+        found = exact(common / "prefix")
+        assert {path: said[:4] for path, said in found.items()} == everything([one, two])
+        assert "Nothing to merge" in run("merge", two, "--into", common / "prefix", **user).stdout
+        for tree in (two, one):
+            run("unmerge", common / f"{tree.name}.json", **user)
+    assert os.listdir(common / "prefix") == []
+
+
+@as_root
+def test_a_prefix_of_somebody_else_is_refused(common: Path) -> None:
+    stage(common / "prefix", {"bin/x": ""})
+    with as_nobody(stage(common / "staged", {"bin/y": ""})) as user:
+        error = run("merge", common / "staged", "--into", common / "prefix", status=78, **user).stderr
+    assert error == f"safe-pip: error: `{common}/prefix` is not writable: Permission denied. Nothing was changed\n"
+
+
+@as_root
+def test_root_keeps_owners_and_lets_users_go_on(common: Path) -> None:
+    staged = stage(common / "staged", {"bin/tool": "", "share/doc/x": "", "lib64": Link("lib"), "lib/x": ""})
+    for number, path in enumerate(sorted(staged.rglob("*"))):
+        os.chown(path, 1000 + number, 2000 + number, follow_symlinks=False)
+    (staged / "bin/tool").chmod(0o6755)
+    run("merge", staged, "--into", common / "prefix")
+    assert exact(common / "prefix") == exact(staged)
+
+
+@as_root
+def test_what_is_staged_on_another_filesystem_is_copied_beside_its_place_first(tmp_path: Path) -> None:
+    (tmp_path / "memory").mkdir()
+    place = Place(stage(tmp_path / "prefix", {"share/x": "", f"{SITE}/x.py": ""}))
+    with tmpfs(tmp_path / "memory"):
+        staged = stage(tmp_path / "memory/staged", {**big("1"), "share/x": "other", "lib64": Link("lib")})
+        os.link(staged / "bin/tool-0", staged / "bin/same")
+        run("merge", staged, "--into", place.path, "--move")
+        assert not staged.exists()
+    assert (place.path / "bin/same").samefile(place.path / "bin/tool-0")
+    assert (place.path / "share/x").read_text() == "other"
+    assert place.private() == []
+
+
+@as_root
+def test_a_part_of_the_prefix_may_be_another_filesystem(tmp_path: Path) -> None:
+    place = Place(stage(tmp_path / "prefix", {"share": None, f"{SITE}/x.py": ""}))
+    staged = stage(tmp_path / "staged", {**big("1"), "share/empty": None, "share/big/ro/x": "x"})
+    os.link(staged / "share/big/1/1.txt", staged / "share/big/1/same.txt")
+    (staged / "share/big/ro").chmod(0o555)
+    with tmpfs(place.path / "share"):
+        run("merge", staged, "--into", place.path, "--manifest", tmp_path / "m")
+        found, wanted = exact(place.path), exact(staged)
+        for path in wanted:
+            parts = slice(0, 4) if wanted[path][0] == "d" else slice(0, 6)
+            assert found[path][parts] == wanted[path][parts]
+        assert "Nothing to merge" in run("merge", staged, "--into", place.path).stdout
+        run("unmerge", tmp_path / "m")
+        assert os.listdir(place.path / "share") == []
+    assert place.private() == []
+
+
+@as_root
+def test_a_full_disk_is_told_and_nothing_is_changed(tmp_path: Path) -> None:
+    (tmp_path / "small").mkdir()
+    with tmpfs(tmp_path / "small", "-o", "size=1m"):
+        place = Place(stage(tmp_path / "small/prefix", {"bin/x": "", f"{SITE}/x.py": ""}))
+        before = place.content()
+        staged = stage(tmp_path / "staged", {f"share/{number}": "x" * 300_000 for number in range(5)})
+        error = run("merge", staged, "--into", place.path, "--manifest", tmp_path / "m", status=74).stderr
+        assert "there is not enough space in" in error
+        assert error.endswith(". Nothing was changed\n")
+        assert (place.content(), place.private()) == (before, [])
+        assert not (tmp_path / "m").exists()
+
+
+@as_root
+def test_a_read_only_filesystem_is_told(tmp_path: Path) -> None:
+    prefix = stage(tmp_path / "prefix", {"bin/x": ""})
+    with read_only(prefix):
+        error = run("merge", stage(tmp_path / "staged", {"bin/y": ""}), "--into", prefix, status=78).stderr
+    assert error == f"safe-pip: error: `{prefix}` is not writable: Read-only file system. Nothing was changed\n"
+
+
+# The command line.
+
+
+def test_every_conflict_is_named_on_standard_error_and_in_the_document(tmp_path: Path) -> None:
+    prefix = stage(tmp_path / "prefix", {**distribution("other", "1", {"share/both": "1"}), "bin/x": "1"})
+    staged = stage(tmp_path / "staged", {"share/both": "2", "bin/x": "2", "bin/y": "y"})
+    done = run("merge", staged, "--into", prefix, "--on-conflict=fail", "--json", status=1)
+    assert done.stderr.splitlines() == [
+        f"safe-pip: `{prefix}/bin/x` is there with other content, which no distribution owned",
+        f"safe-pip: `{prefix}/share/both` is there with other content, which `other` owned",
+        "safe-pip: error: 2 files are there with other content. Nothing was changed",
+    ]
+    named = [{"path": f"{prefix}/bin/x", "owner": None}, {"path": f"{prefix}/share/both", "owner": "other"}]
+    document = json.loads(done.stdout)
+    assert (document["changed"], document["conflicts"], document["put"]) == (False, named, [])
+    done = run("merge", staged, "--into", prefix, "--on-conflict", "keep", "--json")
+    assert (json.loads(done.stdout)["kept"], json.loads(done.stdout)["put"]) == (named, [f"{prefix}/bin/y"])
+    assert done.stderr.count(" was kept with its other content, which ") == 2
+    done = run("merge", staged, "--into", prefix, "--json")
+    assert json.loads(done.stdout)["replaced"] == named
+    assert done.stderr.splitlines() == [
+        f"safe-pip: warning: `{prefix}/bin/x` was replaced, which no distribution owned",
+        f"safe-pip: warning: `{prefix}/share/both` was replaced, which `other` owned",
+    ]
+    done = run("merge", staged, "--into", prefix)
+    assert (done.stdout, done.stderr) == (f"Nothing to merge: all of it is in `{prefix}`\n", "")
+
+
+def test_what_was_edited_is_kept_and_named_and_the_manifest_is_gone(tmp_path: Path) -> None:
+    staged, prefix = stage(tmp_path / "staged", {"etc/conf": "1", "etc/more": "1"}), tmp_path / "prefix"
+    run("merge", staged, "--into", prefix, "--manifest", tmp_path / "m")
+    (prefix / "etc/conf").write_text("edited")
+    done = run("unmerge", tmp_path / "m", "--json")
+    assert done.stderr == f"safe-pip: warning: `{prefix}/etc/conf` was changed since, and kept\n"
+    document = json.loads(done.stdout)
+    assert (document["removed"], document["changed"]) == ([f"{prefix}/etc/more"], [f"{prefix}/etc/conf"])
+    assert document["left"] == [f"{prefix}/etc"]
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("merge",), 2, "takes one directory"),
+        (("merge", "a", "b"), 2, "takes one directory"),
+        (("merge", "--on-conflict=ask", "a"), 2, "is `warn`, `fail` or `keep`, not `ask`"),
+        (("merge", "--no-such", "a"), 2, "has no option `--no-such`"),
+        (("merge", "a", "--into"), 2, "`--into` needs a value"),
+        (("merge", "missing"), 1, "missing` does not exist"),
+        (("merge", "file"), 1, "file` is not a directory"),
+        (("merge", "tree", "--into", "tree/inside"), 1, "lies in"),
+        (("merge", "tree", "--into", "file"), 78, "file` is not a directory"),
+        (("merge", "tree", "--into", "new", "--manifest", "no/such/m"), 78, "no/such/m` cannot be written"),
+        (("unmerge",), 2, "takes one manifest"),
+        (("unmerge", "missing"), 1, "missing` cannot be read"),
+        (("unmerge", "file"), 1, "is not the manifest of a merge"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line_and_changes_nothing(
+    tmp_path: Path, words: tuple[str, ...], status: int, said: str
+) -> None:
+    stage(tmp_path, {"file": "", "tree/bin/x": ""})
+    error = run(*words, status=status, cwd=tmp_path).stderr
+    assert said in error
+    assert error.startswith("safe-pip: error: ")
+    assert error.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == ["file", "tree"]
+
+
+@pytest.mark.parametrize("verb", ["merge", "unmerge"])
+def test_help_is_shown(verb: str) -> None:
+    assert run(verb, "--help").stdout.startswith("Usage:\n  safe-pip ")
+    assert run("help", verb).stdout == run(verb, "--help").stdout
+    assert max(map(len, run(verb, "--help").stdout.splitlines())) <= 120
+
+
+def test_without_a_prefix_it_is_that_of_the_environment(shop: Shop, tmp_path: Path) -> None:
+    site = str(shop.site.relative_to(shop.environment.path))
+    staged = stage(tmp_path / "staged", {f"{site}/merged.py": "", "share/merged": ""})
+    shop.run("merge", staged, "--manifest", tmp_path / "m")
+    assert (shop.site / "merged.py").exists()
+    assert "Nothing to merge" in shop.run("merge", staged, "--env", shop.environment.python).stdout
+    assert "Nothing to merge" in shop.run("--python", shop.environment.python, "merge", staged).stdout
+    assert (shop.site / ".safe-pip/commit").exists()
+    assert not (shop.environment.path / ".safe-pip").exists()
+    shop.run("unmerge", tmp_path / "m")
+    assert not (shop.site / "merged.py").exists()
+    assert not (shop.environment.path / "share").exists()
+
+
+def test_an_installed_distribution_is_upgraded_by_a_staged_one_and_pip_takes_it_away(
+    shop: Shop, tmp_path: Path
+) -> None:
+    shop.stock(*(Project("moved", version, console_scripts={"moved": "moved:main"}) for version in ("1", "2")))
+    shop.run("install", "moved==1")
+    prefix = shop.environment.path
+    shop.run("install", "--root", tmp_path / "root", "--prefix", prefix, "--ignore-installed", "moved==2")
+    assert not [*(tmp_path / "root").rglob(".safe-pip")]
+    shop.run("merge", f"{tmp_path}/root{prefix}")
+    assert shop.installed() == {"moved": "2"}
+    assert check(shop.environment, shop.variables) == []
+    shop.run("uninstall", "-y", "moved")
+    assert shop.installed() == {}
+
+
+def test_a_merge_that_replaces_waits_for_who_needs_the_old_and_one_that_adds_does_not(tmp_path: Path) -> None:
+    place = Place(stage(tmp_path / "prefix", {f"{SITE}/x.py": "", "bin/x": "", "bin/python3": ""}))
+    adds, replaces = stage(tmp_path / "adds", {"bin/y": ""}), stage(tmp_path / "replaces", {"bin/x": "x"})
+    with workers(place.path / SITE, count=1) as (reader,):
+        reader.hold("keeping")
+        run("merge", adds, "--into", place.path)
+        error = run("--lock-timeout", "0", "merge", replaces, "--into", place.path, status=75).stderr
+        assert "lock" in error
+        assert error.rstrip().endswith("Set SAFE_PIP_LOCK_TIMEOUT to wait longer")
+    run("--lock-timeout", "0", "merge", replaces, "--into", place.path)
+    assert (place.path / "bin/x").read_text() == "x"
+
+
+def test_it_is_at_work_below_run_exclusive(tmp_path: Path) -> None:
+    place = Place(stage(tmp_path / "prefix", {"bin/x": ""}))
+    staged = stage(tmp_path / "staged", {"bin/x": "x", "share/y": "y"})
+    inner = [sys.executable, "-m", "safe_pip", "merge", staged, "--into", place.path]
+    for words in (["run", "--exclusive", "--env", place.path], ["run", "--shared", "--env", tmp_path / "elsewhere"]):
+        run(*words, "--", *inner)
+    assert (place.path / "bin/x").read_text() == "x"
+
+
+def test_a_prefix_is_the_same_to_merges_and_installs_that_name_it(shop: Shop, tmp_path: Path) -> None:
+    """`--prefix` installs and merges into one tree that is packed afterwards."""
+    shop.stock(Project("one", data={"share/doc/one": ""}), Project("two", data={"share/doc/two": ""}))
+    prefix = tmp_path / "packed"
+    site = Path(sysconfig.get_path("purelib", "posix_prefix", vars={"base": str(prefix)}))
+    staged = [stage(tmp_path / f"{number}", {f"share/doc/{number}": "", f"bin/{number}": ""}) for number in range(6)]
+    commands: list[list[object]] = [["merge", tree, "--into", prefix] for tree in staged]
+    commands += [["install", "--prefix", prefix, "--ignore-installed", name] for name in ("one", "two")]
+    with ThreadPoolExecutor(len(commands)) as pool:
+        list(pool.map(lambda words: shop.run(*words), commands))
+    assert sorted(os.listdir(prefix / "share/doc")) == sorted(["one", "two", *map(str, range(6))])
+    assert {path.name for path in prefix.rglob("*.dist-info")} == {"one-1.dist-info", "two-1.dist-info"}
+    assert not [*prefix.rglob(".safe-pip*")]
+    assert stat.S_ISDIR(os.stat(site.parent).st_mode)

@@ -34,7 +34,7 @@ class Adoption(NamedTuple):
     def told(self) -> str:
         """This, for a user."""
         where = f"`pip` is safe-pip, of `{self.home}`"
-        return where if self.works else f"{where}, which is gone: pip refuses to run"
+        return where if self.works else f"{where}, which is gone: pip refuses to run until `{self.file}` is deleted"
 
     def content(self) -> bytes:
         """What the file has to contain; a safe-pip that is in the tree is found there wherever that is moved."""
@@ -51,8 +51,7 @@ def find(tree: str | Path) -> Adoption | None:
     """The adoption of the environment with this tree; None if it is not adopted."""
     tree = Path(tree)
     try:
-        with open(tree / NAME, encoding="ascii") as file:
-            head, facts = file.readline().rstrip(), file.readline()
+        head, facts, *_ = (tree / NAME).read_text(encoding="utf-8").splitlines()
         home = json.loads(facts.removeprefix("# "))["home"]
     except (OSError, ValueError, LookupError, TypeError):
         return None

@@ -9,6 +9,7 @@ from typing import Any
 
 from pip._internal.utils.logging import indent_log
 
+from safe_pip import adoption
 from safe_pip.errors import CommitFailed, StalePlan, State
 from safe_pip.pip_seams.installed import Installed
 from safe_pip.pip_seams.output import KeptBack, kept_until_done
@@ -63,6 +64,8 @@ class Uninstall:
                 self.transaction.commit(change, self._validate)
             self._say(kept)
             self.transaction.noticed += self._removals.notices()
+            adopted = filter(None, map(adoption.find, target.trees))
+            self.transaction.noticed += [each.told() for each in adopted if not each.works]
             self.closing.push(closing.pop_all())
 
     def _collect(self, paths: Any, change: Any) -> None:

@@ -235,6 +235,8 @@ class Holding:
                     if left.path != request.path:
                         descriptor.close()
                         descriptor = Descriptor(left.path, writable=_can_write(left))
+                        if self._is_ours(left, descriptor.identity):
+                            return
                         self._ancestry.refuse_if_held(left, descriptor.identity)
                     _merge(left, descriptor, scope, opened)
         finally:

@@ -17,9 +17,11 @@ import errno
 import hashlib
 import os
 import re
+import signal
 import stat
 import subprocess
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -182,30 +184,54 @@ def _make_private(home: Path) -> tuple[Path, Descriptor | None]:
 def _run(home: Path, aside: Path, descriptor: Descriptor | None, python: str, options: Sequence[str]) -> None:
     """Run the `venv` module of `python` for the directory `aside`."""
     command = [python, "-I", "-c", _MAKE, *options, str(aside)]
-    kept = () if descriptor is None else (descriptor.fd,)
-    try:
-        # A group of its own, which it can end as a whole.
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=kept,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise NotMade(f"`{python}` cannot be started: {error.strerror}") from error
-    assert child.stdin is not None
-    assert child.stdout is not None
-    try:
-        output = child.stdout.read().decode(errors="replace")
-        status = child.wait()
-    finally:
-        child.stdin.close()
-        child.stdout.close()
-        child.wait()
+    with _held_back() as let_through:
+        try:
+            # A group of its own, which it can end as a whole.
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=() if descriptor is None else (descriptor.fd,),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise NotMade(f"`{python}` cannot be started: {error.strerror}") from error
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            let_through()
+            output = child.stdout.read().decode(errors="replace")
+            status = child.wait()
+        except BaseException:
+            if sys.platform == "win32":
+                child.kill()
+            else:
+                os.killpg(child.pid, signal.SIGKILL)
+            raise
+        finally:
+            child.stdin.close()
+            child.stdout.close()
+            child.wait()
     if status != 0:
         raise _failure(home, python, re.sub(rf"[\\/]+{re.escape(aside.name)}", "", output).strip())
+
+
+@contextmanager
+def _held_back() -> Iterator[Callable[[], None]]:
+    """Hold a Ctrl-C back until what is yielded is called: what is just being started would not be ended by it."""
+    if sys.platform == "win32":
+        yield lambda: None
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+    def let_through() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    try:
+        yield let_through
+    finally:
+        let_through()
 
 
 def _failure(home: Path, python: str, output: str) -> Exception:

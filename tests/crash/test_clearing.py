@@ -1,0 +1,106 @@
+"""`venv --clear` killed at any of its changes: the next command meets the old environment or the new one, whole."""
+
+import os
+import random
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from safe_pip import clearing, virtual
+from safe_pip.environment import Environment
+from tests.support import faults
+from tests.support.forks import killed_at
+from tests.support.small import Silent
+from tests.support.trees import Tree, tree_of
+
+pytestmark = pytest.mark.slow
+SEED = int(os.environ.get("SAFE_PIP_TEST_SEED") or random.randrange(2**32))
+CRASHES = 60
+
+
+def is_ours(path: str) -> bool:
+    return os.path.basename(path).startswith(".safe-pip")
+
+
+class Case:
+    """An environment with something in it, and one beside it that is to take its place; made anew for every trial."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._old, self._new = scratch / "old", scratch / "new"
+        for path in (self._old, self._new):
+            path.mkdir()
+            with virtual.made_aside(path, sys.executable, ["--without-pip", "--prompt", path.name]) as aside:
+                virtual.put(aside, path)
+        (tree,) = self._old.glob("lib/python*/site-packages")
+        self._tree = tree.relative_to(self._old)
+        for name in ("package/__init__.py", "package/deep/module.py", "package-1.dist-info/METADATA", "single.py"):
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / name).write_text(name)
+        for name in ("bin/program", "share/data/file", "unowned"):
+            (self._old / name).parent.mkdir(parents=True, exist_ok=True)
+            (self._old / name).write_text(name)
+        (self._old / "link").symlink_to("lib")
+        self.old, self.new = tree_of(self._old, is_ours), tree_of(self._new, is_ours)
+
+    def prepare(self, number: int) -> tuple[Path, Callable[[], None]]:
+        """A new copy of the old one, and what clears it."""
+        home = self._scratch / f"home-{number}"
+        shutil.copytree(self._old, home, symlinks=True)
+        aside = Path(shutil.copytree(self._new, home / ".safe-pip-venv-aside", symlinks=True))
+
+        def clear() -> None:
+            clearing.exchange(aside, home, [home / self._tree], self.environment)
+
+        return home, clear
+
+    def environment(self, *trees: Path) -> Environment:
+        return Environment([*map(str, trees)], waiting=Silent(), timeout=10)
+
+    def next_command(self, home: Path) -> Tree:
+        """What the next command finds, which only reads."""
+        return self.environment(home / self._tree).read(lambda: tree_of(home, is_ours))
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(tmp_path_factory.mktemp("clearing"))
+
+
+def test_nothing_of_the_old_one_stays_but_its_site_packages_and_their_locks(case: Case) -> None:
+    home, clear = case.prepare(1000)
+    case.next_command(home)
+    tree = next(home.glob("lib/python*/site-packages"))
+    before = os.stat(tree).st_ino
+    clear()
+    assert tree_of(home, is_ours) == case.new
+    assert os.stat(tree).st_ino == before
+    assert sorted(os.listdir(tree)) == [".safe-pip"]
+    assert set(os.listdir(tree / ".safe-pip")) == {"commit", "commit.gate", "environment.gate"}
+
+
+def test_killed_at_any_change_the_old_one_or_the_new_one_is_there(case: Case) -> None:
+    print(f"SAFE_PIP_TEST_SEED={SEED}")
+    home, clear = case.prepare(0)
+    with faults.record() as changes:
+        clear()
+    shutil.rmtree(home)
+    names = [change.operation for change in changes]
+    every = bool(os.environ.get("SAFE_PIP_TEST_EVERY"))
+    chosen = range(len(changes)) if every else sorted(random.Random(SEED).sample(range(len(changes)), CRASHES))
+    seen = set()
+    for k in chosen:
+        home, clear = case.prepare(k)
+        assert killed_at(k, clear), (k, changes[k])
+        found = case.next_command(home)
+        # Directories without a file are made when all the rest is there.
+        found = {path: what for path, what in found.items() if not path.startswith("include")}
+        which = [tree for tree in (case.old, case.new) if found.items() <= tree.items()]
+        assert which, (k, changes[k], names)
+        assert {path for path in which[0] if not path.startswith("include")} == set(found)
+        seen.add(which[0] is case.new)
+        shutil.rmtree(home)
+    assert seen == {False, True}

@@ -1,19 +1,23 @@
 """An environment that is made aside: what is in it is moved up, and whoever dies at that, the next one goes on."""
 
+import errno
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from safe_pip import lock, virtual
-from safe_pip.errors import CommitFailed, NotMade, State, UnusableEnvironment
+from safe_pip import fs, lock, virtual
+from safe_pip.environment import Environment
+from safe_pip.errors import CommitFailed, NotMade, SafePipError, State, UnusableEnvironment
 from safe_pip.interpreter import python_of
 from tests.support import faults
+from tests.support.small import Silent
 from tests.support.trees import Tree, tree_of
 
 OPTIONS = ["--without-pip", "--prompt", "name"]
@@ -170,3 +174,51 @@ def test_one_that_was_moved_or_has_lost_its_python_or_its_site_packages_is_not_c
     (home / "bin" / "python").unlink()
     (home / "bin" / "python").symlink_to(tmp_path / "gone")
     assert virtual.look(home) is None
+
+
+def making(path: Path) -> AbstractContextManager[None]:
+    return Environment([], waiting=Silent(), timeout=10).making(path)
+
+
+def test_the_directories_that_are_made_for_it_stay_if_it_succeeds_and_only_they_go_if_it_fails(home: Path) -> None:
+    with pytest.raises(KeyError), making(home / "a" / "b"):
+        raise KeyError
+    assert os.listdir(home) == []
+    with making(home / "a" / "b"):
+        assert lock.is_locked(home / "a" / "b")
+    with pytest.raises(KeyError), making(home / "a" / "b" / "c" / "d"):
+        (home / "a" / "b" / "c" / "kept").touch()
+        raise KeyError
+    assert sorted(tree_of(home)) == ["a", "a/b", "a/b/c", "a/b/c/kept"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 74), (errno.EDQUOT, 74), (errno.EACCES, 78)])
+def test_where_a_directory_cannot_be_made_those_above_it_go_again(home: Path, number: int, status: int) -> None:
+    with pytest.raises(SafePipError) as caught, faults.error_at(2, number), making(home / "a" / "b" / "c"):
+        pass
+    assert (caught.value.exit_status, caught.value.state) == (status, State.UNCHANGED)
+    assert os.listdir(home) == []
+
+
+def test_where_this_user_may_not_write_it_says_so(empty: Path, as_a_user: None) -> None:
+    (empty / "closed").mkdir(0o555)
+    with pytest.raises(UnusableEnvironment, match="is not writable"), making(empty / "closed" / "a" / "b"):
+        pass
+    closed = virtual.made_aside(empty / "closed", sys.executable, OPTIONS)
+    with pytest.raises(UnusableEnvironment, match="is not writable"), closed:
+        pass
+
+
+def test_a_parent_that_another_command_takes_away_again_is_made_once_more(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+
+    def take_away(operation: str, path: str, source: str) -> None:
+        if path.endswith("/b") and not taken:
+            taken.append(path)
+            os.rmdir(home / "a")
+
+    monkeypatch.setattr(fs, "watch", take_away)
+    assert fs.make_directories(home / "a" / "b" / "c")[-1] == home / "a" / "b" / "c"
+    assert taken

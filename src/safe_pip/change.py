@@ -236,6 +236,6 @@ class Change:
         home = str(self._stage.home)
         trees = tuple(dict.fromkeys((home, *touched(self._trees))))
         directories = touched(map(os.path.realpath, self.target.directories))
-        for directory in (*trees[1:], *directories):
+        for directory in filter(lambda each: each != home, (*trees, *directories)):
             self._stage.mark(directory, is_tree=directory in trees)
         return Journal(self._stage.identifier, home, trees, directories, plan.roots, self._stage.parts, plan.operations)

@@ -58,11 +58,15 @@ class Put:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What merges with one manifest have put below `prefix`, and the directories (`made`) that they made for it."""
+    """What merges with one manifest have put below `prefix`, and the directories that they made for it (`made`).
+
+    `read_only` are directories that were there, and are read-only by the staged tree's word as well.
+    """
 
     prefix: str
     entries: Mapping[str, Put] = field(default_factory=dict)
     made: tuple[str, ...] = ()
+    read_only: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -97,7 +101,7 @@ class Manifest:
                 raise ValueError(f"`{name}` has no target")
             entries[_below(name)] = Put(int(mode, 8), digest, target, each["there"] is True)
         made = tuple(_below(name) for name in document["directories"])
-        return cls(prefix, entries, made)
+        return cls(prefix, entries, made, tuple(_below(name) for name in document["read_only"]))
 
     def write(self, path: Path) -> None:
         """Write it, whole or not at all; raises an error of ours where that is refused."""
@@ -115,6 +119,7 @@ class Manifest:
             "prefix": _outward(self.prefix),
             "entries": entries,
             "directories": [_outward(name) for name in self.made],
+            "read_only": [_outward(name) for name in self.read_only],
         }
         try:
             fs.replace(path, json.dumps(document, indent=1).encode("ascii") + b"\n", mode=0o644)
@@ -131,7 +136,8 @@ class Manifest:
             is_own = known is not None and not known.was_there
             is_same = known is not None and (known.sha256, known.target) == (put.sha256, put.target)
             entries[name] = replace(put, was_there=put.was_there and not (is_own and is_same))
-        return Manifest(self.prefix, entries, tuple(dict.fromkeys((*earlier.made, *self.made))))
+        made = tuple(dict.fromkeys((*earlier.made, *self.made)))
+        return Manifest(self.prefix, entries, made, tuple(dict.fromkeys((*earlier.read_only, *self.read_only))))
 
 
 def digest(path: str) -> str:

@@ -245,7 +245,8 @@ class _Merge:
                 source = os.path.join(self._request.staged, item.path)
                 entries[item.live[len(base) :]] = Put.of(source, was_there=item.path not in self._put)
         made = tuple(path[len(base) :] for path in merged.made if path.startswith(base))
-        return Manifest(str(self._prefix.path), entries, made)
+        opened = tuple(item.live[len(base) :] for item in self._compared.items if _is_opened(item))
+        return Manifest(str(self._prefix.path), entries, made, opened)
 
     def _delete_staged(self) -> None:
         """Delete what was merged, now that it is in its place; what came to it since stays."""

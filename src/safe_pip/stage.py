@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -38,6 +39,7 @@ class Stage:
         self._extra: list[str] = []
         """What `link` and `prepare` have put into the stage, for `unprepare`."""
         self._spares: list[tuple[str, str]] = []
+        self._linked: defaultdict[int, dict[tuple[int, int], str]] = defaultdict(dict)
 
     @classmethod
     def open(cls, home: Path) -> Stage:
@@ -150,7 +152,7 @@ class Stage:
             root = self._root(part)
             staged.mirror(root, os.path.dirname(live))
             with staged.parent_of(path) as (source, name), staged.parent_of(root + live) as (destination, _):
-                staged.copy_below(source, name, destination)
+                staged.copy_below(source, name, destination, self._linked[part])
                 fs.remove_below(source, name)
 
     def mark(self, directory: str, *, is_tree: bool = False) -> None:

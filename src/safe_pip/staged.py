@@ -6,7 +6,7 @@ import csv
 import os
 import stat
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
 
 from . import fs
@@ -65,18 +65,36 @@ def _with_parents(path: str) -> Iterator[str]:
         path = os.path.dirname(path)
 
 
-def copy_below(source: Directory, name: str, destination: Directory) -> None:
-    """Copy `name` and all below it, with modes, times and symbolic links, into a directory of another filesystem."""
+Linked = MutableMapping[tuple[int, int], str]
+"""Where the first of several links to a file was copied to, by the file's device and inode."""
+
+
+def copy_below(source: Directory, name: str, destination: Directory, linked: Linked) -> None:
+    """Copy `name` and all below it, with modes, times and symbolic links, into a directory of another filesystem.
+
+    Links to one file stay that, by `linked`; who copies them removes each before he goes on.
+    """
     status = source.stat(name)
     if not stat.S_ISDIR(status.st_mode):
-        fs.link(source, name, destination, name)
+        inode = status.st_dev, status.st_ino
+        first = linked.get(inode)
+        if first is None:
+            fs.link(source, name, destination, name)
+        else:
+            with parent_of(first) as (directory, first_name):
+                fs.link(directory, first_name, destination, name)
+        if status.st_nlink == 1:
+            linked.pop(inode, None)  # the next file may get its inode
+        else:
+            linked.setdefault(inode, destination.join(name))
+        fs.remove(source, name)
         return
     is_new = not destination.exists(name)
     if is_new:
         fs.make_directory(destination, name, 0o700)
     with source.child(name) as below, destination.child(name) as copied:
         for inner in below.names():
-            copy_below(below, inner, copied)
+            copy_below(below, inner, copied, linked)
     if is_new:
         attributes.copy_status(source, name, destination, name)
 

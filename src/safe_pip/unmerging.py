@@ -119,7 +119,8 @@ class _Unmerge:
 
         with self._transaction.staging(target) as change:
             change.allow(str(self._prefix.path))
-            change.exactly = Exactly({}, frozenset(filter(_is_opened, made)), frozenset(made))
+            read_only = filter(_is_directory, map(self._path, self._manifest.read_only))
+            change.exactly = Exactly({}, frozenset(filter(_is_opened, (*made, *read_only))), frozenset(made))
             if removed:
                 change.remove(Removal("the manifest", target.trees[0], frozenset(removed)))
             self._transaction.commit(change, validate)

@@ -435,7 +435,7 @@ def test_a_merge_that_fails_leaves_the_manifest_as_it_was(place: Place, staged: 
 
 def manifest(prefix: str = "/p", **changes: object) -> dict[str, object]:
     entry = {"kind": "file", "mode": "0644", "sha256": "0" * 64, "there": False}
-    return {"format": 1, "prefix": prefix, "entries": {"a/b": entry}, "directories": ["a"]} | changes
+    return {"format": 1, "prefix": prefix, "entries": {"a/b": entry}, "directories": ["a"], "read_only": []} | changes
 
 
 ENTRY = {"kind": "file", "mode": "0644", "sha256": "0" * 64, "there": False}
@@ -471,6 +471,7 @@ ENTRY = {"kind": "file", "mode": "0644", "sha256": "0" * 64, "there": False}
                 {"directories": ["../a"]},
                 {"directories": ["/"]},
                 {"directories": 3},
+                {"read_only": ["a/../.."]},
             )
         ),
     ],

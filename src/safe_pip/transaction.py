@@ -237,7 +237,8 @@ class Transaction:
 
         directories = [each for each in (*target.trees, *target.directories) if state_directory.exists(each)]
         left = [each for each in directories if state_directory.has_more(each)]
-        if not left and not (target.litter and directories):
+        bare = target.trees if target.litter else target.bare
+        if not left and not any(each in bare for each in directories):
             return
         with suppress(UnusableEnvironment):
             with self.environment.adding(target):

@@ -183,26 +183,38 @@ def _files(content: dict[str, str]) -> dict[str, str]:
     return {path: said for path, said in content.items() if said[0] != "d"}
 
 
-@pytest.mark.parametrize("has_site", [False, True], ids=["plain", "with site-packages"])
-def test_what_a_killed_merge_left_is_shown_and_repaired_by_the_doctor(tmp_path: Path, has_site: bool) -> None:
-    place = Place(stage(tmp_path / "prefix", {"bin/x": "", **({f"{SITE}/x.py": ""} if has_site else {})}))
+@pytest.fixture(params=[False, True], ids=["plain", "with site-packages"])
+def left(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A prefix, with or without a site-packages, in which a merge has died just before it was committed."""
+    files = {"bin/x": "", **({f"{SITE}/x.py": ""} if request.param else {})}
     staged = stage(tmp_path / "staged", {"bin/y": "", "share/z": "", "include/h.h": ""})
-    before = place.content()
     with faults.record() as changes:
-        place.merge(staged, manifest=None)
-    shutil.rmtree(place.path)
-    stage(place.path, {"bin/x": "", **({f"{SITE}/x.py": ""} if has_site else {})})
+        Place(stage(tmp_path / "first", files)).merge(staged)
     committed = [change.path.endswith(".committed") for change in changes].index(True)
+    place = Place(stage(tmp_path / "prefix", files))
     with pytest.raises(faults.Crashed), faults.crash_at(committed):
         place.merge(staged)
     assert (place.path / "share/z").exists()
-    status = json.loads(run("status", "--json", "--env", place.path).stdout)
+    return place
+
+
+def is_as_it_was(place: Place) -> bool:
+    return {path for path, said in place.content().items() if said[0] != "d"} <= {"bin/x", f"{SITE}/x.py"}
+
+
+def test_the_next_command_of_any_kind_undoes_what_a_killed_merge_left(left: Place) -> None:
+    run("run", "--shared", "--env", left.path, "--", "true")
+    assert is_as_it_was(left)
+
+
+def test_what_a_killed_merge_left_is_shown_and_repaired_by_the_doctor(left: Place) -> None:
+    status = json.loads(run("status", "--json", "--env", left.path).stdout)
     assert [each["next"] for each in status["transactions"]] == ["roll back"]
-    document = json.loads(run("doctor", "--json", "--env", place.path, status=1).stdout)
+    document = json.loads(run("doctor", "--json", "--env", left.path, status=1).stdout)
     assert "unfinished-transaction" in {each["kind"] for each in document["findings"]}
-    run("doctor", "--repair", "--env", place.path)
-    assert place.content() == before
-    assert place.private() == []
+    run("doctor", "--repair", "--env", left.path)
+    assert is_as_it_was(left)
+    assert left.private() == []
 
 
 # Users, and filesystems.

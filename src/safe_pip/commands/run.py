@@ -12,7 +12,7 @@ from pathlib import Path
 from safe_pip import child, isolation, state_directory
 from safe_pip.environment import Environment, Target, Waiting
 from safe_pip.errors import UnusableEnvironment, UsageError
-from safe_pip.prefix import trees_below
+from safe_pip.prefix import has_locks, trees_below
 from safe_pip.reporter import say
 from safe_pip.settings import seconds
 
@@ -116,11 +116,14 @@ def located(name: str) -> list[Path]:
     """The trees of the environment that `name` means: a prefix, an interpreter or a tree; none: just a directory."""
     path = Path(os.path.abspath(name))  # an interpreter in a venv is a symbolic link that must not be followed
     if path.is_dir():
-        is_tree = path.name in ("site-packages", "dist-packages")
-        # Without flock the directory of a virtual environment is locked by a file too, while that is made.
-        if is_tree or (state_directory.exists(path) and not (path / "pyvenv.cfg").is_file()):
+        if path.name in ("site-packages", "dist-packages"):
             return _distinct([path])
-        return trees_below(path)
+        # A prefix may have a state directory beside those of its trees, while a merge is at work or unfinished.
+        if below := trees_below(path):
+            return _distinct([*below, path] if has_locks(path) else below)
+        # Without flock the directory of a virtual environment is locked by a file too, while that is made.
+        is_tree = state_directory.exists(path) and not (path / "pyvenv.cfg").is_file()
+        return _distinct([path]) if is_tree else []
     if path.is_file() and os.access(path, os.X_OK):
         prefix = path.parent.parent
         return (trees_below(prefix) if (prefix / "pyvenv.cfg").is_file() else []) or _asked(path)

@@ -1,8 +1,9 @@
 """What the tests of real tools do once, many times over: `python -m tests.integration make --rounds 20`.
 
 `make` is `make -j8` over forty distributions, each round in a new environment; `importers` is so many up- and
-downgrades (`--rounds 500`) under the eyes of importers below `safe-pip run --shared`. Exits 1 after the first failure,
-and leaves what it failed on behind, in ./wrecks or where --keep says. Needs the package index once per machine.
+downgrades (`--rounds 500`) under the eyes of importers below `safe-pip run --shared`; `uv` is four loops of so many
+commands, two of uv and two of safe-pip, on the same projects. Exits 1 after the first failure, and leaves what it
+failed on behind, in ./wrecks or where --keep says. Needs the package index once per machine.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.integration import test_importers, test_make
+from tests.integration import test_importers, test_make, test_uv
 from tests.support.laboratory import PIPS, Laboratory
 from tests.support.shop import Shop
+from tests.support.tools import Toolbox
 from tests.support.wheelhouse import open_wheelhouse
 
 
@@ -38,9 +40,18 @@ def importers(laboratory: Laboratory, scratch: Path, rounds: int) -> None:
     print(f"{rounds} up- and downgrades, {sum(met.values())} programs met: {dict(met)}", flush=True)
 
 
+def uv(laboratory: Laboratory, scratch: Path, rounds: int) -> None:
+    """All commands in one environment."""
+    toolbox = Toolbox(laboratory.wheelhouse, scratch / "tools")
+    toolbox.scratch.mkdir()
+    test_uv.perform(test_uv.prepared(Shop.open(laboratory, scratch / "uv"), toolbox), rounds)
+    print(f"{4 * rounds} commands, none failed", flush=True)
+
+
 CAMPAIGNS: dict[str, tuple[Callable[[Laboratory, Path, int], None], int]] = {
     "make": (make, 20),
     "importers": (importers, 500),
+    "uv": (uv, 50),
 }
 
 
@@ -50,7 +61,7 @@ def main() -> int:
         prog="python -m tests.integration", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("campaign", choices=sorted(CAMPAIGNS))
-    parser.add_argument("--rounds", type=int, help="default: 20 for make, 500 for importers")
+    parser.add_argument("--rounds", type=int, help="default: 20 for make, 500 for importers, 50 for uv")
     parser.add_argument("--keep", type=Path, default=Path("wrecks"), metavar="DIR", help="where a wreck goes")
     parser.add_argument("--pip", choices=sorted(PIPS), default="newest")
     options = parser.parse_args()

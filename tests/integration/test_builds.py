@@ -100,6 +100,29 @@ def test_during_a_build_fresh_installs_go_through_and_an_upgrade_waits_says_for_
     assert shop.installed() == {"helper": "2", **{name.replace("-", "_"): "1" for name in names}}
 
 
+def test_an_upgrade_of_which_another_command_installs_a_part_meanwhile_keeps_its_turn(shop, slow, start):
+    other = shop.waiting(Project("later", "1"))
+    build = start(PAGE.command(SLOW))
+    slow.begun(build)
+    upgrade = start(f"{PAGE.command(UPGRADE).strip()} fresh")
+    told(upgrade)
+    shell(PAGE.command(FRESH), shop.directory, shop.variables)
+    later = start(f"safe-pip install --no-build-isolation {other.tree}")
+    wait_until(lambda: is_waiter(later.pid))
+    slow.release()
+    with ended(upgrade) as (status, out, err):
+        assert status == 0, err
+        assert "`fresh 1` was installed meanwhile by another command" in err
+        assert "Successfully installed helper-2\n" in out
+    other.begun(later)
+    assert shop.installed()["helper"] == "2"
+    other.release()
+    for process in (build, later):
+        with ended(process) as (status, _, err):
+            assert status == 0, err
+    assert shop.installed() == {"helper": "2", "fresh": "1", "slow": "1", "later": "1"}
+
+
 @pytest.mark.parametrize("words", OTHERS)
 def test_another_front_end_under_run_builds_while_others_add_and_nobody_changes_anything(
     shop, slow, toolbox, start, words

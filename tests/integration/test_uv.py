@@ -1,4 +1,7 @@
-"""uv and safe-pip on one environment at once: docs/how-to/uv.md."""
+"""uv and safe-pip on one environment at once: docs/how-to/uv.md.
+
+`python -m tests.integration uv --rounds 50` does more of it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,6 @@ pytestmark = pytest.mark.slow
 
 PAGE = Page.read("uv")
 UV, OURS, ALONE = (command.strip() for command in PAGE.commands)
-TIMES = 5
 
 
 def wares(version: str) -> Iterator[Project]:
@@ -39,6 +41,11 @@ def wares(version: str) -> Iterator[Project]:
 @pytest.fixture
 def shop(shop: Shop, toolbox: Toolbox) -> Shop:
     """With uv on PATH, and the page's projects in the index."""
+    return prepared(shop, toolbox)
+
+
+def prepared(shop: Shop, toolbox: Toolbox) -> Shop:
+    """The same shop, with uv on PATH, and the page's projects in the index."""
     shop.activate()
     programs = [str(shop.environment.scripts), str(toolbox.program("uv").parent), os.environ["PATH"]]
     shop.more |= {"PATH": os.pathsep.join(programs), "UV_NO_CONFIG": "1", "UV_NO_INDEX": "1"}
@@ -52,19 +59,24 @@ def violations(shop: Shop) -> list[Violation]:
     return [each for each in check(shop.environment, shop.variables) if each != Violation("unowned-file", ".lock")]
 
 
-def test_both_at_once_again_and_again_fail_never_and_leave_nothing_torn(shop: Shop) -> None:
+def perform(shop: Shop, times: int) -> None:
+    """Have four loops of so many commands move and remove the same projects; on return no command has failed."""
     removal = ["uv pip uninstall alpha beta", "safe-pip uninstall --yes alpha beta"]
     other = [command.replace("==1", "==3").replace("==2", "==1").replace("==3", "==2") for command in (UV, OURS)]
     lanes = [[UV, other[0]], [OURS, other[1]], [OURS, removal[0]], [UV, removal[1]]]
 
     def work(lane: list[str]) -> None:
-        for command in itertools.islice(itertools.cycle(lane), TIMES):
+        for command in itertools.islice(itertools.cycle(lane), times):
             shell(command, shop.directory, shop.variables)
 
     with ThreadPoolExecutor(len(lanes)) as pool:
         list(pool.map(work, lanes))
     assert shop.installed() in ({}, {"alpha": "1", "beta": "1"}, {"alpha": "2", "beta": "2"})
     assert violations(shop) == []
+
+
+def test_both_at_once_again_and_again_fail_never_and_leave_nothing_torn(shop: Shop) -> None:
+    perform(shop, 5)
 
 
 @pytest.fixture

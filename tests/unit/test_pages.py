@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,9 @@ def test_no_page_leaves_a_fence_open() -> None:
     for path in PAGES.glob("*.md"):
         lines = [line for line in path.read_text().splitlines() if line.startswith("```")]
         assert len(lines) % 2 == 0, path.name
+
+
+def test_every_page_that_a_page_leads_to_is_there() -> None:
+    for path in PAGES.glob("*.md"):
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+            assert (path.parent / target).exists(), (path.name, target)

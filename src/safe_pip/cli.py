@@ -124,6 +124,8 @@ def _run_verb(line: CommandLine, verb: str, rest: tuple[str, ...], chosen: setti
     import importlib
 
     gc.enable()
+    if chosen.durable:  # for the verb, and for what it starts
+        os.environ["SAFE_PIP_DURABLE"] = "1"
     is_new = verb == "venv"  # there is no environment yet, and `--python` says what it is to be made with
     python = line.python or (None if is_new else os.environ.get("PIP_PYTHON"))
     args = ["--python" if is_new else "--env", python, *rest] if python else list(rest)

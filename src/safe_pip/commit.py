@@ -100,6 +100,8 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
                 fs.remove_directory(holder, os.path.basename(path))
         with suppress(OSError):  # who closes the stage tries it again
             finishing.seal(places, new)
+            if durable and any(operation.kind.is_late for operation in journal.operations):
+                places.sync()
 
 
 @contextmanager

@@ -4,8 +4,6 @@ Only reads. A file is there already if content, permissions and, for root, owner
 that what was built anew and did not change is not touched.
 """
 
-from __future__ import annotations
-
 import csv
 import enum
 import os
@@ -33,8 +31,10 @@ class Verdict(enum.Enum):
     OURS = "ours"
     """It takes the place of a file of the distribution that it replaces, or of bytecode."""
     CONFLICT = "conflict"
+    FOLLOWS = "follows"
+    """Bytecode of a source that is in conflict: it comes with it, or not."""
     STALE = "stale"
-    """Bytecode that would not fit the source that is there."""
+    """Bytecode that would not fit the source that is there, or is not needed."""
 
 
 class Item(NamedTuple):
@@ -189,17 +189,29 @@ def _attributes(path: str) -> dict[str, bytes]:
 
 def _judged(item: Item, owned: set[str], going: tuple[str, ...], sources: Mapping[str, Item]) -> Item:
     """The verdict in the light of what is replaced, and of its source."""
-    if item.is_directory or item.seen is None:
+    if item.is_directory:
         return item
+    source = sources.get(_source_of(item.path)) if is_bytecode(item.path) else None
+    if item.seen is None:
+        # It goes by its source's time, in seconds (PEP 552), and by that of the source that stays.
+        is_useless = source is not None and source.verdict is Verdict.SAME and not _has_its_time(source)
+        return item._replace(verdict=Verdict.STALE) if is_useless else _following(item, source)
     if item.live in owned or item.live.startswith(going):
         return item._replace(verdict=Verdict.OURS)
     if item.verdict is Verdict.SAME or not is_bytecode(item.path):
         return item
-    source = sources.get(_source_of(item.path))
-    if source is not None and source.verdict in (Verdict.SAME, Verdict.CONFLICT):
-        # It fits the source that stays as it is, or will be judged with it.
-        return item._replace(verdict=Verdict.STALE if source.verdict is Verdict.SAME else Verdict.OURS)
-    return item._replace(verdict=Verdict.OURS)
+    if source is not None and source.verdict is Verdict.SAME:
+        return item._replace(verdict=Verdict.STALE)  # what is there fits the source that stays
+    return _following(item._replace(verdict=Verdict.OURS), source)
+
+
+def _following(item: Item, source: Item | None) -> Item:
+    is_open = source is not None and source.verdict is Verdict.CONFLICT
+    return item._replace(verdict=Verdict.FOLLOWS) if is_open else item
+
+
+def _has_its_time(source: Item) -> bool:
+    return source.seen is not None and int(source.seen.st_mtime) == int(source.status.st_mtime)
 
 
 def is_bytecode(path: str) -> bool:

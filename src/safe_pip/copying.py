@@ -18,12 +18,13 @@ from .plan import Seen
 from .room import staging
 
 _STAGED = (Verdict.NEW, Verdict.OURS)
+_OPEN = (Verdict.CONFLICT, Verdict.FOLLOWS)
 
 
 def wanted(items: Iterable[Item], *, conflicts: bool) -> list[Item]:
     """Those of the items that are to be staged: with all directories that they lie in, and those that are not there."""
     items = tuple(items)
-    chosen = [item for item in items if item.verdict in _STAGED or (conflicts and item.verdict is Verdict.CONFLICT)]
+    chosen = [item for item in items if item.verdict in _STAGED or (conflicts and item.verdict in _OPEN)]
     needed: set[str] = set()
     for item in chosen:
         above = os.path.dirname(item.path)

@@ -1,7 +1,5 @@
 """One staged tree merged into a prefix: compared, staged, and committed like an install."""
 
-from __future__ import annotations
-
 import enum
 import os
 import stat
@@ -222,10 +220,10 @@ class _Merge:
         if path is None:
             yield
             return
-        before = path.read_bytes() if path.exists() else None
-        manifest = self._manifest(merged)
-        if before is not None:
+        manifest, before = self._manifest(merged), None
+        if os.path.lexists(path):
             manifest = manifest.with_earlier(Manifest.read(path))
+            before = path.read_bytes()
         manifest.write(path)
         try:
             yield

@@ -119,7 +119,7 @@ class Places:
                     if spot.name and spot.directory is not None and spot.directory.path not in synced:
                         synced.add(spot.directory.path)
                         fs.sync(spot.directory)
-                if operation.kind is Kind.MODE and live.status() is not None:
+                if operation.kind in (Kind.MODE, Kind.SEAL) and live.status() is not None:
                     fs.sync(live.parent, live.name)
 
     def close(self) -> None:

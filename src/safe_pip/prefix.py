@@ -1,7 +1,5 @@
 """A whole prefix (`bin`, `include`, `lib`, `share` and the site-packages inside) as the target of a command."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +26,7 @@ class Prefix(NamedTuple):
     is_shipped: bool
 
     @classmethod
-    def at(cls, path: Path, own: Sequence[Path] = (), environment: Sequence[str] = ()) -> Prefix:
+    def at(cls, path: Path, own: Sequence[Path] = (), environment: Sequence[str] = ()) -> "Prefix":
         """The prefix at `path`, which need not exist. Of this Python's: its `own` trees, and its environment path."""
         real = Path(os.path.realpath(path))
         inside = [tree for tree in own if tree.is_dir() and tree.is_relative_to(real)]

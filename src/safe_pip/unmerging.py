@@ -1,7 +1,5 @@
 """What a manifest lists, taken away again: what is still as it was put, and belongs to nobody else by now."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

@@ -351,6 +351,21 @@ def test_bytecode_of_a_source_that_is_there_is_left_out(place: Place, staged: Pa
     assert not place.merge(staged, "fail").is_changed
 
 
+def test_bytecode_comes_with_its_source_or_stays_away_with_it(place: Place, empty: Path) -> None:
+    cached = f"{SITE}/__pycache__"
+    stage(place.path, {f"{SITE}/kept.py": "1", f"{SITE}/same.py": "1", f"{cached}/kept.cpython-313.pyc": "old"})
+    files = {f"{SITE}/{name}.py": text for name, text in (("kept", "22"), ("same", "1"), ("new", "1"))}
+    files |= {f"{cached}/{name}.cpython-313.pyc": "staged" for name in ("kept", "same", "new")}
+    staged = stage(empty / "bytecode", files)
+    os.utime(staged / SITE / "same.py", (7, 7))
+    assert not {"kept.py", "same.py"}.intersection(map(os.path.basename, place.merge(staged, "keep").put))
+    assert sorted(os.listdir(place.path / cached)) == ["kept.cpython-313.pyc", "new.cpython-313.pyc"]
+    assert (place.path / cached / "kept.cpython-313.pyc").read_text() == "old"
+    assert [os.path.basename(path) for path, _ in place.merge(staged).replaced] == ["kept.py"]
+    assert (place.path / cached / "kept.cpython-313.pyc").read_text() == "staged"
+    assert not place.merge(staged).is_changed
+
+
 # What a manifest is good for.
 
 
@@ -550,6 +565,15 @@ def test_what_only_adds_goes_on_beside_a_build_and_what_replaces_does_not(
         with pytest.raises(NestingRefused):
             place.merge(stage(empty / "other", {"share/x": "other"}))
     assert (place.path / "share/x").read_text() == "x"
+
+
+def test_a_durable_merge_syncs_what_it_seals_before_it_forgets_of_it(place: Place, staged: Path) -> None:
+    with faults.record() as changes:
+        place.merge(staged, is_durable=True)
+    done = [(change.operation, change.path) for change in changes]
+    sealed = done.index(("set_time", str(place.path / "bin")))
+    forgotten = [path.endswith(".committed") and what == "remove" for what, path in done].index(True)
+    assert sealed < done.index(("sync", str(place.path / "bin")), sealed) < forgotten
 
 
 def test_nothing_in_the_prefix_is_changed_that_is_not_in_a_journal_first(place: Place, staged: Path) -> None:

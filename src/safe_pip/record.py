@@ -110,7 +110,10 @@ def _kept(lines: list[str], dist_info: str) -> list[str]:
     own = f"{dist_info}/"
     ours = ("pip/", own, '"pip/', f'"{own}')
     left_out = tuple(f"{own}{name}," for name in _OF_THE_INSTALLATION)
-    kept = [line for line in lines if line.startswith(ours) and ".pyc," not in line and not line.startswith(left_out)]
+    # virtualenv lists the directories of bytecode as well.
+    bytecode = (".pyc,", "/__pycache__,")
+    kept = [line for line in lines if line.startswith(ours) and not line.startswith(left_out)]
+    kept = [line for line in kept if not any(each in line for each in bytecode)]
     # Nothing that leads elsewhere, and nothing that needs quotes: pip has no such files.
     for line in kept:
         leads_elsewhere = "/." in line or '"' in line or "\\" in line

@@ -129,6 +129,14 @@ def test_two_installations_of_one_wheel_share_a_copy(tmp_path, environ):
     assert (one.origin, two.origin) == (tmp_path / "one" / "pip", tmp_path / "two" / "pip")
 
 
+def test_the_pip_of_a_virtualenv_which_lists_directories_of_bytecode_is_frozen_as_any_other(tmp_path, environ):
+    install_tiny_pip(tmp_path / "one")
+    install_tiny_pip(tmp_path / "two")
+    add_row(tmp_path / "two", "pip/_internal/__pycache__,,")
+    add_row(tmp_path / "two", "pip/__init__.cpython-313.pyc,,")
+    assert freeze(tmp_path / "one", environ).path == freeze(tmp_path / "two", environ).path
+
+
 def test_one_version_with_other_content_is_another_copy(tmp_path, environ):
     install_tiny_pip(tmp_path / "one")
     install_tiny_pip(tmp_path / "two", more={"pip/_internal/cli.py": "# patched\n"})

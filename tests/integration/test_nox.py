@@ -1,0 +1,58 @@
+"""nox with safe-pip, and nox as it is in adopted environments: docs/how-to/nox.md; and docs/how-to/adopt.md."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.support.pages import Page, shell
+from tests.support.shop import Shop
+from tests.support.tools import Toolbox
+from tests.support.wheels import Project
+
+pytestmark = pytest.mark.slow
+PAGE, ADOPT = Page.read("nox"), Page.read("adopt")
+PROJECTS = ("alpha", "beta", "gamma")
+
+
+@pytest.fixture
+def shop(shop: Shop) -> Shop:
+    """With safe-pip on PATH, and what is to be installed."""
+    shop.activate()
+    shop.stock(*map(Project, PROJECTS), Project("common", "1"), Project("common", "2"))
+    return shop
+
+
+@pytest.fixture
+def with_nox(shop: Shop, toolbox: Toolbox) -> Shop:
+    """The same with nox, and the files of its page."""
+    shop.more["PATH"] += os.pathsep + str(toolbox.program("nox").parent)
+    PAGE.save(shop.directory)
+    return shop
+
+
+def test_sessions_that_run_at_once_share_one_environment(with_nox: Shop) -> None:
+    shell(PAGE.command("nox --parallel 3\n"), with_nox.directory, with_nox.variables)
+    (site,) = with_nox.directory.glob(".venv/lib/python*/site-packages")
+    there = {path.name for path in site.glob("*.dist-info") if not path.name.startswith("pip-")}
+    assert there == {f"{project}-1.dist-info" for project in (*PROJECTS, "common")}
+    with_nox.run("doctor", "--env", with_nox.directory / ".venv")
+
+
+def test_nox_as_it_is_runs_safe_pip_in_environments_that_are_adopted(with_nox: Shop) -> None:
+    done = shell(PAGE.command("unchanged.py"), with_nox.directory, with_nox.variables)
+    assert done.stdout.count("Adopted") == len(PROJECTS)
+    assert (done.stdout + done.stderr).count("safe-pip: safe-pip ") == len(PROJECTS)
+    assert len(list(with_nox.directory.glob(".nox/*/lib/python*/site-packages/alpha.py"))) == 1
+
+
+def test_the_commands_of_the_page_on_adopting_do_what_it_says(shop: Shop) -> None:
+    pip = shop.laboratory.wheelhouse.wheel("pip", shop.laboratory.pip_version)
+    made = shop.laboratory.maker.make(shop.directory / ".venv", [pip])
+    for commands in ADOPT.commands[:2]:
+        done = shell(commands, shop.directory, shop.variables)
+    assert "nothing is unfinished" in done.stdout
+    assert {"alpha.py", "beta.py"} <= set(os.listdir(made.purelib))
+    done = shell(ADOPT.commands[2], shop.directory, shop.variables)
+    assert "`pip` is pip again" in done.stdout

@@ -39,7 +39,7 @@ class Stage:
         self._extra: list[str] = []
         """What `link` and `prepare` have put into the stage, for `unprepare`."""
         self._spares: list[tuple[str, str]] = []
-        self._linked: defaultdict[int, dict[tuple[int, int], str]] = defaultdict(dict)
+        self._linked: defaultdict[int, dict[tuple[int, int], tuple[str, int]]] = defaultdict(dict)
 
     @classmethod
     def open(cls, home: Path) -> Stage:

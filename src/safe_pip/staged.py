@@ -65,29 +65,26 @@ def _with_parents(path: str) -> Iterator[str]:
         path = os.path.dirname(path)
 
 
-Linked = MutableMapping[tuple[int, int], str]
-"""Where the first of several links to a file was copied to, by the file's device and inode."""
+Linked = MutableMapping[tuple[int, int], tuple[str, int]]
+"""Where the first of several links to a file was copied to, and how many are left, by the file's device and inode."""
 
 
 def copy_below(source: Directory, name: str, destination: Directory, linked: Linked) -> None:
     """Copy `name` and all below it, with modes, times and symbolic links, into a directory of another filesystem.
 
-    Links to one file stay that, by `linked`; who copies them removes each before he goes on.
+    Links to one file stay that, by `linked`, which forgets the file with its last one: another may get its inode then.
     """
     status = source.stat(name)
     if not stat.S_ISDIR(status.st_mode):
         inode = status.st_dev, status.st_ino
-        first = linked.get(inode)
-        if first is None:
-            fs.link(source, name, destination, name)
-        else:
+        first, left = linked.pop(inode, ("", status.st_nlink))
+        if first:
             with parent_of(first) as (directory, first_name):
                 fs.link(directory, first_name, destination, name)
-        if status.st_nlink == 1:
-            linked.pop(inode, None)  # the next file may get its inode
         else:
-            linked.setdefault(inode, destination.join(name))
-        fs.remove(source, name)
+            fs.link(source, name, destination, name)
+        if left > 1:
+            linked[inode] = first or destination.join(name), left - 1
         return
     is_new = not destination.exists(name)
     if is_new:

@@ -129,7 +129,12 @@ def _fault(
         write(fd, memoryview(content)[: len(content) // 2])
         raise strike(change)
 
-    with _watching(watch), mock.patch("os.write", write_half) if torn else contextlib.nullcontext():
+    with contextlib.ExitStack() as patched:
+        patched.enter_context(_watching(watch))
+        if torn:
+            patched.enter_context(mock.patch("os.write", write_half))
+            # What the kernel copies by itself is not torn here.
+            patched.enter_context(mock.patch("os.copy_file_range", side_effect=OSError, create=True))
         yield trial
 
 

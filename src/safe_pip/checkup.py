@@ -184,11 +184,13 @@ def _metadata(installed: Installed) -> Iterator[Finding]:
 
 def _files(installed: Installed) -> Iterator[Finding]:
     for row in installed.rows or ():
-        if is_bytecode(row.path):
+        if is_bytecode(row.path) or os.path.basename(row.path) == "__pycache__":
             continue
         try:
             kind, detail = _compare(row)
         except (FileNotFoundError, NotADirectoryError):
+            if row.path.endswith(".pyc") and not row.digest:
+                continue  # virtualenv lists bytecode that is never made
             kind, detail = Kind.MISSING_FILE, ""
         except OSError as error:
             kind, detail = Kind.UNREADABLE_FILE, str(error.strerror)

@@ -133,6 +133,17 @@ def test_bytecode_is_no_part_of_the_promise_but_a_module_without_source_is(tree:
     assert found(info) == [(Kind.CHANGED_FILE, "sourceless.pyc")]
 
 
+def test_bytecode_that_record_lists_and_nobody_makes_is_not_missed(tree: Path) -> None:
+    """As virtualenv lists it, for the pip that it puts into an environment."""
+    info = install(tree, files={"demo.py": ""})
+    with open(info / "RECORD", "a") as record:
+        record.write("demo.cpython-310.pyc,,\n__pycache__,,\n")
+    assert found(info) == []
+    with open(info / "RECORD", "a") as record:
+        record.write("gone.py,,\n")
+    assert found(info) == [(Kind.MISSING_FILE, "gone.py")]
+
+
 @pytest.mark.parametrize("row", ["demo.py,,", "demo.py", "demo.py,,3", "demo.py,md6=abc,3", '"demo.py",,3'])
 def test_a_row_without_a_digest_we_know_is_looked_at_for_existence_and_size(tree: Path, row: str) -> None:
     info = install(tree, files={"demo.py": "one"})

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -521,23 +522,70 @@ def test_what_is_moved_is_gone_where_it_was_staged(place: Place, staged: Path) -
 # Others who are at work.
 
 
-@pytest.mark.parametrize("files", [{"share/doc/one": "1"}, {"bin/tool": "other\n"}, {f"{SITE}/x.py": ""}], ids=str)
-def test_what_another_one_puts_there_meanwhile_is_met_as_if_it_had_been_there(
-    place: Place, staged: Path, monkeypatch: pytest.MonkeyPatch, empty: Path, files: dict[str, str]
-) -> None:
+def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Do something when the next merge has compared, and not planned yet."""
     original = Transaction.commit
 
     def commit(*args: Any) -> Any:
         monkeypatch.setattr(Transaction, "commit", original)
-        place.merge(stage(empty / "other", files))
+        act()
         return original(*args)
 
     monkeypatch.setattr(Transaction, "commit", commit)
-    merged = place.merge(staged)
-    assert [os.path.basename(path) for path, _ in merged.replaced] == (["tool"] if "bin/tool" in files else [])
+
+
+@pytest.mark.parametrize("policy", ["warn", "keep"])
+@pytest.mark.parametrize("files", [{"share/doc/one": "1"}, {"bin/tool": "other\n"}, {f"{SITE}/x.py": ""}], ids=str)
+def test_what_another_one_puts_there_meanwhile_is_met_as_if_it_had_been_there(
+    place: Place, staged: Path, monkeypatch: pytest.MonkeyPatch, empty: Path, files: dict[str, str], policy: str
+) -> None:
+    meanwhile(monkeypatch, lambda: place.merge(stage(empty / "other", files)))
+    merged = place.merge(staged, policy)
+    found = merged.replaced if policy == "warn" else merged.kept
+    assert [os.path.basename(path) for path, _ in found] == (["tool"] if "bin/tool" in files else [])
     names = {str(path.relative_to(place.path)) for path in place.path.rglob("*") if path.is_file()}
     assert names == {*files, "bin/tool", "include/deep/tool.h", f"{SITE}/tool/__init__.py", "share/doc/tool/README"}
     assert place.private() == []
+
+
+def test_a_conflict_that_comes_meanwhile_is_refused_where_none_is_wanted(
+    place: Place, staged: Path, monkeypatch: pytest.MonkeyPatch, empty: Path
+) -> None:
+    meanwhile(monkeypatch, lambda: place.merge(stage(empty / "other", {"bin/tool": "other"})))
+    with pytest.raises(Conflicts):
+        place.merge(staged, "fail", manifest=empty / "m.json")
+    assert place.content().keys() == {"bin", "bin/tool"}
+    assert not (empty / "m.json").exists()
+
+
+def test_what_was_the_same_and_changes_meanwhile_is_compared_again(
+    place: Place, staged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage(place.path, {"bin/tool": "#!/bin/sh\n"})
+    meanwhile(monkeypatch, lambda: (place.path / "bin/tool").write_text("edited"))
+    assert [os.path.basename(path) for path, _ in place.merge(staged).replaced] == ["tool"]
+
+
+@pytest.mark.parametrize("there", [{}, {f"{SITE}/x.py": ""}], ids=["first site-packages", "another site-packages"])
+def test_a_distribution_that_comes_meanwhile_is_upgraded(
+    place: Place, monkeypatch: pytest.MonkeyPatch, empty: Path, there: dict[str, str]
+) -> None:
+    stage(place.path, there)
+    one = stage(empty / "1", distribution("dist", "1", {f"{SITE}/old.py": ""}))
+    two = stage(empty / "2", distribution("dist", "2", {f"{SITE}/new.py": ""}))
+    meanwhile(monkeypatch, lambda: place.merge(one))
+    place.merge(two)
+    assert place.content().keys() == {*Place(two).content(), *there}
+
+
+def test_a_file_that_is_edited_while_it_is_to_be_taken_away_is_kept(
+    place: Place, staged: Path, monkeypatch: pytest.MonkeyPatch, empty: Path
+) -> None:
+    place.merge(staged, manifest=empty / "m.json")
+    file = place.path / SITE / "tool/__init__.py"
+    meanwhile(monkeypatch, lambda: file.write_text("edited"))
+    assert place.unmerge(empty / "m.json").changed == (str(file),)
+    assert file.read_text() == "edited"
 
 
 def test_parents_that_others_make_again_and_again_hold_up_no_merge(

@@ -410,6 +410,7 @@ def test_one_may_pass_through_what_one_may_not_read(path: Path, place: fs.Direct
 CHANGES: dict[str, Callable[[fs.Directory], object]] = {
     "append": lambda place: fs.append(0, place.join("file"), b"more"),
     "can_exchange": fs.can_exchange,
+    "copy": lambda place: fs.copy(place, "file", place, "new"),
     "copy_status": lambda place: attributes.copy_status(place, "file", place, "other"),
     "copy_whole": lambda place: fs.copy_whole(Path(place.join("file")), Path(place.join("other"))),
     "exchange": lambda place: fs.exchange(place, "file", place, "other"),

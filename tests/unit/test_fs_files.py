@@ -3,6 +3,8 @@
 import errno
 import os
 import stat
+import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -373,3 +375,60 @@ def test_an_error_while_syncing_is_raised_but_for_a_directory_that_cannot_be_syn
         with pytest.raises(OSError) as caught:
             fs.sync(place, name)
         assert caught.value.filename == str(path / name).rstrip("/")
+
+
+HOLES = [
+    [],
+    [(0, 5)],
+    [(1 << 20, 5)],
+    [(0, 5), (1 << 22, 3)],
+    [(3, 1), (1 << 21, 1 << 20), ((1 << 22) + 7, 9)],
+]
+
+
+@pytest.mark.parametrize("without", [(), ("copy_file_range",), ("copy_file_range", "SEEK_DATA")], ids=str)
+@pytest.mark.parametrize("stretches", HOLES, ids=str)
+@pytest.mark.parametrize("trailing", [0, 1 << 20])
+def test_a_copy_has_what_the_file_has_and_no_more_blocks(
+    empty: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stretches: list[tuple[int, int]],
+    trailing: int,
+    without: tuple[str, ...],
+) -> None:
+    def refuse(*args: object, **more: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    with open(empty / "file", "wb") as file:
+        for start, length in stretches:
+            file.seek(start)
+            file.write(b"x" * length)
+        file.truncate(file.tell() + trailing)
+    if "copy_file_range" in without:
+        monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
+    if "SEEK_DATA" in without:
+        monkeypatch.setattr(os, "SEEK_DATA", 99, raising=False)
+    with fs.Directory.open(empty) as place:
+        fs.copy(place, "file", place, "new")
+    assert (empty / "new").read_bytes() == (empty / "file").read_bytes()
+    if "SEEK_DATA" not in without:
+        assert (empty / "new").stat().st_blocks <= (empty / "file").stat().st_blocks + 16
+
+
+def test_a_copy_has_the_access_list_of_the_file_and_not_of_where_it_is_made(empty: Path) -> None:
+    if sys.platform != "linux":
+        pytest.skip("Linux keeps access lists as attributes")
+    # acl(5) as the kernel has it: version 2; tag, permissions, id of each entry.
+    entries = [(0x01, 7, -1), (0x02, 7, 1), (0x04, 5, -1), (0x10, 7, -1), (0x20, 0, -1)]
+    content = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    (empty / "file").write_bytes(b"file")
+    (empty / "file").chmod(0o640)
+    (empty / "directory").mkdir()
+    try:
+        os.setxattr(empty / "directory", "system.posix_acl_default", content)
+    except OSError:
+        pytest.skip("this filesystem has no access lists")
+    with fs.Directory.open(empty) as place, place.child("directory") as below:
+        fs.copy(place, "file", below, "new")
+    assert os.listxattr(empty / "directory/new") == []
+    assert stat.S_IMODE((empty / "directory/new").stat().st_mode) == 0o640

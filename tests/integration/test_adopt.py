@@ -159,10 +159,11 @@ def test_an_environment_without_pip_has_one_by_being_adopted(shop: Shop) -> None
 @pytest.mark.parametrize("spelled", ["--env", "own"])
 def test_unadopted_it_is_byte_for_byte_as_it_was(shop: Shop, spelled: str) -> None:
     args = ["--env", str(shop.environment.path)] if spelled == "--env" else []
-    for _ in range(2):  # the first commands compile what they import
-        shop.run("adopt", *args)
-        shop.run("unadopt", *args)
+    elsewhere = shop.laboratory.maker.make(shop.directory / "elsewhere")
+    for verb in ("adopt", "unadopt"):  # the first commands compile what they import
+        shop.run(verb, "--env", elsewhere.path)
     before = everything(shop.environment.path)
+    assert not (shop.site / ".safe-pip").exists()
     shop.run("adopt", *args)
     more = set(everything(shop.environment.path)) - set(before)
     assert more == {str(shop.site / NAME)}

@@ -102,13 +102,11 @@ class _Merge:
         self._request = request
         self._find = find
         self._prefix = find()
-        path = self._prefix.environment or (str(self._prefix.path),)
-        self._transaction = Transaction(environments, path, durable=request.is_durable)
+        self._transaction = Transaction(environments, self._prefix.environment, durable=request.is_durable)
 
     def run(self) -> Merged:
         """Carry it out."""
-        # Whoever died here is recovered from before anything is compared.
-        self._transaction.take_snapshot(lambda: None)
+        self._recover()
         comparison = self._compared = compare(str(self._request.staged), self._prefix)
         found = tuple((item.live, comparison.owners[item.live]) for item in comparison.conflicts)
         policy = self._request.policy
@@ -137,6 +135,12 @@ class _Merge:
         if self._request.is_moved:
             self._delete_staged()
         return merged
+
+    def _recover(self) -> None:
+        """See to it that what is compared is no half of a merge that died: with that a site-packages may go."""
+        self._transaction.take_snapshot(lambda: None)
+        if self._find().trees != self._prefix.trees:
+            raise StalePlan((), f"an unfinished change of `{self._prefix.path}` was undone")
 
     def _commit(self, items: list[Item], merged: Merged) -> Merged:
         place = str(self._prefix.path)
@@ -199,7 +203,7 @@ class _Merge:
             if self._prefix.is_tree(tree) and name != "__pycache__" and not name.endswith(".dist-info"):
                 new.setdefault(tree, set()).add(name)
         modules = {name.partition(".")[0] for names in new.values() for name in names}
-        trees = self._transaction.environment.trees() if self._prefix.environment else []
+        trees = self._transaction.environment.trees()
         there = Snapshot.take(map(str, trees))
         projects = (project for project, _, info in self._compared.projects if f"{info}/RECORD" in self._put)
         if any(map(there.identity, projects)):

@@ -15,8 +15,9 @@ _NAMES = ("site-packages", "dist-packages")
 class Prefix(NamedTuple):
     """A prefix as it is now: `path` has no symbolic link in it, `trees` are those below it that hold distributions.
 
-    `environment` are all directories that hold distributions for who uses it, `is_shipped` whether it is no environment
-    but a tree that is packed and shipped, so that nothing of ours stays in it.
+    `environment` are all directories that who uses it finds distributions in, and where a journal may be: the prefix
+    itself where it has no tree, or had none once and its locks are there still. `is_shipped`: whether it is no
+    environment but a tree that is packed and shipped, so that nothing of ours stays in it.
     """
 
     path: Path
@@ -33,7 +34,9 @@ class Prefix(NamedTuple):
         trees = tuple(dict.fromkeys([*inside, *trees_below(real)]))
         is_virtual = (real / "pyvenv.cfg").is_file()
         is_used = is_virtual or bool(inside) or any(real.glob("bin/python3*"))
-        return cls(real, trees, tuple(environment) or tuple(map(str, trees)), is_virtual, not is_used)
+        read = tuple(environment) or tuple(map(str, trees))
+        is_home = not trees or state_directory.has_locks(real)
+        return cls(real, trees, (*read, str(real)) if is_home else read, is_virtual, not is_used)
 
     @property
     def target(self) -> Target:
@@ -42,7 +45,7 @@ class Prefix(NamedTuple):
         Where there is no tree the prefix stands for one. As long as somebody's journal may be there it is a tree beside
         the others.
         """
-        is_home = not self.trees or has_locks(self.path)
+        is_home = str(self.path) in self.environment
         trees = (*self.trees, self.path) if is_home else self.trees
         shared = () if self.is_virtual and self.trees else (self.path, self.path / "bin")
         return Target(
@@ -67,8 +70,3 @@ def trees_below(prefix: Path) -> list[Path]:
     """The directories below a prefix that hold distributions, by the schemes of `sysconfig`; resolved, each once."""
     found = [path for pattern in _PATTERNS for path in sorted(prefix.glob(pattern))]
     return list(dict.fromkeys(Path(os.path.realpath(path)) for path in found if path.name in _NAMES))
-
-
-def has_locks(directory: Path) -> bool:
-    """Whether a directory has the locks of a tree: it is the home of transactions, or was of one that died."""
-    return (state_directory.path_of(directory) / state_directory.COMMIT).exists()

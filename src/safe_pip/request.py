@@ -38,7 +38,7 @@ class Request(NamedTuple):
 def environment_lock(tree: Path, *, exclusive: bool) -> Request:
     """The environment lock of `tree`: flock on the directory itself, queueing where there is a state directory."""
     gate = also = None
-    if state_directory.exists(tree):
+    if state_directory.has_locks(tree):
         gate = state_directory.path_of(tree) / state_directory.ENVIRONMENT_GATE
         beside = state_directory.path_of(tree) / state_directory.ENVIRONMENT
         also = beside if os.path.lexists(beside) else None

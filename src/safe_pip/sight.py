@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from .places import Places, Spot, walk
 from .plan import Kind, Operation, Seen
+from .state_directory import LOCKS, NAME
 
 # PEP 3147; the import system writes it under a name with a number, and renames it.
 _BYTECODE = re.compile(r"(^|/)__pycache__(/[^/]+\.pyc(\.[0-9]+)?)?\Z")
@@ -74,9 +75,15 @@ def _is_changed(places: Places, live: Spot, since: os.stat_result, operation: Op
             found.st_mtime_ns > since.st_mtime_ns
             and found.st_ctime_ns > changed
             and "__pycache__" not in path.split("/")
+            and not _is_lock(path)
             and not (found.st_nlink > 1 and old.name and is_same_file(old, path, found))
             for path, found in walk(new)
         )
+
+
+def _is_lock(path: str) -> bool:
+    """Whether it is a lock file of a tree: made by who wanted its lock, before he found the journal."""
+    return os.path.basename(os.path.dirname(path)) == NAME and os.path.basename(path) in LOCKS
 
 
 def _seen(found: os.stat_result | None) -> Seen | None:

@@ -27,7 +27,8 @@ HOME = ".home"
 """What the name of a mark ends with: a change of this directory whose journal is in another one's state directory."""
 
 _ALWAYS = (COMMIT, COMMIT_GATE, ENVIRONMENT_GATE)
-_REMOVABLE = {*_ALWAYS, ENVIRONMENT, OWNER}
+LOCKS = frozenset({*_ALWAYS, ENVIRONMENT, OWNER})
+"""What may be in the state directory of a tree with which nobody is at work."""
 # A directory on these can be locked only locally; a file in it is locked on the server.
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs"}
 
@@ -67,6 +68,11 @@ def _is_trusted(status: os.stat_result, tree: os.stat_result) -> bool:
     if not hasattr(os, "geteuid") or status.st_uid in (os.geteuid(), tree.st_uid, 0):
         return True
     return bool(tree.st_mode & stat.S_IWGRP) and not tree.st_mode & stat.S_IWOTH and status.st_gid == tree.st_gid
+
+
+def has_locks(tree: Path) -> bool:
+    """As `exists`, and it is one of a tree: what holds but a part or a mark of a transaction has no lock files."""
+    return exists(tree) and (path_of(tree) / COMMIT).exists()
 
 
 def make(tree: Path) -> bool:
@@ -145,7 +151,7 @@ def has_journal(directory: Path) -> bool:
 def has_more(directory: Path) -> bool:
     """Whether anything but lock files is in the state directory: somebody is at work, or has died."""
     try:
-        return not _REMOVABLE.issuperset(os.listdir(path_of(directory)))
+        return not LOCKS.issuperset(os.listdir(path_of(directory)))
     except OSError:
         return False
 
@@ -157,7 +163,7 @@ def remove(tree: Path) -> bool:
     """
     path = path_of(tree)
     try:
-        if not exists(tree) or not _REMOVABLE.issuperset(os.listdir(path)):
+        if not exists(tree) or not LOCKS.issuperset(os.listdir(path)):
             return False
         aside = fs.make_private_directory(tree, prefix=f"{NAME}-")
         fs.rename(path, aside)  # onto an empty directory: replaces it (rename(2))

@@ -54,7 +54,7 @@ class Reading:
 
     def requests(self) -> Iterator[Request]:
         self._all = self._trees()
-        self._without = [tree for tree in self._all if not state_directory.exists(tree)]
+        self._without = [tree for tree in self._all if not state_directory.has_locks(tree)]
         for tree in self._all:
             if tree in self._without:
                 yield environment_lock(tree, exclusive=False)
@@ -63,7 +63,7 @@ class Reading:
 
     def is_valid(self) -> bool:
         look_for_journals(self._all)
-        return not any(state_directory.exists(tree) for tree in self._without)
+        return not any(state_directory.has_locks(tree) for tree in self._without)
 
     def directories(self) -> Iterable[Path]:
         return ()

@@ -57,14 +57,13 @@ class _Unmerge:
         self._manifest = manifest
         self._find = find
         self._prefix = find()
-        path = self._prefix.environment or (str(self._prefix.path),)
-        self._transaction = Transaction(environments, path, durable=is_durable)
+        self._transaction = Transaction(environments, self._prefix.environment, durable=is_durable)
 
     def run(self) -> Unmerged:
         """Carry it out."""
         if not self._prefix.path.is_dir():
             return Unmerged(self._prefix.path, gone=tuple(map(self._path, self._manifest.entries)))
-        self._transaction.take_snapshot(lambda: None)
+        self._recover()
         found = self._sorted()
         made = tuple(path for path in map(self._path, self._manifest.made) if _is_directory(path))
         if found.removed or made:
@@ -78,6 +77,12 @@ class _Unmerge:
             directories=tuple(path for path in made if not os.path.lexists(path)),
             left=tuple(path for path in made if os.path.lexists(path)),
         )
+
+    def _recover(self) -> None:
+        """See to it that what is looked at is no half of a merge that died."""
+        self._transaction.take_snapshot(lambda: None)
+        if self._find().trees != self._prefix.trees:
+            raise StalePlan((), f"an unfinished change of `{self._prefix.path}` was undone")
 
     def _sorted(self) -> Unmerged:
         """What is to be removed, and what is kept and why."""

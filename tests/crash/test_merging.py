@@ -102,9 +102,7 @@ class Scene:
 
     def check(self, place: Place, why: object) -> None:
         """The same command does it, whatever was left; and so does one that wants something else."""
-        for aside in (*place.path.rglob(".safe-pip-????????"), *place.path.rglob(".safe-pip-????????????????")):
-            if aside.is_dir():
-                os.utime(aside, (0, time.time() - 7200))  # Somebody may be at work in a younger one.
+        let_asides_age(place)
         copy = Path(f"{place.path}-next")
         shutil.copytree(place.path, copy, symlinks=True)
         self.run(place)
@@ -120,6 +118,13 @@ class Scene:
     def essential(self, content: dict[str, str]) -> dict[str, str]:
         """Without directories where some are to go: one in which a journal was noted stays, empty, for who goes on."""
         return {path: said for path, said in content.items() if said[0] != "d" or not self.case.is_taken_away}
+
+
+def let_asides_age(place: Place) -> None:
+    """Nobody can be at work any more in a state directory that was made aside."""
+    for aside in place.path.rglob(".safe-pip-????????"):
+        if aside.is_dir():
+            os.utime(aside, (0, time.time() - 7200))
 
 
 @pytest.fixture(params=CASES)
@@ -168,6 +173,7 @@ def test_a_recovery_may_be_killed_before_any_change_as_well(scene: Scene) -> Non
 
 def scene_check_with_other(scene: Scene, place: Place, why: object) -> None:
     """As `Scene.check`, where a merge of another file may have been done already."""
+    let_asides_age(place)
     place.merge(place.path.parent / "other", "keep")
     found = place.content()
     assert "bin/other" in found

@@ -12,7 +12,7 @@ from pathlib import Path
 from safe_pip import child, isolation, state_directory
 from safe_pip.environment import Environment, Target, Waiting
 from safe_pip.errors import UnusableEnvironment, UsageError
-from safe_pip.prefix import has_locks, trees_below
+from safe_pip.prefix import trees_below
 from safe_pip.reporter import say
 from safe_pip.settings import seconds
 
@@ -120,7 +120,7 @@ def located(name: str) -> list[Path]:
             return _distinct([path])
         # A prefix may have a state directory beside those of its trees, while a merge is at work or unfinished.
         if below := trees_below(path):
-            return _distinct([*below, path] if has_locks(path) else below)
+            return _distinct([*below, path] if state_directory.has_locks(path) else below)
         # Without flock the directory of a virtual environment is locked by a file too, while that is made.
         is_tree = state_directory.exists(path) and not (path / "pyvenv.cfg").is_file()
         return _distinct([path]) if is_tree else []

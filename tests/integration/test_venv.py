@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -48,7 +49,10 @@ def venv(path: Path) -> Venv:
 
 def violations(shop: Shop, home: Path) -> list[Violation]:
     """What is wrong with it."""
-    return check(venv(home), shop.variables, pip_check=(home / "bin" / "pip").exists())
+    found = check(venv(home), shop.variables, pip_check=(home / "bin" / "pip").exists())
+    # `ensurepip` names the interpreter in the scripts of pip as the one that it was made from is named.
+    own = re.compile(rf".*: #!{re.escape(str(home))}/bin/python[\d.]*")
+    return [each for each in found if each.name != "wrong-shebang" or not own.fullmatch(each.detail)]
 
 
 def runs(home: Path) -> bool:

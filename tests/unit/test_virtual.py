@@ -4,6 +4,7 @@ import errno
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -140,6 +141,21 @@ def test_a_private_directory_that_nobody_has_is_litter_and_one_that_somebody_has
     alive.close()
     virtual.sweep(home)
     assert os.listdir(home) == [".safe-pip-venv"]
+
+
+def test_what_makes_it_ends_with_all_that_it_has_started_when_its_parent_does() -> None:
+    started = 'import signal; print("in", flush=True); signal.pause()'
+    waiting = f"subprocess.run([sys.executable, '-c', {started!r}])"
+    script = virtual._MAKE.replace('runpy.run_module("venv", run_name="__main__", alter_sys=True)', waiting)
+    command = [sys.executable, "-I", "-c", script]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"in\n"
+        child.stdin.close()
+        assert child.wait() == -signal.SIGKILL
+        assert child.stdout.read() == b""  # nobody has it open any more
 
 
 def test_a_python_that_cannot_make_one_is_quoted_and_leaves_nothing(home: Path) -> None:

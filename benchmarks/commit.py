@@ -1,11 +1,12 @@
 """For how long a command holds the exclusive commit lock, side by side with the step that pip would need one around.
 
-    python benchmarks/commit.py [--runs N] [--fill N] [--only NAME] [--seed N] [--json]
+    python benchmarks/commit.py [--runs N] [--every N] [--fill N] [--only NAME] [--seed N] [--json]
 
 Upgrades (up and down by turns) of Django, numpy and six, an uninstall of Django, and of a package with 100 and with
 20,000 files below one top-level entry: all of them in every round, in an order shuffled anew. The commands run as
 always but for a clock at each lock (`_timed.py`). Milliseconds; the 99th percentile is by nearest rank, so the maximum
-up to 100 runs. `--fill` puts more distributions beside them: what is validated under the lock grows with their number.
+up to 100 runs. pip has its turn in every round, or in one of so many (`--every`). `--fill` puts more distributions
+beside them: what is validated under the lock grows with their number.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Measuring:
 
 
 def main() -> None:
-    parser = arguments(__doc__, runs=50, fill=0)
+    parser = arguments(__doc__, runs=50, every=1, fill=0)
     parser.add_argument("--only", action="append", choices=[each.name for each in SCENARIOS], help="may be repeated")
     options = parser.parse_args()
     chances = random.Random(options.seed)
@@ -102,6 +103,8 @@ def main() -> None:
         for number in range(-UNCOUNTED, options.runs):
             chances.shuffle(turns)
             for scenario, tool in turns:
+                if tool == "pip" and number % options.every:
+                    continue
                 measuring.measure(scenario, tool, is_counted=number >= 0)
             print(f"round {number + 1} of {options.runs}", file=sys.stderr)
     if options.json:

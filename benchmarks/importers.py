@@ -1,6 +1,6 @@
 """What programs that import a distribution meet while it is upgraded: by safe-pip, by pip and by uv.
 
-    python benchmarks/importers.py [--upgrades N] [--loops N] [--seed N] [--json]
+    python benchmarks/importers.py [--upgrades N] [--loops N] [--only TOOL] [--json]
 
 A package of 41 modules goes from version 1 to version 2 and back, while loops of fresh interpreters import all of it
 and ask for its version. They hold no lock; in the last row each of them, in one loop, holds the environment lock shared
@@ -20,16 +20,20 @@ from pathlib import Path
 from _bench import Bench, arguments, bench, table
 from tests.support.importers import KINDS, NAME, import_during, import_once, wares
 
+TOOLS = ("safe-pip", "pip", "uv", "safe-pip, importers locked")
+
 
 def main() -> None:
-    options = arguments(__doc__, upgrades=500, loops=2).parse_args()
+    parser = arguments(__doc__, upgrades=500, loops=2)
+    parser.add_argument("--only", action="append", choices=TOOLS, help="may be repeated")
+    options = parser.parse_args()
     rows = []
     with bench() as shared:
         for project in wares():
             project.write_wheel(shared.index)
-        uv = fetch_uv(shared.scratch / "uv")
-        tools = ["safe-pip", "pip", *(["uv"] if uv else []), "safe-pip, importers locked"]
-        for number, tool in enumerate(tools):
+        chosen = options.only or TOOLS
+        uv = fetch_uv(shared.scratch / "uv") if "uv" in chosen else None
+        for number, tool in enumerate(tool for tool in chosen if tool != "uv" or uv is not None):
             print(f"{tool} ...", file=sys.stderr)
             rows.append(measure(shared, f"environment-{number}", tool, uv, options.upgrades, options.loops))
     print(json.dumps(rows)) if options.json else table(rows)

@@ -38,9 +38,12 @@ def mirror(root: str, live: str, *, is_moved: bool = False) -> None:
             if not here.exists(name):
                 if os.path.isdir(path):
                     fs.make_directory(here, name, 0o700)
-                    with suppress(FileNotFoundError):  # replaced meanwhile: whoever did that makes the plan stale
+                    try:
                         mode = 0o700 | (stat.S_IMODE(os.stat(path).st_mode) & 0o777 if is_moved else 0)
                         attributes.pass_on(path, here, name, mode)
+                    except FileNotFoundError:  # gone meanwhile: as one that was missing from the start
+                        fs.remove_directory(here, name)
+                        fs.make_directory(here, name)
                 else:
                     fs.make_directory(here, name)
             here = opened.enter_context(here.child(name))

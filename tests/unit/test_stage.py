@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip import lock, room, state_directory
+from safe_pip import lock, room, staged, state_directory
 from safe_pip.errors import CommitFailed, SafePipError, State, UnusableEnvironment
 from safe_pip.plan import Kind, Operation
 from safe_pip.stage import Stage
@@ -792,3 +792,14 @@ def test_every_change_that_is_refused_is_an_error_of_ours_and_leaves_nothing(hom
         assert left_in(home) == LOCKS
         assert os.listdir(elsewhere) == []
     assert sorted(os.listdir(home)) == [".safe-pip", "data", "x.py"]
+
+
+def test_what_goes_while_it_is_mirrored_is_staged_as_if_it_had_never_been(tmp_path, monkeypatch):
+    root, live = tmp_path / "root", tmp_path / "live"
+    root.mkdir()
+    live.mkdir()
+    monkeypatch.setattr(staged.attributes, "pass_on", lambda like, *rest: os.stat(f"{like}/gone"))
+    staged.mirror(str(root), str(live))
+    (tmp_path / "other").mkdir()
+    mirrored = Path(f"{root}{live}")
+    assert mirrored.stat().st_mode == (tmp_path / "other").stat().st_mode

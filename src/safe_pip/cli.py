@@ -1,5 +1,6 @@
 """The command line: one of our own verbs, or pip; its errors and its exit status."""
 
+import errno
 import gc
 import os
 import sys
@@ -11,7 +12,7 @@ from safe_pip import __version__, frozen, isolation, lock, settings
 from safe_pip.attempt import LAST, Attempt
 from safe_pip.commands import VERBS
 from safe_pip.environment import Environment
-from safe_pip.errors import Replaced, SafePipError, StalePlan, UsageError
+from safe_pip.errors import Replaced, SafePipError, StalePlan, UnusableEnvironment, UsageError
 from safe_pip.reporter import Reporter, say
 from safe_pip.transaction import Transaction
 
@@ -130,7 +131,13 @@ def _run_verb(line: CommandLine, verb: str, rest: tuple[str, ...], chosen: setti
     python = line.python or (None if is_new else os.environ.get("PIP_PYTHON"))
     args = ["--python" if is_new else "--env", python, *rest] if python else list(rest)
     module = importlib.import_module(f"safe_pip.commands.{verb}")
-    return int(module.main(args, waiting=Reporter(), timeout=chosen.lock_timeout))
+    try:
+        return int(module.main(args, waiting=Reporter(), timeout=chosen.lock_timeout))
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        # Whoever names such a place finds out when it is first looked at.
+        raise UnusableEnvironment(f"`{error.filename}` cannot be used: {error.strerror}") from error
 
 
 def _run_pip(line: CommandLine, chosen: settings.Settings, attempt: Attempt) -> int:

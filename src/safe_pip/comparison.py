@@ -20,6 +20,8 @@ from .snapshot import canonical
 from .state_directory import NAME
 
 _CHUNK = 1 << 20
+_DEEPEST = 256
+"""How many directories may lie in each other: whoever walks through them later has an interpreter's stack for it."""
 _INFO = (".dist-info", ".egg-info")
 
 
@@ -84,7 +86,10 @@ class Comparison(NamedTuple):
 def compare(staged: str, prefix: Prefix) -> Comparison:
     """Compare the directory `staged` with a prefix; raises `Unmergeable` for what no merge can put there."""
     root = str(prefix.path)
-    items = list(_once(staged, _walk(staged, "", root)))
+    try:
+        items = list(_once(staged, _walk(staged, "", root)))
+    except OSError as error:  # too long a path, or a link that leads to itself
+        raise unreadable(error) from error
     projects = tuple(_projects(staged, items, prefix))
     replaced = tuple(_replaced(items, projects, root))
     owned = {path for each in replaced for path in each.files}
@@ -107,6 +112,8 @@ def _walk(staged: str, below: str, live: str, *, is_there: bool = True) -> Itera
         if name == NAME or name.startswith(f"{NAME}-"):
             continue
         path = os.path.join(below, name)
+        if path.count(os.sep) > _DEEPEST:
+            raise Unmergeable(f"`{directory}` lies too deep")
         status = os.lstat(os.path.join(staged, path))
         place = os.path.join(live, name)
         seen = _status(place) if is_there else None

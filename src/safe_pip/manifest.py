@@ -72,6 +72,8 @@ class Manifest:
     def read(cls, path: Path) -> Manifest:
         """Read one; raises `Unmergeable` for what is none, or could lead anywhere but below its prefix."""
         try:
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise Unmergeable(f"`{path}` is not a regular file")
             with open(path, "rb") as file:
                 content = file.read(_LIMIT + 1)
         except OSError as error:

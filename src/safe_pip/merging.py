@@ -224,6 +224,8 @@ class _Merge:
         if path is None:
             yield
             return
+        if os.path.join(os.path.realpath(path.parent), path.name) in map(_live, self._compared.items):
+            raise Unmergeable(f"`{path}` is to be the manifest, and a file that is staged is to be there")
         manifest, before = self._manifest(merged), None
         if os.path.lexists(path):
             manifest = manifest.with_earlier(Manifest.read(path))
@@ -251,11 +253,14 @@ class _Merge:
         return Manifest(str(self._prefix.path), entries, made, opened)
 
     def _delete_staged(self) -> None:
-        """Delete what was merged, now that it is in its place; what came to it since stays."""
+        """Delete what was merged, now that it is in its place; what came to it since, or was kept out, stays."""
+        left = (Verdict.CONFLICT, Verdict.FOLLOWS) if self._request.policy is Policy.KEEP else ()
         for item in reversed(self._compared.items):
             path = self._request.staged / item.path
             if item.is_directory:
                 fs.remove_empty_directories([path])
+            elif item.verdict in left:
+                continue
             elif _is_as_seen(item._replace(live=str(path), seen=item.status)):
                 with suppress(OSError):
                     fs.unlink(path)

@@ -519,6 +519,58 @@ def test_what_is_moved_is_gone_where_it_was_staged(place: Place, staged: Path) -
     assert not staged.exists()
 
 
+def test_what_is_kept_out_is_not_deleted_where_it_was_staged(place: Place, staged: Path) -> None:
+    stage(place.path, {"bin/tool": "of somebody else\n"})
+    place.merge(staged, "keep", is_moved=True)
+    assert (place.path / "bin/tool").read_text() == "of somebody else\n"
+    assert [path.relative_to(staged).as_posix() for path in staged.rglob("*")] == ["bin", "bin/tool"]
+
+
+# Odd places.
+
+
+@pytest.mark.parametrize("deep", [300, 1500])
+def test_a_tree_that_is_too_deep_for_later_commands_is_refused(place: Place, empty: Path, deep: int) -> None:
+    (empty / "staged").mkdir()
+    before = os.getcwd()
+    os.chdir(empty / "staged")
+    try:
+        for _ in range(deep):
+            os.mkdir("d")
+            os.chdir("d")
+    finally:
+        os.chdir(before)
+    with pytest.raises(Unmergeable, match="too deep"):
+        place.merge(empty / "staged")
+    assert os.listdir(place.path) == []
+
+
+def test_a_path_that_is_too_long_in_the_prefix_is_refused(empty: Path) -> None:
+    prefix = empty / "/".join(["p" * 200] * 18)
+    prefix.mkdir(parents=True)
+    staged = stage(empty / "staged", {"/".join(["d" * 200] * 3) + "/file": ""})
+    with pytest.raises(SafePipError, match="File name too long") as caught:
+        Place(prefix).merge(staged)
+    assert caught.value.state is State.UNCHANGED
+    assert os.listdir(prefix) == []
+
+
+def test_a_manifest_that_is_no_file_is_refused_without_opening_it(place: Place, staged: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")  # whoever opened it would wait for ever
+    with pytest.raises(Unmergeable, match="not a regular file"):
+        place.unmerge(tmp_path / "fifo")
+    with pytest.raises(Unmergeable, match="not a regular file"):
+        place.merge(staged, manifest=tmp_path / "fifo")
+    assert os.listdir(place.path) == []
+
+
+def test_a_manifest_in_the_place_of_what_is_staged_is_refused(place: Place, staged: Path) -> None:
+    (place.path / "bin").mkdir()
+    with pytest.raises(Unmergeable, match="is to be the manifest"):
+        place.merge(staged, manifest=place.path / "bin/tool")
+    assert os.listdir(place.path / "bin") == []
+
+
 # Others who are at work.
 
 

@@ -45,7 +45,8 @@ Options:
                           exit status is 1 (fail); or it stays, and is named (keep).
   --manifest FILE         Write down what was put where, with digests, for `safe-pip unmerge FILE`. If FILE is the
                           manifest of an earlier merge into this prefix, what that put is still listed.
-  --move                  Delete what was staged once it is in its place; on one filesystem nothing is copied.
+  --move                  Delete what was staged once it is in its place; on one filesystem nothing is copied. What was
+                          kept out stays.
   --json                  Print one JSON document:
                             format     1; a later number means that a key got another meaning
                             into       the prefix
@@ -89,9 +90,10 @@ class Options:
             elif word in flags:
                 options = replace(options, flags=options.flags | {word})
             elif name in with_value:
-                if not has_value and not words:
+                value = value if has_value or not words else words.pop(0)
+                if not value:  # of a variable that is not set: the working directory is not what is meant
                     raise UsageError(f"`{name}` needs a value", hint=f"See `safe-pip {verb} --help`")
-                options = options._with(verb, name, value if has_value else words.pop(0))
+                options = options._with(verb, name, value)
             else:
                 raise UsageError(f"`safe-pip {verb}` has no option `{word}`", hint=f"See `safe-pip {verb} --help`")
         return options
@@ -112,7 +114,7 @@ class Options:
 
     def only_word(self, verb: str, what: str) -> str:
         """The one argument; raises `UsageError` if there are none or several."""
-        if len(self.words) != 1:
+        if len(self.words) != 1 or not self.words[0]:
             raise UsageError(f"`safe-pip {verb}` takes {what}", hint=f"See `safe-pip {verb} --help`")
         return self.words[0]
 
@@ -138,7 +140,7 @@ def main(args: list[str], *, waiting: Waiting, timeout: float | None) -> int:
     request = Request(
         staged,
         options.policy,
-        None if options.manifest is None else Path(os.path.abspath(options.manifest)),
+        None if options.manifest is None else Path(os.path.realpath(options.manifest)),
         "--move" in options.flags,
         settings.load(os.environ).durable,
     )

@@ -47,7 +47,7 @@ def main(args: list[str], *, waiting: Waiting, timeout: float | None) -> int:
     if "--help" in options.flags:
         print(HELP, end="")
         return 0
-    path = Path(os.path.abspath(options.only_word("unmerge", "one manifest")))
+    path = Path(os.path.realpath(options.only_word("unmerge", "one manifest")))
     manifest = Manifest.read(path)
     durable = settings.load(os.environ).durable
     find = at(Path(manifest.prefix))

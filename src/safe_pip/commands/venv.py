@@ -94,7 +94,7 @@ class Options:
             else:
                 named.append(word)
         if len(named) != 1 or not named[0]:
-            raise _usage("`safe-pip venv` needs one directory" + (f", not {len(named)}" if named else ""))
+            raise _usage("`safe-pip venv` needs one directory" + (f", not {len(named)}" if named[1:] else ""))
         return replace(options, directory=named[0])
 
     def _with(self, name: str, value: str) -> Options:

@@ -13,23 +13,32 @@ if TYPE_CHECKING:
 
 
 def is_pip(argv: "list[str]", word: str, tree: str) -> bool:
-    """Whether this interpreter was started for pip: `-m pip`, one of pip's scripts, or the directory `tree`/pip.
+    """Whether this interpreter was started for pip: `-m pip`, one of pip's scripts, or `tree`/pip itself.
 
     `word` is what stands on the command line in the place of `argv[0]`: with `-m` the module, perhaps `-Impip`.
     """
     if argv[0] == "-m":
         return (word.partition("m")[2] if word.startswith("-") else word) in ("pip", "pip.__main__")
-    name = os.path.basename(word)
-    version = name.replace("-", "").replace(".exe", "").replace(".", "")[3:]
-    if word != argv[0] or not name.startswith("pip") or (version and not version.isdigit()):
+    if word != argv[0]:
         return False
-    if os.path.isdir(word):
-        return os.path.realpath(word) == os.path.realpath(os.path.join(tree, "pip"))
+    name = os.path.basename(word)
+    if name == "__main__.py" or os.path.isdir(word):
+        place = os.path.dirname(word) if name == "__main__.py" else word
+        return os.path.realpath(place) == os.path.realpath(os.path.join(tree, "pip"))
+    # Who calls it by a link may have called that as he liked.
+    if not any(map(is_name, (name, os.path.basename(os.path.realpath(word))))):
+        return False
     try:
         with open(word, "rb") as script:
             return name.endswith(".exe") or b"from pip" in script.read(4096)
     except OSError:
         return False
+
+
+def is_name(name: str) -> bool:
+    """Whether a script of pip's may have this name."""
+    version = name.replace("-", "").replace(".exe", "").replace(".", "")[3:]
+    return name.startswith("pip") and (not version or version.isdigit())
 
 
 def begin(tree: str, home: str, name: str) -> None:
@@ -70,9 +79,10 @@ class Pip:
 
     def run(self) -> "NoReturn":
         sys.meta_path.remove(self)
-        program = os.path.join(self.tree, "pip", "__main__.py") if sys.argv[0] == "-m" else sys.argv[0]
-        if program in sys.path:
-            sys.path.remove(program)  # it was started as a directory
+        own = os.path.join(self.tree, "pip")
+        program = os.path.join(own, "__main__.py") if sys.argv[0] == "-m" else sys.argv[0]
+        # Started as a directory, or by its file, it has itself on the path: no place of distributions.
+        sys.path[:] = [each for each in sys.path if os.path.realpath(each) != os.path.realpath(own)]
         runner = os.path.join(self.home, "_runner.py")
         space: dict[str, Any] = {"__name__": "safe_pip._runner", "__file__": runner}
         try:

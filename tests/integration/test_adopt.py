@@ -61,6 +61,7 @@ def is_safe_pip(shop: Shop, command: Sequence[str | Path]) -> bool:
     done = run(shop, [*command, "status"], status=None)
     assert (done.returncode == 0) == ("nothing is unfinished" in done.stdout), done.stderr
     assert done.returncode or not done.stderr
+    assert f"{os.sep}pip\n" not in done.stdout, "pip's own directory is taken for a place of distributions"
     return done.returncode == 0
 
 
@@ -69,7 +70,11 @@ def spellings(environment: Venv) -> list[list[str]]:
     options = (["-m", "pip"], ["-I", "-m", "pip"], ["-Impip"], ["-sE", "-W", "ignore", "-mpip"], ["-m", "pip.__main__"])
     scripts = [[str(path)] for path in sorted(environment.scripts.glob("pip*"))]
     by_python = [[python, *script] for script in scripts[:1]]
-    return [[python, *each] for each in options] + scripts + by_python + [[python, str(environment.purelib / "pip")]]
+    places = (environment.purelib / "pip", environment.purelib / "pip" / "__main__.py")
+    by_place = [
+        [python, each] for place in places for each in (str(place), os.path.relpath(place, environment.path.parent))
+    ]
+    return [[python, *each] for each in options] + scripts + by_python + by_place
 
 
 def everything(root: Path) -> dict[str, tuple[object, ...]]:
@@ -88,8 +93,10 @@ def everything(root: Path) -> dict[str, tuple[object, ...]]:
 
 def test_every_way_to_start_pip_starts_safe_pip(adopted: Shop, other: Venv) -> None:
     for environment in (adopted.environment, other):
-        assert len(spellings(environment)) >= 9
-        for command in spellings(environment):
+        link = environment.path.parent / f"pip-of-{environment.path.name}"
+        link.symlink_to(environment.scripts / "pip")
+        assert len(spellings(environment)) >= 12
+        for command in ([str(link)], *spellings(environment)):
             assert is_safe_pip(adopted, command), command
             assert str(environment.purelib) in run(adopted, [*command, "--version"]).stdout
 

@@ -68,8 +68,19 @@ def test_a_directory_is_pip_if_it_is_the_one_of_the_environment(tmp_path):
     for name in ("tree", "other"):
         (tmp_path / name / "pip").mkdir(parents=True)
     tree, other = str(tmp_path / "tree" / "pip"), str(tmp_path / "other" / "pip")
-    assert is_pip([tree], tree, str(tmp_path / "tree"))
-    assert not is_pip([other], other, str(tmp_path / "tree"))
+    for program in ("", "/__main__.py"):
+        assert is_pip([tree + program], tree + program, str(tmp_path / "tree"))
+        assert not is_pip([other + program], other + program, str(tmp_path / "tree"))
+
+
+@pytest.mark.parametrize("name", ["my-pip", "pip-of-tools", "pipx"])
+def test_a_link_to_a_script_of_pip_is_pip_whatever_its_name(tmp_path, name):
+    (tmp_path / "pip3").write_text(WRAPPER)
+    link = tmp_path / name
+    link.symlink_to("pip3")
+    argv = [str(link), "list"]
+    assert is_likely(argv, ["python", *argv])
+    assert is_pip(argv, str(link), "/tree")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pwd
 import random
 import shutil
 import stat
+import subprocess
 import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
@@ -124,6 +125,26 @@ def big(version: str) -> dict[str, str | Link | None]:
     files |= {f"bin/tool-{number}": version for number in range(5)} | {f"share/big/only-{version}": ""}
     modules = {f"{SITE}/big/module_{number}.py": f"x = {version}{'0' * int(version)}\n" for number in range(20)}
     return {**distribution("big", version, {**files, **modules}), "lib/libbig.so": Link(f"libbig.so.{version}")}
+
+
+def test_what_was_merged_is_merged_where_nobody_reads_it(tmp_path: Path) -> None:
+    stage(tmp_path, {"tree/bin/x": ""})
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        for verb in (["merge", "tree", "--into", "prefix", "--manifest", "m"], ["unmerge", "m"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "safe_pip", *verb],
+                cwd=tmp_path,
+                stdout=writing,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
+            assert "standard output could not be written" in done.stderr
+            assert (tmp_path / "prefix/bin/x").exists() == (verb[0] == "merge")
+    finally:
+        os.close(writing)
 
 
 @pytest.mark.parametrize("verb", ["merge", "upgrade", "unmerge"])

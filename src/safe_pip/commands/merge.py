@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -156,10 +158,22 @@ def main(args: list[str], *, waiting: Waiting, timeout: float | None) -> int:
     for line in _warnings(merged):
         say(line)
     if is_json:
-        print(json.dumps(_document(merged, request.manifest), indent=2))
+        tell(json.dumps(_document(merged, request.manifest), indent=2))
     else:
-        print(_summary(merged))
+        tell(_summary(merged))
     return 0
+
+
+def tell(text: str) -> None:
+    """Print what came of a change on standard output; if that takes nothing, the change was made all the same."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        say(f"warning: standard output could not be written: {error.strerror}")
+        with contextlib.suppress(OSError):  # what is left in the buffer goes nowhere, at the end of the process
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
 
 
 def finder(options: Options) -> Callable[[], Prefix]:

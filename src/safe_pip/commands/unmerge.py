@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safe_pip import fs, settings
-from safe_pip.commands.merge import Options, at, environments
+from safe_pip.commands.merge import Options, at, environments, tell
 from safe_pip.environment import Waiting
 from safe_pip.manifest import Manifest
 from safe_pip.reporter import say
@@ -59,10 +59,10 @@ def main(args: list[str], *, waiting: Waiting, timeout: float | None) -> int:
     except OSError as error:
         say(f"warning: `{path}` could not be deleted: {error.strerror}")
     if "--json" in options.flags:
-        print(json.dumps(_document(unmerged), indent=2))
+        tell(json.dumps(_document(unmerged), indent=2))
     else:
         removed = f"Removed {len(unmerged.removed)} files and {len(unmerged.directories)} directories"
-        print(f"{removed} from `{unmerged.prefix}`")
+        tell(f"{removed} from `{unmerged.prefix}`")
     return 0
 
 

@@ -71,8 +71,8 @@ def _is_trusted(status: os.stat_result, tree: os.stat_result) -> bool:
 
 
 def has_locks(tree: Path) -> bool:
-    """As `exists`, and it is one of a tree: what holds but a part or a mark of a transaction has no lock files."""
-    return exists(tree) and (path_of(tree) / COMMIT).exists()
+    """As `exists`, and its lock files are all there: not so where it holds but a part or a mark of a transaction."""
+    return exists(tree) and all((path_of(tree) / name).exists() for name in _ALWAYS)
 
 
 def make(tree: Path) -> bool:

@@ -128,7 +128,7 @@ def test_those_who_wait_are_told_for_whom_and_may_give_up(shop: Shop) -> None:
     line = second.stderr.readline()
     assert line.startswith(f"safe-pip: waiting for the exclusive lock on `{home}`, held by "), line
     assert f"(pid {first.pid})" in line
-    assert is_waiter(second.pid)
+    wait_until(lambda: is_waiter(second.pid))
     blocking.release()
     for process in (first, second):
         with ended(process) as (status, _, err):

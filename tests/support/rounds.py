@@ -269,7 +269,7 @@ ROUNDS: dict[str, Experiment] = {
     "pip-switched": pip_switched,
     "unisolated-builds": unisolated_builds,
     "sdist-builds-16": sdist_builds(16),
-    "tree-builds-16": tree_builds(16),
+    "tree-builds-8": tree_builds(8),
     "either-order": either_order,
     "requirement-moved": requirement_moved,
     "random-resolves": random_resolves,

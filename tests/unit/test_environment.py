@@ -57,6 +57,17 @@ def test_reading_an_environment_with_no_tree_is_just_reading(tmp_path: Path) -> 
     assert environment(tmp_path / "missing").read(lambda: "read") == "read"
 
 
+@pytest.mark.parametrize("missing", ["commit", "commit.gate", "environment.gate"])
+def test_a_state_directory_that_is_not_complete_holds_no_reader_up_and_is_completed_by_a_commit(
+    tmp_path: Path, missing: str
+) -> None:
+    state_directory.make(tmp_path)
+    (tmp_path / ".safe-pip" / missing).unlink()
+    assert environment(tmp_path).read(lambda: "read") == "read"
+    with environment(tmp_path).adding(Target((tmp_path,))):
+        assert (tmp_path / ".safe-pip" / missing).exists()
+
+
 def test_the_error_of_who_reads_is_passed_on_and_the_lock_is_let_go(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         environment(tmp_path).read(lambda: 1 // 0)

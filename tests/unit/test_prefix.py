@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from safe_pip import state_directory
 from safe_pip.commands.run import located
 from safe_pip.prefix import Prefix
 from tests.support.prefixes import SITE, Place, stage
@@ -43,7 +44,8 @@ def test_a_prefix_without_a_tree_stands_for_one_and_nothing_stays_in_it(path: Pa
 
 
 def test_one_in_which_such_a_merge_has_died_is_a_tree_beside_the_others(path: Path) -> None:
-    stage(path, {"pyvenv.cfg": "", f"{SITE}/x.py": "", ".safe-pip/commit": ""})
+    locks = dict.fromkeys((f".safe-pip/{name}" for name in state_directory.LOCKS), "")
+    stage(path, {"pyvenv.cfg": "", f"{SITE}/x.py": "", **locks})
     target = Prefix.at(path).target
     assert target.trees == (path / SITE, path)
     assert (target.litter, target.bare) == (False, (path,))

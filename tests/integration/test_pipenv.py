@@ -102,12 +102,12 @@ def sound(machine: Shop, home: Path) -> bool:
     """Whether the environment has what the project asks for, whole."""
     environment = Venv(home, frozenset())
     found = {name: version for name, version in installed(environment).items() if name in ("aproject", "other")}
-    # virtualenv has files of its own, which no RECORD names, and pip's RECORD is of its own making too.
+    # virtualenv has files of its own, which no RECORD names, and the RECORD of what it seeds is of its own making too.
     theirs = ("stray-script", "unowned-file")
     wrong = [
         each
         for each in check(environment, machine.variables)
-        if each.name not in theirs and not each.detail.startswith("pip")
+        if each.name not in theirs and not each.detail.startswith(("pip", "setuptools"))
     ]
     return found == {"aproject": "1", "other": "1"} and not wrong
 

@@ -239,7 +239,8 @@ def test_what_cannot_be_an_environment_is_refused_and_stays(shop: Shop) -> None:
         (["new/one", "--python", "2.7"], 78, "there is no Python 2.7 on PATH"),
         (["new/one", "--python", "./nothing"], 78, "is not a Python 3 interpreter"),
         (["new/one", "-r", "nothing.txt"], 2, "there is no requirements file `nothing.txt`"),
-        (["new/a:b"], 1, "could not make an environment"),
+        # Older ones make it, though PATH cannot name it.
+        *([(["new/a:b"], 1, "could not make an environment")] if sys.version_info >= (3, 11) else []),
         ([shop.environment.path, "--clear"], 2, "is the environment that this safe-pip runs from"),
     ):
         done = shop.run("venv", *words, status=status)

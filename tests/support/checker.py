@@ -215,6 +215,8 @@ def _rows(each: Distribution, environment: Venv) -> Iterator[Violation]:
 
 def _scripts(each: Distribution, environment: Venv) -> Iterator[Violation]:
     for name in each.entry_points("console_scripts", "gui_scripts"):
+        if re.fullmatch(r"pip\d.*", name):
+            continue  # whoever installs pip makes it for the Python that is there, whatever pip's wheel says
         try:
             first_line = (environment.scripts / name).read_bytes().partition(b"\n")[0]
         except OSError:

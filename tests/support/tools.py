@@ -22,7 +22,13 @@ from .venvs import clean_environment
 from .wheelhouse import NEWEST_PIP, Wheelhouse, any_pip, user_cache
 
 # Each with what it needs, as pip resolves it on the day when it is fetched.
-VERSIONS = {"build": "1.6.1", "nox": "2026.10.20", "pipenv": "2026.10.3", "tox": "4.67.15", "uv": "0.13.8"}
+VERSIONS = {
+    "build": "1.6.1",
+    "nox": "2026.10.20",
+    "pipenv": "2026.10.3",
+    "tox": "4.67.15" if sys.version_info >= (3, 11) else "4.65.0",
+    "uv": "0.13.8",
+}
 
 
 class ToolOutOfReach(Exception):

@@ -53,7 +53,9 @@ frozen
 copies
 lock
 holders
-interpreter isolation target child adoption
+compiling
+compiler
+interpreter isolation target child adoption cores
 record trust
 settings start
 fs

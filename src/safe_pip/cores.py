@@ -148,7 +148,7 @@ class Cores:
 
     def _read(self, name: str) -> str:
         try:
-            with open(os.path.join(self._root, name), encoding="ascii") as file:
+            with open(os.path.join(self._root, name), encoding="utf-8") as file:
                 return file.read()
         except (OSError, UnicodeError):
             return ""

@@ -24,6 +24,7 @@ unmerging
 merging
 transaction
 change
+preparing
 verify copying
 importing comparison manifest
 stage
@@ -50,7 +51,7 @@ request
 room staged
 state_directory owner
 frozen
-copies
+copies prepared
 lock
 holders
 compiling

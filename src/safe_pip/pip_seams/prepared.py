@@ -1,0 +1,180 @@
+"""Prepared wheels under pip's own wheel code: what it is about to write is there already, copied from the store.
+
+pip's loop over the files of a wheel, RECORD, scripts and metadata stay its own work. Where the store cannot be used, or
+a wheel is not in it, pip unpacks and compiles as ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Collection, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from pip._internal.models.scheme import SCHEME_KEYS
+
+from safe_pip import compiling, fs
+from safe_pip.cores import Cores
+from safe_pip.errors import Mismatch
+from safe_pip.fs import Directory
+from safe_pip.fs.bulk import LinkMode
+from safe_pip.pip_seams.seam import Seam, SeamBroken
+from safe_pip.prepared import Damaged, Entry, Kind, Store
+from safe_pip.preparing import Preparing
+
+_WHEEL = "pip._internal.operations.install.wheel"
+SAVE = Seam(_WHEEL, "ZipBackedFile.save", ("self",))
+RELATIVE = Seam(_WHEEL, "_fs_to_record_path", ("path", "lib_dir"))
+WITHIN = Seam(_WHEEL, "is_within_directory", ("directory", "target"))
+
+
+class Prepared:
+    """The prepared wheels of one command."""
+
+    def __init__(self, mode: LinkMode, limit: int) -> None:
+        """`mode`: how files get from the store into the environment. `limit`: the bytes that the store may take."""
+        self.refused = ""
+        """Why the store, or a part of it, was not used, in words."""
+        self._mode = mode
+        self._limit = limit
+        self._preparing: Preparing | None = None
+        self._entries: dict[Path, Entry] = {}
+        self._copied: dict[str, str] = {}
+        """Where each file of the archive that pip is at work on was copied to."""
+        self._scripts: dict[str, str] = {}
+        """The digest of each that pip unpacks itself."""
+        self._compiled: set[str] = set()
+
+    def attach(self) -> bool:
+        """Take hold of pip's wheel code; on return whether it is as expected."""
+        try:
+            for seam in (SAVE, RELATIVE, WITHIN):
+                seam.check()
+        except SeamBroken as broken:
+            self.refused = broken.message
+            return False
+        SAVE.replace(self._save)
+        RELATIVE.replace(_relative)
+        WITHIN.replace(_is_within)
+        return True
+
+    def open(self, options: Any, progress: Callable[[Path, float], None] = lambda wheel, share: None) -> None:
+        """Find the store that these options of pip's allow; without one, nothing is prepared."""
+        if not options.cache_dir or not self._limit:
+            return
+        store = Store.below(Path(options.cache_dir))
+        if store is None:
+            self.refused = f"`{options.cache_dir}` cannot be written, or others could change it"
+            return
+        interpreter = compiling.key() if options.compile else None
+        self._preparing = Preparing(store, interpreter, Cores(os.environ), limit=self._limit, progress=progress)
+
+    def make_ready(self, wheels: Iterable[Path], unneeded: Callable[[], Collection[Path]]) -> None:
+        """Have these wheels prepared, by this command or by others that want them too."""
+        if self._preparing is not None:
+            self._entries = self._preparing.prepare(wheels, unneeded)
+            if self._preparing.refused is not None:
+                self.refused = str(self._preparing.refused)
+
+    def stage(self, wheel: Path, archive: Any, info_dir: str, lib_dir: str, scheme: Any, *, compiles: bool) -> bool:
+        """Copy a prepared wheel to where pip is about to write it; on return whether that was done."""
+        self._copied, self._scripts, self._compiled = {}, {}, set()
+        entry = self._entries.get(wheel)
+        while entry is not None and self._preparing is not None:
+            places = {"": lib_dir, **{group: _place(group, scheme) for group in entry.listing.files if group}}
+            if not self._is_of(entry, archive, info_dir, places):
+                break
+            try:
+                self._copy(entry, places, lib_dir, compiles=compiles)
+            except Damaged:
+                self._copied, self._scripts, self._compiled = {}, {}, set()
+                is_second = wheel not in self._entries
+                entry = self._entries.pop(wheel, None)
+                entry = None if is_second or entry is None else self._preparing.renew(wheel, entry)
+            else:
+                self._entries[wheel] = entry
+                return True
+        return False
+
+    def is_compiled(self, path: str) -> bool:
+        """Whether the bytecode of a staged source came from the store."""
+        return path in self._compiled
+
+    def close(self) -> None:
+        """Let all entries go."""
+        for entry in self._entries.values():
+            entry.close()
+        self._entries = {}
+
+    def _is_of(self, entry: Entry, archive: Any, info_dir: str, places: dict[str, str]) -> bool:
+        """Whether the archive that pip has open is what was prepared, and no file takes the place of another."""
+        record = f"{info_dir}/RECORD"
+        names: dict[str, str] = {}
+        for group, files in entry.listing.files.items():
+            start, place = (f"{group}/" if group else ""), os.path.join(places[group], "")
+            names.update((start + path, place + path) for path, _, _, kind in files if not kind & Kind.BYTECODE)
+            if not group:
+                digests = [digest for path, _, digest, _ in files if path == record]
+        if set(filter(_is_file, archive.namelist())) != names.keys() or len(set(names.values())) != len(names):
+            return False
+        return digests == [hashlib.sha256(archive.read(record)).hexdigest()]
+
+    def _copy(self, entry: Entry, places: dict[str, str], lib_dir: str, *, compiles: bool) -> None:
+        with ExitStack() as opened:
+            for group, files in entry.listing.files.items():
+                start, place = (f"{group}/" if group else ""), places[group]
+                if group.endswith("/scripts"):  # pip rewrites some of them, and leaves out others
+                    self._scripts.update((start + path, digest) for path, _, digest, _ in files)
+                    continue
+                fs.make_directories(Path(place))
+                # Its bytecode has names that are relative to the one directory.
+                bytecode = compiles and place == lib_dir
+                entry.copy(group, opened.enter_context(Directory.open(place)), bytecode=bytecode, by=self._mode)
+                place = os.path.join(place, "")
+                kinds = [(path, kind) for path, _, _, kind in files]
+                self._copied.update((start + path, place + path) for path, kind in kinds if not kind & Kind.BYTECODE)
+                if bytecode:
+                    self._compiled.update(place + path for path, kind in kinds if kind & Kind.COMPILED)
+
+    def _save(self, original: Any, file: Any) -> None:
+        name = file.src_record_path
+        if self._copied.get(name) == file.dest_path:
+            file.written = True
+            return
+        original(file)
+        digest = self._scripts.get(name)
+        if digest is not None:
+            with open(file.dest_path, "rb") as written:
+                if hashlib.sha256(written.read()).hexdigest() != digest:
+                    raise Mismatch(f"`{name}` is not what its wheel had a moment ago")
+
+
+def _place(group: str, scheme: Any) -> str:
+    key = group.partition("/")[2]
+    return str(getattr(scheme, key)) if key in SCHEME_KEYS else ""
+
+
+def _is_file(name: str) -> bool:
+    return not name.endswith("/")
+
+
+def _relative(original: Any, path: str, lib_dir: str) -> str:
+    """What pip asks for each file of a wheel, in less time where the answer is plain."""
+    start = len(lib_dir)
+    if path.startswith(lib_dir) and path[start : start + 1] == os.sep == "/" and _is_plain(path):
+        return path[start + 1 :]
+    return str(original(path, lib_dir))
+
+
+def _is_within(original: Any, directory: str, target: str, **kw: Any) -> bool:
+    """The same."""
+    if os.sep == "/" and not kw and target.startswith(directory + "/") and _is_plain(target):
+        return True
+    return bool(original(directory, target, **kw))
+
+
+def _is_plain(path: str) -> bool:
+    """Whether normalizing the path would change nothing."""
+    return "//" not in path and "/./" not in path and "/../" not in path and not path.endswith(("/", "/.", "/.."))

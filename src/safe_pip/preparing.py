@@ -1,0 +1,348 @@
+"""A wheel becomes an entry of the store: by one of all processes that want it, while the others go on or wait.
+
+Whoever finds a wheel neither prepared nor being prepared takes its mutex and prepares it. Who finds it being prepared
+goes on with his other wheels and comes back. He holds no mutex while he waits, and whoever has one waits for nothing,
+so nobody deadlocks; it dies with its owner. One who sees no progress for a second (the owner is stopped) prepares
+aside; of two entries the second one is discarded.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.util
+import os
+import stat
+import sys
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from safe_pip import fs, lock, prepared
+from safe_pip.compiling import Source, compile_sources
+from safe_pip.cores import Cores
+from safe_pip.errors import Mismatch, UnusableEnvironment
+from safe_pip.fs import Directory, bulk
+from safe_pip.prepared import Entry, Kind, Listing, Store
+from safe_pip.verify import verify_unpacked
+
+KEYS = ("purelib", "platlib", "headers", "scripts", "data")
+"""What `.data` of a wheel may have directories for (PyPA, "Binary distribution format")."""
+
+_SOURCES = "sources"
+_PATIENCE = 1.0
+_BEAT = 0.1
+_CHUNK = 1 << 20
+_ROOM = 4
+"""The store takes no room that the environment may need: so many times what the wheel has, unpacked."""
+_DAMAGE = (zipfile.BadZipFile, zlib.error, csv.Error, EOFError, RuntimeError, ValueError, Mismatch)
+
+
+class Unpreparable(Exception):
+    """A wheel that is left to the installer, who knows what to do or to say."""
+
+
+class Preparing:
+    """The wheels of one command on their way into the store."""
+
+    def __init__(
+        self,
+        store: Store,
+        interpreter: str | None,
+        cores: Cores,
+        *,
+        limit: int,
+        progress: Callable[[Path, float], None],
+    ) -> None:
+        """`interpreter` names what bytecode depends on; with None there is none in the entries.
+
+        `progress` is told the share of a wheel that is done. `limit` is what the store may take on the disk, in bytes.
+        """
+        self.refused: OSError | UnusableEnvironment | None = None
+        """Why the store took nothing any more."""
+        self._store = store
+        self._interpreter = interpreter
+        self._cores = cores
+        self._limit = limit
+        self._progress = progress
+        self._has_made = False
+
+    def prepare(self, wheels: Iterable[Path], unneeded: Callable[[], Collection[Path]]) -> dict[Path, Entry]:
+        """Have these wheels in the store; on return the entries, held. What has none is left to the installer.
+
+        `unneeded` is asked, before anybody is waited for, which wheels are not needed any more. Raises no `OSError`; if
+        it raises anything, nothing is held and nothing half made is left.
+        """
+        found: dict[Path, Entry] = {}
+        try:
+            missing = {}
+            for wheel in wheels:
+                with suppress(OSError), open(wheel, "rb") as file:
+                    missing[wheel] = self._key(file)
+            self._take(missing, found)
+            busy = [wheel for wheel in missing if not self._make_alone(wheel, missing[wheel], found)]
+            while busy and self.refused is None:
+                gone = unneeded()
+                busy = [wheel for wheel in busy if wheel not in gone]
+                for wheel in busy[:1]:
+                    self._wait(wheel, missing[wheel], found)
+                busy = [wheel for wheel in busy[1:] if not self._make_alone(wheel, missing[wheel], found)]
+            if self._has_made:
+                self._store.sweep()
+                self._store.keep_below(self._limit)
+        except BaseException:
+            for entry in found.values():
+                entry.close()
+            raise
+        return found
+
+    def renew(self, wheel: Path, damaged: Entry) -> Entry | None:
+        """Throw an entry away that is not as it was prepared, and make it again."""
+        damaged.close()
+        self._store.remove(damaged)
+        return self.prepare([wheel], lambda: ()).get(wheel)
+
+    def _key(self, file: IO[bytes]) -> str:
+        digest = hashlib.sha256()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+        return f"{digest.hexdigest()}-{self._interpreter or _SOURCES}"
+
+    def _take(self, missing: dict[Path, str], found: dict[Path, Entry]) -> None:
+        for wheel in list(missing):
+            entry = self._store.find(missing[wheel])
+            if entry is not None:
+                found[wheel] = entry
+                del missing[wheel]
+
+    def _make_alone(self, wheel: Path, key: str, found: dict[Path, Entry]) -> bool:
+        """Prepare a wheel unless somebody else does it just now; on return whether there is nothing left to do."""
+        if self.refused is not None:
+            return True
+        try:
+            with self._mutex(key, 0) as held:
+                entry = self._store.find(key)
+                if entry is None and held is not None:
+                    entry = self._make(wheel, key, held)
+        except Unpreparable:
+            return True
+        except (OSError, UnusableEnvironment) as error:
+            self.refused = error
+            return True
+        if entry is not None:
+            found[wheel] = entry
+        return entry is not None
+
+    def _wait(self, wheel: Path, key: str, found: dict[Path, Entry]) -> None:
+        """Wait until somebody else has prepared a wheel; prepare it after all if he died or does nothing."""
+        try:
+            place = self._store.mutex(key)
+            while (entry := self._store.find(key)) is None:
+                before = _time(place)
+                with self._mutex(key, _PATIENCE) as held:
+                    entry = self._store.find(key)
+                    if entry is None and (held is not None or _time(place) == before):
+                        entry = self._make(wheel, key, held)
+                if entry is not None:
+                    break
+            found[wheel] = entry
+        except Unpreparable:
+            pass
+        except (OSError, UnusableEnvironment) as error:
+            self.refused = error
+
+    @contextmanager
+    def _mutex(self, key: str, seconds: float) -> Iterator[lock.Descriptor | None]:
+        """Within, nobody else prepares what has this key; yields None if that was not granted in so many seconds."""
+        descriptor = None
+        try:
+            while descriptor is None:
+                place = self._store.mutex(key)
+                with suppress(FileNotFoundError):  # whoever had it is done
+                    descriptor = lock.Descriptor(place)
+                if descriptor is not None and not _granted(descriptor, seconds):
+                    descriptor.close()
+                    yield None
+                    return
+                if descriptor is not None and not descriptor.is_current():
+                    descriptor.close()
+                    descriptor = None
+            yield descriptor
+            fs.unlink(descriptor.path)
+        finally:
+            if descriptor is not None:
+                descriptor.close()
+
+    def _make(self, wheel: Path, key: str, held: lock.Descriptor | None) -> Entry | None:
+        """Prepare one wheel: on return its entry, or None if somebody has removed it already.
+
+        Raises `Unpreparable`, or `OSError` where the store takes nothing.
+        """
+        beat = _Beat(wheel, held, self._progress)
+        try:
+            with open(wheel, "rb") as file:
+                if self._key(file) != key:
+                    raise Unpreparable(f"`{wheel}` was changed meanwhile")
+                with self._store.aside() as aside, zipfile.ZipFile(file) as archive:
+                    self._check_room(archive)
+                    made = aside / "entry"
+                    listing = _Unpacking(archive, wheel, made, self._store.second(), beat).run(
+                        None if self._interpreter is None else self._cores
+                    )
+                    fs.write(made / prepared.LISTING, listing.encode())
+                    self._store.publish(made, key)
+        except _DAMAGE as error:
+            raise Unpreparable(str(error)) from error
+        self._has_made = True
+        return self._store.find(key)
+
+    def _check_room(self, archive: zipfile.ZipFile) -> None:
+        """Raise `Unpreparable` for a wheel that is too large for the store, or for what is left on the disk."""
+        size = prepared.on_disk(info.file_size for info in archive.infolist())
+        if size > self._limit:
+            raise Unpreparable("larger than the store may become")
+        if sys.platform != "win32":
+            found = os.statvfs(self._store.path)
+            if found.f_bavail * found.f_frsize < _ROOM * size:
+                raise Unpreparable("there is too little room")
+
+
+class _Beat:
+    """Shows that work goes on: to whoever waits, by the time of the mutex, and to the user."""
+
+    def __init__(self, wheel: Path, held: lock.Descriptor | None, progress: Callable[[Path, float], None]) -> None:
+        self._wheel = wheel
+        self._held = held
+        self._progress = progress
+        self._last = time.monotonic()
+
+    def __call__(self, share: float) -> None:
+        now = time.monotonic()
+        if now - self._last >= _BEAT:
+            self._last = now
+            if self._held is not None:
+                fs.touch(self._held.path)
+            self._progress(self._wheel, share)
+
+
+class _Unpacking:
+    """One archive, unpacked and compiled in the new directory `place`."""
+
+    def __init__(self, archive: zipfile.ZipFile, wheel: Path, place: Path, second: int, beat: _Beat) -> None:
+        self._archive = archive
+        self._wheel = wheel
+        self._place = place
+        self._second = second
+        self._beat = beat
+        # Of two members with one name an installer gets the last one.
+        self._members = {info.filename: info for info in archive.infolist() if not info.filename.endswith("/")}
+        self._groups = {name: _group(name) for name in self._members}
+        self._files: dict[str, list[list[Any]]] = {group: [] for group in self._groups.values()}
+        self._total = max(1, 2 * len(self._members))
+        self._done = 0
+
+    def run(self, cores: Cores | None) -> Listing:
+        """On return all is written but the listing; with None nothing is compiled.
+
+        Raises `OSError`, or one of `_DAMAGE`.
+        """
+        root = self._place / prepared.FILES
+        fs.make_directories(root, mode=0o700)
+        with Directory.open(root) as directory:
+            self._unpack(directory)
+            if cores is not None:
+                self._compile(directory, cores)
+        size = prepared.on_disk(file[1] for files in self._files.values() for file in files)
+        listed: dict[str, list[prepared.Listed]] = {group: list(files) for group, files in self._files.items()}
+        return Listing(self._wheel.name, self._second, size, prepared.umask(), listed)
+
+    def _compile(self, root: Directory, cores: Cores) -> None:
+        sources = [(group, file) for group in self._files for file in self._compilable(group)]
+        self._total = len(self._members) + len(sources)
+        at = [root.join(os.path.join(group, file[0])) for group, file in sources]
+        failed = compile_sources(
+            [Source(path, file[0], file[1]) for path, (_, file) in zip(at, sources, strict=True)],
+            cores=cores,
+            progress=self._step,
+        )
+        for path, (group, file) in zip(at, sources, strict=True):
+            if path not in failed:
+                file[3] |= int(Kind.COMPILED)
+                compiled = importlib.util.cache_from_source(file[0])
+                known = bulk.digest_file(root, os.path.join(group, compiled))
+                self._files[group].append([compiled, *known, int(Kind.BYTECODE)])
+
+    def _unpack(self, root: Directory) -> None:
+        bulk.make_parents(root, self._members, set())
+        known: dict[str, tuple[int, str]] = {}
+        for name, info in self._members.items():
+            mode = info.external_attr >> 16
+            kind = Kind.EXECUTABLE if stat.S_ISREG(mode) and mode & 0o111 else Kind(0)
+            if name.endswith(".py"):
+                kind |= Kind.SOURCE
+            try:
+                known[name] = bulk.write_file(root, name, self._content(info), int(kind), self._second)
+            except FileExistsError as error:
+                raise Unpreparable(f"`{name}` is there twice") from error
+            group = self._groups[name]
+            self._files[group].append([name[len(group) + 1 if group else 0 :], *known[name], int(kind)])
+            self._step(1)
+        verify_unpacked(self._wheel.name, self._archive, known)
+
+    def _content(self, info: zipfile.ZipInfo) -> Iterator[bytes]:
+        if info.file_size <= _CHUNK:
+            yield self._archive.read(info)
+            return
+        with self._archive.open(info) as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+                self._step(0)
+
+    def _compilable(self, group: str) -> list[list[Any]]:
+        """What is known by the same name wherever it is installed, and so in its bytecode."""
+        if group.partition("/")[2] not in ("", "purelib", "platlib"):
+            return []
+        files = self._files[group]
+        found = [file for file in files if file[0].endswith(".py")]
+        there = {file[0] for file in files}
+        if any(importlib.util.cache_from_source(file[0]) in there for file in found):
+            raise Unpreparable("it has bytecode of its own")
+        return found
+
+    def _step(self, count: int) -> None:
+        self._done += count
+        self._beat(min(1.0, self._done / self._total))
+
+
+def _group(name: str) -> str:
+    """The directory of the archive that the file `name` is installed below: "" or one of `.data`.
+
+    Raises `Unpreparable` for a name that an installer would change, or refuse.
+    """
+    if os.path.normpath(name) != name or os.path.isabs(name) or name.split("/")[0] == os.pardir:
+        raise Unpreparable(f"`{name}` is not a plain path")
+    top, *rest = name.split("/", 2)
+    if not top.endswith(".data"):
+        return ""
+    if len(rest) < 2 or rest[0] not in KEYS:
+        raise Unpreparable(f"`{name}` is nowhere in the scheme")
+    return f"{top}/{rest[0]}"
+
+
+def _granted(descriptor: lock.Descriptor, seconds: float) -> bool:
+    while True:
+        try:
+            return lock.wait_lock(descriptor, exclusive=True, seconds=seconds)
+        except lock.Suspended:
+            lock.stop()
+
+
+def _time(place: Path) -> int:
+    try:
+        return os.stat(place).st_mtime_ns
+    except OSError:
+        return -1

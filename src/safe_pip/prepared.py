@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 from safe_pip import fs, lock, trust
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import Directory
-from safe_pip.fs.bulk import Damaged, Kind, LinkMode, Listed, copy_files, make_parents
+from safe_pip.fs.bulk import BYTECODE, Damaged, LinkMode, Listed, copy_files, make_parents
 
-__all__ = ["Damaged", "Entry", "Kind", "Listed", "Listing", "Store"]
+__all__ = ["Damaged", "Entry", "Listed", "Listing", "Store"]
 
 FORMAT = "prepared-v1"
 FILES, LISTING = "files", "listing"
@@ -94,9 +94,10 @@ class Entry(NamedTuple):
         The new files have the modes that the umask gives them. Raises `Damaged` where a file is not what was prepared,
         `OSError` where one cannot be written. Some are there then.
         """
-        left_out = 0 if bytecode else Kind.BYTECODE
-        files = [file for file in self.listing.files[group] if not file[3] & left_out]
-        make_parents(destination, (file[0] for file in files), set())
+        files = self.listing.files[group]
+        if not bytecode:
+            files = [file for file in files if not file[3] & BYTECODE]
+        make_parents(destination, (file[0] for file in files))
         try:
             source = Directory.open(self.path / FILES / group)
         except OSError:

@@ -27,7 +27,7 @@ from safe_pip.compiling import Source, compile_sources
 from safe_pip.cores import Cores
 from safe_pip.errors import Mismatch, UnusableEnvironment
 from safe_pip.fs import Directory, bulk
-from safe_pip.prepared import Entry, Kind, Listing, Store
+from safe_pip.prepared import Entry, Listing, Store
 from safe_pip.verify import verify_unpacked
 
 KEYS = ("purelib", "platlib", "headers", "scripts", "data")
@@ -271,25 +271,25 @@ class _Unpacking:
         )
         for path, (group, file) in zip(at, sources, strict=True):
             if path not in failed:
-                file[3] |= int(Kind.COMPILED)
+                file[3] |= bulk.COMPILED
                 compiled = importlib.util.cache_from_source(file[0])
                 known = bulk.digest_file(root, os.path.join(group, compiled))
-                self._files[group].append([compiled, *known, int(Kind.BYTECODE)])
+                self._files[group].append([compiled, *known, bulk.BYTECODE])
 
     def _unpack(self, root: Directory) -> None:
-        bulk.make_parents(root, self._members, set())
+        bulk.make_parents(root, self._members)
         known: dict[str, tuple[int, str]] = {}
         for name, info in self._members.items():
             mode = info.external_attr >> 16
-            kind = Kind.EXECUTABLE if stat.S_ISREG(mode) and mode & 0o111 else Kind(0)
+            kind = bulk.EXECUTABLE if stat.S_ISREG(mode) and mode & 0o111 else 0
             if name.endswith(".py"):
-                kind |= Kind.SOURCE
+                kind |= bulk.SOURCE
             try:
-                known[name] = bulk.write_file(root, name, self._content(info), int(kind), self._second)
+                known[name] = bulk.write_file(root, name, self._content(info), kind, self._second)
             except FileExistsError as error:
                 raise Unpreparable(f"`{name}` is there twice") from error
             group = self._groups[name]
-            self._files[group].append([name[len(group) + 1 if group else 0 :], *known[name], int(kind)])
+            self._files[group].append([name[len(group) + 1 if group else 0 :], *known[name], kind])
             self._step(1)
         verify_unpacked(self._wheel.name, self._archive, known)
 

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from enum import Enum, IntFlag
+from enum import Enum
 from typing import Any
 
 from .. import fs
@@ -30,15 +30,13 @@ else:
     _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Kind(IntFlag):
-    """What there is to know of a file beside its content."""
-
-    EXECUTABLE = 1
-    SOURCE = 2
-    """It is a module's source: it has the time of its listing."""
-    COMPILED = 4
-    """Its bytecode is in the listing."""
-    BYTECODE = 8
+# What there is to know of a file beside its content; numbers, since they are asked for thousands of times.
+EXECUTABLE = 1
+SOURCE = 2
+"""It is a module's source: it has the time of its listing."""
+COMPILED = 4
+"""Its bytecode is in the listing."""
+BYTECODE = 8
 
 
 class LinkMode(Enum):
@@ -50,26 +48,28 @@ class LinkMode(Enum):
 
 
 Listed = Sequence[Any]
-"""Of one file: relative path, size, SHA-256 digest in hexadecimal, `Kind`; as it comes out of a listing."""
+"""Of one file: relative path, size, SHA-256 digest in hexadecimal, kind; as it comes out of a listing."""
 
 
 class Damaged(Exception):
     """A file is not what its listing says."""
 
 
-def make_parents(directory: Directory, paths: Iterable[str], made: set[str]) -> None:
-    """Make the directories that files of these relative paths lie in; what is in `made` is there already."""
-    for parent in dict.fromkeys(path.rpartition("/")[0] for path in paths):
-        _make(directory, parent, made)
-
-
-def _make(directory: Directory, path: str, made: set[str]) -> None:
-    if not path or path in made:
-        return
-    _make(directory, path.rpartition("/")[0], made)
-    made.add(path)
-    with suppress(FileExistsError), Changing("make_directory", os.path.join(directory.path, path)):
-        os.mkdir(_at(directory, path), dir_fd=directory.fd)
+def make_parents(directory: Directory, paths: Iterable[str]) -> None:
+    """Make the directories that files of these relative paths lie in, where they are missing."""
+    missing = dict.fromkeys(path.rpartition("/")[0] for path in paths)
+    for parent in list(missing):
+        while parent := parent.rpartition("/")[0]:
+            if parent in missing:
+                break
+            missing[parent] = None
+    missing.pop("", None)
+    watch = fs.watch
+    for parent in sorted(missing):  # what a directory lies in comes before it
+        if watch is not None:
+            watch("make_directory", directory.join(parent), "")
+        with suppress(FileExistsError):
+            os.mkdir(_at(directory, parent), dir_fd=directory.fd)
 
 
 def write_file(directory: Directory, path: str, chunks: Iterable[bytes], kind: int, second: int) -> tuple[int, str]:
@@ -140,7 +140,7 @@ def copy_files(
             try:
                 if size and write(new, content) != size:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                if kind & 3:
+                if kind & (EXECUTABLE | SOURCE):
                     _finish(new, path, kind, second)
             finally:
                 close(new)
@@ -247,9 +247,9 @@ def _chunk(fd: int, path: str) -> bytes:
 
 def _finish(fd: int, where: str, kind: int, second: int) -> None:
     """Give a file that was just made the mode and the time that it is to have."""
-    if kind & Kind.EXECUTABLE and sys.platform != "win32":
+    if kind & EXECUTABLE and sys.platform != "win32":
         os.fchmod(fd, 0o777 & ~_umask() | 0o111)
-    if kind & Kind.SOURCE:
+    if kind & SOURCE:
         time = second * 1_000_000_000
         os.utime(fd if os.utime in os.supports_fd else where, ns=(time, time))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from safe_pip import compiling, fs
 from safe_pip.cores import Cores
 from safe_pip.errors import Mismatch
 from safe_pip.fs import Directory
-from safe_pip.fs.bulk import LinkMode
+from safe_pip.fs.bulk import BYTECODE, COMPILED, LinkMode
 from safe_pip.pip_seams.seam import Seam, SeamBroken
-from safe_pip.prepared import Damaged, Entry, Kind, Store
+from safe_pip.prepared import Damaged, Entry, Store
 from safe_pip.preparing import Preparing
 
 _WHEEL = "pip._internal.operations.install.wheel"
@@ -46,6 +45,7 @@ class Prepared:
         self._scripts: dict[str, str] = {}
         """The digest of each that pip unpacks itself."""
         self._compiled: set[str] = set()
+        self._places: dict[str, str] = {}
 
     def attach(self) -> bool:
         """Take hold of pip's wheel code; on return whether it is as expected."""
@@ -80,22 +80,20 @@ class Prepared:
 
     def stage(self, wheel: Path, archive: Any, info_dir: str, lib_dir: str, scheme: Any, *, compiles: bool) -> bool:
         """Copy a prepared wheel to where pip is about to write it; on return whether that was done."""
-        self._copied, self._scripts, self._compiled = {}, {}, set()
         entry = self._entries.get(wheel)
-        while entry is not None and self._preparing is not None:
-            places = {"": lib_dir, **{group: _place(group, scheme) for group in entry.listing.files if group}}
-            if not self._is_of(entry, archive, info_dir, places):
-                break
+        is_renewed = False
+        while entry is not None and self._find(entry, archive, info_dir, lib_dir, scheme):
             try:
-                self._copy(entry, places, lib_dir, compiles=compiles)
-            except Damaged:
-                self._copied, self._scripts, self._compiled = {}, {}, set()
-                is_second = wheel not in self._entries
-                entry = self._entries.pop(wheel, None)
-                entry = None if is_second or entry is None else self._preparing.renew(wheel, entry)
-            else:
-                self._entries[wheel] = entry
+                self._copy(entry, lib_dir, compiles=compiles)
                 return True
+            except Damaged:
+                del self._entries[wheel]
+                again = None if is_renewed or self._preparing is None else self._preparing.renew(wheel, entry)
+                entry.close()
+                is_renewed, entry = True, again
+                if again is not None:
+                    self._entries[wheel] = again
+        self._copied, self._scripts, self._compiled = {}, {}, set()
         return False
 
     def is_compiled(self, path: str) -> bool:
@@ -108,35 +106,41 @@ class Prepared:
             entry.close()
         self._entries = {}
 
-    def _is_of(self, entry: Entry, archive: Any, info_dir: str, places: dict[str, str]) -> bool:
-        """Whether the archive that pip has open is what was prepared, and no file takes the place of another."""
-        record = f"{info_dir}/RECORD"
-        names: dict[str, str] = {}
-        for group, files in entry.listing.files.items():
-            start, place = (f"{group}/" if group else ""), os.path.join(places[group], "")
-            names.update((start + path, place + path) for path, _, _, kind in files if not kind & Kind.BYTECODE)
-            if not group:
-                digests = [digest for path, _, digest, _ in files if path == record]
-        if set(filter(_is_file, archive.namelist())) != names.keys() or len(set(names.values())) != len(names):
-            return False
-        return digests == [hashlib.sha256(archive.read(record)).hexdigest()]
+    def _find(self, entry: Entry, archive: Any, info_dir: str, lib_dir: str, scheme: Any) -> bool:
+        """Note where each file of the archive goes.
 
-    def _copy(self, entry: Entry, places: dict[str, str], lib_dir: str, *, compiles: bool) -> None:
-        with ExitStack() as opened:
-            for group, files in entry.listing.files.items():
-                start, place = (f"{group}/" if group else ""), places[group]
-                if group.endswith("/scripts"):  # pip rewrites some of them, and leaves out others
-                    self._scripts.update((start + path, digest) for path, _, digest, _ in files)
-                    continue
+        On return whether the archive that pip has open is what was prepared, and no file takes the place of another.
+        """
+        self._copied, self._scripts, self._compiled = {}, {}, set()
+        record, digest = f"{info_dir}/RECORD", ""
+        self._places = {"": lib_dir, **{group: _place(group, scheme) for group in entry.listing.files if group}}
+        for group, files in entry.listing.files.items():
+            start, place = (f"{group}/" if group else ""), os.path.join(self._places[group], "")
+            if group.endswith("/scripts"):  # pip rewrites some of them, and leaves out others
+                self._scripts.update((start + path, known) for path, _, known, _ in files)
+                continue
+            for path, _, known, kind in files:
+                if not kind & BYTECODE:
+                    self._copied[start + path] = place + path
+                    if path == record:
+                        digest = known
+        if {name for name in archive.namelist() if name[-1] != "/"} != self._copied.keys() | self._scripts.keys():
+            return False
+        if len({*self._copied.values()}) != len(self._copied):
+            return False
+        return digest == hashlib.sha256(archive.read(record)).hexdigest()
+
+    def _copy(self, entry: Entry, lib_dir: str, *, compiles: bool) -> None:
+        for group, files in entry.listing.files.items():
+            place = self._places[group]
+            if not group.endswith("/scripts"):
                 fs.make_directories(Path(place))
-                # Its bytecode has names that are relative to the one directory.
+                # The names in it are relative to this one directory.
                 bytecode = compiles and place == lib_dir
-                entry.copy(group, opened.enter_context(Directory.open(place)), bytecode=bytecode, by=self._mode)
-                place = os.path.join(place, "")
-                kinds = [(path, kind) for path, _, _, kind in files]
-                self._copied.update((start + path, place + path) for path, kind in kinds if not kind & Kind.BYTECODE)
+                with Directory.open(place) as destination:
+                    entry.copy(group, destination, bytecode=bytecode, by=self._mode)
                 if bytecode:
-                    self._compiled.update(place + path for path, kind in kinds if kind & Kind.COMPILED)
+                    self._compiled.update(f"{place}/{path}" for path, _, _, kind in files if kind & COMPILED)
 
     def _save(self, original: Any, file: Any) -> None:
         name = file.src_record_path
@@ -154,10 +158,6 @@ class Prepared:
 def _place(group: str, scheme: Any) -> str:
     key = group.partition("/")[2]
     return str(getattr(scheme, key)) if key in SCHEME_KEYS else ""
-
-
-def _is_file(name: str) -> bool:
-    return not name.endswith("/")
 
 
 def _relative(original: Any, path: str, lib_dir: str) -> str:

@@ -11,6 +11,7 @@ from pip._internal.models.scheme import SCHEME_KEYS
 from pip._vendor.packaging.utils import canonicalize_name
 
 from safe_pip.change import Change
+from safe_pip.pip_seams import archive
 from safe_pip.pip_seams.output import KeptBack
 from safe_pip.pip_seams.prepared import Prepared
 from safe_pip.pip_seams.seam import Seam, arguments
@@ -67,6 +68,7 @@ class Staging:
         """Take hold of where pip installs one requirement; an isolated build's requirements stay its own."""
         for seam in SEAMS:
             seam.check()
+        archive.attach_to_metadata()
         SCHEME.replace(self._stage_scheme)
         INSTALL.replace(self._install)
 
@@ -75,6 +77,7 @@ class Staging:
         for seam in WHEEL_SEAMS:
             seam.check()
         PARSE.replace(self._parse)
+        archive.attach_to_wheels()
         self._prepared.attach()
         self._is_pure, self._compile = IS_PURE.check(), COMPILE.check()
         COMPILER.put(types.SimpleNamespace(compile_file=self._compile_file))
@@ -148,12 +151,12 @@ class Staging:
         self._info_dir, metadata = original(*args, **kw)
         if self._change is not None:
             self._lib_dir = self._scheme.purelib if self._is_pure(metadata) else self._scheme.platlib
-            archive = arguments(original, args, kw)["wheel_zip"]
+            wheel = arguments(original, args, kw)["wheel_zip"]
             if self._home is None:
-                self._mirror_below(self._change, archive.namelist())
+                self._mirror_below(self._change, wheel.namelist())
             if self._wheel is not None:
                 self._is_copied = self._prepared.stage(
-                    self._wheel, archive, self._info_dir, self._lib_dir, self._scheme, compiles=self._compiles
+                    self._wheel, wheel, self._info_dir, self._lib_dir, self._scheme, compiles=self._compiles
                 )
         return self._info_dir, metadata
 
@@ -166,10 +169,13 @@ class Staging:
             if name.startswith(data):
                 key, _, path = name.removeprefix(data).partition("/")
                 base = getattr(self._scheme, key) if key in SCHEME_KEYS else ""
-            if base and os.pardir not in path.split("/"):
-                found.setdefault(base, []).append(path)
+            found.setdefault(base, []).append(path)
         for base, paths in found.items():
-            change.mirror_below(base.removeprefix(change.root), paths)
+            live = base.removeprefix(change.root)
+            there = set(os.listdir(live)) if base and os.path.isdir(live) else set()
+            paths = [path for path in paths if path.partition("/")[0] in there and os.pardir not in path.split("/")]
+            if paths:
+                change.mirror_below(live, paths)
 
     def _compile_file(self, path: str, **kw: Any) -> Any:
         """Compile with the path relative to the tree; the import system puts the whole one in its place."""

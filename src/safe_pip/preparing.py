@@ -158,23 +158,23 @@ class Preparing:
     @contextmanager
     def _mutex(self, key: str, seconds: float) -> Iterator[lock.Descriptor | None]:
         """Within, nobody else prepares what has this key; yields None if that was not granted in so many seconds."""
-        descriptor = None
-        try:
-            while descriptor is None:
-                place = self._store.mutex(key)
-                with suppress(FileNotFoundError):  # whoever had it is done
-                    descriptor = lock.Descriptor(place)
-                if descriptor is not None and not _granted(descriptor, seconds):
-                    descriptor.close()
+        while True:
+            place = self._store.mutex(key)
+            try:
+                descriptor = lock.Descriptor(place)
+            except FileNotFoundError:  # whoever had it is done
+                continue
+            try:
+                if not _granted(descriptor, seconds):
                     yield None
                     return
-                if descriptor is not None and not descriptor.is_current():
-                    descriptor.close()
-                    descriptor = None
-            yield descriptor
-            fs.unlink(descriptor.path)
-        finally:
-            if descriptor is not None:
+                if descriptor.is_current():
+                    try:
+                        yield descriptor
+                    finally:
+                        fs.unlink(place)
+                    return
+            finally:
                 descriptor.close()
 
     def _make(self, wheel: Path, key: str, held: lock.Descriptor | None) -> Entry | None:

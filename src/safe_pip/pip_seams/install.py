@@ -158,6 +158,7 @@ class Install:
     def _unneeded(self) -> list[Path]:
         """The wheels of what the environment has by now, put there by others; their projects are not staged."""
         kept = self.transaction.read(lambda: self._installed_meanwhile(Snapshot.take(self.transaction.path)))
+        self._kept = kept
         self._skipped |= kept.keys() - self._dropped
         self._dropped |= self._skipped
         return [

@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(sys.version_info < (3, 11), reason="bytecode differs between processes there"),
 ]
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 60.0
 
 
 class Counted(Cores):
@@ -71,13 +71,37 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Compiler]]:
     assert all(each._child.returncode is not None for each in started)
 
 
+@pytest.fixture
+def patient(children: list[Compiler], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have this process wait for what the children do before it does more itself; on return what they sent."""
+    sent: list[int] = []
+    own, receive = compiling.bytecode, Compiler.receive
+
+    def bytecode(*args: object) -> bytes | str:
+        for child in children:
+            if child.tasks and child._child.poll() is None:
+                select.select([child.out], [], [])
+        return own(*args)
+
+    def noted(child: Compiler) -> list[tuple[int, bytes | str]]:
+        results = receive(child)
+        sent.extend(number for number, _ in results)
+        return results
+
+    monkeypatch.setattr(compiling, "bytecode", bytecode)
+    monkeypatch.setattr(Compiler, "receive", noted)
+    return sent
+
+
 def sources(root: Path, count: int = 60) -> list[Source]:
     """Sources of all sizes, the last one broken."""
     found = []
     for number in range(count):
         path = root / f"package{number % 7}" / f"module{number}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [f"def function{line}(a, b={line}.5):\n    return 'text {line}', a, (1, b)\n" for line in range(number)]
+        lines = [
+            f"def f{line}(a, b={line}.5):\n    'doc {line}'\n    assert a\n    return a, b\n" for line in range(number)
+        ]
         path.write_text("".join(lines) + ("x = = 1\n" if number == count - 1 else ""))
         os.utime(path, (0, 1_700_000_000))
         found.append(Source(str(path), path.relative_to(root).as_posix(), path.stat().st_size))
@@ -97,24 +121,13 @@ def compiled(root: Path, cores: Cores) -> tuple[dict[str, bytes], list[str]]:
 
 
 @pytest.mark.parametrize("spare", [1, 3])
-def test_children_make_the_same_bytecode(tmp_path, children, spare):
+def test_children_make_the_same_bytecode(tmp_path, children, patient, spare):
     alone = compiled(tmp_path / "alone", Counted(0))
     assert not children
     cores = Counted(spare)
     assert compiled(tmp_path / "together", cores) == alone
-    assert len(children) >= 1
-    assert cores.out == 0
-
-
-def test_a_child_does_a_share_of_the_work(tmp_path, children, monkeypatch):
-    received = []
-    receive = Compiler.receive
-    monkeypatch.setattr(Compiler, "receive", lambda child: received.extend(got := receive(child)) or got)
-    cores = Counted(1)
-    there = sources(tmp_path, 150)
-    compile_sources(there, cores=cores, progress=lambda count: None)
-    assert received
-    assert len(bytecode(tmp_path)) == len(there) - 1
+    assert patient
+    assert (cores.taken >= spare, cores.out) == (True, 0)
 
 
 @pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
@@ -133,11 +146,16 @@ def test_what_a_child_does_not_send_is_made_here(tmp_path, children, monkeypatch
     assert cores.out == 0
 
 
-def test_children_go_when_others_want_the_cores(tmp_path, children):
-    cores = Counted(1, 0, -1, 0, -1)
-    compiled(tmp_path, cores)
+def test_children_go_when_others_want_the_cores(tmp_path, monkeypatch):
+    done: list[int] = []
+    gone_after: list[int] = []
+    close = Compiler.close
+    monkeypatch.setattr(Compiler, "close", lambda child: (close(child), gone_after.append(sum(done))))
+    cores = Counted(1, 0, -1, 0)
+    there = sources(tmp_path)
+    compile_sources(there, cores=cores, progress=done.append)
     assert (cores.taken, cores.out) == (1, 0)
-    assert children[0]._child.returncode == -signal.SIGKILL
+    assert [number < len(there) for number in gone_after] == [True]
 
 
 def test_without_a_permit_there_is_no_child(tmp_path, children):
@@ -183,17 +201,41 @@ def test_a_child_changes_nothing_on_the_disk(tmp_path):
 
 
 @pytest.mark.parametrize("options", [["-O"], ["-OO"], ["-X", "no_debug_ranges"]])
-def test_children_compile_as_this_interpreter_was_told_to(tmp_path, options):
-    for where in ("alone", "together"):
-        sources(tmp_path / where)
-    program = (
-        "import sys; from pathlib import Path; from tests.unit import test_compiler as t; t.compiling._WORTH = 100\n"
-        "for where, spare in ('alone', 0), ('together', 1): t.compiled(Path(sys.argv[1], where), t.Counted(spare))"
-    )
-    command = [sys.executable, *options, "-c", program, str(tmp_path)]
-    path = os.pathsep.join([str(PROJECT_ROOT), str(Path(compiler.__file__).parents[1])])
+def test_a_child_compiles_as_this_interpreter_was_told_to(tmp_path, options):
+    there = sources(tmp_path, 10)
+    program = """
+import select, sys
+from safe_pip import compiler, cores
+chosen = compiler.Settings.of_this_process()
+child = compiler.Compiler(chosen, cores.Cores({}), cores.Permit())
+child.give((number, path, "name") for number, path in enumerate(sys.argv[1:]))
+while child.tasks:
+    select.select([child.out], [], [])
+    for number, content in child.receive():
+        assert content == compiler.bytecode(sys.argv[1 + number], "name", *chosen[:3]), number
+child.close()
+"""
+    path = str(Path(compiler.__file__).parents[1])
+    command = [sys.executable, *options, "-c", program, *(each.path for each in there)]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path})
-    assert bytecode(tmp_path / "together") == bytecode(tmp_path / "alone") != {}
+
+
+def test_a_child_that_fails_leaves_the_token_to_its_parent(tmp_path):
+    read, write = os.pipe()
+    os.write(write, b"+")
+    cores = Cores({"MAKEFLAGS": f"--jobserver-auth={read},{write}"})
+    permit = cores.take()
+    assert permit == Permit(b"+")
+    child = Compiler(Settings.of_this_process(), cores, permit)
+    child.give([(0, str(tmp_path / "gone.py"), "gone.py")])
+    child._child.wait()
+    with pytest.raises(BrokenPipeError):
+        child.receive()
+    assert not select.select([read], [], [], 0)[0]
+    child.close()
+    assert os.read(read, 2) == b"+"
+    for end in (read, write):
+        os.close(end)
 
 
 def test_the_token_of_a_killed_parent_goes_back_to_make(tmp_path):
@@ -219,6 +261,7 @@ os.kill(os.getpid(), 9)
             check=False,
         )
         assert killed.returncode == -signal.SIGKILL
+        assert select.select([read], [], [], PATIENCE)[0]
         assert os.read(read, 1) == b"+"
         assert not select.select([read], [], [], 0)[0]
     finally:

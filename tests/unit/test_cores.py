@@ -73,7 +73,14 @@ def test_what_this_process_may_not_run_on_does_not_count(tmp_path, monkeypatch):
         ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/cpu.max": "max 100000\n"}, 4),
         ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/cpu.max": "250000 100000\n"}, 2),
         ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),
-        ({"proc/self/cgroup": "0::/../x\n", "sys/fs/cgroup/cpu.max": "300000 100000\n"}, 3),
+        (
+            {
+                "proc/self/cgroup": "0::/../x\n",
+                "sys/fs/cgroup/cpu.max": "300000 100000\n",
+                "sys/fs/x/cpu.max": "100000 100000\n",
+            },
+            3,
+        ),
         (
             {
                 "proc/self/cgroup": "5:memory:/m\n3:cpu,cpuacct:/c\n",
@@ -100,6 +107,8 @@ def test_without_a_jobserver_every_permit_is_granted(tmp_path):
 
 def test_each_permit_below_make_is_a_token_of_its_own(tmp_path, pipe):
     made = cores(tmp_path, {}, MAKEFLAGS=f" -j4 --jobserver-auth={pipe[0]},{pipe[1]}")
+    assert made.jobserver is not None
+    assert not os.get_blocking(made.jobserver.read)
     taken = [made.take() for _ in range(3)]
     assert taken == [Permit(b"+"), Permit(b"-"), None]
     made.give(Permit(b"-"))

@@ -93,8 +93,9 @@ class Measuring:
         self.emptied = [Emptied(environment) for environment in self.environments]
 
     def round(self, scenario: Scenario, *, is_counted: bool) -> None:
-        """Measure every tool once."""
+        """Measure every tool once; not counted are those that have a cache to fill."""
         tools = [tool for tool in scenario.tools if self.uv is not None or not tool.startswith("uv")]
+        tools = [tool for tool in tools if is_counted or tool in ("safe-pip", "uv")]
         self.chances.shuffle(tools)
         for tool in tools:
             for emptied in self.emptied[: scenario.environments]:

@@ -43,7 +43,8 @@ def write(root: Path, contents: dict[str, bytes]) -> list[Source]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
         os.utime(root / name, (0, 1_700_000_000 + number))
-    return [Source(str(root / name), name, len(content)) for name, content in contents.items()]
+    # A name from an archive is none that Python has interned: in Python 3.10 bytecode tells one from the other.
+    return [Source(str(root / name), f"{name} "[:-1], len(content)) for name, content in contents.items()]
 
 
 def bytecode(root: Path) -> dict[str, bytes]:

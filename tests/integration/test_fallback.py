@@ -61,6 +61,8 @@ OTHERS = [
     ("pip._internal.commands.inspect", "get_environment", ("inspect",)),
     ("pip._internal.operations.freeze", "get_environment", ("freeze",)),
     ("pip._internal.commands.cache", "CacheCommand.remove_cache_items", ("cache", "info")),
+    ("pip._internal.commands.cache", "CacheCommand.get_cache_info", ("cache", "list")),
+    ("pip._internal.commands.cache", "CacheCommand.list_cache_items", ("cache", "info")),
 ]
 
 

@@ -27,6 +27,8 @@ logger = getLogger(_COMMAND)
 
 def attach() -> None:
     """Have `cache info`, `list`, `remove` and `purge` know the store; what pip says stays as it is."""
+    for seam in (INFO, LIST, REMOVE):
+        seam.check()
     INFO.replace(_info)
     LIST.replace(_list)
     REMOVE.replace(_remove)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pip._internal.utils.logging import get_console
 
-from safe_pip.pip_seams.seam import Seam
+from safe_pip.pip_seams.seam import Seam, SeamBroken
 
 RENDERER = Seam("pip._internal.cli.progress_bars", "get_install_progress_renderer", ("bar_type", "total"))
 
@@ -50,7 +50,11 @@ class Bar:
         if not self._is_wanted or time.monotonic() < self._begun + _LONG:
             return
         if self._drawn is None:
-            render = RENDERER.check()(bar_type=self._bar_type, total=len(self._names))
+            try:
+                render = RENDERER.check()(bar_type=self._bar_type, total=len(self._names))
+            except SeamBroken:  # nobody misses it who did not know that there is one
+                self._is_wanted = False
+                return
             self._drawn = render(types.SimpleNamespace(name=name) for name in self._names)
         at = self._order.get(wheel, 0) if len(self._order) > 1 else min(int(share * _WHOLE), _WHOLE - 1)
         while self._at < at and next(self._drawn, None) is not None:

@@ -15,15 +15,20 @@ FILE, START, *ARGUMENTS = sys.argv[1:]
 
 # Names that are not there are left out: what they take counts for what they are within.
 PHASES = {
-    "locks, snapshot": ["transaction:Transaction.read"],
-    "staging by pip's code": ["pip_seams.staging:Staging._install"],
-    "verifying": ["pip_seams.staging:verify"],
-    "preparing": ["pip_seams.install:Install._prepare", "preparing:prepare"],
-    "compiling": ["preparing:compile_sources"],
-    "copying from the store": ["pip_seams.prepared:stage_entry", "prepared:Store.stage"],
-    "planning, commit": ["transaction:Transaction.commit"],
+    "reading what is installed": ["transaction:Transaction.read"],
     "making the stage": ["transaction:Transaction.staging"],
-    "deleting": ["stage:Stage.close"],
+    "mirroring directories": ["pip_seams.staging:Staging._stage_scheme", "pip_seams.staging:Staging._mirror_below"],
+    "finding what is prepared": ["pip_seams.install:Install._prepare"],
+    "hashing wheels": ["preparing:Preparing._key"],
+    "unpacking, verifying": ["preparing:_Unpacking._unpack"],
+    "compiling": ["preparing:compile_sources"],
+    "hashing bytecode": ["preparing:_Unpacking._compile"],
+    "copying from the store": ["prepared:Entry.copy"],
+    "comparing with the archive": ["pip_seams.prepared:Prepared._is_of"],
+    "pip's own staging": ["pip_seams.staging:Staging._install"],
+    "verifying what pip unpacked": ["pip_seams.staging:verify"],
+    "planning, commit": ["transaction:Transaction.commit"],
+    "deleting the stage": ["stage:Stage.close"],
 }
 
 seconds: dict[str, float] = {"start of the interpreter": perf_counter() - float(START)}

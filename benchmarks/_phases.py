@@ -24,7 +24,7 @@ PHASES = {
     "compiling": ["preparing:compile_sources"],
     "hashing bytecode": ["preparing:_Unpacking._compile"],
     "copying from the store": ["prepared:Entry.copy"],
-    "comparing with the archive": ["pip_seams.prepared:Prepared._is_of"],
+    "comparing with the archive": ["pip_seams.prepared:Prepared._find"],
     "pip's own staging": ["pip_seams.staging:Staging._install"],
     "verifying what pip unpacked": ["pip_seams.staging:verify"],
     "planning, commit": ["transaction:Transaction.commit"],

@@ -262,10 +262,10 @@ def measure_space(measuring: Measuring) -> list[dict[str, object]]:
     rows = []
     done = 0
     for step in STEPS:
-        for wheel in wheels[done:step]:
+        for batch in _batches(wheels[done:step]):
             emptied.reset()
             options = ("--no-deps", "--ignore-installed")
-            measuring.bench.run(measuring.install("safe-pip", environment, *options, str(wheel)))
+            measuring.bench.run(measuring.install("safe-pip", environment, *options, *map(str, batch)))
         done = step
         archives = sum(wheel.stat().st_size for wheel in wheels[:done]) / 2**20
         stored = sum(_size(store) for store in stores(measuring.bench)) / 2**20
@@ -366,6 +366,18 @@ def _wheels(measuring: Measuring) -> Iterator[Path]:
         with zipfile.ZipFile(again, "a") as archive:
             archive.comment = f"{number}".encode()  # other bytes, the same content
         yield again
+
+
+def _batches(wheels: Sequence[Path]) -> list[list[Path]]:
+    """The same in as few commands as there are versions of one project."""
+    batches: list[dict[str, Path]] = []
+    for wheel in wheels:
+        for batch in batches:
+            if batch.setdefault(_name(wheel), wheel) is wheel:
+                break
+        else:
+            batches.append({_name(wheel): wheel})
+    return [list(batch.values()) for batch in batches]
 
 
 def _name(wheel: Path) -> str:

@@ -9,6 +9,7 @@ aside; of two entries the second one is discarded.
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import importlib.util
 import os
@@ -201,14 +202,14 @@ class Preparing:
         return self._store.find(key)
 
     def _check_room(self, archive: zipfile.ZipFile) -> None:
-        """Raise `Unpreparable` for a wheel that is too large for the store, or for what is left on the disk."""
+        """Raise `Unpreparable` for a wheel larger than the store may become, `OSError` for one larger than its disk."""
         size = prepared.on_disk(info.file_size for info in archive.infolist())
         if size > self._limit:
             raise Unpreparable("larger than the store may become")
         if sys.platform != "win32":
             found = os.statvfs(self._store.path)
             if found.f_bavail * found.f_frsize < _ROOM * size:
-                raise Unpreparable("there is too little room")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._store.path))
 
 
 class _Beat:

@@ -91,6 +91,17 @@ def test_an_install_works_whichever_seam_is_not_as_expected(changed, module, att
     assert not (changed.site / "~ne").exists()
 
 
+@pytest.mark.parametrize("attribute", ["ZipBackedFile.save", "_fs_to_record_path", "is_within_directory"])
+def test_what_only_makes_an_install_faster_is_left_out_where_it_is_not_as_expected(changed, attribute):
+    changed.stock(ONE)
+    changed.seam = ("pip._internal.operations.install.wheel", attribute)
+    for _ in range(2):
+        done = changed.run("install", "-v", "--force-reinstall", "one")
+        assert "runs under one exclusive lock" not in done.stderr
+        assert ("prepared wheels are not used" in done.stderr) == (attribute == "ZipBackedFile.save")
+        assert changed.installed() == {"one": "1"}
+
+
 @pytest.mark.parametrize(("module", "attribute", "args"), OTHERS, ids=[f"{seam[0]}.{seam[1]}" for seam in OTHERS])
 def test_other_commands_work_whichever_seam_is_not_as_expected(changed, module, attribute, args):
     changed.stock(ONE)

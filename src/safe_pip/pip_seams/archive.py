@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import types
 import zipfile
+from contextlib import suppress
 from typing import Any, ClassVar
 
-from safe_pip.pip_seams.seam import Seam
+from safe_pip.pip_seams.seam import Seam, SeamBroken
 
 METADATA = Seam("pip._internal.metadata.base", "zipfile")
 INSTALLED = Seam("pip._internal.operations.install.wheel", "ZipFile")
@@ -40,9 +41,11 @@ class Archive(zipfile.ZipFile):
 
 def attach_to_metadata() -> None:
     """Have pip use it for what it reads of wheels while it resolves."""
-    METADATA.put(types.SimpleNamespace(**{**vars(zipfile), "ZipFile": Archive}))
+    with suppress(SeamBroken):  # it is only slower then
+        METADATA.put(types.SimpleNamespace(**{**vars(zipfile), "ZipFile": Archive}))
 
 
 def attach_to_wheels() -> None:
     """Have pip use it for what it installs."""
-    INSTALLED.put(Archive)
+    with suppress(SeamBroken):
+        INSTALLED.put(Archive)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class Prepared:
         """Why the store, or a part of it, was not used, in words."""
         self._mode = mode
         self._limit = limit
+        self._is_attached = False
         self._preparing: Preparing | None = None
         self._entries: dict[Path, Entry] = {}
         self._copied: dict[str, str] = {}
@@ -47,22 +49,20 @@ class Prepared:
         self._compiled: set[str] = set()
         self._places: dict[str, str] = {}
 
-    def attach(self) -> bool:
-        """Take hold of pip's wheel code; on return whether it is as expected."""
+    def attach(self) -> None:
+        """Take hold of pip's wheel code; where it is not as expected nothing is prepared."""
+        for seam, wrapper in ((RELATIVE, _relative), (WITHIN, _is_within)):
+            with suppress(SeamBroken):  # it is only slower then
+                seam.replace(wrapper)
         try:
-            for seam in (SAVE, RELATIVE, WITHIN):
-                seam.check()
+            SAVE.replace(self._save)
+            self._is_attached = True
         except SeamBroken as broken:
             self.refused = broken.message
-            return False
-        SAVE.replace(self._save)
-        RELATIVE.replace(_relative)
-        WITHIN.replace(_is_within)
-        return True
 
     def open(self, options: Any, progress: Callable[[Path, float], None] = lambda wheel, share: None) -> None:
         """Find the store that these options of pip's allow; without one, nothing is prepared."""
-        if not options.cache_dir or not self._limit:
+        if not options.cache_dir or not self._limit or not self._is_attached:
             return
         store = Store.below(Path(options.cache_dir))
         if store is None:

@@ -28,13 +28,13 @@ pytestmark = [
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from safe_pip import compiling, preparing
+from safe_pip import compiling, preparing, unpacking
 from safe_pip.cores import Cores
 from safe_pip.prepared import Store
 
 cache, patience, stays, *wheels = sys.argv[1:]
 preparing._PATIENCE = float(patience)
-compile_sources = preparing.compile_sources
+compile_sources = unpacking.compile_sources
 
 def compile_and_stay(files, **more):
     print(json.dumps({"event": "preparing", "what": [each.name for each in files]}), flush=True)
@@ -42,7 +42,7 @@ def compile_and_stay(files, **more):
     return compile_sources(files, **more)
 
 if stays == "stays":
-    preparing.compile_sources = compile_and_stay
+    unpacking.compile_sources = compile_and_stay
 tool = preparing.Preparing(
     Store.below(Path(cache)), compiling.key(), Cores({}), limit=10**9, progress=lambda wheel, share: None
 )

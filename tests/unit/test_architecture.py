@@ -25,6 +25,7 @@ merging
 transaction
 change
 preparing
+unpacking
 verify copying
 importing comparison manifest
 stage

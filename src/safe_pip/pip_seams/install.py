@@ -19,7 +19,6 @@ from safe_pip.fs.bulk import LinkMode
 from safe_pip.pip_seams.installed import Installed
 from safe_pip.pip_seams.output import kept_until_done
 from safe_pip.pip_seams.prepared import Prepared
-from safe_pip.pip_seams.progress import Bar
 from safe_pip.pip_seams.removal import Removals
 from safe_pip.pip_seams.scheme import scheme_target
 from safe_pip.pip_seams.seam import Seam, SeamBroken, arguments
@@ -137,7 +136,7 @@ class Install:
         finally:
             self._change = None
             self._prepared.close()
-            self._note_store()
+            self.transaction.noticed += self._prepared.notices(self.options)
         staged = self._staging.staged
         if self._there is not None:
             staged = self._there.arrange(staged)
@@ -147,13 +146,11 @@ class Install:
         return done
 
     def _prepare(self) -> None:
-        """Have all wheels ready before the first one is staged: after pip has said what it installs."""
+        """Have all wheels ready before the first one is staged, after pip has said what it installs."""
         if not self._is_prepared:
             self._is_prepared = True
             wheels = {Path(each.local_file_path): each.name for each in self._wanted(self._requirements)}
-            with Bar([*wheels.items()], self.options.progress_bar) as bar:
-                self._prepared.open(self.options, bar)
-                self._prepared.make_ready(wheels, self._unneeded)
+            self._prepared.make_ready(wheels, self.options, self._unneeded)
 
     def _unneeded(self) -> list[Path]:
         """The wheels of what the environment has by now, put there by others; their projects are not staged."""
@@ -167,11 +164,6 @@ class Install:
 
     def _is_skipped(self, requirement: Any) -> bool:
         return canonicalize_name(requirement.name) in self._skipped
-
-    def _note_store(self) -> None:
-        if self._prepared.refused and self.options.verbose:
-            why = self._prepared.refused
-            self.transaction.noticed.append(f"prepared wheels are not used, or not all that could be: {why}")
 
     def _remove(self, original: Any, paths: Any, *args: Any, **kw: Any) -> None:
         """Have pip list what goes, and note it in the change."""

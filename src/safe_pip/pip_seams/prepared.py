@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from safe_pip.cores import Cores
 from safe_pip.errors import Mismatch
 from safe_pip.fs import Directory
 from safe_pip.fs.bulk import BYTECODE, COMPILED, LinkMode
+from safe_pip.pip_seams.progress import Bar
 from safe_pip.pip_seams.seam import Seam, SeamBroken
 from safe_pip.prepared import Damaged, Entry, Store
 from safe_pip.preparing import Preparing
@@ -60,8 +61,11 @@ class Prepared:
         except SeamBroken as broken:
             self.refused = broken.message
 
-    def open(self, options: Any, progress: Callable[[Path, float], None] = lambda wheel, share: None) -> None:
-        """Find the store that these options of pip's allow; without one, nothing is prepared."""
+    def make_ready(self, wheels: Mapping[Path, str], options: Any, unneeded: Callable[[], Collection[Path]]) -> None:
+        """Have these wheels, each with its project, prepared: by this command, or by others that want them too.
+
+        Where pip's options allow no store, or there is none to be trusted, nothing is prepared.
+        """
         if not options.cache_dir or not self._limit or not self._is_attached:
             return
         store = Store.below(Path(options.cache_dir))
@@ -69,14 +73,18 @@ class Prepared:
             self.refused = f"`{options.cache_dir}` cannot be written, or others could change it"
             return
         interpreter = compiling.key() if options.compile else None
-        self._preparing = Preparing(store, interpreter, Cores(os.environ), limit=self._limit, progress=progress)
-
-    def make_ready(self, wheels: Iterable[Path], unneeded: Callable[[], Collection[Path]]) -> None:
-        """Have these wheels prepared, by this command or by others that want them too."""
-        if self._preparing is not None:
+        with Bar([*wheels.items()], options.progress_bar) as bar:
+            cores = Cores(os.environ)
+            self._preparing = Preparing(store, interpreter, cores, limit=self._limit, progress=bar)
             self._entries = self._preparing.prepare(wheels, unneeded)
-            if self._preparing.refused is not None:
-                self.refused = str(self._preparing.refused)
+        if self._preparing.refused is not None:
+            self.refused = str(self._preparing.refused)
+
+    def notices(self, options: Any) -> list[str]:
+        """What to say to who wants to know more."""
+        if not self.refused or not options.verbose:
+            return []
+        return [f"prepared wheels are not used, or not all that could be: {self.refused}"]
 
     def stage(self, wheel: Path, archive: Any, info_dir: str, lib_dir: str, scheme: Any, *, compiles: bool) -> bool:
         """Copy a prepared wheel to where pip is about to write it; on return whether that was done."""

@@ -15,32 +15,22 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import statistics
 import sys
 import time
-import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from _bench import UPGRADES, Bench, Emptied, arguments, bench, table
-from tests.support.tools import ToolOutOfReach, fetched
+from _supplies import HUNDRED, SET, batches_of, forget, hundred, set_of_wheels, size_of, stores, uv_program
 from tests.support.venvs import Venv
-from tests.support.wheelhouse import BACKENDS, NEW, NEW_BINARY
 from wall import AT_ONCE
 
 TOOLS = ("safe-pip", "safe-pip cold", "pip", "flock pip", "uv", "uv compiling")
-# All of them are at hand where the tests are.
-SET = """
-attrs certifi charset-normalizer click flit_core hatchling idna jinja2 markupsafe packaging pathspec pluggy pygments
-requests setuptools six tomli trove-classifiers urllib3 wheel
-argcomplete cachetools colorama distlib filelock humanize platformdirs pyproject_hooks python_discovery virtualenv
-""".split()
-FROM_TOOLS = ("tox", "nox", "build")
 PROCESSES = 8
-STEPS = (10, 20, 30, 50, 100)
+STEPS = (10, 20, 30, 50, HUNDRED)
 IMPORTABLE = """
 import importlib, pkgutil, sys
 found, package = [], __import__(sys.argv[1])
@@ -83,7 +73,7 @@ class Measuring:
     failed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def __post_init__(self) -> None:
-        self.set = _set_of_wheels(self.bench)
+        self.set = set_of_wheels(self.bench)
         self.bench.variables["PIP_FIND_LINKS"] = f"{self.bench.wheels} {self.set}"
         self.bench.variables |= {"UV_CACHE_DIR": str(self.bench.scratch / "uv-cache"), "UV_NO_CONFIG": "1"}
         pins = sorted(f"{wheel.name.split('-')[0]}=={wheel.name.split('-')[1]}" for wheel in self.set.iterdir())
@@ -190,7 +180,7 @@ def main() -> None:
     chosen = options.only or choices
     chances = random.Random(options.seed)
     with bench() as shared:
-        measuring = Measuring(shared, _uv(shared.scratch), chances)
+        measuring = Measuring(shared, uv_program(shared.scratch), chances)
         for number in range(-1, runs):
             for scenario in SCENARIOS:
                 if scenario.name in chosen:
@@ -258,17 +248,17 @@ def measure_space(measuring: Measuring) -> list[dict[str, object]]:
     """What the store takes on the disk for more and more distributions, and what their wheels take."""
     forget(measuring.bench)
     environment, emptied = measuring.environments[0], measuring.emptied[0]
-    wheels = list(_wheels(measuring))
+    wheels = list(hundred(measuring.bench, measuring.set))
     rows = []
     done = 0
     for step in STEPS:
-        for batch in _batches(wheels[done:step]):
+        for batch in batches_of(wheels[done:step]):
             emptied.reset()
             options = ("--no-deps", "--ignore-installed")
             measuring.bench.run(measuring.install("safe-pip", environment, *options, *map(str, batch)))
         done = step
         archives = sum(wheel.stat().st_size for wheel in wheels[:done]) / 2**20
-        stored = sum(_size(store) for store in stores(measuring.bench)) / 2**20
+        stored = sum(size_of(store) for store in stores(measuring.bench)) / 2**20
         row: dict[str, object] = {"distributions": done, "wheels MiB": archives, "store MiB": stored}
         rows.append({**row, "store over wheels": stored / archives})
     return rows
@@ -297,31 +287,10 @@ def measure_phases(measuring: Measuring, runs: int) -> list[dict[str, object]]:
                 for phase, seconds in {**phases, "all": whole}.items():
                     noted[phase] += [seconds * 1000] if number >= 0 else []
             for phase, values in noted.items():
+                values += [0.0] * (runs - len(values))
                 rows[phase][f"{what}, cold" if cold else what] = statistics.median(values)
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     return [{"ms": phase, **{column: row.get(column, 0.0) for column in columns}} for phase, row in rows.items()]
-
-
-def stores(shared: Bench) -> Iterator[Path]:
-    """The directories of prepared wheels of the benchmark's user."""
-    cache = Path(shared.variables["XDG_CACHE_HOME"])
-    for pattern in ("*/prepared-*", "*/*/prepared-*"):
-        yield from cache.glob(pattern)
-
-
-def forget(shared: Bench) -> None:
-    """Have no wheel prepared."""
-    for store in stores(shared):
-        shutil.rmtree(store)
-
-
-def _size(directory: Path) -> int:
-    """What all below a directory takes on the disk; a file with two names counts once."""
-    found: dict[tuple[int, int], int] = {}
-    for path in [directory, *directory.rglob("*")]:
-        status = path.lstat()
-        found[status.st_dev, status.st_ino] = status.st_blocks * 512
-    return sum(found.values())
 
 
 def _started(shared: Bench, name: str) -> Venv:
@@ -330,73 +299,6 @@ def _started(shared: Bench, name: str) -> Venv:
     shared.run(shared.safe_pip(environment), "install", "--no-deps", "tomli")
     shared.run(shared.safe_pip(environment), "uninstall", "-y", "tomli")
     return environment
-
-
-def _set_of_wheels(shared: Bench) -> Path:
-    """A directory with one wheel of each project of `SET`; the tools need newer ones than the tests."""
-    directory = shared.scratch / "set"
-    directory.mkdir()
-    in_wheelhouse = [project for project in SET if project in NEW | NEW_BINARY | BACKENDS]
-    wheels = [
-        *shared.wheelhouse.new(*in_wheelhouse),
-        *(wheel for tool in FROM_TOOLS for wheel in fetched(tool).iterdir()),
-    ]
-    chosen = {_name(wheel): wheel for wheel in wheels}
-    for project in SET:
-        wheel = chosen[project.replace("-", "_")]
-        (directory / wheel.name).symlink_to(wheel)
-    return directory
-
-
-def _wheels(measuring: Measuring) -> Iterator[Path]:
-    """A hundred wheels: the set, what is upgraded elsewhere, all others at hand, then the set again, repacked."""
-    directories = (measuring.set, measuring.bench.wheels, measuring.bench.wheelhouse.path, *map(fetched, FROM_TOOLS))
-    seen = set()
-    for wheel in (wheel for directory in directories for wheel in sorted(directory.glob("*.whl"))):
-        if wheel.name not in seen and _name(wheel) != "pip" and len(seen) < STEPS[-1]:
-            seen.add(wheel.name)
-            yield wheel
-    left = STEPS[-1] - len(seen)
-    for number in range(left):
-        wheels = sorted(measuring.set.iterdir())
-        wheel = wheels[number % len(wheels)]
-        again = measuring.bench.scratch / f"again-{number}" / wheel.name
-        again.parent.mkdir()
-        shutil.copyfile(wheel, again)
-        with zipfile.ZipFile(again, "a") as archive:
-            archive.comment = f"{number}".encode()  # other bytes, the same content
-        yield again
-
-
-def _batches(wheels: Sequence[Path]) -> list[list[Path]]:
-    """The same in as few commands as there are versions of one project."""
-    batches: list[dict[str, Path]] = []
-    for wheel in wheels:
-        for batch in batches:
-            if batch.setdefault(_name(wheel), wheel) is wheel:
-                break
-        else:
-            batches.append({_name(wheel): wheel})
-    return [list(batch.values()) for batch in batches]
-
-
-def _name(wheel: Path) -> str:
-    return wheel.name.split("-")[0].replace(".", "_").lower()
-
-
-def _uv(scratch: Path) -> Path | None:
-    """uv in an environment of its own; None where it cannot be had."""
-    try:
-        (wheel,) = fetched("uv").glob("*.whl")
-    except ToolOutOfReach as error:
-        print(f"without uv: {error}", file=sys.stderr)
-        return None
-    program = scratch / "uv"
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = [name for name in archive.namelist() if name.endswith(".data/scripts/uv")]
-        program.write_bytes(archive.read(name))
-    program.chmod(0o755)
-    return program
 
 
 if __name__ == "__main__":

@@ -251,8 +251,9 @@ def test_a_listing_comes_back_as_it_was():
     ids=" ".join,
 )
 def test_what_only_an_installer_can_judge_is_left_to_him(store, tmp_path, names):
-    assert prepare(store, packed(tmp_path, *names)) == {}
-    assert store.entries() == []
+    other = OTHER.write_wheel(tmp_path)
+    assert prepare(store, packed(tmp_path, *names), other).keys() == {other}
+    assert [entry.name for entry in store.entries()] == [other.name]
     assert left_in(store) == []
 
 

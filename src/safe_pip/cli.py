@@ -180,7 +180,7 @@ def _run_seams(
     if line.is_version and line.is_verbose:
         say(f"safe-pip {__version__}, with pip {copy.version} from {copy.path}")
     shell = Shell(copy.origin, program(), VERBS, {**copy.for_child(), **_for_child(chosen)})
-    seams = Seams(transaction, shell, attempt, chosen.proxies)
+    seams = Seams(transaction, shell, attempt, chosen)
     status = seams.run(list(line.for_pip))
     for notice in transaction.noticed:
         say(notice)
@@ -205,6 +205,8 @@ def _for_child(chosen: settings.Settings) -> dict[str, str]:
         found["SAFE_PIP_DURABLE"] = "1"
     if chosen.verify is not None:
         found["SAFE_PIP_VERIFY"] = chosen.verify
+    found["SAFE_PIP_LINK_MODE"] = chosen.link_mode
+    found["SAFE_PIP_CACHE_LIMIT"] = str(chosen.cache_limit)
     return found
 
 

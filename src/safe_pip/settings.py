@@ -22,6 +22,10 @@ class Settings(NamedTuple):
     """Whether a change is to survive a loss of power, not only the death of the process."""
     verify: str | None = None
     """`import`: what is new is imported once before it is put in; None: nothing is."""
+    link_mode: str = "clone"
+    """How files get from the store of prepared wheels into an environment: `clone`, `copy` or `hardlink`."""
+    cache_limit: int = 10_000_000_000
+    """The bytes that the store of prepared wheels may take; with 0 there is none."""
 
 
 def configuration_files(environ: Mapping[str, str], *, isolated: bool = False) -> list[str]:
@@ -77,6 +81,10 @@ def load(
         settings = settings._replace(durable=switch(variables["SAFE_PIP_DURABLE"], "SAFE_PIP_DURABLE"))
     if variables.get("SAFE_PIP_VERIFY"):
         settings = settings._replace(verify=check(variables["SAFE_PIP_VERIFY"], "SAFE_PIP_VERIFY"))
+    if variables.get("SAFE_PIP_LINK_MODE"):
+        settings = settings._replace(link_mode=link_mode(variables["SAFE_PIP_LINK_MODE"], "SAFE_PIP_LINK_MODE"))
+    if variables.get("SAFE_PIP_CACHE_LIMIT"):
+        settings = settings._replace(cache_limit=size(variables["SAFE_PIP_CACHE_LIMIT"], "SAFE_PIP_CACHE_LIMIT"))
     if lock_timeout is not None:
         settings = settings._replace(lock_timeout=seconds(lock_timeout, "--lock-timeout"))
     if verify is not None:
@@ -105,6 +113,12 @@ def _with_file(settings: Settings, file: str) -> Settings:
     verify = parser.get("safe-pip", "verify", fallback=None)
     if verify is not None:
         settings = settings._replace(verify=check(verify, f"verify in {file}"))
+    mode = parser.get("safe-pip", "link-mode", fallback=None)
+    if mode is not None:
+        settings = settings._replace(link_mode=link_mode(mode, f"link-mode in {file}"))
+    limit = parser.get("safe-pip", "cache-limit", fallback=None)
+    if limit is not None:
+        settings = settings._replace(cache_limit=size(limit, f"cache-limit in {file}"))
     found = tuple(parser.get(section, "proxy") for section in parser.sections() if parser.has_option(section, "proxy"))
     return settings._replace(proxies=settings.proxies + found)
 
@@ -136,3 +150,22 @@ def check(text: str, source: str) -> str | None:
     if text == "none":
         return None
     raise UsageError(f"`{text}` is neither `import` nor `none` ({source})")
+
+
+def link_mode(text: str, source: str) -> str:
+    """How files get from the store into an environment; raises `UsageError`."""
+    if text in ("clone", "copy", "hardlink"):
+        return text
+    raise UsageError(f"`{text}` is none of `clone`, `copy` and `hardlink` ({source})")
+
+
+def size(text: str, source: str) -> int:
+    """A number of bytes, or of kB, MB, GB or TB with the first letter behind it; raises `UsageError`."""
+    number, unit = (text[:-1], text[-1:].upper()) if text[-1:].isalpha() else (text, "")
+    try:
+        value = float(number) * 1000 ** ["", "K", "M", "G", "T"].index(unit)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 10**18:
+        raise UsageError(f"`{text}` is not a size like `500M` or `10G` ({source})")
+    return int(value)

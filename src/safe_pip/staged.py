@@ -15,6 +15,7 @@ from .fs import Directory, attributes
 _SECOND = 1_000_000_000
 # PEP 552: magic number, flags, then, if no flag is set, the time and the size of the source; 32 bits each.
 _FLAGS, _TIME = slice(4, 8), 8
+_PARTED = ".safe-pip-parted"
 
 
 @contextmanager
@@ -146,6 +147,7 @@ def freshen(path: str, avoid: Collection[int]) -> None:
     seconds = {time // _SECOND for time in avoid}
     new = max(seconds) + 1
     with parent_of(path) as (directory, name):
+        _part(directory, name)
         attributes.set_time(directory, name, new * _SECOND)
         with suppress(FileNotFoundError, NotADirectoryError), directory.child("__pycache__") as cache:
             for pyc in cache.names():
@@ -157,7 +159,15 @@ def _date(cache: Directory, name: str, second: int) -> None:
     with open(cache.open_file(name), "rb") as file:
         header = file.read(16)
     if len(header) == 16 and header[_FLAGS] == bytes(4):
+        _part(cache, name)
         attributes.patch(cache, name, _TIME, (second & 0xFFFFFFFF).to_bytes(4, "little"))
+
+
+def _part(directory: Directory, name: str) -> None:
+    """Have a file be no other link's: what is done to it is not done to prepared wheels or other environments."""
+    if directory.stat(name).st_nlink > 1:
+        fs.copy(directory, name, directory, f"{name}{_PARTED}")
+        fs.move_over(directory, f"{name}{_PARTED}", directory, name)
 
 
 def files_of(root: str, record: str) -> set[str]:

@@ -42,19 +42,34 @@ def verify(wheel: Path, lib_dir: str, scheme: Mapping[str, str]) -> None:
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
-            problems = list(_Wheel(archive, lib_dir, scheme).problems())
+            _refuse(wheel.name, list(_Wheel(archive, lib_dir, scheme).problems()))
     except (zipfile.BadZipFile, UnicodeDecodeError, csv.Error, EOFError) as error:
         raise Mismatch(f"`{wheel.name}` is damaged: {error}") from error
+
+
+def verify_unpacked(wheel: str, archive: zipfile.ZipFile, unpacked: Mapping[str, tuple[int, str]]) -> None:
+    """The same for an archive whose files were written as they are: `unpacked` has size and SHA-256 digest of each."""
+    _refuse(wheel, list(_Wheel(archive, "", {}, unpacked).problems()))
+
+
+def _refuse(wheel: str, problems: list[str]) -> None:
     if problems:
         more = [f"and {len(problems) - _NAMED} more"] if len(problems) > _NAMED else []
-        raise Mismatch(f"`{wheel.name}` is not what its RECORD says: {', '.join(problems[:_NAMED] + more)}")
+        raise Mismatch(f"`{wheel}` is not what its RECORD says: {', '.join(problems[:_NAMED] + more)}")
 
 
 class _Wheel:
     """One wheel beside what was made of it."""
 
-    def __init__(self, archive: zipfile.ZipFile, lib_dir: str, scheme: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        archive: zipfile.ZipFile,
+        lib_dir: str,
+        scheme: Mapping[str, str],
+        unpacked: Mapping[str, tuple[int, str]] | None = None,
+    ) -> None:
         self._archive = archive
+        self._unpacked = unpacked or {}
         self._lib_dir = lib_dir
         self._scheme = scheme
         self._names = list(dict.fromkeys(name for name in archive.namelist() if not name.endswith("/")))
@@ -70,7 +85,7 @@ class _Wheel:
             return
         rows = self._rows()
         unlisted = {f"{self._info}/{name}" for name in _UNLISTED}
-        places = self._places()
+        places = {} if self._unpacked else self._places()
         for name in self._names:
             if name in unlisted:
                 continue
@@ -127,9 +142,12 @@ class _Wheel:
     def _problem(self, name: str, row: Row, path: str | None) -> str:
         """What is wrong with one file; empty if nothing is."""
         digest, size = row
-        algorithm, _, expected = digest.partition("=")
+        algorithm = digest.partition("=")[0]
         if digest and algorithm not in _ACCEPTED:
             return f"has a digest of the kind `{algorithm}`, which is not accepted"
+        if name in self._unpacked and algorithm in ("", "sha256"):
+            known, hexadecimal = self._unpacked[name]
+            return _difference(row, known, bytes.fromhex(hexadecimal)) if digest else ""
         if path is not None and name in self._scripts:
             content = self._archive.read(name)
             if content.startswith(_REWRITTEN):
@@ -148,9 +166,7 @@ class _Wheel:
                 length, found = self._digest(path, algorithm, size)
             except FileNotFoundError:
                 return "was not unpacked"
-        if urlsafe_b64encode(found).decode().rstrip("=") != expected.rstrip("="):
-            return "has another digest"
-        return "" if not size or size == str(length) else f"has {length} bytes and not {size}"
+        return _difference(row, length, found)
 
     def _digest(self, path: str, algorithm: str, size: str) -> tuple[int, bytes]:
         """Length and digest of a file, read once; `size` is what it is expected to be."""
@@ -171,6 +187,14 @@ class _Wheel:
                 asked = _CHUNK
         finally:
             os.close(fd)
+
+
+def _difference(row: Row, length: int, digest: bytes) -> str:
+    """What is wrong with a file of this length and digest; empty if nothing is."""
+    expected, size = row
+    if urlsafe_b64encode(digest).decode().rstrip("=") != expected.partition("=")[2].rstrip("="):
+        return "has another digest"
+    return "" if not size or size == str(length) else f"has {length} bytes and not {size}"
 
 
 def _entry_point(name: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 from tests.support.laboratory import Laboratory
 from tests.support.shop import Shop
 from tests.support.tools import Toolbox
+from tests.support.wheels import EVERYTHING, OTHER
 
 
 @pytest.fixture
@@ -33,3 +34,14 @@ def common() -> Iterator[Path]:
     directory.chmod(0o755)
     yield directory
     shutil.rmtree(directory)
+
+
+@pytest.fixture
+def fresh(shop: Shop, tmp_path: Path) -> Shop:
+    """The same with a cache of its own, in which nothing is prepared yet."""
+    shop.more["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    frozen = shop.laboratory.scratch / "cache" / "safe-pip"
+    if frozen.is_dir():  # the frozen pip, which is made anew for every cache
+        shutil.copytree(frozen, tmp_path / "cache" / "safe-pip", symlinks=True)
+    shop.stock(EVERYTHING, OTHER)
+    return shop

@@ -61,6 +61,8 @@ OTHERS = [
     ("pip._internal.commands.inspect", "get_environment", ("inspect",)),
     ("pip._internal.operations.freeze", "get_environment", ("freeze",)),
     ("pip._internal.commands.cache", "CacheCommand.remove_cache_items", ("cache", "info")),
+    ("pip._internal.commands.cache", "CacheCommand.get_cache_info", ("cache", "list")),
+    ("pip._internal.commands.cache", "CacheCommand.list_cache_items", ("cache", "info")),
 ]
 
 
@@ -87,6 +89,17 @@ def test_an_install_works_whichever_seam_is_not_as_expected(changed, module, att
     assert "Successfully installed one-1" in done.stdout
     assert changed.installed() == {"one": "1"}
     assert not (changed.site / "~ne").exists()
+
+
+@pytest.mark.parametrize("attribute", ["ZipBackedFile.save", "_fs_to_record_path", "is_within_directory"])
+def test_what_only_makes_an_install_faster_is_left_out_where_it_is_not_as_expected(changed, attribute):
+    changed.stock(ONE)
+    changed.seam = ("pip._internal.operations.install.wheel", attribute)
+    for _ in range(2):
+        done = changed.run("install", "-v", "--force-reinstall", "one")
+        assert "runs under one exclusive lock" not in done.stderr
+        assert ("prepared wheels are not used" in done.stderr) == (attribute == "ZipBackedFile.save")
+        assert changed.installed() == {"one": "1"}
 
 
 @pytest.mark.parametrize(("module", "attribute", "args"), OTHERS, ids=[f"{seam[0]}.{seam[1]}" for seam in OTHERS])

@@ -12,29 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.shop import Shop
-from tests.support.wheels import Project
+from tests.support.wheels import EVERYTHING, OTHER, Project
 
 pytestmark = pytest.mark.slow
-
-EVERYTHING = Project(
-    "every-thing",
-    "1",
-    files={
-        "every/__init__.py": "def fail():\n    raise ValueError('here')\n",
-        "every/deep/er.py": "value = 1\n",
-        "every/broken.py": "def (:\n",
-        "every/data.txt": "text\n",
-        "module.py": "",
-        "nspace/part/__init__.py": "",
-        "every_thing-1.data/purelib/pure.py": "pure = 1\n",
-        "every_thing-1.data/platlib/plat.py": "plat = 1\n",
-        "every_thing-1.data/headers/every.h": "#define EVERY\n",
-    },
-    console_scripts={"every": "every:fail"},
-    scripts={"every-script": "#!python\nimport every\n", "compiled.py": "#!python\nprint()\n", "plain": "#!/bin/sh\n"},
-    data={"share/every/one": "one", "etc/every.conf": "x = 1\n"},
-)
-OTHER = Project("other", "1", files={"nspace/other/__init__.py": "", "other.py": ""}, data={"share/every/two": "two"})
 
 
 def tree(root: Path, *, without: str = "\0") -> dict[str, tuple[str, bytes]]:

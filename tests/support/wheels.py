@@ -146,6 +146,28 @@ class Project:
         return directory
 
 
+# One that has everything that a wheel can have, and one that shares directories with it.
+EVERYTHING = Project(
+    "every-thing",
+    "1",
+    files={
+        "every/__init__.py": "def fail():\n    raise ValueError('here')\n",
+        "every/deep/er.py": "value = 1\n",
+        "every/broken.py": "def (:\n",
+        "every/data.txt": "text\n",
+        "module.py": "",
+        "nspace/part/__init__.py": "",
+        "every_thing-1.data/purelib/pure.py": "pure = 1\n",
+        "every_thing-1.data/platlib/plat.py": "plat = 1\n",
+        "every_thing-1.data/headers/every.h": "#define EVERY\n",
+    },
+    console_scripts={"every": "every:fail"},
+    scripts={"every-script": "#!python\nimport every\n", "compiled.py": "#!python\nprint()\n", "plain": "#!/bin/sh\n"},
+    data={"share/every/one": "one", "etc/every.conf": "x = 1\n"},
+)
+OTHER = Project("other", "1", files={"nspace/other/__init__.py": "", "other.py": ""}, data={"share/every/two": "two"})
+
+
 def digest(content: bytes) -> str:
     """A digest as RECORD spells it (binary distribution format, "The .dist-info directory")."""
     return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()

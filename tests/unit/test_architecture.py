@@ -24,6 +24,8 @@ unmerging
 merging
 transaction
 change
+preparing
+unpacking
 verify copying
 importing comparison manifest
 stage
@@ -50,10 +52,12 @@ request
 room staged
 state_directory owner
 frozen
-copies
+copies prepared
 lock
 holders
-interpreter isolation target child adoption
+compiling
+compiler
+interpreter isolation target child adoption cores
 record trust
 settings start
 fs

@@ -111,7 +111,7 @@ def rename(source: Path, destination: Path) -> None:
         os.rename(source, destination)
 
 
-def write(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+def write(path: str | os.PathLike[str], content: bytes, *, mode: int = 0o600) -> None:
     """Make the new file `path` with `content`; raises `FileExistsError` if there is one, follows no symbolic link."""
     with _changing("create", path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), mode)
@@ -228,7 +228,7 @@ def _temporary_file(directory: Path) -> tuple[int, Path]:
     return descriptor, Path(name)
 
 
-def _changing(operation: str, path: Path, source: Path | None = None) -> Changing:
+def _changing(operation: str, path: str | os.PathLike[str], source: Path | None = None) -> Changing:
     if watch is None:  # nobody asks for absolute paths
-        return Changing(operation, str(path), "" if source is None else str(source))
+        return Changing(operation, os.fspath(path), "" if source is None else str(source))
     return Changing(operation, os.path.abspath(path), "" if source is None else os.path.abspath(source))

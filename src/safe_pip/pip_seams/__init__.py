@@ -21,6 +21,7 @@ from safe_pip.errors import NestingRefused, Replaced, SafePipError
 from safe_pip.fs import renaming
 from safe_pip.pip_seams.seam import Seam, SeamBroken
 from safe_pip.pip_seams.shell import CREATE, Shell, program
+from safe_pip.settings import Settings
 from safe_pip.transaction import Transaction
 
 __all__ = ["SeamBroken", "Seams", "Shell", "program", "run_unchanged"]
@@ -37,11 +38,11 @@ CONTENT = Seam("pip._internal.req.req_file", "get_file_content", ("url", "sessio
 class Seams:
     """pip, with our answers in its seams."""
 
-    def __init__(self, transaction: Transaction, shell: Shell, attempt: Attempt, proxies: tuple[str, ...] = ()) -> None:
+    def __init__(self, transaction: Transaction, shell: Shell, attempt: Attempt, settings: Settings) -> None:
         self.transaction = transaction
         self.shell = shell
         self.attempt = attempt
-        self.proxies = proxies
+        self.settings = settings
         self.error: SafePipError | None = None
         """Why the command did not do what it was asked for, after `run`."""
         self.inputs = dict(attempt.inputs)
@@ -54,7 +55,7 @@ class Seams:
     def run(self, args: list[str]) -> int:
         """Run pip's own main; on return its exit status, or that of `error`."""
         try:
-            if any(proxy.lower().startswith("socks") for proxy in self.proxies):
+            if any(proxy.lower().startswith("socks") for proxy in self.settings.proxies):
                 from safe_pip.pip_seams.network import load_socks
 
                 load_socks(self.transaction)
@@ -198,9 +199,11 @@ class Seams:
         caches.attach_to_wheels(self.transaction)
 
     def _attach_install(self) -> None:
+        from safe_pip.fs.bulk import LinkMode
         from safe_pip.pip_seams.install import Install
 
-        self._install = Install(self.transaction, self.installed)
+        mode = LinkMode(self.settings.link_mode)
+        self._install = Install(self.transaction, self.installed, mode, self.settings.cache_limit)
         self._install.attach()
 
     def _attach_uninstall(self) -> None:
@@ -219,9 +222,10 @@ class Seams:
         self.installed.attach_to_paths("freeze")
 
     def _attach_cache(self) -> None:
-        from safe_pip.pip_seams import caches
+        from safe_pip.pip_seams import cache_command, caches
 
         caches.attach_to_purge(self.transaction)
+        cache_command.attach()
 
     @staticmethod
     def _is_a(command: Any, module: str, name: str) -> bool:

@@ -15,8 +15,10 @@ from pip._vendor.packaging.utils import canonicalize_name
 from safe_pip.change import Change, Outcome
 from safe_pip.environment import Target
 from safe_pip.errors import SafePipError, StalePlan
+from safe_pip.fs.bulk import LinkMode
 from safe_pip.pip_seams.installed import Installed
 from safe_pip.pip_seams.output import kept_until_done
+from safe_pip.pip_seams.prepared import Prepared
 from safe_pip.pip_seams.removal import Removals
 from safe_pip.pip_seams.scheme import scheme_target
 from safe_pip.pip_seams.seam import Seam, SeamBroken, arguments
@@ -46,7 +48,8 @@ SEAMS = (INSTALL, SUMMARY, CONFLICTS, DETERMINE, CHECK, MOVE, BAR)
 class Install:
     """One `pip install` at work."""
 
-    def __init__(self, transaction: Transaction, installed: Installed) -> None:
+    def __init__(self, transaction: Transaction, installed: Installed, mode: LinkMode, limit: int) -> None:
+        """`mode` and `limit` are those of the store of prepared wheels."""
         self.transaction = transaction
         self.installed = installed
         self.command: Any = None
@@ -56,7 +59,10 @@ class Install:
         self._requirements: list[Any] = []
         self._kept: dict[str, Any] = {}
         self._dropped: set[str] = set()
-        self._staging = Staging()
+        self._prepared = Prepared(mode, limit)
+        self._is_prepared = False
+        self._skipped: set[str] = set()
+        self._staging = Staging(self._prepared, self._prepare, self._is_skipped)
         self._removals = Removals()
         self._change: Change | None = None
         self._there: TargetDirectory | None = None
@@ -129,12 +135,35 @@ class Install:
                 done: list[Any] = original(**call)
         finally:
             self._change = None
+            self._prepared.close()
+            self.transaction.noticed += self._prepared.notices(self.options)
         staged = self._staging.staged
         if self._there is not None:
             staged = self._there.arrange(staged)
         for each in staged:
             change.add(each.project, each.record)
+        change.drop(self._skipped)
         return done
+
+    def _prepare(self) -> None:
+        """Have all wheels ready before the first one is staged, after pip has said what it installs."""
+        if not self._is_prepared:
+            self._is_prepared = True
+            wheels = {Path(each.local_file_path): each.name for each in self._wanted(self._requirements)}
+            self._prepared.make_ready(wheels, self.options, self._unneeded)
+
+    def _unneeded(self) -> list[Path]:
+        """The wheels of what the environment has by now, put there by others; their projects are not staged."""
+        kept = self.transaction.read(lambda: self._installed_meanwhile(Snapshot.take(self.transaction.path)))
+        self._kept = kept
+        self._skipped |= kept.keys() - self._dropped
+        self._dropped |= self._skipped
+        return [
+            Path(each.local_file_path) for each in self._requirements if canonicalize_name(each.name) in self._skipped
+        ]
+
+    def _is_skipped(self, requirement: Any) -> bool:
+        return canonicalize_name(requirement.name) in self._skipped
 
     def _remove(self, original: Any, paths: Any, *args: Any, **kw: Any) -> None:
         """Have pip list what goes, and note it in the change."""
@@ -156,6 +185,9 @@ class Install:
         if self._there is not None:
             self._there.check()
         self._kept = self._installed_meanwhile(now)
+        gone = self._skipped - self._kept.keys()
+        if gone:
+            raise StalePlan(tuple(gone))
         dropped = tuple(project for project in self._kept if project not in self._dropped)
         self._dropped.update(dropped)
         return dropped
@@ -218,6 +250,8 @@ class Install:
 
     def _progress(self, original: Any, *args: Any, **kw: Any) -> Any:
         """pip's bar while it stages; where it cannot be drawn, what it leaves behind, an empty line, comes last."""
+        if self._staging.is_at_work:
+            self._prepare()
         renderer = original(*args, **kw)
         if not self._staging.is_at_work or get_console().is_terminal:
             return renderer

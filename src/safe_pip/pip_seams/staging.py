@@ -2,7 +2,7 @@
 
 import os
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,9 @@ from pip._internal.models.scheme import SCHEME_KEYS
 from pip._vendor.packaging.utils import canonicalize_name
 
 from safe_pip.change import Change
+from safe_pip.pip_seams import archive
 from safe_pip.pip_seams.output import KeptBack
+from safe_pip.pip_seams.prepared import Prepared
 from safe_pip.pip_seams.seam import Seam, arguments
 from safe_pip.verify import verify
 
@@ -41,7 +43,8 @@ class Staged(NamedTuple):
 class Staging:
     """Where pip's wheel code writes while a change is being made; at other times, or elsewhere, it is as ever."""
 
-    def __init__(self) -> None:
+    def __init__(self, prepared: Prepared, prepare: Callable[[], None], is_dropped: Callable[[Any], bool]) -> None:
+        """`prepare` is called before the first wheel is staged; what `is_dropped` then is not staged at all."""
         self.staged: list[Staged] = []
         self._change: Change | None = None
         self._kept: KeptBack | None = None
@@ -50,6 +53,11 @@ class Staging:
         self._scheme: Any = None
         self._nominal: dict[str, str] = {}
         self._info_dir = self._lib_dir = ""
+        self._prepared = prepared
+        self._prepare = prepare
+        self._is_dropped = is_dropped
+        self._wheel: Path | None = None
+        self._compiles = self._is_copied = False
 
     @property
     def is_at_work(self) -> bool:
@@ -60,6 +68,7 @@ class Staging:
         """Take hold of where pip installs one requirement; an isolated build's requirements stay its own."""
         for seam in SEAMS:
             seam.check()
+        archive.attach_to_metadata()
         SCHEME.replace(self._stage_scheme)
         INSTALL.replace(self._install)
 
@@ -68,6 +77,8 @@ class Staging:
         for seam in WHEEL_SEAMS:
             seam.check()
         PARSE.replace(self._parse)
+        archive.attach_to_wheels()
+        self._prepared.attach()
         self._is_pure, self._compile = IS_PURE.check(), COMPILE.check()
         COMPILER.put(types.SimpleNamespace(compile_file=self._compile_file))
         SCRIPTS.replace(self._about_scripts)
@@ -112,6 +123,15 @@ class Staging:
         if change is None:
             original(requirement, *args, **kw)
             return
+        self._prepare()
+        project = str(canonicalize_name(requirement.name))
+        if self._is_dropped(requirement):
+            requirement.install_succeeded = True
+            if self._kept is not None:
+                self._kept.mark(project)
+            return
+        self._wheel, self._is_copied = Path(requirement.local_file_path), False
+        self._compiles = bool(arguments(original, (requirement, *args), kw)["pycompile"])
         if "rollback_on_error" in kw:
             kw["rollback_on_error"] = True  # Nothing needs a RECORD to be removed by: the whole stage goes.
         try:
@@ -119,9 +139,9 @@ class Staging:
         except Exception as error:
             _hide(error, change.root)
             raise
-        scheme = {key: getattr(self._scheme, key) for key in SCHEME_KEYS}
-        verify(Path(requirement.local_file_path), self._lib_dir, scheme)
-        project = str(canonicalize_name(requirement.name))
+        if not self._is_copied:  # what is prepared was verified then
+            scheme = {key: getattr(self._scheme, key) for key in SCHEME_KEYS}
+            verify(self._wheel, self._lib_dir, scheme)
         record = os.path.join(self._lib_dir, self._info_dir, "RECORD")
         self.staged.append(Staged(project, record, self._lib_dir))
         if self._kept is not None:
@@ -131,8 +151,13 @@ class Staging:
         self._info_dir, metadata = original(*args, **kw)
         if self._change is not None:
             self._lib_dir = self._scheme.purelib if self._is_pure(metadata) else self._scheme.platlib
+            wheel = arguments(original, args, kw)["wheel_zip"]
             if self._home is None:
-                self._mirror_below(self._change, arguments(original, args, kw)["wheel_zip"].namelist())
+                self._mirror_below(self._change, wheel.namelist())
+            if self._wheel is not None:
+                self._is_copied = self._prepared.stage(
+                    self._wheel, wheel, self._info_dir, self._lib_dir, self._scheme, compiles=self._compiles
+                )
         return self._info_dir, metadata
 
     def _mirror_below(self, change: Change, names: Iterable[str]) -> None:
@@ -144,15 +169,20 @@ class Staging:
             if name.startswith(data):
                 key, _, path = name.removeprefix(data).partition("/")
                 base = getattr(self._scheme, key) if key in SCHEME_KEYS else ""
-            if base and os.pardir not in path.split("/"):
-                found.setdefault(base, []).append(path)
+            found.setdefault(base, []).append(path)
         for base, paths in found.items():
-            change.mirror_below(base.removeprefix(change.root), paths)
+            live = base.removeprefix(change.root)
+            there = set(os.listdir(live)) if base and os.path.isdir(live) else set()
+            paths = [path for path in paths if path.partition("/")[0] in there and os.pardir not in path.split("/")]
+            if paths:
+                change.mirror_below(live, paths)
 
     def _compile_file(self, path: str, **kw: Any) -> Any:
         """Compile with the path relative to the tree; the import system puts the whole one in its place."""
         if self._change is None:
             return self._compile(path, **kw)
+        if self._prepared.is_compiled(path):
+            return True
         directory = os.path.relpath(os.path.dirname(path), self._lib_dir)
         return self._compile(path, ddir="" if directory == os.curdir else directory, **kw)
 

@@ -1,0 +1,188 @@
+"""Prepared wheels under pip's own wheel code: what it is about to write is there already, copied from the store.
+
+pip's loop over the files of a wheel, RECORD, scripts and metadata stay its own work. Where the store cannot be used, or
+a wheel is not in it, pip unpacks and compiles as ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pip._internal.models.scheme import SCHEME_KEYS
+
+from safe_pip import compiling, fs
+from safe_pip.cores import Cores
+from safe_pip.errors import Mismatch
+from safe_pip.fs import Directory
+from safe_pip.fs.bulk import BYTECODE, COMPILED, LinkMode
+from safe_pip.pip_seams.progress import Bar
+from safe_pip.pip_seams.seam import Seam, SeamBroken
+from safe_pip.prepared import Damaged, Entry, Store
+from safe_pip.preparing import Preparing
+
+_WHEEL = "pip._internal.operations.install.wheel"
+SAVE = Seam(_WHEEL, "ZipBackedFile.save", ("self",))
+RELATIVE = Seam(_WHEEL, "_fs_to_record_path", ("path", "lib_dir"))
+WITHIN = Seam(_WHEEL, "is_within_directory", ("directory", "target"))
+
+
+class Prepared:
+    """The prepared wheels of one command."""
+
+    def __init__(self, mode: LinkMode, limit: int) -> None:
+        """`mode`: how files get from the store into the environment. `limit`: the bytes that the store may take."""
+        self.refused = ""
+        """Why the store, or a part of it, was not used, in words."""
+        self._mode = mode
+        self._limit = limit
+        self._is_attached = False
+        self._preparing: Preparing | None = None
+        self._entries: dict[Path, Entry] = {}
+        self._copied: dict[str, str] = {}
+        """Where each file of the archive that pip is at work on was copied to."""
+        self._scripts: dict[str, str] = {}
+        """The digest of each that pip unpacks itself."""
+        self._compiled: set[str] = set()
+        self._places: dict[str, str] = {}
+
+    def attach(self) -> None:
+        """Take hold of pip's wheel code; where it is not as expected nothing is prepared."""
+        for seam, wrapper in ((RELATIVE, _relative), (WITHIN, _is_within)):
+            with suppress(SeamBroken):  # it is only slower then
+                seam.replace(wrapper)
+        try:
+            SAVE.replace(self._save)
+            self._is_attached = True
+        except SeamBroken as broken:
+            self.refused = broken.message
+
+    def make_ready(self, wheels: Mapping[Path, str], options: Any, unneeded: Callable[[], Collection[Path]]) -> None:
+        """Have these wheels, each with its project, prepared: by this command, or by others that want them too.
+
+        Where pip's options allow no store, or there is none to be trusted, nothing is prepared.
+        """
+        if not options.cache_dir or not self._limit or not self._is_attached:
+            return
+        store = Store.below(Path(options.cache_dir))
+        if store is None:
+            self.refused = f"`{options.cache_dir}` cannot be written, or others could change it"
+            return
+        interpreter = compiling.key() if options.compile else None
+        with Bar([*wheels.items()], options.progress_bar) as bar:
+            cores = Cores(os.environ)
+            self._preparing = Preparing(store, interpreter, cores, limit=self._limit, progress=bar)
+            self._entries = self._preparing.prepare(wheels, unneeded)
+        if self._preparing.refused is not None:
+            self.refused = str(self._preparing.refused)
+
+    def notices(self, options: Any) -> list[str]:
+        """What to say to who wants to know more."""
+        if not self.refused or not options.verbose:
+            return []
+        return [f"prepared wheels are not used, or not all that could be: {self.refused}"]
+
+    def stage(self, wheel: Path, archive: Any, info_dir: str, lib_dir: str, scheme: Any, *, compiles: bool) -> bool:
+        """Copy a prepared wheel to where pip is about to write it; on return whether that was done."""
+        entry = self._entries.get(wheel)
+        is_renewed = False
+        while entry is not None and self._find(entry, archive, info_dir, lib_dir, scheme):
+            try:
+                self._copy(entry, lib_dir, compiles=compiles)
+                return True
+            except Damaged:
+                del self._entries[wheel]
+                again = None if is_renewed or self._preparing is None else self._preparing.renew(wheel, entry)
+                entry.close()
+                is_renewed, entry = True, again
+                if again is not None:
+                    self._entries[wheel] = again
+        self._copied, self._scripts, self._compiled = {}, {}, set()
+        return False
+
+    def is_compiled(self, path: str) -> bool:
+        """Whether the bytecode of a staged source came from the store."""
+        return path in self._compiled
+
+    def close(self) -> None:
+        """Let all entries go."""
+        for entry in self._entries.values():
+            entry.close()
+        self._entries = {}
+
+    def _find(self, entry: Entry, archive: Any, info_dir: str, lib_dir: str, scheme: Any) -> bool:
+        """Note where each file of the archive goes.
+
+        On return whether the archive that pip has open is what was prepared, and no file takes the place of another.
+        """
+        self._copied, self._scripts, self._compiled = {}, {}, set()
+        record, digest = f"{info_dir}/RECORD", ""
+        self._places = {"": lib_dir, **{group: _place(group, scheme) for group in entry.listing.files if group}}
+        for group, files in entry.listing.files.items():
+            start, place = (f"{group}/" if group else ""), os.path.join(self._places[group], "")
+            if group.endswith("/scripts"):  # pip rewrites some of them, and leaves out others
+                self._scripts.update((start + path, known) for path, _, known, _ in files)
+                continue
+            for path, _, known, kind in files:
+                if not kind & BYTECODE:
+                    self._copied[start + path] = place + path
+                    if path == record:
+                        digest = known
+        if {name for name in archive.namelist() if name[-1] != "/"} != self._copied.keys() | self._scripts.keys():
+            return False
+        if len({*self._copied.values()}) != len(self._copied):
+            return False
+        return digest == hashlib.sha256(archive.read(record)).hexdigest()
+
+    def _copy(self, entry: Entry, lib_dir: str, *, compiles: bool) -> None:
+        for group, files in entry.listing.files.items():
+            place = self._places[group]
+            if not group.endswith("/scripts"):
+                fs.make_directories(Path(place))
+                # The names in it are relative to this one directory.
+                bytecode = compiles and place == lib_dir
+                with Directory.open(place) as destination:
+                    entry.copy(group, destination, bytecode=bytecode, by=self._mode)
+                if bytecode:
+                    self._compiled.update(f"{place}/{path}" for path, _, _, kind in files if kind & COMPILED)
+
+    def _save(self, original: Any, file: Any) -> None:
+        name = file.src_record_path
+        if self._copied.get(name) == file.dest_path:
+            file.written = True
+            return
+        original(file)
+        digest = self._scripts.get(name)
+        if digest is not None:
+            with open(file.dest_path, "rb") as written:
+                if hashlib.sha256(written.read()).hexdigest() != digest:
+                    raise Mismatch(f"`{name}` is not what its wheel had a moment ago")
+
+
+def _place(group: str, scheme: Any) -> str:
+    key = group.partition("/")[2]
+    return str(getattr(scheme, key)) if key in SCHEME_KEYS else ""
+
+
+def _relative(original: Any, path: str, lib_dir: str) -> str:
+    """What pip asks for each file of a wheel, in less time where the answer is plain."""
+    start = len(lib_dir)
+    if path.startswith(lib_dir) and path[start : start + 1] == os.sep == "/" and _is_plain(path):
+        return path[start + 1 :]
+    return str(original(path, lib_dir))
+
+
+def _is_within(original: Any, directory: str, target: str, **kw: Any) -> bool:
+    """The same."""
+    if os.sep == "/" and not kw and target.startswith(directory + "/") and _is_plain(target):
+        return True
+    return bool(original(directory, target, **kw))
+
+
+def _is_plain(path: str) -> bool:
+    """Whether normalizing the path would change nothing."""
+    return "//" not in path and "/./" not in path and "/../" not in path and not path.endswith(("/", "/.", "/.."))

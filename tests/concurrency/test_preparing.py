@@ -1,0 +1,189 @@
+"""Many processes want one wheel prepared: one of them does it, the others wait for it, and never for the dead."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import safe_pip
+from safe_pip import compiling, lock
+from safe_pip.prepared import FILES, Store
+from tests.support.processes import is_waiter, wait_until
+from tests.support.wheels import Project
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not lock.supported, reason="there are no locks here, and so there is no store"),
+]
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from safe_pip import compiling, preparing, unpacking
+from safe_pip.cores import Cores
+from safe_pip.prepared import Store
+
+cache, patience, stays, *wheels = sys.argv[1:]
+preparing._PATIENCE = float(patience)
+compile_sources = unpacking.compile_sources
+
+def compile_and_stay(files, **more):
+    print(json.dumps({"event": "preparing", "what": [each.name for each in files]}), flush=True)
+    sys.stdin.readline()
+    return compile_sources(files, **more)
+
+if stays == "stays":
+    unpacking.compile_sources = compile_and_stay
+tool = preparing.Preparing(
+    Store.below(Path(cache)), compiling.key(), Cores({}), limit=10**9, progress=lambda wheel, share: None
+)
+waited = []
+def unneeded():
+    waited.append(1)
+    return ()
+found = tool.prepare(map(Path, wheels), unneeded)
+names = [Path(entry.path).name for entry in found.values()]
+print(json.dumps({"event": "done", "names": names, "made": tool._has_made, "waited": len(waited)}), flush=True)
+sys.stdin.readline()
+"""
+LONG = 1000.0
+
+
+class Preparer:
+    """A process that prepares wheels, and holds them until it is told to end."""
+
+    def __init__(self, cache: Path, *wheels: Path, patience: float = LONG, stays: bool = False) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(Path(safe_pip.__file__).parent.parent)}
+        words = [cache, patience, "stays" if stays else "goes", *wheels]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *map(str, words)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.pid = self.process.pid
+
+    def next(self, event: str) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        found: dict[str, Any] = json.loads(self.process.stdout.readline())
+        assert found["event"] == event
+        return found
+
+    def go_on(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        self.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+@contextmanager
+def preparers(*all_words: tuple[Any, ...], **more: Any) -> Iterator[list[Preparer]]:
+    with ExitStack() as stack:
+        made = []
+        for words in all_words:
+            made.append(Preparer(*words, **more))
+            stack.callback(made[-1].close)
+        yield made
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    return Project("demo", "1", files={f"demo/module{number}.py": "" for number in range(50)}).write_wheel(tmp_path)
+
+
+def is_whole(cache: Path, count: int) -> bool:
+    store = Store.existing(cache)
+    assert store is not None
+    entries = [store.find(entry.path.name) for entry in store.entries()]
+    for entry in entries:
+        assert entry is not None
+        compiled = [path for path in (entry.path / FILES).rglob("*.pyc") if compiling.key()]
+        assert len(compiled) == sum(file[0].endswith(".py") for file in entry.listing.files[""])
+        entry.close()
+    assert not list((store.path / "making").iterdir())
+    return len(entries) == count
+
+
+def test_of_eight_one_prepares_a_wheel_and_all_have_it(cache, wheel):
+    with preparers(*[(cache, wheel)] * 8) as all_eight:
+        done = [each.next("done") for each in all_eight]
+    assert [each["made"] for each in done].count(True) == 1
+    assert {*map(tuple, (each["names"] for each in done))} == {tuple(done[0]["names"])}
+    assert is_whole(cache, 1)
+
+
+def test_when_the_one_who_prepares_is_killed_one_of_the_seven_who_wait_goes_on(cache, wheel):
+    with preparers((cache, wheel), stays=True) as (first,):
+        first.next("preparing")
+        with preparers(*[(cache, wheel)] * 7) as seven:
+            for each in seven:
+                wait_until(lambda each=each: is_waiter(each.pid))
+            first.kill()
+            done = [each.next("done") for each in seven]
+            assert [each["made"] for each in done].count(True) == 1
+            assert all(each["names"] for each in done)
+            assert not list(Path(cache, "safe-pip", "prepared-v1", "aside").iterdir())
+    assert is_whole(cache, 1)
+
+
+def test_when_the_one_who_prepares_is_stopped_another_one_prepares_aside(cache, wheel):
+    with preparers((cache, wheel), stays=True) as (first,):
+        first.next("preparing")
+        os.kill(first.pid, signal.SIGSTOP)
+        with preparers((cache, wheel), patience=0.01) as (second,):
+            assert second.next("done")["made"]
+        os.kill(first.pid, signal.SIGCONT)
+        first.go_on()
+        assert first.next("done")["names"]
+    assert is_whole(cache, 1)
+
+
+def test_who_finds_a_wheel_being_prepared_goes_on_with_his_others_first(cache, wheel, tmp_path):
+    others = [Project(f"other{number}").write_wheel(tmp_path) for number in range(3)]
+    with preparers((cache, wheel), stays=True) as (first,):
+        first.next("preparing")
+        with preparers((cache, wheel, *others)) as (second,):
+            wait_until(lambda: is_waiter(second.pid))
+            store = Store.existing(cache)
+            assert store is not None
+            assert {entry.name for entry in store.entries()} == {other.name for other in others}
+            first.go_on()
+            assert first.next("done")["made"]
+            done = second.next("done")
+            assert (len(done["names"]), done["waited"]) == (4, 1)
+    assert is_whole(cache, 4)
+
+
+def test_two_who_want_the_same_in_another_order_wait_for_each_other_and_come_to_an_end(cache, wheel, tmp_path):
+    other = Project("other", "1").write_wheel(tmp_path)
+    with preparers((cache, wheel, other), (cache, other, wheel), stays=True) as both:
+        # Each has one of them, and holds nothing more while he waits for the other.
+        assert {*both[0].next("preparing")["what"]}.isdisjoint(both[1].next("preparing")["what"])
+        for each in both:
+            each.go_on()
+        assert [each.next("done")["made"] for each in both] == [True, True]
+    assert is_whole(cache, 2)

@@ -1,0 +1,113 @@
+"""`safe-pip cache` knows the prepared wheels, and nobody who installs is disturbed by it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.checker import check
+from tests.support.shop import Shop
+from tests.support.wheels import Project
+
+pytestmark = pytest.mark.slow
+
+ONE = Project("one", "1", files={"one/__init__.py": "value = 1\n", "one/data.txt": "x" * 5000})
+ONE_NEW = Project("one", "2", files={"one/__init__.py": "value = 2\n"})
+TWO = Project("twofold", "1", files={"two.py": "value = 2\n"})
+
+
+@pytest.fixture
+def cached(shop: Shop) -> Shop:
+    """A shop with a cache of its own, in which `one 1` and `twofold 1` are prepared."""
+    shop.more["PIP_CACHE_DIR"] = str(shop.directory / "cache")
+    shop.stock(ONE, TWO)
+    shop.run("install", "one", "twofold")
+    shop.run("uninstall", "-y", "one", "twofold")
+    return shop
+
+
+def entries(shop: Shop) -> list[Path]:
+    """The directories of the prepared wheels."""
+    return sorted((shop.directory / "cache" / "safe-pip").glob("prepared-*/wheels/*"))
+
+
+def said(shop: Shop, *args: str) -> str:
+    return shop.run("cache", *args).stdout
+
+
+def test_info_counts_the_prepared_wheels(cached):
+    found = said(cached, "info")
+    assert "Number of locally built wheels: 0\nPrepared wheels location (safe-pip): " in found
+    assert found.endswith("Number of prepared wheels: 2\n")
+    assert "Prepared wheels size: 0 bytes" not in found
+
+
+def test_info_of_an_empty_cache_makes_nothing(shop):
+    shop.more["PIP_CACHE_DIR"] = str(shop.directory / "cache")
+    assert "Prepared wheels size: 0 bytes\nNumber of prepared wheels: 0\n" in said(shop, "info")
+    assert not (shop.directory / "cache" / "safe-pip").exists()
+
+
+def test_list_names_the_prepared_wheels_that_match(cached):
+    everything, some = said(cached, "list"), said(cached, "list", "two*")
+    assert "No locally built wheels cached.\n\nPrepared wheels (safe-pip):\n\n - one-1-py3-none-any.whl (" in everything
+    assert " - twofold-1-py3-none-any.whl (" in everything
+    assert "one-1" not in some
+    assert "twofold-1" in some
+
+
+def test_a_list_for_programs_has_nothing_that_is_not_a_wheel(cached):
+    assert said(cached, "list", "--format=abspath") == ""
+
+
+def test_remove_takes_what_matches(cached):
+    done = cached.run("cache", "remove", "one")
+    assert "Prepared wheels removed: 1 (" in done.stdout
+    assert "No matching packages" not in done.stdout + done.stderr
+    assert [path.name for path in entries(cached)] != []
+    assert "one-1" not in said(cached, "list")
+    cached.run("install", "one", "twofold")
+
+
+def test_what_matches_nothing_is_said_as_pip_says_it(cached):
+    done = cached.run("cache", "remove", "three")
+    assert 'No matching packages for pattern "three"' in done.stdout + done.stderr
+    assert "Prepared" not in done.stdout
+    assert len(entries(cached)) == 2
+
+
+def test_purge_takes_all_damaged_ones_too(cached):
+    (entries(cached)[0] / "listing").write_bytes(b"rubbish")
+    assert "Prepared wheels removed: 1 (" in said(cached, "purge")
+    assert not entries(cached)
+    assert not list((cached.directory / "cache" / "safe-pip").glob("prepared-*/aside/*"))
+    cached.run("install", "one", "twofold")
+    assert len(entries(cached)) == 2
+
+
+def test_what_somebody_uses_is_left_to_him(cached):
+    held = entries(cached)[0]
+    with subprocess.Popen(["flock", "-s", held, "sh", "-c", "echo; cat"], stdin=-1, stdout=-1) as user:
+        assert user.stdout is not None
+        user.stdout.readline()
+        assert "Prepared wheels removed: 1 (" in (found := said(cached, "purge"))
+        assert "in use: 1" in found
+        assert entries(cached) == [held]
+        user.communicate(b"")
+    said(cached, "purge")
+    assert not entries(cached)
+
+
+def test_installs_do_not_notice_a_purge(cached):
+    cached.stock(ONE_NEW, *(Project(f"p{number}", "1", files={f"p{number}.py": ""}) for number in range(4)))
+    names = [f"p{number}" for number in range(4)]
+    for _ in range(2):
+        purge = [cached.start("cache", "purge") for _ in range(2)]
+        running = [cached.start("install", "one", "twofold", *names[: 1 + number]) for number in range(3)]
+        for process in [*purge, *running]:
+            output, errors = process.communicate()
+            assert process.returncode == 0, output + errors
+        assert not check(cached.environment, cached.variables)
+        cached.run("uninstall", "-y", "one", "twofold", *names)

@@ -1,0 +1,420 @@
+"""The store of prepared wheels: complete or absent, as the archive had it, and no larger than allowed."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import io
+import os
+import re
+import stat
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from safe_pip import compiling, fs, lock, preparing
+from safe_pip.cores import Cores
+from safe_pip.fs.bulk import Damaged, LinkMode
+from safe_pip.prepared import FILES, LISTING, Listing, Store
+from safe_pip.preparing import Preparing
+from tests.support import faults
+from tests.support.wheels import Project
+
+pytestmark = pytest.mark.skipif(not lock.supported, reason="there are no locks here, and so there is no store")
+
+PROJECT = Project(
+    "demo",
+    "1",
+    files={
+        "demo/__init__.py": "x = 1\n",
+        "demo/broken.py": "def (:\n",
+        "demo/deep/data.bin": bytes(range(256)) * 2000,
+        "demo/empty.py": "",
+        "demo-1.data/purelib/pure.py": "y = 2\n",
+    },
+    scripts={"tool": "#!python\n"},
+    data={"share/demo/one": "one"},
+)
+OTHER = Project("other", "1")
+
+
+def prepare(store: Store, *wheels: Path, limit: int = 10**9, **more) -> dict[Path, object]:
+    tool = Preparing(store, more.pop("interpreter", compiling.key()), Cores({}), limit=limit, progress=lambda *at: None)
+    return tool.prepare(wheels, more.pop("unneeded", lambda: ()))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    found = Store.below(tmp_path / "cache")
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    return PROJECT.write_wheel(tmp_path)
+
+
+def copied(entry, place: Path, group: str = "", *, bytecode: bool = True, by: LinkMode = LinkMode.CLONE) -> Path:
+    place.mkdir(parents=True, exist_ok=True)
+    with fs.Directory.open(place) as directory:
+        entry.copy(group, directory, bytecode=bytecode, by=by)
+    return place
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def left_in(store: Store) -> list[str]:
+    """What stands in the store besides complete entries and their times."""
+    return [path.name for name in ("aside", "making") for path in (store.path / name).glob("*")]
+
+
+def packed(tmp_path: Path, *names: str) -> Path:
+    """A wheel with files of these names, and whatever RECORD that leaves it with."""
+    content = io.BytesIO(Project("odd", "1", files=dict.fromkeys(names, "")).wheel())
+    path = tmp_path / "odd-1-py3-none-any.whl"
+    path.write_bytes(content.getvalue())
+    return path
+
+
+def test_an_entry_has_what_the_archive_has_and_the_bytecode(store, wheel, tmp_path):
+    entry = prepare(store, wheel)[wheel]
+    found = files(copied(entry, tmp_path / "there"))
+    with zipfile.ZipFile(wheel) as archive:
+        there = {name: archive.read(name) for name in archive.namelist() if ".data/" not in name}
+    compiled = {importlib.util.cache_from_source(name) for name in ("demo/__init__.py", "demo/empty.py")}
+    assert found.keys() == there.keys() | compiled
+    assert {name: found[name] for name in there} == there
+    assert set(entry.listing.files) == {"", "demo-1.data/purelib", "demo-1.data/scripts", "demo-1.data/data"}
+    assert files(copied(entry, tmp_path / "data", "demo-1.data/data")) == {"share/demo/one": b"one"}
+
+
+def test_without_bytecode_there_are_the_sources_alone(store, wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        there = {name for name in archive.namelist() if ".data/" not in name}
+    entry = prepare(store, wheel)[wheel]
+    assert files(copied(entry, tmp_path / "left-out", bytecode=False)).keys() == there
+    entry = prepare(store, wheel, interpreter=None)[wheel]
+    assert files(copied(entry, tmp_path / "never-there")).keys() == there
+    assert len(store.entries()) == 2
+
+
+def test_what_is_copied_is_imported_from_its_bytecode_under_its_own_name(store, wheel, tmp_path):
+    there = copied(prepare(store, wheel)[wheel], tmp_path / "there")
+    code = (
+        "import sys, demo; sys.dont_write_bytecode or sys.exit('writes')\n"
+        "print(demo.__spec__.loader.get_code('demo').co_filename)"
+    )
+    before = files(there)
+    options = ["-v", "-B", "-c", code]
+    done = subprocess.run([sys.executable, *options], env={"PYTHONPATH": str(there)}, capture_output=True, text=True)
+    assert done.stdout.strip() == str(there / "demo" / "__init__.py")
+    assert re.search(r"matches .*demo/__init__\.py", done.stderr), done.stderr
+    assert files(there) == before
+
+
+def test_who_asks_again_changes_nothing_but_when_it_was_last_used(store, wheel):
+    prepare(store, wheel)[wheel].close()
+    with faults.record() as changes:
+        assert prepare(store, wheel)[wheel].name == wheel.name
+    assert [change.operation for change in changes] == ["touch"]
+
+
+def test_another_interpreter_has_an_entry_of_its_own(store, wheel):
+    one, other = (prepare(store, wheel, interpreter=name)[wheel] for name in ("one", "other"))
+    assert one.path != other.path
+    assert one.listing.second != other.listing.second
+
+
+def test_sources_have_a_second_that_no_other_entry_has(store, wheel, tmp_path):
+    entries = prepare(store, wheel, OTHER.write_wheel(tmp_path), Project("third").write_wheel(tmp_path)).values()
+    seconds = [entry.listing.second for entry in entries]
+    assert len({*seconds}) == 3
+    for entry, second in zip(entries, seconds, strict=True):
+        there = copied(entry, tmp_path / f"there-{second}")
+        for source in there.rglob("*.py"):
+            assert source.stat().st_mtime_ns == second * 10**9
+        for pyc in there.rglob("*.pyc"):
+            assert int.from_bytes(pyc.read_bytes()[8:12], "little") == second
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002], ids=oct)
+def test_modes_are_those_of_whoever_copies(store, tmp_path, mask):
+    content = io.BytesIO()
+    project = Project("modes", "1", files={"modes/tool": "", "modes/text": ""})
+    with zipfile.ZipFile(io.BytesIO(project.wheel())) as old, zipfile.ZipFile(content, "w") as new:
+        for info in old.infolist():
+            if info.filename == "modes/tool":
+                info.external_attr = 0o100755 << 16
+            new.writestr(info, old.read(info.filename))
+    wheel = tmp_path / project.wheel_name
+    wheel.write_bytes(content.getvalue())
+    before = os.umask(0o027)
+    try:
+        entry = prepare(store, wheel)[wheel]
+        os.umask(mask)
+        for by in LinkMode:
+            there = copied(entry, tmp_path / by.value, by=by)
+            found = {
+                name: stat.S_IMODE((there / name).stat().st_mode) for name in ("modes/tool", "modes/text", "modes")
+            }
+            assert found == {
+                "modes/tool": 0o777 & ~mask | 0o111,
+                "modes/text": 0o666 & ~mask,
+                "modes": 0o777 & ~mask,
+            }, by
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("by", LinkMode)
+def test_what_is_in_the_way_makes_room(store, wheel, tmp_path, by):
+    there = tmp_path / "there"
+    entry = prepare(store, wheel)[wheel]
+    (there / "demo" / "deep").mkdir(parents=True)
+    (there / "demo" / "__init__.py").write_text("other")
+    (there / "demo" / "deep" / "data.bin").symlink_to(wheel)
+    copied(entry, there, by=by)
+    assert (there / "demo" / "__init__.py").read_text() == "x = 1\n"
+    assert not (there / "demo" / "deep" / "data.bin").is_symlink()
+    assert wheel.read_bytes() == PROJECT.wheel()
+
+
+@pytest.mark.parametrize("by", LinkMode)
+def test_a_file_is_shared_only_when_hard_links_were_asked_for(store, wheel, tmp_path, by):
+    entry = prepare(store, wheel)[wheel]
+    there = copied(entry, tmp_path / "there", by=by)
+    kept = entry.path / FILES
+    for name in files(there):
+        is_shared = (there / name).samefile(kept / name)
+        # An installer writes into its metadata in their place.
+        assert is_shared == (by is LinkMode.HARDLINK and ".dist-info" not in name), name
+
+
+@pytest.mark.parametrize("by", LinkMode)
+@pytest.mark.parametrize("name", ["demo/__init__.py", "demo/deep/data.bin"])
+@pytest.mark.parametrize("how", ["content", "shorter", "longer", "gone", "directory"])
+def test_a_file_that_is_not_as_it_was_prepared_is_never_copied(store, wheel, tmp_path, by, name, how):
+    entry = prepare(store, wheel)[wheel]
+    path = entry.path / FILES / name
+    content = path.read_bytes()
+    path.unlink()
+    if how == "directory":
+        path.mkdir()
+    elif how != "gone":
+        path.write_bytes({"content": b"y" + content[1:], "shorter": content[:-1], "longer": content + b"x"}[how])
+    with pytest.raises(Damaged):
+        copied(entry, tmp_path / "there", by=by)
+
+
+@pytest.mark.parametrize("how", ["torn", "flipped", "empty", "gone", "directory"])
+def test_an_entry_with_a_damaged_listing_is_absent_and_made_again(store, wheel, tmp_path, how):
+    entry = prepare(store, wheel)[wheel]
+    entry.close()
+    listing = entry.path / LISTING
+    content = listing.read_bytes()
+    listing.unlink()
+    if how == "directory":
+        listing.mkdir()
+    elif how != "gone":
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        listing.write_bytes({"torn": content[:-9], "flipped": flipped, "empty": b""}[how])
+    assert store.find(entry.path.name) is None
+    assert not entry.path.exists()
+    assert files(copied(prepare(store, wheel)[wheel], tmp_path / "there"))["demo/__init__.py"] == b"x = 1\n"
+    assert left_in(store) == []
+
+
+def test_a_listing_comes_back_as_it_was():
+    listing = Listing("a-1.whl", 17, 4096, 0o22, {"": [["\udce9\n.py", 1, "00", 2]], "a.data/data": []})
+    assert Listing.decode(listing.encode()) == listing
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("../odd.py",),
+        ("/odd.py",),
+        ("odd//odd.py",),
+        ("./odd.py",),
+        ("odd-1.data/odd.py",),
+        ("odd-1.data/elsewhere/odd.py",),
+        ("odd", "odd/odd.py"),
+        ("odd.py", importlib.util.cache_from_source("odd.py")),
+    ],
+    ids=" ".join,
+)
+def test_what_only_an_installer_can_judge_is_left_to_him(store, tmp_path, names):
+    other = OTHER.write_wheel(tmp_path)
+    assert prepare(store, packed(tmp_path, *names), other).keys() == {other}
+    assert [entry.name for entry in store.entries()] == [other.name]
+    assert left_in(store) == []
+
+
+@pytest.mark.parametrize("how", ["empty", "torn", "flipped", "other RECORD"])
+def test_a_wheel_that_is_damaged_is_not_prepared(store, wheel, tmp_path, how):
+    content = wheel.read_bytes()
+    damaged = {
+        "empty": b"",
+        "torn": content[:-30],
+        "flipped": content.replace(b"x = 1\n", b"x = 2\n"),
+        "other RECORD": b"",
+    }[how]
+    if how == "other RECORD":
+        made = io.BytesIO()
+        with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(made, "w") as new:
+            for name in old.namelist():
+                new.writestr(name, old.read(name) + (b"more" if name == "demo/__init__.py" else b""))
+        damaged = made.getvalue()
+    wheel.write_bytes(damaged)
+    assert prepare(store, wheel, other := OTHER.write_wheel(tmp_path)).keys() == {other}
+    assert [entry.name for entry in store.entries()] == [OTHER.wheel_name]
+
+
+def test_a_wheel_larger_than_the_limit_is_not_prepared(store, wheel):
+    assert prepare(store, wheel, limit=400_000) == {}
+    assert store.entries() == []
+
+
+def test_the_store_stays_below_its_limit_and_the_least_recently_used_goes_first(store, tmp_path):
+    wheels = [Project(f"p{number}").write_wheel(tmp_path) for number in range(4)]
+    for number, wheel in enumerate(wheels[:3]):
+        entry = prepare(store, wheel)[wheel]
+        entry.close()
+        os.utime(entry.path, (number, number))
+    prepare(store, wheels[0])[wheels[0]].close()  # the first one is the last one used
+    one = entry.size
+    assert store.size == 3 * one
+    for entry in prepare(store, wheels[3], limit=2 * one).values():
+        entry.close()
+    assert {entry.name for entry in store.entries()} == {wheels[0].name, wheels[3].name}
+    assert left_in(store) == []
+
+
+def test_what_is_in_use_is_never_removed(store, wheel, tmp_path):
+    used = prepare(store, wheel)[wheel]
+    other = OTHER.write_wheel(tmp_path)
+    prepare(store, other)[other].close()
+    store.keep_below(0)
+    assert [entry.name for entry in store.entries()] == [wheel.name]
+    assert not store.remove(used)
+    copied(used, tmp_path / "there")
+    used.close()
+    assert store.remove(used)
+    assert store.entries() == []
+
+
+def test_what_dead_processes_left_is_swept_and_what_the_living_do_stays(store, wheel):
+    fs.make_directories(store.path / "aside" / "of-a-dead-one" / "entry")
+    with store.aside() as alive:
+        prepare(store, wheel)[wheel].close()
+        assert [path.name for path in (store.path / "aside").iterdir()] == [alive.name]
+    assert left_in(store) == []
+
+
+def test_a_store_that_others_could_change_is_not_used(tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o777)
+    assert Store.below(tmp_path / "cache") is None
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_all_of_it_is_closed_to_others(store, wheel):
+    prepare(store, wheel)
+    assert stat.S_IMODE(store.path.stat().st_mode) == 0o700
+
+
+def attempt(root: Path, wheel: Path) -> dict[str, bytes]:
+    store = Store.below(root)
+    if store is None:
+        return {}
+    found = prepare(store, wheel)
+    for entry in found.values():
+        entry.close()
+    return files(found[wheel].path / FILES) if found else {}
+
+
+def changes_of(root: Path, wheel: Path) -> int:
+    with faults.record() as changes:
+        assert attempt(root, wheel)
+    return len(changes)
+
+
+def test_after_a_crash_at_any_change_the_next_one_prepares_it_whole(tmp_path):
+    wheel = Project("small", "1").write_wheel(tmp_path)
+    whole = attempt(tmp_path / "whole", wheel)
+    for k in range(changes_of(tmp_path / "count", wheel)):
+        root = tmp_path / str(k)
+        with pytest.raises(faults.Crashed), faults.crash_at(k):
+            attempt(root, wheel)
+        for descriptor in list(lock._descriptors):  # as the kernel does for a dead process
+            descriptor.close()
+        found = attempt(root, wheel)
+        assert found.keys() == whole.keys(), k
+        store = Store.existing(root)
+        assert [entry.name for entry in store.entries()] == [wheel.name]
+        store.sweep()
+        assert not list((store.path / "aside").iterdir()), k
+
+
+@pytest.mark.parametrize("forever", [False, True])
+def test_an_error_of_the_disk_at_any_change_is_nobodys_problem(tmp_path, forever):
+    wheel = Project("small", "1").write_wheel(tmp_path)
+    whole = attempt(tmp_path / "whole", wheel)
+    for k in range(changes_of(tmp_path / "count", wheel)):
+        root = tmp_path / str(k)
+        with faults.error_at(k, errno.ENOSPC, forever=forever):
+            found = attempt(root, wheel)
+        assert found in ({}, whole) or found.keys() == whole.keys(), k
+        assert attempt(root, wheel).keys() == whole.keys(), k
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparing, "_PATIENCE", 0.01)
+
+
+@pytest.fixture
+def held(store, wheel, monkeypatch):
+    """The mutex of `wheel`, held by somebody who does nothing."""
+    key = prepare(store, wheel)[wheel]
+    key.close()
+    store.remove(key)
+    descriptor = lock.Descriptor(store.mutex(key.path.name))
+    assert lock.try_lock(descriptor, exclusive=True)
+    yield descriptor
+    descriptor.close()
+
+
+def test_of_one_who_is_stopped_the_wheel_is_prepared_aside(store, wheel, held, impatient):
+    assert prepare(store, wheel)[wheel].name == wheel.name
+
+
+def test_before_waiting_others_are_prepared_and_what_nobody_needs_is_left_out(store, wheel, held, tmp_path):
+    other = OTHER.write_wheel(tmp_path)
+    asked = []
+
+    def unneeded():
+        asked.append([entry.name for entry in store.entries()])
+        return [wheel]
+
+    assert prepare(store, wheel, other, unneeded=unneeded).keys() == {other}
+    assert asked == [[other.name]]
+
+
+def test_of_two_who_prepare_one_wheel_the_second_one_discards_his(store, wheel, held, impatient):
+    key = held.path.name
+
+    first = prepare(store, wheel)[wheel]
+    with store.aside() as aside:
+        (aside / "entry").mkdir()
+        (aside / "entry" / "mark").touch()
+        store.publish(aside / "entry", key)
+    assert not (first.path / "mark").exists()
+    assert left_in(store) == [key]

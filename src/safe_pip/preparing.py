@@ -175,7 +175,7 @@ class Preparing:
                 with self._store.aside() as aside, zipfile.ZipFile(file) as archive:
                     self._check_room(archive)
                     made = aside / "entry"
-                    listing = Unpacking(archive, wheel, made, self._store.second(), beat).run(
+                    listing = Unpacking(archive, file, wheel, made, self._store.second(), beat).run(
                         None if self._interpreter is None else self._cores
                     )
                     fs.write(made / prepared.LISTING, listing.encode())

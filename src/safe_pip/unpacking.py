@@ -6,12 +6,13 @@ import csv
 import importlib.util
 import os
 import stat
+import sys
 import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safe_pip import fs, lock, prepared
 from safe_pip.compiling import Source, compile_sources
@@ -29,6 +30,10 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, csv.Error, EOFError, RuntimeError, Val
 
 _BEAT = 0.1
 _CHUNK = 1 << 20
+_HEADER, _EXTRA = 30, 64
+_UTF8 = 0x800
+_KNOWN_FLAGS = 0x0E | _UTF8
+"""How well it is compressed, that sizes follow the data (they are in the directory too), and how its name is spelt."""
 
 
 class Unpreparable(Exception):
@@ -56,8 +61,12 @@ class Beat:
 class Unpacking:
     """One archive, unpacked and compiled in the new directory `place`."""
 
-    def __init__(self, archive: zipfile.ZipFile, wheel: Path, place: Path, second: int, beat: Beat) -> None:
+    def __init__(
+        self, archive: zipfile.ZipFile, file: IO[bytes], wheel: Path, place: Path, second: int, beat: Beat
+    ) -> None:
+        """`file` is the one that `archive` reads."""
         self._archive = archive
+        self._file = file.fileno()
         self._wheel = wheel
         self._place = place
         self._second = second
@@ -119,7 +128,8 @@ class Unpacking:
 
     def _content(self, info: zipfile.ZipInfo) -> Iterator[bytes]:
         if info.file_size <= _CHUNK:
-            yield self._archive.read(info)
+            content = _small(self._file, info)
+            yield self._archive.read(info) if content is None else content
             return
         with self._archive.open(info) as file:
             while chunk := file.read(_CHUNK):
@@ -140,6 +150,28 @@ class Unpacking:
     def _step(self, count: int) -> None:
         self._done += count
         self._beat(min(1.0, self._done / self._total))
+
+
+def _small(fd: int, info: zipfile.ZipInfo) -> bytes | None:
+    """What a member has in it, in a fifth of the time that the standard library takes for thousands of small ones.
+
+    None where anything is not as it nearly always is: then it is the standard library's to read it or to refuse it.
+    """
+    if sys.platform == "win32" or info.flag_bits & ~_KNOWN_FLAGS or info.compress_type not in (0, 8):
+        return None
+    # Local file header: ".ZIP File Format Specification" 4.3.7.
+    name = info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8 else "cp437")
+    found = os.pread(fd, _HEADER + len(name) + _EXTRA + info.compress_size, info.header_offset)
+    start = _HEADER + len(name) + int.from_bytes(found[28:30], "little")
+    packed = found[start : start + info.compress_size]
+    if found[:4] != b"PK\x03\x04" or found[26:28] != len(name).to_bytes(2, "little"):
+        return None
+    if found[_HEADER : _HEADER + len(name)] != name or len(packed) != info.compress_size:
+        return None
+    content = packed
+    if info.compress_type:
+        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, info.file_size + 1)
+    return content if len(content) == info.file_size and zlib.crc32(content) == info.CRC else None
 
 
 def _group(name: str) -> str:

@@ -257,6 +257,42 @@ def test_what_only_an_installer_can_judge_is_left_to_him(store, tmp_path, names)
     assert left_in(store) == []
 
 
+class Pipe(io.BytesIO):
+    """What cannot be gone back in: sizes and checksums follow the data."""
+
+    def seekable(self):
+        return False
+
+    def seek(self, *where):
+        raise io.UnsupportedOperation
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+@pytest.mark.parametrize("made", [io.BytesIO, Pipe])
+def test_a_wheel_is_unpacked_however_it_was_packed(store, tmp_path, kind, made):
+    names = {"é.py": "e = 1\n", "big.bin": bytes(3 << 20), "much.txt": "text " * 9000, "none": ""}
+    project = Project("packed", "1", files=names)
+    packed = made()
+    with zipfile.ZipFile(io.BytesIO(project.wheel())) as old, zipfile.ZipFile(packed, "w", kind) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+        there = {name: old.read(name) for name in old.namelist()}
+    wheel = tmp_path / project.wheel_name
+    wheel.write_bytes(b"#!before it\n" + packed.getvalue())
+    entry = prepare(store, wheel)[wheel]
+    assert files(copied(entry, tmp_path / "there", bytecode=False)) == there
+
+
+@pytest.mark.parametrize("what", ["name", "checksum", "magic"])
+def test_a_wheel_whose_parts_contradict_each_other_is_not_prepared(store, wheel, what):
+    content = bytearray(wheel.read_bytes())
+    at = content.index(b"PK\x03\x04")
+    central = content.index(b"PK\x01\x02")
+    content[{"name": at + 30, "checksum": central + 16, "magic": at + 3}[what]] ^= 1
+    wheel.write_bytes(content)
+    assert prepare(store, wheel) == {}
+
+
 @pytest.mark.parametrize("how", ["empty", "torn", "flipped", "other RECORD"])
 def test_a_wheel_that_is_damaged_is_not_prepared(store, wheel, tmp_path, how):
     content = wheel.read_bytes()

@@ -255,6 +255,13 @@ class Store(NamedTuple):
             fs.write(place, b"")
         return place
 
+    def progress(self, key: str) -> int:
+        """The time when whoever holds that mutex last showed that he gets on; -1 if nobody does."""
+        try:
+            return os.stat(self.path / _MAKING / key).st_mtime_ns
+        except OSError:
+            return -1
+
     def second(self) -> int:
         """A time, in whole seconds and not in the future, that is nobody else's from now on. Raises `OSError`."""
         fs.make_directories(self.path / _SECONDS, mode=0o700)

@@ -14,7 +14,7 @@ import os
 import sys
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -85,6 +85,31 @@ class Preparing:
             raise
         return found
 
+    def take_turn(self, what: str, is_over: Callable[[], bool]) -> Turn | None:
+        """Wait until nobody else does `what`; on return nobody begins it before the turn is closed.
+
+        None if it `is_over` by then, which is asked whenever somebody was waited for, with no turn held. Who shows no
+        progress for a second is not waited for any longer.
+        """
+        key, seconds, last = hashlib.sha256(os.fsencode(what)).hexdigest(), 0.0, -1
+        while True:
+            turn = Turn()
+            try:
+                held = turn.take(self._mutex(key, seconds))
+                if held is not None and not seconds:
+                    return turn
+                turn.close()
+                before, last = last, self._store.progress(key)
+            except (OSError, UnusableEnvironment) as error:
+                turn.close()
+                self.refused = error
+                return turn
+            if seconds and is_over():
+                return None
+            if held is None and before == last:
+                return turn
+            seconds = _PATIENCE if held is None else 0.0
+
     def renew(self, wheel: Path, damaged: Entry) -> Entry | None:
         """Throw an entry away that is not as it was prepared, and make it again."""
         damaged.close()
@@ -125,12 +150,11 @@ class Preparing:
     def _wait(self, wheel: Path, key: str, found: dict[Path, Entry]) -> None:
         """Wait until somebody else has prepared a wheel; prepare it after all if he died or does nothing."""
         try:
-            place = self._store.mutex(key)
             while (entry := self._store.find(key)) is None:
-                before = _time(place)
+                before = self._store.progress(key)
                 with self._mutex(key, _PATIENCE) as held:
                     entry = self._store.find(key)
-                    if entry is None and (held is not None or _time(place) == before):
+                    if entry is None and (held is not None or self._store.progress(key) == before):
                         entry = self._make(wheel, key, held)
                 if entry is not None:
                     break
@@ -196,16 +220,32 @@ class Preparing:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._store.path))
 
 
+class Turn:
+    """Kept from all others who do the same thing, as long as it gets on, until it is closed or its process ends."""
+
+    def __init__(self) -> None:
+        self._held: lock.Descriptor | None = None
+        self._closing = ExitStack()
+
+    def take(self, mutex: AbstractContextManager[lock.Descriptor | None]) -> lock.Descriptor | None:
+        """Take the mutex, if that is granted in its time."""
+        self._held = self._closing.enter_context(mutex)
+        return self._held
+
+    def show_progress(self) -> None:
+        """Tell those who wait that this process gets on."""
+        if self._held is not None:
+            fs.touch(self._held.path)
+
+    def close(self) -> None:
+        """Let the next one begin."""
+        self._closing.close()
+        self._held = None
+
+
 def _granted(descriptor: lock.Descriptor, seconds: float) -> bool:
     while True:
         try:
             return lock.wait_lock(descriptor, exclusive=True, seconds=seconds)
         except lock.Suspended:
             lock.stop()
-
-
-def _time(place: Path) -> int:
-    try:
-        return os.stat(place).st_mtime_ns
-    except OSError:
-        return -1

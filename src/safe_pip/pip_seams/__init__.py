@@ -32,6 +32,9 @@ PRELOADED = (
 )
 """What is imported elsewhere when it is needed, which may be after pip's first change: then nothing can be any more."""
 
+_GARBAGE = 50_000
+"""So many new objects are worth a look for garbage: a command that lasts a second makes hardly any."""
+
 CONTENT = Seam("pip._internal.req.req_file", "get_file_content", ("url", "session"))
 
 
@@ -88,6 +91,7 @@ class Seams:
         """Run a command; an error of ours becomes its exit status here, before pip takes it for its own."""
         transaction = self.transaction
         gc.freeze()  # What was imported stays; the collector need not look at it again.
+        gc.set_threshold(_GARBAGE)
         gc.enable()
         try:
             # All of ours that this command needs is loaded by now; it must be of one version.

@@ -57,6 +57,7 @@ class Install:
         self.closing = ExitStack()
         """What is left to do when pip has said that all is done: deleting what was replaced."""
         self._requirements: list[Any] = []
+        self._versions: dict[Any, str] = {}
         self._kept: dict[str, Any] = {}
         self._dropped: set[str] = set()
         self._prepared = Prepared(mode, limit)
@@ -65,6 +66,7 @@ class Install:
         self._staging = Staging(self._prepared, self._prepare, self._is_skipped)
         self._removals = Removals()
         self._change: Change | None = None
+        self._in: Target | None = None
         self._there: TargetDirectory | None = None
         self._bar: Any = None
 
@@ -102,14 +104,16 @@ class Install:
 
     def _stage_and_commit(self, original: Any, call: dict[str, Any]) -> list[Any]:
         """Have pip install into the stage, then commit that; on return the target is as pip would have left it."""
-        target = self._target(call)
+        self._in = self._target(call)
         with ExitStack() as closing:
-            change = closing.enter_context(self.transaction.staging(target))
+            closing.callback(self._prepared.end_turn)
+            change = closing.enter_context(self.transaction.staging(self._in))
             with kept_until_done(first=True) as kept:
                 kept.hidden = change.root
                 done = list(self._stage(original, call, change, kept))
-                change.shadows = self._shadowing(target)
+                change.shadows = self._shadowing(self._in)
                 outcome = self.transaction.commit(change, self._validate)
+                self._prepared.end_turn()
             kept.say(leave_out=tuple(self._kept))
             self._end_bar()
             self._note(outcome)
@@ -151,6 +155,9 @@ class Install:
             self._is_prepared = True
             wheels = {Path(each.local_file_path): each.name for each in self._wanted(self._requirements)}
             self._prepared.make_ready(wheels, self.options, self._unneeded)
+            # Who finds all of it there in the end need not have staged it.
+            if self._in is not None and not (self.options.ignore_installed or self.options.force_reinstall):
+                self._prepared.take_turn(self._in, lambda: len(self._unneeded()) == len(wheels))
 
     def _unneeded(self) -> list[Path]:
         """The wheels of what the environment has by now, put there by others; their projects are not staged."""
@@ -203,8 +210,10 @@ class Install:
             canonicalize_name(requirement.name): requirement for requirement in self._requirements
         }
         kept, stale = {}, []
-        for project in transaction.read_set.changed(now):
-            found = self.installed.distribution(project) if project in planned else None
+        changed = transaction.read_set.changed(now)
+        there = self.installed.distributions(project for project in changed if project in planned)
+        for project in changed:
+            found = there.get(project)
             if found is not None and self._would_keep(planned[project], found):
                 kept[project] = found
             else:
@@ -217,10 +226,16 @@ class Install:
         """Whether pip, asked again, would leave `found` in place (as `should_reinstall` in its resolver decides)."""
         if self.options.force_reinstall or requirement.editable or found.editable:
             return False
-        if str(requirement.get_dist().version) != str(found.version) or requirement.download_info is None:
+        if self._version(requirement) != str(found.version) or requirement.download_info is None:
             return False
         url = requirement.download_info.url
         return not url.startswith("file:") or url.endswith(".whl")
+
+    def _version(self, requirement: Any) -> str:
+        """pip opens the wheel each time it is asked."""
+        if requirement not in self._versions:
+            self._versions[requirement] = str(requirement.get_dist().version)
+        return self._versions[requirement]
 
     def _shadowing(self, target: Target) -> Any:
         """Asks whether a project is there already, or what is staged and a module of the same name hide one another.
@@ -280,7 +295,7 @@ class Install:
         """What pip's summary reads versions from: the plan, not the disk."""
         found = [
             types.SimpleNamespace(
-                canonical_name=canonicalize_name(requirement.name), version=requirement.get_dist().version
+                canonical_name=canonicalize_name(requirement.name), version=self._version(requirement)
             )
             for requirement in self._requirements
         ]

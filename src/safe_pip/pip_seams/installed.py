@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pip._vendor.packaging.utils import canonicalize_name
@@ -91,11 +91,12 @@ class Installed:
         """Forget what was read; the next question takes a new snapshot."""
         self._served = None
 
-    def distribution(self, name: str) -> BaseDistribution | None:
-        """The distribution of `name` as it is on disk now; to be called under the locks of a commit."""
-        listed = self._list(self._environment, self.transaction.path, self.transaction)
-        found: BaseDistribution | None = listed.find(name)
-        return found
+    def distributions(self, names: Iterable[str]) -> dict[str, BaseDistribution]:
+        """Those of these names that are on disk now; to be called under the locks of a commit, or of a reader."""
+        names = tuple(names)
+        listed = self._list(self._environment, self.transaction.path, self.transaction) if names else None
+        found = ((name, listed.find(name)) for name in names if listed is not None)
+        return {name: distribution for name, distribution in found if distribution is not None}
 
     def _serve(self, environment: Any) -> None:
         from_paths = Seam(environment.__module__, "Environment.from_paths", ("paths",)).check()

@@ -1,12 +1,14 @@
-"""What pip reads of the environment when it goes to the network: the user agent, keyring, and SOCKS proxies."""
+"""What pip reads of the environment when it goes to the network, no earlier: user agent, keyring, and SOCKS proxies."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
 
 from safe_pip.pip_seams.seam import Seam
@@ -14,7 +16,10 @@ from safe_pip.transaction import Transaction
 
 SESSION = Seam("pip._internal.cli.index_command", "SessionCommandMixin._build_session", ("options",))
 USER_AGENT = Seam("pip._internal.network.session", "user_agent", ())
+REQUEST = Seam("pip._internal.network.session", "PipSession.request", ("self", "method", "url"))
 KEYRING = Seam("pip._internal.network.auth", "KeyRingPythonProvider")
+
+_LATER = "not known yet"
 
 _ASK_KEYRING = """
 import json, sys
@@ -59,14 +64,22 @@ def attach(transaction: Transaction) -> None:
 
 
 def _attach(transaction: Transaction) -> None:
-    def user_agent(original: Any) -> str:
-        # It names the version of setuptools, which decides nothing.
-        with transaction.unrecorded():
-            return str(original())
+    find_out = USER_AGENT.check()
+
+    def request(original: Any, session: Any, *args: Any, **kw: Any) -> Any:
+        """Say who asks: known when the first request is made, for which pip starts other programs (rustc)."""
+        if session.headers.get("User-Agent") == _LATER:
+            # It names the version of setuptools, which decides nothing.
+            with transaction.unrecorded():
+                session.headers["User-Agent"] = str(find_out())
+        return original(session, *args, **kw)
 
     from safe_pip.pip_seams import caches
 
-    USER_AGENT.replace(user_agent)
+    with suppress(ImportError):  # `find_out` imports it, perhaps when nothing can be imported any more
+        importlib.import_module("pip._vendor.distro")
+    REQUEST.replace(request)
+    USER_AGENT.replace(lambda original: _LATER)
     caches.attach_to_pages()
     KEYRING.put(_provider(KEYRING.check(), transaction))
 

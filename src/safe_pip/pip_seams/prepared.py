@@ -23,7 +23,8 @@ from safe_pip.fs.bulk import BYTECODE, COMPILED, LinkMode
 from safe_pip.pip_seams.progress import Bar
 from safe_pip.pip_seams.seam import Seam, SeamBroken
 from safe_pip.prepared import Damaged, Entry, Store
-from safe_pip.preparing import Preparing
+from safe_pip.preparing import Preparing, Turn
+from safe_pip.target import Target
 
 _WHEEL = "pip._internal.operations.install.wheel"
 SAVE = Seam(_WHEEL, "ZipBackedFile.save", ("self",))
@@ -42,6 +43,7 @@ class Prepared:
         self._limit = limit
         self._is_attached = False
         self._preparing: Preparing | None = None
+        self._turn: Turn | None = None
         self._entries: dict[Path, Entry] = {}
         self._copied: dict[str, str] = {}
         """Where each file of the archive that pip is at work on was copied to."""
@@ -79,6 +81,25 @@ class Prepared:
             self._entries = self._preparing.prepare(wheels, unneeded)
         if self._preparing.refused is not None:
             self.refused = str(self._preparing.refused)
+
+    def take_turn(self, target: Target, is_over: Callable[[], bool]) -> None:
+        """Where others stage the same wheels for the same target, have them do it first; until `end_turn` they wait.
+
+        `is_over`: whether nothing is left to be staged, as they have it in its place by now.
+        """
+        if self._preparing is not None and self._entries:
+            names = sorted(entry.path.name for entry in self._entries.values())
+            self._turn = self._preparing.take_turn("\n".join((*map(str, target.trees), *names)), is_over)
+
+    def show_progress(self) -> None:
+        """Tell those who wait for their turn that something was staged."""
+        if self._turn is not None:
+            self._turn.show_progress()
+
+    def end_turn(self) -> None:
+        """Let those who wait go on; what was staged is in its place, or will never be."""
+        if self._turn is not None:
+            self._turn.close()
 
     def notices(self, options: Any) -> list[str]:
         """What to say to who wants to know more."""

@@ -144,6 +144,7 @@ class Staging:
             verify(self._wheel, self._lib_dir, scheme)
         record = os.path.join(self._lib_dir, self._info_dir, "RECORD")
         self.staged.append(Staged(project, record, self._lib_dir))
+        self._prepared.show_progress()
         if self._kept is not None:
             self._kept.mark(project)
 

@@ -12,7 +12,6 @@ from safe_pip import lock, preparing
 from safe_pip.cores import Cores
 from safe_pip.prepared import Store
 from safe_pip.preparing import Preparing
-from tests.support.processes import is_waiter, wait_until
 
 pytestmark = pytest.mark.skipif(not lock.supported, reason="there are no locks here, and so there is no store")
 
@@ -55,28 +54,41 @@ def test_of_something_else_nobody_is_waited_for(store: Store) -> None:
     second.close()
 
 
-def test_who_waited_and_finds_it_done_has_no_turn(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when somebody has found that he has to wait; he waits as long as it takes."""
+    event, wait_lock = threading.Event(), lock.wait_lock
+
+    def note(descriptor: lock.Descriptor, *, exclusive: bool, seconds: float) -> bool:
+        if seconds:
+            event.set()
+        return wait_lock(descriptor, exclusive=exclusive, seconds=seconds)
+
+    monkeypatch.setattr(lock, "wait_lock", note)
     monkeypatch.setattr(preparing, "_PATIENCE", 1000.0)
+    return event
+
+
+def test_who_waited_and_finds_it_done_has_no_turn(store: Store, begun: threading.Event) -> None:
     first = tool(store).take_turn("this", never)
     assert first is not None
     found: list[object] = []
     waiting = threading.Thread(target=lambda: found.append(tool(store).take_turn("this", lambda: True)))
     waiting.start()
-    wait_until(lambda: is_waiter(os.getpid()))
+    begun.wait()
     first.close()
     waiting.join()
     assert found == [None]
     assert is_free(store)
 
 
-def test_who_finds_it_not_done_has_the_next_turn(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparing, "_PATIENCE", 1000.0)
+def test_who_finds_it_not_done_has_the_next_turn(store: Store, begun: threading.Event) -> None:
     first = tool(store).take_turn("this", never)
     assert first is not None
     found: list[preparing.Turn | None] = []
     waiting = threading.Thread(target=lambda: found.append(tool(store).take_turn("this", lambda: False)))
     waiting.start()
-    wait_until(lambda: is_waiter(os.getpid()))
+    begun.wait()
     first.close()
     waiting.join()
     (turn,) = found

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ OTHER = Project("other", "1")
 def prepare(store: Store, *wheels: Path, limit: int = 10**9, **more) -> dict[Path, object]:
     tool = Preparing(store, more.pop("interpreter", compiling.key()), Cores({}), limit=limit, progress=lambda *at: None)
     return tool.prepare(wheels, more.pop("unneeded", lambda: ()))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_held() -> Iterator[None]:
+    """What a test holds is let go after it, as at the end of a process."""
+    yield
+    lock._close_in_child()
 
 
 @pytest.fixture

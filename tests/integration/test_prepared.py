@@ -44,6 +44,15 @@ def test_what_is_said_is_the_same_too(fresh):
     assert said[0] == said[1] == said[2]
 
 
+@pytest.mark.parametrize("options", [(), ("--no-cache-dir",)], ids=["store", "none"])
+def test_bytecode_that_is_wanted_elsewhere_is_left_to_who_imports(fresh, tmp_path, options):
+    elsewhere = tmp_path / "elsewhere"
+    found = installed(fresh, *options, PYTHONPYCACHEPREFIX=str(elsewhere))
+    assert found
+    assert not any(name.endswith(".pyc") for name in found)
+    assert not [path for path in elsewhere.rglob("*") if ".safe-pip" in path.parts]
+
+
 def test_levels_of_optimisation_have_bytecode_of_their_own(fresh):
     installed(fresh)
     found = installed(fresh, PYTHONOPTIMIZE="2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from safe_pip.pip_seams.prepared import Prepared
 from safe_pip.pip_seams.removal import Removals
 from safe_pip.pip_seams.scheme import scheme_target
 from safe_pip.pip_seams.seam import Seam, SeamBroken, arguments
+from safe_pip.pip_seams.shadows import hides
 from safe_pip.pip_seams.staging import Staging
 from safe_pip.pip_seams.target_directory import TargetDirectory
 from safe_pip.snapshot import Snapshot
@@ -150,7 +151,7 @@ class Install:
         return done
 
     def _prepare(self) -> None:
-        """Have all wheels ready before the first one is staged, after pip has said what it installs."""
+        """Have all wheels ready before the first one is staged."""
         if not self._is_prepared:
             self._is_prepared = True
             wheels = {Path(each.local_file_path): each.name for each in self._wanted(self._requirements)}
@@ -232,34 +233,22 @@ class Install:
         return not url.startswith("file:") or url.endswith(".whl")
 
     def _version(self, requirement: Any) -> str:
-        """pip opens the wheel each time it is asked."""
         if requirement not in self._versions:
             self._versions[requirement] = str(requirement.get_dist().version)
         return self._versions[requirement]
 
-    def _shadowing(self, target: Target) -> Any:
-        """Asks whether a project is there already, or what is staged and a module of the same name hide one another.
-
-        A module that is found later, in its tree or in another one, would not be found any more.
-        """
+    def _shadowing(self, target: Target) -> Callable[[], bool]:
+        """Asks whether what is staged hides, or is hidden by, anything that is there when it is asked."""
         if self._there is not None:
             staged = {tree: self._there.top_level() for tree in target.trees}
         else:
             staged = self._staging.top_level(target.trees)
-        modules = {name.partition(".")[0] for names in staged.values() for name in names}
 
         def shadows() -> bool:
             # What is packed and shipped is on nobody's path.
             trees = () if target.litter else self.transaction.environment.trees()
-            looked = [tree for tree in {*trees, *target.trees} if tree.is_dir()]
-            there = Snapshot.take(map(str, looked))
-            if any(there.identity(canonicalize_name(each.name)) for each in self._wanted(self._requirements)):
-                return True
-            return any(
-                name.partition(".")[0] in modules and name not in staged.get(tree, ())
-                for tree in looked
-                for name in os.listdir(tree)
-            )
+            wanted = self._wanted(self._requirements)
+            return hides(staged, (*trees, *target.trees), (canonicalize_name(each.name) for each in wanted))
 
         return shadows
 

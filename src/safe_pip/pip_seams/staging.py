@@ -1,6 +1,7 @@
 """pip's own wheel code at work in the stage: what it writes is what it would have written into the target."""
 
 import os
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -132,6 +133,8 @@ class Staging:
             return
         self._wheel, self._is_copied = Path(requirement.local_file_path), False
         self._compiles = bool(arguments(original, (requirement, *args), kw)["pycompile"])
+        if sys.pycache_prefix is not None and "pycompile" in kw:
+            kw["pycompile"] = False  # It would be named by the stage; whoever imports a module first compiles it.
         if "rollback_on_error" in kw:
             kw["rollback_on_error"] = True  # Nothing needs a RECORD to be removed by: the whole stage goes.
         try:

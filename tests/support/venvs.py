@@ -23,6 +23,7 @@ from .wheels import digest
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 BUILD_INPUTS = ("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "src")
 OURS = ("PIP_", "PYTHON", "SAFE_PIP_", "VIRTUAL_ENV", "XDG_", "SETUPTOOLS_", "DISTUTILS_", "UV_", "SOURCE_DATE_EPOCH")
+OURS += ("TOX_", "NOX_", "PIPENV_", "MAKE", "MFLAGS")
 
 
 @dataclass(frozen=True)

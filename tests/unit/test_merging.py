@@ -699,8 +699,10 @@ def test_a_full_disk_changes_nothing_and_says_so(place: Place, staged: Path) -> 
                 error = caught
         if trial.struck is None:
             break
+        if error is None:  # All was in its place by then, and what was left to do could be left.
+            assert not place.merge(staged).is_changed
+            break
         refused += 1
-        assert error is not None
         assert "space" in error.message
         assert place.content() == before
     assert refused > 5

@@ -6,6 +6,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from _bench import Bench
@@ -100,6 +101,20 @@ def forget(shared: Bench) -> None:
     """Have no wheel prepared."""
     for store in stores(shared):
         shutil.rmtree(store)
+
+
+@contextmanager
+def forgotten(shared: Bench) -> Iterator[None]:
+    """Within, no wheel is prepared; afterwards those are that were before."""
+    moved = {store: store.with_name(f"aside-{store.name}") for store in stores(shared)}
+    for store, aside in moved.items():
+        store.rename(aside)
+    try:
+        yield
+    finally:
+        forget(shared)
+        for store, aside in moved.items():
+            aside.rename(store)
 
 
 def size_of(directory: Path) -> int:

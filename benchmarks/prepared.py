@@ -20,11 +20,12 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from _bench import UPGRADES, Bench, Emptied, arguments, bench, table
-from _supplies import HUNDRED, SET, batches_of, forget, hundred, set_of_wheels, size_of, stores, uv_program
+from _supplies import HUNDRED, SET, batches_of, forget, forgotten, hundred, set_of_wheels, size_of, stores, uv_program
 from tests.support.venvs import Venv
 from wall import AT_ONCE
 
@@ -90,14 +91,13 @@ class Measuring:
         for tool in tools:
             for emptied in self.emptied[: scenario.environments]:
                 emptied.reset()
-            if tool == "safe-pip cold":
-                forget(self.bench)
             commands = scenario.commands(self, tool)
-            os.sync()
-            start = time.perf_counter()
-            running = [self.bench.start(command) for command in commands]
-            statuses = [process.wait() for process in running]
-            taken = time.perf_counter() - start
+            with forgotten(self.bench) if tool == "safe-pip cold" else nullcontext():
+                os.sync()
+                start = time.perf_counter()
+                running = [self.bench.start(command) for command in commands]
+                statuses = [process.wait() for process in running]
+                taken = time.perf_counter() - start
             self.failed[tool] += sum(status != 0 for status in statuses)
             self._check(scenario, tool)
             if is_counted:

@@ -196,14 +196,16 @@ def wait_until_it_writes(pid: int) -> None:
 
 
 @contextlib.contextmanager
-def private_index(directory: Path):
-    """Serve `directory` as a flat index to who knows the password; yields its URL."""
+def private_index(directory: Path, agents: list[str] | None = None):
+    """Serve `directory` as a flat index to who knows the password; yields its URL. `agents` gets who asked."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args):
             super().__init__(*args, directory=str(directory))
 
         def do_GET(self):
+            if agents is not None:
+                agents.append(self.headers["User-Agent"])
             expected = "Basic " + base64.b64encode(b"somebody:secret").decode()
             if self.headers.get("Authorization") == expected:
                 super().do_GET()
@@ -247,6 +249,17 @@ def test_keyring_is_asked_for_credentials_as_by_pip(shop):
         (shop.site / "keyring.py").write_text(KEYRING)
         shop.run(*arguments, "import", **hidden)
     assert shop.installed() == {"aproject": "1"}
+
+
+def test_who_asks_is_told_as_pip_tells_it_with_each_request(shop):
+    shop.stock(A1)
+    agents = []
+    arguments = ("install", "aproject", "--no-input", "--find-links")
+    with private_index(shop.index, agents) as url:
+        shop.run(*arguments, url.replace("//", "//somebody:secret@"), PIP_FIND_LINKS="")
+    assert len(agents) >= 2
+    assert {agent.partition(" ")[0] for agent in agents} == {f"pip/{shop.laboratory.pip_version}"}
+    assert all(json.loads(agent.partition(" ")[2])["installer"]["name"] == "pip" for agent in agents)
 
 
 def test_a_socks_proxy_finds_pysocks_in_the_environment(shop):

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from . import lock, nesting
+from . import lock, nesting, steps
 from .errors import StalePlan
 from .holders import Holder
 from .holding import Holding, Keep, Scope, Step
@@ -145,6 +145,15 @@ class Environment:
             if os.getpid() == process:
                 step.tidy(self._holds, failed=failed)
 
+    def tidy(self, litter: Iterable[Path]) -> None:
+        """Remove the state directories of these trees, unless somebody is at work there.
+
+        For who may have kept others from removing them: of several who leave the last one does. Waits for nobody who is
+        at work, and for who leaves as well no longer than he looks. Never raises.
+        """
+        for tree in litter:
+            steps.remove_state_directory(tree, self._holds)
+
     def carry_out(self, step: Step) -> None:
         """Take the locks of a step that does its work as soon as it has them, and let them go."""
         with self._taking(step):
@@ -216,10 +225,9 @@ class Environment:
             with self._taking(step, keep=keep, is_published=is_published) as scope:
                 yield Held(step.trees, scope)
                 failed = False
-                step.tidy(self._holds, failed=False)
         finally:
-            if failed and os.getpid() == process:  # what a forked child unwinds is its parent's
-                step.tidy(self._holds, failed=True)
+            if os.getpid() == process:  # what a forked child unwinds is its parent's
+                step.tidy(self._holds, failed=failed)
 
     def _holds(self, identity: lock.Identity) -> bool:
         return self._holding.holds(identity, exclusive=True)

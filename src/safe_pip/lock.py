@@ -39,6 +39,7 @@ _CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, err
 # Behind a tick that came just before the system call began, so that it is not lost.
 _SECOND_TICK = 0.1
 _POLL = 0.05
+_TURN = 0.001
 
 Identity = tuple[int, int]
 """Device and inode."""
@@ -189,6 +190,14 @@ def wait_lock(descriptor: Descriptor, *, exclusive: bool, seconds: float) -> boo
     return try_lock(descriptor, exclusive=exclusive)
 
 
+def wait_turn(descriptor: Descriptor, *, seconds: float) -> bool:
+    """Take exclusively what each taker holds for a moment only; False if one does so for longer than `seconds`.
+
+    There is no queue, and no signal is handled: it can be called with other locks held.
+    """
+    return _poll_lock(descriptor, True, seconds, pause=_TURN)
+
+
 def stop() -> None:
     """Stop this process as SIGTSTP would have done without us; returns when it is continued."""
     if sys.platform == "win32":
@@ -215,13 +224,13 @@ def _flock(descriptor: Descriptor, operation: int) -> None:
         raise UnusableEnvironment(f"`{descriptor.path}` {why} ({error.strerror})") from error
 
 
-def _poll_lock(descriptor: Descriptor, exclusive: bool, seconds: float) -> bool:
+def _poll_lock(descriptor: Descriptor, exclusive: bool, seconds: float, pause: float = _POLL) -> bool:
     end = time.monotonic() + seconds
     while not try_lock(descriptor, exclusive=exclusive):
         left = end - time.monotonic()
         if left <= 0:
             return False
-        time.sleep(min(_POLL, left))
+        time.sleep(min(pause, left))
     return True
 
 

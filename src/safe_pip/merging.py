@@ -87,7 +87,7 @@ def merge(request: Request, find: Callable[[], Prefix], environments: Environmen
     while True:
         attempt += 1
         try:
-            return _Merge(request, find, environments).run()
+            return _Merge(request, find, environments).carry_out()
         except MergeRefused as error:
             raise Unmergeable(error.message) from error
         except StalePlan:
@@ -104,8 +104,12 @@ class _Merge:
         self._prefix = find()
         self._transaction = Transaction(environments, self._prefix.environment, durable=request.is_durable)
 
-    def run(self) -> Merged:
-        """Carry it out."""
+    def carry_out(self) -> Merged:
+        """Merge, or raise `StalePlan`."""
+        with self._transaction.tidying(self._prefix.litter):
+            return self._carry_out()
+
+    def _carry_out(self) -> Merged:
         self._recover()
         comparison = self._compared = compare(str(self._request.staged), self._prefix)
         found = tuple((item.live, comparison.owners[item.live]) for item in comparison.conflicts)

@@ -56,6 +56,11 @@ class Prefix(NamedTuple):
             bare=(self.path,) if is_home else (),
         )
 
+    @property
+    def litter(self) -> tuple[Path, ...]:
+        """Where no state directory is to stay: the prefix too, which others may have had for one without a tree."""
+        return (*(self.trees if self.is_shipped else ()), self.path)
+
     def is_tree(self, path: str) -> bool:
         """Whether a directory (its real path) is one of the trees, or will be once it is there."""
         if any(str(tree) == path for tree in self.trees):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import fs, lock, room, state_directory
+from .errors import UnusableEnvironment
 from .lock import Descriptor
 from .request import Rank, Request, commit_lock, environment_lock, mutex, owner_lock, shared_directory, uv_lock
 from .target import Target
@@ -16,6 +17,9 @@ from .waiting import Interrupted
 
 if TYPE_CHECKING:
     from .recovery import Unfinished
+
+# How long somebody who was stopped while he looked, in a moment of some microseconds, holds up others, in seconds.
+_TURN = 1.0
 
 Trees = Callable[[], "list[Path]"]
 """The trees of the environment, as they are now."""
@@ -281,27 +285,39 @@ def _tidy(
     litter: Collection[Path],
     failed: bool,
 ) -> None:
-    for tree in trees:
-        if tree in litter or (failed and tree in made):
-            _remove_state_directory(tree, holds)
+    for tree in dict.fromkeys((*litter, *(tree for tree in trees if failed and tree in made))):
+        remove_state_directory(tree, holds)
     if failed:
         fs.remove_empty_directories(made)
 
 
-def _remove_state_directory(tree: Path, holds: Callable[[lock.Identity], bool]) -> None:
-    """Remove `.safe-pip` if both locks are ours, or can be taken without waiting; a reader may be using them."""
-    opened: list[Descriptor] = []
+def remove_state_directory(tree: Path, holds: Callable[[lock.Identity], bool]) -> None:
+    """Remove `.safe-pip` if both locks are ours, or can be taken without waiting; a reader may be using them.
+
+    Of several who leave the last one removes it. So they look one after another (each would take the other, who only
+    looks, for one who is at work, and none would remove it), and who has removed it looks again: somebody may have made
+    another one, and left, and met our lock on the tree.
+    """
+    with contextlib.suppress(FileNotFoundError, UnusableEnvironment):
+        while lock.supported and _is_removed(tree, holds):
+            pass
+
+
+def _is_removed(tree: Path, holds: Callable[[lock.Identity], bool]) -> bool:
+    state = state_directory.path_of(tree)
+    opened = [Descriptor(state)]
     try:
-        for path in (tree, state_directory.path_of(tree) / state_directory.COMMIT):
+        # Taken by nothing else, and held until the others were tried.
+        if not lock.wait_turn(opened[0], seconds=_TURN) or not opened[0].is_current():
+            return False
+        for path in (tree, state / state_directory.COMMIT):
             descriptor = Descriptor(path)
             opened.append(descriptor)
             if not holds(descriptor.identity) and not lock.try_lock(descriptor, exclusive=True):
-                return
+                return False
             if not descriptor.is_current():
-                return
-        state_directory.remove(tree)
-    except FileNotFoundError:
-        return
+                return False
+        return state_directory.remove(tree)
     finally:
         for descriptor in opened:
             descriptor.close()

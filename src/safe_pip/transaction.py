@@ -246,6 +246,14 @@ class Transaction:
             for each in remains:
                 each.delete()
 
+    @contextmanager
+    def tidying(self, litter: Iterable[Path]) -> Iterator[None]:
+        """Within, whatever happens, this command may lock these; after it nothing of ours stays, unless others do."""
+        try:
+            yield
+        finally:
+            self.environment.tidy(litter)
+
     def _carry_out(self, change: Change, prepared: Prepared, held: Held) -> Outcome:
         """Do what was prepared; where the filesystem does not move directories as a whole, by entering them.
 

@@ -42,7 +42,7 @@ def unmerge(
     while True:
         attempt += 1
         try:
-            return _Unmerge(manifest, find, environments, is_durable=is_durable).run()
+            return _Unmerge(manifest, find, environments, is_durable=is_durable).carry_out()
         except StalePlan:
             if attempt == ATTEMPTS:
                 raise
@@ -59,17 +59,18 @@ class _Unmerge:
         self._prefix = find()
         self._transaction = Transaction(environments, self._prefix.environment, durable=is_durable)
 
-    def run(self) -> Unmerged:
-        """Carry it out."""
+    def carry_out(self) -> Unmerged:
+        """Unmerge, or raise `StalePlan`."""
         if not self._prefix.path.is_dir():
             return Unmerged(self._prefix.path, gone=tuple(map(self._path, self._manifest.entries)))
-        self._recover()
-        found = self._sorted()
-        made = tuple(path for path in map(self._path, self._manifest.made) if _is_directory(path))
-        if found.removed or made:
-            self._commit(found.removed, made)
-        else:
-            self._transaction.sweep(self._prefix.target)
+        with self._transaction.tidying(self._prefix.litter):
+            self._recover()
+            found = self._sorted()
+            made = tuple(path for path in map(self._path, self._manifest.made) if _is_directory(path))
+            if found.removed or made:
+                self._commit(found.removed, made)
+            else:
+                self._transaction.sweep(self._prefix.target)
         # Those that held a lock or a journal of ours until now.
         fs.remove_empty_directories(sorted(map(Path, made)))
         return found._replace(

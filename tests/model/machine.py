@@ -40,6 +40,7 @@ class Scenario:
     kills: int = 0
     no_state_directory: tuple[str, ...] = ()
     may_fail: tuple[int, ...] = ()  # processes that may end with 75; no other may
+    shipped: tuple[str, ...] = ()  # trees in which no state directory may be in the end
 
     @property
     def trees(self) -> tuple[str, ...]:
@@ -106,7 +107,7 @@ class Nodes:
         windows = ((),) * len(at)
         data, kills = self.scenario.data, self.scenario.kills
         none: frozenset[Any] = frozenset()
-        return World(at, none, data, data, there, 1, none, none, none, windows, none, none, kills)
+        return World(at, none, data, data, there, none, none, none, windows, none, none, kills)
 
     # what steps ask
 
@@ -163,6 +164,14 @@ class Nodes:
             yield parent
             parent = self.scenario.processes[parent].parent
 
+    def unused_generation(self, world: World) -> int:
+        """A number for a new state directory that nobody knows as that of another one: so there are few."""
+        known = {1, *world.state_directories, *(held.lock.generation for held in world.held)}
+        for number in world.at:
+            if (run := self._runs[number]) is not None and isinstance(run, tuple):
+                known.update(outcome for outcome in run[2] if isinstance(outcome, int))
+        return next(number for number in itertools.count(2) if number not in known)
+
     def keeps_variable(self, process: int) -> bool:
         return self.scenario.processes[process].keeps_variable
 
@@ -212,6 +221,8 @@ class Nodes:
         killed = self.scenario.kills or any("dies" in p.arguments for p in self.scenario.processes)
         if not killed and (world.owners or world.marks or world.journals):
             raise Violation("something left behind")
+        if any(world.state_directories[self.trees.index(tree)] for tree in self.scenario.shipped):
+            raise Violation("a state directory left behind")
         for journal in (j for j in world.journals if not j.committed):
             for change in reversed(journal.changes[: journal.done]):
                 if data[change.place] == change.new:

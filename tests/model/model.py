@@ -74,6 +74,8 @@ class Rules:
     hold_environment_while_unguarded: bool = True
     removal_takes_environment_lock: bool = True
     removal_takes_commit_lock: bool = True
+    removers_take_turns: bool = True
+    removers_look_again: bool = True
     # below a holder
     shared_without_gate: bool = True
     refuse_replacing_below_shared: bool = True
@@ -162,7 +164,6 @@ class World(NamedTuple):
     data: tuple[int, ...]  # what is on disk
     truth: tuple[int, ...]  # what was committed: data without the half-applied
     state_directories: tuple[int, ...]  # by tree: the generation, 0 where there is none
-    generations: int
     owners: frozenset[tuple[int, str]]  # the owner files: (identifier, home)
     marks: frozenset[tuple[str, int]]  # (tree or directory, identifier)
     journals: frozenset[Journal]

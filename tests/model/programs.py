@@ -96,11 +96,18 @@ def take_to_read(me: Me, wanted: list[tuple[Lock, Mode]]) -> Steps:
     yield from look_for_journal(me, tuple(sorted(lock.name for lock, _ in wanted)))
 
 
-def reader(me: Me, places: tuple[str, ...], forever: bool = False, **again: Any) -> Steps:
-    """`list`, `freeze`, `show`, `check`, `inspect`."""
+def reader(
+    me: Me, places: tuple[str, ...], forever: bool = False, tidies: bool = False, leaves: bool = False, **again: Any
+) -> Steps:
+    """`list`, `freeze`, `show`, `check`, `inspect`; one that `tidies`: a merge that finds that it must not be made."""
+    if leaves:
+        yield from removing_state_directory(me, me.trees[0])
+        return "0"
     yield from begin(me, **again)
     yield from snapshot(me, places)
     yield from let_go(me)
+    if tidies:
+        yield from removing_state_directory(me, me.trees[0])
     if forever:
         raise Again()
     return "0"
@@ -122,6 +129,7 @@ def command(
     dies: int | None = None,
     rejects: bool = False,
     rejected: bool = False,
+    leaves: bool = False,
     **again: Any,
 ) -> Steps:
     """`install` or `uninstall`: snapshot, resolve, build, stage, lock, validate, commit, clean up.
@@ -130,6 +138,9 @@ def command(
     With `dies`, it is killed when it has carried out so many operations; below 0 as soon as it has journaled.
     With `rejects`, the filesystem refuses its second operation once; the new plan replaces whatever the first one did.
     """
+    if leaves:
+        yield from removing_state_directory(me, me.trees[0])
+        return "0"
     me.carry = {
         "attempt": attempt,
         "replaces": replaces,
@@ -336,7 +347,7 @@ def sweeper(me: Me, name: str, **again: Any) -> Steps:
     return "0"
 
 
-def remover(me: Me) -> Steps:
+def remover(me: Me, leaves: bool = False) -> Steps:
     """The end of a command that has changed a packed tree before: only what may disturb others is left of it."""
     yield from removing_state_directory(me, me.trees[0])
     return "0"
@@ -344,6 +355,11 @@ def remover(me: Me) -> Steps:
 
 def removing_state_directory(me: Me, tree: str) -> Steps:
     generation = yield OpenStateDirectory(tree)
+    if me.rules.removers_take_turns and generation:
+        turn = Lock("turn", tree, generation)
+        if (yield Take(turn, EXCLUSIVE)) == STALE:
+            return
+        me.own.append(turn)
     wanted = []
     if me.rules.removal_takes_environment_lock:
         wanted.append(Lock("environment", tree))
@@ -354,9 +370,12 @@ def removing_state_directory(me: Me, tree: str) -> Steps:
         if granted:
             granted = (yield Take(lock, EXCLUSIVE, Patience.NONE)) is True
             me.own += [lock] if granted else []
-    if granted:
-        yield RemoveStateDirectory(tree)
+    removed = granted and (yield RemoveStateDirectory(tree))
     yield from let_go(me)
+    # Whoever made another one meanwhile, and left, has met our lock on the tree.
+    if removed and me.rules.removers_look_again:
+        me.carry = {}
+        raise Again(leaves=True)
 
 
 def building(me: Me, mutex: str | None, child: int | None, reserved: bool = False) -> Steps:

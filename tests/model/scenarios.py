@@ -30,7 +30,7 @@ def unless(place: str, other: str) -> Goal:
 
 
 def reads(*places: str, **more: Any) -> Process:
-    arguments: dict[str, Any] = {k: more.pop(k) for k in ("forever",) if k in more}
+    arguments: dict[str, Any] = {k: more.pop(k) for k in ("forever", "tidies") if k in more}
     return Process("reader", reader, {"places": places or ("A.a", "A.b"), **arguments}, **more)
 
 
@@ -397,6 +397,28 @@ SCENARIOS = {
     ),
     "a stage in a tree that is packed": Scenario(
         (does(wants(A_a=1), stages=True, litter=True), Process("remover", remover, litter=True), reads(litter=True)),
+    ),
+    "two stages in a tree that is packed": Scenario(
+        (
+            does(wants(A_a=1), stages=True, litter=True),
+            does(wants(A_b=1), stages=True, litter=True),
+        ),
+        no_state_directory=("A",),
+        shipped=("A",),
+    ),
+    "three who leave a tree that is packed": Scenario(
+        (
+            does(wants(A_a=1), stages=True, litter=True),
+            Process("remover", remover, litter=True),
+            Process("remover", remover, litter=True),
+        ),
+        no_state_directory=("A",),
+        shipped=("A",),
+    ),
+    "a stage in a tree that is packed, and one who only looks at it": Scenario(
+        (does(wants(A_a=1), stages=True, litter=True), reads(litter=True, tidies=True)),
+        no_state_directory=("A",),
+        shipped=("A",),
     ),
     "a journal that is taken back, met below a shared holder": Scenario(
         (

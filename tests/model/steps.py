@@ -297,8 +297,8 @@ class OpenStateDirectory:
         if generation or not self.make:
             yield generation, world
         else:
-            new = world.generations + 1
-            yield new, world._replace(state_directories=put(world.state_directories, index, new), generations=new)
+            new = machine.unused_generation(world)
+            yield new, world._replace(state_directories=put(world.state_directories, index, new))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,7 @@ KILLED_ABOVE = "a replacement below an exclusive holder that is killed"
 TORN, LOST, ORDER = "torn read", "lost update", "no serial order"
 ALONE, CHANGED = "exclusive holder not alone", "shared holder saw a change"
 DEADLOCK, FAILED, NEITHER, ENDLESSLY = "deadlock", "failed for nothing", "neither old nor new", "no way to an end"
+LITTER = "a state directory left behind"
 SWEPT, UNDONE_NO_MORE = "the stage of a living process was deleted", "a journal was deleted that was to be undone"
 
 SAME_SCRIPT = "a killed and a finished change of one script, with the same content"
@@ -138,6 +139,8 @@ NEEDED: list[tuple[dict[str, Any], str, str]] = [
     ({"look_again_before_validating": False}, "first writers of two trees, each of which reads the other", ORDER),
     ({"hold_environment_while_unguarded": False}, "a reader before the first writer", TORN),
     ({"removal_takes_environment_lock": False}, "a reader before the first writer", TORN),
+    ({"removers_take_turns": False}, "two stages in a tree that is packed", LITTER),
+    ({"removers_look_again": False}, "two stages in a tree that is packed", LITTER),
     ({"removal_takes_commit_lock": False}, "a reader and a writer beside the removal of a state directory", TORN),
     # below a holder
     ({"shared_without_gate": False}, "a build below a shared holder", DEADLOCK),

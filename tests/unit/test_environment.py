@@ -115,6 +115,73 @@ def test_the_state_directory_of_a_tree_that_was_there_stays(tmp_path: Path) -> N
     assert os.listdir(tmp_path) == [".safe-pip"]
 
 
+def test_of_two_who_leave_litter_at_once_the_last_one_removes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second comes when the first one, who has both locks to look, has just seen that it is in use still."""
+    state_directory.make(tmp_path)
+    remove, waits = state_directory.remove, threading.Event()
+    second = threading.Thread(target=lambda: (environment().tidy([tmp_path]), waits.set()))
+    pause, looks = lock.time.sleep, 0  # type: ignore[attr-defined]
+
+    def come(seconds: float) -> None:
+        waits.set()
+        pause(seconds)
+
+    def look(tree: Path) -> bool:
+        nonlocal looks
+        looks += 1
+        if looks > 1:
+            return remove(tree)
+        second.start()
+        assert waits.wait(60)
+        return False
+
+    monkeypatch.setattr(lock.time, "sleep", come)  # type: ignore[attr-defined]
+    monkeypatch.setattr(state_directory, "remove", look)
+    environment().tidy([tmp_path])
+    second.join()
+    assert os.listdir(tmp_path) == []
+
+
+def test_who_has_removed_litter_looks_again_for_who_met_his_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state_directory.make(tmp_path)
+    remove = state_directory.remove
+
+    def meanwhile(tree: Path) -> bool:
+        removed = remove(tree)
+        monkeypatch.setattr(state_directory, "remove", remove)
+        state_directory.make(tree)
+        environment().tidy([tmp_path])
+        assert state_directory.exists(tree)
+        return removed
+
+    monkeypatch.setattr(state_directory, "remove", meanwhile)
+    environment().tidy([tmp_path])
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("held", [".", ".safe-pip/commit"])
+def test_litter_that_somebody_uses_is_let_alone(tmp_path: Path, held: str) -> None:
+    state_directory.make(tmp_path)
+    user = lock.Descriptor(tmp_path / held)
+    assert lock.try_lock(user, exclusive=False)
+    environment().tidy([tmp_path])
+    assert state_directory.has_locks(tmp_path)
+    user.close()
+    environment().tidy([tmp_path])
+    assert os.listdir(tmp_path) == []
+
+
+def test_litter_is_no_matter_where_it_cannot_be_looked_at(tmp_path: Path) -> None:
+    environment().tidy([tmp_path])
+    (tmp_path / ".safe-pip").symlink_to("elsewhere")
+    environment().tidy([tmp_path])
+    assert (tmp_path / ".safe-pip").is_symlink()
+
+
 def test_litter_is_removed_after_success_and_failure(tmp_path: Path) -> None:
     for fails in (False, True):
         try:

@@ -54,6 +54,14 @@ def test_one_in_which_such_a_merge_has_died_is_a_tree_beside_the_others(path: Pa
     assert not (path / ".safe-pip").exists()
 
 
+def test_whatever_was_found_nothing_stays_in_the_prefix_itself(path: Path) -> None:
+    """Another merge may have found no tree in it yet, and met our lock on it when it left."""
+    stage(path, {"bin/python3.13": "", f"{SITE}/x.py": ""})
+    assert (Prefix.at(path).target.bare, Prefix.at(path).litter) == ((), (path,))
+    (path / "bin/python3.13").unlink()
+    assert Prefix.at(path).litter == (path / SITE, path)
+
+
 def test_two_names_of_a_tree_are_one(path: Path) -> None:
     stage(path, {f"{SITE}/x.py": ""})
     (path / "lib64").symlink_to("lib")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,12 @@ def store(tmp_path: Path) -> Store:
     return found
 
 
-def tool(store: Store) -> Preparing:
-    return Preparing(store, None, Cores({}), limit=10**9, progress=lambda wheel, share: None)
+def tool(store: Store, waiting: Callable[..., None] = lambda what, holders: None) -> Preparing:
+    return Preparing(store, None, Cores({}), limit=10**9, progress=lambda wheel, share: None, waiting=waiting)
 
 
-def never() -> bool:
-    raise AssertionError("nobody was waited for")
+def not_yet() -> bool:
+    return False
 
 
 def is_free(store: Store) -> bool:
@@ -37,7 +38,7 @@ def is_free(store: Store) -> bool:
 
 
 def test_who_is_alone_has_his_turn_at_once_and_leaves_nothing(store: Store) -> None:
-    turn = tool(store).take_turn("this", never)
+    turn = tool(store).take_turn("this", not_yet)
     assert turn is not None
     turn.show_progress()
     assert not is_free(store)
@@ -47,7 +48,7 @@ def test_who_is_alone_has_his_turn_at_once_and_leaves_nothing(store: Store) -> N
 
 
 def test_of_something_else_nobody_is_waited_for(store: Store) -> None:
-    first, second = tool(store).take_turn("this", never), tool(store).take_turn("that", never)
+    first, second = tool(store).take_turn("this", not_yet), tool(store).take_turn("that", not_yet)
     assert first is not None
     assert second is not None
     first.close()
@@ -70,7 +71,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 
 def test_who_waited_and_finds_it_done_has_no_turn(store: Store, begun: threading.Event) -> None:
-    first = tool(store).take_turn("this", never)
+    first = tool(store).take_turn("this", not_yet)
     assert first is not None
     found: list[object] = []
     waiting = threading.Thread(target=lambda: found.append(tool(store).take_turn("this", lambda: True)))
@@ -83,10 +84,10 @@ def test_who_waited_and_finds_it_done_has_no_turn(store: Store, begun: threading
 
 
 def test_who_finds_it_not_done_has_the_next_turn(store: Store, begun: threading.Event) -> None:
-    first = tool(store).take_turn("this", never)
+    first = tool(store).take_turn("this", not_yet)
     assert first is not None
     found: list[preparing.Turn | None] = []
-    waiting = threading.Thread(target=lambda: found.append(tool(store).take_turn("this", lambda: False)))
+    waiting = threading.Thread(target=lambda: found.append(tool(store).take_turn("this", not_yet)))
     waiting.start()
     begun.wait()
     first.close()
@@ -100,9 +101,9 @@ def test_who_finds_it_not_done_has_the_next_turn(store: Store, begun: threading.
 
 def test_who_does_nothing_is_not_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparing, "_PATIENCE", 0.0)
-    first = tool(store).take_turn("this", never)
+    first = tool(store).take_turn("this", not_yet)
     assert first is not None
-    turn = tool(store).take_turn("this", lambda: False)
+    turn = tool(store).take_turn("this", not_yet)
     assert turn is not None
     turn.show_progress()
     turn.close()
@@ -116,7 +117,96 @@ def test_where_there_can_be_no_turns_everybody_goes_on(store: Store, monkeypatch
 
     monkeypatch.setattr(Store, "mutex", refuse)
     tools = tool(store)
-    turn = tools.take_turn("this", never)
+    turn = tools.take_turn("this", lambda: True)
     assert turn is not None
     turn.close()
     assert isinstance(tools.refused, PermissionError)
+
+
+def test_who_comes_when_it_was_just_done_has_no_turn(store: Store) -> None:
+    asked = []
+
+    def is_over() -> bool:
+        asked.append(is_free(store))
+        return True
+
+    assert tool(store).take_turn("this", is_over) is None
+    assert asked == [False], "another one could have begun while it was asked"
+    assert is_free(store)
+
+
+def test_who_fails_when_he_asks_has_no_turn(store: Store) -> None:
+    def fail() -> bool:
+        raise RuntimeError("what was planned cannot be done any more")
+
+    with pytest.raises(RuntimeError):
+        tool(store).take_turn("this", fail)
+    assert is_free(store)
+
+
+def test_a_turn_that_ends_just_when_another_one_begins_to_wait_is_followed_by_his(store, monkeypatch) -> None:
+    first, wait_lock = tool(store).take_turn("this", not_yet), lock.wait_lock
+
+    def refuse(descriptor: lock.Descriptor, *, exclusive: bool, seconds: float) -> bool:
+        monkeypatch.setattr(lock, "wait_lock", wait_lock)
+        first.close()
+        return False
+
+    monkeypatch.setattr(lock, "wait_lock", refuse)
+    turn = tool(store).take_turn("this", not_yet)
+    assert not is_free(store)
+    turn.close()
+    assert is_free(store)
+
+
+def waits(monkeypatch: pytest.MonkeyPatch, *meanwhile: Callable[[], None]) -> None:
+    """Have a second be over at once for whoever waits; one thing after the other happens in these seconds."""
+    wait_lock, seconds_to_come = lock.wait_lock, [*meanwhile]
+
+    def wait(descriptor: lock.Descriptor, *, exclusive: bool, seconds: float) -> bool:
+        if seconds and seconds_to_come:
+            seconds_to_come.pop(0)()
+        return wait_lock(descriptor, exclusive=exclusive, seconds=0)
+
+    monkeypatch.setattr(lock, "wait_lock", wait)
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def telling(store: Store, told: list[str]) -> Preparing:
+    return tool(store, lambda what, holders: told.append(what))
+
+
+def test_who_waits_longer_than_a_second_for_his_turn_is_told_so_once(store, telling, told, monkeypatch) -> None:
+    first = tool(store).take_turn("this", not_yet)
+    times = iter(range(1, 9))
+
+    def show_progress() -> None:
+        os.utime(store.path / "making" / os.listdir(store.path / "making")[0], (next(times),) * 2)
+
+    waits(monkeypatch, show_progress, show_progress, show_progress, first.close)
+    turn = telling.take_turn("this", not_yet)
+    assert told == ["install the same"]
+    turn.close()
+
+
+def test_who_waits_no_longer_than_a_second_is_told_nothing(store, telling, told, monkeypatch) -> None:
+    first = tool(store).take_turn("this", not_yet)
+    waits(monkeypatch, first.close)
+    turn = telling.take_turn("this", not_yet)
+    assert not is_free(store)
+    turn.close()
+    assert told == []
+
+
+def test_who_goes_on_by_himself_is_told_nothing(store, telling, told, monkeypatch) -> None:
+    first = tool(store).take_turn("this", not_yet)
+    waits(monkeypatch, lambda: None)
+    turn = telling.take_turn("this", not_yet)
+    assert turn is not None
+    assert told == []
+    first.close()

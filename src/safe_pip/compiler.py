@@ -72,28 +72,31 @@ def bytecode(path: str, name: str, magic: bytes, optimize: int, is_hashed: bool)
     return magic + b"\0\0\0\0" + time.to_bytes(4, "little") + size.to_bytes(4, "little") + marshal.dumps(code)
 
 
-def _serve(parent: int, settings: tuple[bytes, int, bool], write: int, token: bytes) -> None:
-    """In the child: compile what comes until the parent is done or dead; of a dead one, give the token back to make."""
-    try:
-        while os.getppid() == parent:
-            for number, path, name in marshal.load(sys.stdin.buffer):
-                if os.getppid() != parent:
-                    break
-                content = marshal.dumps((number, bytecode(path, name, *settings)))
-                sys.stdout.buffer.write(len(content).to_bytes(4, "little") + content)
-                sys.stdout.buffer.flush()
-    finally:
-        if token and os.getppid() != parent:
-            os.write(write, token)
-        os._exit(0)
+def _serve(settings: tuple[bytes, int, bool]) -> None:
+    """In the child: compile what comes; raises `EOFError` or `OSError` when there is nobody to compile for."""
+    while True:
+        for number, path, name in marshal.load(sys.stdin.buffer):
+            content = marshal.dumps((number, bytecode(path, name, *settings)))
+            sys.stdout.buffer.write(len(content).to_bytes(4, "little") + content)
+            sys.stdout.buffer.flush()
 
 
-# The idle cores are meant: whoever else wants one comes first.
+# The idle cores are meant: whoever else wants one comes first. A living parent kills the child before it closes its end
+# of the pipe, and gives the token back: the pipe ends by the parent's death only, also while getppid(2) still names it.
 _PROGRAM = """
 import marshal, os, sys
-os.nice(10)
-bytecode, serve = (type(lambda: 0)(code, globals()) for code in marshal.load(sys.stdin.buffer))
-serve(*marshal.load(sys.stdin.buffer))
+write, token = map(int, sys.argv[1:])
+try:
+    os.nice(10)
+    bytecode, serve = (type(lambda: 0)(code, globals()) for code in marshal.load(sys.stdin.buffer))
+    serve(marshal.load(sys.stdin.buffer))
+finally:
+    if token >= 0:
+        os.close(1)
+        while os.read(0, 1 << 16):
+            pass
+        os.write(write, bytes([token]))
+    os._exit(0)
 """
 _ROOM = 1 << 20
 
@@ -108,11 +111,13 @@ class Compiler:
         self._received = b""
         self.tasks: dict[int, Task] = {}
         """What it was given and has not sent back; what somebody else is to do can be taken out."""
-        write = cores.jobserver.write if permit.token and cores.jobserver is not None else -1
+        write, token = -1, -1
+        if permit.token and cores.jobserver is not None:
+            write, token = cores.jobserver.write, permit.token[0]
         ranges = () if settings.has_ranges else ("-X", "no_debug_ranges")
         try:
             self._child = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-W", "ignore", *ranges, "-c", _PROGRAM],
+                [sys.executable, "-I", "-S", "-W", "ignore", *ranges, "-c", _PROGRAM, str(write), str(token)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -129,7 +134,7 @@ class Compiler:
                 _prepare(fd)
             chosen = (settings.magic, settings.optimize, settings.is_hashed)
             self._send(marshal.dumps((bytecode.__code__, _serve.__code__)))
-            self._send(marshal.dumps((os.getpid(), chosen, write, permit.token)))
+            self._send(marshal.dumps(chosen))
         except BaseException:
             self.close()
             raise

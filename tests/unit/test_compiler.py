@@ -229,7 +229,7 @@ def test_a_child_that_fails_leaves_the_token_to_its_parent(tmp_path):
     assert permit == Permit(b"+")
     child = Compiler(Settings.of_this_process(), cores, permit)
     child.give([(0, str(tmp_path / "gone.py"), "gone.py")])
-    child._child.wait()
+    assert select.select([child.out], [], [], PATIENCE)[0]
     with pytest.raises(BrokenPipeError):
         child.receive()
     assert not select.select([read], [], [], 0)[0]
@@ -239,7 +239,26 @@ def test_a_child_that_fails_leaves_the_token_to_its_parent(tmp_path):
         os.close(end)
 
 
-def test_the_token_of_a_killed_parent_goes_back_to_make(tmp_path):
+def test_a_child_whose_parent_is_just_dying_gives_the_token_back(tmp_path):
+    """The kernel closes the files of a process before its children get another parent (exit(3), exit_group(2))."""
+    read, write = os.pipe()
+    os.write(write, b"\xff")
+    cores = Cores({"MAKEFLAGS": f"--jobserver-auth={read},{write}"})
+    permit = cores.take()
+    assert permit is not None
+    child = Compiler(Settings.of_this_process(), cores, permit)
+    assert child._child.stdin is not None
+    child._child.stdin.close()
+    assert select.select([read], [], [], PATIENCE)[0]
+    assert os.read(read, 2) == b"\xff"
+    child._permit = Permit()
+    child.close()
+    for end in (read, write):
+        os.close(end)
+
+
+@pytest.mark.parametrize("when", ["at its start", "at work"])
+def test_the_token_of_a_killed_parent_goes_back_to_make(tmp_path, when):
     there = sources(tmp_path)
     read, write = os.pipe()
     os.write(write, b"+")
@@ -248,9 +267,10 @@ import os, sys
 from safe_pip import compiler, cores
 found = cores.Cores({{"MAKEFLAGS": "--jobserver-auth={read},{write}"}})
 child = compiler.Compiler(compiler.Settings.of_this_process(), found, found.take())
-child.give([(0, sys.argv[1], "name")])
-while child.tasks:
-    child.receive()
+if {when == "at work"}:
+    child.give([(0, sys.argv[1], "name")])
+    while child.tasks:
+        child.receive()
 os.kill(os.getpid(), 9)
 """
     path = str(Path(compiler.__file__).parents[1])

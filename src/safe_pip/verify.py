@@ -12,7 +12,7 @@ import os
 import re
 import zipfile
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from .errors import Mismatch
@@ -34,15 +34,16 @@ Row = tuple[str, str]
 """Digest with its algorithm, and size; as RECORD has them."""
 
 
-def verify(wheel: Path, lib_dir: str, scheme: Mapping[str, str]) -> None:
+def verify(wheel: Path, lib_dir: str, scheme: Mapping[str, str], compiled: Collection[str] = ()) -> None:
     """Compare every file of `wheel` with its RECORD, as it lies in the stage; raises `Mismatch`.
 
-    `lib_dir` and the directories of `scheme` (purelib, platlib, scripts, data, headers) are those of the stage. To be
-    called before another wheel is staged over it: two may have a file in common.
+    `lib_dir` and the directories of `scheme` (purelib, platlib, scripts, data, headers) are those of the stage;
+    `compiled` is the bytecode that was made in it of this wheel's sources, perhaps over the wheel's own. To be called
+    before another wheel is staged over it: two may have a file in common.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
-            _refuse(wheel.name, list(_Wheel(archive, lib_dir, scheme).problems()))
+            _refuse(wheel.name, list(_Wheel(archive, lib_dir, scheme, compiled=compiled).problems()))
     except (zipfile.BadZipFile, UnicodeDecodeError, csv.Error, EOFError) as error:
         raise Mismatch(f"`{wheel.name}` is damaged: {error}") from error
 
@@ -67,8 +68,10 @@ class _Wheel:
         lib_dir: str,
         scheme: Mapping[str, str],
         unpacked: Mapping[str, tuple[int, str]] | None = None,
+        compiled: Collection[str] = (),
     ) -> None:
         self._archive = archive
+        self._compiled = {os.path.normpath(path) for path in compiled}
         self._unpacked = unpacked or {}
         self._lib_dir = lib_dir
         self._scheme = scheme
@@ -122,7 +125,11 @@ class _Wheel:
         for name in data:
             _, key, below = os.path.normpath(name).split(os.sep, 2)
             at[os.path.join(self._scheme[key], below)] = name
-        return {name: path for path, name in at.items() if name not in replaced}
+        return {
+            name: path
+            for path, name in at.items()
+            if name not in replaced and not (path.endswith(".pyc") and os.path.normpath(path) in self._compiled)
+        }
 
     def _wrappers(self) -> set[str]:
         """The names of entry points: a script of such a name is made by the installer, not unpacked."""

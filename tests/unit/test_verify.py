@@ -219,6 +219,32 @@ def test_what_the_installer_writes_in_its_place_is_checked_in_the_wheel_alone(st
     staged.refused(f"`{INFO}/{name}` has another digest")
 
 
+def test_bytecode_that_the_installer_compiled_over_is_checked_in_the_wheel_alone(staged: Staged) -> None:
+    inside, data = "demo/__pycache__/__init__.x.pyc", f"{DATA}/platlib/__pycache__/top.x.pyc"
+    staged.files |= {inside: b"their own", data: b"their own too"}
+    staged.make()
+    staged.verify()
+    compiled = [str(staged.path(name)) for name in (inside, data)]
+    for path in compiled:
+        Path(path).write_bytes(b"compiled here")
+    staged.refused(f"`{inside}` has another digest", f"`{data}` has another digest")
+    verify(staged.wheel, staged.scheme["purelib"], staged.scheme, compiled)
+    staged.files.pop(f"{INFO}/RECORD")
+    staged.edit = changing(inside, digest(b"other"), "")
+    staged.make()
+    with pytest.raises(Mismatch, match=inside):
+        verify(staged.wheel, staged.scheme["purelib"], staged.scheme, compiled)
+
+
+def test_what_was_compiled_excuses_no_other_bytecode_of_the_wheel(staged: Staged) -> None:
+    one, other = (f"demo/__pycache__/{name}.x.pyc" for name in ("__init__", "empty"))
+    staged.files |= {one: b"1", other: b"2"}
+    staged.make()
+    staged.path(other).write_bytes(b"3")
+    with pytest.raises(Mismatch, match=other):
+        verify(staged.wheel, staged.scheme["purelib"], staged.scheme, [str(staged.path(one))])
+
+
 # Scripts
 
 

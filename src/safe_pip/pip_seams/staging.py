@@ -1,5 +1,6 @@
 """pip's own wheel code at work in the stage: what it writes is what it would have written into the target."""
 
+import importlib.util
 import os
 import sys
 import types
@@ -59,6 +60,8 @@ class Staging:
         self._is_dropped = is_dropped
         self._wheel: Path | None = None
         self._compiles = self._is_copied = False
+        self._compiled: list[str] = []
+        """The bytecode that pip has made of the wheel that it is at work on."""
 
     @property
     def is_at_work(self) -> bool:
@@ -131,7 +134,7 @@ class Staging:
             if self._kept is not None:
                 self._kept.mark(project)
             return
-        self._wheel, self._is_copied = Path(requirement.local_file_path), False
+        self._wheel, self._is_copied, self._compiled = Path(requirement.local_file_path), False, []
         self._compiles = bool(arguments(original, (requirement, *args), kw)["pycompile"])
         if sys.pycache_prefix is not None and "pycompile" in kw:
             kw["pycompile"] = False  # It would be named by the stage; whoever imports a module first compiles it.
@@ -144,7 +147,7 @@ class Staging:
             raise
         if not self._is_copied:  # what is prepared was verified then
             scheme = {key: getattr(self._scheme, key) for key in SCHEME_KEYS}
-            verify(self._wheel, self._lib_dir, scheme)
+            verify(self._wheel, self._lib_dir, scheme, self._compiled)
         record = os.path.join(self._lib_dir, self._info_dir, "RECORD")
         self.staged.append(Staged(project, record, self._lib_dir))
         self._prepared.show_progress()
@@ -188,7 +191,10 @@ class Staging:
         if self._prepared.is_compiled(path):
             return True
         directory = os.path.relpath(os.path.dirname(path), self._lib_dir)
-        return self._compile(path, ddir="" if directory == os.curdir else directory, **kw)
+        is_done = self._compile(path, ddir="" if directory == os.curdir else directory, **kw)
+        if is_done:
+            self._compiled.append(importlib.util.cache_from_source(path))
+        return is_done
 
     def _about_scripts(self, original: Any, scripts: Iterable[str], *args: Any, **kw: Any) -> Any:
         return original([self._live(path) for path in scripts], *args, **kw)

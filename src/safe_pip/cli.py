@@ -11,6 +11,7 @@ from typing import NamedTuple
 from safe_pip import __version__, frozen, isolation, lock, settings
 from safe_pip.attempt import LAST, Attempt
 from safe_pip.commands import VERBS
+from safe_pip.compiled import Compiled
 from safe_pip.environment import Environment
 from safe_pip.errors import Replaced, SafePipError, StalePlan, UnusableEnvironment, UsageError
 from safe_pip.reporter import Reporter, say
@@ -173,6 +174,9 @@ def _run_seams(
     copy: frozen.FrozenPip,
 ) -> int:
     sys.path.append(str(copy.path))
+    compiled = Compiled(copy.copy.beside("programs"))
+    if not copy.copy.is_private:
+        compiled.attach()
     from safe_pip.pip_seams import SeamBroken, Seams, Shell, program
 
     if copy.copy.is_private and line.wants_more:
@@ -180,7 +184,7 @@ def _run_seams(
     if line.is_version and line.is_verbose:
         say(f"safe-pip {__version__}, with pip {copy.version} from {copy.path}")
     shell = Shell(copy.origin, program(), VERBS, {**copy.for_child(), **_for_child(chosen)})
-    seams = Seams(transaction, shell, attempt, chosen)
+    seams = Seams(transaction, shell, attempt, chosen, begin=compiled.keep)
     status = seams.run(list(line.for_pip))
     for notice in transaction.noticed:
         say(notice)

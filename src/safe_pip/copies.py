@@ -32,6 +32,11 @@ class Copy(NamedTuple):
     is_private: bool = False
     held: lock.Descriptor | None = None
 
+    def beside(self, what: str) -> Path:
+        """Where this interpreter, at this level of optimisation, keeps something that is made from the copy."""
+        level = f".opt-{sys.flags.optimize}" if sys.flags.optimize else ""
+        return self.path / f".{what}.{sys.implementation.cache_tag}{level}"
+
     def compile(self) -> None:
         """Compile it, once for each interpreter and level of optimisation, with PYTHONDONTWRITEBYTECODE as well.
 
@@ -40,8 +45,7 @@ class Copy(NamedTuple):
         """
         if self.is_private or sys.pycache_prefix is not None:  # bytecode is looked up there and nowhere else
             return
-        level = f".opt-{sys.flags.optimize}" if sys.flags.optimize else ""
-        done = self.path / f".compiled.{sys.implementation.cache_tag}{level}"
+        done = self.beside("compiled")
         try:
             if done.exists():
                 return

@@ -11,8 +11,9 @@ import importlib
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from safe_pip import isolation
@@ -28,7 +29,7 @@ __all__ = ["SeamBroken", "Seams", "Shell", "program", "run_unchanged"]
 
 PRELOADED = (
     *("safe_pip.change", "safe_pip.commit", "safe_pip.recovery", "safe_pip.stage", "safe_pip.sweep", "safe_pip.verify"),
-    *("pwd", "py_compile", "shlex"),
+    *("pwd", "py_compile", "resource", "shlex"),
 )
 """What is imported elsewhere when it is needed, which may be after pip's first change: then nothing can be any more."""
 
@@ -41,7 +42,17 @@ CONTENT = Seam("pip._internal.req.req_file", "get_file_content", ("url", "sessio
 class Seams:
     """pip, with our answers in its seams."""
 
-    def __init__(self, transaction: Transaction, shell: Shell, attempt: Attempt, settings: Settings) -> None:
+    def __init__(
+        self,
+        transaction: Transaction,
+        shell: Shell,
+        attempt: Attempt,
+        settings: Settings,
+        *,
+        begin: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`begin` is called when all of pip that a command needs at first is imported."""
+        self._begin = begin
         self.transaction = transaction
         self.shell = shell
         self.attempt = attempt
@@ -54,6 +65,7 @@ class Seams:
         self._install: Any = None
         self._uninstall: Any = None
         self._attached: set[str] = set()
+        self._passing: Collection[Path] = ()
 
     def run(self, args: list[str]) -> int:
         """Run pip's own main; on return its exit status, or that of `error`."""
@@ -90,6 +102,7 @@ class Seams:
     def _guarded(self, name: str, command: Any, run: Any, options: Any, args: list[str]) -> int:
         """Run a command; an error of ours becomes its exit status here, before pip takes it for its own."""
         transaction = self.transaction
+        self._begin()
         gc.freeze()  # What was imported stays; the collector need not look at it again.
         gc.set_threshold(_GARBAGE)
         gc.enable()
@@ -200,14 +213,16 @@ class Seams:
 
         self.installed.attach_to_resolver()
         builds.attach(self.transaction)
-        caches.attach_to_wheels(self.transaction)
+        self._passing = caches.attach_to_wheels(self.transaction)
 
     def _attach_install(self) -> None:
         from safe_pip.fs.bulk import LinkMode
         from safe_pip.pip_seams.install import Install
+        from safe_pip.pip_seams.prepared import Prepared
 
         mode = LinkMode(self.settings.link_mode)
-        self._install = Install(self.transaction, self.installed, mode, self.settings.cache_limit)
+        prepared = Prepared(mode, self.settings.cache_limit)
+        self._install = Install(self.transaction, self.installed, prepared, self._passing)
         self._install.attach()
 
     def _attach_uninstall(self) -> None:

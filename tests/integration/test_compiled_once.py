@@ -1,0 +1,71 @@
+"""What pip compiles while it is imported is compiled by the first command, whichever that is, and then kept."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.support.shop import Shop
+from tests.support.wheels import Project
+
+pytestmark = pytest.mark.slow
+
+# Says how many expressions were parsed.
+PROGRAM = """
+import atexit, importlib, sys
+from safe_pip import isolation
+isolation.isolate()
+parser = importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
+parsed, parse = [], parser.parse
+def note(expression, *args, **kw):
+    parsed.append(expression)
+    return parse(expression, *args, **kw)
+parser.parse = note
+atexit.register(lambda: print(len(parsed), file=sys.stderr))
+from safe_pip.cli import main
+sys.argv[:1] = ["safe-pip"]
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def counting(shop: Shop) -> Shop:
+    """A shop whose commands find no copy of pip in the cache at first."""
+    shop.more |= {
+        "XDG_CACHE_HOME": str(shop.directory / "cache"),
+        "PIP_CACHE_DIR": str(shop.directory / "cache" / "pip"),
+    }
+    shop.stock(Project("aproject", "1"), Project("bproject", "1"))
+    return shop
+
+
+def parsed(shop: Shop, *args: str) -> int:
+    """How many expressions a command parses."""
+    command = [str(shop.environment.python), "-c", PROGRAM, *args]
+    done = subprocess.run(
+        command, env=shop.variables, cwd=shop.directory, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stderr.splitlines()[-1])
+
+
+def test_the_second_command_compiles_hardly_anything(counting: Shop) -> None:
+    first, second = parsed(counting, "install", "aproject"), parsed(counting, "install", "bproject")
+    assert 4 * second < first
+    assert counting.installed() == {"aproject": "1", "bproject": "1"}
+
+
+def test_a_damaged_file_hinders_nobody_and_is_mended(counting: Shop) -> None:
+    counting.run("list")
+    (kept,) = (counting.directory / "cache").rglob(".programs.*")
+    content = kept.read_bytes()
+    kept.write_bytes(content[: len(content) // 2])
+    counting.run("list")
+    mended = kept.read_bytes()
+    assert len(mended) > len(content) // 2
+    counting.run("list")
+    assert kept.read_bytes() == mended
+    kept.unlink()
+    kept.mkdir()
+    assert "pip" in counting.run("list").stdout

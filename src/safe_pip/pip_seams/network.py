@@ -8,15 +8,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from safe_pip.pip_seams.seam import Seam
+from safe_pip.pip_seams.seam import Seam, SeamBroken
 from safe_pip.transaction import Transaction
 
 SESSION = Seam("pip._internal.cli.index_command", "SessionCommandMixin._build_session", ("options",))
 USER_AGENT = Seam("pip._internal.network.session", "user_agent", ())
 REQUEST = Seam("pip._internal.network.session", "PipSession.request", ("self", "method", "url"))
+AUTHORITIES = Seam("pip._vendor.truststore", "SSLContext.load_verify_locations", ("self",))
 KEYRING = Seam("pip._internal.network.auth", "KeyRingPythonProvider")
 
 _LATER = "not known yet"
@@ -65,9 +68,11 @@ def attach(transaction: Transaction) -> None:
 
 def _attach(transaction: Transaction) -> None:
     find_out = USER_AGENT.check()
+    trust_authorities = _put_authorities_off()
 
     def request(original: Any, session: Any, *args: Any, **kw: Any) -> Any:
         """Say who asks: known when the first request is made, for which pip starts other programs (rustc)."""
+        trust_authorities()
         if session.headers.get("User-Agent") == _LATER:
             # It names the version of setuptools, which decides nothing.
             with transaction.unrecorded():
@@ -82,6 +87,31 @@ def _attach(transaction: Transaction) -> None:
     USER_AGENT.replace(lambda original: _LATER)
     caches.attach_to_pages()
     KEYRING.put(_provider(KEYRING.check(), transaction))
+
+
+def _put_authorities_off() -> Callable[[], None]:
+    """Have pip's bundle of certificates read when the function returned is called, and no longer with each session.
+
+    It takes as long as importing a tenth of pip, and most installs from files make no request. What is wrong with the
+    bundle is raised by that call. Without truststore (no `ssl`, an older platform) there is nothing to put off.
+    """
+    later: list[Callable[[], None]] = []
+    is_asked: list[bool] = []
+
+    def load(original: Any, context: Any, *args: Any, **kw: Any) -> None:
+        if is_asked:
+            original(context, *args, **kw)
+        else:
+            later.append(partial(original, context, *args, **kw))
+
+    def trust() -> None:
+        is_asked[:] = [True]
+        while later:
+            later.pop(0)()
+
+    with suppress(SeamBroken):  # then it takes as long as it takes pip
+        AUTHORITIES.replace(load)
+    return trust
 
 
 def _provider(base: type, transaction: Transaction) -> type:

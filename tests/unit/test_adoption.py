@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 import safe_pip
-from safe_pip import adoption
+from safe_pip import adoption, lock
 from safe_pip.adoption import Adoption
+from safe_pip.commands import adopting
+from safe_pip.reporter import Reporter
 
 PACKAGE = Path(safe_pip.__file__).parent
 is_pip = runpy.run_path(str(PACKAGE / "_hook.py"))["is_pip"]
@@ -150,3 +152,16 @@ def test_the_program_calls_itself_as_it_was_called(monkeypatch):
     ):
         monkeypatch.setattr(sys, "argv", [called])
         assert program() == name
+
+
+@pytest.mark.skipif(not lock.supported, reason="there are no locks here")
+def test_a_file_that_comes_and_goes_again_while_it_is_written_is_looked_at_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = tmp_path / "prefix" / "lib" / f"python3.{sys.version_info[1]}" / "site-packages"
+    tree.mkdir(parents=True)
+    found, content = iter([None, b"another one's", None]), adopting._content
+    monkeypatch.setattr(adopting, "_content", lambda file: next(found) if found.__length_hint__() else content(file))
+    tool = adopting.Adopting(str(tmp_path / "prefix"), Reporter(), 0)
+    assert tool.adopt(tool.trees[0]) is not None
+    assert (tree / adoption.NAME).is_file()

@@ -84,9 +84,12 @@ class Adopting:
         # Who brings `.safe-pip` takes it away again, if nobody uses it by then: unadopted, all is as it was.
         target = Target((tree,), litter=not state_directory.exists(tree))
         transaction = Transaction(self._place.environments, tuple(map(str, self._place.trees)))
+        was_other = False  # by the time of a look after that it may be the same again
 
         def validate(now: object) -> Iterable[str]:
+            nonlocal was_other
             if _content(file) != before:
+                was_other = True
                 raise StalePlan(())
             return ()
 
@@ -98,7 +101,7 @@ class Adopting:
                     change.remove(Removal(f"`{file}`", tree, frozenset((str(file),))))
                 transaction.commit(change, validate)
         except StalePlan:
-            if _content(file) == before:
+            if not was_other and _content(file) == before:
                 raise
             return False
         return True

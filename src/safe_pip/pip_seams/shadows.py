@@ -23,5 +23,13 @@ def hides(staged: Mapping[Path, Collection[str]], looked_at: Iterable[Path], pro
     return any(
         name.partition(".")[0] in modules and name not in staged.get(tree, ())
         for tree in trees
-        for name in os.listdir(tree)
+        for name in _names(tree)
     )
+
+
+def _names(tree: Path) -> list[str]:
+    """What is in a tree; nothing where nobody could import from it either: it is gone, or not to be read."""
+    try:
+        return os.listdir(tree)
+    except OSError:
+        return []

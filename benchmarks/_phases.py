@@ -13,16 +13,15 @@ from time import perf_counter
 
 FILE, START, *ARGUMENTS = sys.argv[1:]
 
-# Names that are not there are left out: what they take counts for what they are within.
 PHASES = {
     "reading what is installed": ["transaction:Transaction.read"],
     "making the stage": ["transaction:Transaction.staging"],
     "mirroring directories": ["pip_seams.staging:Staging._stage_scheme", "pip_seams.staging:Staging._mirror_below"],
     "finding what is prepared": ["pip_seams.install:Install._prepare"],
     "hashing wheels": ["preparing:Preparing._key"],
-    "unpacking, verifying": ["preparing:_Unpacking._unpack"],
-    "compiling": ["preparing:compile_sources"],
-    "hashing bytecode": ["preparing:_Unpacking._compile"],
+    "unpacking, verifying": ["unpacking:Unpacking._unpack"],
+    "compiling": ["unpacking:compile_sources"],
+    "hashing bytecode": ["unpacking:Unpacking._compile"],
     "copying from the store": ["prepared:Entry.copy"],
     "comparing with the archive": ["pip_seams.prepared:Prepared._find"],
     "pip's own staging": ["pip_seams.staging:Staging._install"],
@@ -61,16 +60,13 @@ def timed(phase, function):
 
 
 def wrap(phase: str, place: str) -> None:
-    """Time one function of safe-pip from now on, if it is there."""
+    """Time one function of safe-pip from now on; raises `AttributeError` if it has another name by now."""
     module, _, path = place.partition(":")
-    try:
-        owner = importlib.import_module(f"safe_pip.{module}")
-        *classes, name = path.split(".")
-        for part in classes:
-            owner = getattr(owner, part)
-        setattr(owner, name, timed(phase, getattr(owner, name)))
-    except (ImportError, AttributeError):
-        return
+    owner = importlib.import_module(f"safe_pip.{module}")
+    *classes, name = path.split(".")
+    for part in classes:
+        owner = getattr(owner, part)
+    setattr(owner, name, timed(phase, getattr(owner, name)))
 
 
 def write() -> None:

@@ -24,14 +24,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from _accounts import measure_phases, measure_space
 from _bench import UPGRADES, Bench, Emptied, arguments, bench, table
-from _supplies import HUNDRED, SET, batches_of, forget, forgotten, hundred, set_of_wheels, size_of, stores, uv_program
+from _supplies import SET, forgotten, set_of_wheels, uv_program
 from tests.support.venvs import Venv
 from wall import AT_ONCE
 
 TOOLS = ("safe-pip", "safe-pip cold", "pip", "flock pip", "uv", "uv compiling")
 PROCESSES = 8
-STEPS = (10, 20, 30, 50, HUNDRED)
 IMPORTABLE = """
 import importlib, pkgutil, sys
 found, package = [], __import__(sys.argv[1])
@@ -242,55 +242,6 @@ def measure_imports(measuring: Measuring, runs: int) -> None:
                     measuring.times[f"imports of {project}", tool].append(taken)
                     used = after.children_user + after.children_system - before.children_user - before.children_system
                     measuring.times[f"imports of {project}, CPU", tool].append(used)
-
-
-def measure_space(measuring: Measuring) -> list[dict[str, object]]:
-    """What the store takes on the disk for more and more distributions, and what their wheels take."""
-    forget(measuring.bench)
-    environment, emptied = measuring.environments[0], measuring.emptied[0]
-    wheels = list(hundred(measuring.bench, measuring.set))
-    rows = []
-    done = 0
-    for step in STEPS:
-        for batch in batches_of(wheels[done:step]):
-            emptied.reset()
-            options = ("--no-deps", "--ignore-installed")
-            measuring.bench.run(measuring.install("safe-pip", environment, *options, *map(str, batch)))
-        done = step
-        archives = sum(wheel.stat().st_size for wheel in wheels[:done]) / 2**20
-        stored = sum(size_of(store) for store in stores(measuring.bench)) / 2**20
-        row: dict[str, object] = {"distributions": done, "wheels MiB": archives, "store MiB": stored}
-        rows.append({**row, "store over wheels": stored / archives})
-    return rows
-
-
-def measure_phases(measuring: Measuring, runs: int) -> list[dict[str, object]]:
-    """Where the time of one command goes, medians in milliseconds."""
-    pins = {project: ["--no-deps", f"{project}=={UPGRADES[project][1]}"] for project in ("Django", "numpy")}
-    whats = {**pins, f"the set of {len(SET)}": ["-r", str(measuring.requirements)]}
-    environment, file = measuring.environments[0], measuring.bench.scratch / "phases.json"
-    program = [str(environment.python), str(Path(__file__).with_name("_phases.py")), str(file)]
-    rows: dict[str, dict[str, object]] = defaultdict(dict)
-    for what, arguments_ in whats.items():
-        for cold in (False, True):
-            noted: dict[str, list[float]] = defaultdict(list)
-            for number in range(-1, runs):
-                measuring.emptied[0].reset()
-                if cold:
-                    forget(measuring.bench)
-                os.sync()
-                start = time.perf_counter()
-                measuring.bench.run([*program, repr(start), "install", *arguments_])
-                whole = time.perf_counter() - start
-                phases = json.loads(file.read_text())
-                phases["exit"] = whole - sum(phases.values())
-                for phase, seconds in {**phases, "all": whole}.items():
-                    noted[phase] += [seconds * 1000] if number >= 0 else []
-            for phase, values in noted.items():
-                values += [0.0] * (runs - len(values))
-                rows[phase][f"{what}, cold" if cold else what] = statistics.median(values)
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    return [{"ms": phase, **{column: row.get(column, 0.0) for column in columns}} for phase, row in rows.items()]
 
 
 def _started(shared: Bench, name: str) -> Venv:

@@ -139,6 +139,13 @@ def holders(fd: int, gate: int | None = None) -> tuple[Holder, ...]:
     return tuple(found)
 
 
+def holders_at(path: Path) -> tuple[Holder, ...]:
+    """Who else holds the lock on the file at a path."""
+    file, own = kernel_name_at(path), os.getpid()
+    found = (entry for entry in entries() if entry.file == file and not entry.is_waiting and entry.pid != own)
+    return tuple(describe(entry, is_waiting=False) for entry in found)
+
+
 def describe(entry: Entry, is_waiting: bool) -> Holder:
     """The process that an entry is of, as far as it can be looked at."""
     return Holder(

@@ -46,6 +46,10 @@ class Reporter:
         mode = "exclusive" if event.exclusive else "shared"
         say(f"waiting for the {mode} lock on `{event.path}`{_by(event.holders)}")
 
+    def waiting_for_turn(self, what: str, holders: tuple[Holder, ...]) -> None:
+        """Say that somebody else does `what` this command is about to do, and that he is waited for."""
+        say(f"waiting for the turn to {what}{_by(holders)}")
+
     def granted(self, event: Wait, seconds: float) -> None:
         """Say that it was granted, after so many seconds."""
         say(f"got the lock after {seconds:.1f} s")

@@ -167,12 +167,13 @@ class Stage:
 
     def freshen(self, same_second: Iterable[tuple[str, int]]) -> None:
         """Give each staged source (absolute path) a whole second of its own, other than that of the time beside it."""
-        avoid: dict[str, list[int]] = {}
+        avoid: defaultdict[str, dict[str, list[int]]] = defaultdict(dict)
         for path, mtime_ns in same_second:
-            avoid.setdefault(path, []).append(mtime_ns)
-        for path, times in avoid.items():
-            with staging(path):
-                staged.freshen(path, times)
+            directory, name = os.path.split(path)
+            avoid[directory].setdefault(name, []).append(mtime_ns)
+        for directory, times in avoid.items():
+            with staging(directory):
+                staged.freshen(directory, times)
 
     def link(self, links: Iterable[tuple[str, str]]) -> None:
         """Let each of these files (absolute path) be in the stage too, at the absolute path beside it."""

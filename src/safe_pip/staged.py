@@ -6,7 +6,7 @@ import csv
 import os
 import stat
 import time
-from collections.abc import Collection, Iterable, Iterator, MutableMapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
 
 from . import fs
@@ -139,20 +139,21 @@ def write_like(root: str, live: str, content: bytes) -> None:
         attributes.set_time(directory, name, time.time_ns())
 
 
-def freshen(path: str, avoid: Collection[int]) -> None:
-    """Give the source at `path` a whole second as its time that none of `avoid` (nanoseconds) is in.
+def freshen(path: str, avoid: Mapping[str, Collection[int]]) -> None:
+    """Give each source in the directory `path` a whole second as its time that none of its own (nanoseconds) is in.
 
-    Its bytecode that goes by that time is told. After a crash it may not have been.
+    Bytecode that goes by that time is told. After a crash it may not have been.
     """
-    seconds = {time // _SECOND for time in avoid}
-    new = max(seconds) + 1
-    with parent_of(path) as (directory, name):
-        _part(directory, name)
-        attributes.set_time(directory, name, new * _SECOND)
+    new = {name: max(time // _SECOND for time in times) + 1 for name, times in avoid.items()}
+    with Directory.open(path) as directory:
+        for name, second in new.items():
+            _part(directory, name)
+            attributes.set_time(directory, name, second * _SECOND)
         with suppress(FileNotFoundError, NotADirectoryError), directory.child("__pycache__") as cache:
             for pyc in cache.names():
-                if pyc.endswith(".pyc") and pyc.partition(".")[0] == name.removesuffix(".py"):
-                    _date(cache, pyc, new)
+                source = f"{pyc.partition('.')[0]}.py"
+                if pyc.endswith(".pyc") and source in new:
+                    _date(cache, pyc, new[source])
 
 
 def _date(cache: Directory, name: str, second: int) -> None:

@@ -91,7 +91,7 @@ class Unpacking:
                 self._compile(directory, cores)
         size = prepared.on_disk(file[1] for files in self._files.values() for file in files)
         listed: dict[str, list[prepared.Listed]] = {group: list(files) for group, files in self._files.items()}
-        return Listing(self._wheel.name, self._second, size, prepared.umask(), listed)
+        return Listing(self._wheel.name, self._second, size, bulk.umask(), listed)
 
     def _compile(self, root: Directory, cores: Cores) -> None:
         sources = [(group, file) for group in self._files for file in self._compilable(group)]

@@ -135,7 +135,9 @@ def test_a_recovery_may_be_killed_before_any_change_as_well(scene: Scene) -> Non
     changes = scene.changes()
     paths = [change.path.rpartition(".")[2] for change in changes]
     first, last = paths.index("journal"), paths.index("committed")
-    for number, change in some(list(enumerate(changes))[first + 1 : last + 1], 2):
+    during = list(enumerate(changes))[first + 1 : last + 1]
+    # A trial may come to its end a change or two earlier than the one that was noted; half way there is always work.
+    for number, change in {*some(during, 2), during[len(during) // 2]}:
         again, is_killed = 0, True
         while is_killed:
             prefix = scene.fresh()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import struct
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from tests.support.mounts import as_root, sharing
 from tests.support.store import entries, installed, store
 from tests.support.wheels import Project
 
@@ -78,6 +82,31 @@ def test_the_store_is_where_pip_is_told_to_have_its_cache(fresh, tmp_path):
     assert not store(fresh).exists()
 
 
+@pytest.mark.parametrize("options", [(), ("-e",)], ids=["directory", "editable"])
+def test_what_is_built_anew_each_time_is_not_prepared(fresh, options):
+    tree = Project("local").write_source_tree(fresh.directory / "source")
+    for _ in range(2):
+        fresh.run("install", *options, tree)
+        assert fresh.installed() == {"local": "1"}
+    assert entries(fresh) == {}
+    fresh.run("install", "--upgrade", *options, tree, "other")
+    assert entries(fresh).keys() == {"other"}
+
+
+def test_what_is_built_and_kept_by_pip_is_prepared_and_so_is_a_wheel_from_anywhere(fresh):
+    sdist = Project("built").write_sdist(fresh.index)
+    wheel = Project("given").write_wheel(fresh.directory)
+    fresh.run("install", "built", wheel, "other")
+    first = entries(fresh)
+    assert first.keys() == {"built", "given", "other"}
+    used = {name: entry.stat().st_mtime_ns for name, entry in first.items()}
+    sdist.touch()
+    done = fresh.run("install", "--force-reinstall", "built", wheel, "other")
+    assert "Building wheel" not in done.stdout
+    assert entries(fresh) == first
+    assert all(entry.stat().st_mtime_ns > used[name] for name, entry in first.items())
+
+
 def test_an_edited_file_changes_no_other_environment(fresh):
     without = installed(fresh)
     fresh.run("install", "other")
@@ -116,3 +145,43 @@ def test_two_wheels_with_one_file_leave_what_the_later_one_has(fresh):
         code = "import both; print(both.two, both.__spec__.loader.get_code('both').co_consts[0])"
         done = subprocess.run([fresh.environment.python, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.split() == ["22", "22"]
+
+
+def blocks(path: Path) -> list[tuple[int, int]]:
+    """Where on its disk a file lies (the kernel's Documentation/filesystems/fiemap.rst): the first block, and flags."""
+    header, extent = "=QQIIII", "=QQQQQIIII"
+    room = bytearray(struct.pack(header, 0, 2**64 - 1, 1, 0, 16, 0) + bytes(16 * struct.calcsize(extent)))
+    with open(path, "rb") as file:
+        fcntl.ioctl(file, 0xC020660B, room)
+    count = struct.unpack_from(header, room)[3]
+    found = [
+        struct.unpack_from(extent, room, struct.calcsize(header) + number * struct.calcsize(extent))
+        for number in range(count)
+    ]
+    return [(each[1], each[5]) for each in found]
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["btrfs", "xfs"])
+def test_where_files_can_share_blocks_they_do_unless_a_copy_is_asked_for(fresh, tmp_path, kind):
+    big = Project("big", "1", files={"big/data.bin": os.urandom(300_000), "big/code.py": "x = 1\n" * 5_000})
+    fresh.stock(big)
+    disk, shared = tmp_path / "disk", 0x2000
+    disk.mkdir()
+    with sharing(kind, disk, tmp_path / "image"):
+        for mode in ("clone", "copy", "clone", "hardlink"):
+            prefix = disk / "prefix"
+            options = ("--ignore-installed", "--prefix", prefix, "--cache-dir", disk / "cache")
+            fresh.run("install", *options, "big", SAFE_PIP_LINK_MODE=mode)
+            (entry,) = (disk / "cache").glob("safe-pip/prepared-v1/wheels/*/files")
+            (site,) = prefix.glob("lib/python3*/site-packages")
+            for name in ("big/data.bin", "big/code.py"):
+                here, there = blocks(entry / name), blocks(site / name)
+                assert (here == there) == (mode != "copy"), (mode, name, here, there)
+                assert all(flags & shared for _, flags in there) == (mode == "clone"), (mode, name, there)
+                assert (entry / name).samefile(site / name) == (mode == "hardlink")
+                assert (site / name).read_bytes() == (entry / name).read_bytes()
+            if mode == "clone":
+                (site / "big" / "data.bin").write_bytes(b"edited")
+                assert (entry / "big" / "data.bin").stat().st_size == 300_000
+            shutil.rmtree(prefix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -84,3 +85,16 @@ def test_a_link_mode_that_there_is_not_is_refused_before_anything_is_done(fresh)
     done = fresh.run("install", "other", status=None, SAFE_PIP_LINK_MODE="symlink")
     assert done.returncode != 0
     assert "`symlink` is none of `clone`, `copy` and `hardlink` (SAFE_PIP_LINK_MODE)" in done.stderr
+
+
+def test_more_wheels_than_a_process_may_open_files_are_all_taken_from_the_store(fresh):
+    names = [f"p{number}" for number in range(80)]
+    fresh.stock(*(Project(name, "1") for name in names))
+    command = ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *fresh.command("install", "-v", *names)]
+    for _ in range(2):
+        done = subprocess.run(command, env=fresh.variables, cwd=fresh.directory, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "safe-pip: prepared wheels are not used" not in done.stderr
+        assert fresh.installed().keys() >= {*names}
+        fresh.run("uninstall", "-y", *names)
+    assert entries(fresh).keys() >= {*names}

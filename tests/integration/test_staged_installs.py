@@ -67,6 +67,37 @@ def alike(laboratory, tmp_path):
     return compare
 
 
+OWN = f"own.{sys.implementation.cache_tag}.pyc"
+
+
+@pytest.mark.parametrize("options", [(), ("--no-compile",), ("--no-cache-dir",)], ids=["plain", "no-compile", "none"])
+@pytest.mark.parametrize("place", ["pack/__pycache__", "own-1.data/purelib/pack/__pycache__"])
+def test_bytecode_that_a_wheel_brings_is_compiled_over_or_left_as_pip_does(alike, tmp_path, place, options):
+    code = "import pack.own; print(pack.own.__spec__.loader.get_code('pack.own').co_consts[0])"
+
+    def install(shop, run):
+        shop.more["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+        files = {"pack/own.py": "x = 42\n", f"{place}/{OWN}": b"their own", f"{place}/gone.x.pyc": b"without a source"}
+        shop.stock(Project("own", files=files))
+        for _ in range(2):
+            run("install", "--force-reinstall", *options, "own")
+        found = shop.site / "pack" / "__pycache__"
+        assert (found / "gone.x.pyc").read_bytes() == b"without a source"
+        if "--no-compile" in options:
+            assert (found / OWN).read_bytes() == b"their own"
+            return (shop.site / "own-1.dist-info" / "RECORD").read_bytes()
+        assert (found / OWN).read_bytes() != b"their own"
+        done = subprocess.run(
+            [shop.environment.python, "-v", "-c", code], env=shop.variables, capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "42\n"
+        assert f"{OWN} matches " in done.stderr
+        return (shop.site / "own-1.dist-info" / "RECORD").read_bytes()
+
+    said = alike(install)
+    assert said[0] == said[1]
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o002, 0o077], ids=oct)
 def test_every_file_is_as_pip_would_have_left_it(alike, mask):
     def install(shop, run):

@@ -38,14 +38,26 @@ def tmpfs(directory: Path, *options: str) -> contextlib.AbstractContextManager[N
 @contextlib.contextmanager
 def ext4(directory: Path, image: Path, size: int = 8 << 20) -> Iterator[None]:
     """Within, `directory` is an ext4 of its own in the file `image`, which is made."""
-    program = shutil.which("mkfs.ext4", path=f"{os.environ.get('PATH', os.defpath)}:/sbin:/usr/sbin")
-    if program is None:
-        pytest.skip("there is no mkfs.ext4")
-    with open(image, "wb") as file:
-        file.truncate(size)
-    subprocess.run([program, "-q", "-F", image], check=True, capture_output=True)
-    with mounted(directory, "-o", "loop", image):
+    with _in_file("ext4", directory, image, size, "-q", "-F"):
         (directory / "lost+found").rmdir()
+        yield
+
+
+def sharing(kind: str, directory: Path, image: Path) -> contextlib.AbstractContextManager[None]:
+    """Within, `directory` is a filesystem whose files can share blocks, `btrfs` or `xfs`, in the file `image`."""
+    options = {"btrfs": ("-q", "-f"), "xfs": ("-q", "-f", "-m", "reflink=1")}[kind]
+    return _in_file(kind, directory, image, 512 << 20, *options)
+
+
+@contextlib.contextmanager
+def _in_file(kind: str, directory: Path, image: Path, size: int, *options: str) -> Iterator[None]:
+    program = shutil.which(f"mkfs.{kind}", path=f"{os.environ.get('PATH', os.defpath)}:/sbin:/usr/sbin")
+    if program is None:
+        pytest.skip(f"there is no mkfs.{kind}")
+    with open(image, "wb") as file:  # which takes no room where nothing is written
+        file.truncate(size)
+    subprocess.run([program, *options, image], check=True, capture_output=True)
+    with mounted(directory, "-o", "loop", image):
         yield
 
 

@@ -111,7 +111,7 @@ class Installed:
         (installed.purelib / "safe_pip").symlink_to(probe.package)
         install_tiny_pip(installed.purelib)
         installed.script.write_text(
-            f"#!{installed.python}\nimport sys\nfrom safe_pip.__main__ import main\nsys.exit(main())\n"
+            f"#!{installed.python}\nimport sys\nfrom safe_pip.__main__ import program\nsys.exit(program())\n"
         )
         installed.script.chmod(0o755)
         return installed

@@ -58,8 +58,8 @@ holders
 compiling
 compiler
 interpreter isolation target child adoption cores
-record trust
-settings start
+record trust compiled
+settings start leaving
 fs
 errors plan removal _runner _hook
 """

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip import lock, room, staged, state_directory
+from safe_pip import fs, lock, room, staged, state_directory
 from safe_pip.errors import CommitFailed, SafePipError, State, UnusableEnvironment
 from safe_pip.plan import Kind, Operation
 from safe_pip.stage import Stage
@@ -542,6 +542,20 @@ def test_the_new_second_is_none_of_those_that_it_replaces(home: Path, stage: Sta
     base = 1_600_000_000
     stage.freshen([(str(source), (base + more) * 10**9 + 7) for more in (0, 1, 5, 2)])
     assert source.stat().st_mtime_ns // 10**9 not in {base, base + 1, base + 2, base + 5}
+
+
+def test_of_many_sources_in_one_directory_the_bytecode_is_looked_for_once(home, stage, monkeypatch) -> None:
+    base, looked_at, names = 1_600_000_000, [], fs.Directory.names
+    given = {number: put(stage, home / "pkg" / f"m{number}.py", "") for number in range(5)}
+    for source in given.values():
+        py_compile.compile(str(source), doraise=True)
+    monkeypatch.setattr(fs.Directory, "names", lambda directory: looked_at.append(directory.path) or names(directory))
+    stage.freshen([(str(source), (base + number) * 10**9) for number, source in given.items()])
+    assert looked_at == [str(given[0].with_name("__pycache__"))]
+    for number, source in given.items():
+        assert source.stat().st_mtime_ns == (base + number + 1) * 10**9
+        header = Path(importlib.util.cache_from_source(str(source))).read_bytes()[8:12]
+        assert int.from_bytes(header, "little") == base + number + 1
 
 
 def test_bytecode_that_goes_by_a_digest_stays_as_it_is(home: Path, stage: Stage) -> None:

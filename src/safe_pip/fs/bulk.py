@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from enum import Enum
 from typing import Any
 
 from .. import fs
+from .attributes import handed_on
 from .directory import Changing, Directory
 
 _CHUNK = 1 << 20
@@ -161,6 +163,8 @@ class _Copying:
         """Whether the filesystem may still do what is asked for."""
         if by is LinkMode.CLONE and sys.platform != "linux":
             self.can_share = False
+        self._umask = umask()
+        self._handed_on: dict[str, int | None] = {}
 
     def one(self, path: str, size: int, digest: str, kind: int) -> None:
         try:
@@ -169,16 +173,16 @@ class _Copying:
             raise Damaged(path) from None
         try:
             with Changing("copy", os.path.join(self._destination.path, path), os.path.join(self._source.path, path)):
-                if self._by is LinkMode.HARDLINK and self.can_share:
+                if self._by is LinkMode.HARDLINK and self.can_share and self._is_as_new(old, path, kind):
                     _read(old, path, size, digest)
                     if self._link(path):
                         return
+                    os.lseek(old, 0, os.SEEK_SET)
                 new = self._make(path)
                 try:
                     if self._by is LinkMode.CLONE and self.can_share and size and self._clone(old, new):
                         _read(old, path, size, digest)
                     else:
-                        os.lseek(old, 0, os.SEEK_SET)
                         _read(old, path, size, digest, lambda chunk: _write(new, chunk))
                     _finish(new, _at(self._destination, path), kind, self._second)
                 finally:
@@ -193,6 +197,25 @@ class _Copying:
         except FileExistsError:
             os.unlink(where, dir_fd=self._destination.fd)
             return os.open(where, _NEW, 0o666, dir_fd=self._destination.fd)
+
+    def _is_as_new(self, fd: int, path: str, kind: int) -> bool:
+        """Whether an open file has what a new one at `path` would get: where it is linked, anybody may have changed it.
+
+        That is its owner, group, mode and access list, and of a source the time.
+        """
+        if sys.platform == "win32":
+            return True
+        parent = path.rpartition("/")[0]
+        if parent not in self._handed_on:
+            self._handed_on[parent] = _handed_on(os.path.join(self._destination.path, parent))
+        status = os.fstat(fd)
+        mode = 0o777 & ~self._umask | 0o111 if kind & EXECUTABLE else 0o666 & ~self._umask
+        return (
+            (status.st_uid, status.st_gid) == (os.geteuid(), self._handed_on[parent])
+            and stat.S_IMODE(status.st_mode) == mode
+            and (not kind & SOURCE or status.st_mtime_ns == self._second * 1_000_000_000)
+            and not _is_marked(fd)
+        )
 
     def _link(self, path: str) -> bool:
         try:
@@ -245,16 +268,38 @@ def _chunk(fd: int, path: str) -> bytes:
         raise Damaged(path) from None
 
 
+def _handed_on(directory: str) -> int | None:
+    """The group of a new file in a directory (open(2), "O_CREAT"); None if it gets an access list too (acl(5))."""
+    group, acl = handed_on(directory)
+    if acl is not None:
+        return None
+    if group != -1 or sys.platform == "win32":
+        return group
+    return os.getegid() if sys.platform == "linux" else os.stat(directory).st_gid
+
+
+def _is_marked(fd: int) -> bool:
+    """Whether a file has attributes that were given to it; a label of a security module each file has (xattr(7))."""
+    if sys.platform == "linux":
+        try:
+            names = os.listxattr(fd)
+        except OSError:
+            return False
+        return any(not name.startswith("security.") or name == "security.capability" for name in names)
+    return False
+
+
 def _finish(fd: int, where: str, kind: int, second: int) -> None:
     """Give a file that was just made the mode and the time that it is to have."""
     if kind & EXECUTABLE and sys.platform != "win32":
-        os.fchmod(fd, 0o777 & ~_umask() | 0o111)
+        os.fchmod(fd, 0o777 & ~umask() | 0o111)
     if kind & SOURCE:
         time = second * 1_000_000_000
         os.utime(fd if os.utime in os.supports_fd else where, ns=(time, time))
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The one of this process (umask(2)); another thread may meet none for a moment."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,19 @@ PAGE = Seam("pip._internal.network.cache", "SafeFileCache.get", ("self", "key"))
 BODY = Seam("pip._internal.network.cache", "SafeFileCache.get_body", ("self", "key"))
 
 
-def attach_to_wheels(transaction: Transaction) -> None:
+def attach_to_wheels(transaction: Transaction) -> Collection[Path]:
     """What is found in the wheel cache becomes this command's own; what is built is put there whole.
 
-    `pip cache purge` unlinks whatever it finds, the wheel that another command is building right there included.
+    `pip cache purge` unlinks whatever it finds, the wheel that another command is building right there included. In
+    what is returned will be the wheels that this command builds and pip does not keep: whoever wants one again gets
+    another, built anew.
     """
     from pip._internal.models.link import Link
     from pip._internal.utils.temp_dir import TempDirectory
     from pip._internal.utils.urls import path_to_url
 
     caches: dict[str, str] = {}
+    passing: set[Path] = set()
 
     def get_cache_entry(original: Any, cache: Any, *args: Any, **kw: Any) -> Any:
         with _mutex(transaction, cache.cache_dir) as usable:
@@ -55,7 +58,10 @@ def attach_to_wheels(transaction: Transaction) -> None:
 
     def build_one(original: Any, req: Any, output_dir: str, *args: Any, **kw: Any) -> Any:
         if output_dir not in caches:
-            return original(req, output_dir, *args, **kw)
+            built = original(req, output_dir, *args, **kw)
+            if built is not None:
+                passing.add(Path(built))
+            return built
         private = TempDirectory(kind="built-wheel", globally_managed=True).path
         with _named(private, output_dir):
             built = original(req, private, *args, **kw)
@@ -74,6 +80,7 @@ def attach_to_wheels(transaction: Transaction) -> None:
     PLACE.replace(get_cache_dir)
     BUILT.replace(build_one)
     ORIGIN.replace(record_download_origin)
+    return passing
 
 
 def attach_to_pages() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from pip._vendor.packaging.utils import canonicalize_name
 from safe_pip.change import Change, Outcome
 from safe_pip.environment import Target
 from safe_pip.errors import SafePipError, StalePlan
-from safe_pip.fs.bulk import LinkMode
 from safe_pip.pip_seams.installed import Installed
 from safe_pip.pip_seams.output import kept_until_done
 from safe_pip.pip_seams.prepared import Prepared
@@ -49,8 +48,10 @@ SEAMS = (INSTALL, SUMMARY, CONFLICTS, DETERMINE, CHECK, MOVE, BAR)
 class Install:
     """One `pip install` at work."""
 
-    def __init__(self, transaction: Transaction, installed: Installed, mode: LinkMode, limit: int) -> None:
-        """`mode` and `limit` are those of the store of prepared wheels."""
+    def __init__(
+        self, transaction: Transaction, installed: Installed, prepared: Prepared, passing: Collection[Path]
+    ) -> None:
+        """`passing`, when wheels are prepared: those that were built for this command alone."""
         self.transaction = transaction
         self.installed = installed
         self.command: Any = None
@@ -61,7 +62,8 @@ class Install:
         self._versions: dict[Any, str] = {}
         self._kept: dict[str, Any] = {}
         self._dropped: set[str] = set()
-        self._prepared = Prepared(mode, limit)
+        self._prepared = prepared
+        self._passing = passing
         self._is_prepared = False
         self._skipped: set[str] = set()
         self._staging = Staging(self._prepared, self._prepare, self._is_skipped)
@@ -154,11 +156,14 @@ class Install:
         """Have all wheels ready before the first one is staged."""
         if not self._is_prepared:
             self._is_prepared = True
-            wheels = {Path(each.local_file_path): each.name for each in self._wanted(self._requirements)}
-            self._prepared.make_ready(wheels, self.options, self._unneeded)
+            wanted = {Path(each.local_file_path): each.name for each in self._wanted(self._requirements)}
+            # What is built anew each time has other bytes: its entry would only take the room of others.
+            wheels = {wheel: name for wheel, name in wanted.items() if wheel not in self._passing}
+            if wheels:
+                self._prepared.make_ready(wheels, self.options, self._unneeded)
             # Who finds all of it there in the end need not have staged it.
             if self._in is not None and not (self.options.ignore_installed or self.options.force_reinstall):
-                self._prepared.take_turn(self._in, lambda: len(self._unneeded()) == len(wheels))
+                self._prepared.take_turn(self._in, lambda: len(self._unneeded()) == len(wanted))
 
     def _unneeded(self) -> list[Path]:
         """The wheels of what the environment has by now, put there by others; their projects are not staged."""

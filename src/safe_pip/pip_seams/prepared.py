@@ -20,10 +20,12 @@ from safe_pip.cores import Cores
 from safe_pip.errors import Mismatch
 from safe_pip.fs import Directory
 from safe_pip.fs.bulk import BYTECODE, COMPILED, LinkMode
+from safe_pip.holders import Holder
 from safe_pip.pip_seams.progress import Bar
 from safe_pip.pip_seams.seam import Seam, SeamBroken
 from safe_pip.prepared import Damaged, Entry, Store
 from safe_pip.preparing import Preparing, Turn
+from safe_pip.reporter import Reporter
 from safe_pip.target import Target
 
 _WHEEL = "pip._internal.operations.install.wheel"
@@ -76,8 +78,15 @@ class Prepared:
             return
         interpreter = compiling.key() if options.compile else None
         with Bar([*wheels.items()], options.progress_bar) as bar:
-            cores = Cores(os.environ)
-            self._preparing = Preparing(store, interpreter, cores, limit=self._limit, progress=bar)
+
+            def waiting(what: str, holders: tuple[Holder, ...]) -> None:
+                if not options.quiet:
+                    bar.clear()
+                    Reporter().waiting_for_turn(what, holders)
+
+            self._preparing = Preparing(
+                store, interpreter, Cores(os.environ), limit=self._limit, progress=bar, waiting=waiting
+            )
             self._entries = self._preparing.prepare(wheels, unneeded)
         if self._preparing.refused is not None:
             self.refused = str(self._preparing.refused)
@@ -110,10 +119,14 @@ class Prepared:
     def stage(self, wheel: Path, archive: Any, info_dir: str, lib_dir: str, scheme: Any, *, compiles: bool) -> bool:
         """Copy a prepared wheel to where pip is about to write it; on return whether that was done."""
         entry = self._entries.get(wheel)
+        if entry is not None and entry.held is None and self._preparing is not None:
+            entry = self._preparing.hold(entry)
         is_renewed = False
         while entry is not None and self._find(entry, archive, info_dir, lib_dir, scheme):
             try:
                 self._copy(entry, lib_dir, compiles=compiles)
+                entry.close()
+                self._entries[wheel] = entry._replace(held=None)
                 return True
             except Damaged:
                 del self._entries[wheel]
@@ -122,6 +135,8 @@ class Prepared:
                 is_renewed, entry = True, again
                 if again is not None:
                     self._entries[wheel] = again
+        if entry is not None:
+            entry.close()
         self._copied, self._scripts, self._compiled = {}, {}, set()
         return False
 
@@ -134,6 +149,8 @@ class Prepared:
         for entry in self._entries.values():
             entry.close()
         self._entries = {}
+        if self._preparing is not None:
+            self._preparing.finish()
 
     def _find(self, entry: Entry, archive: Any, info_dir: str, lib_dir: str, scheme: Any) -> bool:
         """Note where each file of the archive goes.
@@ -142,6 +159,7 @@ class Prepared:
         """
         self._copied, self._scripts, self._compiled = {}, {}, set()
         record, digest = f"{info_dir}/RECORD", ""
+        compiled: list[str] = []
         self._places = {"": lib_dir, **{group: _place(group, scheme) for group in entry.listing.files if group}}
         for group, files in entry.listing.files.items():
             start, place = (f"{group}/" if group else ""), os.path.join(self._places[group], "")
@@ -149,13 +167,16 @@ class Prepared:
                 self._scripts.update((start + path, known) for path, _, known, _ in files)
                 continue
             for path, _, known, kind in files:
-                if not kind & BYTECODE:
+                if kind & BYTECODE:
+                    compiled.append(place + path)
+                else:
                     self._copied[start + path] = place + path
                     if path == record:
                         digest = known
         if {name for name in archive.namelist() if name[-1] != "/"} != self._copied.keys() | self._scripts.keys():
             return False
-        if len({*self._copied.values()}) != len(self._copied):
+        # Its own bytecode, where pip compiles over it, takes the place of a file too.
+        if len({*self._copied.values(), *compiled}) != len(self._copied) + len(compiled):
             return False
         return digest == hashlib.sha256(archive.read(record)).hexdigest()
 

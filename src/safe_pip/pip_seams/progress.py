@@ -62,6 +62,10 @@ class Bar:
 
     def __exit__(self, *exception: object) -> None:
         self._is_wanted = False
-        drawn, self._drawn = self._drawn, None
+        self.clear()
+
+    def clear(self) -> None:
+        """Take it off the screen until something more is done."""
+        drawn, self._drawn, self._at = self._drawn, None, -1
         if isinstance(drawn, types.GeneratorType):
             drawn.close()

@@ -1,0 +1,204 @@
+"""One store of prepared wheels, and several interpreters and users: shared where it can be, and never mixed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from safe_pip.prepared import Listing
+from tests.support import interpreters
+from tests.support.mounts import as_root
+from tests.support.readable import NOBODY, Readable
+from tests.support.shop import Shop
+from tests.support.store import entries, installed, store, tree
+from tests.support.venvs import Venv
+
+pytestmark = pytest.mark.slow
+
+
+def kept(*roots: Path) -> dict[Path, tuple[object, ...]]:
+    """Everything at and below these: what it is, whose it is, and when it was changed."""
+    found = {}
+    for path in (each for root in roots for each in (root, *root.rglob("*"))):
+        status = path.lstat()
+        content = path.read_bytes() if path.is_file() else b""
+        found[path] = (status.st_ino, status.st_uid, status.st_mode, status.st_mtime_ns, content)
+    return found
+
+
+# Two interpreters
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """One environment, and what its interpreter says of bytecode."""
+
+    shop: Shop
+    site: Path
+    tag: str
+    magic: bytes
+
+    @classmethod
+    def of(cls, shop: Shop, site: Path) -> Interpreter:
+        code = "import sys, importlib.util as u; print(sys.implementation.cache_tag, u.MAGIC_NUMBER.hex())"
+        done = subprocess.run([shop.environment.python, "-c", code], capture_output=True, text=True, check=True)
+        tag, magic = done.stdout.split()
+        return cls(shop, site, tag, bytes.fromhex(magic))
+
+    def imports(self, *modules: str) -> str:
+        """Import modules as a program does, which compiles and writes what it misses; on return what `-v` says."""
+        command = [self.shop.environment.python, "-W", "error", "-v", "-c", f"import {', '.join(modules)}"]
+        done = subprocess.run(command, env=self.shop.variables, cwd="/", capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    def bytecode(self) -> dict[Path, tuple[object, ...]]:
+        found = kept(*(self.site / name for name in ("every", "nspace", "__pycache__")))
+        return {path: what for path, what in found.items() if path.suffix == ".pyc"}
+
+
+@pytest.fixture
+def both(fresh: Shop) -> tuple[Interpreter, Interpreter]:
+    """This interpreter and another one, with one index and one cache."""
+    path = fresh.directory / "another"
+    site = interpreters.make_environment(interpreters.another(), path)
+    shutil.copytree(fresh.site, site, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".safe-pip", "__pycache__"))
+    other = replace(fresh, environment=Venv(path, frozenset()))
+    script = (fresh.environment.scripts / "safe-pip").read_text()
+    theirs = other.environment.scripts / "safe-pip"
+    theirs.write_text(script.replace(str(fresh.environment.python), str(other.environment.python)))
+    theirs.chmod(0o755)
+    return Interpreter.of(fresh, fresh.site), Interpreter.of(other, site)
+
+
+def test_each_interpreter_gets_bytecode_of_its_own_that_it_takes_as_it_is(both):
+    for one in both:
+        one.shop.run("install", "every-thing", "other")
+        before = one.bytecode()
+        assert len(before) >= 6
+        assert {path.name.split(".")[1] for path in before} == {one.tag}
+        assert {content[:4] for *_, content in before.values()} == {one.magic}
+        said = one.imports("every.deep.er", "module", "pure", "plat", "other", "nspace.other")
+        taken = re.findall(r"^# .*/([\w-]+)\.pyc matches ", said.replace(f".{one.tag}", ""), re.MULTILINE)
+        assert {"er", "module", "pure", "plat", "other"} <= {*taken}, said
+        assert f"# wrote '{one.site}" not in said
+        assert one.bytecode() == before
+
+
+def test_what_one_interpreter_has_prepared_another_one_neither_uses_nor_changes(both):
+    first, second = both
+    without = installed(first.shop, "--no-cache-dir"), installed(second.shop, "--no-cache-dir")
+    assert installed(first.shop) == without[0]
+    theirs = kept(*entries(first.shop).values())
+    assert installed(second.shop) == without[1]
+    assert kept(*(path for path in theirs if path.parent.name == "wheels")) == theirs
+    assert len(list(store(first.shop).glob("wheels/*"))) == 4
+    assert installed(first.shop) == without[0]
+    assert installed(second.shop) == without[1]
+    assert len(list(store(first.shop).glob("wheels/*"))) == 4
+
+
+# Two users
+
+
+@dataclass(frozen=True)
+class Users:
+    """Root and somebody else, who share an interpreter, and an index."""
+
+    readable: Readable
+
+    def home(self, user: int) -> Path:
+        home = self.readable.directory / f"home-{user}"
+        if not home.exists():
+            home.mkdir(mode=0o700)
+            os.chown(home, user, user)
+        return home
+
+    def install(self, user: int, *options: str | Path) -> tuple[dict[str, tuple[int, bytes]], str]:
+        """What a user's command puts into a prefix of his own, always at the same place, and what it says."""
+        prefix = self.readable.directory / "prefix"
+        prefix.mkdir()
+        os.chown(prefix, user, user)
+        wanted = ("--ignore-installed", "--prefix", prefix, *options, "every-thing", "other")
+        home = self.home(user)
+        more = {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
+        done = self.readable.run("install", "-v", *wanted, user=user, **more)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        found = tree(prefix)
+        shutil.rmtree(prefix)
+        return found, done.stderr
+
+
+@pytest.fixture
+def users(fresh: Shop, common: Path) -> Users:
+    return Users(Readable(fresh, common))
+
+
+def plant(store: Path) -> None:
+    """Have the entry of `other` hold other code, as its owner can."""
+    (entry,) = (path for path in store.glob("wheels/*") if (path / "files" / "other.py").exists())
+    code = b"planted = 1\n"
+    (entry / "files" / "other.py").write_bytes(code)
+    listing = Listing.decode((entry / "listing").read_bytes())
+    rows = json.loads(json.dumps(listing.files))
+    (row,) = (row for row in rows[""] if row[0] == "other.py")
+    row[1:3] = len(code), hashlib.sha256(code).hexdigest()
+    (entry / "listing").write_bytes(listing._replace(files=rows).encode())
+
+
+OURS = "safe-pip: prepared wheels are not used"
+PIPS = "The cache has been disabled"
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("owner", "mode", "user", "said"),
+    [
+        pytest.param(0, 0o755, NOBODY, PIPS, id="roots"),
+        pytest.param(NOBODY, 0o755, 0, PIPS, id="somebodys"),
+        pytest.param(NOBODY, 0o777, 0, PIPS, id="somebodys-open"),
+        pytest.param(0, 0o777, NOBODY, OURS, id="roots-open"),
+        pytest.param(0, 0o1777, NOBODY, OURS, id="roots-sticky"),
+        pytest.param(0, 0o777, 0, OURS, id="ones-own-open"),
+        pytest.param(NOBODY, 0o775, NOBODY, OURS, id="ones-own-open-to-the-group"),
+    ],
+)
+def test_a_cache_that_others_can_change_is_not_used_and_not_changed(users, owner, mode, user, said):
+    without, _ = users.install(user, "--no-cache-dir")
+    cache = users.readable.directory / "cache"
+    cache.mkdir()
+    os.chown(cache, owner, owner)
+    users.install(owner, "--cache-dir", cache)
+    plant(cache / "safe-pip" / "prepared-v1")
+    for path in cache.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    cache.chmod(mode)
+    before = kept(cache)
+    found, err = users.install(user, "--cache-dir", cache)
+    assert found == without
+    assert said in err
+    assert kept(cache) == before
+
+
+@as_root
+def test_two_users_have_a_store_each(users):
+    without, _ = users.install(0, "--no-cache-dir")
+    for _ in range(2):
+        for user in (0, NOBODY):
+            found, err = users.install(user)
+            assert found == without
+            assert "prepared wheels" not in err
+    for user in (0, NOBODY):
+        root = users.home(user) / ".cache" / "pip" / "safe-pip"
+        assert len(list((root / "prepared-v1" / "wheels").iterdir())) == 2
+        found = [path.lstat() for path in (root, *root.rglob("*"))]
+        assert {status.st_uid for status in found} == {user}
+        assert (root / "prepared-v1").stat().st_mode & 0o777 == 0o700

@@ -1,0 +1,212 @@
+"""Commands that want the same wheels at the same time: each wheel is unpacked once, and the set is staged by one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import select
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.support.shop import Shop
+from tests.support.store import entries, store
+from tests.support.wheels import Project
+
+pytestmark = pytest.mark.slow
+
+COMMANDS = 8
+# Says when it has planned, waits until all have, and writes down what it unpacks and what pip installs into its stage.
+# How long somebody is waited for who shows no progress is no matter here: this machine may be busy.
+PROGRAM = """
+import os, sys
+from safe_pip import isolation
+isolation.isolate()
+from safe_pip import preparing, unpacking
+from safe_pip.cli import main
+
+notes, planned, go = map(int, sys.argv[1:4])
+preparing._PATIENCE = 1000.0
+
+def note(*words):
+    os.write(notes, (" ".join(words) + "\\n").encode())
+
+def noting(original, word, named):
+    def replacement(*args, **kw):
+        note(word, named(*args, **kw))
+        return original(*args, **kw)
+    return replacement
+
+def prepare(*args, original=preparing.Preparing.prepare, **kw):
+    os.write(planned, b"x")
+    os.read(go, 1)
+    wheels = sys.modules["pip._internal.operations.install.wheel"]
+    wheels._install_wheel = noting(wheels._install_wheel, "installed", lambda name, *args, **kw: name)
+    return original(*args, **kw)
+
+preparing.Preparing.prepare = prepare
+unpacking.Unpacking.run = noting(unpacking.Unpacking.run, "unpacked", lambda self, cores: self._wheel.name)
+sys.argv[:4] = ["safe-pip"]
+sys.exit(main(sys.argv[1:]))
+"""
+# For whom a second is over at once, and who then says so himself; he sees progress in all of them.
+WAITER = """
+import itertools, os, sys
+from safe_pip import isolation
+isolation.isolate()
+from safe_pip import lock, preparing, prepared
+from safe_pip.cli import main
+
+told, go, count = int(sys.argv[1]), int(sys.argv[2]), itertools.count()
+prepared.Store.progress = lambda self, key: next(count)
+
+def wait(descriptor, *, exclusive, seconds, original=lock.wait_lock):
+    if seconds != preparing._PATIENCE:
+        return original(descriptor, exclusive=exclusive, seconds=seconds)
+    os.write(told, b"x")
+    os.read(go, 1)
+    return original(descriptor, exclusive=exclusive, seconds=0)
+
+lock.wait_lock = wait
+sys.argv[:3] = ["safe-pip"]
+sys.exit(main(sys.argv[1:]))
+"""
+PROJECTS = [
+    Project(name, "1", files={f"{name}/module{number}.py": f"value = {number}\n" * 50 for number in range(30)})
+    for name in ("one", "two", "three", "four")
+]
+
+
+@pytest.fixture
+def together(fresh: Shop) -> Shop:
+    fresh.stock(*PROJECTS)
+    fresh.more["PATH"] = os.defpath
+    return fresh
+
+
+class Crowd:
+    """Commands that have all planned before the first of them goes on."""
+
+    def __init__(self, shop: Shop, notes: Path) -> None:
+        self._shop = shop
+        self._notes = notes
+
+    def run(self, *args: str) -> list[tuple[int, str, str]]:
+        """Status, output and messages of each."""
+        notes = os.open(self._notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        (ready, planned), (wait, go) = os.pipe(), os.pipe()
+        command = [self._shop.environment.python, "-c", PROGRAM, *map(str, (notes, planned, wait)), *args]
+        started = []
+        try:
+            for _ in range(COMMANDS):
+                started.append(
+                    subprocess.Popen(
+                        command,
+                        env=self._shop.variables,
+                        cwd=self._shop.directory,
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE,
+                        text=True,
+                        pass_fds=(notes, planned, wait),
+                    )
+                )
+            there = 0
+            while there < COMMANDS:
+                if select.select([ready], [], [], 0.1)[0]:
+                    there += len(os.read(ready, COMMANDS))
+                for process in started:
+                    assert process.poll() is None, process.communicate()
+            os.close(go)
+            go = -1
+            return [(process.returncode, out, err) for process in started for out, err in [process.communicate()]]
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+            for descriptor in (notes, ready, planned, wait, go):
+                if descriptor >= 0:
+                    os.close(descriptor)
+
+    def noted(self) -> Counter[str]:
+        return Counter(self._notes.read_text().splitlines())
+
+
+def test_of_eight_that_install_one_set_each_wheel_is_unpacked_once_and_one_stages_it(together, tmp_path):
+    names = [project.name for project in PROJECTS]
+    expected = together.plain("install", *names).stdout
+    together.plain("uninstall", "-y", *names)
+    crowd = Crowd(together, tmp_path / "notes")
+    done = crowd.run("install", *names)
+    assert [status for status, _, _ in done] == [0] * COMMANDS
+    wheels = {f"unpacked {project.wheel_name}" for project in PROJECTS}
+    assert crowd.noted() == Counter([*wheels, *(f"installed {name}" for name in names)])
+    one, *others = sorted(done, key=lambda each: "Successfully installed" not in each[1])
+    assert one[1:] == (expected, "")
+    announced = re.sub("^Successfully installed .*\n", "", expected, flags=re.MULTILINE)
+    listed = ", ".join(f"`{name} 1`" for name in sorted(names))
+    told = f"safe-pip: {listed} were installed meanwhile by another command\n"
+    assert {(out, err) for _, out, err in others} == {(announced, told)}
+    assert together.installed() == dict.fromkeys(names, "1")
+
+
+class Neighbour:
+    """This process, as another one that prepares the wheel of this key."""
+
+    def __init__(self, shop: Shop, key: str) -> None:
+        (store(shop) / "making").mkdir(exist_ok=True)
+        self._held = os.open(store(shop) / "making" / key, os.O_RDWR | os.O_CREAT)
+        fcntl.flock(self._held, fcntl.LOCK_EX)
+
+    def let_go(self) -> None:
+        os.close(self._held)
+
+
+def waited(shop: Shop, neighbour: Neighbour, *args: str) -> tuple[str, str]:
+    """What a command says that waits three seconds, by its own clock, for the neighbour."""
+    (told, tell), (wait, go) = os.pipe(), os.pipe()
+    command = [shop.environment.python, "-c", WAITER, str(tell), str(wait), *args]
+    with subprocess.Popen(
+        command,
+        env=shop.variables,
+        cwd=shop.directory,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        pass_fds=(tell, wait),
+    ) as process:
+        os.close(tell)
+        os.close(wait)
+        try:
+            for _ in range(3):
+                assert os.read(told, 1), process.communicate()
+                os.write(go, b"x")
+            assert os.read(told, 1), process.communicate()
+            neighbour.let_go()
+            os.close(go)
+            out, err = process.communicate()
+        finally:
+            process.kill()
+            os.close(told)
+    assert process.returncode == 0, err
+    return out, err
+
+
+@pytest.mark.parametrize("general", [(), ("-q",), ("--lock-timeout", "0")], ids=" ".join)
+def test_who_waits_for_a_wheel_of_another_one_says_so_once_unless_he_is_to_be_quiet(together, general):
+    together.run("install", "one")
+    together.run("uninstall", "-y", "one")
+    entry = entries(together)["one"]
+    shutil.rmtree(entry)
+    out, err = waited(together, Neighbour(together, entry.name), *general, "install", "one")
+    if general == ("-q",):
+        assert (out, err) == ("", "")
+        return
+    assert "Successfully installed one-1\n" in out
+    who = rf"held by `.*` \(pid {os.getpid()}\) for \d+ s"
+    assert re.fullmatch(rf"safe-pip: waiting for the turn to prepare `{PROJECTS[0].wheel_name}`, {who}\n", err), err

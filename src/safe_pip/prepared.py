@@ -13,15 +13,16 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from safe_pip import fs, lock, trust
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import Directory
-from safe_pip.fs.bulk import BYTECODE, Damaged, LinkMode, Listed, copy_files, make_parents
+from safe_pip.fs.bulk import BYTECODE, Damaged, LinkMode, Listed, copy_files, make_parents, umask
 
 __all__ = ["Damaged", "Entry", "Listed", "Listing", "Store"]
 
@@ -140,13 +141,14 @@ class Store(NamedTuple):
         held = None
         try:
             held = hold(place)
-            entry = Entry(place, Listing.decode((place / LISTING).read_bytes()), held)
+            with _opened(place / LISTING) as file:
+                entry = Entry(place, Listing.decode(file.read()), held)
         except BlockingIOError:  # somebody is removing it
             return None
         except (OSError, UnusableEnvironment, Damaged, ValueError, TypeError):
             if held is not None:
                 held.close()
-                self.remove(place)
+            self.remove(place)
             return None
         fs.touch(place)
         return entry
@@ -157,7 +159,7 @@ class Store(NamedTuple):
         for name in _names(self.path / _WHEELS):
             place = self.path / _WHEELS / name
             with contextlib.suppress(OSError, ValueError, TypeError):
-                with open(place / LISTING, "rb") as file:
+                with _opened(place / LISTING) as file:
                     file.readline()
                     head: dict[str, Any] = json.loads(file.readline())
                 found.append((os.stat(place).st_mtime, Entry(place, Listing(**head))))
@@ -180,10 +182,8 @@ class Store(NamedTuple):
         place = entry.path if isinstance(entry, Entry) else entry
         try:
             held = hold(place, exclusive=True)
-        except FileNotFoundError:
-            return True
         except (OSError, UnusableEnvironment):
-            return False
+            return _is_gone(place)
         try:
             with self.aside() as aside:
                 fs.rename(place, aside / "removed")
@@ -194,8 +194,14 @@ class Store(NamedTuple):
         return True
 
     def keep_below(self, limit: int) -> None:
-        """Remove the least recently used entries until all take no more than `limit` bytes; none that is in use."""
+        """Remove the least recently used entries until all take no more than `limit` bytes; none that is in use.
+
+        What is in the place of an entry and none goes first.
+        """
         entries = self.entries()
+        for place in {*self.places()} - {entry.path for entry in entries}:
+            if entry := self.find(place.name):
+                entry.close()
         size = sum(entry.size for entry in entries)
         for entry in entries:
             if size <= limit:
@@ -250,15 +256,19 @@ class Store(NamedTuple):
     def mutex(self, key: str) -> Path:
         """The file that is locked by whoever makes the entry of this key; on return it was there. Raises `OSError`."""
         fs.make_directories(self.path / _MAKING, mode=0o700)
-        place = self.path / _MAKING / key
+        place = self.making(key)
         with contextlib.suppress(FileExistsError):
             fs.write(place, b"")
         return place
 
+    def making(self, key: str) -> Path:
+        """Where that file is, if there is one."""
+        return self.path / _MAKING / key
+
     def progress(self, key: str) -> int:
         """The time when whoever holds that mutex last showed that he gets on; -1 if nobody does."""
         try:
-            return os.stat(self.path / _MAKING / key).st_mtime_ns
+            return os.stat(self.making(key)).st_mtime_ns
         except OSError:
             return -1
 
@@ -291,14 +301,31 @@ def hold(place: Path, *, exclusive: bool = False) -> lock.Descriptor:
     return descriptor
 
 
+def _opened(path: Path) -> IO[bytes]:
+    """A regular file, opened for reading; raises `OSError` for anything else, and never waits."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    file = os.fdopen(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
+    return file
+
+
+def _is_gone(place: Path) -> bool:
+    """Whether nothing is there that cannot be locked; what is no directory was never an entry, and is removed."""
+    try:
+        if stat.S_ISDIR(os.lstat(place).st_mode):
+            return False
+        fs.unlink(place)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
 def _names(directory: Path) -> list[str]:
     try:
         return os.listdir(directory)
     except OSError:
         return []
-
-
-def umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

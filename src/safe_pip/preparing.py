@@ -18,9 +18,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from pathlib import Path
 from typing import IO
 
-from safe_pip import fs, lock, prepared
+from safe_pip import fs, holders, lock, prepared
 from safe_pip.cores import Cores
 from safe_pip.errors import UnusableEnvironment
+from safe_pip.holders import Holder
 from safe_pip.prepared import Entry, Store
 from safe_pip.unpacking import DAMAGE, Beat, Unpacking, Unpreparable
 
@@ -42,27 +43,34 @@ class Preparing:
         *,
         limit: int,
         progress: Callable[[Path, float], None],
+        waiting: Callable[[str, tuple[Holder, ...]], None] = lambda what, holders: None,
     ) -> None:
         """`interpreter` names what bytecode depends on; with None there is none in the entries.
 
-        `progress` is told the share of a wheel that is done. `limit` is what the store may take on the disk, in bytes.
+        `progress` is told the share of a wheel that is done, `waiting`, once, for what others are waited for longer
+        than a second. `limit` is what the store may take on the disk, in bytes.
         """
-        self.refused: OSError | UnusableEnvironment | None = None
-        """Why the store took nothing any more."""
+        self.refused: Exception | None = None
+        """Why something was not prepared that could have been."""
+        self._takes = True
+        """Whether the store takes anything; what is wrong with one wheel, or its entry, hinders no other."""
         self._store = store
         self._interpreter = interpreter
         self._cores = cores
         self._limit = limit
         self._progress = progress
-        self._has_made = False
+        self._waiting = waiting
+        self._has_made = self._has_told = False
 
     def prepare(self, wheels: Iterable[Path], unneeded: Callable[[], Collection[Path]]) -> dict[Path, Entry]:
         """Have these wheels in the store; on return the entries, held. What has none is left to the installer.
 
-        `unneeded` is asked, before anybody is waited for, which wheels are not needed any more. Raises no `OSError`; if
-        it raises anything, nothing is held and nothing half made is left.
+        `unneeded` is asked, before anybody is waited for, which wheels are not needed any more. Of more entries than a
+        process should hold the rest is not: `hold` each when it is its turn. Raises no `OSError`; if it raises
+        anything, nothing is held and nothing half made is left.
         """
         found: dict[Path, Entry] = {}
+        self._store.sweep()
         try:
             missing = {}
             for wheel in wheels:
@@ -70,7 +78,7 @@ class Preparing:
                     missing[wheel] = self._key(file)
             self._take(missing, found)
             busy = [wheel for wheel in missing if not self._make_alone(wheel, missing[wheel], found)]
-            while busy and self.refused is None:
+            while busy and self._takes:
                 gone = unneeded()
                 busy = [wheel for wheel in busy if wheel not in gone]
                 for wheel in busy[:1]:
@@ -78,37 +86,51 @@ class Preparing:
                 busy = [wheel for wheel in busy[1:] if not self._make_alone(wheel, missing[wheel], found)]
             if self._has_made:
                 self._store.sweep()
-                self._store.keep_below(self._limit)
         except BaseException:
             for entry in found.values():
                 entry.close()
             raise
         return found
 
+    def hold(self, entry: Entry) -> Entry | None:
+        """The same entry, held; None if somebody has removed it."""
+        return self._store.find(entry.path.name)
+
+    def finish(self) -> None:
+        """Keep the store below its limit; no entry is held any more."""
+        if self._has_made:
+            self._store.keep_below(self._limit)
+
     def take_turn(self, what: str, is_over: Callable[[], bool]) -> Turn | None:
         """Wait until nobody else does `what`; on return nobody begins it before the turn is closed.
 
-        None if it `is_over` by then, which is asked whenever somebody was waited for, with no turn held. Who shows no
-        progress for a second is not waited for any longer.
+        None if it `is_over` by then, which is asked when the turn is granted, and after each second of waiting: others
+        may have done it while this one had no turn yet. Who shows no progress for a second is not waited for any
+        longer. If `is_over` raises, no turn is held.
         """
-        key, seconds, last = hashlib.sha256(os.fsencode(what)).hexdigest(), 0.0, -1
+        key, before = hashlib.sha256(os.fsencode(what)).hexdigest(), -1
+        has_waited = False
         while True:
             turn = Turn()
             try:
-                held = turn.take(self._mutex(key, seconds))
-                if held is not None and not seconds:
-                    return turn
-                turn.close()
-                before, last = last, self._store.progress(key)
+                held = turn.take(self._mutex(key, _PATIENCE if has_waited else 0))
+                now = self._store.progress(key)
             except (OSError, UnusableEnvironment) as error:
                 turn.close()
-                self.refused = error
+                self._give_up(error)
                 return turn
-            if seconds and is_over():
-                return None
-            if held is None and before == last:
+            try:
+                if (held is not None or has_waited) and is_over():
+                    turn.close()
+                    return None
+            except BaseException:
+                turn.close()
+                raise
+            if held is not None or now == before != -1:
                 return turn
-            seconds = _PATIENCE if held is None else 0.0
+            if has_waited:
+                self._tell("install the same", key)
+            has_waited, before = True, now
 
     def renew(self, wheel: Path, damaged: Entry) -> Entry | None:
         """Throw an entry away that is not as it was prepared, and make it again."""
@@ -126,12 +148,18 @@ class Preparing:
         for wheel in list(missing):
             entry = self._store.find(missing[wheel])
             if entry is not None:
-                found[wheel] = entry
+                self._add(wheel, entry, found)
                 del missing[wheel]
+
+    def _add(self, wheel: Path, entry: Entry, found: dict[Path, Entry]) -> None:
+        if len(found) >= _most_held():
+            entry.close()
+            entry = entry._replace(held=None)
+        found[wheel] = entry
 
     def _make_alone(self, wheel: Path, key: str, found: dict[Path, Entry]) -> bool:
         """Prepare a wheel unless somebody else does it just now; on return whether there is nothing left to do."""
-        if self.refused is not None:
+        if not self._takes:
             return True
         try:
             with self._mutex(key, 0) as held:
@@ -141,11 +169,14 @@ class Preparing:
         except Unpreparable:
             return True
         except (OSError, UnusableEnvironment) as error:
-            self.refused = error
+            self._give_up(error)
             return True
         if entry is not None:
-            found[wheel] = entry
+            self._add(wheel, entry, found)
         return entry is not None
+
+    def _give_up(self, error: Exception) -> None:
+        self.refused, self._takes = error, False
 
     def _wait(self, wheel: Path, key: str, found: dict[Path, Entry]) -> None:
         """Wait until somebody else has prepared a wheel; prepare it after all if he died or does nothing."""
@@ -158,11 +189,17 @@ class Preparing:
                         entry = self._make(wheel, key, held)
                 if entry is not None:
                     break
-            found[wheel] = entry
+                self._tell(f"prepare `{wheel.name}`", key)
+            self._add(wheel, entry, found)
         except Unpreparable:
             pass
         except (OSError, UnusableEnvironment) as error:
-            self.refused = error
+            self._give_up(error)
+
+    def _tell(self, what: str, key: str) -> None:
+        if not self._has_told:
+            self._has_told = True
+            self._waiting(what, holders.holders_at(self._store.making(key)))
 
     @contextmanager
     def _mutex(self, key: str, seconds: float) -> Iterator[lock.Descriptor | None]:
@@ -186,10 +223,11 @@ class Preparing:
             finally:
                 descriptor.close()
 
-    def _make(self, wheel: Path, key: str, held: lock.Descriptor | None) -> Entry | None:
-        """Prepare one wheel: on return its entry, or None if somebody has removed it already.
+    def _make(self, wheel: Path, key: str, held: lock.Descriptor | None) -> Entry:
+        """Prepare one wheel: on return its entry.
 
-        Raises `Unpreparable`, or `OSError` where the store takes nothing.
+        Raises `OSError` where the store takes nothing, `Unpreparable` if it is this wheel that cannot be prepared, or
+        its place that is taken by what cannot be used: nobody tries twice.
         """
         beat = Beat(wheel, held, self._progress)
         try:
@@ -202,22 +240,39 @@ class Preparing:
                     listing = Unpacking(archive, file, wheel, made, self._store.second(), beat).run(
                         None if self._interpreter is None else self._cores
                     )
+                    self._check_size(listing.size)
                     fs.write(made / prepared.LISTING, listing.encode())
                     self._store.publish(made, key)
         except DAMAGE as error:
             raise Unpreparable(str(error)) from error
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise self._left(error) from error
         self._has_made = True
-        return self._store.find(key)
+        entry = self._store.find(key)
+        if entry is None:
+            taken = f"the place of `{wheel.name}` is taken by what cannot be used or removed, or it was removed at once"
+            raise self._left(Unpreparable(taken))
+        return entry
+
+    def _left(self, reason: Exception) -> Unpreparable:
+        """What to raise if a wheel is left to the installer, for a reason that is worth a word."""
+        self.refused = reason
+        return Unpreparable(str(reason))
 
     def _check_room(self, archive: zipfile.ZipFile) -> None:
-        """Raise `Unpreparable` for a wheel larger than the store may become, `OSError` for one larger than its disk."""
+        """Raise `Unpreparable` for a wheel larger than the store may become, or than there is room on its disk."""
         size = prepared.on_disk(info.file_size for info in archive.infolist())
-        if size > self._limit:
-            raise Unpreparable("larger than the store may become")
+        self._check_size(size)
         if sys.platform != "win32":
             found = os.statvfs(self._store.path)
             if found.f_bavail * found.f_frsize < _ROOM * size:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._store.path))
+                raise self._left(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._store.path)))
+
+    def _check_size(self, size: int) -> None:
+        if size > self._limit:
+            raise Unpreparable("larger than the store may become")
 
 
 class Turn:
@@ -241,6 +296,16 @@ class Turn:
         """Let the next one begin."""
         self._closing.close()
         self._held = None
+
+
+def _most_held() -> int:
+    """As many entries as leave a process three quarters of its descriptors; each takes one."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if most == resource.RLIM_INFINITY else most // 4
 
 
 def _granted(descriptor: lock.Descriptor, seconds: float) -> bool:

@@ -135,20 +135,21 @@ class Store(NamedTuple):
     def find(self, key: str) -> Entry | None:
         """The entry of this key, held; None if there is none, or none that is complete.
 
-        What is found damaged is removed.
+        What is found damaged is removed; what somebody else has put there since is not.
         """
         place = self.path / _WHEELS / key
-        held = None
         try:
             held = hold(place)
+        except (FileNotFoundError, BlockingIOError):  # being made, or being removed
+            return None
+        except (OSError, UnusableEnvironment):
+            self.remove(place)
+            return None
+        try:
             with _opened(place / LISTING) as file:
                 entry = Entry(place, Listing.decode(file.read()), held)
-        except BlockingIOError:  # somebody is removing it
-            return None
-        except (OSError, UnusableEnvironment, Damaged, ValueError, TypeError):
-            if held is not None:
-                held.close()
-            self.remove(place)
+        except (OSError, Damaged, ValueError, TypeError):
+            self.discard(held)
             return None
         fs.touch(place)
         return entry
@@ -185,12 +186,25 @@ class Store(NamedTuple):
         except (OSError, UnusableEnvironment):
             return _is_gone(place)
         try:
-            with self.aside() as aside:
-                fs.rename(place, aside / "removed")
-        except OSError:
-            return False
+            return self._rename_away(held)
         finally:
             held.close()
+
+    def discard(self, held: lock.Descriptor) -> None:
+        """Let a damaged entry go, and remove it unless somebody else holds it; never what has taken its place since."""
+        try:
+            with contextlib.suppress(UnusableEnvironment):
+                if lock.try_lock(held, exclusive=True) and held.is_current():
+                    self._rename_away(held)
+        finally:
+            held.close()
+
+    def _rename_away(self, held: lock.Descriptor) -> bool:
+        try:
+            with self.aside() as aside:
+                fs.rename(held.path, aside / "removed")
+        except OSError:
+            return False
         return True
 
     def keep_below(self, limit: int) -> None:

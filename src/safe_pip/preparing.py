@@ -134,8 +134,8 @@ class Preparing:
 
     def renew(self, wheel: Path, damaged: Entry) -> Entry | None:
         """Throw an entry away that is not as it was prepared, and make it again."""
-        damaged.close()
-        self._store.remove(damaged)
+        if damaged.held is not None:
+            self._store.discard(damaged.held)
         return self.prepare([wheel], lambda: ()).get(wheel)
 
     def _key(self, file: IO[bytes]) -> str:

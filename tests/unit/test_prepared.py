@@ -7,6 +7,7 @@ import importlib.util
 import io
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -16,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip import compiling, fs, lock, preparing
+from safe_pip import compiling, fs, lock, prepared, preparing
 from safe_pip.cores import Cores
 from safe_pip.fs.bulk import Damaged, LinkMode
-from safe_pip.prepared import FILES, LISTING, Listing, Store
+from safe_pip.prepared import FILES, LISTING, Entry, Listing, Store
 from safe_pip.preparing import Preparing
 from tests.support import faults
 from tests.support.wheels import Project
@@ -239,6 +240,45 @@ def test_an_entry_with_a_damaged_listing_is_absent_and_made_again(store, wheel, 
     assert left_in(store) == []
 
 
+def test_an_entry_that_appears_while_somebody_misses_it_stays(store, wheel, monkeypatch):
+    key = Path(prepare(store, wheel)[wheel].path).name
+    lock._close_in_child()
+    place, away = store.path / "wheels" / key, store.path / "away"
+    place.rename(away)
+
+    def hold(path: Path, *, exclusive: bool = False, original=prepared.hold) -> lock.Descriptor:
+        try:
+            return original(path, exclusive=exclusive)
+        finally:
+            if away.exists():  # whoever prepares it is done just now
+                away.rename(place)
+
+    monkeypatch.setattr(prepared, "hold", hold)
+    assert store.find(key) is None
+    assert [entry.path.name for entry in store.entries()] == [key]
+    assert store.find(key) is not None
+
+
+def test_an_entry_that_takes_the_place_of_a_damaged_one_stays(store, wheel, monkeypatch):
+    """Somebody else found the damage too, removed what was damaged and has made it again by now."""
+    key = Path(prepare(store, wheel)[wheel].path).name
+    lock._close_in_child()
+    place, away = store.path / "wheels" / key, store.path / "away"
+    shutil.copytree(place, away)
+    (place / LISTING).write_bytes(b"")
+
+    def decode(content: bytes, original=Listing.decode) -> Listing:
+        if away.exists():
+            shutil.rmtree(place)
+            away.rename(place)
+        return original(content)
+
+    monkeypatch.setattr(Listing, "decode", decode)
+    assert store.find(key) is None
+    assert [entry.path.name for entry in store.entries()] == [key]
+    assert store.find(key) is not None
+
+
 def test_a_listing_comes_back_as_it_was():
     listing = Listing("a-1.whl", 17, 4096, 0o22, {"": [["\udce9\n.py", 1, "00", 2]], "a.data/data": []})
     assert Listing.decode(listing.encode()) == listing
@@ -335,8 +375,9 @@ def test_the_store_stays_below_its_limit_and_the_least_recently_used_goes_first(
     prepare(store, wheels[0])[wheels[0]].close()  # the first one is the last one used
     one = entry.size
     assert store.size == 3 * one
-    for entry in prepare(store, wheels[3], limit=2 * one).values():
-        entry.close()
+    found, tool, _ = trying(store, wheels[3], limit=2 * one)
+    found[wheels[3]].close()
+    tool.finish()
     assert {entry.name for entry in store.entries()} == {wheels[0].name, wheels[3].name}
     assert left_in(store) == []
 
@@ -440,6 +481,24 @@ def test_of_one_who_is_stopped_the_wheel_is_prepared_aside(store, wheel, held, i
     assert prepare(store, wheel)[wheel].name == wheel.name
 
 
+def test_who_waits_longer_than_a_second_for_others_is_told_once_for_which_wheel(store, wheel, held, monkeypatch):
+    told, times, wait_lock = [], iter(range(1, 5)), lock.wait_lock
+
+    def second(descriptor, *, exclusive, seconds):
+        time = next(times, 0) if seconds else 0
+        if time:
+            os.utime(held.path, (time, time))
+        if time == 4:
+            held.close()
+        return wait_lock(descriptor, exclusive=exclusive, seconds=0)
+
+    monkeypatch.setattr(lock, "wait_lock", second)
+    waiting = lambda what, holders: told.append(what)  # noqa: E731
+    tool = Preparing(store, compiling.key(), Cores({}), limit=10**9, progress=lambda *at: None, waiting=waiting)
+    assert tool.prepare([wheel], lambda: ())[wheel].name == wheel.name
+    assert told == [f"prepare `{wheel.name}`"]
+
+
 def test_before_waiting_others_are_prepared_and_what_nobody_needs_is_left_out(store, wheel, held, tmp_path):
     other = OTHER.write_wheel(tmp_path)
     asked = []
@@ -462,3 +521,152 @@ def test_of_two_who_prepare_one_wheel_the_second_one_discards_his(store, wheel, 
         store.publish(aside / "entry", key)
     assert not (first.path / "mark").exists()
     assert left_in(store) == [key]
+
+
+# What is in the place of an entry and cannot be used
+
+
+def prepared_once(store: Store, wheel: Path) -> Path:
+    """Where the entry of `wheel` is, made and let go."""
+    entry = prepare(store, wheel)[wheel]
+    entry.close()
+    return entry.path
+
+
+def trying(store: Store, *wheels: Path, **more: int) -> tuple[dict[Path, Entry], Preparing, list[Path]]:
+    """What one more command has in the end, with a note of each wheel that it unpacked."""
+    unpacked: list[Path] = []
+
+    class Noting(Preparing):
+        def _check_room(self, archive: zipfile.ZipFile) -> None:
+            unpacked.append(Path(str(archive.filename)))
+            super()._check_room(archive)
+
+    tool = Noting(store, compiling.key(), Cores({}), limit=more.get("limit", 10**9), progress=lambda *at: None)
+    found = tool.prepare(wheels, lambda: ())
+    return found, tool, unpacked
+
+
+def test_a_damaged_entry_that_somebody_holds_is_tried_once_and_left(store, wheel, tmp_path):
+    place = prepared_once(store, wheel)
+    other = OTHER.write_wheel(tmp_path)
+    holder = lock.Descriptor(place)
+    assert lock.try_lock(holder, exclusive=False)
+    (place / LISTING).write_bytes(b"")
+    found, tool, unpacked = trying(store, wheel, other)
+    assert found.keys() == {other}
+    assert len(unpacked) == 2
+    assert "cannot be used or removed" in str(tool.refused)
+    holder.close()
+    assert trying(store, wheel)[0].keys() == {wheel}
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "link"])
+def test_a_listing_that_is_no_file_is_damage_and_nobody_waits_for_it(store, wheel, tmp_path, kind):
+    listing = prepared_once(store, wheel) / LISTING
+    listing.rename(tmp_path / "listing")
+    {"fifo": os.mkfifo, "directory": Path.mkdir, "link": lambda path: path.symlink_to(tmp_path / "listing")}[kind](
+        listing
+    )
+    assert store.entries() == []
+    assert trying(store, wheel)[0].keys() == {wheel}
+    assert listing.is_file()
+    assert not listing.is_symlink()
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["to-an-entry", "dangling"])
+def test_a_link_in_the_place_of_an_entry_is_taken_away(store, wheel, tmp_path, there):
+    place = prepared_once(store, wheel)
+    place.rename(tmp_path / "moved")
+    place.symlink_to(tmp_path / "moved" if there else tmp_path / "nowhere")
+    assert trying(store, wheel)[0].keys() == {wheel}
+    assert not place.is_symlink()
+    assert (tmp_path / "moved" / LISTING).is_file()
+
+
+def test_what_is_no_entry_counts_for_nothing_and_goes_when_room_is_made(store, wheel, tmp_path):
+    place = prepared_once(store, wheel)
+    (place / LISTING).unlink()
+    other = OTHER.write_wheel(tmp_path)
+    found, tool, _ = trying(store, other)
+    found[other].close()
+    tool.finish()
+    assert store.places() == [found[other].path]
+
+
+# How much there is
+
+
+def test_the_limit_holds_for_what_one_command_has_prepared(store, tmp_path):
+    wheels = [
+        Project(f"big{number}", "1", files={"big.bin": bytes(50_000)}).write_wheel(tmp_path) for number in range(4)
+    ]
+    found, tool, _ = trying(store, *wheels, limit=150_000)
+    assert len(found) == 4
+    for entry in found.values():
+        entry.close()
+    tool.finish()
+    assert 0 < store.size <= 150_000
+
+
+def test_what_is_larger_than_the_limit_with_its_bytecode_is_not_kept(store, tmp_path):
+    wheel = Project("much", "1", files={f"m{number}.py": "x = 1\n" for number in range(20)}).write_wheel(tmp_path)
+    entry = prepare(store, wheel)[wheel]
+    entry.close()
+    assert store.remove(entry)
+    assert trying(store, wheel, limit=entry.size - 1)[0] == {}
+    assert store.places() == []
+    assert trying(store, wheel, limit=entry.size)[0].keys() == {wheel}
+
+
+def test_one_wheel_that_the_disk_has_no_room_for_hinders_no_other(store, wheel, tmp_path, monkeypatch):
+    other = OTHER.write_wheel(tmp_path)
+    room = os.statvfs(store.path)
+
+    class Little:
+        f_frsize = room.f_frsize
+        f_bavail = 4 * 300_000 // room.f_frsize
+
+    monkeypatch.setattr(os, "statvfs", lambda path: Little)
+    found, tool, _ = trying(store, wheel, other)  # 512,000 bytes, and a few
+    assert found.keys() == {other}
+    assert "[Errno 28]" in str(tool.refused)
+
+
+def test_a_wheel_whose_bytecode_has_too_long_a_name_hinders_no_other(store, tmp_path):
+    name = "m" * 248  # 251 with its suffix, but 264 with that of its bytecode
+    odd = Project("odd", "1", files={f"{name}.py": "x = 1\n"}).write_wheel(tmp_path)
+    other = OTHER.write_wheel(tmp_path)
+    found, tool, _ = trying(store, odd, other)
+    assert found.keys() == {other}
+    assert "too long" in str(tool.refused)
+    assert left_in(store) == []
+
+
+def test_what_a_killed_process_left_is_gone_before_room_is_looked_for(store, wheel):
+    left = store.path / "aside" / "left"
+    (left / "entry").mkdir(parents=True)
+    (left / "entry" / "half").write_bytes(bytes(1000))
+    found = trying(store, wheel)[0]
+    assert left_in(store) == []
+    for entry in found.values():
+        entry.close()
+    left.mkdir(parents=True)
+    trying(store, wheel)  # who finds all of it prepared looks as well
+    assert left_in(store) == []
+
+
+def test_no_more_are_held_than_leave_descriptors_for_others(store, tmp_path, monkeypatch):
+    wheels = [Project(f"p{number}", "1").write_wheel(tmp_path) for number in range(5)]
+    monkeypatch.setattr(preparing, "_most_held", lambda: 3)
+    for _ in range(2):
+        found, tool, _ = trying(store, *wheels)
+        assert found.keys() == {*wheels}
+        assert sum(entry.held is not None for entry in found.values()) == 3
+        again = tool.hold(next(entry for entry in found.values() if entry.held is None))
+        assert again is not None
+        assert again.held is not None
+        for entry in (*found.values(), again):
+            entry.close()
+    assert store.remove(again)
+    assert tool.hold(again) is None

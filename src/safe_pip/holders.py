@@ -146,6 +146,18 @@ def holders_at(path: Path) -> tuple[Holder, ...]:
     return tuple(describe(entry, is_waiting=False) for entry in found)
 
 
+def work_at(path: Path) -> tuple[tuple[int, str], ...]:
+    """What whoever else holds the lock on the file at a path has computed: asked again, other than before if he works.
+
+    Who waits for another lock is left out. It does not tell how much, and nothing where that cannot be known.
+    """
+    file, own, listed = kernel_name_at(path), os.getpid(), entries()
+    waiting = {entry.pid for entry in listed if entry.is_waiting}
+    pids = [entry.pid for entry in listed if entry.file == file and not entry.is_waiting and entry.pid != own]
+    # Time on a core and waiting for one, in ns ("Scheduler Statistics", Documentation/scheduler of the kernel).
+    return tuple((pid, "".join(_lines(_PROC / str(pid) / "schedstat"))) for pid in pids if pid not in waiting)
+
+
 def describe(entry: Entry, is_waiting: bool) -> Holder:
     """The process that an entry is of, as far as it can be looked at."""
     return Holder(

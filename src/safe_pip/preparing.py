@@ -22,6 +22,7 @@ from safe_pip import fs, holders, lock, prepared
 from safe_pip.cores import Cores
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.holders import Holder
+from safe_pip.patience import Patience
 from safe_pip.prepared import Entry, Store
 from safe_pip.unpacking import DAMAGE, Beat, Unpacking, Unpreparable
 
@@ -108,29 +109,29 @@ class Preparing:
         may have done it while this one had no turn yet. Who shows no progress for a second is not waited for any
         longer. If `is_over` raises, no turn is held.
         """
-        key, before = hashlib.sha256(os.fsencode(what)).hexdigest(), -1
-        has_waited = False
+        key = hashlib.sha256(os.fsencode(what)).hexdigest()
+        patience: Patience | None = None
         while True:
             turn = Turn()
             try:
-                held = turn.take(self._mutex(key, _PATIENCE if has_waited else 0))
-                now = self._store.progress(key)
+                held = turn.take(self._mutex(key, 0 if patience is None else _PATIENCE))
             except (OSError, UnusableEnvironment) as error:
                 turn.close()
                 self._give_up(error)
                 return turn
             try:
-                if (held is not None or has_waited) and is_over():
+                if (held is not None or patience is not None) and is_over():
                     turn.close()
                     return None
             except BaseException:
                 turn.close()
                 raise
-            if held is not None or now == before != -1:
+            if held is not None or (patience is not None and patience.is_lost()):
                 return turn
-            if has_waited:
+            if patience is None:
+                patience = Patience(self._store, key)
+            else:
                 self._tell("install the same", key)
-            has_waited, before = True, now
 
     def renew(self, wheel: Path, damaged: Entry) -> Entry | None:
         """Throw an entry away that is not as it was prepared, and make it again."""
@@ -180,12 +181,12 @@ class Preparing:
 
     def _wait(self, wheel: Path, key: str, found: dict[Path, Entry]) -> None:
         """Wait until somebody else has prepared a wheel; prepare it after all if he died or does nothing."""
+        patience = Patience(self._store, key)
         try:
             while (entry := self._store.find(key)) is None:
-                before = self._store.progress(key)
                 with self._mutex(key, _PATIENCE) as held:
                     entry = self._store.find(key)
-                    if entry is None and (held is not None or self._store.progress(key) == before):
+                    if entry is None and (held is not None or patience.is_lost()):
                         entry = self._make(wheel, key, held)
                 if entry is not None:
                     break

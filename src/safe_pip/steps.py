@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .recovery import Unfinished
 
 # How long somebody who was stopped while he looked, in a moment of some microseconds, holds up others, in seconds.
-_TURN = 1.0
+_TURN = 10.0
 
 Trees = Callable[[], "list[Path]"]
 """The trees of the environment, as they are now."""

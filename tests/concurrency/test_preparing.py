@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 PROGRAM = """
-import json, sys
+import json, select, sys
 from pathlib import Path
 from safe_pip import compiling, preparing, unpacking
 from safe_pip.cores import Cores
@@ -41,10 +41,19 @@ def compile_and_stay(files, **more):
     sys.stdin.readline()
     return compile_sources(files, **more)
 
-if stays == "stays":
-    unpacking.compile_sources = compile_and_stay
+def compile_and_work(files, **more):
+    print(json.dumps({"event": "preparing", "what": [each.name for each in files]}), flush=True)
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        pass
+    return compile_sources(files, **more)
+
+def waiting(what, holders):
+    print(json.dumps({"event": "waiting", "for": [holder.pid for holder in holders]}), flush=True)
+
+if stays != "goes":
+    unpacking.compile_sources = {"stays": compile_and_stay, "works": compile_and_work}[stays]
 tool = preparing.Preparing(
-    Store.below(Path(cache)), compiling.key(), Cores({}), limit=10**9, progress=lambda wheel, share: None
+    Store.below(Path(cache)), compiling.key(), Cores({}), limit=10**9, progress=lambda *at: None, waiting=waiting
 )
 waited = []
 def unneeded():
@@ -61,9 +70,9 @@ LONG = 1000.0
 class Preparer:
     """A process that prepares wheels, and holds them until it is told to end."""
 
-    def __init__(self, cache: Path, *wheels: Path, patience: float = LONG, stays: bool = False) -> None:
+    def __init__(self, cache: Path, *wheels: Path, patience: float = LONG, does: str = "goes") -> None:
         environment = {**os.environ, "PYTHONPATH": str(Path(safe_pip.__file__).parent.parent)}
-        words = [cache, patience, "stays" if stays else "goes", *wheels]
+        words = [cache, patience, does, *wheels]
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, *map(str, words)],
             stdin=subprocess.PIPE,
@@ -137,7 +146,7 @@ def test_of_eight_one_prepares_a_wheel_and_all_have_it(cache, wheel):
 
 
 def test_when_the_one_who_prepares_is_killed_one_of_the_seven_who_wait_goes_on(cache, wheel):
-    with preparers((cache, wheel), stays=True) as (first,):
+    with preparers((cache, wheel), does="stays") as (first,):
         first.next("preparing")
         with preparers(*[(cache, wheel)] * 7) as seven:
             for each in seven:
@@ -151,7 +160,7 @@ def test_when_the_one_who_prepares_is_killed_one_of_the_seven_who_wait_goes_on(c
 
 
 def test_when_the_one_who_prepares_is_stopped_another_one_prepares_aside(cache, wheel):
-    with preparers((cache, wheel), stays=True) as (first,):
+    with preparers((cache, wheel), does="stays") as (first,):
         first.next("preparing")
         os.kill(first.pid, signal.SIGSTOP)
         with preparers((cache, wheel), patience=0.01) as (second,):
@@ -162,9 +171,22 @@ def test_when_the_one_who_prepares_is_stopped_another_one_prepares_aside(cache, 
     assert is_whole(cache, 1)
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="the kernel does not tell who works")
+def test_who_works_on_one_module_for_longer_than_others_have_patience_is_waited_for(cache, wheel):
+    with preparers((cache, wheel), does="works") as (first,):
+        first.next("preparing")
+        with preparers(*[(cache, wheel)] * 3, patience=1.0) as three:
+            for each in three:
+                assert each.next("waiting")["for"] == [first.pid]
+            first.go_on()
+            assert first.next("done")["made"]
+            assert [each.next("done")["made"] for each in three] == [False] * 3
+    assert is_whole(cache, 1)
+
+
 def test_who_finds_a_wheel_being_prepared_goes_on_with_his_others_first(cache, wheel, tmp_path):
     others = [Project(f"other{number}").write_wheel(tmp_path) for number in range(3)]
-    with preparers((cache, wheel), stays=True) as (first,):
+    with preparers((cache, wheel), does="stays") as (first,):
         first.next("preparing")
         with preparers((cache, wheel, *others)) as (second,):
             wait_until(lambda: is_waiter(second.pid))
@@ -180,7 +202,7 @@ def test_who_finds_a_wheel_being_prepared_goes_on_with_his_others_first(cache, w
 
 def test_two_who_want_the_same_in_another_order_wait_for_each_other_and_come_to_an_end(cache, wheel, tmp_path):
     other = Project("other", "1").write_wheel(tmp_path)
-    with preparers((cache, wheel, other), (cache, other, wheel), stays=True) as both:
+    with preparers((cache, wheel, other), (cache, other, wheel), does="stays") as both:
         # Each has one of them, and holds nothing more while he waits for the other.
         assert {*both[0].next("preparing")["what"]}.isdisjoint(both[1].next("preparing")["what"])
         for each in both:

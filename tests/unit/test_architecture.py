@@ -25,7 +25,7 @@ merging
 transaction
 change
 preparing
-unpacking
+unpacking patience
 verify copying
 importing comparison manifest
 stage

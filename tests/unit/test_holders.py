@@ -38,6 +38,18 @@ def test_holders_and_waiters_of_flocks_are_read_and_other_locks_are_not(
     ]
 
 
+def test_who_holds_a_lock_and_waits_for_no_other_shows_what_he_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proc(tmp_path, monkeypatch, **{f"{pid}__schedstat": f"{pid} 7 1\n" for pid in (12, 13, 14)})
+    file = holders.kernel_name_at(tmp_path)
+    listed = [f"FLOCK ADVISORY WRITE {pid} {file} 0 EOF" for pid in (12, 13, os.getpid())]
+    listed += ["-> FLOCK ADVISORY WRITE 13 00:01:1 0 EOF", "FLOCK ADVISORY WRITE 14 00:01:1 0 EOF"]
+    proc(tmp_path, monkeypatch, locks="".join(f"{number}: {each}\n" for number, each in enumerate(listed)))
+    assert holders.work_at(tmp_path) == ((12, "12 7 1"),)
+    assert holders.work_at(tmp_path / "nothing") == ()
+
+
 def test_the_device_is_the_superblocks_where_stat_gives_another_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

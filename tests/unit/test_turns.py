@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip import lock, preparing
+from safe_pip import holders, lock, patience, preparing
 from safe_pip.cores import Cores
 from safe_pip.prepared import Store
 from safe_pip.preparing import Preparing
@@ -108,6 +109,30 @@ def test_who_does_nothing_is_not_waited_for(store: Store, monkeypatch: pytest.Mo
     turn.show_progress()
     turn.close()
     assert not is_free(store)
+    first.close()
+
+
+def test_who_works_is_waited_for_until_he_does_not(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = tool(store).take_turn("this", not_yet)
+    assert first is not None
+    seconds, work = iter(range(10)), iter([1, 2, 3, 4, 4])
+    waits(monkeypatch, *[lambda: print(next(seconds))] * 10)
+    monkeypatch.setattr(holders, "work_at", lambda path: ((1, f"{next(work)}"),))
+    turn = tool(store).take_turn("this", not_yet)
+    assert turn is not None
+    assert (next(seconds), [*work]) == (4, [])
+    turn.close()
+    first.close()
+
+
+def test_who_works_and_shows_nothing_for_a_minute_is_not_waited_for(store, monkeypatch) -> None:
+    first, count = tool(store).take_turn("this", not_yet), itertools.count()
+    waits(monkeypatch)
+    monkeypatch.setattr(holders, "work_at", lambda path: ((1, f"{next(count)}"),))
+    turn = tool(store).take_turn("this", not_yet)
+    assert turn is not None
+    assert next(count) == patience.LONGEST + 2
+    turn.close()
     first.close()
 
 

@@ -2,13 +2,15 @@
 
 `make` is `make -j8` over forty distributions, each round in a new environment; `importers` is so many up- and
 downgrades (`--rounds 500`) under the eyes of importers below `safe-pip run --shared`; `uv` is four loops of so many
-commands, two of uv and two of safe-pip, on the same projects. Exits 1 after the first failure, and leaves what it
-failed on behind, in ./wrecks or where --keep says. Needs the package index once per machine.
+commands, two of uv and two of safe-pip, on the same projects; `store` is so many crowds of commands with one new store
+of prepared wheels each, of which some are killed. Exits 1 after the first failure, and leaves what it failed on behind,
+in ./wrecks or where --keep says. Needs the package index once per machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import shutil
 import sys
 import tempfile
@@ -16,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.integration import test_importers, test_make, test_uv
+from tests.integration import test_importers, test_make, test_store_kills, test_uv
 from tests.support.laboratory import PIPS, Laboratory
 from tests.support.shop import Shop
 from tests.support.tools import Toolbox
@@ -48,10 +50,21 @@ def uv(laboratory: Laboratory, scratch: Path, rounds: int) -> None:
     print(f"{4 * rounds} commands, none failed", flush=True)
 
 
+def store(laboratory: Laboratory, scratch: Path, rounds: int) -> None:
+    """Every round with a store of its own; what is installed goes into targets."""
+    shop, killed = Shop.open(laboratory, scratch / "store"), 0
+    seed = random.randrange(10**6)
+    print(f"seed {seed}", flush=True)
+    for number in range(0, rounds, 10):
+        killed += test_store_kills.perform(shop, range(number, min(number + 10, rounds)), seed)
+        print(f"{min(number + 10, rounds)} rounds, {killed} commands killed", flush=True)
+
+
 CAMPAIGNS: dict[str, tuple[Callable[[Laboratory, Path, int], None], int]] = {
     "make": (make, 20),
     "importers": (importers, 500),
     "uv": (uv, 50),
+    "store": (store, 100),
 }
 
 
@@ -61,7 +74,7 @@ def main() -> int:
         prog="python -m tests.integration", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("campaign", choices=sorted(CAMPAIGNS))
-    parser.add_argument("--rounds", type=int, help="default: 20 for make, 500 for importers, 50 for uv")
+    parser.add_argument("--rounds", type=int, help="default: 20 for make, 500 for importers, 50 for uv, 100 for store")
     parser.add_argument("--keep", type=Path, default=Path("wrecks"), metavar="DIR", help="where a wreck goes")
     parser.add_argument("--pip", choices=sorted(PIPS), default="newest")
     options = parser.parse_args()

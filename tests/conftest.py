@@ -7,7 +7,9 @@ the pip in the environments, SAFE_PIP_TEST_SEED the load, SAFE_PIP_WRECKS where 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -29,6 +31,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "wheelhouse" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.network)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _leaves_nothing_where_all_passed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """What is made once per session goes at its end, too; pytest keeps all of it below a `--basetemp`."""
+    yield
+    if not request.session.testsfailed:
+        shutil.rmtree(tmp_path_factory.getbasetemp(), ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

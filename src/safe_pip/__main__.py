@@ -7,7 +7,7 @@ from safe_pip import isolation
 
 def main() -> int:
     """Run the command line; on return its exit status."""
-    isolation.isolate()
+    _begin()
 
     from safe_pip.cli import main as run
 
@@ -16,7 +16,7 @@ def main() -> int:
 
 def program() -> int:
     """As `main`, for what does nothing else than to exit with its status: it may end the process itself."""
-    isolation.isolate()
+    _begin()
 
     from safe_pip.leaving import leave  # before anything changes that it could be imported from
 
@@ -28,6 +28,15 @@ def program() -> int:
         status = end.code or 0
     leave(status)
     return status
+
+
+def _begin() -> None:
+    isolation.isolate()
+    import gc
+
+    # Until the command begins, modules are imported and hardly anything is garbage; looking for it costs more than all
+    # of our own imports. Whoever runs the command enables it again.
+    gc.disable()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple
 
-from safe_pip import __version__, frozen, isolation, lock, settings
+from safe_pip import __version__, bundle, frozen, isolation, lock, settings
 from safe_pip.attempt import LAST, Attempt
 from safe_pip.commands import VERBS
 from safe_pip.compiled import Compiled
@@ -97,9 +97,6 @@ class CommandLine(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Run the command line; on return its exit status."""
-    # Until the command begins, modules are imported and hardly anything is garbage; looking for it costs more than all
-    # of our own imports. Whoever runs the command enables it again.
-    gc.disable()
     attempt = Attempt.taken_from(os.environ)
     try:
         line = CommandLine.parse(argv)
@@ -177,6 +174,7 @@ def _run_seams(
     compiled = Compiled(copy.copy.beside("programs"))
     if not copy.copy.is_private:
         compiled.attach()
+        bundle.attach(copy.path, copy.copy.beside("bundle"))
     from safe_pip.pip_seams import SeamBroken, Seams, Shell, program
 
     if copy.copy.is_private and line.wants_more:

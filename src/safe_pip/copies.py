@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from safe_pip import fs, lock, trust
+from safe_pip import bundle, fs, lock, trust
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.record import Manifest, Unfaithful
 
@@ -40,20 +40,19 @@ class Copy(NamedTuple):
     def compile(self) -> None:
         """Compile it, once for each interpreter and level of optimisation, with PYTHONDONTWRITEBYTECODE as well.
 
-        One process does it; others meanwhile run without. Where bytecode cannot be kept pip is compiled as it is
-        imported.
+        One process does it, and puts all of it into one file at the end (`bundle`); others meanwhile run without. Where
+        bytecode cannot be kept pip is compiled as it is imported.
         """
         if self.is_private or sys.pycache_prefix is not None:  # bytecode is looked up there and nowhere else
             return
-        done = self.beside("compiled")
         try:
-            if done.exists():
+            if self.beside("bundle").exists():
                 return
             mutex = _lock(self.path / "pip", exclusive=True)
             try:
                 for source in sorted(self.path.glob("pip/**/*.py")):
                     fs.write_bytecode(source)
-                fs.write(done, b"")
+                bundle.make(self.path, self.beside("bundle"))
             finally:
                 if mutex is not None:
                     mutex.close()

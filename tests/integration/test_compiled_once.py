@@ -1,4 +1,4 @@
-"""What pip compiles while it is imported is compiled by the first command, whichever that is, and then kept."""
+"""What is made when pip is imported is made by the first command, whichever that is, and then kept."""
 
 from __future__ import annotations
 
@@ -48,6 +48,46 @@ def parsed(shop: Shop, *args: str) -> int:
     )
     assert done.returncode == 0, done.stderr
     return int(done.stderr.splitlines()[-1])
+
+
+def imports(shop: Shop, *args: str) -> str:
+    """What a command says on its standard error, and the interpreter of all that is imported for it."""
+    done = subprocess.run(
+        shop.command(*args),
+        env=shop.variables | {"PYTHONVERBOSE": "1"},
+        cwd=shop.directory,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert f"import 'pip._internal.commands.{args[-2]}'" in done.stderr
+    return done.stderr
+
+
+def files_of_pip(shop: Shop, *args: str) -> list[str]:
+    """The files of pip's bytecode that a command opens."""
+    return [line for line in imports(shop, *args).splitlines() if "matches " in line and "/pip/_" in line]
+
+
+def test_from_the_second_command_on_pip_is_imported_from_one_file(counting: Shop) -> None:
+    counting.run("list")
+    assert files_of_pip(counting, "install", "aproject") == []
+    (kept,) = (counting.directory / "cache").rglob(".bundle.*")
+    content = kept.read_bytes()
+    kept.write_bytes(content[: len(content) // 2])
+    assert len(files_of_pip(counting, "list", "-q")) > 50
+    assert not kept.exists()
+    assert files_of_pip(counting, "list", "-q") == []
+    assert kept.read_bytes() == content
+
+
+def test_what_pip_draws_for_debug_alone_is_imported_for_it_alone(counting: Shop) -> None:
+    lexers = "pip._vendor.pygments.lexers"
+    assert lexers not in imports(counting, "install", "aproject")
+    failed = imports(counting, "--debug", "install", "nothing-of-the-kind")
+    for drawn in (lexers, "\N{BOX DRAWINGS LIGHT ARC DOWN AND RIGHT}", " locals ", "DistributionNotFound"):
+        assert drawn in failed
 
 
 def test_the_second_command_compiles_hardly_anything(counting: Shop) -> None:

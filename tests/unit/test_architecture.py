@@ -58,7 +58,7 @@ holders
 compiling
 compiler
 interpreter isolation target child adoption cores
-record trust compiled
+record trust compiled bundle
 settings start leaving
 fs
 errors plan removal _runner _hook

@@ -20,6 +20,7 @@ from safe_pip import isolation
 from safe_pip.attempt import RESERVING, Attempt
 from safe_pip.errors import NestingRefused, Replaced, SafePipError
 from safe_pip.fs import renaming
+from safe_pip.pip_seams import tracebacks
 from safe_pip.pip_seams.seam import Seam, SeamBroken
 from safe_pip.pip_seams.shell import CREATE, Shell, program
 from safe_pip.settings import Settings
@@ -74,6 +75,7 @@ class Seams:
                 from safe_pip.pip_seams.network import load_socks
 
                 load_socks(self.transaction)
+            tracebacks.attach()
             self.shell.attach()
             self._replace_create()
             if "PIP_AUTO_COMPLETE" in os.environ:
@@ -113,6 +115,8 @@ class Seams:
             with ExitStack() as locks:
                 if name == "install":
                     self._install.command, self._install.options = command, options
+                    if not options.debug_mode:
+                        tracebacks.leave_out()
                     locks.enter_context(self._install.closing)
                 if name == "uninstall":
                     locks.enter_context(self._uninstall.closing)

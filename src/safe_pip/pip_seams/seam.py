@@ -5,6 +5,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from safe_pip.errors import SafePipError
@@ -63,6 +64,10 @@ class Seam(NamedTuple):
         raise SeamBroken(f"pip has no `{self.attribute}` in `{self.module}`")
 
     def _check_parameters(self, found: Any) -> None:
+        if isinstance(found, FunctionType) and not hasattr(found, "__wrapped__") and self.parameters:
+            code = found.__code__  # read in no time; the signature, which has more to say, is needed where this misses
+            if set(self.parameters).issubset(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]):
+                return
         try:
             signature = inspect.signature(found)
         except (TypeError, ValueError):

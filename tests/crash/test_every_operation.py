@@ -74,7 +74,7 @@ class Scene:
             self._template.change(case.before)
         if case.unowned:
             self._template.write({"site/one/mine/data.txt": "mine", "site/one/note.txt": "mine"})
-        # What is staged in the second of what it replaces is given another time: each trial shall make the same changes.
+        # What is staged in the second of what it replaces gets another time: all trials shall make the same changes.
         for path in self._template.root.rglob("*"):
             os.utime(path, (LONG_AGO, LONG_AGO), follow_symlinks=False)
         self.old = self._template.content()

@@ -31,21 +31,22 @@ Place = tuple[str, bool, int, int]
 
 
 def make(copy: Path, file: Path) -> None:
-    """Write to `file` the bytecode of all that is below `copy`; a module that has none is left out.
+    """Write to `file` the bytecode of all that is below `copy`; a module that has none of this interpreter is left out.
 
     Readers see the old file, none, or the new one. Raises `OSError` where that cannot be read or written.
     """
     table: dict[str, Place] = {}
     code = bytearray()
     for source in sorted(copy.glob("pip/**/*.py")):
-        bytecode = Path(cache_from_source(str(source)))
-        if bytecode.exists():
-            content = bytecode.read_bytes()[_BEFORE_CODE:]
+        content = b""
+        with suppress(FileNotFoundError):
+            content = Path(cache_from_source(str(source))).read_bytes()
+        if content.startswith(MAGIC_NUMBER):
             relative = source.relative_to(copy)
             is_package = relative.name == "__init__.py"
             name = ".".join(relative.parent.parts if is_package else relative.with_suffix("").parts)
-            table[name] = (str(relative), is_package, len(code), len(content))
-            code += content
+            table[name] = (str(relative), is_package, len(code), len(content) - _BEFORE_CODE)
+            code += content[_BEFORE_CODE:]
     head = marshal.dumps((_identity(copy), len(code), table))
     fs.replace(file, len(head).to_bytes(_LENGTH, "little") + hashlib.sha256(head).digest() + head + code)
 

@@ -45,14 +45,17 @@ class Copy(NamedTuple):
         """
         if self.is_private or sys.pycache_prefix is not None:  # bytecode is looked up there and nowhere else
             return
+        done, bundled = self.beside("compiled"), self.beside("bundle")
         try:
-            if self.beside("bundle").exists():
+            if bundled.exists() or not os.access(self.path, os.W_OK):
                 return
             mutex = _lock(self.path / "pip", exclusive=True)
             try:
-                for source in sorted(self.path.glob("pip/**/*.py")):
-                    fs.write_bytecode(source)
-                bundle.make(self.path, self.beside("bundle"))
+                if not done.exists():
+                    for source in sorted(self.path.glob("pip/**/*.py")):
+                        fs.write_bytecode(source)
+                    fs.write(done, b"")
+                bundle.make(self.path, bundled)
             finally:
                 if mutex is not None:
                     mutex.close()

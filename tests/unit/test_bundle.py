@@ -110,9 +110,13 @@ def test_the_code_comes_from_the_bundle_alone(copy: Path, file: Path) -> None:
 
 def test_what_is_not_in_it_is_left_to_others(copy: Path) -> None:
     Path(importlib.util.cache_from_source(str(copy / "pip/_internal/cli.py"))).unlink()
+    Path(importlib.util.cache_from_source(str(copy / "pip/__main__.py"))).write_bytes(b"")
+    older = Path(importlib.util.cache_from_source(str(copy / "pip/_vendor/deep/er.py")))
+    older.write_bytes(b"\0\0\r\n" + older.read_bytes()[4:])
     bundle.make(copy, copy / "bundle")
     assert is_attached(copy, copy / "bundle")
-    assert [name for name in SOURCES if found(name) is None] == ["pip._internal.cli"]
+    left = [name for name in SOURCES if found(name) is None]
+    assert left == ["pip.__main__", "pip._internal.cli", "pip._vendor.deep.er"]
     assert found("json") is None
     assert found("") is None
 

@@ -80,9 +80,9 @@ class _Head(NamedTuple):
 
 
 def _head(fd: int) -> _Head | None:
-    """What a bundle begins with; None if it is damaged or has not its length."""
+    """What a bundle begins with; None if it is damaged, has not its length, or is another version's."""
     if sys.platform != "win32":
-        with suppress(OSError):
+        with suppress(OSError, ValueError, EOFError, TypeError):
             whole = os.fstat(fd).st_size
             length = int.from_bytes(os.pread(fd, _LENGTH, 0), "little")
             digest = os.pread(fd, _DIGEST, _LENGTH)

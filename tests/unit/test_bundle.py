@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import marshal
 import os
 import sys
 from collections.abc import Iterator
@@ -141,10 +143,14 @@ def test_one_that_was_made_for_another_is_left_alone(
     assert is_attached(copy, file)
 
 
-@pytest.mark.parametrize("damage", ["empty", "short", "shorter", "longer", "length", "digest", "table", "zeros"])
+@pytest.mark.parametrize(
+    "damage", ["empty", "short", "shorter", "longer", "length", "digest", "table", "zeros", "shape"]
+)
 def test_a_damaged_one_is_removed(copy: Path, file: Path, damage: str) -> None:
     content = file.read_bytes()
     length = int.from_bytes(content[:8], "little")
+
+    other = marshal.dumps(("another version's",))
 
     def flipped(at: int) -> bytes:
         return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
@@ -159,6 +165,7 @@ def test_a_damaged_one_is_removed(copy: Path, file: Path, damage: str) -> None:
             "digest": flipped(20),
             "table": flipped(40 + length // 2),
             "zeros": bytes(len(content)),
+            "shape": len(other).to_bytes(8, "little") + hashlib.sha256(other).digest() + other,
         }[damage]
     )
     assert not is_attached(copy, file)

@@ -75,7 +75,7 @@ class View(NamedTuple):
     @classmethod
     def take(cls) -> "View":
         """Look once."""
-        return cls(tuple(dict.fromkeys(holders.entries())), holders.sees_everybody())
+        return cls(tuple(holders.entries()), holders.sees_everybody())
 
     def at(self, path: Path) -> tuple[list[Entry], list[Entry]]:
         """Who holds what lies at `path`, and who is blocked in the wait for it, the first one first."""

@@ -2,8 +2,8 @@
 
 Whoever finds a wheel neither prepared nor being prepared takes its mutex and prepares it. Who finds it being prepared
 goes on with his other wheels and comes back. He holds no mutex while he waits, and whoever has one waits for nothing,
-so nobody deadlocks; it dies with its owner. One who sees no progress for a second (the owner is stopped) prepares
-aside; of two entries the second one is discarded.
+so nobody deadlocks; it dies with its owner. One who sees no progress (the owner is stopped: `patience`) prepares aside;
+of two entries the second one is discarded.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class Preparing:
         """Wait until nobody else does `what`; on return nobody begins it before the turn is closed.
 
         None if it `is_over` by then, which is asked when the turn is granted, and after each second of waiting: others
-        may have done it while this one had no turn yet. Who shows no progress for a second is not waited for any
-        longer. If `is_over` raises, no turn is held.
+        may have done it while this one had no turn yet. Who shows no progress is not waited for any longer.
+        If `is_over` raises, no turn is held.
         """
         key = hashlib.sha256(os.fsencode(what)).hexdigest()
         patience: Patience | None = None

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import safe_pip
-from safe_pip import compiling, lock
+from safe_pip import compiling, holders, lock
 from safe_pip.prepared import FILES, Store
 from tests.support.processes import is_waiter, wait_until
 from tests.support.wheels import Project
@@ -26,14 +26,15 @@ pytestmark = [
 ]
 
 PROGRAM = """
-import json, select, sys
+import json, os, select, sys
 from pathlib import Path
-from safe_pip import compiling, preparing, unpacking
+from safe_pip import compiling, patience, preparing, unpacking
 from safe_pip.cores import Cores
 from safe_pip.prepared import Store
 
-cache, patience, stays, *wheels = sys.argv[1:]
-preparing._PATIENCE = float(patience)
+cache, seconds, stays, *wheels = sys.argv[1:]
+preparing._PATIENCE = float(seconds)
+patience.LONGEST = sys.maxsize
 compile_sources = unpacking.compile_sources
 
 def compile_and_stay(files, **more):
@@ -47,11 +48,26 @@ def compile_and_work(files, **more):
         pass
     return compile_sources(files, **more)
 
+def compile_and_store(files, **more):
+    # Until it runs a program, a child keeps its parent from being woken up by anything, as a slow disk does.
+    print(json.dumps({"event": "preparing", "what": [each.name for each in files]}), flush=True)
+    gate = sys.stdin.readline().strip()
+    os.posix_spawn("/bin/true", ["true"], os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 9, gate, os.O_RDONLY, 0)])
+    return compile_sources(files, **more)
+
+def is_lost(self, ask=patience.Patience.is_lost):
+    found = ask(self)
+    print(json.dumps({"event": "looked"}), flush=True)
+    return found
+
 def waiting(what, holders):
     print(json.dumps({"event": "waiting", "for": [holder.pid for holder in holders]}), flush=True)
 
+patience.Patience.is_lost = is_lost
 if stays != "goes":
-    unpacking.compile_sources = {"stays": compile_and_stay, "works": compile_and_work}[stays]
+    unpacking.compile_sources = {
+        "stays": compile_and_stay, "works": compile_and_work, "stores": compile_and_store
+    }[stays]
 tool = preparing.Preparing(
     Store.below(Path(cache)), compiling.key(), Cores({}), limit=10**9, progress=lambda *at: None, waiting=waiting
 )
@@ -85,12 +101,14 @@ class Preparer:
     def next(self, event: str) -> dict[str, Any]:
         assert self.process.stdout is not None
         found: dict[str, Any] = json.loads(self.process.stdout.readline())
+        while found["event"] == "looked" != event:
+            found = json.loads(self.process.stdout.readline())
         assert found["event"] == event
         return found
 
-    def go_on(self) -> None:
+    def go_on(self, word: object = "") -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write("\n")
+        self.process.stdin.write(f"{word}\n")
         self.process.stdin.flush()
 
     def kill(self) -> None:
@@ -164,6 +182,7 @@ def test_when_the_one_who_prepares_is_stopped_another_one_prepares_aside(cache, 
         first.next("preparing")
         os.kill(first.pid, signal.SIGSTOP)
         with preparers((cache, wheel), patience=0.01) as (second,):
+            assert second.next("waiting")["for"] == [first.pid]
             assert second.next("done")["made"]
         os.kill(first.pid, signal.SIGCONT)
         first.go_on()
@@ -178,9 +197,28 @@ def test_who_works_on_one_module_for_longer_than_others_have_patience_is_waited_
         with preparers(*[(cache, wheel)] * 3, patience=1.0) as three:
             for each in three:
                 assert each.next("waiting")["for"] == [first.pid]
+                each.next("looked")
+                each.next("looked")
             first.go_on()
             assert first.next("done")["made"]
             assert [each.next("done")["made"] for each in three] == [False] * 3
+    assert is_whole(cache, 1)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="the kernel does not tell who works")
+def test_who_waits_for_the_disk_for_longer_than_others_have_patience_is_waited_for(cache, wheel, tmp_path):
+    os.mkfifo(tmp_path / "gate")
+    with preparers((cache, wheel), does="stores") as (first,):
+        first.next("preparing")
+        first.go_on(tmp_path / "gate")
+        wait_until(lambda: holders._stat(first.pid)[0] == "D")
+        with preparers((cache, wheel), patience=0.01) as (second,):
+            assert second.next("waiting")["for"] == [first.pid]
+            second.next("looked")
+            second.next("looked")
+            with open(tmp_path / "gate", "wb"):
+                assert first.next("done")["made"]
+            assert not second.next("done")["made"]
     assert is_whole(cache, 1)
 
 

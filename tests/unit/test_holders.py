@@ -38,15 +38,35 @@ def test_holders_and_waiters_of_flocks_are_read_and_other_locks_are_not(
     ]
 
 
-def test_who_holds_a_lock_and_waits_for_no_other_shows_what_he_computes(
+def test_a_lock_that_the_kernel_leaves_out_between_two_pages_is_found(tmp_path, monkeypatch) -> None:
+    proc(tmp_path, monkeypatch, locks="")
+    lines = [f"{number}: FLOCK ADVISORY WRITE {number} 00:01:{number} 0 EOF\n".encode() for number in range(5)]
+    pages = iter([b"".join(lines[:2]), b"".join(lines[3:]), b"", b"".join(lines[1:3]), b"".join(lines[3:]), b""])
+    monkeypatch.setattr(os, "read", lambda fd, size: next(pages))
+    assert [entry.pid for entry in holders.entries()] == [0, 1, 3, 4, 2]
+
+
+def test_what_fits_into_one_page_is_read_once(tmp_path, monkeypatch) -> None:
+    proc(tmp_path, monkeypatch, locks="")
+    pages = iter([b"0: FLOCK ADVISORY WRITE 7 00:01:7 0 EOF\n", b""])
+    monkeypatch.setattr(os, "read", lambda fd, size: next(pages))
+    assert [entry.pid for entry in holders.entries()] == [7]
+
+
+def test_who_holds_a_lock_and_waits_for_no_other_shows_what_he_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proc(tmp_path, monkeypatch, **{f"{pid}__schedstat": f"{pid} 7 1\n" for pid in (12, 13, 14)})
+    states = {11: "R", 12: "S", 13: "R", 14: "R", 15: "T", 16: "D"}
+    for pid, state in states.items():
+        files = {f"{pid}__schedstat": f"{pid} 7 1\n", f"{pid}__stat": f"{pid} (a R b) {state} 1 2"}
+        proc(tmp_path, monkeypatch, **files)
     file = holders.kernel_name_at(tmp_path)
-    listed = [f"FLOCK ADVISORY WRITE {pid} {file} 0 EOF" for pid in (12, 13, os.getpid())]
+    listed = [f"FLOCK ADVISORY WRITE {pid} {file} 0 EOF" for pid in (11, 12, 13, 15, 16, os.getpid())]
     listed += ["-> FLOCK ADVISORY WRITE 13 00:01:1 0 EOF", "FLOCK ADVISORY WRITE 14 00:01:1 0 EOF"]
     proc(tmp_path, monkeypatch, locks="".join(f"{number}: {each}\n" for number, each in enumerate(listed)))
-    assert holders.work_at(tmp_path) == ((12, "12 7 1"),)
+    busy = {work.pid: work.is_busy for work in holders.work_at(tmp_path)}
+    assert busy == {11: True, 12: False, 15: False, 16: True}
+    assert [work.computed for work in holders.work_at(tmp_path)][1] == "12 7 1"
     assert holders.work_at(tmp_path / "nothing") == ()
 
 

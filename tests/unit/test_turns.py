@@ -12,6 +12,7 @@ import pytest
 
 from safe_pip import holders, lock, patience, preparing
 from safe_pip.cores import Cores
+from safe_pip.holders import Work
 from safe_pip.prepared import Store
 from safe_pip.preparing import Preparing
 
@@ -112,23 +113,35 @@ def test_who_does_nothing_is_not_waited_for(store: Store, monkeypatch: pytest.Mo
     first.close()
 
 
-def test_who_works_is_waited_for_until_he_does_not(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = tool(store).take_turn("this", not_yet)
-    assert first is not None
-    seconds, work = iter(range(10)), iter([1, 2, 3, 4, 4])
-    waits(monkeypatch, *[lambda: print(next(seconds))] * 10)
-    monkeypatch.setattr(holders, "work_at", lambda path: ((1, f"{next(work)}"),))
+@pytest.mark.parametrize(
+    "seen",
+    [
+        pytest.param("111", id="nothing, twice"),
+        pytest.param("1234555", id="something, for a while"),
+        pytest.param("11233455666", id="something in every other second"),
+        pytest.param("1RRRRRR111", id="ready to run"),
+    ],
+)
+def test_who_works_is_waited_for_until_he_does_not(store, monkeypatch, seen: str) -> None:
+    first, looks = tool(store).take_turn("this", not_yet), iter(seen)
+    waits(monkeypatch)
+    monkeypatch.setattr(holders, "work_at", lambda path: (work(next(looks)),))
     turn = tool(store).take_turn("this", not_yet)
     assert turn is not None
-    assert (next(seconds), [*work]) == (4, [])
+    assert [*looks] == []
     turn.close()
     first.close()
+
+
+def work(seen: str) -> Work:
+    """One who has computed what this stands for, or, with R, nothing yet, and is ready to."""
+    return Work(1, "1" if seen == "R" else seen, is_busy=seen == "R")
 
 
 def test_who_works_and_shows_nothing_for_a_minute_is_not_waited_for(store, monkeypatch) -> None:
     first, count = tool(store).take_turn("this", not_yet), itertools.count()
     waits(monkeypatch)
-    monkeypatch.setattr(holders, "work_at", lambda path: ((1, f"{next(count)}"),))
+    monkeypatch.setattr(holders, "work_at", lambda path: (Work(1, f"{next(count)}", is_busy=False),))
     turn = tool(store).take_turn("this", not_yet)
     assert turn is not None
     assert next(count) == patience.LONGEST + 2
@@ -228,10 +241,11 @@ def test_who_waits_no_longer_than_a_second_is_told_nothing(store, telling, told,
     assert told == []
 
 
-def test_who_goes_on_by_himself_is_told_nothing(store, telling, told, monkeypatch) -> None:
+def test_who_goes_on_by_himself_was_told_for_whom_he_waited(store, telling, told, monkeypatch) -> None:
     first = tool(store).take_turn("this", not_yet)
-    waits(monkeypatch, lambda: None)
+    waits(monkeypatch)
     turn = telling.take_turn("this", not_yet)
     assert turn is not None
-    assert told == []
+    assert told == ["install the same"]
     first.close()
+    turn.close()

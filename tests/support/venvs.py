@@ -24,6 +24,8 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 BUILD_INPUTS = ("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "src")
 OURS = ("PIP_", "PYTHON", "SAFE_PIP_", "VIRTUAL_ENV", "XDG_", "SETUPTOOLS_", "DISTUTILS_", "UV_", "SOURCE_DATE_EPOCH")
 OURS += ("TOX_", "NOX_", "PIPENV_", "MAKE", "MFLAGS")
+# Where pip finds one of these it asks nobody and draws no bars.
+CI = ("BUILD_BUILDID", "BUILD_ID", "CI")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def clean_environment(home: Path, *, cache: Path | None = None, **more: str) -> 
     `home` becomes HOME; `cache` the cache directory of pip and of safe-pip (default: below `home`).
     """
     home.mkdir(parents=True, exist_ok=True)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS) and name not in CI}
     environment |= {
         "HOME": str(home),
         "XDG_CACHE_HOME": str(cache or home / ".cache"),

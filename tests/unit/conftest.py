@@ -9,13 +9,9 @@ from pathlib import Path
 import pytest
 
 from safe_pip import fs
+from tests.support.places import MEMORY, another_filesystem, is_usable, on_disk
 
-MEMORY = Path("/dev/shm")
 NOBODY = 65534
-
-
-def is_usable(path: Path) -> bool:
-    return path.is_dir() and os.access(path, os.W_OK)
 
 
 @pytest.fixture(params=["on-disk", "in-memory"])
@@ -23,17 +19,17 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """An empty directory, its path without links, on different filesystems."""
     if request.param == "in-memory" and not is_usable(MEMORY):
         pytest.skip(f"there is no {MEMORY} to write to")
-    with tempfile.TemporaryDirectory(dir=tmp_path if request.param == "on-disk" else MEMORY) as name:
+    with tempfile.TemporaryDirectory(dir=on_disk(tmp_path) if request.param == "on-disk" else MEMORY) as name:
         yield Path(name).resolve()
 
 
 @pytest.fixture
-def elsewhere(empty: Path, tmp_path: Path) -> Iterator[fs.Directory]:
+def elsewhere(empty: Path) -> Iterator[fs.Directory]:
     """An empty directory on another filesystem than `empty`."""
-    others = [each for each in (tmp_path, MEMORY) if is_usable(each) and each.stat().st_dev != empty.stat().st_dev]
-    if not others:
+    other = another_filesystem(empty)
+    if other is None:
         pytest.skip("there is no other filesystem")
-    with tempfile.TemporaryDirectory(dir=others[0]) as name, fs.Directory.open(name) as directory:
+    with tempfile.TemporaryDirectory(dir=other) as name, fs.Directory.open(name) as directory:
         yield directory
 
 

@@ -16,9 +16,8 @@ from safe_pip.errors import CommitFailed, State
 from safe_pip.transaction import Transaction
 from tests.support import faults
 from tests.support.faults import Change
+from tests.support.places import another_filesystem
 from tests.support.small import Prefix, Small, without_exchange
-
-from .conftest import MEMORY, is_usable
 
 FILES = {"site/one/__init__.py": "1", "site/one/deep/er.py": "", "site/ns/one.py": "1", "bin/one": "1"}
 ONE = Small("one", "1", FILES)
@@ -117,10 +116,11 @@ def prefix(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Prefix]:
     if request.param == "one filesystem":
         yield Prefix(tmp_path / "prefix", shared_bin=True)
         return
-    if not is_usable(MEMORY) or MEMORY.stat().st_dev == tmp_path.stat().st_dev:
+    other = another_filesystem(tmp_path)
+    if other is None:
         pytest.skip("there is no other filesystem")
     (tmp_path / "prefix").mkdir()
-    with tempfile.TemporaryDirectory(dir=MEMORY) as name:
+    with tempfile.TemporaryDirectory(dir=other) as name:
         (tmp_path / "prefix" / "bin").symlink_to(name)
         yield Prefix(tmp_path / "prefix", shared_bin=True)
 

@@ -21,6 +21,7 @@ from safe_pip.plan import Kind, Operation
 from safe_pip.stage import Stage
 from tests.support import faults
 from tests.support.forks import in_child, need_user, reachable
+from tests.support.places import another_filesystem
 
 LOCKS = ["commit", "commit.gate", "environment.gate"]
 
@@ -43,13 +44,12 @@ def stage(home: Path) -> Iterator[Stage]:
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[Path]:
     """A directory on another filesystem."""
-    for place in ("/dev/shm", "/run", "/var/tmp"):
-        if os.access(place, os.W_OK) and os.stat(place).st_dev != tmp_path.stat().st_dev:
-            made = Path(tempfile.mkdtemp(prefix="safe-pip-test-", dir=place))
-            yield made
-            shutil.rmtree(made)
-            return
-    pytest.skip("there is no second filesystem to write to")
+    other = another_filesystem(tmp_path)
+    if other is None:
+        pytest.skip("there is no second filesystem to write to")
+    made = Path(tempfile.mkdtemp(prefix="safe-pip-test-", dir=other))
+    yield made
+    shutil.rmtree(made)
 
 
 def left_in(home: Path) -> list[str]:

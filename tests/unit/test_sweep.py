@@ -17,6 +17,7 @@ from safe_pip.plan import Kind, Operation
 from safe_pip.stage import Stage
 from tests.support import faults
 from tests.support.forks import in_child, killed_at, need_user, reachable
+from tests.support.places import another_filesystem
 from tests.support.scene import Scene
 
 LOCKS = ["commit", "commit.gate", "environment.gate"]
@@ -34,12 +35,9 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[Path]:
     """A directory on another filesystem, or at least another directory."""
-    for place in ("/dev/shm", str(tmp_path)):
-        if os.access(place, os.W_OK):
-            made = Path(tempfile.mkdtemp(prefix="safe-pip-test-", dir=place))
-            yield made
-            shutil.rmtree(made)
-            return
+    made = Path(tempfile.mkdtemp(prefix="safe-pip-test-", dir=another_filesystem(tmp_path) or tmp_path))
+    yield made
+    shutil.rmtree(made)
 
 
 def clean(tree: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from safe_pip import tree
 from safe_pip.tree import FILE, LINK, Entry, ancestors, is_bytecode, joined, look, scan, volume
+from tests.support.places import another_filesystem
 
 
 def make(root: Path, *paths: str) -> Path:
@@ -247,12 +248,12 @@ def test_nothing_there_is_nothing(tmp_path, site):
 
 
 def test_another_device_is_another_volume(site):
-    other = Path("/dev/shm")
-    if not other.is_dir() or os.stat(other).st_dev == os.stat(site).st_dev:
-        pytest.skip("no second filesystem here")
-    assert volume(str(other)) != volume(str(site))
-    entry = below(look("/", None, ["/dev/shm/x", f"{site}/a"], []), "dev/shm")
-    assert entry.inside == volume("/dev/shm")
+    other = "/dev/shm"
+    if another_filesystem(Path("/")) != Path(other):
+        pytest.skip(f"{other} is none of its own here")
+    assert volume(other) != volume("/")
+    entry = below(look("/", None, [f"{other}/x", f"{site}/a"], []), "dev/shm")
+    assert entry.inside == volume(other)
     assert entry.volume == volume("/dev")
 
 

@@ -1,0 +1,28 @@
+"""Directories on different filesystems, as far as a machine has them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+MEMORY = Path("/dev/shm")
+
+
+def is_usable(path: Path) -> bool:
+    """Whether this user can make files there."""
+    return path.is_dir() and os.access(path, os.W_OK)
+
+
+def another_filesystem(than: Path) -> Path | None:
+    """A directory that everybody uses on another filesystem than a given one, in memory if there is a choice."""
+    device = than.stat().st_dev
+    places = (MEMORY, Path(tempfile.gettempdir()), Path("/var/tmp"), Path("/run"))
+    return next((each for each in places if is_usable(each) and each.stat().st_dev != device), None)
+
+
+def on_disk(path: Path) -> Path:
+    """The same directory, or if it is in memory one that is not, if there is any."""
+    if not MEMORY.is_dir() or MEMORY.stat().st_dev != path.stat().st_dev:
+        return path
+    return another_filesystem(path) or path

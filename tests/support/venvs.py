@@ -7,6 +7,7 @@ what the template has, compiled files included. Scripts name their interpreter, 
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import os
 import shutil
@@ -43,7 +44,7 @@ class Venv:
     def python(self) -> Path:
         return self.scripts / "python"
 
-    @property
+    @functools.cached_property
     def purelib(self) -> Path:
         variables = {"base": str(self.path), "platbase": str(self.path)}
         return Path(sysconfig.get_path("purelib", "posix_prefix", vars=variables))
@@ -106,8 +107,8 @@ class VenvMaker:
         ignore = shutil.ignore_patterns(".safe-pip")
         shutil.copytree(source.purelib, environment.purelib, symlinks=True, dirs_exist_ok=True, ignore=ignore)
         changed = {}
-        for file in _files(source.path):
-            if file in source.own or (source.path / file).is_relative_to(source.purelib):
+        for file in _files(source.path, but=source.purelib):
+            if file in source.own:
                 continue
             content = (source.path / file).read_bytes()
             moved = content.replace(os.fsencode(source.path), os.fsencode(environment.path))
@@ -154,9 +155,13 @@ def _empty(path: Path) -> Venv:
     return Venv(path, frozenset(_files(path)))
 
 
-def _files(root: Path) -> list[str]:
+def _files(root: Path, but: Path | None = None) -> list[str]:
+    """The files below `root`, relative to it, without those below `but`."""
     found = []
-    for directory, _, files in os.walk(root):
+    for directory, directories, files in os.walk(root):
+        if directory == str(but):
+            directories.clear()
+            continue
         found += [os.path.relpath(os.path.join(directory, file), root) for file in files]
     return sorted(found)
 

@@ -230,6 +230,15 @@ def test_any_two_entries_can_be_exchanged(path: Path, place: fs.Directory, name:
     assert (place.stat(other).st_ino, place.stat(name).st_ino) == before
 
 
+def test_a_directory_is_none_in_the_way_nor_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name, target in {"to-file": "file", "to-directory": ".", "dangling": "missing", "round": "round"}.items():
+        (tmp_path / name).symlink_to(target)
+    names = ["", "file", "to-file", "to-directory", "dangling", "round", "missing", "file/below"]
+    in_the_way = [name for name in names if fs.is_no_directory(tmp_path / name)]
+    assert in_the_way == ["file", "to-file", "dangling", "round"]
+
+
 def test_what_is_missing_is_not_exchanged(path: Path, place: fs.Directory) -> None:
     before = listing(path)
     for one, other in (("file", "missing"), ("missing", "file")):
@@ -452,7 +461,7 @@ def test_every_function_that_changes_a_disk_is_among_those_that_are_tried_here()
         for name, value in vars(module).items()
         if name[0].islower() and getattr(value, "__module__", "").startswith("safe_pip.fs")
     }
-    assert ours - {"handed_on", "load", "temporary_directory"} == set(CHANGES)
+    assert ours - {"handed_on", "is_no_directory", "load", "temporary_directory"} == set(CHANGES)
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)

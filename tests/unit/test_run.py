@@ -64,6 +64,20 @@ def test_what_is_no_environment_is_just_a_directory(tmp_path: Path) -> None:
     assert located(str(tmp_path / "missing")) == []
 
 
+def test_a_directory_that_somebody_makes_meanwhile_is_just_one_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "made"
+    is_file = Path.is_file
+
+    def make_and_look(self: Path) -> bool:
+        made.mkdir()
+        return is_file(self)
+
+    monkeypatch.setattr(Path, "is_file", make_and_look)
+    assert located(str(made)) == []
+
+
 def test_a_tree_means_itself(tmp_path: Path) -> None:
     assert located(str(site_packages(tmp_path))) == [tmp_path / "lib" / "python3.12" / "site-packages"]
     (tmp_path / "target" / ".safe-pip").mkdir(parents=True)

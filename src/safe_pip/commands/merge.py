@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safe_pip import isolation, settings
+from safe_pip import fs, isolation, settings
 from safe_pip.commands.run import located
 from safe_pip.environment import Environment, Waiting
 from safe_pip.errors import Unmergeable, UnusableEnvironment, UsageError
@@ -190,7 +190,7 @@ def finder(options: Options) -> Callable[[], Prefix]:
 
 def at(path: Path, own: list[Path] | None = None) -> Callable[[], Prefix]:
     """The same for a prefix by its path."""
-    if os.path.lexists(path) and not path.is_dir():
+    if fs.is_no_directory(path):
         raise UnusableEnvironment(f"`{path}` is not a directory")
     real = Path(os.path.realpath(path))
     if own is None:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safe_pip import child, isolation, state_directory
+from safe_pip import child, fs, isolation, state_directory
 from safe_pip.environment import Environment, Target, Waiting
 from safe_pip.errors import UnusableEnvironment, UsageError
 from safe_pip.prefix import trees_below
@@ -127,7 +127,7 @@ def located(name: str) -> list[Path]:
     if path.is_file() and os.access(path, os.X_OK):
         prefix = path.parent.parent
         return (trees_below(prefix) if (prefix / "pyvenv.cfg").is_file() else []) or _asked(path)
-    if os.path.lexists(path):
+    if fs.is_no_directory(path):
         raise UnusableEnvironment(f"`{name}` is neither a directory nor an interpreter")
     return []
 

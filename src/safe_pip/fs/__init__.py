@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Callable
@@ -56,7 +57,7 @@ def make_directories(path: Path, *, mode: int = 0o777) -> list[Path]:
                 with _changing("make_directory", directory):
                     directory.mkdir(mode)
             except FileExistsError:
-                if not directory.is_dir() and os.path.lexists(directory):
+                if is_no_directory(directory):
                     raise
             except FileNotFoundError:
                 attempts += 1
@@ -76,6 +77,17 @@ def _first_missing(path: Path) -> Path | None:
     while not path.is_dir() and path.parent != path:
         missing, path = path, path.parent
     return missing
+
+
+def is_no_directory(path: Path) -> bool:
+    """Whether something lies at `path` that is no directory, nor leads to one.
+
+    Others may make a directory there, or remove it, at any instant: two questions would get answers of different ones.
+    """
+    try:
+        return not stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError:
+        return os.path.islink(path)
 
 
 def remove_empty_directories(paths: list[Path]) -> None:

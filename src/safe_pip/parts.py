@@ -140,11 +140,11 @@ def _in_state(directory: str, make: Callable[[Directory], None], *, is_tree: boo
     """Call `make` with the state directory of `directory`, made if it is missing."""
     path = Path(directory)
     for _ in range(_TRIES):
-        if is_tree:
-            state_directory.make(path)
-        elif not state_directory.exists(path):
-            _make_state(path)
         try:
+            if is_tree:
+                state_directory.make(path)
+            elif not state_directory.exists(path):
+                _make_state(path)
             with open_state(directory) as state:
                 return make(state)
         except Refused as error:

@@ -307,6 +307,22 @@ def test_a_part_is_made_on_each_filesystem_and_noted_first(home: Path, elsewhere
     assert os.listdir(elsewhere) == []
 
 
+def test_a_tree_whose_state_directory_is_removed_just_now_gets_another_one(tmp_path, stage, monkeypatch) -> None:
+    tree, exists = tmp_path / "tree", state_directory.exists
+    tree.mkdir()
+    state_directory.make(tree)
+
+    def exists_no_longer(looked_at: Path) -> bool:
+        monkeypatch.setattr(state_directory, "exists", exists)
+        found = exists(looked_at)
+        shutil.rmtree(state_directory.path_of(looked_at))
+        return found
+
+    monkeypatch.setattr(state_directory, "exists", exists_no_longer)
+    stage.mark(str(tree), is_tree=True)
+    assert sorted(os.listdir(tree / ".safe-pip")) == sorted([f"{stage.identifier}.home", *LOCKS])
+
+
 def test_a_part_in_a_tree_comes_with_the_locks_of_the_tree_which_stay(elsewhere: Path, stage: Stage) -> None:
     stage.add_part(str(elsewhere), is_tree=True)
     assert set(LOCKS) < set(os.listdir(elsewhere / ".safe-pip"))

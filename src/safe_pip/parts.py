@@ -150,7 +150,9 @@ def _in_state(directory: str, make: Callable[[Directory], None], *, is_tree: boo
         except Refused as error:
             raise UnusableEnvironment(*error.reasons) from error
         except FileNotFoundError:
-            continue  # removed at this moment by who has nothing in it any more
+            if not path.is_dir():
+                raise
+            # Removed at this moment by who has nothing in it any more.
     raise UnusableEnvironment(f"`{state_directory.path_of(path)}` is removed again and again")
 
 

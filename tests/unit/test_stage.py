@@ -323,6 +323,12 @@ def test_a_tree_whose_state_directory_is_removed_just_now_gets_another_one(tmp_p
     assert sorted(os.listdir(tree / ".safe-pip")) == sorted([f"{stage.identifier}.home", *LOCKS])
 
 
+@pytest.mark.parametrize("is_tree", [True, False])
+def test_of_a_directory_that_is_missing_itself_it_is_said_so(tmp_path: Path, stage: Stage, is_tree: bool) -> None:
+    with pytest.raises(CommitFailed, match="No such file or directory"):
+        stage.mark(str(tmp_path / "missing"), is_tree=is_tree)
+
+
 def test_a_part_in_a_tree_comes_with_the_locks_of_the_tree_which_stay(elsewhere: Path, stage: Stage) -> None:
     stage.add_part(str(elsewhere), is_tree=True)
     assert set(LOCKS) < set(os.listdir(elsewhere / ".safe-pip"))

@@ -20,10 +20,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.support.laboratory import Laboratory
-from tests.support.traffic import SAFE_PIP
-from tests.support.venvs import Venv, clean_environment, offline
-from tests.support.wheelhouse import NEWEST_PIP, Wheelhouse, open_wheelhouse, user_cache
+from tests.support.processes.traffic import SAFE_PIP
+from tests.support.venvs.template import Venv, clean_environment, offline
+from tests.support.venvs.workspace import Laboratory
+from tests.support.wheels.wheelhouse import NEWEST_PIP, Wheelhouse, open_wheelhouse, user_cache
 
 # Two versions of each, old and new, that have wheels for every supported Python.
 UPGRADES = {"six": ("1.16.0", "1.17.0"), "Django": ("5.1.4", "5.2.1"), "numpy": ("2.1.3", "2.2.6")}

@@ -78,11 +78,11 @@ def write() -> None:
 
 def run() -> int:
     """Run safe-pip; its seams are wrapped when pip can be imported and before it installs."""
-    from safe_pip import isolation
+    from safe_pip.launch import isolation
 
     isolation.isolate()
     from safe_pip.cli import main
-    from safe_pip.pip_seams import Seams
+    from safe_pip.pip_seams.seams import Seams
 
     attach = Seams._attach_install
 

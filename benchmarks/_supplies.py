@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from _bench import Bench
-from tests.support.tools import ToolOutOfReach, fetched
-from tests.support.wheelhouse import BACKENDS, NEW, NEW_BINARY
+from tests.support.venvs.tools import ToolOutOfReach, fetched
+from tests.support.wheels.wheelhouse import BACKENDS, NEW, NEW_BINARY
 
 # All of them are at hand where the tests are.
 SET = """

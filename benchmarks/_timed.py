@@ -17,13 +17,13 @@ noted: list[tuple[str, str, float]] = []
 
 def safe_pip() -> int:
     """Run safe-pip with its locks timed."""
-    from safe_pip import isolation
+    from safe_pip.launch import isolation
 
     isolation.isolate()
     import fcntl
     from typing import Any
 
-    from safe_pip import lock
+    from safe_pip.locking import flock as lock
 
     granted: dict[int, tuple[int, float]] = {}
     flock, close = lock._flock, lock.Descriptor.close

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from _bench import UPGRADES, Bench, arguments, bench, percentile, table
-from tests.support.venvs import Venv
-from tests.support.wheels import Project
+from tests.support.venvs.template import Venv
+from tests.support.wheels.tiny import Project
 
 TIMED = Path(__file__).with_name("_timed.py")
 FEW, MANY = 100, 20_000

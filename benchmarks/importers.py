@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from _bench import Bench, arguments, bench, table
-from tests.support.importers import KINDS, NAME, import_during, import_once, wares
+from tests.support.processes.importers import KINDS, NAME, import_during, import_once, wares
 
 TOOLS = ("safe-pip", "pip", "uv", "safe-pip, importers locked")
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from _accounts import measure_phases, measure_space
 from _bench import UPGRADES, Bench, Emptied, arguments, bench, table
 from _supplies import SET, forgotten, set_of_wheels, uv_program
-from tests.support.venvs import Venv
+from tests.support.venvs.template import Venv
 from wall import AT_ONCE
 
 TOOLS = ("safe-pip", "safe-pip cold", "pip", "flock pip", "uv", "uv compiling")

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from _bench import UPGRADES, Bench, Emptied, arguments, bench, table
-from tests.support.venvs import Venv
+from tests.support.venvs.template import Venv
 
 AT_ONCE = (
     *("attrs", "certifi", "charset-normalizer", "click", "flit_core", "idna", "jinja2", "markupsafe"),

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.laboratory import SEED_VARIABLE, Laboratory
-from tests.support.wheelhouse import IndexOutOfReach, Wheelhouse, open_wheelhouse
+from tests.support.venvs.workspace import SEED_VARIABLE, Laboratory
+from tests.support.wheels.wheelhouse import IndexOutOfReach, Wheelhouse, open_wheelhouse
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 
-from safe_pip import isolation
+from safe_pip.launch import isolation
 
 
 def main() -> int:
@@ -18,7 +18,7 @@ def program() -> int:
     """As `main`, for what does nothing else than to exit with its status: it may end the process itself."""
     _begin()
 
-    from safe_pip.leaving import leave  # before anything changes that it could be imported from
+    from safe_pip.launch.leaving import leave  # before anything changes that it could be imported from
 
     try:
         status = main()

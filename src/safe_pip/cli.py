@@ -8,14 +8,16 @@ from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple
 
-from safe_pip import __version__, bundle, frozen, isolation, lock, settings
-from safe_pip.attempt import LAST, Attempt
+from safe_pip import __version__
 from safe_pip.commands import VERBS
-from safe_pip.compiled import Compiled
-from safe_pip.environment import Environment
+from safe_pip.environment.environment import Environment
+from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import Replaced, SafePipError, StalePlan, UnusableEnvironment, UsageError
-from safe_pip.reporter import Reporter, say
-from safe_pip.transaction import Transaction
+from safe_pip.launch import bundle, frozen_pip, isolation, settings
+from safe_pip.launch.attempt import LAST, Attempt
+from safe_pip.launch.compiled import Compiled
+from safe_pip.locking import flock
+from safe_pip.messages import Reporter, say
 
 _WITH_VALUE = frozenset(
     (
@@ -147,11 +149,11 @@ def _run_pip(line: CommandLine, chosen: settings.Settings, attempt: Attempt) -> 
         verify=chosen.verify,
     )
     with ExitStack() as locks:
-        if attempt.is_fallback or not lock.supported:
+        if attempt.is_fallback or not flock.supported:
             locks.enter_context(transaction.environment.exclusively(None))
-            copy = frozen.freeze(path)
+            copy = frozen_pip.freeze(path)
             return _run_unchanged(line, copy)
-        copy = frozen.freeze(path, read=transaction.read)
+        copy = frozen_pip.freeze(path, read=transaction.read)
     if copy is None:
         return _fall_back(line, attempt, "pip cannot be copied from where it is installed")
     try:
@@ -168,14 +170,14 @@ def _run_seams(
     chosen: settings.Settings,
     attempt: Attempt,
     transaction: Transaction,
-    copy: frozen.FrozenPip,
+    copy: frozen_pip.FrozenPip,
 ) -> int:
     sys.path.append(str(copy.path))
     compiled = Compiled(copy.copy.beside("programs"))
     if not copy.copy.is_private:
         compiled.attach()
         bundle.attach(copy.path, copy.copy.beside("bundle"))
-    from safe_pip.pip_seams import SeamBroken, Seams, Shell, program
+    from safe_pip.pip_seams.seams import SeamBroken, Seams, Shell, program
 
     if copy.copy.is_private and line.wants_more:
         say(f"the cache cannot be used, so pip runs from a copy of this command's own in `{copy.path}`")
@@ -219,12 +221,12 @@ def _fall_back(line: CommandLine, attempt: Attempt, reason: str) -> int:
     attempt._replace(is_fallback=True).begin(isolation.start)
 
 
-def _run_unchanged(line: CommandLine, copy: frozen.FrozenPip | None) -> int:
+def _run_unchanged(line: CommandLine, copy: frozen_pip.FrozenPip | None) -> int:
     if copy is not None:
         sys.path.append(str(copy.path))
     sys.path.extend(isolation.environment_path)
     gc.enable()
-    from safe_pip.pip_seams import run_unchanged
+    from safe_pip.pip_seams.seams import run_unchanged
 
     return run_unchanged(list(line.for_pip))
 

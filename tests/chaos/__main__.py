@@ -1,9 +1,10 @@
 """A campaign of seeded traffic on one environment per round: `python -m tests.chaos --rounds 300 --seed 7`.
 
-Round after round of the loads in `tests.support.rounds`, each with the next seed; every wreck is kept (in ./wrecks, or
-where SAFE_PIP_WRECKS says) and named, with the command that runs the same load again. `--only NAME` (repeatable)
-chooses loads, `--tool` runs them with `plain` pip or with `flock` around it instead of safe-pip, `--pip oldest` with
-the oldest supported pip. Exits 1 if a round ended with violations. Needs the package index once per machine.
+Round after round of the loads in `tests.support.processes.loads`, each with the next seed; every wreck is kept (in
+./wrecks, or where SAFE_PIP_WRECKS says) and named, with the command that runs the same load again. `--only NAME`
+(repeatable) chooses loads, `--tool` runs them with `plain` pip or with `flock` around it instead of safe-pip, `--pip
+oldest` with the oldest supported pip. Exits 1 if a round ended with violations. Needs the package index once per
+machine.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.support.laboratory import PIPS, Laboratory, Wrecked
-from tests.support.rounds import ROUNDS
-from tests.support.traffic import SAFE_PIP, TOOLS
-from tests.support.wheelhouse import open_wheelhouse
+from tests.support.processes.loads import ROUNDS
+from tests.support.processes.traffic import SAFE_PIP, TOOLS
+from tests.support.venvs.workspace import PIPS, Laboratory, Wrecked
+from tests.support.wheels.wheelhouse import open_wheelhouse
 
 
 def main() -> int:

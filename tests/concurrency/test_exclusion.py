@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import Worker, holds, wait_until, workers
+from tests.support.processes.workers import Worker, holds, wait_until, workers
 
 HOWS = ("reading", "building", "adding", "reserving", "replacing", "exclusively")
 # What may be held beside what: the rest excludes each other.

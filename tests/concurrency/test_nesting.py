@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip.nesting import VARIABLE
-from tests.support.processes import Worker, holds, workers
+from safe_pip.locking.inheritance import VARIABLE
+from tests.support.processes.workers import Worker, holds, workers
 
 
 def test_what_uv_holds_above_us_is_not_waited_for(tree: Path, tmp_path: Path) -> None:

@@ -15,27 +15,28 @@ from typing import Any
 import pytest
 
 import safe_pip
-from safe_pip import compiling, holders, lock
-from safe_pip.prepared import FILES, Store
-from tests.support.processes import is_waiter, wait_until
-from tests.support.wheels import Project
+from safe_pip.locking import flock, holders
+from safe_pip.store import compile
+from safe_pip.store.wheels import FILES, Store
+from tests.support.processes.workers import is_waiter, wait_until
+from tests.support.wheels.tiny import Project
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not lock.supported, reason="there are no locks here, and so there is no store"),
+    pytest.mark.skipif(not flock.supported, reason="there are no locks here, and so there is no store"),
 ]
 
 PROGRAM = """
 import json, os, select, sys
 from pathlib import Path
-from safe_pip import compiling, patience, preparing, unpacking
-from safe_pip.cores import Cores
-from safe_pip.prepared import Store
+from safe_pip.store import compile, heartbeat, prepare, unpack
+from safe_pip.store.cores import Cores
+from safe_pip.store.wheels import Store
 
 cache, seconds, stays, *wheels = sys.argv[1:]
-preparing._PATIENCE = float(seconds)
-patience.LONGEST = sys.maxsize
-compile_sources = unpacking.compile_sources
+prepare._PATIENCE = float(seconds)
+heartbeat.LONGEST = sys.maxsize
+compile_sources = unpack.compile_sources
 
 def compile_and_stay(files, **more):
     print(json.dumps({"event": "preparing", "what": [each.name for each in files]}), flush=True)
@@ -55,7 +56,7 @@ def compile_and_store(files, **more):
     os.posix_spawn("/bin/true", ["true"], os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 9, gate, os.O_RDONLY, 0)])
     return compile_sources(files, **more)
 
-def is_lost(self, ask=patience.Patience.is_lost):
+def is_lost(self, ask=heartbeat.Heartbeat.is_lost):
     found = ask(self)
     print(json.dumps({"event": "looked"}), flush=True)
     return found
@@ -63,13 +64,13 @@ def is_lost(self, ask=patience.Patience.is_lost):
 def waiting(what, holders):
     print(json.dumps({"event": "waiting", "for": [holder.pid for holder in holders]}), flush=True)
 
-patience.Patience.is_lost = is_lost
+heartbeat.Heartbeat.is_lost = is_lost
 if stays != "goes":
-    unpacking.compile_sources = {
+    unpack.compile_sources = {
         "stays": compile_and_stay, "works": compile_and_work, "stores": compile_and_store
     }[stays]
-tool = preparing.Preparing(
-    Store.below(Path(cache)), compiling.key(), Cores({}), limit=10**9, progress=lambda *at: None, waiting=waiting
+tool = prepare.Preparing(
+    Store.below(Path(cache)), compile.key(), Cores({}), limit=10**9, progress=lambda *at: None, waiting=waiting
 )
 waited = []
 def unneeded():
@@ -148,7 +149,7 @@ def is_whole(cache: Path, count: int) -> bool:
     entries = [store.find(entry.path.name) for entry in store.entries()]
     for entry in entries:
         assert entry is not None
-        compiled = [path for path in (entry.path / FILES).rglob("*.pyc") if compiling.key()]
+        compiled = [path for path in (entry.path / FILES).rglob("*.pyc") if compile.key()]
         assert len(compiled) == sum(file[0].endswith(".py") for file in entry.listing.files[""])
         entry.close()
     assert not list((store.path / "making").iterdir())

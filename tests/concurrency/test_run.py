@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import safe_pip
-from tests.support.processes import LIMIT, holds, is_waiter, wait_until, workers
+from tests.support.processes.workers import LIMIT, holds, is_waiter, wait_until, workers
 
 START = [sys.executable, "-m", "safe_pip"]
 

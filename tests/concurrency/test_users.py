@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip.nesting import VARIABLE
-from tests.support.processes import Worker, workers
+from safe_pip.locking.inheritance import VARIABLE
+from tests.support.processes.workers import Worker, workers
 
 
 @pytest.mark.parametrize("how", ["reading", "building"])

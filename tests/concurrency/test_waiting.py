@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import Worker, holds, wait_until, workers
+from tests.support.processes.workers import Worker, holds, wait_until, workers
 
 SOON = 0.05
 
@@ -25,7 +25,7 @@ def test_who_waits_says_for_what_and_who_holds_it(tree: Path) -> None:
         assert event["path"] == str(tree)
         assert event["exclusive"]
         assert [person["pid"] for person in event["holders"]] == [holder.pid]
-        assert "processes.py" in event["holders"][0]["command"]
+        assert "workers.py" in event["holders"][0]["command"]
         assert not event["holders"][0]["exclusive"]
         assert not event["holders"][0]["is_stopped"]
         holder.release()

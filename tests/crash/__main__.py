@@ -20,10 +20,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.support.kills import FILES, INTERRUPT, KILL, TERMINATE, Outcome, Victim, campaign
-from tests.support.laboratory import PIPS, Laboratory
-from tests.support.traffic import FLOCK, SAFE_PIP, TOOLS
-from tests.support.wheelhouse import open_wheelhouse
+from tests.support.faults.kills import FILES, INTERRUPT, KILL, TERMINATE, Outcome, Victim, campaign
+from tests.support.processes.traffic import FLOCK, SAFE_PIP, TOOLS
+from tests.support.venvs.workspace import PIPS, Laboratory
+from tests.support.wheels.wheelhouse import open_wheelhouse
 
 SHOWN = 6
 

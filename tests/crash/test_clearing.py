@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip import clearing, virtual
-from safe_pip.environment import Environment
-from tests.support import faults
-from tests.support.forks import killed_at
-from tests.support.small import Silent
-from tests.support.trees import Tree, tree_of
+from safe_pip.commands.venv import clearing, virtual
+from safe_pip.environment.environment import Environment
+from tests.support.faults import disk
+from tests.support.processes.forks import killed_at
+from tests.support.trees.look import Tree, tree_of
+from tests.support.venvs.direct import Silent
 
 pytestmark = pytest.mark.slow
 SEED = int(os.environ.get("SAFE_PIP_TEST_SEED") or random.randrange(2**32))
@@ -85,7 +85,7 @@ def test_nothing_of_the_old_one_stays_but_its_site_packages_and_their_locks(case
 def test_killed_at_any_change_the_old_one_or_the_new_one_is_there(case: Case) -> None:
     print(f"SAFE_PIP_TEST_SEED={SEED}")
     home, clear = case.prepare(0)
-    with faults.record() as changes:
+    with disk.record() as changes:
         clear()
     shutil.rmtree(home)
     names = [change.operation for change in changes]

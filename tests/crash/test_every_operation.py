@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pytest
 
 from safe_pip.errors import SafePipError, State
-from tests.support import faults
-from tests.support.small import Prefix, Small, without_exchange
+from tests.support.faults import disk
+from tests.support.venvs.direct import Prefix, Small, without_exchange
 
 ONE = Small("one", "1", {"site/one/__init__.py": "1", "site/one/gone.py": "", "bin/one": "1", "site/ns/one.py": "1"})
 ONE_2 = Small(
@@ -29,7 +29,7 @@ LONG_AGO = 1_600_000_000
 SEED = int(os.environ.get("SAFE_PIP_TEST_SEED") or random.randrange(2**32))
 
 
-def some(numbered: list[tuple[int, faults.Change]], count: int) -> list[tuple[int, faults.Change]]:
+def some(numbered: list[tuple[int, disk.Change]], count: int) -> list[tuple[int, disk.Change]]:
     """So many of the numbered changes; all of them if SAFE_PIP_TEST_EVERY is set."""
     print(f"SAFE_PIP_TEST_SEED={SEED}")
     return numbered if EVERY or len(numbered) <= count else sorted(random.Random(SEED).sample(numbered, count))
@@ -97,10 +97,10 @@ class Scene:
         with contextlib.nullcontext() if self.case.exchange else without_exchange():
             prefix.change(self.case.new, self.case.old)
 
-    def changes(self) -> list[faults.Change]:
+    def changes(self) -> list[disk.Change]:
         """Every change that the undisturbed command makes."""
         prefix = self.fresh()
-        with faults.record() as changes:
+        with disk.record() as changes:
             self.run(prefix)
         return changes
 
@@ -128,7 +128,7 @@ def test_killed_before_any_change_it_is_the_old_environment_or_the_new_one(scene
     for number, change in enumerate(scene.changes()):
         for torn in {False, change.operation == "write"}:
             prefix = scene.fresh()
-            with faults.crash_at(number, torn=torn), contextlib.suppress(faults.Crashed):
+            with disk.crash_at(number, torn=torn), contextlib.suppress(disk.Crashed):
                 scene.run(prefix)
             scene.check(prefix, change)
 
@@ -144,9 +144,9 @@ def test_a_recovery_may_be_killed_before_any_change_as_well(scene: Scene) -> Non
         again, is_killed = 0, True
         while is_killed:
             prefix = scene.fresh()
-            with faults.crash_at(number), contextlib.suppress(faults.Crashed):
+            with disk.crash_at(number), contextlib.suppress(disk.Crashed):
                 scene.run(prefix)
-            with faults.crash_at(again) as trial, contextlib.suppress(faults.Crashed):
+            with disk.crash_at(again) as trial, contextlib.suppress(disk.Crashed):
                 prefix.read()
             is_killed = trial.struck is not None
             recovered += is_killed
@@ -164,7 +164,7 @@ def test_a_change_that_the_disk_refuses_leaves_the_old_environment_or_the_new_on
     for at, change in some(list(enumerate(scene.changes())), 12):
         prefix = scene.fresh()
         state = None
-        with faults.error_at(at, number, forever=forever):
+        with disk.error_at(at, number, forever=forever):
             try:
                 scene.run(prefix)
             except SafePipError as error:
@@ -177,7 +177,7 @@ def test_a_change_that_the_disk_refuses_leaves_the_old_environment_or_the_new_on
 
 def test_nothing_in_the_target_is_changed_that_is_not_in_a_journal_first(scene: Scene) -> None:
     prefix = scene.fresh()
-    with faults.record() as changes:
+    with disk.record() as changes:
         scene.run(prefix)
     journaled = [change.path.endswith(".journal") for change in changes].index(True)
     for change in changes[:journaled]:

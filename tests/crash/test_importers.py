@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.importers import MISSING, NAME, ONE_VERSION, import_during, import_once, wares
-from tests.support.laboratory import Laboratory
-from tests.support.shop import Shop
+from tests.support.processes.importers import MISSING, NAME, ONE_VERSION, import_during, import_once, wares
+from tests.support.venvs.environment import Shop
+from tests.support.venvs.workspace import Laboratory
 
 pytestmark = pytest.mark.slow
 VERSIONS = "2121212121"

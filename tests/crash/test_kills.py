@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.kills import INTERRUPT, KILL, TERMINATE, Outcome, Victim, campaign
-from tests.support.laboratory import Laboratory
+from tests.support.faults.kills import INTERRUPT, KILL, TERMINATE, Outcome, Victim, campaign
+from tests.support.venvs.workspace import Laboratory
 
 pytestmark = pytest.mark.slow
 # The campaign has more; here most of the time would go into compiling them.

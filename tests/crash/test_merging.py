@@ -14,9 +14,9 @@ from typing import NamedTuple
 import pytest
 
 from safe_pip.errors import SafePipError, State
-from tests.support import faults
-from tests.support.prefixes import SITE, Place, distribution, stage
-from tests.support.scene import Link
+from tests.support.faults import disk
+from tests.support.faults.transaction import Link
+from tests.support.trees.prefixes import SITE, Place, distribution, stage
 
 from .test_every_operation import some
 
@@ -93,10 +93,10 @@ class Scene:
         else:
             place.merge(self._staged)
 
-    def changes(self) -> list[faults.Change]:
+    def changes(self) -> list[disk.Change]:
         """Every change that the undisturbed command makes."""
         place = self.fresh()
-        with faults.record() as changes:
+        with disk.record() as changes:
             self.run(place)
         return changes
 
@@ -131,17 +131,17 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
     return Scene(CASES[request.param], tmp_path)
 
 
-def at_each(scene: Scene, count: int, crash: Callable[[int], contextlib.AbstractContextManager[faults.Trial]]) -> None:
+def at_each(scene: Scene, count: int, crash: Callable[[int], contextlib.AbstractContextManager[disk.Trial]]) -> None:
     for number, change in some(list(enumerate(scene.changes())), count):
         place = scene.fresh()
-        with crash(number), contextlib.suppress(faults.Crashed, SafePipError):
+        with crash(number), contextlib.suppress(disk.Crashed, SafePipError):
             scene.run(place)
         scene.check(place, change)
 
 
 @pytest.mark.parametrize("count", [4, pytest.param(25, marks=pytest.mark.slow)], ids=["some", "many"])
 def test_killed_before_any_change_the_prefix_is_as_it_was_or_all_of_it_is_done(scene: Scene, count: int) -> None:
-    at_each(scene, count, faults.crash_at)
+    at_each(scene, count, disk.crash_at)
 
 
 @pytest.mark.slow
@@ -154,9 +154,9 @@ def test_a_recovery_may_be_killed_before_any_change_as_well(scene: Scene) -> Non
         again, is_killed = 0, True
         while is_killed:
             place = scene.fresh()
-            with faults.crash_at(number), contextlib.suppress(faults.Crashed):
+            with disk.crash_at(number), contextlib.suppress(disk.Crashed):
                 scene.run(place)
-            with faults.crash_at(again) as trial, contextlib.suppress(faults.Crashed):
+            with disk.crash_at(again) as trial, contextlib.suppress(disk.Crashed):
                 place.merge(stage(place.path.parent / "other", {"bin/other": "other"}), "keep")
             is_killed = trial.struck is not None
             recovered += is_killed
@@ -188,7 +188,7 @@ def test_a_change_that_the_disk_refuses_leaves_the_prefix_as_it_was_or_all_of_it
     for at, change in some(list(enumerate(scene.changes())), 3):
         place = scene.fresh()
         state = None
-        with faults.error_at(at, number, forever=forever):
+        with disk.error_at(at, number, forever=forever):
             try:
                 scene.run(place)
             except SafePipError as error:

@@ -19,10 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.integration import test_importers, test_make, test_store_kills, test_uv
-from tests.support.laboratory import PIPS, Laboratory
-from tests.support.shop import Shop
-from tests.support.tools import Toolbox
-from tests.support.wheelhouse import open_wheelhouse
+from tests.support.venvs.environment import Shop
+from tests.support.venvs.tools import Toolbox
+from tests.support.venvs.workspace import PIPS, Laboratory
+from tests.support.wheels.wheelhouse import open_wheelhouse
 
 
 def make(laboratory: Laboratory, scratch: Path, rounds: int) -> None:

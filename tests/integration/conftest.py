@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.laboratory import Laboratory
-from tests.support.shop import Shop
-from tests.support.tools import Toolbox
-from tests.support.wheels import EVERYTHING, OTHER
+from tests.support.venvs.environment import Shop
+from tests.support.venvs.tools import Toolbox
+from tests.support.venvs.workspace import Laboratory
+from tests.support.wheels.tiny import EVERYTHING, OTHER
 
 
 @pytest.fixture

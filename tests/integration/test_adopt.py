@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip.adoption import NAME
-from tests.support.readable import Readable
-from tests.support.shop import Shop
-from tests.support.venvs import Venv
-from tests.support.wheelhouse import NEWEST_PIP, OLDEST_PIP
-from tests.support.wheels import Project
+from safe_pip.launch.adoption import NAME
+from tests.support.venvs.environment import Shop
+from tests.support.venvs.readonly import Readable
+from tests.support.venvs.template import Venv
+from tests.support.wheels.tiny import Project
+from tests.support.wheels.wheelhouse import NEWEST_PIP, OLDEST_PIP
 
 pytestmark = pytest.mark.slow
 # As `ensurepip` starts pip, and whoever imports it: the program is not pip.

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.support.shop import Shop
-from tests.support.wheels import Project
+from tests.support.venvs.environment import Shop
+from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ READ = "the bundle was read"
 # Says on standard error when the bundle is read.
 PROGRAM = f"""
 import sys
-from safe_pip import isolation
+from safe_pip.launch import isolation
 isolation.isolate()
 import ssl
 def load(context, cafile=None, *args, **kw):

@@ -11,11 +11,11 @@ from contextlib import suppress
 
 import pytest
 
-from tests.support.checker import check_wheel
 from tests.support.pages import Page, shell
-from tests.support.processes import is_waiter, wait_until
-from tests.support.shop import Shop, Waiting, ended
-from tests.support.wheels import Project
+from tests.support.processes.workers import is_waiter, wait_until
+from tests.support.venvs.checker import check_wheel
+from tests.support.venvs.environment import Shop, Waiting, ended
+from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 Start = Callable[[str], "subprocess.Popen[str]"]

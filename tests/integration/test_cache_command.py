@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checker import check
-from tests.support.shop import Shop
-from tests.support.wheels import Project
+from tests.support.venvs.checker import check
+from tests.support.venvs.environment import Shop
+from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 

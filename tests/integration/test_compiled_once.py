@@ -6,16 +6,16 @@ import subprocess
 
 import pytest
 
-from tests.support.shop import Shop
-from tests.support.wheelhouse import OLDEST_PIP
-from tests.support.wheels import Project
+from tests.support.venvs.environment import Shop
+from tests.support.wheels.tiny import Project
+from tests.support.wheels.wheelhouse import OLDEST_PIP
 
 pytestmark = pytest.mark.slow
 
 # Says how many expressions were parsed.
 PROGRAM = """
 import atexit, importlib, sys
-from safe_pip import isolation
+from safe_pip.launch import isolation
 isolation.isolate()
 parser = importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
 parsed, parse = [], parser.parse

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import safe_pip
-from tests.support.processes import LIMIT, workers
-from tests.support.shop import Shop
-from tests.support.venvs import Venv
-from tests.support.wheels import Project
+from tests.support.processes.workers import LIMIT, workers
+from tests.support.venvs.environment import Shop
+from tests.support.venvs.template import Venv
+from tests.support.wheels.tiny import Project
 from tests.unit import test_checker
 from tests.unit.test_checker import LEFT, RIGHT, install
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.shop import Shop, ended
-from tests.support.wheels import Project
+from tests.support.venvs.environment import Shop, ended
+from tests.support.wheels.tiny import Project
 
 A1 = Project("aproject", "1", console_scripts={"aproject": "aproject:main"})
 

@@ -8,9 +8,9 @@ import subprocess
 
 import pytest
 
-from tests.support.mounts import as_root, tmpfs
-from tests.support.readable import Readable
-from tests.support.wheels import Project
+from tests.support.faults.mounts import as_root, tmpfs
+from tests.support.venvs.readonly import Readable
+from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 

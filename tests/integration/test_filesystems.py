@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import mounts, observed, overlay
-from tests.support.checker import check_files
-from tests.support.faults import Change
-from tests.support.kills import KILL, LOCK_FILES
-from tests.support.laboratory import Laboratory
-from tests.support.mounts import as_root
-from tests.support.readable import Readable
-from tests.support.shop import Shop
-from tests.support.trees import Tree, differences, tree_of
-from tests.support.wheels import Project
+from tests.support.faults import mounts, observed, overlay
+from tests.support.faults.disk import Change
+from tests.support.faults.kills import KILL, LOCK_FILES
+from tests.support.faults.mounts import as_root
+from tests.support.trees.look import Tree, differences, tree_of
+from tests.support.venvs.checker import check_files
+from tests.support.venvs.environment import Shop
+from tests.support.venvs.readonly import Readable
+from tests.support.venvs.workspace import Laboratory
+from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.probe import Installed, Probe
-from tests.support.tiny_pip import install_tiny_pip
+from tests.support.venvs.probe import Installed, Probe
+from tests.support.wheels.tiny_pip import install_tiny_pip
 
 NOBODY = 65534
 PLANTED = "raise SystemExit('the planted code was run')\n"

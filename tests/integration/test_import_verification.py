@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip import state_directory
+from safe_pip.environment.import_check import top_level, verify_imports
+from safe_pip.environment.stage import Stage
 from safe_pip.errors import ImportFailed, State
-from safe_pip.importing import top_level, verify_imports
-from safe_pip.stage import Stage
+from safe_pip.locking import state_directory
 
 STANDARD = [path for path in (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")) if path]
 DYNAMIC = [os.path.join(path, "lib-dynload") for path in STANDARD]

@@ -11,10 +11,10 @@ from collections import Counter
 
 import pytest
 
-from tests.support.checker import check
-from tests.support.importers import IMPORTER, MISSING, NAME, ONE_VERSION, import_during, wares
 from tests.support.pages import Page, shell
-from tests.support.shop import Shop
+from tests.support.processes.importers import IMPORTER, MISSING, NAME, ONE_VERSION, import_during, wares
+from tests.support.venvs.checker import check
+from tests.support.venvs.environment import Shop
 
 pytestmark = pytest.mark.slow
 LOOPS = 2

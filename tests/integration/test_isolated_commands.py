@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from tests.support.laboratory import PIPS, Laboratory
-from tests.support.traffic import SAFE_PIP
-from tests.support.venvs import clean_environment, offline
-from tests.support.wheels import Project
+from tests.support.processes.traffic import SAFE_PIP
+from tests.support.venvs.template import clean_environment, offline
+from tests.support.venvs.workspace import PIPS, Laboratory
+from tests.support.wheels.tiny import Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="virtual environments of POSIX")]
 
@@ -20,7 +20,7 @@ import atexit, os, sys
 run = []
 
 def record(event, arguments):
-    if "safe_pip.isolation" in sys.modules or os.environ.get("RECORD_ALL"):
+    if "safe_pip.launch.isolation" in sys.modules or os.environ.get("RECORD_ALL"):
         if event == "exec":
             run.append(arguments[0].co_filename)
         elif event == "import" and isinstance(arguments[1], str):

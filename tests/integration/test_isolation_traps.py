@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.probe import Installed, Probe
-from tests.support.tiny_pip import install_tiny_pip
+from tests.support.venvs.probe import Installed, Probe
+from tests.support.wheels.tiny_pip import install_tiny_pip
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="virtual environments of POSIX")
 
@@ -26,11 +26,11 @@ import sys
 class Finder:
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        if name.partition(".")[0] not in ("safe_pip", "__future__") and "safe_pip.isolation" in sys.modules:
+        if name.partition(".")[0] not in ("safe_pip", "__future__") and "safe_pip.launch.isolation" in sys.modules:
             raise SystemExit(f"the finder was asked for {name}")
 
 def hook(directory):
-    if "safe_pip.isolation" in sys.modules and directory.find("safe_pip") < 0:
+    if "safe_pip.launch.isolation" in sys.modules and directory.find("safe_pip") < 0:
         raise SystemExit(f"the path hook was asked for {directory}")
     raise ImportError(directory)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checker import check, installed
 from tests.support.pages import Page, shell
-from tests.support.shop import Shop
-from tests.support.wheels import Content, Project
+from tests.support.venvs.checker import check, installed
+from tests.support.venvs.environment import Shop
+from tests.support.wheels.tiny import Content, Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")]
 DIGITS = range(10)

@@ -18,16 +18,17 @@ from pathlib import Path
 import pytest
 
 from safe_pip.errors import UnusableEnvironment
-from tests.support import faults, forks
-from tests.support.checker import check, installed
-from tests.support.mounts import as_root, read_only, tmpfs
+from tests.support.faults import disk
+from tests.support.faults.mounts import as_root, read_only, tmpfs
+from tests.support.faults.transaction import Link
 from tests.support.pages import Page, shell
-from tests.support.prefixes import SITE, Place, distribution, exact, run, stage, start
-from tests.support.processes import LIMIT, workers
-from tests.support.scene import Link
-from tests.support.shop import Shop
-from tests.support.watching import Happened, Watch, wait_for_end
-from tests.support.wheels import Project
+from tests.support.processes import forks
+from tests.support.processes.watching import Happened, Watch, wait_for_end
+from tests.support.processes.workers import LIMIT, workers
+from tests.support.trees.prefixes import SITE, Place, distribution, exact, run, stage, start
+from tests.support.venvs.checker import check, installed
+from tests.support.venvs.environment import Shop
+from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 
@@ -208,11 +209,11 @@ def left(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A prefix, with or without a site-packages, in which a merge has died just before it was committed."""
     files = {"bin/x": "", **({f"{SITE}/x.py": ""} if request.param else {})}
     staged = stage(tmp_path / "staged", {"bin/y": "", "share/z": "", "include/h.h": ""})
-    with faults.record() as changes:
+    with disk.record() as changes:
         Place(stage(tmp_path / "first", files)).merge(staged)
     committed = [change.path.endswith(".committed") for change in changes].index(True)
     place = Place(stage(tmp_path / "prefix", files))
-    with pytest.raises(faults.Crashed), faults.crash_at(committed):
+    with pytest.raises(disk.Crashed), disk.crash_at(committed):
         place.merge(staged)
     assert (place.path / "share/z").exists()
     return place

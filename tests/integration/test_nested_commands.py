@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from tests.support.wheels import Project
+from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 

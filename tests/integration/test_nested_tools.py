@@ -8,11 +8,11 @@ import subprocess
 
 import pytest
 
-from tests.support.checker import Violation, check
 from tests.support.pages import PAGES, Page, shell
-from tests.support.shop import Shop
-from tests.support.tools import Toolbox
-from tests.support.wheels import Project
+from tests.support.venvs.checker import Violation, check
+from tests.support.venvs.environment import Shop
+from tests.support.venvs.tools import Toolbox
+from tests.support.wheels.tiny import Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")]
 

@@ -7,9 +7,9 @@ import os
 import pytest
 
 from tests.support.pages import Page, shell
-from tests.support.shop import Shop
-from tests.support.tools import Toolbox
-from tests.support.wheels import Project
+from tests.support.venvs.environment import Shop
+from tests.support.venvs.tools import Toolbox
+from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 PAGE, ADOPT = Page.read("nox"), Page.read("adopt")

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checker import check, installed
 from tests.support.pages import Page
-from tests.support.shop import Shop
-from tests.support.tools import Toolbox
-from tests.support.venvs import Venv
-from tests.support.wheels import Project
+from tests.support.venvs.checker import check, installed
+from tests.support.venvs.environment import Shop
+from tests.support.venvs.template import Venv
+from tests.support.venvs.tools import Toolbox
+from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 MANY = 16

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounts import as_root, sharing
-from tests.support.store import entries, installed, store
-from tests.support.wheels import Project
+from tests.support.faults.mounts import as_root, sharing
+from tests.support.venvs.store import entries, installed, store
+from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip.prepared import Listing
-from tests.support import interpreters
-from tests.support.mounts import as_root
-from tests.support.readable import NOBODY, Readable
-from tests.support.shop import Shop
-from tests.support.store import entries, installed, store, tree
-from tests.support.venvs import Venv
+from safe_pip.store.wheels import Listing
+from tests.support.faults.mounts import as_root
+from tests.support.venvs import interpreters
+from tests.support.venvs.environment import Shop
+from tests.support.venvs.readonly import NOBODY, Readable
+from tests.support.venvs.store import entries, installed, store, tree
+from tests.support.venvs.template import Venv
 
 pytestmark = pytest.mark.slow
 

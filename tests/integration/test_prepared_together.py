@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.shop import Shop
-from tests.support.store import entries, store
-from tests.support.wheels import Project
+from tests.support.venvs.environment import Shop
+from tests.support.venvs.store import entries, store
+from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 
@@ -24,13 +24,13 @@ COMMANDS = 8
 # How long somebody is waited for who shows no progress is no matter here: this machine may be busy.
 PROGRAM = """
 import os, sys
-from safe_pip import isolation
+from safe_pip.launch import isolation
 isolation.isolate()
-from safe_pip import preparing, unpacking
+from safe_pip.store import prepare as store_prepare, unpack
 from safe_pip.cli import main
 
 notes, planned, go = map(int, sys.argv[1:4])
-preparing._PATIENCE = 1000.0
+store_prepare._PATIENCE = 1000.0
 
 def note(*words):
     os.write(notes, (" ".join(words) + "\\n").encode())
@@ -41,37 +41,38 @@ def noting(original, word, named):
         return original(*args, **kw)
     return replacement
 
-def prepare(*args, original=preparing.Preparing.prepare, **kw):
+def prepare(*args, original=store_prepare.Preparing.prepare, **kw):
     os.write(planned, b"x")
     os.read(go, 1)
     wheels = sys.modules["pip._internal.operations.install.wheel"]
     wheels._install_wheel = noting(wheels._install_wheel, "installed", lambda name, *args, **kw: name)
     return original(*args, **kw)
 
-preparing.Preparing.prepare = prepare
-unpacking.Unpacking.run = noting(unpacking.Unpacking.run, "unpacked", lambda self, cores: self._wheel.name)
+store_prepare.Preparing.prepare = prepare
+unpack.Unpacking.run = noting(unpack.Unpacking.run, "unpacked", lambda self, cores: self._wheel.name)
 sys.argv[:4] = ["safe-pip"]
 sys.exit(main(sys.argv[1:]))
 """
 # For whom a second is over at once, and who then says so himself; he sees progress in all of them.
 WAITER = """
 import itertools, os, sys
-from safe_pip import isolation
+from safe_pip.launch import isolation
 isolation.isolate()
-from safe_pip import lock, preparing, prepared
+from safe_pip.locking import flock
+from safe_pip.store import prepare, wheels
 from safe_pip.cli import main
 
 told, go, count = int(sys.argv[1]), int(sys.argv[2]), itertools.count()
-prepared.Store.progress = lambda self, key: next(count)
+wheels.Store.progress = lambda self, key: next(count)
 
-def wait(descriptor, *, exclusive, seconds, original=lock.wait_lock):
-    if seconds != preparing._PATIENCE:
+def wait(descriptor, *, exclusive, seconds, original=flock.wait_lock):
+    if seconds != prepare._PATIENCE:
         return original(descriptor, exclusive=exclusive, seconds=seconds)
     os.write(told, b"x")
     os.read(go, 1)
     return original(descriptor, exclusive=exclusive, seconds=0)
 
-lock.wait_lock = wait
+flock.wait_lock = wait
 sys.argv[:3] = ["safe-pip"]
 sys.exit(main(sys.argv[1:]))
 """

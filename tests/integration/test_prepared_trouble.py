@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounts import as_root, read_only, tmpfs
-from tests.support.store import entries, installed, store
-from tests.support.wheels import Project
+from tests.support.faults.mounts import as_root, read_only, tmpfs
+from tests.support.venvs.store import entries, installed, store
+from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from tests.support.shop import Shop
-from tests.support.wheels import Project
+from tests.support.venvs.environment import Shop
+from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +19,7 @@ PROGRAM = """
 import sys, time
 clock = time.monotonic
 time.monotonic = lambda: 1000 * clock()
-from safe_pip import isolation
+from safe_pip.launch import isolation
 isolation.isolate()
 from safe_pip.cli import main
 sys.argv[:1] = ["safe-pip"]

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from safe_pip import journal
-from safe_pip.plan import Journal, Kind, Operation
-from tests.support.checker import Violation, check_files
-from tests.support.scene import seen
-from tests.support.shop import Shop
-from tests.support.wheels import Project
+from safe_pip.journal import codec
+from safe_pip.merge.plan import Journal, Kind, Operation
+from tests.support.faults.transaction import seen
+from tests.support.venvs.checker import Violation, check_files
+from tests.support.venvs.environment import Shop
+from tests.support.wheels.tiny import Project
 
 TOOL = Project(
     "tool",
@@ -212,7 +212,7 @@ def crashed(shop: Shop, *, changed: bool) -> Path:
     home = str(shop.site)
     written = Journal(ID, home, (home,), (), (home,), (str(private),), (operation,))
     (state / f"{ID}.owner").write_text('{"pid": 4000000000, "command": "pip install tool", "since": 5}\n')
-    (state / f"{ID}.journal").write_bytes(journal.encode(written))
+    (state / f"{ID}.journal").write_bytes(codec.encode(written))
     return state / f"{ID}.journal"
 
 

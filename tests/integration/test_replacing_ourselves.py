@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from tests.support.shop import ended
-from tests.support.wheelhouse import NEWEST_PIP, OLDEST_PIP
-from tests.support.wheels import Project
+from tests.support.venvs.environment import ended
+from tests.support.wheels.tiny import Project
+from tests.support.wheels.wheelhouse import NEWEST_PIP, OLDEST_PIP
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +101,7 @@ def test_python_m_safe_pip_runs_nothing_of_the_working_directory(shop):
 
 REPLACED_WHILE_IT_STARTS = """
 import os, shutil, sys
-from safe_pip import isolation
+from safe_pip.launch import isolation
 isolation.isolate()
 import safe_pip
 package = safe_pip.__path__[0]

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checker import check, installed
-from tests.support.importers import MISSING, ONE_VERSION, import_during
-from tests.support.importers import NAME as WANTED
-from tests.support.importers import wares as importable
 from tests.support.pages import Page, shell
-from tests.support.shop import Shop
-from tests.support.venvs import Venv
-from tests.support.wheels import Project
+from tests.support.processes.importers import MISSING, ONE_VERSION, import_during
+from tests.support.processes.importers import NAME as WANTED
+from tests.support.processes.importers import wares as importable
+from tests.support.venvs.checker import check, installed
+from tests.support.venvs.environment import Shop
+from tests.support.venvs.template import Venv
+from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from tests.support.shop import ended
-from tests.support.wheels import Project
+from tests.support.venvs.environment import ended
+from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 

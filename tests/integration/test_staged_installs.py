@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.shop import Shop
-from tests.support.wheels import EVERYTHING, OTHER, Project
+from tests.support.venvs.environment import Shop
+from tests.support.wheels.tiny import EVERYTHING, OTHER, Project
 
 pytestmark = pytest.mark.slow
 

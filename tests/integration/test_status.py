@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import safe_pip
-from tests.support.processes import LIMIT, workers
+from tests.support.processes.workers import LIMIT, workers
 
 ID = "0123456789abcdef"
 
@@ -91,7 +91,7 @@ def test_holder_and_waiters_are_named_with_their_modes(tree: Path) -> None:
         assert [(each["pid"], each["mode"]) for each in environment["waiting"]] == [(building.pid, "shared")]
         assert [each["pid"] for each in commit["holders"]] == [replacing.pid]
         assert [(each["pid"], each["mode"]) for each in commit["waiting"]] == [(reading.pid, "shared")]
-        assert "processes.py" in environment["holders"][0]["command"]
+        assert "workers.py" in environment["holders"][0]["command"]
         text = status("--env", tree)
         assert f"environment lock: held by `{environment['holders'][0]['command']}` (pid {replacing.pid})" in text
         assert "commit lock: waited for shared by " in text
@@ -155,10 +155,10 @@ def test_a_dead_transaction_is_shown_and_left_alone(tree: Path) -> None:
 
 AS_NOBODY = """
 import os, shlex, sys  # before the user changes: he may not be allowed to read the standard library
-from safe_pip import isolation
+from safe_pip.launch import isolation
 from safe_pip.commands import status
 isolation.isolate()
-from safe_pip.reporter import Reporter
+from safe_pip.messages import Reporter
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)

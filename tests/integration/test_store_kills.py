@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip.prepared import FILES, Entry, Store
-from tests.support.shop import Shop
-from tests.support.store import tree
-from tests.support.watching import Happened, Watch
-from tests.support.wheels import Project
+from safe_pip.store.wheels import FILES, Entry, Store
+from tests.support.processes.watching import Happened, Watch
+from tests.support.venvs.environment import Shop
+from tests.support.venvs.store import tree
+from tests.support.wheels.tiny import Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="inotify(7) tells when to kill")]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip import adoption
+from safe_pip.launch import adoption
 from tests.support.pages import Page, shell
-from tests.support.shop import Shop
-from tests.support.tools import Toolbox
-from tests.support.wheels import Project
+from tests.support.venvs.environment import Shop
+from tests.support.venvs.tools import Toolbox
+from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 PAGE = Page.read("tox")

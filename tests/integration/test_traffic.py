@@ -1,14 +1,14 @@
 """Any number of commands at once on one environment leave what some serial order of them would have left.
 
-Every load of `tests.support.rounds`, seeded; `python -m tests.chaos` runs hundreds of them.
+Every load of `tests.support.processes.loads`, seeded; `python -m tests.chaos` runs hundreds of them.
 """
 
 from __future__ import annotations
 
 import pytest
 
-from tests.support.laboratory import Laboratory
-from tests.support.rounds import ROUNDS
+from tests.support.processes.loads import ROUNDS
+from tests.support.venvs.workspace import Laboratory
 
 pytestmark = pytest.mark.slow
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.laboratory import Laboratory, Wrecked
-from tests.support.rounds import ROUNDS
-from tests.support.traffic import FLOCK, PLAIN
-from tests.support.wheelhouse import NEWEST_PIP
+from tests.support.processes.loads import ROUNDS
+from tests.support.processes.traffic import FLOCK, PLAIN
+from tests.support.venvs.workspace import Laboratory, Wrecked
+from tests.support.wheels.wheelhouse import NEWEST_PIP
 
 pytestmark = pytest.mark.slow
 # Of ten such rounds seven leave the environment broken, and in all of them commands fail.

@@ -15,12 +15,12 @@ from contextlib import suppress
 
 import pytest
 
-from tests.support.checker import Violation, check
 from tests.support.pages import Page, shell
-from tests.support.processes import LIMIT
-from tests.support.shop import Shop, Waiting
-from tests.support.tools import Toolbox
-from tests.support.wheels import Project
+from tests.support.processes.workers import LIMIT
+from tests.support.venvs.checker import Violation, check
+from tests.support.venvs.environment import Shop, Waiting
+from tests.support.venvs.tools import Toolbox
+from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 

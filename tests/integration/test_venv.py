@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checker import Violation, check, installed
 from tests.support.pages import Page, shell
-from tests.support.processes import LIMIT, is_waiter, wait_until
-from tests.support.shop import Shop, ended
-from tests.support.trees import tree_of
-from tests.support.venvs import Venv
-from tests.support.wheels import Project
+from tests.support.processes.workers import LIMIT, is_waiter, wait_until
+from tests.support.trees.look import tree_of
+from tests.support.venvs.checker import Violation, check, installed
+from tests.support.venvs.environment import Shop, ended
+from tests.support.venvs.template import Venv
+from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 MANY = 16

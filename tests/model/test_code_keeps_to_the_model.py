@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from safe_pip import lock, nesting, request, state_directory
-from safe_pip.environment import Environment, Target, Wait
+from safe_pip.environment.environment import Environment, Target, Wait
+from safe_pip.locking import flock as lock
+from safe_pip.locking import inheritance, state_directory
+from safe_pip.locking import order as request
 
 from .machine import Nodes, Scenario
 from .model import EXCLUSIVE, GATED, LOCK_ORDER, Rules
@@ -66,7 +68,7 @@ def test_locks_with_a_gate_are_those_of_the_model(tmp_path: Path) -> None:
 def test_a_real_change_takes_what_the_model_takes(
     replaces: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(nesting.VARIABLE, raising=False)
+    monkeypatch.delenv(inheritance.VARIABLE, raising=False)
     trees = [tmp_path / name for name in ("one", "two", "three")]
     for tree in trees:
         tree.mkdir()

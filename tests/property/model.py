@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from safe_pip.merge import Plan, Situation
-from safe_pip.plan import Kind, Operation, Seen
-from safe_pip.tree import FILE, LINK, Entry, Volume, is_bytecode, joined
+from safe_pip.merge.merge import Plan, Situation
+from safe_pip.merge.plan import Kind, Operation, Seen
+from safe_pip.merge.tree import FILE, LINK, Entry, Volume, is_bytecode, joined
 
 TREE = "/v/site"
 METADATA = ("RECORD", "METADATA", "PKG-INFO")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from safe_pip import journal
-from safe_pip.plan import Journal, Kind, Operation, Seen
+from safe_pip.journal import codec
+from safe_pip.merge.plan import Journal, Kind, Operation, Seen
 
 # How fast this machine is at the moment is nothing that a test may depend on.
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -75,43 +75,43 @@ def journals(draw: st.DrawFn) -> Journal:
 @patient
 @given(journals())
 def test_what_was_written_is_read(written: Journal) -> None:
-    assert journal.decode(journal.encode(written)) == written
+    assert codec.decode(codec.encode(written)) == written
 
 
 @settings(patient, max_examples=20)
 @given(journals())
 def test_every_torn_prefix_is_refused(written: Journal) -> None:
-    content = journal.encode(written)
+    content = codec.encode(written)
     for length in range(len(content)):
-        with pytest.raises(journal.Damaged):
-            journal.decode(content[:length])
+        with pytest.raises(codec.Damaged):
+            codec.decode(content[:length])
 
 
 @settings(patient, max_examples=20)
 @given(journals(), st.integers(1, 255))
 def test_every_single_wrong_byte_is_noticed(written: Journal, flips: int) -> None:
-    content = journal.encode(written)
+    content = codec.encode(written)
     for position in range(len(content)):
         wrong = bytearray(content)
         wrong[position] ^= flips
-        with pytest.raises((journal.Damaged, journal.Newer)):
-            journal.decode(bytes(wrong))
+        with pytest.raises((codec.Damaged, codec.Newer)):
+            codec.decode(bytes(wrong))
 
 
 @settings(patient, max_examples=50)
 @given(journals(), st.binary(min_size=1), st.data())
 def test_every_additional_byte_is_noticed(written: Journal, more: bytes, data: st.DataObject) -> None:
-    content = journal.encode(written)
+    content = codec.encode(written)
     position = data.draw(st.integers(0, len(content)))
-    with pytest.raises((journal.Damaged, journal.Newer)):
-        journal.decode(content[:position] + more + content[position:])
+    with pytest.raises((codec.Damaged, codec.Newer)):
+        codec.decode(content[:position] + more + content[position:])
 
 
 @patient
 @given(st.binary())
 def test_no_bytes_at_all_are_misread(content: bytes) -> None:
-    with pytest.raises(journal.Damaged):
-        journal.decode(content)
+    with pytest.raises(codec.Damaged):
+        codec.decode(content)
 
 
 @settings(patient, max_examples=200)
@@ -123,7 +123,7 @@ def test_what_decodes_is_well_formed(written: Journal, value: object, data: st.D
     import hashlib
     import json
 
-    body = json.loads(journal.encode(written).partition(b"\n")[2])
+    body = json.loads(codec.encode(written).partition(b"\n")[2])
     place = data.draw(st.sampled_from(list(body)))
     if place == "operations" and body[place]:
         data.draw(st.sampled_from(body[place]))[data.draw(st.integers(0, 8))] = value
@@ -132,7 +132,7 @@ def test_what_decodes_is_well_formed(written: Journal, value: object, data: st.D
     text = json.dumps(body).encode()
     header = f"safe-pip-journal 1 {len(text)} {hashlib.sha256(text).hexdigest()}\n".encode()
     try:
-        found = journal.decode(header + text)
-    except journal.Damaged:
+        found = codec.decode(header + text)
+    except codec.Damaged:
         return
-    assert journal.decode(journal.encode(found)) == found
+    assert codec.decode(codec.encode(found)) == found

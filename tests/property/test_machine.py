@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from safe_pip import fs, lock
-from safe_pip.merge import MergeRefused
-from tests.support import faults
-from tests.support.small import Prefix, Small, without_exchange
+from safe_pip import fs
+from safe_pip.locking import flock
+from safe_pip.merge.merge import MergeRefused
+from tests.support.faults import disk
+from tests.support.venvs.direct import Prefix, Small, without_exchange
 
 from .model import is_possible, parents
 
@@ -154,7 +155,7 @@ class Machine(RuleBasedStateMachine):
         self.away: set[str] = set()
         """Files of nobody's that the next command that writes has to put back."""
         self.numbers = itertools.count()
-        self.locked = set(lock.own_descriptors())
+        self.locked = set(flock.own_descriptors())
         """What other tests of this process have left."""
 
     @initialize(installed=versions, can_exchange=st.booleans(), shared_bin=st.booleans())
@@ -200,12 +201,12 @@ class Machine(RuleBasedStateMachine):
         number, only, torn = moment
         before = self.journals()
         with (
-            faults.crash_at(number, torn=torn, only=only) as trial,
+            disk.crash_at(number, torn=torn, only=only) as trial,
             self.somebody_writing(command, is_late) as late,
-            contextlib.suppress(faults.Crashed),
+            contextlib.suppress(disk.Crashed),
         ):
             self.run(command)
-        lock._close_in_child()  # the kernel does it for who is killed
+        flock._close_in_child()  # the kernel does it for who is killed
         self.away |= late.keys()
         if is_committed(trial):
             assert not self.journals()
@@ -218,9 +219,9 @@ class Machine(RuleBasedStateMachine):
             self.a_reader_is_killed(number)
 
     def a_reader_is_killed(self, number: int) -> None:
-        with faults.crash_at(number), contextlib.suppress(faults.Crashed):
+        with disk.crash_at(number), contextlib.suppress(disk.Crashed):
             self.prefix.read()
-        lock._close_in_child()
+        flock._close_in_child()
         if not self.journals():
             self.unfinished = None
         self.check()
@@ -257,7 +258,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_stays_locked(self) -> None:
-        assert set(lock.own_descriptors()) <= self.locked
+        assert set(flock.own_descriptors()) <= self.locked
 
     def check(self) -> None:
         """Compare the prefix with what it has to be, or, while it is half changed, with what it may be."""
@@ -313,7 +314,7 @@ class Machine(RuleBasedStateMachine):
     def somebody_writing(self, command: Command, is_late: bool) -> Iterator[dict[str, str]]:
         """Somebody puts a file into the first directory that is replaced or removed, just before it is; yields it."""
         late: dict[str, str] = {}
-        outer = fs.watch
+        outer = fs.watch.observer
 
         def told(operation: str, path: str, source: str) -> None:
             if outer is not None:
@@ -326,17 +327,17 @@ class Machine(RuleBasedStateMachine):
                 late[name] = "late"
                 self.prefix.write(late)
 
-        fs.watch = told if not self.unfinished else outer
+        fs.watch.observer = told if not self.unfinished else outer
         try:
             yield late
         finally:
-            fs.watch = outer
+            fs.watch.observer = outer
 
     def journals(self) -> list[Path]:
         return list(self.prefix.site.glob(".safe-pip/*.journal"))
 
 
-def is_committed(trial: faults.Trial) -> bool:
+def is_committed(trial: disk.Trial) -> bool:
     """Whether the command came past its commit point before it was killed."""
     done = itertools.takewhile(lambda change: change is not trial.struck, trial.changes)
     return any(change.operation == "move" and change.path.endswith(".committed") for change in done)

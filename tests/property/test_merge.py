@@ -13,9 +13,9 @@ from typing import NamedTuple
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from safe_pip import tree
-from safe_pip.merge import MergeRefused, Plan, Situation, merge
-from safe_pip.plan import Kind
+from safe_pip.merge import tree
+from safe_pip.merge.merge import MergeRefused, Plan, Situation, merge
+from safe_pip.merge.plan import Kind
 
 from . import model
 from .model import ROOTS, TREE, Disk, apply, clean_up, expected, is_cached, is_possible, live_paths, make_links, undo

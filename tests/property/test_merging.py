@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from safe_pip.errors import State, Unmergeable
-from tests.support.prefixes import SITE, Place, distribution, exact, stage
-from tests.support.scene import Link
+from tests.support.faults.transaction import Link
+from tests.support.trees.prefixes import SITE, Place, distribution, exact, stage
 
 Files = dict[str, "str | Link | None"]
 

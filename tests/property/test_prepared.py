@@ -12,13 +12,13 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safe_pip import compiling
-from safe_pip.cores import Cores
 from safe_pip.fs import Directory
 from safe_pip.fs.bulk import LinkMode
-from safe_pip.prepared import Store
-from safe_pip.preparing import Preparing
-from tests.support.wheels import Project
+from safe_pip.store import compile
+from safe_pip.store.cores import Cores
+from safe_pip.store.prepare import Preparing
+from safe_pip.store.wheels import Store
+from tests.support.wheels.tiny import Project
 
 NAMES = st.sampled_from(["a", "b.py", "__init__.py", "c.txt", "__pycache__", "..", ".", "é", "x.data", "b.pyc", "d"])
 TOPS = st.sampled_from(["", "", "p-1.data/purelib/", "p-1.data/data/", "p-1.data/scripts/", "p-1.data/else/", "/"])
@@ -34,7 +34,7 @@ def test_what_is_copied_is_what_the_archive_has(files, by, bytecode):
         wheel = Project("p", "1", files=files).write_wheel(root)
         store = Store.below(root / "cache")
         assert store is not None
-        tool = Preparing(store, compiling.key(), Cores({}), limit=10**9, progress=lambda wheel, share: None)
+        tool = Preparing(store, compile.key(), Cores({}), limit=10**9, progress=lambda wheel, share: None)
         entry = tool.prepare([wheel], lambda: ()).get(wheel)
         assert not any((store.path / "aside").glob("*"))
         assert not any((store.path / "making").glob("*"))

@@ -8,10 +8,10 @@ from pathlib import Path
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from safe_pip import recovery
-from safe_pip.plan import Kind
-from tests.support import faults
-from tests.support.scene import Content, Link, Scene
+from safe_pip.journal import recovery
+from safe_pip.merge.plan import Kind
+from tests.support.faults import disk
+from tests.support.faults.transaction import Content, Link, Scene
 
 files = st.text("ab\n", max_size=3)
 links = st.sampled_from(["nowhere", "../lib", "a"]).map(Link)
@@ -69,9 +69,9 @@ def test_undoing_is_the_opposite_of_doing(planned: list[Planned], killed: int, k
 
 def _until(k: int, act) -> None:  # type: ignore[no-untyped-def]
     try:
-        with faults.crash_at(k):
+        with disk.crash_at(k):
             act()
-    except faults.Crashed:
+    except disk.Crashed:
         pass
 
 

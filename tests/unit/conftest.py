@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip import fs
-from tests.support.places import MEMORY, another_filesystem, is_usable, on_disk
+from tests.support.faults.filesystems import MEMORY, another_filesystem, is_usable, on_disk
 
 NOBODY = 65534
 

@@ -1,8 +1,9 @@
-"""Who may import whom, and who alone may print, lock, change a disk or know pip's internals."""
+"""The rules of the house: which package may import which, and who alone may print, lock, change a disk or know pip."""
 
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,59 +12,19 @@ import safe_pip
 
 PACKAGE = Path(safe_pip.__file__).parent
 
-# Each row may import from the rows below it, never from its own or one above. `__init__` and `_vendor` are for all;
-# `_runner` is a file for another interpreter, where it starts over from the top.
-ORDER = """
-__main__
-cli
+# A package imports only from the rows below its own. `__init__` and `_vendor` are for all; `__main__` starts `cli`, and
+# `_runner` and `_hook` are files that other interpreters run by their path.
+ROWS = """
+__main__ _runner _hook
+cli api
 commands pip_seams
-reporter attempt
-clearing remedy strays
-checkup lookout mending
-unmerging
-merging
-transaction
-change
-preparing
-unpacking patience
-verify copying
-importing comparison manifest
-stage
-commit
-merge
-draft
-contents sources
-tree
-ownership prefix
-snapshot
-environment virtual
-steps sole
-sweep
-recovery
-parts unfinished
-finishing undoing
-sight
-places
-writer journal
-holding
-waiting
-nesting
-request
-room staged
-state_directory owner
-frozen
-copies prepared
-lock
-holders
-compiling
-compiler
-interpreter isolation target child adoption cores
-record trust compiled bundle
-settings start leaving
+environment
+store launch journal messages
+locking merge
 fs
-errors plan removal _runner _hook
+errors records trace
 """
-ROW = {module: number for number, row in enumerate(ORDER.strip().splitlines()) for module in row.split()}
+ROW = {package: number for number, row in enumerate(ROWS.strip().splitlines()) for package in row.split()}
 
 WRITES = re.compile(
     r"""
@@ -76,12 +37,19 @@ WRITES = re.compile(
 )
 
 
-def owner(path: Path) -> str:
-    """The module of `ORDER` that a source file belongs to."""
+def package_of(path: Path) -> str:
+    """The name in `ROWS` that a source file belongs to."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if owner(path) not in ("_vendor", "__init__")]
+def module_of(path: Path) -> str:
+    """The dotted name of a source file."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if package_of(path) not in ("_vendor", "__init__")]
+MODULES = {module_of(path): path for path in SOURCES}
 every_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 
 
@@ -91,12 +59,15 @@ def imported(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            start = path.relative_to(PACKAGE.parent).parts[: -node.level] if node.level else ()
+            start = module_of(path).split(".")[: None if path.name == "__init__.py" else -1]
+            start = start[: len(start) - node.level + 1] if node.level else []
             base = ".".join([*start, node.module] if node.module else start)
             names = [f"{base}.{alias.name}" for alias in node.names]
         else:
             continue
-        yield from (name.split(".")[1] for name in names if name.startswith("safe_pip."))
+        for name in names:
+            if name.startswith("safe_pip."):
+                yield name if name in MODULES or name.startswith("safe_pip._vendor") else name.rpartition(".")[0]
 
 
 def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
@@ -106,38 +77,48 @@ def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
 
 
 @every_source
-def test_dependencies_point_one_way(path):
-    upward = {name for name in imported(path) if name in ROW and name != owner(path) and ROW[name] <= ROW[owner(path)]}
-    assert owner(path) == "_runner" or not upward
+def test_a_package_imports_only_from_the_rows_below_its_own(path):
+    own = package_of(path)
+    others = {name.split(".")[1] for name in imported(path) if name.count(".")} - {own, "_vendor"}
+    assert own == "_runner" or not {name for name in others if ROW[name] <= ROW[own]}
+
+
+def test_imports_inside_a_package_have_no_circles():
+    graph = {name: {each for each in imported(path) if each in MODULES} - {name} for name, path in MODULES.items()}
+    TopologicalSorter(graph).prepare()
 
 
 @every_source
-def test_every_module_has_its_place_in_the_order(path):
-    assert owner(path) in ROW
+def test_a_module_whose_name_starts_with_an_underscore_is_for_its_own_package(path):
+    def is_private(name: str) -> bool:
+        _, package, *modules = [*name.split("."), ""]
+        return package not in (package_of(path), "_vendor") and any(each.startswith("_") for each in modules)
+
+    assert not {name for name in imported(path) if is_private(name)}
 
 
 @every_source
-def test_only_cli_its_reporter_and_commands_print(path):
+def test_only_the_command_line_the_verbs_and_messages_print(path):
     printing = re.compile(r"print\(.*|sys\.(stdout|stderr)\.write\(.*|os\.write\([12],.*", re.DOTALL)
-    if owner(path) not in ("cli", "reporter", "commands", "_hook"):
+    if package_of(path) not in ("cli", "messages", "commands", "_hook"):
         assert not [call for _, call in calls(path) if printing.fullmatch(ast.unparse(call))]
 
 
 @every_source
-def test_only_the_seams_and_the_frozen_pip_know_the_internals_of_pip(path):
-    if owner(path) not in ("pip_seams", "isolation", "frozen"):
+def test_only_the_seams_and_what_runs_before_pip_know_the_internals_of_pip(path):
+    if package_of(path) not in ("pip_seams", "launch"):
         assert not re.search(r"pip\._(internal|vendor)\b(?<!safe_pip\._vendor)", path.read_text())
 
 
 @every_source
-def test_only_lock_calls_flock(path):
-    if owner(path) != "lock":
+def test_only_locking_flock_calls_flock(path):
+    if module_of(path) != "safe_pip.locking.flock":
         assert not [name for name, _ in calls(path) if re.search(r"\b(flock|lockf)$", name)]
 
 
 @every_source
 def test_only_fs_changes_a_disk(path):
-    if owner(path) != "fs":
+    if package_of(path) != "fs":
         writes = [name for name, _ in calls(path) if WRITES.fullmatch(name)]
         opened = [
             ast.unparse(call)
@@ -151,7 +132,9 @@ def test_only_fs_changes_a_disk(path):
 def test_importlib_metadata_serves_the_own_verbs_only():
     """Importing it switches off the standard library's finder, which pip needs."""
     users = {
-        owner(path) for path in SOURCES if re.search(r"import(_module)?\b.*\bimportlib_metadata\b", path.read_text())
+        package_of(path)
+        for path in SOURCES
+        if re.search(r"import(_module)?\b.*\bimportlib_metadata\b", path.read_text())
     }
     assert users <= {"commands"}
 

@@ -9,13 +9,14 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from safe_pip import adoption, request, state_directory
-from safe_pip.commands.place import Place
+from safe_pip.commands.environments import Place
 from safe_pip.commands.run import located
-from safe_pip.environment import Target, Waiting
+from safe_pip.environment.environment import Target, Waiting
+from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import StalePlan, UnusableEnvironment
-from safe_pip.removal import Removal
-from safe_pip.transaction import Transaction
+from safe_pip.launch import adoption
+from safe_pip.locking import order, state_directory
+from safe_pip.merge.removal import Removal
 
 _TRIES = 10
 _OLDEST = (3, 10)
@@ -109,7 +110,7 @@ class Adopting:
 
 def shown(tree: Path) -> str:
     """What to call the environment of a tree."""
-    return f"`{request.shown_name(tree)}`"
+    return f"`{order.shown_name(tree)}`"
 
 
 def _content(file: Path) -> bytes | None:

@@ -9,12 +9,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safe_pip import child, fs, isolation, state_directory
-from safe_pip.environment import Environment, Target, Waiting
+from safe_pip import fs
+from safe_pip.commands import child
+from safe_pip.environment.environment import Environment, Target, Waiting
+from safe_pip.environment.prefix import trees_below
 from safe_pip.errors import UnusableEnvironment, UsageError
-from safe_pip.prefix import trees_below
-from safe_pip.reporter import say
-from safe_pip.settings import seconds
+from safe_pip.launch import isolation
+from safe_pip.launch.settings import seconds
+from safe_pip.locking import state_directory
+from safe_pip.messages import say
 
 HELP = """\
 Usage:

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safe_pip import adoption, lookout, request, state_directory
-from safe_pip.commands.place import Options, Place
-from safe_pip.environment import Waiting
+from safe_pip.commands import activity
+from safe_pip.commands.activity import Lock, Party, Transaction, View
+from safe_pip.commands.environments import Options, Place
+from safe_pip.environment.environment import Waiting
 from safe_pip.errors import UnusableEnvironment
-from safe_pip.lookout import Lock, Party, Transaction, View
+from safe_pip.launch import adoption
+from safe_pip.locking import order, state_directory
 
 HELP = """\
 Usage:
@@ -53,9 +55,9 @@ def main(args: list[str], *, waiting: Waiting, timeout: float | None) -> int:
         return 0
     place = Place.find(options.env, waiting, timeout)
     problems = tuple(_problems(place.trees))
-    transactions = [(each, lookout.outlook(each)) for each in lookout.transactions(place.trees)]
+    transactions = [(each, activity.outlook(each)) for each in activity.transactions(place.trees)]
     view = View.take()
-    found = [lock for tree, scripts in place.scripts().items() for lock in lookout.locks(tree, view, [scripts])]
+    found = [lock for tree, scripts in place.scripts().items() for lock in activity.locks(tree, view, [scripts])]
     locks = list({(lock.name, lock.path): lock for lock in reversed(found)}.values())[::-1]
     if "--json" in options.flags:
         print(json.dumps(_document(place.trees, view, locks, transactions, problems), indent=2))
@@ -81,11 +83,7 @@ def _lines(
 ) -> Iterator[str]:
     """The report, a line for each who has to do with a lock, and for each transaction."""
     for tree in trees:
-        yield (
-            str(request.shown_name(tree))
-            if request.shown_name(tree) == tree
-            else f"{request.shown_name(tree)} ({tree})"
-        )
+        yield (str(order.shown_name(tree)) if order.shown_name(tree) == tree else f"{order.shown_name(tree)} ({tree})")
         said = [line for lock in locks if lock.tree == tree for line in _told(lock)]
         said += [_unfinished(each, next_) for each, next_ in transactions if each.tree == tree]
         adopted = adoption.find(tree)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from safe_pip.commands.adopting import Adopting, shown
-from safe_pip.commands.place import Options
-from safe_pip.environment import Waiting
+from safe_pip.commands.environments import Options
+from safe_pip.environment.environment import Waiting
 
 HELP = """\
 Usage:

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safe_pip import fs, settings
+from safe_pip import fs
 from safe_pip.commands.merge import Options, at, environments, tell
-from safe_pip.environment import Waiting
-from safe_pip.manifest import Manifest
-from safe_pip.reporter import say
-from safe_pip.unmerging import Unmerged, unmerge
+from safe_pip.commands.merge.manifest import Manifest
+from safe_pip.commands.merge.unmerging import Unmerged, unmerge
+from safe_pip.environment.environment import Waiting
+from safe_pip.launch import settings
+from safe_pip.messages import say
 
 HELP = """\
 Usage:

@@ -8,8 +8,9 @@ import os
 import stat
 import sys
 
-from .directory import Changing, Directory
-from .files import _copy_status
+from safe_pip.fs.directory import Directory
+from safe_pip.fs.files import _copy_status
+from safe_pip.fs.watch import Changing
 
 _DEFAULT_ACL = "system.posix_acl_default"
 

@@ -16,9 +16,10 @@ from contextlib import suppress
 from enum import Enum
 from typing import Any
 
-from .. import fs
-from .attributes import handed_on
-from .directory import Changing, Directory
+from safe_pip.fs import watch
+from safe_pip.fs.attributes import handed_on
+from safe_pip.fs.directory import Directory
+from safe_pip.fs.watch import Changing
 
 _CHUNK = 1 << 20
 _SMALL = 1 << 18
@@ -66,10 +67,10 @@ def make_parents(directory: Directory, paths: Iterable[str]) -> None:
                 break
             missing[parent] = None
     missing.pop("", None)
-    watch = fs.watch
+    observer = watch.observer
     for parent in sorted(missing):  # what a directory lies in comes before it
-        if watch is not None:
-            watch("make_directory", directory.join(parent), "")
+        if observer is not None:
+            observer("make_directory", directory.join(parent), "")
         with suppress(FileExistsError):
             os.mkdir(_at(directory, parent), dir_fd=directory.fd)
 
@@ -115,14 +116,14 @@ def copy_files(
     # A loop for thousands of small files: what is not needed for each is not done for each.
     read_from, write_to = source.fd, destination.fd
     open_, read, write, close, sha256 = os.open, os.read, os.write, os.close, hashlib.sha256
-    watch, plain = fs.watch, by is LinkMode.COPY or not copying.can_share
+    observer, plain = watch.observer, by is LinkMode.COPY or not copying.can_share
     for path, size, digest, kind in files:
         if not plain or size >= _SMALL or read_from is None:
             copying.one(path, size, digest, kind)
             plain = not copying.can_share
             continue
-        if watch is not None:
-            watch("copy", destination.join(path), source.join(path))
+        if observer is not None:
+            observer("copy", destination.join(path), source.join(path))
         try:
             old = open_(path, _READ, dir_fd=read_from)
             try:

@@ -12,32 +12,10 @@ import errno
 import os
 import stat
 import sys
-from types import TracebackType
 
-from .. import fs
+from safe_pip.fs.watch import Changing
 
 _SEPARATORS = ("/", "\\", ":") if sys.platform == "win32" else ("/",)
-
-
-class Changing:
-    """Around one change: `fs.watch` is told before it, and an error of it names the whole paths."""
-
-    __slots__ = ("_path", "_source")
-
-    def __init__(self, operation: str, path: str, source: str = "") -> None:
-        self._path = path
-        self._source = source
-        if fs.watch is not None:
-            fs.watch(operation, path, source)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if isinstance(error, OSError) and error.errno is not None:
-            error.filename = self._source or self._path
-            if self._source:  # a second name that is None would be shown
-                error.filename2 = self._path
 
 
 class Directory:

@@ -9,7 +9,8 @@ import stat
 import sys
 from collections.abc import Iterator
 
-from .directory import Changing, Directory, remove, remove_directory, set_mode
+from safe_pip.fs.directory import Directory, remove, remove_directory, set_mode
+from safe_pip.fs.watch import Changing
 
 # The disk is at fault, not the link: a copy would fail as well.
 _NOT_THE_LINK = {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from safe_pip import fs
+from safe_pip.environment.transaction import Transaction
 from safe_pip.pip_seams.seam import Seam
-from safe_pip.transaction import Transaction
 
 ENTER = Seam("pip._internal.build_env", "NoOpBuildEnvironment.__enter__", ("self",))
 EXIT = Seam("pip._internal.build_env", "NoOpBuildEnvironment.__exit__", ("self", "exc_type", "exc_val", "exc_tb"))

@@ -13,9 +13,9 @@ from typing import Any
 from pip._internal.utils._log import getLogger
 from pip._internal.utils.misc import format_size
 
-from safe_pip import trust
+from safe_pip.fs import trust
 from safe_pip.pip_seams.seam import Seam
-from safe_pip.prepared import FORMAT, Entry, Store
+from safe_pip.store.wheels import FORMAT, Entry, Store
 
 _COMMAND = "pip._internal.commands.cache"
 INFO = Seam(_COMMAND, "CacheCommand.get_cache_info", ("options", "args"))

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from safe_pip import fs
+from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.pip_seams.seam import Seam
-from safe_pip.transaction import Transaction
 
 FOUND = Seam("pip._internal.cache", "WheelCache.get_cache_entry", ("link", "package_name", "supported_tags"))
 ORIGIN = Seam("pip._internal.cache", "WheelCache.record_download_origin", ("cache_dir", "download_info"))

@@ -12,20 +12,20 @@ from typing import Any
 from pip._internal.utils.logging import get_console
 from pip._vendor.packaging.utils import canonicalize_name
 
-from safe_pip.change import Change, Outcome
-from safe_pip.environment import Target
+from safe_pip.environment.change import Change, Outcome
+from safe_pip.environment.environment import Target
+from safe_pip.environment.snapshot import Snapshot
+from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import SafePipError, StalePlan
 from safe_pip.pip_seams.installed import Installed
 from safe_pip.pip_seams.output import kept_until_done
-from safe_pip.pip_seams.prepared import Prepared
-from safe_pip.pip_seams.removal import Removals
+from safe_pip.pip_seams.removals import Removals
 from safe_pip.pip_seams.scheme import scheme_target
 from safe_pip.pip_seams.seam import Seam, SeamBroken, arguments
 from safe_pip.pip_seams.shadows import hides
-from safe_pip.pip_seams.staging import Staging
+from safe_pip.pip_seams.store import Prepared
 from safe_pip.pip_seams.target_directory import TargetDirectory
-from safe_pip.snapshot import Snapshot
-from safe_pip.transaction import Transaction
+from safe_pip.pip_seams.wheels import Staging
 
 INSTALL = Seam(
     "pip._internal.commands.install",

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pip._vendor.packaging.utils import canonicalize_name
 
+from safe_pip.environment.transaction import Transaction
 from safe_pip.pip_seams.output import kept_back
 from safe_pip.pip_seams.seam import Seam, SeamBroken
-from safe_pip.transaction import Transaction
 
 if TYPE_CHECKING:
     from pip._internal.metadata.base import BaseDistribution

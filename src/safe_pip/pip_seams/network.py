@@ -13,8 +13,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from safe_pip.environment.transaction import Transaction
 from safe_pip.pip_seams.seam import Seam, SeamBroken
-from safe_pip.transaction import Transaction
 
 SESSION = Seam("pip._internal.cli.index_command", "SessionCommandMixin._build_session", ("options",))
 USER_AGENT = Seam("pip._internal.network.session", "user_agent", ())

@@ -11,7 +11,7 @@ from typing import Any
 from pip._internal.locations import get_bin_prefix, get_bin_user, get_scheme
 from pip._internal.utils.virtualenv import running_under_virtualenv
 
-from safe_pip.environment import Target
+from safe_pip.environment.environment import Target
 from safe_pip.pip_seams.output import kept_back
 
 

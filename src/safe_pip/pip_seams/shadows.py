@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from safe_pip.snapshot import Snapshot
+from safe_pip.environment.snapshot import Snapshot
 
 
 def hides(staged: Mapping[Path, Collection[str]], looked_at: Iterable[Path], projects: Iterable[str]) -> bool:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safe_pip.launch.start import RUNNER
 from safe_pip.pip_seams.seam import Seam
 
 COMMANDS = Seam("pip._internal.commands", "commands_dict")
@@ -74,9 +75,7 @@ class Shell(NamedTuple):
 
     def _runner(self, original: Any) -> str:
         os.environ.update(self.python_variables)
-        import safe_pip._runner
-
-        return os.path.abspath(str(safe_pip._runner.__file__))
+        return RUNNER
 
 
 def _completing_us(script: str) -> str:

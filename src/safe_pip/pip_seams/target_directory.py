@@ -12,11 +12,11 @@ from typing import Any
 from pip._internal.locations import get_scheme
 
 from safe_pip import fs
-from safe_pip.change import Change
+from safe_pip.environment.change import Change
+from safe_pip.environment.snapshot import Snapshot
 from safe_pip.errors import StalePlan
-from safe_pip.pip_seams.staging import Staged, is_importable
-from safe_pip.removal import Removal
-from safe_pip.snapshot import Snapshot
+from safe_pip.merge.removal import Removal
+from safe_pip.pip_seams.wheels import Staged, is_importable
 
 _HOME = ".safe-pip-home"
 _EXISTS = "Target directory %s already exists. Specify --upgrade to force replacement."
@@ -122,7 +122,7 @@ class TargetDirectory:
             _remove(staged)
         if exists and name != "__pycache__":  # Bytecode stays with its source, whoever's it is.
             self._remove(min(owners or self._projects), [os.path.join(self._tree, name)])
-        fs.rename(Path(source, name), staged)
+        fs.rename_path(Path(source, name), staged)
         self._moved.add(name)
 
     def _occupied(self, name: str) -> bool:

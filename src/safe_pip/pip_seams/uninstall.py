@@ -9,15 +9,15 @@ from typing import Any
 
 from pip._internal.utils.logging import indent_log
 
-from safe_pip import adoption
+from safe_pip.environment.snapshot import Snapshot
+from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import CommitFailed, StalePlan, State
+from safe_pip.launch import adoption
 from safe_pip.pip_seams.installed import Installed
 from safe_pip.pip_seams.output import KeptBack, kept_until_done
-from safe_pip.pip_seams.removal import REMOVE, Removals, project_of
+from safe_pip.pip_seams.removals import REMOVE, Removals, project_of
 from safe_pip.pip_seams.scheme import tree_of, uninstall_target
 from safe_pip.pip_seams.seam import Seam
-from safe_pip.snapshot import Snapshot
-from safe_pip.transaction import Transaction
 
 PROCEED = Seam("pip._internal.req.req_uninstall", "UninstallPathSet._allowed_to_proceed", ("verbose",))
 SEAMS = (PROCEED,)

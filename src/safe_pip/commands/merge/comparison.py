@@ -1,0 +1,325 @@
+"""A staged tree held against what is live, file by file: what is new, what is there already, what is in conflict.
+
+Only reads. A file is there already if content, permissions and, for root, owner are the same; times do not count, so
+that what was built anew and did not change is not touched.
+"""
+
+import csv
+import enum
+import os
+import stat
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+from safe_pip.environment.ownership import Ownership
+from safe_pip.environment.prefix import Prefix
+from safe_pip.environment.snapshot import canonical
+from safe_pip.errors import Unmergeable
+from safe_pip.locking.state_directory import NAME
+
+_CHUNK = 1 << 20
+_DEEPEST = 256
+"""How many directories may lie in each other: whoever walks through them later has an interpreter's stack for it."""
+_INFO = (".dist-info", ".egg-info")
+
+
+class Verdict(enum.Enum):
+    """What is to be done with something staged."""
+
+    NEW = "new"
+    SAME = "same"
+    OURS = "ours"
+    """It takes the place of a file of the distribution that it replaces, or of bytecode."""
+    CONFLICT = "conflict"
+    FOLLOWS = "follows"
+    """Bytecode of a source that is in conflict: it comes with it, or not."""
+    STALE = "stale"
+    """Bytecode that would not fit the source that is there, or is not needed."""
+
+
+class Item(NamedTuple):
+    """Something staged: `path` relative to the staged tree, `live` its place (absolute, parents resolved).
+
+    `seen` is what is at that place, None for nothing; `target` the text of a symbolic link.
+    """
+
+    path: str
+    live: str
+    status: os.stat_result
+    verdict: Verdict
+    seen: os.stat_result | None = None
+    target: str = ""
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.status.st_mode)
+
+
+class Replaced(NamedTuple):
+    """A distribution that is there, and which a staged one replaces: all its files, and those that lie elsewhere."""
+
+    project: str
+    tree: str
+    files: frozenset[str]
+    outside: tuple[str, ...] = ()
+
+
+class Comparison(NamedTuple):
+    """What is staged, parents before what is in them, and which distributions it replaces.
+
+    `projects` are all that are staged, with their tree and the staged directory of their metadata. `owners` says of
+    each path in conflict which distribution owns it.
+    """
+
+    items: tuple[Item, ...]
+    replaced: tuple[Replaced, ...]
+    projects: tuple[tuple[str, str, str], ...]
+    owners: Mapping[str, str | None]
+
+    @property
+    def conflicts(self) -> tuple[Item, ...]:
+        return tuple(item for item in self.items if item.verdict is Verdict.CONFLICT)
+
+
+def compare(staged: str, prefix: Prefix) -> Comparison:
+    """Compare the directory `staged` with a prefix; raises `Unmergeable` for what no merge can put there."""
+    root = str(prefix.path)
+    try:
+        items = list(_once(staged, _walk(staged, "", root)))
+    except OSError as error:  # too long a path, or a link that leads to itself
+        raise unreadable(error) from error
+    projects = tuple(_projects(staged, items, prefix))
+    replaced = tuple(_replaced(items, projects, root))
+    owned = {path for each in replaced for path in each.files}
+    going = tuple(os.path.join(path, "") for path in owned if path.endswith(_INFO))
+    sources = {item.path: item for item in items if item.path.endswith(".py")}
+    judged = [_judged(item, owned, going, sources) for item in items]
+    conflicts = [item.live for item in judged if item.verdict is Verdict.CONFLICT]
+    ownership = Ownership(map(str, prefix.trees), owned)
+    return Comparison(tuple(judged), replaced, projects, {path: ownership.owner(path) for path in conflicts})
+
+
+def _walk(staged: str, below: str, live: str, *, is_there: bool = True) -> Iterator[Item]:
+    """Everything in a staged directory, which is to be at `live`; whether that is there already."""
+    directory = os.path.join(staged, below)
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError as error:
+        raise unreadable(error) from error
+    for name in names:
+        if name == NAME or name.startswith(f"{NAME}-"):
+            continue
+        path = os.path.join(below, name)
+        if path.count(os.sep) > _DEEPEST:
+            raise Unmergeable(f"`{directory}` lies too deep")
+        status = os.lstat(os.path.join(staged, path))
+        place = os.path.join(live, name)
+        seen = _status(place) if is_there else None
+        if stat.S_ISDIR(status.st_mode):
+            is_entered = seen is not None and os.path.isdir(place)
+            if is_entered:
+                place = os.path.realpath(place)
+                seen = os.lstat(place)
+            yield Item(path, place, status, Verdict.SAME if is_entered else Verdict.NEW, seen)
+            yield from _walk(staged, path, place, is_there=is_entered)
+        elif stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
+            target = os.readlink(os.path.join(staged, path)) if stat.S_ISLNK(status.st_mode) else ""
+            item = Item(path, place, status, Verdict.NEW, seen, target)
+            yield item._replace(verdict=_verdict(os.path.join(staged, path), item))
+        else:
+            raise Unmergeable(f"`{os.path.join(staged, path)}` is neither a file, a directory nor a symbolic link")
+
+
+def _once(staged: str, items: Iterator[Item]) -> Iterator[Item]:
+    """Each file once: by way of a link in the prefix two of them may have the same place."""
+    found: dict[str, Item] = {}
+    for item in items:
+        other = found.setdefault(item.live, item) if not item.is_directory else item
+        if other is item:
+            yield item
+            continue
+        one, two = os.path.join(staged, other.path), os.path.join(staged, item.path)
+        if item.target != other.target or not (item.target or _is_same(one, other.status, two, item.status)):
+            raise Unmergeable(f"`{one}` and `{two}` are to be at the same place, `{item.live}`")
+
+
+def _verdict(source: str, item: Item) -> Verdict:
+    if item.seen is None or (stat.S_ISDIR(item.seen.st_mode) and not item.target):
+        return Verdict.NEW  # where there is a directory, the merge says what is to be said
+    if item.target:
+        if stat.S_ISLNK(item.seen.st_mode):
+            return Verdict.SAME if os.readlink(item.live) == item.target else Verdict.CONFLICT
+        if stat.S_ISDIR(item.seen.st_mode):
+            # `lib64 -> lib`, where `lib` leads to the directory `lib64`: who follows the link comes there already.
+            leads_to = os.path.realpath(os.path.join(os.path.dirname(item.live), item.target))
+            return Verdict.SAME if leads_to == item.live else Verdict.NEW
+        return Verdict.CONFLICT
+    try:
+        return Verdict.SAME if _is_same(source, item.status, item.live, item.seen) else Verdict.CONFLICT
+    except OSError as error:
+        raise unreadable(error) from error
+
+
+def _is_same(source: str, status: os.stat_result, live: str, seen: os.stat_result) -> bool:
+    if not stat.S_ISREG(seen.st_mode) or status.st_size != seen.st_size:
+        return False
+    mode = stat.S_IMODE(status.st_mode)
+    if sys.platform != "win32":
+        if os.geteuid() == 0:
+            if (status.st_uid, status.st_gid) != (seen.st_uid, seen.st_gid):
+                return False
+        else:  # to run as somebody is not passed on with a file that is not his
+            mode &= ~(stat.S_ISUID if status.st_uid != seen.st_uid else 0)
+            mode &= ~(stat.S_ISGID if status.st_gid != seen.st_gid else 0)
+    if mode != stat.S_IMODE(seen.st_mode) or _attributes(source) != _attributes(live):
+        return False
+    with open(source, "rb") as one, open(live, "rb") as other:
+        while chunk := one.read(_CHUNK):
+            if chunk != other.read(_CHUNK):
+                return False
+    return True
+
+
+def _attributes(path: str) -> dict[str, bytes]:
+    """The extended attributes that are copied by whoever may set them."""
+    if sys.platform != "linux":
+        return {}
+    found = {}
+    with suppress(OSError):
+        for name in os.listxattr(path):
+            if name.startswith("user.") or (name == "security.capability" and os.geteuid() == 0):
+                found[name] = os.getxattr(path, name)
+    return found
+
+
+def _judged(item: Item, owned: set[str], going: tuple[str, ...], sources: Mapping[str, Item]) -> Item:
+    """The verdict in the light of what is replaced, and of its source."""
+    if item.is_directory:
+        return item
+    source = sources.get(_source_of(item.path)) if is_bytecode(item.path) else None
+    if item.seen is None:
+        # It goes by its source's time, in seconds (PEP 552), and by that of the source that stays.
+        is_useless = source is not None and source.verdict is Verdict.SAME and not _has_its_time(source)
+        return item._replace(verdict=Verdict.STALE) if is_useless else _following(item, source)
+    if item.live in owned or item.live.startswith(going):
+        return item._replace(verdict=Verdict.OURS)
+    if item.verdict is Verdict.SAME or not is_bytecode(item.path):
+        return item
+    if source is not None and source.verdict is Verdict.SAME:
+        return item._replace(verdict=Verdict.STALE)  # what is there fits the source that stays
+    return _following(item._replace(verdict=Verdict.OURS), source)
+
+
+def _following(item: Item, source: Item | None) -> Item:
+    is_open = source is not None and source.verdict is Verdict.CONFLICT
+    return item._replace(verdict=Verdict.FOLLOWS) if is_open else item
+
+
+def _has_its_time(source: Item) -> bool:
+    return source.seen is not None and int(source.seen.st_mtime) == int(source.status.st_mtime)
+
+
+def is_bytecode(path: str) -> bool:
+    """Whether the import system caches this, so that nobody misses what is there (PEP 3147)."""
+    return path.endswith(".pyc") and os.path.basename(os.path.dirname(path)) == "__pycache__"
+
+
+def _source_of(path: str) -> str:
+    directory, name = os.path.split(path)
+    return os.path.join(os.path.dirname(directory), f"{name.partition('.')[0]}.py")
+
+
+def _projects(staged: str, items: list[Item], prefix: Prefix) -> Iterator[tuple[str, str, str]]:
+    """Project, tree and metadata directory of each distribution that is staged in a tree."""
+    found: dict[tuple[str, str], str] = {}
+    for item in items:
+        tree = os.path.dirname(item.live)
+        if not item.is_directory or not item.path.endswith(".dist-info") or not prefix.is_tree(tree):
+            continue
+        project = canonical(os.path.basename(item.path).partition("-")[0])
+        other = found.setdefault((tree, project), item.path)
+        if other != item.path:
+            raise Unmergeable(f"`{staged}` holds `{project}` twice, in `{other}` and in `{item.path}`")
+        yield project, tree, item.path
+
+
+def _replaced(items: list[Item], projects: tuple[tuple[str, str, str], ...], root: str) -> Iterator[Replaced]:
+    """The distributions that are there, in another state than the staged ones of their project."""
+    for project, tree, info in projects:
+        old = [os.path.join(tree, name) for name in _names(tree) if _is_of(name, project)]
+        if not old or _is_unchanged(info, items, old):
+            continue
+        files: set[str] = set()
+        outside: list[str] = []
+        for path in old:
+            files.add(path)
+            for file in _files(project, path):
+                (files.add if file.startswith(os.path.join(root, "")) else outside.append)(file)
+        yield Replaced(project, tree, frozenset(files), tuple(outside))
+
+
+def _is_of(name: str, project: str) -> bool:
+    stem, suffix = os.path.splitext(name)
+    return suffix in _INFO and canonical(stem.partition("-")[0]) == project
+
+
+def _is_unchanged(info: str, items: list[Item], old: list[str]) -> bool:
+    """Whether the one that is there is the same; a file of it that is not as it was is in conflict like any other."""
+    if [os.path.basename(path) for path in old] != [os.path.basename(info)]:
+        return False
+    record = os.path.join(info, "RECORD")
+    return any(item.path == record and item.verdict is Verdict.SAME for item in items)
+
+
+def _files(project: str, info: str) -> Iterator[str]:
+    """The files of a distribution, their parents resolved."""
+    tree = os.path.dirname(info)
+    if info.endswith(".egg-info"):
+        listed, base = os.path.join(info, "installed-files.txt"), info
+        names = _lines(listed)
+    else:
+        listed, base = os.path.join(info, "RECORD"), tree
+        if not os.path.lexists(listed):
+            raise Unmergeable(f"`{project}` is there in `{info}`, which has no RECORD: nothing says which files it has")
+        names = rows(listed)
+    for name in names:
+        parent, last = os.path.split(os.path.normpath(os.path.join(base, name)))
+        yield os.path.join(os.path.realpath(parent), last)
+
+
+def rows(record: str) -> list[str]:
+    """The paths in a RECORD, as they stand there; none if it cannot be read."""
+    try:
+        with open(record, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            return [row[0] for row in csv.reader(file) if row and row[0]]
+    except (OSError, csv.Error):
+        return []
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return [line.rstrip("\r\n") for line in file if line.strip()]
+    except OSError:
+        return []
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def unreadable(error: OSError) -> Unmergeable:
+    """What to raise where something that is to be compared or copied cannot be read."""
+    return Unmergeable(f"`{os.fsdecode(error.filename or '')}` cannot be read: {error.strerror}")

@@ -1,0 +1,171 @@
+"""The manifest of a merge: what it has put where, so that exactly that can be taken away again.
+
+JSON. Paths are relative to the prefix, with no symbolic link among their parents. What a merge found to be there
+already is listed too, and is not its own to take away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from safe_pip import fs
+from safe_pip.errors import Unmergeable
+from safe_pip.fs import space
+from safe_pip.journal.codec import is_relative
+from safe_pip.locking import state_directory
+
+FORMAT = 1
+_LIMIT = 1 << 28
+_CHUNK = 1 << 20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MODE = re.compile(r"[0-7]{3,4}")
+
+
+@dataclass(frozen=True)
+class Put:
+    """One file or symbolic link: `sha256` of a file's content, `target` of a link; `was_there`: not by the merge."""
+
+    mode: int
+    sha256: str = ""
+    target: str = ""
+    was_there: bool = False
+
+    @classmethod
+    def of(cls, path: str, *, was_there: bool = False) -> Put:
+        """What is at `path`, which is no directory; raises `OSError`."""
+        status = os.lstat(path)
+        mode = stat.S_IMODE(status.st_mode)
+        if stat.S_ISLNK(status.st_mode):
+            return cls(mode, target=os.readlink(path), was_there=was_there)
+        return cls(mode, sha256=digest(path), was_there=was_there)
+
+    def is_at(self, path: str) -> bool:
+        """Whether that is what is at `path` now; permissions do not count, whoever changes them changes no content."""
+        try:
+            status = os.lstat(path)
+            if self.target:
+                return stat.S_ISLNK(status.st_mode) and os.readlink(path) == self.target
+            return stat.S_ISREG(status.st_mode) and digest(path) == self.sha256
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What merges with one manifest have put below `prefix`, and the directories that they made for it (`made`).
+
+    `read_only` are directories that were there, and are read-only by the staged tree's word as well.
+    """
+
+    prefix: str
+    entries: Mapping[str, Put] = field(default_factory=dict)
+    made: tuple[str, ...] = ()
+    read_only: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read one; raises `Unmergeable` for what is none, or could lead anywhere but below its prefix."""
+        try:
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise Unmergeable(f"`{path}` is not a regular file")
+            with open(path, "rb") as file:
+                content = file.read(_LIMIT + 1)
+        except OSError as error:
+            raise Unmergeable(f"`{path}` cannot be read: {error.strerror}") from error
+        try:
+            return cls._of(json.loads(content))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            why = str(error) if type(error) is ValueError else "it is damaged"
+            raise Unmergeable(f"`{path}` is not the manifest of a merge: {why}") from error
+
+    @classmethod
+    def _of(cls, document: Any) -> Manifest:
+        if document["format"] != FORMAT:
+            raise ValueError(f"its format is {document['format']!r:.20}, and this version knows {FORMAT}")
+        prefix = _text(document["prefix"])
+        if not os.path.isabs(prefix) or os.path.normpath(prefix) != prefix:
+            raise ValueError("its prefix is not an absolute path")
+        entries = {}
+        for name, each in document["entries"].items():
+            kind, mode = each["kind"], each["mode"]
+            if not isinstance(mode, str) or not _MODE.fullmatch(mode) or kind not in ("file", "link"):
+                raise ValueError(f"`{name}` is neither a file nor a link")
+            digest, target = (each["sha256"], "") if kind == "file" else ("", _text(each["target"]))
+            if kind == "file" and not _DIGEST.fullmatch(digest):
+                raise ValueError(f"`{name}` has no digest")
+            if kind == "link" and not target:
+                raise ValueError(f"`{name}` has no target")
+            entries[_below(name)] = Put(int(mode, 8), digest, target, each["there"] is True)
+        made = tuple(_below(name) for name in document["directories"])
+        return cls(prefix, entries, made, tuple(_below(name) for name in document["read_only"]))
+
+    def write(self, path: Path) -> None:
+        """Write it, whole or not at all; raises an error of ours where that is refused."""
+        entries = {
+            _outward(name): {
+                "kind": "link" if put.target else "file",
+                "mode": f"{put.mode:04o}",
+                **({"target": _outward(put.target)} if put.target else {"sha256": put.sha256}),
+                "there": put.was_there,
+            }
+            for name, put in sorted(self.entries.items())
+        }
+        document = {
+            "format": FORMAT,
+            "prefix": _outward(self.prefix),
+            "entries": entries,
+            "directories": [_outward(name) for name in self.made],
+            "read_only": [_outward(name) for name in self.read_only],
+        }
+        try:
+            fs.replace(path, json.dumps(document, indent=1).encode("ascii") + b"\n", mode=0o644)
+        except OSError as error:
+            raise space.not_writable(path, error) from error
+
+    def with_earlier(self, earlier: Manifest) -> Manifest:
+        """This one after an earlier merge with the same manifest: what that had put, and is as it was, is its own."""
+        if earlier.prefix != self.prefix:
+            return self
+        entries = dict(earlier.entries)
+        for name, put in self.entries.items():
+            known = earlier.entries.get(name)
+            is_own = known is not None and not known.was_there
+            is_same = known is not None and (known.sha256, known.target) == (put.sha256, put.target)
+            entries[name] = replace(put, was_there=put.was_there and not (is_own and is_same))
+        made = tuple(dict.fromkeys((*earlier.made, *self.made)))
+        return Manifest(self.prefix, entries, made, tuple(dict.fromkeys((*earlier.read_only, *self.read_only))))
+
+
+def digest(path: str) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits; raises `OSError`."""
+    found = hashlib.sha256(usedforsecurity=False)
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def _below(name: object) -> str:
+    path = _text(name)
+    if not is_relative(path) or state_directory.NAME in path.split("/"):
+        raise ValueError(f"`{path}` does not lie below its prefix")
+    return path
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"{value!r:.40} is not a path")
+    return os.fsdecode(value.encode("utf-8", "surrogateescape"))
+
+
+def _outward(text: str) -> str:
+    """As UTF-8 that stands for the filesystem's bytes, whatever the locale."""
+    return os.fsencode(text).decode("utf-8", "surrogateescape")

@@ -1,0 +1,151 @@
+"""What a manifest lists, taken away again: what is still as it was put, and belongs to nobody else by now."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from safe_pip import fs
+from safe_pip.commands.merge.manifest import Manifest
+from safe_pip.commands.merge.merging import ATTEMPTS, Environments, Owned
+from safe_pip.environment.ownership import Ownership
+from safe_pip.environment.prefix import Prefix
+from safe_pip.environment.snapshot import Snapshot
+from safe_pip.environment.transaction import Transaction
+from safe_pip.errors import StalePlan
+from safe_pip.merge.plan import ExactTree
+from safe_pip.merge.removal import Removal
+
+
+class Unmerged(NamedTuple):
+    """What was done; all paths are absolute.
+
+    `changed` is there with other content, `owned` belongs to a distribution, `elsewhere` would be reached through a
+    symbolic link: all of that was kept. `gone` was not there any more; `left` are directories with something else in.
+    """
+
+    prefix: Path
+    removed: tuple[str, ...] = ()
+    directories: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    owned: tuple[Owned, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+
+def unmerge(
+    manifest: Manifest, find: Callable[[], Prefix], environments: Environments, *, is_durable: bool = False
+) -> Unmerged:
+    """Take away what the manifest lists; on return it is gone, on error nothing was changed."""
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            return _Unmerge(manifest, find, environments, is_durable=is_durable).carry_out()
+        except StalePlan:
+            if attempt == ATTEMPTS:
+                raise
+
+
+class _Unmerge:
+    """One attempt."""
+
+    def __init__(
+        self, manifest: Manifest, find: Callable[[], Prefix], environments: Environments, *, is_durable: bool
+    ) -> None:
+        self._manifest = manifest
+        self._find = find
+        self._prefix = find()
+        self._transaction = Transaction(environments, self._prefix.environment, durable=is_durable)
+
+    def carry_out(self) -> Unmerged:
+        """Unmerge, or raise `StalePlan`."""
+        if not self._prefix.path.is_dir():
+            return Unmerged(self._prefix.path, gone=tuple(map(self._path, self._manifest.entries)))
+        with self._transaction.tidying(self._prefix.litter):
+            self._recover()
+            found = self._sorted()
+            made = tuple(path for path in map(self._path, self._manifest.made) if _is_directory(path))
+            if found.removed or made:
+                self._commit(found.removed, made)
+            else:
+                self._transaction.sweep(self._prefix.target)
+        # Those that held a lock or a journal of ours until now.
+        fs.remove_empty_directories(sorted(map(Path, made)))
+        return found._replace(
+            changed=tuple(filter(os.path.lexists, found.changed)),
+            directories=tuple(path for path in made if not os.path.lexists(path)),
+            left=tuple(path for path in made if os.path.lexists(path)),
+        )
+
+    def _recover(self) -> None:
+        """See to it that what is looked at is no half of a merge that died."""
+        self._transaction.take_snapshot(lambda: None)
+        if self._find().trees != self._prefix.trees:
+            raise StalePlan((), f"an unfinished change of `{self._prefix.path}` was undone")
+
+    def _sorted(self) -> Unmerged:
+        """What is to be removed, and what is kept and why."""
+        removed, changed, elsewhere, gone = list[str](), list[str](), list[str](), list[str]()
+        for name, put in self._manifest.entries.items():
+            path = self._path(name)
+            if put.was_there:
+                continue
+            if not os.path.lexists(path):
+                gone.append(path)
+            elif os.path.realpath(os.path.dirname(path)) != os.path.dirname(path):
+                elsewhere.append(path)
+            else:
+                (removed if put.is_at(path) else changed).append(path)
+        # A distribution goes if its RECORD is as it was put: else it came later, or is no more what it was.
+        going = {os.path.dirname(path) for path in removed if path.endswith(".dist-info/RECORD")}
+        ownership = Ownership(map(str, self._prefix.trees), going)
+        owners = {path: ownership.owner(path) for path in removed}
+        return Unmerged(
+            self._prefix.path,
+            tuple(path for path in removed if owners[path] is None),
+            changed=tuple(changed),
+            owned=tuple((path, owner) for path, owner in owners.items() if owner is not None),
+            elsewhere=tuple(elsewhere),
+            gone=tuple(gone),
+        )
+
+    def _commit(self, removed: tuple[str, ...], made: tuple[str, ...]) -> None:
+        target = self._prefix.target
+        before = {path: _state(path) for path in removed}
+
+        def validate(now: Snapshot) -> tuple[str, ...]:
+            is_same = now == self._transaction.snapshot and self._find().trees == self._prefix.trees
+            if not is_same or any(_state(path) != state for path, state in before.items()):
+                raise StalePlan((), f"`{self._prefix.path}` changed while this command was at work")
+            return ()
+
+        with self._transaction.staging(target) as change:
+            change.allow(str(self._prefix.path))
+            read_only = filter(_is_directory, map(self._path, self._manifest.read_only))
+            change.exactly = ExactTree({}, frozenset(filter(_is_opened, (*made, *read_only))), frozenset(made))
+            if removed:
+                change.remove(Removal("the manifest", target.trees[0], frozenset(removed)))
+            self._transaction.commit(change, validate)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._prefix.path, name)
+
+
+def _is_directory(path: str) -> bool:
+    return os.path.isdir(path) and os.path.realpath(path) == path
+
+
+def _is_opened(path: str) -> bool:
+    """Whether it is a read-only directory of this user's."""
+    status = os.lstat(path)
+    return hasattr(os, "geteuid") and os.geteuid() == status.st_uid != 0 and not status.st_mode & 0o200
+
+
+def _state(path: str) -> tuple[int, ...] | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns

@@ -1,0 +1,244 @@
+"""What one command has staged and what it takes away: carried out whole, or not at all."""
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from safe_pip.environment import import_check
+from safe_pip.environment.ownership import Ownership
+from safe_pip.environment.stage import Stage
+from safe_pip.environment.target import Target
+from safe_pip.errors import CommitFailed, State
+from safe_pip.journal import codec as journal
+from safe_pip.journal import commit, finish
+from safe_pip.merge import merge, tree
+from safe_pip.merge.plan import ExactTree, Journal
+from safe_pip.merge.removal import Removal
+
+
+class Outcome(NamedTuple):
+    """What a commit did beside what it was asked for: files of others that it replaced, each with its owner."""
+
+    overwritten: tuple[tuple[str, str | None], ...] = ()
+
+
+class ReadyPlan(NamedTuple):
+    """A plan, ready to be carried out: its journal is written, and everything that it needs lies beside it."""
+
+    plan: merge.Plan
+    journal: Journal
+    outcome: Outcome
+
+
+class Change:
+    """One change of the target, private until it is committed."""
+
+    def __init__(self, stage: Stage, target: Target, trees: Iterable[Path]) -> None:
+        """`trees` are all trees of the environment."""
+        self.target = target
+        self.shadows: Callable[[], bool] = lambda: False
+        """Whether what is staged hides a module or a project of another tree, or is hidden by one."""
+        self.exactly: ExactTree | None = None
+        """How a tree is put in, or taken out, as it is; None where it is distributions that come and go."""
+        self.judge: Callable[[merge.Plan], None] = lambda plan: None
+        """Raises an error of ours for a plan that the command cannot agree to."""
+        self._stage = stage
+        self._trees = tuple(dict.fromkeys(map(os.path.realpath, (*target.trees, *trees))))
+        self._roots = dict.fromkeys(os.path.realpath(path) for path in (*target.trees, *target.directories))
+        self._staged: dict[str, str] = {}
+        self._removals: dict[str, Removal] = {}
+        self._committed: Journal | None = None
+        self._late: list[finish.UnplannedFile] = []
+
+    @property
+    def root(self) -> str:
+        """What the absolute path of a file is put behind, to get its path in the stage."""
+        return self._stage.root
+
+    @property
+    def removals(self) -> Collection[Removal]:
+        """What goes."""
+        return self._removals.values()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._staged and not self._removals and self.exactly is None
+
+    @contextmanager
+    def unpacking(self, wheels: Iterable[Path]) -> Iterator[None]:
+        """Within, wheels are unpacked; raises `CommitFailed`, with nothing changed, where there is no room for them."""
+        self._stage.check_room(wheels)
+        with self._stage.unpacking():
+            yield
+
+    def staged(self, path: str) -> str:
+        """Where the file that is to be at the absolute `path` is staged."""
+        return self._stage.root + path
+
+    def allow(self, directory: str) -> None:
+        """Let the change reach whatever lies below this directory; one that is missing is made where it is to be."""
+        real = os.path.realpath(directory)
+        while not os.path.isdir(real):
+            real = os.path.dirname(real)
+        self._roots[real] = None
+
+    def mirror(self, directory: str) -> None:
+        """Make a directory of the target in the stage, so that what is made in it gets the modes it would have got."""
+        self.allow(directory)
+        self._stage.mirror(directory)
+
+    def mirror_below(self, directory: str, names: Iterable[str]) -> None:
+        """The same for the directories that files of these names, relative to one that is mirrored, will lie in."""
+        self._stage.mirror_below(directory, {os.path.dirname(name) for name in names})
+
+    def add(self, project: str, record: str) -> None:
+        """Count in a distribution that is staged and verified; `record` is its RECORD, in the stage."""
+        self._staged[project] = record
+
+    def put(self, path: str, content: bytes) -> None:
+        """Stage a file of no distribution at the absolute `path`: who may read its directory may read it."""
+        self.mirror(os.path.dirname(path))
+        self._staged[f"`{path}`"] = self._stage.write(path, content)
+
+    def remove(self, removal: Removal) -> None:
+        """Take a distribution away."""
+        self._removals[removal.project] = removal
+        self.allow(str(removal.tree))
+        for path, content in removal.edits.items():
+            self._stage.write_like(path, content)
+
+    def drop(self, projects: Iterable[str]) -> None:
+        """Leave these projects as they are after all."""
+        self._stage.unprepare()  # It would put back what was kept of them for another plan.
+        for project in projects:
+            record = self._staged.pop(project, None)
+            if record is not None:
+                self._stage.drop(record, tuple(self._staged.values()))
+            removal = self._removals.pop(project, None)
+            if removal is not None:
+                for path in removal.edits:
+                    self._stage.forget(path)
+
+    def verify_imports(self, path: Iterable[str]) -> None:
+        """Import what is new in a child interpreter; raises an error of ours, with nothing changed, if that fails."""
+        if self._staged:
+            import_check.verify_imports(self._stage, self._trees, path)
+
+    def prepare(self, entered: frozenset[str] = frozenset()) -> ReadyPlan:
+        """Plan against the target as it is now, and write the journal; changes nothing outside the private tree.
+
+        `entered` are directories that the filesystem refused to move as a whole. Raises `UnusableEnvironment` for what
+        is in the way.
+        """
+        self._stage.unprepare()
+        self._stage.prune()
+        going, metadata = self._going()
+        ownership = Ownership(self._trees, metadata)
+        while True:
+            plan = self._merged(going, ownership, entered)
+            if not plan.same_second:
+                break
+            self._stage.freshen(plan.same_second)
+        self.judge(plan)
+        self._stage.link(plan.links)
+        written = self._journal(plan)
+        self._stage.prepare(written.operations, written.roots)
+        self._stage.write_journal(journal.encode(written))
+        # Asked now: afterwards they belong to what has replaced them.
+        outcome = Outcome(tuple((path, ownership.owner(path)) for path in plan.overwritten))
+        return ReadyPlan(plan, written, outcome)
+
+    def carry_out(self, prepared: ReadyPlan, *, durable: bool, check: Callable[[], None]) -> Outcome:
+        """Do what was prepared, under the locks; on return it is committed.
+
+        Raises `commit.Rejected` where the target is not what was planned for: then nothing was changed.
+        """
+        try:
+            commit.carry_out(prepared.journal, prepared.plan, durable=durable, check=check)
+        except CommitFailed as error:
+            if error.state is State.COMMITTED:
+                self._stage.leave()
+            raise
+        self._committed = prepared.journal
+        return prepared.outcome
+
+    def latecomers(self) -> bool:
+        """Whether files of nobody's came into directories while they were replaced: they lie in the trash."""
+        if self._committed is not None:
+            self._late = finish.latecomers(self._committed)
+        return bool(self._late)
+
+    def put_back(self) -> tuple[str, ...]:
+        """Put such files back, never over anything; the caller holds the commit locks.
+
+        On return: the paths at which there is something else by now.
+        """
+        return finish.put_back(self._committed, self._late) if self._committed is not None else ()
+
+    def sync(self) -> None:
+        """Have the disk hold all that is staged, and the journal."""
+        self._stage.sync()
+
+    def close(self) -> None:
+        """Delete everything private; what is committed stays so, what is not was never there.
+
+        What the disk refuses is left to the next command that changes the environment.
+        """
+        try:
+            if self._committed is not None:
+                finish.remove_markers(self._committed)
+        except OSError:
+            self._stage.leave()
+        else:
+            self._stage.close()
+
+    def _going(self) -> tuple[set[str], set[str]]:
+        """The files that go, and the metadata directories among their parents."""
+        allowed = tuple(os.path.join(root, "") for root in self._roots)
+        files = {path for removal in self._removals.values() for path in removal.files if path.startswith(allowed)}
+        suffixes = (".dist-info", ".egg-info")
+        metadata = {path for path in (*files, *map(os.path.dirname, files)) if path.endswith(suffixes)}
+        return files, metadata
+
+    def _merged(self, going: set[str], ownership: Ownership, entered: frozenset[str]) -> merge.Plan:
+        parts = self._stage.volumes()
+        trees = tuple(each for each in self._trees if each not in going)  # an egg on `sys.path` is a tree, and may go
+        while True:
+            staged = [(part, tree.scan(root)) for part, root in self._stage.roots()]
+            situation = merge.Situation(
+                roots=tuple(self._roots),
+                trees=trees,
+                parts=parts,
+                entered=entered,
+                can_exchange=self._stage.can_exchange(),
+                uid=os.geteuid() if hasattr(os, "geteuid") else 0,
+                foreign=lambda path: ownership.owner(path) is not None,
+                order=tuple(os.path.basename(os.path.dirname(record)) for record in self._staged.values()),
+                exactly=self.exactly,
+            )
+            live = [(part, entry, tree.look("/", entry, going, trees)) for part, entry in staged]
+            try:
+                return merge.merge(live, going, situation)
+            except merge.NeedsPart as need:
+                if need.volume not in parts:
+                    is_tree = need.directory in self._trees
+                    parts = {**parts, need.volume: self._stage.add_part(need.directory, is_tree=is_tree)}
+                if need.staged:
+                    self._stage.move_to_part(need.staged, parts[need.volume])
+
+    def _journal(self, plan: merge.Plan) -> Journal:
+        changed = {os.path.join(plan.roots[each.root], each.path) for each in plan.operations}
+
+        def touched(directories: Iterable[str]) -> tuple[str, ...]:
+            inside = [os.path.join(directory, "") for directory in directories]
+            return tuple(each[:-1] for each in inside if any(path.startswith(each) for path in changed))
+
+        home = str(self._stage.home)
+        trees = tuple(dict.fromkeys((home, *touched(self._trees))))
+        directories = touched(map(os.path.realpath, self.target.directories))
+        for directory in filter(lambda each: each != home, (*trees, *directories)):
+            self._stage.mark(directory, is_tree=directory in trees)
+        return Journal(self._stage.identifier, home, trees, directories, plan.roots, self._stage.parts, plan.operations)

@@ -1,0 +1,250 @@
+"""The environment of one interpreter, and the locks that each kind of access to it needs.
+
+Additions never disturb a reader; changes and removals do. Each tree has two locks: the *environment lock*, flock on
+the directory itself (shared: what is installed stays as it is), and the *commit lock* in its state directory (shared:
+I am reading what is installed; exclusive: I am changing it). Nothing here knows pip.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from safe_pip.environment import access
+from safe_pip.environment.access import Changing, Locking, Making, Opening, Reading, Recovering, SharedUse, resolved
+from safe_pip.environment.target import Target
+from safe_pip.errors import StalePlan
+from safe_pip.locking import flock, inheritance
+from safe_pip.locking.holders import Holder
+from safe_pip.locking.locker import Keep, Locker, Scope, Step
+from safe_pip.locking.waiting import Interrupted, Wait, Waiting
+
+if TYPE_CHECKING:
+    from safe_pip.locking.fallback import Sole
+
+__all__ = ["Environment", "Held", "Holder", "Target", "Wait", "Waiting"]
+
+T = TypeVar("T")
+
+
+class Held:
+    """The proof that a commit may change `trees`: made only by `Environment`, worth something only while it is open."""
+
+    def __init__(self, trees: tuple[Path, ...], scope: Scope) -> None:
+        self.trees = trees
+        self._scope = scope
+
+    def check(self) -> None:
+        """Ask once more, before the first change.
+
+        Raises `StalePlan` if the ancestor whose locks stand in for ours has died, or if what is locked is not what the
+        paths lead to any more: a tree that was deleted and made anew has locks of its own.
+        """
+        if not self._scope.is_inheritance_alive():
+            raise StalePlan((), "the command that held the locks for this one has ended")
+        if not all(descriptor.is_current() for _, descriptor in self._scope.granted):
+            raise StalePlan((), "the environment was made anew while this command was at work")
+
+
+class Environment:
+    """What one interpreter sees: the directories of `path` that exist, but for the standard library's."""
+
+    def __init__(
+        self,
+        path: Sequence[str],
+        *,
+        stdlib: Collection[str] = (),
+        waiting: Waiting,
+        timeout: float | None,
+    ) -> None:
+        self._path = tuple(path)
+        self._stdlib = {os.path.realpath(name) for name in stdlib}
+        self._ancestry = inheritance.Ancestry(os.environ.get(inheritance.VARIABLE))
+        self._holding = Locker(waiting, timeout, self._ancestry, Recovering)
+        self._sole: Sole | None = None
+        if not flock.supported:
+            from safe_pip.locking.fallback import Sole
+
+            self._sole = Sole(waiting, timeout)
+        self._has_all = False
+
+    def trees(self) -> list[Path]:
+        """The directories that may hold distributions, resolved, each once; those that nobody can list hold none."""
+        found = (os.path.realpath(name or ".") for name in self._path)
+        usable = (real for real in found if os.path.isdir(real) and os.access(real, os.R_OK | os.X_OK))
+        return [Path(real) for real in dict.fromkeys(usable) if real not in self._stdlib]
+
+    def forbids_replacing(self, trees: Iterable[Path]) -> bool:
+        """Whether an ancestor keeps one of `trees` as it is, so that this command may only add to them."""
+        return flock.supported and any(map(self._ancestry.forbids_replacing, resolved(trees)))
+
+    def read(self, take: Callable[[], T]) -> T:
+        """Call `take` while nobody changes what is installed; calls it again if it may have seen half a change."""
+        while True:
+            step = Reading(self.trees)
+            with self._taking(step) as scope:
+                value = take()
+                # Half a change that came meanwhile, where there was no commit lock to take, is met when starting over.
+                with suppress(Interrupted):
+                    if self._has_all or (step.is_valid() and scope.is_inheritance_alive()):
+                        return value
+
+    @contextmanager
+    def building(self, *sources: Path) -> Iterator[None]:
+        """Keep what is installed as it is, for a build that imports from it; and build alone in each of `sources`.
+
+        Child programs may add to the environment, and are refused to replace. When a mutex inside has to be waited
+        for, the environment is let go and taken again: compare what is installed after the last lock is granted.
+        """
+        trees = list if self._has_all else self.trees
+        with self._taking(SharedUse(trees, sources), keep=Keep.RENEWED, is_published=True):
+            yield
+
+    @contextmanager
+    def reserving(self, target: Target, also: Iterable[Path] = ()) -> Iterator[None]:
+        """Keep all others from changing or removing anything in the target until it ends: they can only add.
+
+        If another lock has to be waited for meanwhile it is let go, and that lock's taker raises `StalePlan`.
+        """
+        step = Changing(target, also, commit=False)
+        with self._changing(step, keep=Keep.RESERVED, is_published=True):
+            yield
+
+    @contextmanager
+    def replacing(self, target: Target, also: Iterable[Path] = ()) -> Iterator[Held]:
+        """Have the target to oneself, to change or remove what is in it; nobody changes the rest of the environment.
+
+        Makes trees and directories that are missing. If the body raises, exactly those that were made are removed,
+        unless something is in them.
+        """
+        with self._changing(Changing(target, also, others=self.trees)) as held:
+            yield held
+
+    @contextmanager
+    def adding(self, target: Target, also: Iterable[Path] = ()) -> Iterator[Held]:
+        """The same for who only adds: builds and programs that use the environment go on."""
+        with self._changing(Changing(target, also, others=self.trees, environment=False)) as held:
+            yield held
+
+    @contextmanager
+    def staging(self, target: Target, make: Callable[[Path], T]) -> Iterator[T]:
+        """Have `make` make what is private in the target's home (its first tree), while no sweeper is at work there.
+
+        Within, no lock is held. Makes trees that are missing. If the body raises, exactly those that were made are
+        removed, unless something is in them.
+        """
+        step, failed, process = Opening(target), True, os.getpid()
+        try:
+            with self._taking(step):
+                made = make(step.trees[0])
+            yield made
+            failed = False
+        finally:
+            if os.getpid() == process:
+                step.tidy(self._holds, failed=failed)
+
+    def tidy(self, litter: Iterable[Path]) -> None:
+        """Remove the state directories of these trees, unless somebody is at work there.
+
+        For who may have kept others from removing them: of several who leave the last one does. Waits for nobody who is
+        at work, and for who leaves as well no longer than he looks. Never raises.
+        """
+        for tree in litter:
+            access.remove_state_directory(tree, self._holds)
+
+    def carry_out(self, step: Step) -> None:
+        """Take the locks of a step that does its work as soon as it has them, and let them go."""
+        with self._taking(step):
+            pass
+
+    @contextmanager
+    def exclusively(self, target: Target | None) -> Iterator[None]:
+        """Have the target to oneself for as long as it takes; whatever else is asked for inside is granted.
+
+        With no target: every tree of the environment that this user can write, and nobody changes the others.
+        """
+        chosen = target or Target(tuple(tree for tree in self.trees() if os.access(tree, os.W_OK)))
+        step = Changing(chosen, others=self.trees)
+        with self._changing(step, is_published=True):
+            outer, self._has_all = self._has_all, True
+            try:
+                yield
+            finally:
+                self._has_all = outer
+
+    @contextmanager
+    def mutex(self, *directories: Path) -> Iterator[None]:
+        """Be the only one who writes in these directories, which are made if they are missing."""
+        with self._taking(SharedUse(list, directories), is_published=True):
+            yield
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Keep what is installed as it is while another program runs; that may add to it."""
+        with self._taking(SharedUse(self.trees), is_published=True):
+            yield
+
+    @contextmanager
+    def occupying(self, target: Target) -> Iterator[None]:
+        """Have the target to oneself while another program runs."""
+        with self._changing(Changing(target), is_published=True):
+            yield
+
+    @contextmanager
+    def directory(self, path: Path, *, exclusive: bool) -> Iterator[None]:
+        """Lock a directory that is no environment, itself, while another program runs; it is made if it is missing."""
+        with self._taking(Locking(path, exclusive=exclusive), is_published=True):
+            yield
+
+    @contextmanager
+    def making(self, path: Path) -> Iterator[None]:
+        """Be the only one who makes an environment in this directory, which is made if it is missing.
+
+        If the body raises, exactly the directories that were made are removed, unless something is in them.
+        """
+        step, process = Making(path), os.getpid()
+        try:
+            with self._taking(step):
+                try:
+                    yield
+                except BaseException:
+                    if os.getpid() == process:
+                        step.tidy()  # under the lock: who has it next finds that it is another directory
+                    raise
+        except BaseException:
+            if os.getpid() == process:
+                step.tidy()
+            raise
+
+    @contextmanager
+    def _changing(self, step: Changing, *, keep: Keep = Keep.FIRMLY, is_published: bool = False) -> Iterator[Held]:
+        failed, process = True, os.getpid()
+        try:
+            with self._taking(step, keep=keep, is_published=is_published) as scope:
+                yield Held(step.trees, scope)
+                failed = False
+        finally:
+            if os.getpid() == process:  # what a forked child unwinds is its parent's
+                step.tidy(self._holds, failed=failed)
+
+    def _holds(self, identity: flock.Identity) -> bool:
+        return self._holding.holds(identity, exclusive=True)
+
+    @contextmanager
+    def _taking(self, step: Step, *, keep: Keep = Keep.FIRMLY, is_published: bool = False) -> Iterator[Scope]:
+        scope = Scope(step, keep=keep, is_published=is_published)
+        if self._sole is not None:
+            with self._sole.holding([*self.trees(), *step.directories()]):
+                yield scope
+            return
+        if self._has_all and not isinstance(step, SharedUse):
+            yield scope
+            return
+        self._holding.take(scope)
+        try:
+            yield scope
+        finally:
+            self._holding.close(scope)

@@ -1,0 +1,114 @@
+"""Can what was staged be imported? Asked in a child interpreter, before anything of it is in the environment."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+
+from safe_pip import fs
+from safe_pip.environment.stage import Stage
+from safe_pip.errors import ImportFailed
+
+_SHOWN = 20
+
+# In a program of the user's the modules print where they like; what is being imported goes to a file of its own.
+_CHILD = """\
+import importlib, json, os, site, sys, traceback
+path, staged, names = json.loads(sys.argv[1])
+report = os.dup(1)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+sys.argv[1:] = []
+sys.path[:] = path
+for directory in staged:
+    site.addsitedir(directory)
+for name in names:
+    os.write(report, name.encode() + b"\\n")
+    try:
+        importlib.import_module(name)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+os.write(report, b"\\n")
+os._exit(0)
+"""
+
+
+def verify_imports(stage: Stage, trees: Iterable[str], path: Iterable[str]) -> None:
+    """Import every top-level module that is staged for one of `trees`, in a child; raises `ImportFailed`.
+
+    The child sees what the environment's interpreter sees on `path`, and the stage in front of the trees in it. It
+    leaves no bytecode. Packages without `__init__` are not imported themselves: their parts may lie anywhere.
+    """
+    staged = [(tree, root + tree) for _, root in stage.roots() for tree in trees if os.path.isdir(root + tree)]
+    names = [name for _, directory in staged for name in sorted(set(top_level(directory)))]
+    if not names:
+        return
+    arguments = json.dumps([_in_front(path, staged), [directory for _, directory in staged], names])
+    report, errors = fs.unnamed_file(b""), fs.unnamed_file(b"")
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", _CHILD, arguments],
+            stdin=subprocess.DEVNULL,
+            # Files and not pipes: what a module leaves running would hold them open.
+            stdout=report,
+            stderr=errors,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        )
+        begun, output = _read(report).split("\n"), _read(errors).rstrip()
+    finally:
+        os.close(report)
+        os.close(errors)
+    if child.returncode or begun[-2:] != ["", ""]:
+        raise _failure(begun, child.returncode, output.splitlines()[-_SHOWN:])
+
+
+def top_level(directory: str) -> Iterator[str]:
+    """The names of the modules and regular packages in a directory."""
+    suffixes = sorted(importlib.machinery.all_suffixes(), key=len, reverse=True)
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                if any(os.path.isfile(os.path.join(entry.path, f"__init__{suffix}")) for suffix in suffixes):
+                    yield from filter(str.isidentifier, [entry.name])
+                continue
+            for suffix in suffixes:
+                if entry.name.endswith(suffix):
+                    name = entry.name[: -len(suffix)]
+                    if name.isidentifier() and name not in ("__init__", "__main__"):
+                        yield name
+                    break
+
+
+def _in_front(path: Iterable[str], staged: Sequence[tuple[str, str]]) -> list[str]:
+    """The path with each staged tree right before the tree that it is for; first of all, where that is not on it."""
+    found: list[str] = []
+    missing = dict.fromkeys(directory for _, directory in staged)
+    for name in path:
+        real = os.path.realpath(name)
+        for tree, directory in staged:
+            if tree == real and directory in missing:
+                del missing[directory]
+                found.append(directory)
+        found.append(name)
+    return [*missing, *found]
+
+
+def _failure(begun: Sequence[str], status: int, output: Sequence[str]) -> ImportFailed:
+    name = next(filter(None, reversed(begun)), "")
+    why = output[-1].strip() if output else ""
+    if status < 0:
+        why = f"the interpreter was killed by signal {-status}"
+    elif not status:
+        why = "the interpreter ended"
+    return ImportFailed(f"`{name}` cannot be imported: {why}", "\n".join(output))
+
+
+def _read(fd: int) -> str:
+    os.lseek(fd, 0, os.SEEK_SET)
+    with open(fd, encoding="utf-8", errors="replace", closefd=False) as file:
+        return file.read()

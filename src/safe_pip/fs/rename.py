@@ -1,0 +1,153 @@
+"""Renames: never over anything, over a file, and two entries for each other.
+
+The standard library does not offer the first and the last: renameat2(2), renamex_np(2) of macOS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+from safe_pip.fs.directory import Directory, make_directory
+from safe_pip.fs.files import remove_below
+from safe_pip.fs.watch import Changing
+
+if sys.platform == "darwin":
+    NO_REPLACE, EXCHANGE = 4, 2
+else:
+    NO_REPLACE, EXCHANGE = 1, 2
+
+# The system call, for C libraries that do not wrap it: asm/unistd.h of each architecture. The
+# second number is that of a 32-bit process.
+_NUMBERS = {
+    "x86_64": (316, 353),
+    "i686": (353, 353),
+    "i586": (353, 353),
+    "i386": (353, 353),
+    "aarch64": (276, 382),
+    "armv8l": (382, 382),
+    "armv7l": (382, 382),
+    "armv6l": (382, 382),
+    "ppc64le": (357, 357),
+    "ppc64": (357, 357),
+    "s390x": (347, 347),
+    "riscv64": (276, 276),
+    "loongarch64": (276, 276),
+}
+# What a kernel or a filesystem answers that does not know the flag; EPERM is what an old sandbox says.
+_NO_FLAGS = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
+
+Call = Callable[[int, bytes, int, bytes, int], int]
+_call: Call | None = None
+_get_errno: Callable[[], int] | None = None
+
+
+def load() -> None:
+    """Import all that is imported only when it is used: pip lets nothing be imported once it has begun to install."""
+    global _call, _get_errno
+    if _get_errno is None:
+        try:
+            import ctypes
+        except ImportError:  # an interpreter built without libffi
+            _get_errno = int
+        else:
+            _call = _find(ctypes.CDLL(None, use_errno=True))
+            _get_errno = ctypes.get_errno
+
+
+def _find(library: object) -> Call | None:
+    import ctypes
+
+    number, text, flags = ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
+    function = getattr(library, "renameatx_np" if sys.platform == "darwin" else "renameat2", None)
+    if function is not None:
+        function.argtypes = (number, text, number, text, flags)
+        function.restype = number
+        call: Call = function
+        return call
+    if sys.platform != "linux" or os.uname().machine not in _NUMBERS:
+        return None
+    which = _NUMBERS[os.uname().machine][0 if sys.maxsize > 2**32 else 1]
+    system_call = getattr(library, "syscall", None)
+    if system_call is None:
+        return None
+    system_call.argtypes = (ctypes.c_long, number, text, number, text, flags)
+    system_call.restype = ctypes.c_long
+    return lambda *arguments: int(system_call(which, *arguments))
+
+
+def _rename(source: int | None, name: str, destination: int | None, new_name: str, flag: int) -> None:
+    """Rename `name` in the directory open as `source`; raises `OSError`, ENOSYS where there is no such call."""
+    load()
+    if _call is None or _get_errno is None or source is None or destination is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    # An interrupted call is no error of these: rename(2) does not know EINTR, filesystems of their own might.
+    while _call(source, os.fsencode(name), destination, os.fsencode(new_name), flag) != 0:
+        number = _get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
+
+
+def move(source: Directory, name: str, destination: Directory, new_name: str) -> None:
+    """Rename, never over anything: raises `FileExistsError` if the new name is taken, by whatever.
+
+    Where neither kernel nor filesystem can do that in one step it looks first: the commit lock keeps other safe-pips
+    away.
+    """
+    old, new = source.at(name), destination.at(new_name)
+    with Changing("move", destination.join(new_name), source.join(name)):
+        if sys.platform == "win32":
+            os.rename(old, new)
+            return
+        try:
+            _rename(source.fd, old, destination.fd, new, NO_REPLACE)
+        except OSError as error:
+            if error.errno not in _NO_FLAGS:
+                raise
+            if destination.exists(new_name):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+            os.rename(old, new, src_dir_fd=source.fd, dst_dir_fd=destination.fd)
+
+
+def move_over(source: Directory, name: str, destination: Directory, new_name: str) -> None:
+    """Rename, over a file that is there: who opens the new name finds the old file or the new one.
+
+    On return the old name is gone, also if both were links to the same file, with which rename(2) does nothing.
+    """
+    with Changing("move_over", destination.join(new_name), source.join(name)):
+        os.replace(source.at(name), destination.at(new_name), src_dir_fd=source.fd, dst_dir_fd=destination.fd)
+        if source.exists(name) and (source.identity, name) != (destination.identity, new_name):
+            os.unlink(source.at(name), dir_fd=source.fd)
+
+
+def exchange(one: Directory, name: str, other: Directory, other_name: str) -> None:
+    """Let two entries of any kind change places in one step.
+
+    Raises `OSError`: EXDEV where the filesystem refuses it for one of them (a directory of a lower overlayfs layer),
+    EINVAL or ENOSYS where it cannot do it at all.
+    """
+    old, new = one.at(name), other.at(other_name)
+    with Changing("exchange", other.join(other_name), one.join(name)):
+        _rename(one.fd, old, other.fd, new, EXCHANGE)
+
+
+def can_exchange(directory: Directory) -> bool:
+    """Whether directories can be exchanged there, found out with two of our own in the private `directory`."""
+    first, second, inner = "exchange-first", "exchange-second", "inner"
+    try:
+        make_directory(directory, first)
+        make_directory(directory, second)
+        with directory.child(first) as below:
+            make_directory(below, inner)
+        exchange(directory, first, directory, second)
+        with directory.child(second) as below:
+            return below.exists(inner)
+    except OSError:
+        return False
+    finally:
+        for name in (first, second):
+            with contextlib.suppress(OSError):
+                remove_below(directory, name)

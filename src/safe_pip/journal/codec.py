@@ -1,0 +1,232 @@
+"""The journal's format: a plan to bytes and back, where no damage goes unnoticed.
+
+One header line (magic word, format number, length and SHA-256 of the body), then the body in JSON. A file that was torn
+off, or has one wrong, missing or additional byte, is `Damaged`; what another version of safe-pip wrote is `Newer`. What
+decodes is well-formed: every index in range, every path relative and without `..`, every operation as its kind wants.
+
+Names are kept as the bytes that the filesystem has, so that a journal means the same in every locale.
+"""
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from safe_pip.merge.plan import Journal, Kind, Operation, Seen
+
+FORMAT = 1
+LIMIT = 1 << 28
+"""In bytes: nothing larger is written, and nothing larger is read into memory."""
+
+_MAGIC = "safe-pip-journal"
+_HEADER = re.compile(rb"safe-pip-journal ([1-9][0-9]{0,8}) (0|[1-9][0-9]{0,17}) ([0-9a-f]{64})\n")
+_IDENTIFIER = re.compile(r"[0-9a-f]{16}")
+_FIELDS = ("identifier", "home", "trees", "directories", "roots", "parts", "operations")
+# Whether an operation of this kind has: a name in the stage, one in the trash, an old object, a new one.
+_HAS = {
+    Kind.NEW: (True, False, False, True),
+    Kind.FILE: (True, True, True, True),
+    Kind.EXCHANGE: (True, False, True, True),
+    Kind.SWAP: (True, True, True, True),
+    Kind.REMOVE: (False, True, True, False),
+    Kind.MODE: (False, False, True, True),
+    Kind.TIDY: (False, False, True, False),
+    Kind.SEAL: (False, False, True, True),
+}
+
+T = TypeVar("T")
+
+
+class Damaged(Exception):
+    """These bytes are not a whole journal: the message says what is wrong with them."""
+
+
+class Newer(Exception):
+    """A version of safe-pip wrote this whose journals have another format."""
+
+
+def is_identifier(text: str) -> bool:
+    """Whether this can be the identifier of a transaction."""
+    return _IDENTIFIER.fullmatch(text) is not None
+
+
+def marker(identifier: str) -> str:
+    """The name of the empty file in a staged directory by which it is known again in its place."""
+    return f".safe-pip-{identifier}"
+
+
+def encode(journal: Journal) -> bytes:
+    """The bytes of `journal`; raises `ValueError` if `decode` would not take them."""
+    fields = _outward((*journal[:-1], [_row(operation) for operation in journal.operations]))
+    body = json.dumps(dict(zip(_FIELDS, fields, strict=True)), separators=(",", ":")).encode("ascii")
+    content = _header(body) + body
+    if len(content) > LIMIT:
+        raise ValueError(f"a journal of {len(content)} bytes")
+    try:
+        _check(journal)
+    except Damaged as error:
+        raise ValueError(str(error)) from error
+    return content
+
+
+def decode(content: bytes) -> Journal:
+    """The journal that `encode` made these bytes of; raises `Damaged` or `Newer`."""
+    found = _HEADER.match(content)
+    if found is None:
+        _damaged("it has no header")
+    if int(found[1]) != FORMAT:
+        raise Newer(f"its format is {int(found[1])}, and this version knows {FORMAT}")
+    body = content[found.end() :]
+    if len(content) > LIMIT or found[0] != _header(body):
+        _damaged("its length or its digest is wrong")
+    try:
+        fields = json.loads(body)
+        if not isinstance(fields, dict) or tuple(fields) != _FIELDS:
+            _damaged("its fields are not those of a journal")
+        journal = _read(*_inward(list(fields.values())))
+    except (ValueError, RecursionError) as error:  # not JSON, or names that no filesystem has
+        raise Damaged(str(error)) from error
+    _check(journal)
+    return journal
+
+
+def _header(body: bytes) -> bytes:
+    return f"{_MAGIC} {FORMAT} {len(body)} {hashlib.sha256(body).hexdigest()}\n".encode("ascii")
+
+
+def _row(operation: Operation) -> tuple[object, ...]:
+    return (operation.kind.value, *operation[1:])
+
+
+def _outward(value: object) -> list[object]:
+    """All text in `value` as UTF-8 that stands for the filesystem's bytes."""
+    result = _map(value, lambda text: os.fsencode(text).decode("utf-8", "surrogateescape"))
+    assert isinstance(result, list)
+    return result
+
+
+def _inward(value: list[object]) -> list[object]:
+    result = _map(value, lambda text: os.fsdecode(text.encode("utf-8", "surrogateescape")))
+    assert isinstance(result, list)
+    return result
+
+
+def _map(value: object, change: Callable[[str], str]) -> object:
+    if isinstance(value, str):
+        return value if value.isascii() else change(value)
+    return [_map(item, change) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _read(
+    identifier: object, home: object, trees: object, directories: object, roots: object, parts: object, rows: object
+) -> Journal:
+    return Journal(
+        _is(str, identifier),
+        _is(str, home),
+        _texts(trees),
+        _texts(directories),
+        _texts(roots),
+        _texts(parts),
+        tuple(_operation(row) for row in _is(list, rows)),
+    )
+
+
+def _operation(row: object) -> Operation:
+    fields = _is(list, row)
+    if len(fields) != len(Operation._fields):
+        _damaged("an operation has too few fields, or too many")
+    kind, root, path, part, staged, trash, old, new, known = fields
+    try:
+        which = Kind(kind)
+    except ValueError:
+        _damaged(f"there is no operation {kind!r}")
+    return Operation(
+        which,
+        _is(int, root),
+        _is(str, path),
+        _is(int, part),
+        _is(str, staged),
+        _is(str, trash),
+        _seen(old),
+        _seen(new),
+        _texts(known),
+    )
+
+
+def _seen(value: object) -> Seen | None:
+    if value is None:
+        return None
+    numbers = [_is(int, number) for number in _is(list, value)]
+    if len(numbers) != len(Seen._fields):
+        _damaged("an object has too few properties, or too many")
+    return Seen(*numbers)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(_is(str, item) for item in _is(list, value))
+
+
+def _is(wanted: type[T], value: object) -> T:
+    if type(value) is not wanted:  # not isinstance: True is no number here
+        _damaged(f"{value!r:.40} stands where {wanted.__name__} should")
+    return value
+
+
+def _check(journal: Journal) -> None:
+    """Raise `Damaged` unless every value is one that a journal can have."""
+    if not is_identifier(journal.identifier):
+        _damaged("its identifier is none")
+    for path in (journal.home, *journal.trees, *journal.directories, *journal.roots, *journal.parts):
+        if not _is_absolute(path):
+            _damaged(f"`{path}` is not an absolute path in its simplest form")
+    if journal.home not in journal.trees:
+        _damaged("its home is none of its trees")
+    private = f".safe-pip/{journal.identifier}"
+    if not journal.parts or journal.parts[0] != os.path.join(journal.home, private):
+        _damaged("its first part is not in its home")
+    if any(not part.endswith(f"/{private}") for part in journal.parts) or len({*journal.parts}) < len(journal.parts):
+        _damaged("its parts are not private directories of their own")
+    used: set[tuple[int, str]] = set()
+    for operation in journal.operations:
+        _check_operation(operation, journal)
+        names = [(operation.part, name) for name in (operation.staged, f"/{operation.trash}") if name not in ("", "/")]
+        if not used.isdisjoint(names):
+            _damaged(f"`{operation.path}` shares its place in the stage or the trash")
+        used.update(names)
+
+
+def _check_operation(operation: Operation, journal: Journal) -> None:
+    _, root, path, part, staged, trash, old, new, known = operation
+    if not (0 <= root < len(journal.roots) and 0 <= part < len(journal.parts)):
+        _damaged(f"`{path}` is in none of its roots or parts")
+    has = (bool(staged), bool(trash), old is not None, new is not None)
+    if has != _HAS[operation.kind]:
+        _damaged(f"`{path}` has not what `{operation.kind.value}` needs")
+    for relative in (path, *known, *filter(None, (staged, trash))):
+        if not is_relative(relative):
+            _damaged(f"`{relative}` is not a relative path in its simplest form")
+    if "/" in trash:
+        _damaged(f"`{trash}` is not a name")
+    if any(not (0 <= seen.mode < 1 << 32 and seen.size >= 0) for seen in (old, new) if seen is not None):
+        _damaged(f"`{path}` has an impossible mode or size")
+    directories = [stat.S_ISDIR(seen.mode) for seen in (old, new) if seen is not None]
+    if operation.kind is Kind.FILE and any(directories):
+        _damaged(f"`{path}` is a directory where `file` needs none")
+    if operation.kind in (Kind.EXCHANGE, Kind.MODE, Kind.TIDY, Kind.SEAL) and not all(directories):
+        _damaged(f"`{path}` is no directory, as `{operation.kind.value}` needs it")
+
+
+def is_relative(path: str) -> bool:
+    """Whether this is a path below something, without `.`, `..`, empty names or anything that no name can have."""
+    return all(name not in ("", ".", "..") for name in path.split("/")) and "\0" not in path
+
+
+def _is_absolute(path: str) -> bool:
+    return path == "/" or (path.startswith("/") and is_relative(path[1:]))
+
+
+def _damaged(why: str) -> NoReturn:
+    raise Damaged(why)

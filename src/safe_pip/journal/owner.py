@@ -1,0 +1,178 @@
+"""The owner file `<id>.owner` of a transaction: locked by the process that is at it, for as long as it lives.
+
+It names what the transaction has outside its own state directory, each before it is made, so that whoever cleans up
+after a dead owner finds it. It is only ever appended to: the lock is on the file, not on its name.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import stat
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from safe_pip import fs
+from safe_pip.errors import UnusableEnvironment
+from safe_pip.fs import Directory
+from safe_pip.locking import flock, holders
+from safe_pip.locking.flock import Descriptor
+
+SUFFIX = ".owner"
+
+# Of a killed process the highest descriptor is closed first: who then gets its commit locks finds it dead.
+_HIGH_DESCRIPTOR = 900
+# Beyond it, it is none of ours.
+_LONGEST = 1 << 20
+
+
+class OwnerNote(NamedTuple):
+    """What an owner file says: whose it is, and the private directories and marks that it has elsewhere.
+
+    `since` is when it was made, in seconds of the epoch; `parts` are private directories, `marks` the state
+    directories that a mark of it lies in, as absolute paths.
+    """
+
+    pid: int = 0
+    command: str = ""
+    since: float = 0.0
+    parts: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+
+
+class Owner:
+    """A locked owner file. Closed without having been removed it is what a dead process left behind."""
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self.path = descriptor.path
+        self.identifier = descriptor.path.name.removesuffix(SUFFIX)
+        self._descriptor = descriptor
+
+    @classmethod
+    def make(cls, state: Path) -> "Owner":
+        """Make and lock a new one in the state directory; the caller holds its commit lock, shared.
+
+        Raises `OSError` if it cannot be made, and `UnusableEnvironment` if it cannot be locked. After a crash an owner
+        file that nobody has locked may stay.
+        """
+        while True:
+            name = f"{secrets.token_hex(8)}{SUFFIX}"
+            with Directory.open(state) as directory:
+                try:
+                    first = {"pid": os.getpid(), "command": _command(), "since": time.time()}
+                    fs.write_new(directory, name, _line(first))
+                    give_access(state / name)
+                    owner = _locked(_open(state / name))
+                except FileExistsError:
+                    raise  # somebody else's
+                except BaseException:
+                    with contextlib.suppress(OSError):
+                        fs.remove(directory, name)
+                    raise
+                if owner is not None:
+                    return owner
+                # Somebody looked whether it is locked at this very moment, or took it for a dead one's.
+                fs.remove(directory, name)
+
+    @classmethod
+    def adopt(cls, path: Path) -> "Owner | None":
+        """Lock the file of an owner that is dead, to clean up after him; None if he lives, or if it is gone."""
+        try:
+            return _locked(_open(path))
+        except (FileNotFoundError, UnusableEnvironment):
+            return None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process holds it: not after it was closed, and not in a forked child."""
+        return self._descriptor.fd >= 0
+
+    def append_part(self, directory: str) -> None:
+        """Note a private directory on another filesystem, before it is made."""
+        self._append({"part": directory})
+
+    def append_mark(self, directory: str) -> None:
+        """Note the state directory of another tree in which a mark is about to be made."""
+        self._append({"mark": directory})
+
+    def note(self) -> OwnerNote:
+        """What it says."""
+        return read(self.path)
+
+    def release(self) -> None:
+        """Let it go and leave it to the next one who cleans up."""
+        self._descriptor.close()
+
+    def close(self) -> None:
+        """Remove it, then let it go; in a forked child it does nothing. Raises `OSError` if it cannot be removed."""
+        if self.is_ours:
+            try:
+                fs.unlink(self.path)
+            finally:
+                self.release()
+
+    def _append(self, content: dict[str, object]) -> None:
+        # A newline before it as well: what was torn by a full disk damages no other line.
+        fs.append(self._descriptor.fd, self.path, b"\n" + _line(content))
+
+
+def read(path: Path) -> OwnerNote:
+    """Read an owner file, locked or not; a line that is damaged says nothing, and so does a file that is gone."""
+    note = OwnerNote()
+    for line in _content(path).split(b"\n"):
+        try:
+            content = json.loads(line)
+            if "pid" in content:
+                command = holders.printable(str(content["command"]))
+                note = note._replace(pid=int(content["pid"]), command=command, since=float(content["since"]))
+            elif "part" in content:
+                note = note._replace(parts=(*note.parts, str(content["part"])))
+            else:
+                note = note._replace(marks=(*note.marks, str(content["mark"])))
+        except (ValueError, LookupError, TypeError):
+            continue
+    return note
+
+
+def _locked(descriptor: Descriptor) -> Owner | None:
+    """The owner file if it can be locked and has its name still; else it is closed."""
+    is_locked = False
+    try:
+        descriptor.raise_to(_HIGH_DESCRIPTOR)
+        is_locked = flock.try_lock(descriptor, exclusive=True) and descriptor.is_current()
+    finally:
+        if not is_locked:
+            descriptor.close()
+    return Owner(descriptor) if is_locked else None
+
+
+def _open(path: Path) -> Descriptor:
+    try:
+        return Descriptor(path, writable=True)  # a file server wants that for an exclusive lock
+    except UnusableEnvironment:
+        return Descriptor(path)
+
+
+def _content(path: Path) -> bytes:
+    """What is in a file that somebody else may have put there: no link is followed, no pipe waited for."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    with contextlib.suppress(OSError), open(os.open(path, flags), "rb") as file:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return file.read(_LONGEST)
+    return b""
+
+
+def give_access(path: Path) -> None:
+    """Let everybody read a file who can read the state directory it is in; it stays the property of who made it."""
+    status = os.stat(path.parent)
+    fs.set_access(path, stat.S_IMODE(status.st_mode) & 0o666 | 0o444, group=status.st_gid)
+
+
+def _command() -> str:
+    return holders.command(os.getpid()) or holders.printable(" ".join(sys.argv))
+
+
+def _line(content: dict[str, object]) -> bytes:
+    return json.dumps(content).encode() + b"\n"

@@ -1,0 +1,65 @@
+"""An adopted environment: in it `pip` and `python -m pip` are safe-pip, by one `.pth` file in its tree.
+
+The interpreter reads that file at every start (docs.python.org, `site`). Its one line looks at the last word that the
+interpreter was started with; only if that may be pip's does it run the rest, which is the text of `_hook.py`.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+NAME = "safe-pip-adopted.pth"
+_HEAD = "# `pip` and `python -m pip` are safe-pip here. For plain pip: `safe-pip unadopt`, or delete this file."
+_RUNNER = "_runner.py"
+_PACKAGE = Path(os.path.abspath(__file__)).parents[1]
+
+
+class Adoption(NamedTuple):
+    """That an environment is adopted: by the file NAME in `tree`, for the safe-pip package at `home`."""
+
+    tree: Path
+    home: Path
+
+    @property
+    def file(self) -> Path:
+        """The file that makes it so."""
+        return self.tree / NAME
+
+    @property
+    def works(self) -> bool:
+        """Whether that safe-pip is there; if not, pip refuses to run."""
+        return os.access(self.home / _RUNNER, os.R_OK)
+
+    def told(self) -> str:
+        """This, for a user."""
+        where = f"`pip` is safe-pip, of `{self.home}`"
+        return where if self.works else f"{where}, which is gone: pip refuses to run until `{self.file}` is deleted"
+
+    def content(self) -> bytes:
+        """What the file has to contain; a safe-pip that is in the tree is found there wherever that is moved."""
+        home = os.path.relpath(self.home, self.tree) if self.home.is_relative_to(self.tree) else str(self.home)
+        hook = (_PACKAGE / "_hook.py").read_text(encoding="utf-8") + "\n\nbegin(TREE, HOME, NAME)\n"
+        names = f"{{'TREE': sitedir, 'HOME': {home!a}, 'NAME': {NAME!a}}}"
+        # Before Python 3.10 there is no `orig_argv`, so nothing happens.
+        is_likely = "'pip' in str(getattr(sys, 'orig_argv', [])[-len(sys.argv):][:1])[-20:]"
+        line = f"import sys; {is_likely} and exec({hook!a}, {names})"
+        return f"{_HEAD}\n# {json.dumps({'format': 1, 'home': home})}\n{line}\n".encode("ascii")
+
+
+def find(tree: str | Path) -> Adoption | None:
+    """The adoption of the environment with this tree; None if it is not adopted."""
+    tree = Path(tree)
+    try:
+        head, facts, *_ = (tree / NAME).read_text(encoding="utf-8").splitlines()
+        home = json.loads(facts.removeprefix("# "))["home"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return Adoption(tree, tree / home) if head == _HEAD else None
+
+
+def wanted(tree: Path) -> Adoption:
+    """The adoption that is to be: for the safe-pip that is installed in the tree, or else for this one."""
+    own = tree / "safe_pip"
+    is_own = (own / _RUNNER).is_file() or own == _PACKAGE
+    return Adoption(tree, own if is_own else _PACKAGE)

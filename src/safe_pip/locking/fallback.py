@@ -1,0 +1,141 @@
+"""Where there is no flock (Windows): one exclusive lock, by `filelock`, for everything a command does.
+
+Slower, as safe. Readers and writers alike hold it around the whole command, so a user who cannot write a tree cannot
+lock it either, and is refused. A file's existence never means "locked": where `filelock` could offer no more than that
+the environment is unusable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safe_pip import fs
+from safe_pip.errors import LockTimeout, UnusableEnvironment
+from safe_pip.locking import state_directory
+from safe_pip.locking.inheritance import VARIABLE
+from safe_pip.locking.order import shown_name
+from safe_pip.locking.waiting import Wait, Waiting
+
+if TYPE_CHECKING:
+    from safe_pip._vendor.filelock import BaseFileLock
+
+_FIRST_MESSAGE, _RAREST_MESSAGE = 1.0, 60.0
+
+
+class Sole:
+    """All that this process holds where there is no flock: trees, each wholly or not at all."""
+
+    def __init__(self, waiting: Waiting, timeout: float | None) -> None:
+        self._waiting = waiting
+        self._timeout = timeout
+        self._held: set[Path] = set()
+
+    @contextmanager
+    def holding(self, directories: Iterable[Path]) -> Iterator[None]:
+        """Have these directories to oneself; those held already, here or by an ancestor, are not waited for."""
+        missing = sorted(set(directories) - self._held)
+        with ExitStack() as stack:
+            for directory in missing:
+                stack.enter_context(self._locked(self._file(directory), shown_name(directory)))
+            if missing:
+                stack.enter_context(_published(missing))
+            self._held.update(missing)
+            stack.callback(self._held.difference_update, missing)
+            yield
+
+    @staticmethod
+    def _file(directory: Path) -> Path:
+        inherited = _inherited()
+        if inherited is not None and str(directory) in inherited[1]:
+            return inherited[0] / "commit"
+        fs.make_directories(directory)
+        state_directory.make(directory)
+        return state_directory.path_of(directory) / state_directory.COMMIT
+
+    @contextmanager
+    def _locked(self, path: Path, shown: Path) -> Iterator[None]:
+        file_lock = _file_lock(path)
+        begun, told = time.monotonic(), None
+        while not _acquire(file_lock, self._next_wait(begun)):
+            waited = time.monotonic() - begun
+            if self._timeout is not None and waited >= self._timeout:
+                raise LockTimeout(f"gave up after {self._timeout:g} s waiting for the exclusive lock on `{shown}`")
+            told = Wait(shown, True, (), waited)
+            self._waiting.waiting(told)
+        if told is not None:
+            self._waiting.granted(told, time.monotonic() - begun)
+        try:
+            yield
+        finally:
+            file_lock.release()
+
+    def _next_wait(self, begun: float) -> float:
+        """How long to wait until the user is told, or the time is over."""
+        waited = time.monotonic() - begun
+        pause = min(max(waited, _FIRST_MESSAGE), _RAREST_MESSAGE)
+        return pause if self._timeout is None else max(0.0, min(pause, self._timeout - waited))
+
+
+def _file_lock(path: Path) -> BaseFileLock:
+    from safe_pip._vendor import filelock
+
+    if issubclass(filelock.FileLock, filelock.SoftFileLock):
+        raise UnusableEnvironment("this Python can lock no files: it has neither `fcntl` nor `msvcrt`")
+    return filelock.FileLock(path, fallback_to_soft=False, preserve_lock_file=True)
+
+
+def _acquire(file_lock: BaseFileLock, seconds: float) -> bool:
+    from safe_pip._vendor import filelock
+
+    try:
+        file_lock.acquire(timeout=seconds)
+    except filelock.Timeout:
+        return False
+    except (OSError, NotImplementedError) as error:
+        raise UnusableEnvironment(f"`{file_lock.lock_file}` cannot be locked: {error}") from error
+    return True
+
+
+@contextmanager
+def _published(directories: Iterable[Path]) -> Iterator[None]:
+    """Tell child programs what is held, by a private directory whose `alive` is locked as long as that is true."""
+    inherited = _inherited()
+    before = os.environ.get(VARIABLE)
+    directory = fs.make_private_directory(prefix="safe-pip-held-")
+    alive = _file_lock(directory / "alive")
+    if not _acquire(alive, 0):
+        raise UnusableEnvironment(f"`{directory}` cannot be locked")
+    listed = [*map(str, directories), *(inherited[1] if inherited else ())]
+    fs.write(directory / "trees", json.dumps(listed).encode())
+    os.environ[VARIABLE] = str(directory)
+    try:
+        yield
+    finally:
+        alive.release()
+        if before is None:
+            os.environ.pop(VARIABLE, None)
+        else:
+            os.environ[VARIABLE] = before
+        fs.remove_tree(directory)
+
+
+def _inherited() -> tuple[Path, list[str]] | None:
+    """What an ancestor holds, if it is alive."""
+    name = os.environ.get(VARIABLE)
+    if not name:
+        return None
+    try:
+        listed = json.loads((Path(name) / "trees").read_bytes())
+    except (OSError, ValueError):
+        return None
+    alive = _file_lock(Path(name) / "alive")
+    if _acquire(alive, 0):
+        alive.release()
+        return None
+    return Path(name), [str(tree) for tree in listed]

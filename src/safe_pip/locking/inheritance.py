@@ -1,0 +1,325 @@
+"""What the ancestors of this process hold: it is inherited, and never waited for.
+
+A holder whose child programs may be safe-pip again makes a private directory and names it in SAFE_PIP_HELD: `alive`,
+which is locked as long as what the directory says is true, `commit` and its gate, which stand in for the commit locks
+that the holder has, and `held`, the list of its locks. No pid is tested, so nothing can be gained by forging one.
+
+Where the variable was dropped (tox, `env -i`, sudo), the holders in /proc/locks are compared with our ancestors.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import stat
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from safe_pip import fs
+from safe_pip.errors import NestingRefused, UnusableEnvironment
+from safe_pip.locking import flock, holders, state_directory
+from safe_pip.locking.flock import Descriptor, Identity
+from safe_pip.locking.holders import Entry, Holder
+from safe_pip.locking.order import Rank, Request
+
+VARIABLE = "SAFE_PIP_HELD"
+
+_PREFIX = "safe-pip-held-"
+_ALIVE, _COMMIT, _COMMIT_GATE, _LIST = "alive", "commit", "commit.gate", "held"
+_OLD = 3600.0
+# Linux and macOS close the descriptors of a killed process from the highest one down (measured): `alive` must be free
+# before any lock is, so it goes above all of them.
+_HIGH_DESCRIPTOR = 900
+
+
+class Claim(NamedTuple):
+    """One lock that an ancestor holds."""
+
+    rank: Rank
+    exclusive: bool
+    identity: Identity
+    path: Path
+
+
+class ClaimsDirectory:
+    """The private directory that tells child programs what this process holds; its path goes into SAFE_PIP_HELD."""
+
+    def __init__(self) -> None:
+        with _room_to_write():
+            _sweep()
+            self.path = fs.make_private_directory(prefix=_PREFIX)
+            for name in (_ALIVE, _COMMIT, _COMMIT_GATE):
+                fs.write(self.path / name, b"")
+        self._alive = Descriptor(self.path / _ALIVE, writable=True)  # the temporary directory may be on NFS
+        self._alive.raise_to(_HIGH_DESCRIPTOR)
+        flock.try_lock(self._alive, exclusive=True)
+        self._before: str | None = None
+        self._is_published = False
+
+    def publish(self, claims: Iterable[Claim]) -> None:
+        """Say what is held, now that it is, and name the directory in `os.environ`."""
+        self._before = os.environ.get(VARIABLE)
+        listed = [[claim.rank.value, claim.exclusive, list(claim.identity), str(claim.path)] for claim in claims]
+        content = {"pid": os.getpid(), "outer": self._before, "locks": listed}
+        with _room_to_write():
+            fs.write(self.path / _LIST, json.dumps(content).encode())
+        os.environ[VARIABLE] = str(self.path)
+        self._is_published = True
+
+    def close(self) -> bool:
+        """End the claim, before any of its locks is let go, and remove the directory; False in a forked child."""
+        if self._alive.fd < 0:
+            return False
+        self._alive.close()
+        if self._is_published:
+            self._is_published = False
+            if self._before is None:
+                os.environ.pop(VARIABLE, None)
+            else:
+                os.environ[VARIABLE] = self._before
+        fs.remove_tree(self.path)
+        return True
+
+    def note(self) -> bytes:
+        """The content of the `owner` note that leads here a descendant who lost the variable."""
+        owner = {"pid": os.getpid(), "start": holders.start_ticks(os.getpid()), "held": str(self.path)}
+        return json.dumps({**owner, "since": time.time(), "command": holders.command(os.getpid())}).encode()
+
+
+@contextlib.contextmanager
+def _room_to_write() -> Iterator[None]:
+    """Say what is wrong with the temporary directory: where none can be used, `tempfile` raises `FileNotFoundError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UnusableEnvironment(
+            f"cannot write to a temporary directory: {error.strerror}",
+            hint="Make room, or set TMPDIR to a directory that can be written",
+        ) from error
+
+
+@functools.cache
+def _sweep() -> None:
+    """Once per process, remove what killed holders left in the temporary directory; a new one may be unlocked yet."""
+    for path in fs.temporary_directory().glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            status = os.stat(path, follow_symlinks=False)
+            is_ours = status.st_uid == os.getuid() if hasattr(os, "getuid") else True
+            if is_ours and time.time() - status.st_mtime > _OLD and not flock.is_locked(path / _ALIVE):
+                fs.remove_tree(path)
+
+
+def noted(path: Path) -> Holder | None:
+    """Who left this `owner` note; for messages."""
+    try:
+        note = json.loads(path.read_bytes())
+        return Holder(int(note["pid"]), True, holders.printable(str(note["command"])), float(note["since"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+class Inherited(NamedTuple):
+    """What one ancestor's directory says."""
+
+    directory: Path
+    claims: tuple[Claim, ...]
+    outer: str | None
+    pid: int
+    """Only for the order of ancestors among each other."""
+
+    def is_alive(self) -> bool:
+        """Whether all of it is true still."""
+        return flock.is_locked(self.directory / _ALIVE)
+
+
+class ObservedClaim(NamedTuple):
+    """A lock that /proc/locks showed with an ancestor, or with a descriptor that we inherited."""
+
+    claim: Claim
+    file: str
+    pid: int
+
+    def is_alive(self) -> bool:
+        """Whether it is held still, by the family."""
+        family = holders.held_by_ancestors(flock.own_descriptors())
+        return any(entry.file == self.file and entry.exclusive == self.claim.exclusive for entry in family)
+
+
+ClaimSource = Inherited | ObservedClaim
+"""Whose life what was inherited depends on."""
+
+
+def _load(directory: Path, trusted: Collection[int]) -> Inherited | None:
+    """Read an ancestor's directory; None if it is not private to one of the trusted users, or says nothing."""
+    try:
+        status = os.stat(directory, follow_symlinks=False)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid not in trusted or status.st_mode & 0o077:
+            return None
+        content = json.loads((directory / _LIST).read_bytes())
+        claims = tuple(
+            Claim(Rank(rank), bool(exclusive), (int(identity[0]), int(identity[1])), Path(path))
+            for rank, exclusive, identity, path in content["locks"]
+        )
+        return Inherited(directory, claims, content["outer"], int(content["pid"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+class Ancestry:
+    """What is inherited: innermost ancestor first, since the nearest one decides what is allowed below it."""
+
+    def __init__(self, variable: str | None) -> None:
+        self._chain: list[Inherited] = []
+        self._seen: dict[Identity, ObservedClaim] = {}
+        self._user = os.getuid() if hasattr(os, "getuid") else 0
+        self._follow(variable, {self._user})
+
+    def _follow(self, name: str | None, trusted: Collection[int]) -> bool:
+        known = {str(inherited.directory) for inherited in self._chain}
+        before = len(self._chain)
+        while name and name not in known:
+            known.add(name)
+            inherited = _load(Path(name), trusted)
+            if inherited is None:
+                break
+            self._chain.append(inherited)
+            name = inherited.outer
+        family = holders.ancestors()
+        self._chain.sort(key=lambda each: family.index(each.pid) if each.pid in family else -1)
+        return len(self._chain) > before
+
+    def refresh(self) -> None:
+        """Forget ancestors that are dead."""
+        self._chain = [inherited for inherited in self._chain if inherited.is_alive()]
+        self._seen = {identity: seen for identity, seen in self._seen.items() if seen.is_alive()}
+
+    def _find(self, identity: Identity) -> tuple[Claim, ClaimSource] | None:
+        for inherited in self._chain:
+            for claim in inherited.claims:
+                if claim.identity == identity:
+                    return claim, inherited
+        seen = self._seen.get(identity)
+        return (seen.claim, seen) if seen else None
+
+    def resolve(self, request: Request, identity: Identity) -> tuple[Request | None, ClaimSource | None]:
+        """What is left to be locked of a request whose file is `identity`, and on whose life that depends.
+
+        None if the lock is inherited; another request where an ancestor's directory stands in for it. Raises
+        `NestingRefused` for what an ancestor's lock forbids.
+        """
+        found = self._find(identity)
+        if found is None:
+            return request, None
+        claim, witness = found
+        if request.exclusive and not claim.exclusive:
+            raise self._refusal(request, witness)
+        if not claim.exclusive and not self._is_held_exclusively(identity):
+            # Behind the gate somebody may wait for that very ancestor to end.
+            return request._replace(gate=None), witness
+        if request.rank is not Rank.COMMIT:
+            return None, witness
+        if isinstance(witness, ObservedClaim):
+            raise self._refusal(request, witness)
+        path, gate = witness.directory / _COMMIT, witness.directory / _COMMIT_GATE
+        return request._replace(path=path, gate=gate, needs_writing=True), witness
+
+    def refuse_if_held(self, request: Request, identity: Identity) -> None:
+        """Raise `NestingRefused` if the lock that stands in for another one is an ancestor's own."""
+        if identity in self._seen:
+            raise self._refusal(request, self._seen[identity])
+
+    def _is_held_exclusively(self, identity: Identity) -> bool:
+        """Whether an ancestor further out has the whole lock, and a nearer one only says what may be done below it."""
+        return any(claim.exclusive and claim.identity == identity for claim in self._claims())
+
+    def _claims(self) -> list[Claim]:
+        listed = [claim for inherited in self._chain for claim in inherited.claims]
+        return listed + [seen.claim for seen in self._seen.values()]
+
+    @staticmethod
+    def _refusal(request: Request, witness: ClaimSource) -> NestingRefused:
+        by = ""
+        if isinstance(witness, ObservedClaim) and (command := holders.command(witness.pid)):
+            by = f" by `{command}` (pid {witness.pid})"
+        if request.rank is Rank.COMMIT:
+            return NestingRefused(
+                f"the commit lock of `{request.shown}` is held{by}, which this command is part of",
+                hint="Let that command hold the lock through `safe-pip run --exclusive`",
+            )
+        return NestingRefused(
+            f"`{request.shown}` is kept as it is{by} for the command that this one is part of, "
+            "so nothing there can be replaced or removed",
+            hint="Do it before or after that command, or run that command under `safe-pip run --exclusive`",
+        )
+
+    def learn(self, wanted: Sequence[tuple[Request, Descriptor]]) -> bool:
+        """Look in /proc/locks for what ancestors hold of `wanted`; True if that is news."""
+        family = {entry.file: entry for entry in holders.held_by_ancestors(flock.own_descriptors())}
+        if not family:
+            return False
+        is_new = False
+        for request, descriptor in wanted:
+            entry = family.get(holders.kernel_name(descriptor.fd))
+            if entry is None or self._find(descriptor.identity) is not None:
+                continue
+            if request.rank is Rank.COMMIT and entry.exclusive and self._follow_note(request.path, entry.pid):
+                is_new = True
+                continue
+            claim = Claim(request.rank, entry.exclusive, descriptor.identity, request.path)
+            self._seen[descriptor.identity] = ObservedClaim(claim, entry.file, entry.pid)
+            is_new = True
+        return self._learn_of_uv(wanted, family) or is_new
+
+    def _learn_of_uv(self, wanted: Sequence[tuple[Request, Descriptor]], family: Mapping[str, Entry]) -> bool:
+        """Whether uv above us holds the lock of an environment, which counts for the order though we do not want it."""
+        is_new = False
+        for path in {request.shown / ".lock" for request, _ in wanted}:
+            try:
+                descriptor = Descriptor(path)
+            except (FileNotFoundError, UnusableEnvironment):
+                continue
+            entry = family.get(holders.kernel_name(descriptor.fd))
+            if entry is not None and entry.exclusive and self._find(descriptor.identity) is None:
+                claim = Claim(Rank.UV, True, descriptor.identity, path)
+                self._seen[descriptor.identity] = ObservedClaim(claim, entry.file, entry.pid)
+                is_new = True
+            descriptor.close()
+        return is_new
+
+    def _follow_note(self, commit: Path, pid: int) -> bool:
+        """Find the directory of the ancestor that holds this commit lock through its `owner` note."""
+        try:
+            note = json.loads(commit.with_name(state_directory.OWNER).read_bytes())
+            if note["pid"] != pid or note["start"] != holders.start_ticks(pid):
+                return False
+            owner = holders.owner_of(pid)
+            return owner is not None and self._follow(str(note["held"]), {self._user, owner})
+        except (OSError, ValueError, LookupError, TypeError):
+            return False
+
+    def forbids_replacing(self, tree: Path) -> bool:
+        """Whether an ancestor holds the environment lock of `tree` shared: then one may only add to it."""
+        try:
+            descriptor = Descriptor(tree)
+        except FileNotFoundError:
+            return False
+        try:
+            self.refresh()
+            request = Request(Rank.ENVIRONMENT, tree, True, tree)
+            self.learn([(request, descriptor)])
+            found = self._find(descriptor.identity)
+            return found is not None and not found[0].exclusive
+        finally:
+            descriptor.close()
+
+    def breaks_order(self, rank: Rank, identity: Identity) -> bool:
+        """Whether a wait for this lock comes out of order, an ancestor's locks counted as ours.
+
+        For a commit lock below a mutex as well: another family may hold that commit lock and want the mutex.
+        """
+        return any(
+            (claim.rank, claim.identity) > (rank, identity) or (claim.rank is Rank.MUTEX and rank is Rank.COMMIT)
+            for claim in self._claims()
+        )

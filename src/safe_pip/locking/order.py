@@ -1,0 +1,83 @@
+"""One lock that a command needs: which file, in which mode, and its place in the order of all locks."""
+
+import enum
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from safe_pip.locking import state_directory
+
+
+class Rank(enum.IntEnum):
+    """The order in which locks are taken; within a rank by device and inode. Nobody waits for an earlier one."""
+
+    ENVIRONMENT = 1
+    MUTEX = 2
+    COMMIT = 3
+    DIRECTORY = 4
+    UV = 5
+    OWNER = 6
+
+
+class Request(NamedTuple):
+    """What to lock: `path`, queueing at `gate` if there is one; `shown` is what messages call it.
+
+    `also` is a file that is locked in the same mode before the gate is let go: on a file server a directory is locked
+    only locally. `needs_writing`: the filesystem grants an exclusive lock only to who may write the file.
+    """
+
+    rank: Rank
+    path: Path
+    exclusive: bool
+    shown: Path
+    gate: Path | None = None
+    also: Path | None = None
+    needs_writing: bool = False
+
+
+def environment_lock(tree: Path, *, exclusive: bool) -> Request:
+    """The environment lock of `tree`: flock on the directory itself, queueing where there is a state directory."""
+    gate = also = None
+    if state_directory.has_locks(tree):
+        gate = state_directory.path_of(tree) / state_directory.ENVIRONMENT_GATE
+        beside = state_directory.path_of(tree) / state_directory.ENVIRONMENT
+        also = beside if os.path.lexists(beside) else None
+    on_network = gate is not None and state_directory.is_on_network(tree)
+    return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree), gate, also, on_network)
+
+
+def commit_lock(tree: Path, *, exclusive: bool) -> Request:
+    """The commit lock of `tree`, which has a state directory."""
+    state = state_directory.path_of(tree)
+    gate = state / state_directory.COMMIT_GATE
+    on_network = state_directory.is_on_network(tree)
+    return Request(
+        Rank.COMMIT, state / state_directory.COMMIT, exclusive, shown_name(tree), gate, needs_writing=on_network
+    )
+
+
+def mutex(directory: Path) -> Request:
+    """The mutex of a directory in which only one may write; without a gate, since it is only taken exclusively."""
+    return Request(Rank.MUTEX, directory, True, directory)
+
+
+def shared_directory(directory: Path) -> Request:
+    """The lock of a directory that several environments write to."""
+    return Request(Rank.DIRECTORY, directory, True, directory)
+
+
+def uv_lock(path: Path) -> Request:
+    """The lock that uv holds while it works; a file server grants it only to who may write it."""
+    return Request(Rank.UV, path, True, path, needs_writing=state_directory.is_on_network(path.parent))
+
+
+def owner_lock(path: Path, tree: Path) -> Request:
+    """The owner file of a transaction on `tree`, which its process holds as long as it lives."""
+    return Request(Rank.OWNER, path, True, shown_name(tree), needs_writing=state_directory.is_on_network(tree))
+
+
+def shown_name(tree: Path) -> Path:
+    """What messages call a tree: the virtual environment it belongs to (PEP 405), or its own path."""
+    # `lib/python3.13/site-packages` or `Lib/site-packages`: any other directory below is no part of it.
+    homes = tuple(tree.parents)[1:3] if tree.name == "site-packages" else ()
+    return next((home for home in homes if (home / "pyvenv.cfg").is_file()), tree)

@@ -1,0 +1,166 @@
+"""The state directory `.safe-pip` of a tree: the lock files, and who may have made it.
+
+It is complete or absent: the first writer makes it under a name nobody can guess, with the lock files in it, and
+renames it into place. What has another owner than a tree's own people, or is a symbolic link, is not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from pathlib import Path
+
+from safe_pip import fs
+from safe_pip.errors import UnusableEnvironment
+from safe_pip.fs import space
+from safe_pip.locking import holders
+
+NAME = ".safe-pip"
+COMMIT = "commit"
+COMMIT_GATE = "commit.gate"
+ENVIRONMENT = "environment"
+ENVIRONMENT_GATE = "environment.gate"
+OWNER = "owner"
+JOURNAL = ".journal"
+"""What the name of a journal ends with: a change that is not committed."""
+HOME = ".home"
+"""What the name of a mark ends with: a change of this directory whose journal is in another one's state directory."""
+
+_ALWAYS = (COMMIT, COMMIT_GATE, ENVIRONMENT_GATE)
+LOCKS = frozenset({*_ALWAYS, ENVIRONMENT, OWNER})
+"""What may be in the state directory of a tree with which nobody is at work."""
+# A directory on these can be locked only locally; a file in it is locked on the server.
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs"}
+
+
+def path_of(tree: Path) -> Path:
+    """Where the state directory of `tree` is, or would be."""
+    return tree / NAME
+
+
+def is_on_network(tree: Path) -> bool:
+    """Whether other machines may see this tree, so that its locks need files (told by the filesystem's type)."""
+    return holders.filesystem_type(tree) in _NETWORK
+
+
+def exists(tree: Path) -> bool:
+    """Whether `tree` has a state directory; raises `UnusableEnvironment` if what is there must not be trusted."""
+    path = path_of(tree)
+    try:
+        status = os.stat(path, follow_symlinks=False)
+        of_tree = os.stat(tree)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise UnusableEnvironment(f"`{path}` cannot be looked at: {error.strerror}") from error
+    if not stat.S_ISDIR(status.st_mode):
+        what = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a directory"
+        raise UnusableEnvironment(f"`{path}` is {what}", hint="Remove it, then try again")
+    if not _is_trusted(status, of_tree):
+        raise UnusableEnvironment(
+            f"`{path}` belongs to user {status.st_uid}, who has no say in `{tree}`", hint="Remove it, then try again"
+        )
+    return True
+
+
+def _is_trusted(status: os.stat_result, tree: os.stat_result) -> bool:
+    """This user's, the tree owner's or root's; or of the tree's group, where that group may write the tree."""
+    if not hasattr(os, "geteuid") or status.st_uid in (os.geteuid(), tree.st_uid, 0):
+        return True
+    return bool(tree.st_mode & stat.S_IWGRP) and not tree.st_mode & stat.S_IWOTH and status.st_gid == tree.st_gid
+
+
+def has_locks(tree: Path) -> bool:
+    """As `exists`, and its lock files are all there: not so where it holds but a part or a mark of a transaction."""
+    return exists(tree) and all((path_of(tree) / name).exists() for name in _ALWAYS)
+
+
+def make(tree: Path) -> bool:
+    """Make the state directory of `tree`, or what is missing in it; on return it is complete, True if by this call.
+
+    Any number of processes may do so at once. Raises `FileNotFoundError` if it, or the tree, is removed meanwhile.
+    After a crash a `.safe-pip-` directory that nobody uses may stay.
+    """
+    try:
+        if not exists(tree):
+            return _make_aside(tree)
+        for name in _names(tree):
+            if not (path_of(tree) / name).exists():
+                _make_file(path_of(tree) / name, os.stat(tree))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise space.not_writable(tree, error) from error
+    return False
+
+
+def _make_aside(tree: Path) -> bool:
+    like = os.stat(tree)
+    aside = fs.make_private_directory(tree, prefix=f"{NAME}-")
+    try:
+        for name in _names(tree):
+            _make_file(aside / name, like)
+        _give_access(aside, like, stat.S_IMODE(like.st_mode) & ~stat.S_ISVTX)
+        fs.rename_path(aside, path_of(tree))
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        exists(tree)  # Somebody else was first; may his be used? If it is gone again, whoever opens it starts over.
+        return False
+    finally:
+        if aside.exists():
+            fs.remove_tree(aside)
+    return True
+
+
+def _make_file(path: Path, like: os.stat_result) -> None:
+    with contextlib.suppress(FileExistsError):
+        fs.write(path, b"")
+        _give_access(path, like, stat.S_IMODE(like.st_mode) & 0o666)
+
+
+def _give_access(path: Path, like: os.stat_result, mode: int) -> None:
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    fs.set_access(path, mode, group=like.st_gid, owner=like.st_uid if is_root else None)
+
+
+def _names(tree: Path) -> tuple[str, ...]:
+    return (*_ALWAYS, ENVIRONMENT) if is_on_network(tree) else _ALWAYS
+
+
+def has_journal(directory: Path) -> bool:
+    """Whether the state directory of `directory`, if it has one, holds the journal of a change or points to one."""
+    try:
+        names = os.listdir(path_of(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise UnusableEnvironment(f"`{path_of(directory)}` cannot be read: {error.strerror}") from error
+    return any(name.endswith((JOURNAL, HOME)) for name in names)
+
+
+def has_more(directory: Path) -> bool:
+    """Whether anything but lock files is in the state directory: somebody is at work, or has died."""
+    try:
+        return not LOCKS.issuperset(os.listdir(path_of(directory)))
+    except OSError:
+        return False
+
+
+def remove(tree: Path) -> bool:
+    """Remove the state directory if nothing but lock files is in it; the caller holds both locks exclusively.
+
+    It is renamed aside first, so that it is complete or absent for everybody else.
+    """
+    path = path_of(tree)
+    try:
+        if not exists(tree) or not LOCKS.issuperset(os.listdir(path)):
+            return False
+        aside = fs.make_private_directory(tree, prefix=f"{NAME}-")
+        fs.rename_path(path, aside)  # onto an empty directory: replaces it (rename(2))
+    except (OSError, UnusableEnvironment):
+        return False
+    fs.remove_tree(aside)
+    return True

@@ -1,0 +1,178 @@
+"""One wait: how long it may last, when the user is told of it, and what ends it."""
+
+import enum
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from safe_pip.errors import LockTimeout
+from safe_pip.locking import flock, holders, inheritance, state_directory
+from safe_pip.locking.flock import Descriptor
+from safe_pip.locking.holders import Holder
+from safe_pip.locking.inheritance import Ancestry
+from safe_pip.locking.order import Request
+
+# All in seconds.
+WHILE_HOLDING = 1.0
+OUT_OF_ORDER = 60.0
+# For an environment lock, the first in the order, after as many rounds: a replacement over two trees that are never
+# free together would wait for ever. Short enough for what waits out of order for who waits like this.
+PATIENT, ROUNDS = 15.0, 3
+# A gate is held for an instant unless somebody waits behind it: even who does not wait, waits that long.
+AT_GATE = 0.1
+FIRST_MESSAGE = 1.0
+RAREST_MESSAGE = 60.0
+
+
+class Wait(NamedTuple):
+    """A wait as the user is told of it: for which lock, who is in the way, and for how long already."""
+
+    path: Path
+    exclusive: bool
+    holders: tuple[Holder, ...]
+    seconds: float
+
+
+class Waiting(Protocol):
+    """Who tells the user; must not wait for the user to read it."""
+
+    def waiting(self, event: Wait) -> None:
+        """A lock is waited for since `event.seconds`; called after 1, 2, 4, ... seconds, then every minute."""
+
+    def granted(self, event: Wait, seconds: float) -> None:
+        """It was granted after so many seconds; called only if `waiting` was."""
+
+
+class StartOver(Exception):
+    """What was opened or granted is not what is there now."""
+
+
+class Interrupted(Exception):
+    """A change was left unfinished in one of these directories: it is undone before anything is read or written."""
+
+    def __init__(self, directories: tuple[Path, ...]) -> None:
+        super().__init__(*directories)
+        self.directories = directories
+
+
+class NotInTime(Exception):
+    """Not granted within a second while something else is held."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+
+
+class Limit(enum.Enum):
+    """How long one lock may be waited for, whatever the user allows."""
+
+    NONE = "nothing else is held"
+    WHILE_HOLDING = "what else is held will be let go"
+    PATIENT = "the same, later: it had to be let go again and again"
+    OUT_OF_ORDER = "what else is held cannot be let go"
+
+
+class WaitBudget:
+    """How long a step may wait in all, and when the user is told of it."""
+
+    def __init__(self, waiting: Waiting, timeout: float | None) -> None:
+        self._waiting = waiting
+        self.timeout = timeout
+        self.begun = time.monotonic()
+        self.deadline = None if timeout is None else self.begun + timeout
+        self.next_message = self.begun + FIRST_MESSAGE
+        self.rounds = 0
+        """How often an environment lock was not granted in time, so that everything was let go."""
+        self._told: Wait | None = None
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.begun
+
+    def tell(self, event: Wait) -> None:
+        self._told = event
+        self._waiting.waiting(event)
+        now = time.monotonic()
+        self.next_message = now + min(max(now - self.begun, FIRST_MESSAGE), RAREST_MESSAGE)
+
+    def end(self) -> None:
+        if self._told is not None:
+            self._waiting.granted(self._told, self.elapsed())
+
+
+class LockWait(NamedTuple):
+    """Waiting for one lock and what belongs to it."""
+
+    ancestry: Ancestry
+    patience: WaitBudget
+    request: Request
+    descriptor: Descriptor
+    wanted: Sequence[tuple[Request, Descriptor]]
+    limit: Limit
+
+    def wait(self, descriptor: Descriptor, *, exclusive: bool, gate: Descriptor | None = None) -> None:
+        """Return when `descriptor` is locked, and still what its path leads to; else raises."""
+        if not flock.try_lock(descriptor, exclusive=exclusive):
+            self._wait(descriptor, exclusive, gate)
+        if not descriptor.is_current():
+            raise StartOver
+
+    def _wait(self, descriptor: Descriptor, exclusive: bool, gate: Descriptor | None) -> None:
+        begun = time.monotonic()
+        self._learn()
+        while True:
+            now = time.monotonic()
+            until, is_limit = self._until(begun, is_gate=gate is not None)
+            if until is not None and now >= until:
+                self._give_up(is_limit, gate)
+            wake = self.patience.next_message if until is None else min(self.patience.next_message, until)
+            if wake > now and flock.wait_lock(descriptor, exclusive=exclusive, seconds=wake - now):
+                return
+            if time.monotonic() >= self.patience.next_message:
+                self._learn()
+                self.patience.tell(self._event(gate))
+
+    def _learn(self) -> None:
+        if self.ancestry.learn(self.wanted):
+            raise StartOver
+
+    def _until(self, begun: float, *, is_gate: bool) -> tuple[float | None, bool]:
+        deadline = self.patience.deadline
+        if deadline is not None and is_gate:
+            deadline = max(deadline, begun + AT_GATE)
+        seconds = {
+            Limit.NONE: None,
+            Limit.WHILE_HOLDING: WHILE_HOLDING,
+            Limit.PATIENT: PATIENT,
+            Limit.OUT_OF_ORDER: OUT_OF_ORDER,
+        }[self.limit]
+        if seconds is not None and (deadline is None or begun + seconds < deadline):
+            return begun + seconds, True
+        return deadline, False
+
+    def _event(self, gate: Descriptor | None) -> Wait:
+        who = holders.holders(self.descriptor.fd, None if gate is None else gate.fd)
+        if not who and self.request.gate is not None:
+            # Nobody to be seen from this pid namespace; an exclusive holder left a note.
+            noted = inheritance.noted(self.request.gate.with_name(state_directory.OWNER))
+            who = () if noted is None else (noted,)
+        return Wait(self.request.shown, self.request.exclusive, who, self.patience.elapsed())
+
+    def _give_up(self, is_limit: bool, gate: Descriptor | None) -> None:
+        if is_limit and self.limit in (Limit.WHILE_HOLDING, Limit.PATIENT):
+            raise NotInTime(self.request)
+        event = self._event(gate)
+        mode = "exclusive" if event.exclusive else "shared"
+        names = [f"`{holder.command}` (pid {holder.pid})" for holder in event.holders if not holder.is_waiting]
+        shares = any(not holder.exclusive for holder in event.holders)
+        by = f", {'shared' if shares else 'held'} by {' and '.join(names)}" if names else ""
+        if is_limit:
+            raise LockTimeout(
+                f"gave up after {OUT_OF_ORDER:g} s waiting for the {mode} lock on `{event.path}`{by}: "
+                "what runs this command holds a lock that the other one may be waiting for",
+            )
+        if not self.patience.timeout:
+            raise LockTimeout(f"the {mode} lock on `{event.path}` is not free{by}")
+        raise LockTimeout(
+            f"gave up after {self.patience.timeout:g} s waiting for the {mode} lock on `{event.path}`{by}",
+            hint="Set SAFE_PIP_LOCK_TIMEOUT to wait longer",
+        )

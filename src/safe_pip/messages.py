@@ -1,0 +1,73 @@
+"""What safe-pip says while it works: to standard error, one line each, and never at the price of holding up others."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+
+from safe_pip.locking.holders import Holder
+from safe_pip.locking.waiting import Wait
+
+_PREFIX = "safe-pip: "
+
+
+def say(message: str) -> None:
+    """Say one line on standard error; left out if nobody can take it now, for the speaker may hold a lock or a gate."""
+    line = (_PREFIX + message + "\n").encode(errors="backslashreplace")
+    if sys.platform == "win32":
+        _write(line)
+        return
+    poll = select.poll()
+    poll.register(2, select.POLLOUT)
+    if not any(event & select.POLLOUT for _, event in poll.poll(0)):
+        return
+    # A background process that writes to its terminal may be stopped for it, with all that it holds.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+    try:
+        _write(line)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _write(line: bytes) -> None:
+    try:
+        os.write(2, line)
+    except OSError:
+        return  # Standard error is closed: there is nobody to tell.
+
+
+class Reporter:
+    """Tells the user what is waited for, who is in the way, and how long it took (`environment.Waiting`)."""
+
+    def waiting(self, event: Wait) -> None:
+        """Say that a lock is waited for."""
+        mode = "exclusive" if event.exclusive else "shared"
+        say(f"waiting for the {mode} lock on `{event.path}`{_by(event.holders)}")
+
+    def waiting_for_turn(self, what: str, holders: tuple[Holder, ...]) -> None:
+        """Say that somebody else does `what` this command is about to do, and that he is waited for."""
+        say(f"waiting for the turn to {what}{_by(holders)}")
+
+    def granted(self, event: Wait, seconds: float) -> None:
+        """Say that it was granted, after so many seconds."""
+        say(f"got the lock after {seconds:.1f} s")
+
+
+def _by(holders: tuple[Holder, ...]) -> str:
+    parts = [_described(holder) for holder in holders]
+    return ", " + " and ".join(parts) if parts else ""
+
+
+def _described(holder: Holder) -> str:
+    how = "asked for first by" if holder.is_waiting else "held by" if holder.exclusive else "shared by"
+    state = "stopped" if holder.is_stopped else ""
+    since = f" for {max(time.time() - holder.since, 0):.0f} s" if holder.since is not None else ""
+    who = (
+        f"`{holder.command}` (pid {holder.pid}{', ' + state if state else ''})"
+        if holder.command
+        else f"pid {holder.pid}"
+    )
+    return f"{how} {who}{since}"

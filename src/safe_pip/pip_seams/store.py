@@ -1,0 +1,231 @@
+"""Prepared wheels under pip's own wheel code: what it is about to write is there already, copied from the store.
+
+pip's loop over the files of a wheel, RECORD, scripts and metadata stay its own work. Where the store cannot be used, or
+a wheel is not in it, pip unpacks and compiles as ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pip._internal.models.scheme import SCHEME_KEYS
+
+from safe_pip import fs
+from safe_pip.environment.target import Target
+from safe_pip.errors import Mismatch
+from safe_pip.fs import Directory
+from safe_pip.fs.bulk import BYTECODE, COMPILED, LinkMode
+from safe_pip.locking.holders import Holder
+from safe_pip.messages import Reporter
+from safe_pip.pip_seams.progress import Bar
+from safe_pip.pip_seams.seam import Seam, SeamBroken
+from safe_pip.store import compile
+from safe_pip.store.cores import Cores
+from safe_pip.store.prepare import InstallSlot, Preparing
+from safe_pip.store.wheels import Damaged, Entry, Store
+
+_WHEEL = "pip._internal.operations.install.wheel"
+SAVE = Seam(_WHEEL, "ZipBackedFile.save", ("self",))
+RELATIVE = Seam(_WHEEL, "_fs_to_record_path", ("path", "lib_dir"))
+WITHIN = Seam(_WHEEL, "is_within_directory", ("directory", "target"))
+
+
+class Prepared:
+    """The prepared wheels of one command."""
+
+    def __init__(self, mode: LinkMode, limit: int) -> None:
+        """`mode`: how files get from the store into the environment. `limit`: the bytes that the store may take."""
+        self.refused = ""
+        """Why the store, or a part of it, was not used, in words."""
+        self._mode = mode
+        self._limit = limit
+        self._is_attached = False
+        self._preparing: Preparing | None = None
+        self._turn: InstallSlot | None = None
+        self._entries: dict[Path, Entry] = {}
+        self._copied: dict[str, str] = {}
+        """Where each file of the archive that pip is at work on was copied to."""
+        self._scripts: dict[str, str] = {}
+        """The digest of each that pip unpacks itself."""
+        self._compiled: set[str] = set()
+        self._places: dict[str, str] = {}
+
+    def attach(self) -> None:
+        """Take hold of pip's wheel code; where it is not as expected nothing is prepared."""
+        for seam, wrapper in ((RELATIVE, _relative), (WITHIN, _is_within)):
+            with suppress(SeamBroken):  # it is only slower then
+                seam.replace(wrapper)
+        try:
+            SAVE.replace(self._save)
+            self._is_attached = True
+        except SeamBroken as broken:
+            self.refused = broken.message
+
+    def make_ready(self, wheels: Mapping[Path, str], options: Any, unneeded: Callable[[], Collection[Path]]) -> None:
+        """Have these wheels, each with its project, prepared: by this command, or by others that want them too.
+
+        Where pip's options allow no store, or there is none to be trusted, nothing is prepared.
+        """
+        if not options.cache_dir or not self._limit or not self._is_attached:
+            return
+        store = Store.below(Path(options.cache_dir))
+        if store is None:
+            self.refused = f"`{options.cache_dir}` cannot be written, or others could change it"
+            return
+        interpreter = compile.key() if options.compile else None
+        with Bar([*wheels.items()], options.progress_bar) as bar:
+
+            def waiting(what: str, holders: tuple[Holder, ...]) -> None:
+                if not options.quiet:
+                    bar.clear()
+                    Reporter().waiting_for_turn(what, holders)
+
+            self._preparing = Preparing(
+                store, interpreter, Cores(os.environ), limit=self._limit, progress=bar, waiting=waiting
+            )
+            self._entries = self._preparing.prepare(wheels, unneeded)
+        if self._preparing.refused is not None:
+            self.refused = str(self._preparing.refused)
+
+    def take_turn(self, target: Target, is_over: Callable[[], bool]) -> None:
+        """Where others stage the same wheels for the same target, have them do it first; until `end_turn` they wait.
+
+        `is_over`: whether nothing is left to be staged, as they have it in its place by now.
+        """
+        if self._preparing is not None and self._entries:
+            names = sorted(entry.path.name for entry in self._entries.values())
+            self._turn = self._preparing.take_turn("\n".join((*map(str, target.trees), *names)), is_over)
+
+    def show_progress(self) -> None:
+        """Tell those who wait for their turn that something was staged."""
+        if self._turn is not None:
+            self._turn.show_progress()
+
+    def end_turn(self) -> None:
+        """Let those who wait go on; what was staged is in its place, or will never be."""
+        if self._turn is not None:
+            self._turn.close()
+
+    def notices(self, options: Any) -> list[str]:
+        """What to say to who wants to know more."""
+        if not self.refused or not options.verbose:
+            return []
+        return [f"prepared wheels are not used, or not all that could be: {self.refused}"]
+
+    def stage(self, wheel: Path, archive: Any, info_dir: str, lib_dir: str, scheme: Any, *, compiles: bool) -> bool:
+        """Copy a prepared wheel to where pip is about to write it; on return whether that was done."""
+        entry = self._entries.get(wheel)
+        if entry is not None and entry.held is None and self._preparing is not None:
+            entry = self._preparing.hold(entry)
+        is_renewed = False
+        while entry is not None and self._find(entry, archive, info_dir, lib_dir, scheme):
+            try:
+                self._copy(entry, lib_dir, compiles=compiles)
+                entry.close()
+                self._entries[wheel] = entry._replace(held=None)
+                return True
+            except Damaged:
+                del self._entries[wheel]
+                again = None if is_renewed or self._preparing is None else self._preparing.renew(wheel, entry)
+                entry.close()
+                is_renewed, entry = True, again
+                if again is not None:
+                    self._entries[wheel] = again
+        if entry is not None:
+            entry.close()
+        self._copied, self._scripts, self._compiled = {}, {}, set()
+        return False
+
+    def is_compiled(self, path: str) -> bool:
+        """Whether the bytecode of a staged source came from the store."""
+        return path in self._compiled
+
+    def close(self) -> None:
+        """Let all entries go."""
+        for entry in self._entries.values():
+            entry.close()
+        self._entries = {}
+        if self._preparing is not None:
+            self._preparing.finish()
+
+    def _find(self, entry: Entry, archive: Any, info_dir: str, lib_dir: str, scheme: Any) -> bool:
+        """Note where each file of the archive goes.
+
+        On return whether the archive that pip has open is what was prepared, and no file takes the place of another.
+        """
+        self._copied, self._scripts, self._compiled = {}, {}, set()
+        record, digest = f"{info_dir}/RECORD", ""
+        compiled: list[str] = []
+        self._places = {"": lib_dir, **{group: _place(group, scheme) for group in entry.listing.files if group}}
+        for group, files in entry.listing.files.items():
+            start, place = (f"{group}/" if group else ""), os.path.join(self._places[group], "")
+            if group.endswith("/scripts"):  # pip rewrites some of them, and leaves out others
+                self._scripts.update((start + path, known) for path, _, known, _ in files)
+                continue
+            for path, _, known, kind in files:
+                if kind & BYTECODE:
+                    compiled.append(place + path)
+                else:
+                    self._copied[start + path] = place + path
+                    if path == record:
+                        digest = known
+        if {name for name in archive.namelist() if name[-1] != "/"} != self._copied.keys() | self._scripts.keys():
+            return False
+        # Its own bytecode, where pip compiles over it, takes the place of a file too.
+        if len({*self._copied.values(), *compiled}) != len(self._copied) + len(compiled):
+            return False
+        return digest == hashlib.sha256(archive.read(record)).hexdigest()
+
+    def _copy(self, entry: Entry, lib_dir: str, *, compiles: bool) -> None:
+        for group, files in entry.listing.files.items():
+            place = self._places[group]
+            if not group.endswith("/scripts"):
+                fs.make_directories(Path(place))
+                # The names in it are relative to this one directory.
+                bytecode = compiles and place == lib_dir
+                with Directory.open(place) as destination:
+                    entry.copy(group, destination, bytecode=bytecode, by=self._mode)
+                if bytecode:
+                    self._compiled.update(f"{place}/{path}" for path, _, _, kind in files if kind & COMPILED)
+
+    def _save(self, original: Any, file: Any) -> None:
+        name = file.src_record_path
+        if self._copied.get(name) == file.dest_path:
+            file.written = True
+            return
+        original(file)
+        digest = self._scripts.get(name)
+        if digest is not None:
+            with open(file.dest_path, "rb") as written:
+                if hashlib.sha256(written.read()).hexdigest() != digest:
+                    raise Mismatch(f"`{name}` is not what its wheel had a moment ago")
+
+
+def _place(group: str, scheme: Any) -> str:
+    key = group.partition("/")[2]
+    return str(getattr(scheme, key)) if key in SCHEME_KEYS else ""
+
+
+def _relative(original: Any, path: str, lib_dir: str) -> str:
+    """What pip asks for each file of a wheel, in less time where the answer is plain."""
+    start = len(lib_dir)
+    if path.startswith(lib_dir) and path[start : start + 1] == os.sep == "/" and _is_plain(path):
+        return path[start + 1 :]
+    return str(original(path, lib_dir))
+
+
+def _is_within(original: Any, directory: str, target: str, **kw: Any) -> bool:
+    """The same."""
+    if os.sep == "/" and not kw and target.startswith(directory + "/") and _is_plain(target):
+        return True
+    return bool(original(directory, target, **kw))
+
+
+def _is_plain(path: str) -> bool:
+    """Whether normalizing the path would change nothing."""
+    return "//" not in path and "/./" not in path and "/../" not in path and not path.endswith(("/", "/.", "/.."))

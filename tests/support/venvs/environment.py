@@ -1,0 +1,176 @@
+"""One environment with safe-pip in it, an index of tiny distributions, and a build that waits to be told."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.venvs.template import Venv, clean_environment, offline
+from tests.support.venvs.workspace import Laboratory
+from tests.support.wheels.tiny import Project
+
+WAITING_BACKEND = """
+import os
+from _copying import *
+from _copying import build_wheel as copy
+
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    if not os.path.exists({passed!r}):
+        with open({ready!r}, "w"):
+            pass
+        with open({go!r}):
+            pass
+        open({passed!r}, "w").close()
+    return copy(directory)
+
+build_editable = build_wheel
+"""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A source tree whose build, the first time, says that it has begun and waits to be released."""
+
+    tree: Path
+    ready: Path
+    go: Path
+
+    def begun(self, process: subprocess.Popen[str]) -> None:
+        """Return when the build that `process` runs waits; raises if the process ends before."""
+        reader = os.open(self.ready, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            poll = select.poll()
+            poll.register(reader, select.POLLIN)
+            while not poll.poll(100):  # POLLHUP: a writer was there (poll(2))
+                if process.poll() is not None:
+                    raise AssertionError(f"it ended before it built: {process.communicate()}")
+        finally:
+            os.close(reader)
+
+    def release(self) -> None:
+        """Let the build go on."""
+        with open(self.go, "w"):
+            pass
+
+
+@dataclass
+class Shop:
+    """Where a test installs tiny distributions with safe-pip."""
+
+    laboratory: Laboratory
+    directory: Path
+    environment: Venv
+    more: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, laboratory: Laboratory, directory: Path) -> Shop:
+        """Make the environment; nothing but pip and safe-pip is in it."""
+        (directory / "index").mkdir(parents=True)
+        return cls(laboratory, directory, laboratory.maker.make(directory / "venv", laboratory.base))
+
+    def activate(self) -> None:
+        """Put the environment's programs on PATH, as activating it in a shell does."""
+        self.more["PATH"] = os.pathsep.join([str(self.environment.scripts), os.environ["PATH"]])
+        self.more["VIRTUAL_ENV"] = str(self.environment.path)
+
+    @property
+    def index(self) -> Path:
+        return self.directory / "index"
+
+    @property
+    def site(self) -> Path:
+        return self.environment.purelib
+
+    @property
+    def variables(self) -> dict[str, str]:
+        cache = self.laboratory.scratch / "cache"
+        links = offline(self.laboratory.wheelhouse.path, self.index)
+        variables = clean_environment(self.directory / "home", cache=cache, **links) | self.more
+        del variables["PIP_NO_INPUT"]
+        return variables
+
+    def stock(self, *projects: Project) -> None:
+        """Put wheels into the index."""
+        for project in projects:
+            project.write_wheel(self.index)
+
+    def command(self, *args: str | Path) -> list[str]:
+        """The command line of safe-pip in this environment."""
+        return [str(self.environment.scripts / "safe-pip"), *map(str, args)]
+
+    def run(
+        self, *args: str | Path, given: str | None = None, status: int | None = 0, **more: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run safe-pip to its end; it must exit with `status`, unless that is None."""
+        done = subprocess.run(
+            self.command(*args),
+            input=given or "",
+            env=self.variables | more,
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        told = f"{' '.join(map(str, args))} exited {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        assert status is None or done.returncode == status, told
+        assert "Traceback" not in done.stderr + done.stdout, told
+        return done
+
+    def start(self, *args: str | Path, in_a_session_of_its_own: bool = False, **more: str) -> subprocess.Popen[str]:
+        """Start safe-pip, with a pipe to and from it."""
+        return subprocess.Popen(
+            self.command(*args),
+            env=self.variables | more,
+            cwd=self.directory,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=in_a_session_of_its_own,
+        )
+
+    def plain(self, *args: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run plain pip on the same environment."""
+        command = [str(self.environment.python), "-m", "pip", *map(str, args)]
+        done = subprocess.run(
+            command, env=self.variables, cwd=self.directory, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+        assert done.returncode == status, f"{done.stdout}\n{done.stderr}"
+        return done
+
+    def installed(self) -> dict[str, str]:
+        """The projects in the environment and their versions, without pip and safe-pip."""
+        found = [info.name.removesuffix(".dist-info").split("-") for info in self.site.glob("*.dist-info")]
+        return {name: version for name, version in found if name not in ("pip", "safe_pip")}
+
+    def waiting(self, project: Project) -> Waiting:
+        """A source tree of `project` whose build waits."""
+        tree = project.write_source_tree(self.directory / f"waiting-{project.name}")
+        ready, go, passed = (tree / name for name in ("ready.fifo", "go.fifo", "passed"))
+        os.mkfifo(ready)
+        os.mkfifo(go)
+        (tree / "_backend.py").rename(tree / "_copying.py")
+        backend = WAITING_BACKEND.format(ready=str(ready), go=str(go), passed=str(passed))
+        (tree / "_backend.py").write_text(backend)
+        return Waiting(tree, ready, go)
+
+
+@contextmanager
+def ended(process: subprocess.Popen[str], given: str | None = None):
+    """Yield (status, stdout, stderr) of a process that comes to its end; one that does not is killed."""
+    try:
+        out, err = process.communicate(given, timeout=120)
+        yield process.returncode, out, err
+    finally:
+        process.kill()
+        process.wait()
+
+
+def names(lines: Sequence[str]) -> list[str]:
+    """The first words of `lines`."""
+    return [line.split()[0] for line in lines]

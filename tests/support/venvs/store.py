@@ -1,0 +1,43 @@
+"""The store of prepared wheels as a test meets it: what is in it, and what is installed with and without it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tests.support.venvs.environment import Shop
+
+STORE = Path("pip", "safe-pip", "prepared-v1")
+
+
+def store(shop: Shop) -> Path:
+    return Path(shop.more["XDG_CACHE_HOME"], STORE)
+
+
+def entries(shop: Shop) -> dict[str, Path]:
+    """The entries, by the project that each is of."""
+    found = {}
+    for entry in store(shop).glob("wheels/*"):
+        name = next(path.name for path in (entry / "files").glob("*.dist-info"))
+        found[name.partition("-")[0]] = entry
+    return found
+
+
+def tree(root: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below `root`, with its mode; of bytecode all but the time of its source."""
+    found = {}
+    for path in root.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            content = content[:8] + content[12:] if path.suffix == ".pyc" else content
+            found[str(path.relative_to(root))] = (path.stat().st_mode, content)
+    return found
+
+
+def installed(shop: Shop, *options: str, **more: str) -> dict[str, tuple[int, bytes]]:
+    """What a command puts into a prefix of its own, always at the same place."""
+    prefix = shop.directory / "prefix"
+    shop.run("install", "--ignore-installed", "--prefix", prefix, *options, "every-thing", "other", **more)
+    found = tree(prefix)
+    shutil.rmtree(prefix)
+    return found

@@ -1,0 +1,215 @@
+"""What is nobody's: leftovers are found, data is noted, and what belongs to somebody is left out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from safe_pip.commands.doctor import strays
+from safe_pip.commands.doctor.checkup import Installed, Kind, Row
+from safe_pip.commands.doctor.strays import Owned, Wrapper
+
+ID = "0123456789abcdef"
+NOW = 10_000_000.0
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree with one distribution."""
+    made = tmp_path / "site-packages"
+    for path in ("demo/a.py", "demo/deep/b.py", "demo-1.dist-info/RECORD"):
+        put(made / path)
+    return made
+
+
+def put(path: Path, text: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def owned(tree: Path, *more: str, scripts: tuple[str, ...] = (), rows: bool = True) -> Owned:
+    paths = ("demo/a.py", "demo/deep/b.py", "demo-1.dist-info/RECORD", *more)
+    listed = tuple(Row(str(tree / path)) for path in paths) if rows else None
+    info = str(tree / "demo-1.dist-info")
+    installed = Installed(str(tree), info, "demo", "1", ("demo", "1"), listed, scripts=frozenset(scripts))
+    return Owned.by([installed])
+
+
+def found(tree: Path, by: Owned | None = None, unfinished: tuple[str, ...] = ()) -> list[tuple[Kind, str]]:
+    findings = strays.of_tree(str(tree), by or owned(tree), unfinished, NOW)
+    return [(finding.kind, os.path.relpath(finding.path, tree)) for finding in findings]
+
+
+def test_what_belongs_to_a_distribution_or_to_nobody_by_custom_is_no_stray(tree: Path) -> None:
+    put(tree / "demo" / "__pycache__" / "a.cpython-310.pyc")
+    put(tree / "demo" / "__pycache__" / "gone.cpython-310.pyc")
+    put(tree / "demo-1.dist-info" / "more.json")
+    put(tree / ".safe-pip" / "commit")
+    for name in ("README.txt", "_virtualenv.py", "easy-install.pth", "some.egg-link", "old.egg/x.py"):
+        put(tree / name)
+    (tree / "demo" / "empty").mkdir()
+    assert found(tree) == []
+
+
+def test_unowned_files_are_notes_and_a_directory_of_them_is_one(tree: Path) -> None:
+    put(tree / "demo" / "cache.db")
+    put(tree / "demo" / "plugins" / "x.py")
+    put(tree / "demo" / "plugins" / "deep" / "y.py")
+    put(tree / "own.py")
+    put(tree / "demo" / "__pycache__" / "a.txt")
+    (tree / "link").symlink_to(tree / "demo")
+    assert found(tree) == [
+        (Kind.UNOWNED, "demo/__pycache__/a.txt"),
+        (Kind.UNOWNED, "demo/cache.db"),
+        (Kind.UNOWNED, "demo/plugins"),
+        (Kind.UNOWNED, "link"),
+        (Kind.UNOWNED, "own.py"),
+    ]
+    plugins = next(each for each in strays.of_tree(str(tree), owned(tree), ()) if "plugins" in each.path)
+    assert (plugins.detail, plugins.path[-1]) == ("2 files", os.sep)
+    assert Kind.UNOWNED.is_note
+
+
+def test_where_a_distribution_does_not_tell_its_files_nothing_is_called_unowned(tree: Path) -> None:
+    put(tree / "own.py")
+    assert found(tree, owned(tree, rows=False)) == []
+    assert found(tree / "demo", owned(tree)) == []
+
+
+def test_leftovers_of_a_plain_pip_are_found_at_any_depth(tree: Path) -> None:
+    put(tree / "~emo" / "a.py")
+    put(tree / "~mo-1.dist-info" / "METADATA")
+    put(tree / "~ngle.py")
+    put(tree / "demo" / "~eep" / "b.py")
+    assert found(tree) == [
+        (Kind.LEFTOVER, "demo/~eep"),
+        (Kind.LEFTOVER, "~emo"),
+        (Kind.LEFTOVER, "~mo-1.dist-info"),
+        (Kind.LEFTOVER, "~ngle.py"),
+    ]
+
+
+def test_a_name_that_a_record_has_is_no_leftover(tree: Path) -> None:
+    put(tree / "~own" / "a.py")
+    assert found(tree, owned(tree, "~own/a.py")) == []
+
+
+def test_a_directory_that_only_stands_on_the_path_is_none_of_ours(tmp_path: Path) -> None:
+    put(tmp_path / "home" / "~backup" / "x")
+    assert strays.of_tree(str(tmp_path / "home"), Owned.by([]), ()) == []
+
+
+def test_leftovers_beside_data_files_are_found_inside_the_environment_only(tree: Path, tmp_path: Path) -> None:
+    by = owned(tree, "../share/demo/x.txt", "../../out/y.txt")
+    files = [os.path.normpath(path) for path in by.files]
+    put(tmp_path / "share" / "~emo" / "x.txt")
+    put(tmp_path / "share" / "~file")
+    assert list(strays.beside(files, str(tmp_path), [str(tree)])) == [str(tmp_path / "share" / "~emo")]
+
+
+@pytest.mark.parametrize("name", [".safe-pip-abcdefgh", f".safe-pip-{ID}"])
+def test_a_private_directory_that_nobody_used_for_long_is_abandoned(tree: Path, name: str) -> None:
+    private = tree / name
+    private.mkdir()
+    os.utime(private, (NOW - 5, NOW - 5))
+    assert found(tree) == []
+    os.utime(private, (NOW - 5000, NOW - 5000))
+    assert found(tree) == [(Kind.ABANDONED, name)]
+
+
+def test_a_marker_is_abandoned_when_its_transaction_is_gone(tree: Path) -> None:
+    marker = put(tree / "demo" / "deep" / f".safe-pip-{ID}")
+    os.utime(marker, (NOW - 5000, NOW - 5000))
+    assert found(tree, unfinished=(ID,)) == []
+    assert found(tree) == [(Kind.ABANDONED, f"demo/deep/.safe-pip-{ID}")]
+
+
+PIP_25 = """\
+import sys
+from demo.cli import main
+if __name__ == '__main__':
+    if sys.argv[0].endswith('.exe'):
+        sys.argv[0] = sys.argv[0][:-4]
+    sys.exit(main())
+"""
+PIP_26 = """\
+import sys
+from demo.cli import main
+if __name__ == '__main__':
+    sys.argv[0] = sys.argv[0].removesuffix('.exe')
+    sys.exit(main.run())
+"""
+DISTLIB = """\
+# -*- coding: utf-8 -*-
+import re
+import sys
+from demo.cli import main
+if __name__ == '__main__':
+    sys.argv[0] = re.sub(r'(-script\\.pyw|\\.exe)?$', '', sys.argv[0])
+    sys.exit(main())
+"""
+UV = """\
+# -*- coding: utf-8 -*-
+import sys
+from demo.cli import main
+if __name__ == "__main__":
+    if sys.argv[0].endswith("-script.pyw"):
+        sys.argv[0] = sys.argv[0][:-11]
+    elif sys.argv[0].endswith(".exe"):
+        sys.argv[0] = sys.argv[0][:-4]
+    sys.exit(main())
+"""
+BY_HAND = ("print('hello')\n", "import os\n" + PIP_26, PIP_26.replace("main.run", "other"), "", "import sys\n")
+
+
+@pytest.mark.parametrize("body", [PIP_25, PIP_26, DISTLIB, UV], ids=["pip 25", "pip 26", "distlib", "uv"])
+@pytest.mark.parametrize(
+    "shebang", ["#!/v/bin/python\n", "#!/bin/sh\n'''exec' /v/bin/python \"$0\" \"$@\"\n' '''\n"], ids=["short", "long"]
+)
+def test_the_wrapper_of_every_installer_is_known(tmp_path: Path, body: str, shebang: str) -> None:
+    assert Wrapper.read(str(put(tmp_path / "demo", shebang + body))) == Wrapper("/v/bin/python", "demo.cli")
+
+
+def test_a_long_path_with_a_blank_stands_in_quotes(tmp_path: Path) -> None:
+    text = "#!/bin/sh\n'''exec' \"/v 1/bin/python\" \"$0\" \"$@\"\n' '''\n" + PIP_26
+    assert Wrapper.read(str(put(tmp_path / "demo", text))) == Wrapper("/v 1/bin/python", "demo.cli")
+
+
+@pytest.mark.parametrize("body", BY_HAND)
+def test_a_program_that_a_person_wrote_is_no_wrapper(tmp_path: Path, body: str) -> None:
+    assert Wrapper.read(str(put(tmp_path / "demo", "#!/v/bin/python\n" + body))) is None
+    assert Wrapper.read(str(put(tmp_path / "other", "#!/bin/sh\n" + body))) is None
+
+
+@pytest.fixture
+def scripts(tmp_path: Path) -> Path:
+    """A scripts directory with two names of one Python, and a link to a wrapper."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    (directory / "python3").symlink_to(sys.executable)
+    (directory / "python").symlink_to("python3")
+    put(directory / "demo", f"#!{directory}/python3\n{PIP_26}")
+    (directory / "link").symlink_to("demo")
+    return directory
+
+
+def ownerless(tree: Path, scripts: Path, by: Owned) -> list[str]:
+    found = strays.scripts(str(tree), str(scripts), by, [str(scripts / "python")])
+    return [os.path.basename(finding.path) for finding in found]
+
+
+def test_a_wrapper_that_no_record_and_no_entry_point_names_is_ownerless(tree: Path, scripts: Path) -> None:
+    assert ownerless(tree, scripts, owned(tree)) == ["demo"]
+    assert ownerless(tree, scripts, owned(tree, scripts=("demo",))) == []
+    assert ownerless(tree, scripts, owned(tree, os.path.relpath(scripts / "demo", tree))) == ["demo"]
+    by = owned(tree)._replace(files=frozenset({str(scripts / "demo")}))
+    assert ownerless(tree, scripts, by) == []
+
+
+def test_a_wrapper_of_another_python_is_not_ours_to_judge(tree: Path, scripts: Path) -> None:
+    put(scripts / "demo", f"#!/elsewhere/python3\n{PIP_26}")
+    assert ownerless(tree, scripts, owned(tree)) == []

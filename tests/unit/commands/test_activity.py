@@ -1,0 +1,210 @@
+"""What goes on in a tree, read from /proc/locks and from what transactions leave in the state directory."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from safe_pip.commands import activity
+from safe_pip.commands.activity import Party, State, View, outlook
+from safe_pip.journal import codec
+from safe_pip.locking import holders
+from safe_pip.locking.flock import Descriptor, try_lock
+from safe_pip.locking.holders import Entry
+from safe_pip.merge.plan import Journal
+
+pytestmark = pytest.mark.skipif(not os.path.exists("/proc/locks"), reason="there is no /proc/locks")
+
+DEAD = 4_000_000_000
+"""No process has this number."""
+ID = "0123456789abcdef"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree with a state directory, nobody in it."""
+    made = tmp_path / "site-packages"
+    (made / ".safe-pip").mkdir(parents=True)
+    for name in ("commit", "commit.gate", "environment.gate"):
+        (made / ".safe-pip" / name).touch()
+    return made
+
+
+def view(*rows: tuple[Path, int, bool, bool], is_complete: bool = True) -> View:
+    """What /proc/locks would show: path, pid, exclusive, is_waiting."""
+    entries = [Entry(str(holders.kernel_name_at(path)), *row) for path, *row in rows]
+    return View(tuple(entries), is_complete)
+
+
+def found(tree: Path, view: View) -> dict[str, activity.Lock]:
+    return {lock.name: lock for lock in activity.locks(tree, view)}
+
+
+def pids(parties: tuple[Party, ...]) -> list[tuple[int, bool | None]]:
+    return [(party.pid, party.exclusive) for party in parties]
+
+
+def test_nobody_holds_what_is_free(tree: Path) -> None:
+    assert [(lock.name, lock.holders, lock.waiting) for lock in activity.locks(tree, view())] == [
+        ("environment", (), ()),
+        ("commit", (), ()),
+    ]
+
+
+def test_who_waits_stands_in_the_order_of_turn_and_once(tree: Path) -> None:
+    gate = tree / ".safe-pip" / "environment.gate"
+    seen = view(
+        (tree, 1, False, False),
+        (tree, 2, True, True),
+        (gate, 2, True, False),
+        (gate, 3, True, True),
+        (gate, 4, True, True),
+    )
+    environment = found(tree, seen)["environment"]
+    assert pids(environment.holders) == [(1, False)]
+    assert pids(environment.waiting) == [(2, True), (3, None), (4, None)]
+    assert found(tree, seen)["commit"].waiting == ()
+
+
+def test_the_note_of_a_holder_says_since_when(tree: Path) -> None:
+    note = {"pid": os.getpid(), "command": "pip install x", "since": 5.0}
+    (tree / ".safe-pip" / "owner").write_text(json.dumps(note))
+    (holder,) = found(tree, view((tree, os.getpid(), True, False)))["environment"].holders
+    assert (holder.since, holder.is_seen) == (5.0, True)
+
+
+def test_a_note_whose_writer_holds_nothing_counts_only_where_holders_may_be_hidden(tree: Path) -> None:
+    (tree / ".safe-pip" / "owner").write_text(json.dumps({"pid": DEAD, "command": "pip install x", "since": 5.0}))
+    assert found(tree, view())["environment"].holders == ()
+    hidden = found(tree, view(is_complete=False))["environment"].holders
+    assert hidden == (Party(DEAD, True, "pip install x", 5.0, is_seen=False),)
+
+
+def test_the_lock_of_uv_and_the_mutex_of_checkouts_are_shown_where_they_are(tmp_path: Path) -> None:
+    tree = tmp_path / "venv" / "lib" / "python3" / "site-packages"
+    tree.mkdir(parents=True)
+    (tmp_path / "venv" / "pyvenv.cfg").touch()
+    assert set(found(tree, view())) == {"environment", "commit"}
+    (tmp_path / "venv" / ".lock").touch()
+    (tmp_path / "venv" / "src").mkdir()
+    seen = found(tree, view((tmp_path / "venv" / ".lock", 7, True, False)))
+    assert pids(seen["uv"].holders) == [(7, True)]
+    assert seen["source directory"].path == tmp_path / "venv" / "src"
+
+
+def test_a_directory_that_other_environments_share_has_a_lock_of_its_own(tmp_path: Path) -> None:
+    tree = tmp_path / "venv" / "lib" / "python3" / "site-packages"
+    tree.mkdir(parents=True)
+    (tmp_path / "venv" / "pyvenv.cfg").touch()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "venv" / "bin").mkdir()
+    seen = {lock.name: lock for lock in activity.locks(tree, view(), [tmp_path / "bin", tmp_path / "venv" / "bin"])}
+    assert seen["shared directory"].path == tmp_path / "bin"
+
+
+def test_what_cannot_be_locked_yet_is_free(tmp_path: Path) -> None:
+    assert all(not lock.holders for lock in activity.locks(tmp_path / "missing", view()))
+
+
+def plant(tree: Path, *suffixes: str, identifier: str = ID, pid: int = DEAD) -> None:
+    state = tree / ".safe-pip"
+    first = json.dumps({"pid": pid, "command": "pip install x", "since": 5.0})
+    for suffix in suffixes:
+        if suffix == "/":
+            (state / identifier).mkdir()
+        else:
+            (state / f"{identifier}{suffix}").write_text(first + "\n" + '{"part": "/x')
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "state"),
+    [
+        ((".owner", "/"), State.STAGING),
+        (("/",), State.STAGING),
+        ((".owner", "/", ".journal"), State.PREPARED),
+        ((".owner", "/", ".committed"), State.COMMITTED),
+        ((".committed",), State.COMMITTED),
+    ],
+)
+def test_the_names_tell_how_far_a_dead_transaction_got(
+    tree: Path, suffixes: tuple[str, ...], state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holders, "sees_everybody", lambda: True)
+    plant(tree, *suffixes)
+    (transaction,) = activity.transactions([tree])
+    assert (transaction.identifier, transaction.tree, transaction.state) == (ID, tree, state)
+    assert transaction.is_alive is False
+    if ".owner" in suffixes:
+        assert (transaction.pid, transaction.command, transaction.since) == (DEAD, "pip install x", 5.0)
+
+
+def plant_whole(tree: Path, suffix: str) -> None:
+    """A transaction with nothing to do, whole in all its parts."""
+    private = tree / ".safe-pip" / ID
+    for name in ("stage", "trash"):
+        (private / name).mkdir(parents=True, mode=0o700)
+    private.chmod(0o700)
+    written = Journal(ID, str(tree), (str(tree),), (), (str(tree),), (str(private),), ())
+    (tree / ".safe-pip" / f"{ID}{suffix}").write_bytes(codec.encode(written))
+    plant(tree, ".owner")
+
+
+@pytest.mark.parametrize(("suffix", "next_"), [("", "delete"), (".journal", "roll back"), (".committed", "finish")])
+def test_what_is_whole_is_put_right_by_the_next_command(
+    tree: Path, suffix: str, next_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holders, "sees_everybody", lambda: True)
+    if suffix:
+        plant_whole(tree, suffix)
+    else:
+        plant(tree, ".owner", "/")
+    before = sorted((tree / ".safe-pip").rglob("*"))
+    (transaction,) = activity.transactions([tree])
+    assert outlook(transaction) == next_
+    assert sorted((tree / ".safe-pip").rglob("*")) == before
+
+
+def test_what_the_next_command_will_refuse_is_told_with_the_reason(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holders, "sees_everybody", lambda: True)
+    plant(tree, ".owner", "/", ".journal")
+    (transaction,) = activity.transactions([tree])
+    assert outlook(transaction).startswith("refuse: ")
+    assert "damaged" in outlook(transaction)
+
+
+def test_one_whose_owner_file_is_locked_is_alive_whatever_its_pid(tree: Path) -> None:
+    plant(tree, ".owner", "/", ".journal")
+    descriptor = Descriptor(tree / ".safe-pip" / f"{ID}.owner")
+    assert try_lock(descriptor, exclusive=True)
+    (transaction,) = activity.transactions([tree])
+    descriptor.close()
+    assert transaction.is_alive is True
+    assert outlook(transaction) == "wait"
+
+
+def test_where_holders_may_be_hidden_nobody_is_called_dead(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holders, "sees_everybody", lambda: False)
+    plant_whole(tree, ".journal")
+    (transaction,) = activity.transactions([tree])
+    assert transaction.is_alive is None
+    assert outlook(transaction) == "wait, or roll back if it is dead"
+
+
+def test_a_mark_leads_to_the_transaction_in_another_tree(tree: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / ".safe-pip").mkdir(parents=True)
+    (other / ".safe-pip" / f"{ID}.home").write_text(f"{tree}\n")
+    assert activity.transactions([other]) == []
+    plant(tree, ".owner", ".journal")
+    (transaction,) = activity.transactions([other])
+    assert transaction.tree == tree
+    assert activity.transactions([other, tree]) == [transaction]
+
+
+def test_other_names_in_the_state_directory_are_no_transactions(tree: Path) -> None:
+    for name in ("owner", f"{ID}.journal.tmp", f"{ID.upper()}.committed", "x.owner"):
+        (tree / ".safe-pip" / name).touch()
+    assert activity.transactions([tree]) == []

@@ -1,0 +1,281 @@
+"""The owner file: locked while its process lives, and complete about what it has elsewhere."""
+
+import json
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from safe_pip import fs
+from safe_pip.errors import UnusableEnvironment
+from safe_pip.journal.owner import Owner, OwnerNote, read
+from safe_pip.locking import flock, holders
+from tests.support.faults import disk
+from tests.support.processes.forks import in_child, killed_at, need_user, reachable
+
+
+@pytest.fixture
+def owner(tmp_path: Path):
+    made = Owner.make(tmp_path)
+    yield made
+    made.release()
+
+
+def test_it_is_named_after_the_transaction_and_says_who_is_at_it(tmp_path: Path, owner: Owner) -> None:
+    assert owner.path == tmp_path / f"{owner.identifier}.owner"
+    assert len(owner.identifier) == 16
+    assert os.listdir(tmp_path) == [owner.path.name]
+    first = json.loads(owner.path.read_text().splitlines()[0])
+    assert first.keys() == {"pid", "command", "since"}
+    note = owner.note()
+    assert note.pid == os.getpid()
+    assert note.command == holders.command(os.getpid())
+    assert note.since > 0
+    assert note.parts == note.marks == ()
+
+
+def test_nobody_adopts_it_while_its_process_lives(owner: Owner) -> None:
+    assert Owner.adopt(owner.path) is None
+    in_child(lambda: check(Owner.adopt(owner.path) is None))
+    assert flock.is_locked(owner.path)
+
+
+def check(is_true: bool) -> None:
+    assert is_true
+
+
+def test_one_of_a_dead_process_is_adopted_by_one(tmp_path: Path) -> None:
+    in_child(lambda: Owner.make(tmp_path))
+    (path,) = tmp_path.iterdir()
+    adopted = Owner.adopt(path)
+    assert adopted is not None
+    assert adopted.identifier == path.name.removesuffix(".owner")
+    assert Owner.adopt(path) is None
+    adopted.close()
+    assert os.listdir(tmp_path) == []
+    assert Owner.adopt(path) is None
+
+
+def test_released_it_stays_for_the_next_one(owner: Owner) -> None:
+    owner.release()
+    adopted = Owner.adopt(owner.path)
+    assert adopted is not None
+    adopted.release()
+    assert owner.path.exists()
+
+
+def test_closed_it_is_gone_and_closing_it_again_does_nothing(tmp_path: Path, owner: Owner) -> None:
+    owner.close()
+    assert os.listdir(tmp_path) == []
+    owner.path.touch()
+    owner.close()
+    assert owner.path.exists()
+
+
+def test_it_is_removed_before_it_is_let_go(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink = fs.unlink
+    seen = []
+
+    def watched(path: Path) -> None:
+        seen.append(flock.is_locked(path))
+        unlink(path)
+
+    monkeypatch.setattr(fs, "unlink", watched)
+    owner.close()
+    assert seen == [True]
+
+
+def test_a_forked_child_neither_has_it_nor_removes_it(owner: Owner) -> None:
+    def act() -> None:
+        assert not owner.is_ours
+        owner.close()
+
+    in_child(act)
+    assert owner.path.exists()
+    assert flock.is_locked(owner.path)
+
+
+def test_what_it_has_elsewhere_is_appended_in_place(owner: Owner) -> None:
+    inode = owner.path.stat().st_ino
+    owner.append_part("/a/.safe-pip/x")
+    owner.append_mark("/b/.safe-pip")
+    owner.append_part("/c/\udcff\n/.safe-pip/x")
+    note = read(owner.path)
+    assert note.parts == ("/a/.safe-pip/x", "/c/\udcff\n/.safe-pip/x")
+    assert note.marks == ("/b/.safe-pip",)
+    assert owner.path.stat().st_ino == inode
+    assert flock.is_locked(owner.path)
+
+
+def test_each_note_is_one_write(owner: Owner) -> None:
+    with disk.record() as changes:
+        owner.append_part("/a/.safe-pip/x")
+    assert [change.operation for change in changes] == ["write"]
+
+
+def test_every_torn_end_of_it_is_read_without_what_was_torn(tmp_path: Path, owner: Owner) -> None:
+    owner.append_part("/a/.safe-pip/x")
+    owner.append_mark("/b/.safe-pip")
+    whole, content = owner.note(), owner.path.read_bytes()
+    copy = tmp_path / "copy"
+    for length in range(len(content)):
+        copy.write_bytes(content[:length])
+        note = read(copy)
+        assert note.pid in (whole.pid, 0)
+        assert whole.parts[: len(note.parts)] == note.parts
+        assert whole.marks[: len(note.marks)] == note.marks
+    assert note == whole._replace(marks=whole.marks)
+
+
+def test_a_note_that_a_full_disk_tore_spoils_no_later_one(owner: Owner) -> None:
+    with pytest.raises(OSError), disk.error_at(0, 28, torn=True):
+        owner.append_part("/a/.safe-pip/x")
+    owner.append_part("/b/.safe-pip/x")
+    assert owner.note().parts == ("/b/.safe-pip/x",)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"[]", b"1\n", b'{"pid": "x", "command": 1}', b'{"part": "/a"', b"{}"]
+)
+def test_what_is_no_note_says_nothing(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.owner"
+    path.write_bytes(content)
+    assert read(path) == OwnerNote()
+
+
+def test_what_is_no_file_is_neither_read_nor_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "secret").write_text(json.dumps({"part": "/a"}))
+    (tmp_path / "link").symlink_to("secret")
+    for name in ("pipe", "link", "nothing"):
+        assert read(tmp_path / name) == OwnerNote()
+        assert Owner.adopt(tmp_path / name) is None
+
+
+def test_a_command_line_cannot_write_on_the_terminal_of_who_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.owner"
+    path.write_text(json.dumps({"pid": 1, "command": "\033[2J" + "x" * 999, "since": 1.5}))
+    note = read(path)
+    assert note.command.startswith("?[2Jxx")
+    assert len(note.command) <= 200
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o027, 0o077, 0o777])
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o2775])
+def test_whoever_can_read_the_state_directory_can_read_it(tmp_path: Path, mask: int, mode: int) -> None:
+    tmp_path.chmod(mode)
+    before = os.umask(mask)
+    try:
+        made = Owner.make(tmp_path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(made.path.stat().st_mode) == mode & 0o666 | 0o444
+    made.release()
+
+
+def test_another_user_can_adopt_what_he_can_only_read(tmp_path: Path) -> None:
+    need_user()
+    in_child(lambda: Owner.make(reachable(tmp_path)))
+    (path,) = tmp_path.iterdir()
+    in_child(lambda: check(Owner.adopt(path) is not None), user="nobody")
+
+
+def test_it_belongs_to_the_group_of_the_tree(tmp_path: Path) -> None:
+    group = need_user().pw_gid
+    os.chown(tmp_path, -1, group)
+    tmp_path.chmod(0o775)
+    made = Owner.make(tmp_path)
+    assert made.path.stat().st_gid == group
+    assert made.path.stat().st_mode & 0o777 == 0o664
+    made.release()
+
+
+def test_one_that_somebody_looks_at_while_it_is_made_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try_lock, tried = flock.try_lock, []
+
+    def looked_at(descriptor: flock.Descriptor, *, exclusive: bool) -> bool:
+        tried.append(descriptor.path.name)
+        return try_lock(descriptor, exclusive=exclusive) if len(tried) > 1 else False
+
+    monkeypatch.setattr(flock, "try_lock", looked_at)
+    made = Owner.make(tmp_path)
+    assert len(set(tried)) == 2
+    assert os.listdir(tmp_path) == [made.path.name] == tried[1:]
+    made.release()
+
+
+def test_one_whose_file_was_replaced_before_it_was_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its inode would be locked, and nobody would ever meet it again."""
+    try_lock, first = flock.try_lock, []
+
+    def replaced(descriptor: flock.Descriptor, *, exclusive: bool) -> bool:
+        if not first:
+            first.append(descriptor.path)
+            (tmp_path / "other").touch()
+            os.replace(tmp_path / "other", descriptor.path)
+        return try_lock(descriptor, exclusive=exclusive)
+
+    monkeypatch.setattr(flock, "try_lock", replaced)
+    made = Owner.make(tmp_path)
+    assert [made.path] != first
+    assert flock.is_locked(made.path)
+    assert os.listdir(tmp_path) == [made.path.name]
+    made.release()
+
+
+def test_an_error_while_it_is_made_leaves_nothing(tmp_path: Path) -> None:
+    with disk.record() as changes:
+        Owner.make(tmp_path).close()
+    for k in range(len(changes) - 1):
+        with pytest.raises(OSError), disk.error_at(k, 5):
+            Owner.make(tmp_path)
+        assert os.listdir(tmp_path) == []
+    assert not flock.own_descriptors()
+
+
+def test_where_there_are_no_locks_it_is_refused_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: flock.Descriptor, *, exclusive: bool) -> bool:
+        raise UnusableEnvironment("no locks")
+
+    monkeypatch.setattr(flock, "try_lock", refuse)
+    with pytest.raises(UnusableEnvironment):
+        Owner.make(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_kill_while_it_is_made_leaves_at_most_a_file_that_is_dead(tmp_path: Path) -> None:
+    k = 0
+    while killed_at(k, lambda: Owner.make(tmp_path).append_part("/a/.safe-pip/x")):
+        for path in tmp_path.iterdir():
+            adopted = Owner.adopt(path)
+            assert adopted is not None
+            assert adopted.note().parts == ()
+            adopted.close()
+        k += 1
+    assert k >= 3
+
+
+def test_threads_make_their_own(tmp_path: Path) -> None:
+    made: list[Owner] = []
+    threads = [threading.Thread(target=lambda: made.append(Owner.make(tmp_path))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({each.identifier for each in made}) == 8
+    assert all(flock.is_locked(each.path) for each in made)
+    for each in made:
+        each.close()
+
+
+def test_its_descriptor_is_closed_before_those_of_the_locks_if_the_process_is_killed(owner: Owner) -> None:
+    """The kernel closes from the highest down: who gets the commit lock next is not to find it alive."""
+    assert max(flock.own_descriptors()) > 100

@@ -1,0 +1,132 @@
+"""Whose journals are acted on, and what they may ask for: decided on what fstat(2) tells."""
+
+import os
+import stat
+import sys
+
+import pytest
+
+from safe_pip.journal.writer import Writer, is_accepted
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has access lists")
+
+ME, ROOT, OWNER, MEMBER, STRANGER = 1000, 0, 2000, 3000, 4000
+GROUP, OTHER_GROUP = 50, 60
+
+
+@pytest.fixture(autouse=True)
+def _me(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: ME)
+
+
+def status(uid: int, mode: int = 0o755, gid: int = GROUP, *, kind: int = stat.S_IFDIR) -> os.stat_result:
+    return os.stat_result((kind | mode, 0, 0, 1, uid, gid, 0, 0, 0, 0))
+
+
+def file(uid: int, gid: int = GROUP) -> os.stat_result:
+    return status(uid, 0o644, gid, kind=stat.S_IFREG)
+
+
+SHARED = status(OWNER, 0o2775)
+
+
+@pytest.mark.parametrize("uid", [ME, ROOT, OWNER])
+def test_accepted_are_this_user_root_and_the_environments_owner(uid):
+    assert Writer.of(file(uid), status(OWNER), [status(STRANGER)]) is not None
+
+
+@pytest.mark.parametrize("uid", [MEMBER, STRANGER])
+def test_nobody_else_is_accepted_where_no_group_shares_the_environment(uid):
+    assert Writer.of(file(uid), status(OWNER), []) is None
+
+
+def test_a_member_is_accepted_where_the_group_may_write_the_tree_and_all_roots():
+    assert Writer.of(file(MEMBER), SHARED, [SHARED, status(ROOT, 0o775)]) == Writer(MEMBER, GROUP, False)
+
+
+@pytest.mark.parametrize(
+    ("made", "home", "root"),
+    [
+        (file(MEMBER, OTHER_GROUP), SHARED, SHARED),
+        (file(MEMBER), status(OWNER, 0o2755), SHARED),
+        (file(MEMBER), status(OWNER, 0o2777), SHARED),
+        (file(MEMBER), SHARED, status(OWNER, 0o755)),
+        (file(MEMBER), SHARED, status(OWNER, 0o777)),
+        (file(MEMBER), SHARED, status(OWNER, 0o775, OTHER_GROUP)),
+    ],
+    ids=[
+        "another group",
+        "a tree not shared",
+        "a tree for all",
+        "a root not shared",
+        "a root for all",
+        "another's root",
+    ],
+)
+def test_a_member_is_not_accepted_anywhere_else(made, home, root):
+    assert Writer.of(made, home, [SHARED, root]) is None
+
+
+def test_only_this_user_and_root_are_believed_without_a_look():
+    trusted = {uid: Writer.of(file(uid), SHARED, [SHARED]).is_trusted for uid in (ME, ROOT, OWNER, MEMBER)}
+    assert trusted == {ME: True, ROOT: True, OWNER: False, MEMBER: False}
+
+
+OWNERS = Writer(OWNER, None, False)
+MEMBERS = Writer(MEMBER, GROUP, False)
+STICKY = stat.S_ISVTX
+
+
+@pytest.mark.parametrize(
+    ("writer", "directory", "entry", "expected"),
+    [
+        (OWNERS, status(OWNER), None, True),
+        (OWNERS, status(ROOT), None, False),
+        (OWNERS, status(ROOT, 0o777), None, False),
+        (OWNERS, status(ROOT, 0o775), None, False),
+        (OWNERS, status(OWNER), file(ROOT), True),
+        (OWNERS, status(OWNER), status(OWNER), True),
+        (OWNERS, status(OWNER), status(ROOT), False),
+        (OWNERS, status(OWNER, 0o1755), file(ROOT), True),
+        (MEMBERS, status(OWNER, 0o775), file(OWNER), True),
+        (MEMBERS, status(OWNER, 0o755), file(OWNER), False),
+        (MEMBERS, status(OWNER, 0o775, OTHER_GROUP), file(OWNER), False),
+        (MEMBERS, status(OWNER, 0o775), status(OWNER, 0o775), True),
+        (MEMBERS, status(OWNER, 0o775), status(OWNER, 0o755), False),
+        (MEMBERS, status(OWNER, 0o775 | STICKY), file(OWNER), False),
+        (MEMBERS, status(OWNER, 0o775 | STICKY), file(MEMBER), True),
+        (Writer(ROOT, None, True), status(OWNER), status(OWNER), True),
+    ],
+)
+def test_a_writer_could_change_what_the_kernel_would_have_let_him(writer, directory, entry, expected):
+    assert writer.could_change(directory, entry) is expected
+
+
+def test_only_its_owner_changes_the_mode_of_a_directory():
+    assert OWNERS.could_set_mode(status(OWNER))
+    assert not MEMBERS.could_set_mode(status(OWNER, 0o775))
+
+
+@pytest.mark.parametrize(
+    ("writer", "private", "expected"),
+    [
+        (OWNERS, status(OWNER, 0o700), True),
+        (OWNERS, status(ROOT, 0o700), False),
+        (OWNERS, status(ME, 0o700), False),
+        (OWNERS, status(OWNER, 0o770), False),
+        (OWNERS, status(OWNER, 0o702), False),
+        (MEMBERS, status(MEMBER, 0o770), True),
+        (MEMBERS, status(MEMBER, 0o770, OTHER_GROUP), False),
+        (MEMBERS, status(OWNER, 0o770), False),
+        (Writer(ROOT, None, True), status(ROOT, 0o770), False),
+        (Writer(ROOT, None, True), status(OWNER, 0o700), False),
+    ],
+)
+def test_a_private_directory_is_its_writers_and_nobody_else_writes_in_it(writer, private, expected):
+    assert writer.made(private) is expected
+
+
+def test_a_state_directory_is_made_by_who_has_a_say_in_its_tree():
+    assert [is_accepted(status(uid), SHARED) for uid in (ME, ROOT, OWNER, MEMBER)] == [True] * 4
+    assert not is_accepted(status(STRANGER), status(OWNER))
+    assert not is_accepted(status(STRANGER, 0o755, OTHER_GROUP), SHARED)

@@ -1,0 +1,45 @@
+"""What one attempt at a command tells the next one."""
+
+import os
+import subprocess
+import sys
+
+from safe_pip.launch.attempt import Attempt
+
+FIRST = """
+import os, sys
+from types import MappingProxyType
+from safe_pip.launch.attempt import Attempt
+from safe_pip.launch.start import Start
+attempt = Attempt.taken_from(os.environ)
+if attempt.number == 1:
+    os.environ["SET_LATER"] = "yes"
+    start = Start(sys.executable, tuple(sys.orig_argv), os.getcwd(), {**os.environ, "SET_LATER": "no"}, frozenset())
+    os.chdir("/")
+    Attempt(2, answered=frozenset({"b", "a"}), inputs={"/dev/fd/63": "six\\n"}).begin(start)
+print(attempt.number, sorted(attempt.answered), dict(attempt.inputs), os.environ["SET_LATER"], os.getcwd())
+print("SAFE_PIP_ATTEMPT" in os.environ, sys.argv[1:])
+"""
+
+
+def test_the_next_attempt_knows_all_and_finds_the_process_as_it_was(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST, "an argument"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        f"2 ['a', 'b'] {{'/dev/fd/63': 'six\\n'}} no {os.path.realpath(tmp_path)}",
+        "False ['an argument']",
+    ]
+
+
+def test_without_the_variable_it_is_the_first():
+    assert Attempt.taken_from({}) == Attempt()
+
+
+def test_a_forged_variable_counts_for_nothing_and_removes_nothing(tmp_path):
+    (tmp_path / "attempt").write_text("{}")
+    for forged in ("x", "999", str(tmp_path), "", "0", "1", str(os.open(tmp_path / "attempt", os.O_RDONLY))):
+        environ = {"SAFE_PIP_ATTEMPT": forged}
+        assert Attempt.taken_from(environ) == Attempt()
+        assert environ == {}
+    assert (tmp_path / "attempt").exists()

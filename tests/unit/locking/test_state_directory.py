@@ -1,0 +1,112 @@
+"""The state directory: complete or absent, with the tree's own access, and only from people who may."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safe_pip import fs
+from safe_pip.errors import UnusableEnvironment
+from safe_pip.locking import state_directory
+
+FILES = ["commit", "commit.gate", "environment.gate"]
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o777])
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o775, 0o2775])
+def test_it_has_the_trees_mode_whatever_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
+    tmp_path.chmod(mode)
+    before = os.umask(mask)
+    try:
+        assert state_directory.make(tmp_path)
+    finally:
+        os.umask(before)
+    state = tmp_path / ".safe-pip"
+    assert sorted(os.listdir(state)) == FILES
+    assert state.stat().st_mode & 0o7777 == mode
+    assert {path.stat().st_mode & 0o7777 for path in state.iterdir()} == {mode & 0o666}
+
+
+def test_it_is_made_once_and_completed_if_a_file_is_missing(tmp_path: Path) -> None:
+    assert state_directory.make(tmp_path)
+    assert not state_directory.make(tmp_path)
+    inode = (tmp_path / ".safe-pip" / "commit").stat().st_ino
+    (tmp_path / ".safe-pip" / "commit.gate").unlink()
+    assert not state_directory.make(tmp_path)
+    assert sorted(os.listdir(tmp_path / ".safe-pip")) == FILES
+    assert (tmp_path / ".safe-pip" / "commit").stat().st_ino == inode
+
+
+def test_who_loses_the_race_to_make_it_uses_the_winners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = fs.rename_path
+
+    def late(source: Path, destination: Path) -> None:
+        if not destination.exists():
+            (destination / "stage").mkdir(parents=True)
+        rename(source, destination)
+
+    monkeypatch.setattr(fs, "rename_path", late)
+    assert not state_directory.make(tmp_path)
+    assert os.listdir(tmp_path) == [".safe-pip"]
+
+
+@pytest.mark.parametrize("failing", ["write", "rename", "set_access"])
+def test_a_failure_while_it_is_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def fail(*args: Any, **more: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(fs, failing, fail)
+    with pytest.raises(UnusableEnvironment, match="No space left"):
+        state_directory.make(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_symbolic_link_or_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
+    state = tmp_path / ".safe-pip"
+    state.symlink_to(tmp_path)
+    with pytest.raises(UnusableEnvironment, match="symbolic link"):
+        state_directory.make(tmp_path)
+    state.unlink()
+    state.touch()
+    with pytest.raises(UnusableEnvironment, match="not a directory"):
+        state_directory.exists(tmp_path)
+
+
+def test_a_tree_that_is_read_only_is_not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **more: Any) -> Path:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(fs, "make_private_directory", fail)
+    with pytest.raises(UnusableEnvironment, match="is not writable") as caught:
+        state_directory.make(tmp_path)
+    assert caught.value.exit_status == 78
+
+
+def test_only_lock_files_are_removed(tmp_path: Path) -> None:
+    state_directory.make(tmp_path)
+    (tmp_path / ".safe-pip" / "owner").touch()
+    assert state_directory.remove(tmp_path)
+    assert os.listdir(tmp_path) == []
+    assert not state_directory.remove(tmp_path)
+    state_directory.make(tmp_path)
+    (tmp_path / ".safe-pip" / "1.journal").touch()
+    assert not state_directory.remove(tmp_path)
+    assert (tmp_path / ".safe-pip" / "commit").exists()
+
+
+@pytest.mark.parametrize("name", ["x.journal", "x.home"])
+def test_a_journal_and_what_leads_to_one_are_found(tmp_path: Path, name: str) -> None:
+    assert not state_directory.has_journal(tmp_path)
+    state_directory.make(tmp_path)
+    assert not state_directory.has_journal(tmp_path)
+    (tmp_path / ".safe-pip" / name).touch()
+    assert state_directory.has_journal(tmp_path)
+
+
+def test_on_a_file_server_there_is_one_lock_file_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_directory, "is_on_network", lambda tree: True)
+    state_directory.make(tmp_path)
+    assert sorted(os.listdir(tmp_path / ".safe-pip")) == ["commit", "commit.gate", "environment", "environment.gate"]

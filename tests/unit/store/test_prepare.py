@@ -1,0 +1,252 @@
+"""Who does what another one does just now waits for him, as long as he gets on, and then has nothing left to do."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from safe_pip.locking import flock, holders
+from safe_pip.locking.holders import Work
+from safe_pip.store import heartbeat, prepare
+from safe_pip.store.cores import Cores
+from safe_pip.store.prepare import Preparing
+from safe_pip.store.wheels import Store
+
+pytestmark = pytest.mark.skipif(not flock.supported, reason="there are no locks here, and so there is no store")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    (tmp_path / "cache").mkdir(mode=0o700)
+    found = Store.below(tmp_path / "cache")
+    assert found is not None
+    return found
+
+
+def tool(store: Store, waiting: Callable[..., None] = lambda what, holders: None) -> Preparing:
+    return Preparing(store, None, Cores({}), limit=10**9, progress=lambda wheel, share: None, waiting=waiting)
+
+
+def not_yet() -> bool:
+    return False
+
+
+def is_free(store: Store) -> bool:
+    return not os.path.exists(store.path / "making") or not os.listdir(store.path / "making")
+
+
+def test_who_is_alone_has_his_turn_at_once_and_leaves_nothing(store: Store) -> None:
+    turn = tool(store).take_turn("this", not_yet)
+    assert turn is not None
+    turn.show_progress()
+    assert not is_free(store)
+    turn.close()
+    turn.show_progress()
+    assert is_free(store)
+
+
+def test_of_something_else_nobody_is_waited_for(store: Store) -> None:
+    first, second = tool(store).take_turn("this", not_yet), tool(store).take_turn("that", not_yet)
+    assert first is not None
+    assert second is not None
+    first.close()
+    second.close()
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when somebody has found that he has to wait; he waits as long as it takes."""
+    event, wait_lock = threading.Event(), flock.wait_lock
+
+    def note(descriptor: flock.Descriptor, *, exclusive: bool, seconds: float) -> bool:
+        if seconds:
+            event.set()
+        return wait_lock(descriptor, exclusive=exclusive, seconds=seconds)
+
+    monkeypatch.setattr(flock, "wait_lock", note)
+    monkeypatch.setattr(prepare, "_PATIENCE", 1000.0)
+    return event
+
+
+def test_who_waited_and_finds_it_done_has_no_turn(store: Store, begun: threading.Event) -> None:
+    first = tool(store).take_turn("this", not_yet)
+    assert first is not None
+    found: list[object] = []
+    waiting = threading.Thread(target=lambda: found.append(tool(store).take_turn("this", lambda: True)))
+    waiting.start()
+    begun.wait()
+    first.close()
+    waiting.join()
+    assert found == [None]
+    assert is_free(store)
+
+
+def test_who_finds_it_not_done_has_the_next_turn(store: Store, begun: threading.Event) -> None:
+    first = tool(store).take_turn("this", not_yet)
+    assert first is not None
+    found: list[prepare.InstallSlot | None] = []
+    waiting = threading.Thread(target=lambda: found.append(tool(store).take_turn("this", not_yet)))
+    waiting.start()
+    begun.wait()
+    first.close()
+    waiting.join()
+    (turn,) = found
+    assert turn is not None
+    assert not is_free(store)
+    turn.close()
+    assert is_free(store)
+
+
+def test_who_does_nothing_is_not_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "_PATIENCE", 0.0)
+    first = tool(store).take_turn("this", not_yet)
+    assert first is not None
+    turn = tool(store).take_turn("this", not_yet)
+    assert turn is not None
+    turn.show_progress()
+    turn.close()
+    assert not is_free(store)
+    first.close()
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        pytest.param("111", id="nothing, twice"),
+        pytest.param("1234555", id="something, for a while"),
+        pytest.param("11233455666", id="something in every other second"),
+        pytest.param("1RRRRRR111", id="ready to run"),
+    ],
+)
+def test_who_works_is_waited_for_until_he_does_not(store, monkeypatch, seen: str) -> None:
+    first, looks = tool(store).take_turn("this", not_yet), iter(seen)
+    waits(monkeypatch)
+    monkeypatch.setattr(holders, "work_at", lambda path: (work(next(looks)),))
+    turn = tool(store).take_turn("this", not_yet)
+    assert turn is not None
+    assert [*looks] == []
+    turn.close()
+    first.close()
+
+
+def work(seen: str) -> Work:
+    """One who has computed what this stands for, or, with R, nothing yet, and is ready to."""
+    return Work(1, "1" if seen == "R" else seen, is_busy=seen == "R")
+
+
+def test_who_works_and_shows_nothing_for_a_minute_is_not_waited_for(store, monkeypatch) -> None:
+    first, count = tool(store).take_turn("this", not_yet), itertools.count()
+    waits(monkeypatch)
+    monkeypatch.setattr(holders, "work_at", lambda path: (Work(1, f"{next(count)}", is_busy=False),))
+    turn = tool(store).take_turn("this", not_yet)
+    assert turn is not None
+    assert next(count) == heartbeat.LONGEST + 2
+    turn.close()
+    first.close()
+
+
+def test_where_there_can_be_no_turns_everybody_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Store, key: str) -> Path:
+        raise PermissionError(13, "Permission denied", key)
+
+    monkeypatch.setattr(Store, "mutex", refuse)
+    tools = tool(store)
+    turn = tools.take_turn("this", lambda: True)
+    assert turn is not None
+    turn.close()
+    assert isinstance(tools.refused, PermissionError)
+
+
+def test_who_comes_when_it_was_just_done_has_no_turn(store: Store) -> None:
+    asked = []
+
+    def is_over() -> bool:
+        asked.append(is_free(store))
+        return True
+
+    assert tool(store).take_turn("this", is_over) is None
+    assert asked == [False], "another one could have begun while it was asked"
+    assert is_free(store)
+
+
+def test_who_fails_when_he_asks_has_no_turn(store: Store) -> None:
+    def fail() -> bool:
+        raise RuntimeError("what was planned cannot be done any more")
+
+    with pytest.raises(RuntimeError):
+        tool(store).take_turn("this", fail)
+    assert is_free(store)
+
+
+def test_a_turn_that_ends_just_when_another_one_begins_to_wait_is_followed_by_his(store, monkeypatch) -> None:
+    first, wait_lock = tool(store).take_turn("this", not_yet), flock.wait_lock
+
+    def refuse(descriptor: flock.Descriptor, *, exclusive: bool, seconds: float) -> bool:
+        monkeypatch.setattr(flock, "wait_lock", wait_lock)
+        first.close()
+        return False
+
+    monkeypatch.setattr(flock, "wait_lock", refuse)
+    turn = tool(store).take_turn("this", not_yet)
+    assert not is_free(store)
+    turn.close()
+    assert is_free(store)
+
+
+def waits(monkeypatch: pytest.MonkeyPatch, *meanwhile: Callable[[], None]) -> None:
+    """Have a second be over at once for whoever waits; one thing after the other happens in these seconds."""
+    wait_lock, seconds_to_come = flock.wait_lock, [*meanwhile]
+
+    def wait(descriptor: flock.Descriptor, *, exclusive: bool, seconds: float) -> bool:
+        if seconds and seconds_to_come:
+            seconds_to_come.pop(0)()
+        return wait_lock(descriptor, exclusive=exclusive, seconds=0)
+
+    monkeypatch.setattr(flock, "wait_lock", wait)
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def telling(store: Store, told: list[str]) -> Preparing:
+    return tool(store, lambda what, holders: told.append(what))
+
+
+def test_who_waits_longer_than_a_second_for_his_turn_is_told_so_once(store, telling, told, monkeypatch) -> None:
+    first = tool(store).take_turn("this", not_yet)
+    times = iter(range(1, 9))
+
+    def show_progress() -> None:
+        os.utime(store.path / "making" / os.listdir(store.path / "making")[0], (next(times),) * 2)
+
+    waits(monkeypatch, show_progress, show_progress, show_progress, first.close)
+    turn = telling.take_turn("this", not_yet)
+    assert told == ["install the same"]
+    turn.close()
+
+
+def test_who_waits_no_longer_than_a_second_is_told_nothing(store, telling, told, monkeypatch) -> None:
+    first = tool(store).take_turn("this", not_yet)
+    waits(monkeypatch, first.close)
+    turn = telling.take_turn("this", not_yet)
+    assert not is_free(store)
+    turn.close()
+    assert told == []
+
+
+def test_who_goes_on_by_himself_was_told_for_whom_he_waited(store, telling, told, monkeypatch) -> None:
+    first = tool(store).take_turn("this", not_yet)
+    waits(monkeypatch)
+    turn = telling.take_turn("this", not_yet)
+    assert turn is not None
+    assert told == ["install the same"]
+    first.close()
+    turn.close()

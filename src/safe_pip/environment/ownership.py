@@ -9,7 +9,7 @@ import csv
 import os
 from collections.abc import Collection, Iterable
 
-from safe_pip.environment.snapshot import canonical
+from safe_pip.records import canonical
 
 
 class Ownership:

@@ -5,21 +5,17 @@ Nothing here knows pip. Names are those of the files that the PyPA specification
 """
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
+
+from safe_pip.records import canonical
 
 _SUFFIXES = (".dist-info", ".egg-info", ".egg-link", ".egg")
 _FILES = ("RECORD", "METADATA", "PKG-INFO", "direct_url.json")
 
 Fingerprint = tuple[object, ...]
 """Everything that stat(2) tells apart two states of one project's metadata by; equal means unchanged."""
-
-
-def canonical(name: str) -> str:
-    """The normalized name of a project (https://packaging.python.org/en/latest/specifications/name-normalization/)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 class Snapshot(NamedTuple):

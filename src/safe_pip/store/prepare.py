@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from pathlib import Path
 from typing import IO
 
-from safe_pip import fs
+from safe_pip import fs, records
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.locking import flock, holders
 from safe_pip.locking.holders import Holder
@@ -30,7 +30,6 @@ from safe_pip.store.wheels import Entry, Store
 
 _SOURCES = "sources"
 _PATIENCE = 1.0
-_CHUNK = 1 << 20
 _ROOM = 4
 """The store takes no room that the environment may need: so many times what the wheel has, unpacked."""
 
@@ -142,10 +141,7 @@ class Preparing:
         return self.prepare([wheel], lambda: ()).get(wheel)
 
     def _key(self, file: IO[bytes]) -> str:
-        digest = hashlib.sha256()
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-        return f"{digest.hexdigest()}-{self._interpreter or _SOURCES}"
+        return f"{records.digest(file.fileno())[1].hex()}-{self._interpreter or _SOURCES}"
 
     def _take(self, missing: dict[Path, str], found: dict[Path, Entry]) -> None:
         for wheel in list(missing):

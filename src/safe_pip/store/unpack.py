@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import os
 import stat
@@ -27,7 +26,7 @@ from safe_pip.store.wheels import Listing
 KEYS = ("purelib", "platlib", "headers", "scripts", "data")
 """What `.data` of a wheel may have directories for (PyPA, "Binary distribution format")."""
 
-DAMAGE = (zipfile.BadZipFile, zlib.error, csv.Error, EOFError, RuntimeError, ValueError, Mismatch)
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, Mismatch)
 """What a damaged archive raises."""
 
 _BEAT = 0.1

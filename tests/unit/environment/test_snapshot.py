@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip.environment.snapshot import ReadSet, Snapshot, canonical
+from safe_pip.environment.snapshot import ReadSet, Snapshot
 
 
 def install(site: Path, name: str = "idna", version: str = "1") -> Path:
@@ -106,8 +106,3 @@ def test_a_read_set_keeps_what_was_shown_first(tmp_path):
     (tmp_path / "a-1.dist-info" / "METADATA").write_text("changed")
     read.add_all(take(tmp_path))
     assert read.changed(take(tmp_path)) == ("a",)
-
-
-@pytest.mark.parametrize("name", ["Foo.Bar", "foo__bar", "FOO-.bar"])
-def test_names_are_normalized_as_the_specification_says(name):
-    assert canonical(name) == "foo-bar"

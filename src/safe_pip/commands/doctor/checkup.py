@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from safe_pip.environment.snapshot import canonical
+from safe_pip.records import canonical
 
 _CHUNK = 1 << 20
 # https://packaging.python.org/en/latest/specifications/version-specifiers/#normalization

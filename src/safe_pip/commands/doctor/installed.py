@@ -9,7 +9,7 @@ from typing import Any
 
 from safe_pip._vendor import importlib_metadata
 from safe_pip.commands.doctor.checkup import Installed, RealPaths, named
-from safe_pip.environment.snapshot import canonical
+from safe_pip.records import canonical
 
 _FILES = ("METADATA", "PKG-INFO", "RECORD", "INSTALLER", "entry_points.txt", "direct_url.json")
 _UNREADABLE = "\0"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from safe_pip.commands.doctor.checkup import Finding, Installed, Kind, named, same_version
-from safe_pip.environment.snapshot import canonical
+from safe_pip.records import canonical
 
 _REINSTALLED = (
     *(Kind.MISSING_FILE, Kind.CHANGED_FILE, Kind.WRONG_METADATA, Kind.MISSING_RECORD, Kind.UNREADABLE_RECORD),

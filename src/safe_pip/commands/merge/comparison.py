@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from safe_pip.environment.ownership import Ownership
 from safe_pip.environment.prefix import Prefix
-from safe_pip.environment.snapshot import canonical
 from safe_pip.errors import Unmergeable
 from safe_pip.locking.state_directory import NAME
+from safe_pip.records import canonical
 
 _CHUNK = 1 << 20
 _DEEPEST = 256

@@ -51,7 +51,7 @@ def test_who_loses_the_race_to_make_it_uses_the_winners(tmp_path: Path, monkeypa
     assert os.listdir(tmp_path) == [".safe-pip"]
 
 
-@pytest.mark.parametrize("failing", ["write", "rename", "set_access"])
+@pytest.mark.parametrize("failing", ["write", "rename_path", "set_access"])
 def test_a_failure_while_it_is_made_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:

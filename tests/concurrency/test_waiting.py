@@ -227,7 +227,7 @@ def test_a_first_replacement_waits_for_readers_without_a_state_directory(tree: P
 
 
 def test_the_state_directory_of_litter_is_gone_when_nobody_uses_it(tree: Path) -> None:
-    with workers(tree, count=1, litter=True) as (worker,):
+    with workers(tree, count=1, stateless_trees=[str(tree)]) as (worker,):
         for how in ("replacing", "adding"):
             worker.hold(how)
             worker.release()
@@ -235,7 +235,7 @@ def test_the_state_directory_of_litter_is_gone_when_nobody_uses_it(tree: Path) -
 
 
 def test_the_state_directory_of_litter_stays_while_somebody_reads(tree: Path) -> None:
-    with workers(tree, count=2, litter=True) as (worker, builder):
+    with workers(tree, count=2, stateless_trees=[str(tree)]) as (worker, builder):
         builder.hold("building")
         worker.hold("adding")
         worker.release()
@@ -243,7 +243,7 @@ def test_the_state_directory_of_litter_stays_while_somebody_reads(tree: Path) ->
 
 
 def test_who_waits_for_litter_gets_it_when_its_state_directory_was_removed(tree: Path) -> None:
-    with workers(tree, count=3, litter=True, first_message=1e6) as (holder, writer, reader):
+    with workers(tree, count=3, stateless_trees=[str(tree)], first_message=1e6) as (holder, writer, reader):
         holder.hold("replacing")
         writer.start_to_wait("replacing")
         reader.start_to_wait("reading")
@@ -258,7 +258,7 @@ def test_who_waits_for_litter_gets_it_when_its_state_directory_was_removed(tree:
 def test_many_writers_of_litter_at_once_leave_nothing(tree: Path, tmp_path: Path) -> None:
     counter = tmp_path / "counter"
     counter.write_text("0")
-    with workers(tree, count=3, litter=True) as several:
+    with workers(tree, count=3, stateless_trees=[str(tree)]) as several:
         for worker, how in zip(several, ("replacing", "adding", "adding"), strict=True):
             worker.tell(do="hammer", how=how, times=50, inside=str(tmp_path / "in"), counter=str(counter))
         for worker in several:

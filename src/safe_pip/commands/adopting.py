@@ -83,7 +83,7 @@ class Adopting:
         file = tree / adoption.NAME
         before = _content(file)
         # Who brings `.safe-pip` takes it away again, if nobody uses it by then: unadopted, all is as it was.
-        target = Target((tree,), litter=not state_directory.exists(tree))
+        target = Target((tree,), stateless_trees=() if state_directory.exists(tree) else (tree,))
         transaction = Transaction(self._place.environments, tuple(map(str, self._place.trees)))
         was_other = False  # by the time of a look after that it may be the same again
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from safe_pip import fs
 from safe_pip.commands import child
+from safe_pip.environment.access import trees_below
 from safe_pip.environment.environment import Environment, Target, Waiting
-from safe_pip.environment.prefix import trees_below
 from safe_pip.errors import UnusableEnvironment, UsageError
 from safe_pip.launch import isolation
 from safe_pip.launch.settings import seconds

@@ -1,19 +1,21 @@
-"""Which locks each kind of access to an environment needs, and what must be on the disk before they can be taken."""
+"""Which locks each kind of access to an environment takes, and what must exist on disk before they can be taken.
 
-from __future__ import annotations
+`journal.recovery` is imported inside functions: only a command that meets a journal needs it. `on_grant` imports it
+while a lock keeps safe-pip itself as it is.
+"""
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from safe_pip import fs
-from safe_pip.environment.target import Target
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import space
 from safe_pip.locking import flock, state_directory
 from safe_pip.locking.flock import Descriptor
+from safe_pip.locking.locker import Step
 from safe_pip.locking.order import (
     Rank,
     Request,
@@ -29,23 +31,102 @@ from safe_pip.locking.waiting import Interrupted
 if TYPE_CHECKING:
     from safe_pip.journal.recovery import Unfinished
 
-# How long somebody who was stopped while he looked, in a moment of some microseconds, holds up others, in seconds.
+# A process holds the lock on a state directory for microseconds while it looks. If it is stopped just then, others wait
+# so many seconds for it.
 _TURN = 10.0
+_PATTERNS = ("lib*/python*/*-packages", "lib*/pypy*/*-packages", "Lib/site-packages")
+_NAMES = ("site-packages", "dist-packages")
 
 Trees = Callable[[], "list[Path]"]
 """The trees of the environment, as they are now."""
+Holds = Callable[[flock.Identity], bool]
+"""Whether this process holds the exclusive lock on a file."""
 
 
-def make_directory(path: Path) -> list[Path]:
-    """Make a directory and its parents; on return those that this call made."""
-    try:
-        return fs.make_directories(path)
-    except OSError as error:
-        raise space.not_writable(path, error) from error
+class Target(NamedTuple):
+    """The directories that one command changes, and whose locks that needs.
+
+    `trees`: purelib, and platlib if it is another directory. `directories`: directories of the scheme outside the
+    environment that serve other environments too (`~/.local/bin`). `uv_lock`: the file that uv locks for this target.
+    `stateless_trees`: trees in which no state directory stays after the command, because they are packed and shipped or
+    hold no distributions.
+    """
+
+    trees: tuple[Path, ...]
+    directories: tuple[Path, ...] = ()
+    uv_lock: Path | None = None
+    stateless_trees: tuple[Path, ...] = ()
+
+
+class Prefix(NamedTuple):
+    """A whole prefix (`bin`, `include`, `lib`, `share` and the site-packages inside) as it is now.
+
+    `path` is resolved. `trees` are the directories below it that hold distributions. `environment` are all directories
+    in which a program that uses the prefix finds distributions and in which a journal may lie. The prefix itself is
+    among them if it has no tree, or still has the locks of a time when it had none. `is_shipped`: the prefix is packed
+    and shipped, so no state directory stays in it.
+    """
+
+    path: Path
+    trees: tuple[Path, ...]
+    environment: tuple[str, ...]
+    is_virtual: bool
+    is_shipped: bool
+
+    @classmethod
+    def at(cls, path: Path, own: Sequence[Path] = (), environment: Sequence[str] = ()) -> "Prefix":
+        """The prefix at `path`, which need not exist. For the running Python: its `own` trees and environment path."""
+        real = Path(os.path.realpath(path))
+        inside = [tree for tree in own if tree.is_dir() and tree.is_relative_to(real)]
+        trees = tuple(dict.fromkeys([*inside, *trees_below(real)]))
+        is_virtual = (real / "pyvenv.cfg").is_file()
+        is_used = is_virtual or bool(inside) or any(real.glob("bin/python3*"))
+        read = tuple(environment) or tuple(map(str, trees))
+        is_home = not trees or state_directory.has_locks(real)
+        return cls(real, trees, (*read, str(real)) if is_home else read, is_virtual, not is_used)
+
+    @property
+    def target(self) -> Target:
+        """What a merge locks: the trees, as for an install, and the prefix itself unless it is a virtual environment.
+
+        A prefix without trees stands in for one. As long as a journal may lie in the prefix, it is one more tree.
+        """
+        home = (self.path,) if str(self.path) in self.environment else ()
+        shared = () if self.is_virtual and self.trees else (self.path, self.path / "bin")
+        return Target(
+            (*self.trees, *home),
+            tuple(path for path in resolved(shared) if path.is_dir()),
+            self.path / ".lock",
+            (*(self.trees if self.is_shipped else ()), *home),
+        )
+
+    @property
+    def stateless_trees(self) -> tuple[Path, ...]:
+        """Where no state directory stays. The prefix too: another command may have used it as a tree."""
+        return (*(self.trees if self.is_shipped else ()), self.path)
+
+    def is_tree(self, path: str) -> bool:
+        """Whether a directory (its real path) is one of the trees, or will be once it exists."""
+        below = Path(path)
+        if below in self.trees:
+            return True
+        return below.is_relative_to(self.path) and any(
+            below.relative_to(self.path).match(pattern) and below.name in _NAMES for pattern in _PATTERNS
+        )
+
+
+def trees_below(prefix: Path) -> list[Path]:
+    """The directories below a prefix that hold distributions, by the schemes of `sysconfig`; resolved, each once."""
+    return resolved(path for each in _PATTERNS for path in sorted(prefix.glob(each)) if path.name in _NAMES)
+
+
+def resolved(paths: Iterable[Path]) -> list[Path]:
+    """Each path with no symbolic link in it, once."""
+    return list(dict.fromkeys(Path(os.path.realpath(path)) for path in paths))
 
 
 def look_for_journals(directories: Iterable[Path]) -> None:
-    """Raise `Interrupted` where a change was left unfinished: nothing may be read or written before it is undone."""
+    """Raise `Interrupted` if a change was left unfinished: it is undone before anything is read or written."""
     found = tuple(directory for directory in directories if _is_unfinished(directory))
     if found:
         raise Interrupted(found)
@@ -59,60 +140,64 @@ def _is_unfinished(directory: Path) -> bool:
     return bool(recovery.find(directory))
 
 
-class Reading:
-    """Reading what is installed: the commit lock shared; in its place, where there is none, the environment lock."""
+def _make_directory(path: Path) -> list[Path]:
+    """Make a directory and its parents; on return those that this call made."""
+    try:
+        with space.unpacking(str(path)):
+            return fs.make_directories(path)
+    except OSError as error:
+        raise space.not_writable(path, error) from error
+
+
+class Reading(Step):
+    """Read what is installed: the commit lock, shared. A tree without that lock: the environment lock, shared."""
 
     def __init__(self, trees: Trees) -> None:
-        self._trees = trees
+        self._find = trees
         self._without: list[Path] = []
-        self._all: list[Path] = []
+        self.trees: list[Path] = []
 
     def requests(self) -> Iterator[Request]:
-        self._all = self._trees()
-        self._without = [tree for tree in self._all if not state_directory.has_locks(tree)]
-        for tree in self._all:
-            if tree in self._without:
-                yield environment_lock(tree, exclusive=False)
-            else:
-                yield commit_lock(tree, exclusive=False)
+        self.trees = self._find()
+        self._without = [tree for tree in self.trees if not state_directory.has_locks(tree)]
+        for tree in self.trees:
+            lock = environment_lock if tree in self._without else commit_lock
+            yield lock(tree, exclusive=False)
 
-    def is_valid(self) -> bool:
-        look_for_journals(self._all)
-        return not any(state_directory.has_locks(tree) for tree in self._without)
+    def on_grant(self) -> None:
+        look_for_journals(self.trees)
 
-    def directories(self) -> Iterable[Path]:
-        return ()
+    def is_current(self) -> bool:
+        return not any(map(state_directory.has_locks, self._without))
 
 
-class SharedUse:
-    """Something that needs what is installed to stay as it is: the environment lock shared; mutexes of `sources`."""
+class SharedUse(Step):
+    """Use what is installed while it stays as it is: the environment lock, shared, and the mutexes of `sources`."""
 
     def __init__(self, trees: Trees, sources: Iterable[Path] = ()) -> None:
-        self._trees = trees
+        self._find = trees
         self._sources = tuple(resolved(sources))
-        self._all: list[Path] = []
+        self._trees: list[Path] = []
 
     def requests(self) -> Iterator[Request]:
-        self._all = self._trees()
-        for tree in self._all:
+        self._trees = self._find()
+        for tree in self._trees:
             yield environment_lock(tree, exclusive=False)
         for source in self._sources:
-            make_directory(source)
+            _make_directory(source)
             yield mutex(source)
 
-    def is_valid(self) -> bool:
-        look_for_journals(self._all)
-        return True
+    def on_grant(self) -> None:
+        look_for_journals(self._trees)
 
     def directories(self) -> Iterable[Path]:
         return self._sources
 
 
-class Recovering:
-    """Undoing what a dead process left unfinished: the commit locks that its journal names, then its owner file.
+class Recovering(Step):
+    """Undo what a dead process left unfinished: the commit locks that its journal names, then its owner file.
 
-    Who holds the owner file alone may touch what it owns; he keeps it until the journal is gone. `recovery` is loaded
-    when there is something to recover, under a lock that keeps safe-pip itself as it is.
+    Only the holder of the owner file touches what the transaction owns. It keeps the file until the journal is gone.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -127,7 +212,7 @@ class Recovering:
             try:
                 journal = recovery.read(unfinished)
             except FileNotFoundError:
-                continue  # Somebody else has undone it.
+                continue  # another process has undone it
             self._unfinished = unfinished
             for tree in map(Path, journal.trees):
                 if tree.is_dir() and state_directory.exists(tree):
@@ -138,66 +223,71 @@ class Recovering:
             yield owner_lock(recovery.owner_file(unfinished), unfinished.home)
             return
 
-    def is_valid(self) -> bool:
+    def on_grant(self) -> None:
         if self._unfinished is not None:
             from safe_pip.journal import recovery
 
             with contextlib.suppress(FileNotFoundError):
                 recovery.roll_back(self._unfinished)
-        return True
-
-    def directories(self) -> Iterable[Path]:
-        return ()
 
 
-class Locking:
-    """One directory that is no environment: flock on the directory itself, in either mode."""
+class Locking(Step):
+    """Lock one directory that is no environment: flock on the directory itself, which is made if it is missing."""
 
     def __init__(self, path: Path, *, exclusive: bool) -> None:
         (self._path,) = resolved([path])
         self._exclusive = exclusive
-
-    def requests(self) -> Iterator[Request]:
-        make_directory(self._path)
-        yield Request(Rank.ENVIRONMENT, self._path, self._exclusive, self._path)
-
-    def is_valid(self) -> bool:
-        return True
-
-    def directories(self) -> Iterable[Path]:
-        return (self._path,)
-
-
-class Making:
-    """Making an environment in a directory: flock on the directory itself, which is made if it is missing."""
-
-    def __init__(self, path: Path) -> None:
-        (self._path,) = resolved([path])
         self._made: list[Path] = []
 
     def requests(self) -> Iterator[Request]:
-        try:
-            with space.unpacking(str(self._path)):
-                self._made += fs.make_directories(self._path)
-        except OSError as error:
-            raise space.not_writable(self._path, error) from error
-        yield Request(Rank.ENVIRONMENT, self._path, True, self._path)
-
-    def is_valid(self) -> bool:
-        return True
+        self._made += _make_directory(self._path)
+        yield Request(Rank.ENVIRONMENT, self._path, self._exclusive, self._path)
 
     def directories(self) -> Iterable[Path]:
         return (self._path,)
 
-    def tidy(self) -> None:
-        """After a failure, remove exactly the directories that were made, unless something is in them."""
-        fs.remove_empty_directories(self._made)
+    def tidy(self, holds: Holds, *, failed: bool) -> None:
+        """After a failure, remove the directories that were made, unless something is in them."""
+        if failed:
+            fs.remove_empty_directories(self._made)
 
 
-class Changing:
-    """A change of the target: its trees exclusively, the others' commit locks shared, the directories, uv's lock.
+class Opening(Step):
+    """Make a private tree in the home of a target: its commit lock, shared, which keeps sweepers away."""
 
-    `environment` and `commit` say which of the target's two locks are taken.
+    def __init__(self, target: Target, also: Iterable[Path] = ()) -> None:
+        self.trees = tuple(resolved((*target.trees, *also)))
+        self._target = target
+        self._made: list[Path] = []
+
+    def requests(self) -> Iterator[Request]:
+        for tree in self.trees:
+            self._make(tree)
+        yield commit_lock(self.trees[0], exclusive=False)
+
+    def _make(self, tree: Path) -> None:
+        self._made += _make_directory(tree)
+        state_directory.make(tree)
+
+    def on_grant(self) -> None:
+        look_for_journals(self.trees)
+
+    def directories(self) -> Iterable[Path]:
+        return self.trees
+
+    def tidy(self, holds: Holds, *, failed: bool) -> None:
+        """Remove the state directories that do not stay and, after a failure, the directories that were made."""
+        made = [tree for tree in self.trees if failed and tree in self._made]
+        for tree in dict.fromkeys((*resolved(self._target.stateless_trees), *made)):
+            remove_state_directory(tree, holds)
+        if failed:
+            fs.remove_empty_directories(self._made)
+
+
+class Changing(Opening):
+    """Change a target: its trees exclusively, the others' commit locks shared, then its directories and uv's lock.
+
+    `environment` and `commit` say which of the two locks of the target's trees are taken.
     """
 
     def __init__(
@@ -209,18 +299,15 @@ class Changing:
         environment: bool = True,
         commit: bool = True,
     ) -> None:
-        self.trees = tuple(resolved((*target.trees, *also)))
-        self._target = target
+        super().__init__(target, also)
         self._others = Reading(lambda: [tree for tree in others() if tree not in self.trees])
         self._environment = environment
         self._commit = commit
         self._uv_lock: Path | None = None
-        self._made: list[Path] = []
 
     def requests(self) -> Iterator[Request]:
         for tree in self.trees:
-            self._made += make_directory(tree)
-            state_directory.make(tree)
+            self._make(tree)
             if self._environment:
                 yield environment_lock(tree, exclusive=True)
             if self._commit:
@@ -229,96 +316,44 @@ class Changing:
             return
         yield from self._others.requests()
         for directory in resolved(self._target.directories):
-            self._made += make_directory(directory)
+            self._made += _make_directory(directory)
             yield shared_directory(directory)
-        self._uv_lock = self._found_uv_lock()
+        self._uv_lock = self._find_uv_lock()
         if self._uv_lock is not None:
             yield uv_lock(self._uv_lock)
 
-    def _found_uv_lock(self) -> Path | None:
+    def _find_uv_lock(self) -> Path | None:
         uv = self._target.uv_lock
         return Path(os.path.realpath(uv)) if uv is not None and os.path.isfile(uv) else None
 
-    def is_valid(self) -> bool:
-        look_for_journals(self.directories() if self._commit else self.trees)
-        if not self._commit:
-            return True
-        # uv makes the file when it first works there, which may be while we wait for another lock.
-        return self._found_uv_lock() == self._uv_lock and self._others.is_valid()
+    def on_grant(self) -> None:
+        look_for_journals((*self.directories(), *self._others.trees) if self._commit else self.trees)
+
+    def is_current(self) -> bool:
+        # uv makes its file when it first works there, perhaps while this process waited for another lock.
+        return not self._commit or (self._find_uv_lock() == self._uv_lock and self._others.is_current())
 
     def directories(self) -> Iterable[Path]:
         return (*self.trees, *resolved(self._target.directories))
 
-    def tidy(self, holds: Callable[[flock.Identity], bool], *, failed: bool) -> None:
-        """Remove what is not to stay: the state directories of litter, and after a failure the directories made.
 
-        `holds` says which files this process has locked exclusively.
-        """
-        _tidy(self.trees, self._made, holds, litter=_litter(self._target), failed=failed)
+def remove_state_directory(tree: Path, holds: Holds) -> None:
+    """Remove `.safe-pip` if this process holds both locks or gets them without waiting. Never raises.
 
-
-class Opening:
-    """Making a private tree in the home of a target: its commit lock shared, so that no sweeper is at work there."""
-
-    def __init__(self, target: Target) -> None:
-        self.trees = tuple(resolved(target.trees))
-        self._litter = _litter(target)
-        self._made: list[Path] = []
-
-    def requests(self) -> Iterator[Request]:
-        for tree in self.trees:
-            self._made += make_directory(tree)
-            state_directory.make(tree)
-        yield commit_lock(self.trees[0], exclusive=False)
-
-    def is_valid(self) -> bool:
-        look_for_journals(self.trees)
-        return True
-
-    def directories(self) -> Iterable[Path]:
-        return self.trees
-
-    def tidy(self, holds: Callable[[flock.Identity], bool], *, failed: bool) -> None:
-        """As for a change."""
-        _tidy(self.trees, self._made, holds, litter=self._litter, failed=failed)
-
-
-def _litter(target: Target) -> tuple[Path, ...]:
-    """The trees in which no state directory is to stay."""
-    return tuple(resolved(target.trees if target.litter else target.bare))
-
-
-def _tidy(
-    trees: Iterable[Path],
-    made: list[Path],
-    holds: Callable[[flock.Identity], bool],
-    *,
-    litter: Collection[Path],
-    failed: bool,
-) -> None:
-    for tree in dict.fromkeys((*litter, *(tree for tree in trees if failed and tree in made))):
-        remove_state_directory(tree, holds)
-    if failed:
-        fs.remove_empty_directories(made)
-
-
-def remove_state_directory(tree: Path, holds: Callable[[flock.Identity], bool]) -> None:
-    """Remove `.safe-pip` if both locks are ours, or can be taken without waiting; a reader may be using them.
-
-    Of several who leave the last one removes it. So they look one after another (each would take the other, who only
-    looks, for one who is at work, and none would remove it), and who has removed it looks again: somebody may have made
-    another one, and left, and met our lock on the tree.
+    Of several commands that leave at once, the last one removes it. Two things are needed for that. They look one after
+    another: otherwise each takes the other for a user of the tree, and neither removes it. And the process that has
+    removed it looks again: another command may have made a new one, and left because this process held the tree.
     """
     with contextlib.suppress(FileNotFoundError, UnusableEnvironment):
         while flock.supported and _is_removed(tree, holds):
             pass
 
 
-def _is_removed(tree: Path, holds: Callable[[flock.Identity], bool]) -> bool:
+def _is_removed(tree: Path, holds: Holds) -> bool:
     state = state_directory.path_of(tree)
     opened = [Descriptor(state)]
     try:
-        # Taken by nothing else, and held until the others were tried.
+        # Only this function locks the state directory itself. The lock is held until the other two were tried.
         if not flock.wait_turn(opened[0], seconds=_TURN) or not opened[0].is_current():
             return False
         for path in (tree, state / state_directory.COMMIT):
@@ -332,8 +367,3 @@ def _is_removed(tree: Path, holds: Callable[[flock.Identity], bool]) -> bool:
     finally:
         for descriptor in opened:
             descriptor.close()
-
-
-def resolved(paths: Iterable[Path]) -> list[Path]:
-    """Each path with no symbolic link in it, once."""
-    return list(dict.fromkeys(Path(os.path.realpath(path)) for path in paths))

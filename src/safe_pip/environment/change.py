@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from safe_pip.environment import import_check
+from safe_pip.environment.access import Target
 from safe_pip.environment.ownership import Ownership
 from safe_pip.environment.stage import Stage
-from safe_pip.environment.target import Target
 from safe_pip.errors import CommitFailed, State
 from safe_pip.journal import codec as journal
 from safe_pip.journal import commit, finish

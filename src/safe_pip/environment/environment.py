@@ -1,8 +1,10 @@
-"""The environment of one interpreter, and the locks that each kind of access to it needs.
+"""The environment of one interpreter, and every kind of access to it: read, build, add, replace.
 
 Additions never disturb a reader; changes and removals do. Each tree has two locks: the *environment lock*, flock on
 the directory itself (shared: what is installed stays as it is), and the *commit lock* in its state directory (shared:
-I am reading what is installed; exclusive: I am changing it). Nothing here knows pip.
+a process reads what is installed; exclusive: a process changes it). Nothing here knows pip.
+
+`locking.fallback` is imported only where there is no flock.
 """
 
 from __future__ import annotations
@@ -13,9 +15,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from safe_pip.environment import access
-from safe_pip.environment.access import Changing, Locking, Making, Opening, Reading, Recovering, SharedUse, resolved
-from safe_pip.environment.target import Target
+from safe_pip.environment.access import (
+    Changing,
+    Locking,
+    Opening,
+    Reading,
+    Recovering,
+    SharedUse,
+    Target,
+    look_for_journals,
+    remove_state_directory,
+    resolved,
+)
 from safe_pip.errors import StalePlan
 from safe_pip.locking import flock, inheritance
 from safe_pip.locking.holders import Holder
@@ -31,17 +42,17 @@ T = TypeVar("T")
 
 
 class Held:
-    """The proof that a commit may change `trees`: made only by `Environment`, worth something only while it is open."""
+    """The proof that a commit may change `trees`. Only `Environment` makes it; it is valid only while it is open."""
 
     def __init__(self, trees: tuple[Path, ...], scope: Scope) -> None:
         self.trees = trees
         self._scope = scope
 
     def check(self) -> None:
-        """Ask once more, before the first change.
+        """Check the locks once more, before the first change.
 
-        Raises `StalePlan` if the ancestor whose locks stand in for ours has died, or if what is locked is not what the
-        paths lead to any more: a tree that was deleted and made anew has locks of its own.
+        Raises `StalePlan` if the ancestor whose locks this command uses has died, or if a path now leads to another
+        file than the one that is locked: a tree that was deleted and made anew has locks of its own.
         """
         if not self._scope.is_inheritance_alive():
             raise StalePlan((), "the command that held the locks for this one has ended")
@@ -50,20 +61,15 @@ class Held:
 
 
 class Environment:
-    """What one interpreter sees: the directories of `path` that exist, but for the standard library's."""
+    """What one interpreter sees: the directories of `path` that exist, without those of the standard library."""
 
     def __init__(
-        self,
-        path: Sequence[str],
-        *,
-        stdlib: Collection[str] = (),
-        waiting: Waiting,
-        timeout: float | None,
+        self, path: Sequence[str], *, stdlib: Collection[str] = (), waiting: Waiting, timeout: float | None
     ) -> None:
         self._path = tuple(path)
         self._stdlib = {os.path.realpath(name) for name in stdlib}
         self._ancestry = inheritance.Ancestry(os.environ.get(inheritance.VARIABLE))
-        self._holding = Locker(waiting, timeout, self._ancestry, Recovering)
+        self._locker = Locker(waiting, timeout, self._ancestry, Recovering)
         self._sole: Sole | None = None
         if not flock.supported:
             from safe_pip.locking.fallback import Sole
@@ -72,7 +78,10 @@ class Environment:
         self._has_all = False
 
     def trees(self) -> list[Path]:
-        """The directories that may hold distributions, resolved, each once; those that nobody can list hold none."""
+        """The directories that may hold distributions, resolved, each once. A directory that cannot be listed is none.
+
+        They are looked up at each call.
+        """
         found = (os.path.realpath(name or ".") for name in self._path)
         usable = (real for real in found if os.path.isdir(real) and os.access(real, os.R_OK | os.X_OK))
         return [Path(real) for real in dict.fromkeys(usable) if real not in self._stdlib]
@@ -82,22 +91,25 @@ class Environment:
         return flock.supported and any(map(self._ancestry.forbids_replacing, resolved(trees)))
 
     def read(self, take: Callable[[], T]) -> T:
-        """Call `take` while nobody changes what is installed; calls it again if it may have seen half a change."""
+        """Call `take` while no process changes what is installed; call it again if it may have seen half a change."""
         while True:
             step = Reading(self.trees)
             with self._taking(step) as scope:
                 value = take()
-                # Half a change that came meanwhile, where there was no commit lock to take, is met when starting over.
+                if self._has_all:
+                    return value
+                # Without a commit lock, a change may have begun meanwhile. It is dealt with when this starts over.
                 with suppress(Interrupted):
-                    if self._has_all or (step.is_valid() and scope.is_inheritance_alive()):
+                    look_for_journals(step.trees)
+                    if step.is_current() and scope.is_inheritance_alive():
                         return value
 
     @contextmanager
     def building(self, *sources: Path) -> Iterator[None]:
-        """Keep what is installed as it is, for a build that imports from it; and build alone in each of `sources`.
+        """Keep what is installed as it is, for a build that imports from it, and have each of `sources` to itself.
 
-        Child programs may add to the environment, and are refused to replace. When a mutex inside has to be waited
-        for, the environment is let go and taken again: compare what is installed after the last lock is granted.
+        Child programs may add to the environment, and may not replace. If a mutex inside has to be waited for, the
+        environment is let go and taken again: compare what is installed after the last lock is granted.
         """
         trees = list if self._has_all else self.trees
         with self._taking(SharedUse(trees, sources), keep=Keep.RENEWED, is_published=True):
@@ -105,9 +117,10 @@ class Environment:
 
     @contextmanager
     def reserving(self, target: Target, also: Iterable[Path] = ()) -> Iterator[None]:
-        """Keep all others from changing or removing anything in the target until it ends: they can only add.
+        """Keep other commands from changing or removing anything in the target until this ends: they can only add.
 
-        If another lock has to be waited for meanwhile it is let go, and that lock's taker raises `StalePlan`.
+        If another lock has to be waited for meanwhile, the reservation is let go, and taking that lock raises
+        `StalePlan`.
         """
         step = Changing(target, also, commit=False)
         with self._changing(step, keep=Keep.RESERVED, is_published=True):
@@ -115,7 +128,7 @@ class Environment:
 
     @contextmanager
     def replacing(self, target: Target, also: Iterable[Path] = ()) -> Iterator[Held]:
-        """Have the target to oneself, to change or remove what is in it; nobody changes the rest of the environment.
+        """Have the target to itself, to change or remove what is in it; the rest of the environment does not change.
 
         Makes trees and directories that are missing. If the body raises, exactly those that were made are removed,
         unless something is in them.
@@ -125,35 +138,34 @@ class Environment:
 
     @contextmanager
     def adding(self, target: Target, also: Iterable[Path] = ()) -> Iterator[Held]:
-        """The same for who only adds: builds and programs that use the environment go on."""
+        """Change the target by additions alone, while builds and programs that use the environment go on.
+
+        Makes and removes directories like `replacing`.
+        """
         with self._changing(Changing(target, also, others=self.trees, environment=False)) as held:
             yield held
 
     @contextmanager
     def staging(self, target: Target, make: Callable[[Path], T]) -> Iterator[T]:
-        """Have `make` make what is private in the target's home (its first tree), while no sweeper is at work there.
+        """Let `make` make what is private in the target's home (its first tree), while no sweeper is at work there.
 
-        Within, no lock is held. Makes trees that are missing. If the body raises, exactly those that were made are
-        removed, unless something is in them.
+        The body runs with no lock held. Makes trees that are missing. If the body raises, exactly those that were made
+        are removed, unless something is in them.
         """
-        step, failed, process = Opening(target), True, os.getpid()
-        try:
+        step = Opening(target)
+        with self._tidying(step):
             with self._taking(step):
                 made = make(step.trees[0])
             yield made
-            failed = False
-        finally:
-            if os.getpid() == process:
-                step.tidy(self._holds, failed=failed)
 
-    def tidy(self, litter: Iterable[Path]) -> None:
-        """Remove the state directories of these trees, unless somebody is at work there.
+    def tidy(self, trees: Iterable[Path]) -> None:
+        """Remove the state directories of `trees`, except of those that another command uses. Never raises.
 
-        For who may have kept others from removing them: of several who leave the last one does. Waits for nobody who is
-        at work, and for who leaves as well no longer than he looks. Never raises.
+        This command itself may have kept others from removing them; the last command to leave does. It waits for no
+        command that is at work, and for another one that leaves only while that one looks.
         """
-        for tree in litter:
-            access.remove_state_directory(tree, self._holds)
+        for tree in trees:
+            remove_state_directory(tree, self._holds)
 
     def carry_out(self, step: Step) -> None:
         """Take the locks of a step that does its work as soon as it has them, and let them go."""
@@ -162,9 +174,9 @@ class Environment:
 
     @contextmanager
     def exclusively(self, target: Target | None) -> Iterator[None]:
-        """Have the target to oneself for as long as it takes; whatever else is asked for inside is granted.
+        """Have the target to itself for the whole body; every other access inside the body is granted.
 
-        With no target: every tree of the environment that this user can write, and nobody changes the others.
+        With no target: every tree of the environment that this user can write, while the others do not change.
         """
         chosen = target or Target(tuple(tree for tree in self.trees() if os.access(tree, os.W_OK)))
         step = Changing(chosen, others=self.trees)
@@ -177,61 +189,56 @@ class Environment:
 
     @contextmanager
     def mutex(self, *directories: Path) -> Iterator[None]:
-        """Be the only one who writes in these directories, which are made if they are missing."""
+        """Be the only process that writes in these directories, which are made if they are missing."""
         with self._taking(SharedUse(list, directories), is_published=True):
             yield
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
-        """Keep what is installed as it is while another program runs; that may add to it."""
+        """Keep what is installed as it is while another program runs; that program may add to it."""
         with self._taking(SharedUse(self.trees), is_published=True):
             yield
 
     @contextmanager
     def occupying(self, target: Target) -> Iterator[None]:
-        """Have the target to oneself while another program runs."""
+        """Have the target to itself while another program runs."""
         with self._changing(Changing(target), is_published=True):
             yield
 
     @contextmanager
     def directory(self, path: Path, *, exclusive: bool) -> Iterator[None]:
-        """Lock a directory that is no environment, itself, while another program runs; it is made if it is missing."""
+        """Lock a directory that is no environment while another program runs; it is made if it is missing."""
         with self._taking(Locking(path, exclusive=exclusive), is_published=True):
             yield
 
     @contextmanager
     def making(self, path: Path) -> Iterator[None]:
-        """Be the only one who makes an environment in this directory, which is made if it is missing.
+        """Be the only process that makes an environment in this directory, which is made if it is missing.
 
         If the body raises, exactly the directories that were made are removed, unless something is in them.
         """
-        step, process = Making(path), os.getpid()
-        try:
-            with self._taking(step):
-                try:
-                    yield
-                except BaseException:
-                    if os.getpid() == process:
-                        step.tidy()  # under the lock: who has it next finds that it is another directory
-                    raise
-        except BaseException:
-            if os.getpid() == process:
-                step.tidy()
-            raise
+        step = Locking(path, exclusive=True)
+        # Removed under the lock: the next holder of the lock notices that it has another directory.
+        with self._tidying(step), self._taking(step), self._tidying(step):
+            yield
 
     @contextmanager
     def _changing(self, step: Changing, *, keep: Keep = Keep.FIRMLY, is_published: bool = False) -> Iterator[Held]:
+        with self._tidying(step), self._taking(step, keep=keep, is_published=is_published) as scope:
+            yield Held(step.trees, scope)
+
+    @contextmanager
+    def _tidying(self, step: Opening | Locking) -> Iterator[None]:
         failed, process = True, os.getpid()
         try:
-            with self._taking(step, keep=keep, is_published=is_published) as scope:
-                yield Held(step.trees, scope)
-                failed = False
+            yield
+            failed = False
         finally:
-            if os.getpid() == process:  # what a forked child unwinds is its parent's
+            if os.getpid() == process:  # a forked child that unwinds leaves everything to its parent
                 step.tidy(self._holds, failed=failed)
 
     def _holds(self, identity: flock.Identity) -> bool:
-        return self._holding.holds(identity, exclusive=True)
+        return self._locker.holds(identity, exclusive=True)
 
     @contextmanager
     def _taking(self, step: Step, *, keep: Keep = Keep.FIRMLY, is_published: bool = False) -> Iterator[Scope]:
@@ -243,8 +250,8 @@ class Environment:
         if self._has_all and not isinstance(step, SharedUse):
             yield scope
             return
-        self._holding.take(scope)
+        self._locker.take(scope)
         try:
             yield scope
         finally:
-            self._holding.close(scope)
+            self._locker.close(scope)

@@ -238,8 +238,7 @@ class Transaction:
 
         directories = [each for each in (*target.trees, *target.directories) if state_directory.exists(each)]
         left = [each for each in directories if state_directory.has_more(each)]
-        bare = target.trees if target.litter else target.bare
-        if not left and not any(each in bare for each in directories):
+        if not left and not any(each in target.stateless_trees for each in directories):
             return
         with suppress(UnusableEnvironment):
             with self.environment.adding(target):
@@ -248,12 +247,12 @@ class Transaction:
                 each.delete()
 
     @contextmanager
-    def tidying(self, litter: Iterable[Path]) -> Iterator[None]:
+    def tidying(self, trees: Iterable[Path]) -> Iterator[None]:
         """Within, whatever happens, this command may lock these; after it nothing of ours stays, unless others do."""
         try:
             yield
         finally:
-            self.environment.tidy(litter)
+            self.environment.tidy(trees)
 
     def _carry_out(self, change: Change, prepared: ReadyPlan, held: Held) -> Outcome:
         """Do what was prepared; where the filesystem does not move directories as a whole, by entering them.

@@ -38,13 +38,22 @@ class Step(Protocol):
     """One step of a command, as far as locks go."""
 
     def requests(self) -> Iterable[Request]:
-        """Which locks it needs, asked each time it starts over; what is missing on the disk is made."""
+        """The locks that the step needs, asked each time it starts over. It makes what is missing on disk."""
 
-    def is_valid(self) -> bool:
-        """Whether these are still the right ones, asked when all are granted; may raise what makes it impossible."""
+    def on_grant(self) -> None:
+        """Called when all locks are granted, before anything is read or written. It may recover.
+
+        Raises `Interrupted` if a change was left unfinished that must be undone first.
+        """
+        return
+
+    def is_current(self) -> bool:
+        """Whether the granted locks are still the ones that the step needs."""
+        return True
 
     def directories(self) -> Iterable[Path]:
-        """Which directories beside the environment's it is about, where each has one lock for everything."""
+        """What it locks beside the environment's trees where each directory has one lock for everything."""
+        return ()
 
 
 class Scope:
@@ -66,8 +75,8 @@ class Scope:
         """Whether the ancestors whose locks stand in for ours still hold them."""
         return all(witness.is_alive() for witness in self.witnesses)
 
-    def prepare(self) -> None:
-        """Before the first lock: make what child programs will need, so that it is let go before any lock."""
+    def make_claims_directory(self) -> None:
+        """Make what child programs will need. Called before the first lock, so that it is let go before any lock."""
         if self.is_published and self._directory is None:
             self._directory = ClaimsDirectory()
 
@@ -198,7 +207,7 @@ class Locker:
         try:
             self._ancestry.refresh()
             for each in scopes:
-                each.prepare()
+                each.make_claims_directory()
                 for request in each.step.requests():
                     self._open(request, each, opened)
             ordered = sorted(opened, key=lambda item: (item[0].rank, item[1].identity))
@@ -208,8 +217,10 @@ class Locker:
                 each.granted.append((request, descriptor))
             if not all(descriptor.is_current() for _, descriptor in wanted):
                 raise StartOver  # while the later ones were waited for
-            if not all(each.step.is_valid() and each.is_inheritance_alive() for each in scopes):
-                raise StartOver
+            for each in scopes:
+                each.step.on_grant()
+                if not (each.step.is_current() and each.is_inheritance_alive()):
+                    raise StartOver
             for each in scopes:
                 each.publish()
                 each.is_held = True

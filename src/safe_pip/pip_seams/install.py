@@ -251,7 +251,7 @@ class Install:
 
         def shadows() -> bool:
             # What is packed and shipped is on nobody's path.
-            trees = () if target.litter else self.transaction.environment.trees()
+            trees = () if target.stateless_trees else self.transaction.environment.trees()
             wanted = self._wanted(self._requirements)
             return hides(staged, (*trees, *target.trees), (canonicalize_name(each.name) for each in wanted))
 

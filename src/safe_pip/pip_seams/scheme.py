@@ -27,7 +27,7 @@ def scheme_target(
     known = {os.path.realpath(entry) for entry in path}
     if target_dir is not None:
         tree = Path(os.path.realpath(target_dir))
-        return Target((tree,), (), tree / ".lock", litter=str(tree) not in known)
+        return Target((tree,), (), tree / ".lock", () if str(tree) in known else (tree,))
     scheme = get_scheme("", user=use_user_site, root=root, prefix=prefix)
     trees = tuple(dict.fromkeys(Path(os.path.realpath(lib)) for lib in (scheme.purelib, scheme.platlib)))
     packed = (root is not None or prefix is not None) and not known.intersection(map(str, trees))
@@ -36,7 +36,7 @@ def scheme_target(
         trees,
         () if packed else shared_directories((scheme.scripts, scheme.data, scheme.headers), trees),
         None if root is not None or use_user_site else home / ".lock",
-        litter=packed,
+        trees if packed else (),
     )
 
 
@@ -72,7 +72,7 @@ def uninstall_target(trees: Iterable[Path]) -> Target:
     """The target of an uninstall of distributions that lie in `trees`."""
     trees = tuple(dict.fromkeys(trees))
     scripts = (get_bin_prefix(), get_bin_user())
-    return Target(trees, shared_directories(scripts, trees), Path(os.path.realpath(sys.prefix), ".lock"), litter=False)
+    return Target(trees, shared_directories(scripts, trees), Path(os.path.realpath(sys.prefix), ".lock"))
 
 
 def options_target(path: Iterable[str], options: Any) -> Target:

@@ -240,7 +240,7 @@ def serve() -> None:
         tuple(trees[:1]) if "target" not in begin else tuple(map(Path, begin["target"])),
         tuple(map(Path, begin.get("directories", ()))),
         Path(begin["uv_lock"]) if "uv_lock" in begin else None,
-        begin.get("litter", False),
+        tuple(map(Path, begin.get("stateless_trees", ()))),
     )
     if "first_message" in begin:
         waiting.FIRST_MESSAGE = begin["first_message"]

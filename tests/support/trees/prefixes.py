@@ -16,8 +16,8 @@ import safe_pip
 from safe_pip.commands.merge.manifest import Manifest
 from safe_pip.commands.merge.merging import Merged, Policy, Request, merge
 from safe_pip.commands.merge.unmerging import Unmerged, unmerge
+from safe_pip.environment.access import Prefix
 from safe_pip.environment.environment import Environment
-from safe_pip.environment.prefix import Prefix
 from tests.support.faults.transaction import Link
 from tests.support.venvs.direct import Silent
 from tests.support.wheels.tiny import digest

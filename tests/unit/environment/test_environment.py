@@ -185,7 +185,7 @@ def test_litter_is_no_matter_where_it_cannot_be_looked_at(tmp_path: Path) -> Non
 def test_litter_is_removed_after_success_and_failure(tmp_path: Path) -> None:
     for fails in (False, True):
         try:
-            with environment().replacing(Target((tmp_path,), litter=True)):
+            with environment().replacing(Target((tmp_path,), stateless_trees=(tmp_path,))):
                 assert os.listdir(tmp_path) == [".safe-pip"]
                 if fails:
                     raise ZeroDivisionError
@@ -482,7 +482,7 @@ def test_a_holder_in_another_pid_namespace_is_known_by_its_note(
 
 
 def test_a_forked_child_that_ends_as_its_parent_would_takes_nothing_away(tmp_path: Path) -> None:
-    with environment(tmp_path).occupying(Target((tmp_path,), litter=True)) as _:
+    with environment(tmp_path).occupying(Target((tmp_path,), stateless_trees=(tmp_path,))) as _:
         directory = Path(os.environ[inheritance.VARIABLE])
         pid = os.fork()
         if pid:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip.commands.run import located
-from safe_pip.environment.prefix import Prefix
+from safe_pip.environment.access import Prefix
 from safe_pip.locking import state_directory
 from tests.support.trees.prefixes import SITE, Place, stage
 
@@ -20,7 +20,7 @@ def path(tmp_path: Path) -> Path:
 def test_a_virtual_environment_is_locked_by_its_trees_alone_as_for_an_install(path: Path) -> None:
     stage(path, {"pyvenv.cfg": "", "bin/python": "", f"{SITE}/x.py": "", "lib64": None})
     found = Prefix.at(path)
-    assert found.target == ((path / SITE,), (), path / ".lock", False, ())
+    assert found.target == ((path / SITE,), (), path / ".lock", ())
     assert not found.is_shipped
 
 
@@ -29,18 +29,14 @@ def test_a_prefix_that_serves_several_is_locked_too(path: Path) -> None:
     target = Prefix.at(path).target
     assert {*target.trees} == {path / SITE, path / "lib/python3.12/dist-packages"}
     assert target.directories == (path, path / "bin")
-    assert not target.litter
+    assert not target.stateless_trees
 
 
 def test_a_prefix_without_a_tree_stands_for_one_and_nothing_stays_in_it(path: Path) -> None:
     stage(path, {"bin/tool": ""})
     target = Prefix.at(path).target
-    assert (target.trees, target.directories, target.litter, target.bare) == (
-        (path,),
-        (path, path / "bin"),
-        True,
-        (path,),
-    )
+    assert (target.trees, target.directories) == ((path,), (path, path / "bin"))
+    assert target.stateless_trees == (path,)
 
 
 def test_one_in_which_such_a_merge_has_died_is_a_tree_beside_the_others(path: Path) -> None:
@@ -48,7 +44,7 @@ def test_one_in_which_such_a_merge_has_died_is_a_tree_beside_the_others(path: Pa
     stage(path, {"pyvenv.cfg": "", f"{SITE}/x.py": "", **locks})
     target = Prefix.at(path).target
     assert target.trees == (path / SITE, path)
-    assert (target.litter, target.bare) == (False, (path,))
+    assert target.stateless_trees == (path,)
     assert located(str(path)) == [path / SITE, path]
     Place(path).merge(stage(path.parent / "nothing", {}))
     assert not (path / ".safe-pip").exists()
@@ -57,9 +53,9 @@ def test_one_in_which_such_a_merge_has_died_is_a_tree_beside_the_others(path: Pa
 def test_whatever_was_found_nothing_stays_in_the_prefix_itself(path: Path) -> None:
     """Another merge may have found no tree in it yet, and met our lock on it when it left."""
     stage(path, {"bin/python3.13": "", f"{SITE}/x.py": ""})
-    assert (Prefix.at(path).target.bare, Prefix.at(path).litter) == ((), (path,))
+    assert (Prefix.at(path).target.stateless_trees, Prefix.at(path).stateless_trees) == ((), (path,))
     (path / "bin/python3.13").unlink()
-    assert Prefix.at(path).litter == (path / SITE, path)
+    assert Prefix.at(path).stateless_trees == (path / SITE, path)
 
 
 def test_two_names_of_a_tree_are_one(path: Path) -> None:

@@ -23,6 +23,7 @@ from safe_pip.journal.directories import OpenDirectories, Refused, open_state
 from safe_pip.journal.pending import Unfinished
 from safe_pip.journal.writer import is_accepted
 from safe_pip.locking import state_directory
+from safe_pip.locking.locker import Step
 from safe_pip.locking.order import Request, commit_lock, owner_lock, shared_directory
 
 KEPT = "kept-"
@@ -75,7 +76,7 @@ def _can_keep(found: Unfinished) -> bool:
     return True
 
 
-class Mending:
+class Mending(Step):
     """A step that mends what is unfinished and named `name` in the state directory of `home`, under its commit locks.
 
     `told` is what was done, a line each.
@@ -103,7 +104,7 @@ class Mending:
         if path.is_file():
             yield owner_lock(path, self._found.home)
 
-    def is_valid(self) -> bool:
+    def on_grant(self) -> None:
         how = way(self._found)
         try:
             if how is Way.KEEPING:
@@ -120,10 +121,6 @@ class Mending:
             raise pending.refused(self._found, refused.reasons) from refused
         except OSError as error:
             raise pending.refused(self._found, (f"`{error.filename}`: {error.strerror}",)) from error
-        return True
-
-    def directories(self) -> Iterator[Path]:
-        return iter(())
 
 
 def _aside(places: OpenDirectories) -> Iterator[str]:

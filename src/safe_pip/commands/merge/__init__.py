@@ -16,8 +16,8 @@ from typing import Any
 from safe_pip import fs
 from safe_pip.commands.merge.merging import Conflicts, Environments, Merged, Owned, Policy, Request, merge
 from safe_pip.commands.run import located
+from safe_pip.environment.access import Prefix
 from safe_pip.environment.environment import Environment, Waiting
-from safe_pip.environment.prefix import Prefix
 from safe_pip.errors import Unmergeable, UnusableEnvironment, UsageError
 from safe_pip.launch import isolation, settings
 from safe_pip.messages import say

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
+from safe_pip.environment.access import Prefix
 from safe_pip.environment.ownership import Ownership
-from safe_pip.environment.prefix import Prefix
 from safe_pip.errors import Unmergeable
 from safe_pip.locking.state_directory import NAME
 from safe_pip.records import canonical

@@ -13,8 +13,8 @@ from safe_pip import fs
 from safe_pip.commands.merge.comparison import Comparison, Item, Verdict, compare, is_bytecode
 from safe_pip.commands.merge.copying import Copying, wanted
 from safe_pip.commands.merge.manifest import Manifest, Put
+from safe_pip.environment.access import Prefix
 from safe_pip.environment.environment import Environment
-from safe_pip.environment.prefix import Prefix
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import MergeRefused, SafePipError, StalePlan, State, Unmergeable
@@ -106,7 +106,7 @@ class _Merge:
 
     def carry_out(self) -> Merged:
         """Merge, or raise `StalePlan`."""
-        with self._transaction.tidying(self._prefix.litter):
+        with self._transaction.tidying(self._prefix.stateless_trees):
             return self._carry_out()
 
     def _carry_out(self) -> Merged:

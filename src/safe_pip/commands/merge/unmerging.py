@@ -8,8 +8,8 @@ from typing import NamedTuple
 from safe_pip import fs
 from safe_pip.commands.merge.manifest import Manifest
 from safe_pip.commands.merge.merging import ATTEMPTS, Environments, Owned
+from safe_pip.environment.access import Prefix
 from safe_pip.environment.ownership import Ownership
-from safe_pip.environment.prefix import Prefix
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import StalePlan
@@ -63,7 +63,7 @@ class _Unmerge:
         """Unmerge, or raise `StalePlan`."""
         if not self._prefix.path.is_dir():
             return Unmerged(self._prefix.path, gone=tuple(map(self._path, self._manifest.entries)))
-        with self._transaction.tidying(self._prefix.litter):
+        with self._transaction.tidying(self._prefix.stateless_trees):
             self._recover()
             found = self._sorted()
             made = tuple(path for path in map(self._path, self._manifest.made) if _is_directory(path))

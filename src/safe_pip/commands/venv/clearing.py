@@ -80,7 +80,7 @@ def _contents(home: Path, trees: Sequence[Path]) -> Iterator[str]:
 
 def _remove_tree(tree: Path, own: Environment) -> None:
     """Remove the empty tree of a Python that the environment is not of any more, with what it lies in."""
-    with own.replacing(Target((tree,), litter=True)):
+    with own.replacing(Target((tree,), stateless_trees=(tree,))):
         pass
     if not state_directory.exists(tree):
         fs.remove_empty_directories([tree.parent, tree])

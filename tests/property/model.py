@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from safe_pip.merge.merge import Plan, Situation
-from safe_pip.merge.plan import Kind, Operation, Seen
-from safe_pip.merge.tree import FILE, LINK, Entry, Volume, is_bytecode, joined
+from safe_pip.merge.merge import Situation
+from safe_pip.merge.plan import Kind, Operation, Plan, Seen
+from safe_pip.merge.tree import FILE, LINK, Entry, Volume, is_bytecode, join
 
 TREE = "/v/site"
 METADATA = ("RECORD", "METADATA", "PKG-INFO")
@@ -103,7 +103,7 @@ class Disk:
         return Entry(
             node.mode,
             path,
-            {name: self.entry(child, joined(path, name), inside) for name, child in node.items()},
+            {name: self.entry(child, join(path, name), inside) for name, child in node.items()},
             # Nobody looks at all that is in a tree.
             is_whole=path not in (TREE, "/v", "/"),
             inode=id(node),
@@ -279,17 +279,12 @@ def undo_one(plan: Plan, disk: Disk, operation: Operation) -> None:
 # What it has to come to.
 
 
-def is_cached(path: str) -> bool:
-    directory, _, name = path.rpartition("/")
-    return is_bytecode(name, directory)
-
-
 def expected(live: Files, aliases: Links, going: Collection[str], staged: Files) -> dict[str, str]:
     """All files but bytecode, once `staged` is merged: what goes is gone before what is staged follows any link."""
     links = staying(aliases, going)
-    result = {path: content for path, content in live.items() if not goes(path, going) and not is_cached(path)}
+    result = {path: content for path, content in live.items() if not goes(path, going) and not is_bytecode(path)}
     result.update({path: f"-> {target}" for path, target in links.items()})
-    result.update({resolved(path, links): content for path, content in staged.items() if not is_cached(path)})
+    result.update({resolved(path, links): content for path, content in staged.items() if not is_bytecode(path)})
     return result
 
 
@@ -322,7 +317,7 @@ def parents(path: str) -> Iterator[str]:
 
 def holding_data(files: Collection[str]) -> set[str]:
     """The directories in which, or below which, there is a file that is no bytecode."""
-    return {above for path in files if not is_cached(path) for above in parents(path)}
+    return {above for path in files if not is_bytecode(path) for above in parents(path)}
 
 
 def live_paths(plan: Plan) -> list[str]:

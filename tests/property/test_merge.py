@@ -14,11 +14,12 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from safe_pip.merge import tree
-from safe_pip.merge.merge import MergeRefused, Plan, Situation, merge
-from safe_pip.merge.plan import Kind
+from safe_pip.merge.merge import MergeRefused, Situation, merge
+from safe_pip.merge.plan import Kind, Plan
+from safe_pip.merge.tree import is_bytecode
 
 from . import model
-from .model import ROOTS, TREE, Disk, apply, clean_up, expected, is_cached, is_possible, live_paths, make_links, undo
+from .model import ROOTS, TREE, Disk, apply, clean_up, expected, is_possible, live_paths, make_links, undo
 
 settings.register_profile("merge", deadline=None, suppress_health_check=list(HealthCheck))
 settings.load_profile("merge")
@@ -96,7 +97,7 @@ def links(draw: st.DrawFn) -> dict[str, str]:
 def source_of(path: str) -> str:
     """What bytecode is made from; any other file itself."""
     directory, _, name = path.rpartition("/")
-    return f"{directory.rpartition('/')[0]}/{name.partition('.')[0]}.py" if is_cached(path) else path
+    return f"{directory.rpartition('/')[0]}/{name.partition('.')[0]}.py" if is_bytecode(path) else path
 
 
 @st.composite
@@ -137,12 +138,12 @@ def check_result(case: Case, before: set[str], disk: Disk, *, tidy: str = "/") -
     """Compare the live tree with what the merge had to come to; below `tidy` no directory is left empty."""
     after = disk.files()
     wanted = case.wanted()
-    assert {path: content for path, content in after.items() if not is_cached(path)} == wanted
+    assert {path: content for path, content in after.items() if not is_bytecode(path)} == wanted
     places = case.places()
-    staged = {path: content for path, content in places.items() if is_cached(path)}
+    staged = {path: content for path, content in places.items() if is_bytecode(path)}
     assert staged.items() <= after.items()
     for path in after:
-        if is_cached(path) and path not in staged:
+        if is_bytecode(path) and path not in staged:
             assert path in case.live, "bytecode comes from nowhere"
             source = source_of(path)
             was_ours = source in case.going and source in case.live
@@ -150,7 +151,7 @@ def check_result(case: Case, before: set[str], disk: Disk, *, tidy: str = "/") -
             assert not (source in case.live and source in places), "bytecode is out of date"
     for path in case.live:
         source = source_of(path)
-        if is_cached(path) and not model.goes(path, case.going) and source in case.foreign and source in after:
+        if is_bytecode(path) and not model.goes(path, case.going) and source in case.foreign and source in after:
             assert source in places or path in after, "somebody else's bytecode is gone"
     litter = disk.directories() - model.holding_data([*after, *map(source_of, places)]) - {*ROOTS, "/v/share"}
     left = {path for path in litter & model.holding_data(before) if path.startswith(tidy)}
@@ -246,18 +247,18 @@ def test_merging_twice_is_merging_once(case: Case) -> None:
     )
     second = again.disk()
     # By now the files of others in a metadata directory count as its distribution's.
-    assume(again.wanted() == {path: content for path, content in once.items() if not is_cached(path)})
+    assume(again.wanted() == {path: content for path, content in once.items() if not is_bytecode(path)})
     litter = second.directories() - model.holding_data(once)
     plan = planned(again, second)
     apply(plan, second)
-    assert {path: content for path, content in second.files().items() if not is_cached(path)} == {
-        path: content for path, content in once.items() if not is_cached(path)
+    assert {path: content for path, content in second.files().items() if not is_bytecode(path)} == {
+        path: content for path, content in once.items() if not is_bytecode(path)
     }
     assert set(case.places()) <= set(second.files())
     assert not plan.overwritten
     for path, operation in zip(live_paths(plan), plan.operations, strict=True):
         if operation.kind in (Kind.NEW, Kind.REMOVE):
-            assert is_cached(path) or path.endswith("/__pycache__") or path in litter
+            assert is_bytecode(path) or path in litter
 
 
 @settings(max_examples=100)

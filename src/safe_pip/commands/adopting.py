@@ -16,7 +16,7 @@ from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import StalePlan, UnusableEnvironment
 from safe_pip.launch import adoption
 from safe_pip.locking import order, state_directory
-from safe_pip.merge.removal import Removal
+from safe_pip.merge.plan import Removal
 
 _TRIES = 10
 _OLDEST = (3, 10)

@@ -14,8 +14,7 @@ from safe_pip.errors import CommitFailed, State
 from safe_pip.journal import codec as journal
 from safe_pip.journal import commit, finish
 from safe_pip.merge import merge, tree
-from safe_pip.merge.plan import ExactTree, Journal
-from safe_pip.merge.removal import Removal
+from safe_pip.merge.plan import ExactTree, Journal, Plan, Removal
 
 
 class Outcome(NamedTuple):
@@ -27,7 +26,7 @@ class Outcome(NamedTuple):
 class ReadyPlan(NamedTuple):
     """A plan, ready to be carried out: its journal is written, and everything that it needs lies beside it."""
 
-    plan: merge.Plan
+    plan: Plan
     journal: Journal
     outcome: Outcome
 
@@ -42,7 +41,7 @@ class Change:
         """Whether what is staged hides a module or a project of another tree, or is hidden by one."""
         self.exactly: ExactTree | None = None
         """How a tree is put in, or taken out, as it is; None where it is distributions that come and go."""
-        self.judge: Callable[[merge.Plan], None] = lambda plan: None
+        self.judge: Callable[[Plan], None] = lambda plan: None
         """Raises an error of ours for a plan that the command cannot agree to."""
         self._stage = stage
         self._trees = tuple(dict.fromkeys(map(os.path.realpath, (*target.trees, *trees))))
@@ -203,7 +202,7 @@ class Change:
         metadata = {path for path in (*files, *map(os.path.dirname, files)) if path.endswith(suffixes)}
         return files, metadata
 
-    def _merged(self, going: set[str], ownership: Ownership, entered: frozenset[str]) -> merge.Plan:
+    def _merged(self, going: set[str], ownership: Ownership, entered: frozenset[str]) -> Plan:
         parts = self._stage.volumes()
         trees = tuple(each for each in self._trees if each not in going)  # an egg on `sys.path` is a tree, and may go
         while True:
@@ -229,7 +228,7 @@ class Change:
                 if need.staged:
                     self._stage.move_to_part(need.staged, parts[need.volume])
 
-    def _journal(self, plan: merge.Plan) -> Journal:
+    def _journal(self, plan: Plan) -> Journal:
         changed = {os.path.join(plan.roots[each.root], each.path) for each in plan.operations}
 
         def touched(directories: Iterable[str]) -> tuple[str, ...]:

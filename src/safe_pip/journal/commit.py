@@ -19,8 +19,7 @@ from safe_pip.errors import CommitFailed, State, UnusableEnvironment
 from safe_pip.journal import finish
 from safe_pip.journal.directories import Location, OpenDirectories, Refused
 from safe_pip.journal.undo import undo
-from safe_pip.merge.merge import Plan
-from safe_pip.merge.plan import Journal, Kind, Operation
+from safe_pip.merge.plan import Journal, Kind, Operation, Plan
 
 JOURNAL, COMMITTED = ".journal", ".committed"
 # What the filesystem answers when the target is not what was planned for; anything else is a failure.

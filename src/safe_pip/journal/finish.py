@@ -15,9 +15,10 @@ from typing import NamedTuple
 from safe_pip import fs
 from safe_pip.fs import Directory, attributes
 from safe_pip.journal.directories import Location, OpenDirectories, Refused, open_state, reach, status, walk
-from safe_pip.journal.observed import is_bytecode, is_same_file
+from safe_pip.journal.observed import is_same_file
 from safe_pip.locking.state_directory import NAME
 from safe_pip.merge.plan import Journal, Kind, Operation
+from safe_pip.merge.tree import is_bytecode
 
 OWNER = ".owner"
 HOME_NOTE = "home"

@@ -1,16 +1,12 @@
 """What is at the places of an operation, and whether another program had a hand in it."""
 
 import os
-import re
 import stat
 from typing import NamedTuple
 
 from safe_pip.journal.directories import Location, OpenDirectories, walk
 from safe_pip.locking.state_directory import LOCKS, NAME
 from safe_pip.merge.plan import Kind, Operation, Seen
-
-# PEP 3147; the import system writes it under a name with a number, and renames it.
-_BYTECODE = re.compile(r"(^|/)__pycache__(/[^/]+\.pyc(\.[0-9]+)?)?\Z")
 
 
 class Observed(NamedTuple):
@@ -43,11 +39,6 @@ def look(places: OpenDirectories, operation: Operation, since: os.stat_result | 
     marked = places.is_marked(live)
     changed = marked and since is not None and _is_changed(places, live, since, operation)
     return sight._replace(live=_seen(live.status()), is_marked=marked, is_changed=changed)
-
-
-def is_bytecode(path: str) -> bool:
-    """Whether this is a `__pycache__`, or bytecode in one: made anew, at any time, by whoever imports its source."""
-    return _BYTECODE.search(path) is not None
 
 
 def is_same_file(directory: Location, path: str, other: os.stat_result) -> bool:

@@ -1,16 +1,10 @@
-"""What is staged for one place, which may have been staged by several names that lead there."""
+"""What is staged for one place. Several names may lead there, through symbolic links."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from safe_pip.merge.plan import Link
 from safe_pip.merge.tree import Entry
-
-
-class Link(NamedTuple):
-    """A file that has to be in a staged directory as well before that moves; both paths are absolute."""
-
-    source: str
-    staged: str
 
 
 class Source(NamedTuple):
@@ -27,8 +21,8 @@ class Source(NamedTuple):
         return Source(self.part, f"{self.path}/{name}" if self.path else name, f"{self.real}/{name}", entry, self)
 
 
-def by_name(sources: Sequence[Source], *, is_exact: bool = False) -> dict[str, list[Source]]:
-    """What is staged for each name in a directory; without `is_exact`, one without a file in it is nothing."""
+def children(sources: Sequence[Source], *, is_exact: bool = False) -> dict[str, list[Source]]:
+    """What is staged for each name in a directory; directories without a file count only with `is_exact`."""
     staged: dict[str, list[Source]] = {}
     for source in sources:
         for name, child in (source.entry.entries or {}).items():
@@ -43,7 +37,7 @@ def has_files(directory: Entry) -> bool:
 
 
 def combine(given: Sequence[Source], links: list[Link]) -> Source | None:
-    """What is to move into place: the last file, or the first directory, to which `links` add the files of the rest.
+    """What moves into place: the last file, or the first directory, to which `links` add the files of the others.
 
     None if there is nothing. Raises `ValueError` if a file and a directory have the same place.
     """
@@ -55,11 +49,11 @@ def combine(given: Sequence[Source], links: list[Link]) -> Source | None:
             raise ValueError(first.path)
         return given[-1]
     for other in rest:
-        first = first._replace(entry=_joined(first.entry, other.entry, first.real, other.real, links))
+        first = first._replace(entry=_combine_directories(first.entry, other.entry, first.real, other.real, links))
     return first
 
 
-def _joined(first: Entry, other: Entry, real: str, other_real: str, links: list[Link]) -> Entry:
+def _combine_directories(first: Entry, other: Entry, real: str, other_real: str, links: list[Link]) -> Entry:
     if other.entries is None:
         raise ValueError(other_real)
     entries = dict(first.entries or {})
@@ -68,7 +62,7 @@ def _joined(first: Entry, other: Entry, real: str, other_real: str, links: list[
         if mine is not None and mine.is_directory != child.is_directory:
             raise ValueError(other_path)
         if child.is_directory:
-            entries[name] = _joined(mine or child._replace(entries={}), child, path, other_path, links)
+            entries[name] = _combine_directories(mine or child._replace(entries={}), child, path, other_path, links)
         elif mine is None:
             entries[name] = child
             links.append(Link(other_path, path))

@@ -1,19 +1,19 @@
-"""What is in a live directory: what goes with those who leave, and what somebody would miss."""
+"""What is in a live directory: what goes with the distributions that leave, and what has to stay."""
 
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from safe_pip.merge.tree import FILE, Entry, ancestors, is_bytecode, joined
+from safe_pip.merge.tree import FILE, Entry, ancestors, is_bytecode, join
 
-_MARKER = ".safe-pip-"  # of a transaction that was just committed: nobody's data, and gone in a moment
+_MARKER = ".safe-pip-"  # of a transaction that was just committed: no data, and gone in a moment
 _METADATA_FILES = ("RECORD", "METADATA", "PKG-INFO")
 
 
 class Contents(NamedTuple):
     """What is in a directory, at whatever depth, relative to it.
 
-    `files` are all but bytecode; `others` those of them that are not to go. `is_fixed`: something in it forbids that it
-    is moved as a whole.
+    `files` are all but bytecode; `others` are those of them that stay. `is_fixed`: something in it forbids that it is
+    moved as a whole.
     """
 
     files: list[str]
@@ -23,21 +23,20 @@ class Contents(NamedTuple):
     is_fixed: bool
 
     @property
-    def is_missed(self) -> bool:
+    def must_stay(self) -> bool:
         """Whether anything in it has to stay."""
         return self.is_fixed or bool(self.others)
 
 
 class Outgoing:
-    """What is to go: the files that are named, and the bytecode of every source that is among them or is replaced."""
+    """What goes: the files that are named, and the bytecode of each source that goes or is replaced."""
 
     def __init__(self, files: Collection[str]) -> None:
-        self._paths = set(files)
+        self._paths: set[str] = set()
         self._parents: set[str] = set()
-        for path in files:
-            if path[: path.rindex("/")] not in self._parents:
-                self._note_parents(path)
         self._staying: set[str] = set()
+        for path in files:
+            self._add(path)
 
     def __contains__(self, path: str) -> bool:
         return path in self._paths
@@ -47,32 +46,31 @@ class Outgoing:
         return path in self._parents
 
     def is_whole(self, path: str) -> bool:
-        """Whether all that is in a directory goes because of what it is: metadata belongs to one distribution alone."""
+        """Whether a directory goes with all that is in it: metadata belongs to one distribution alone."""
         if path in self._paths:
             return True
         if not path.endswith((".dist-info", ".egg-info")):
             return False
         return any(f"{path}/{name}" in self._paths for name in _METADATA_FILES)
 
-    def judge_bytecode(self, directory: Entry, staged: Collection[str], *, is_going: bool) -> None:
+    def add_bytecode(self, directory: Entry, staged: Collection[str], *, is_going: bool) -> None:
         """Have the bytecode of the sources in a directory go with them, and with those that `staged` replaces."""
         entries = directory.entries or {}
         cache = entries["__pycache__"]
         if not cache.entries:
             return
         sources = {
-            name[:-3]: is_going or name in staged or joined(directory.path, name) in self._paths
+            name[:-3]: is_going or name in staged or join(directory.path, name) in self._paths
             for name, entry in entries.items()
             if name.endswith(".py") and not entry.is_directory
         }
         for name in cache.entries:
             path = f"{cache.path}/{name}"
-            if path in self._paths or not is_bytecode(name, cache.path):
+            if path in self._paths or not is_bytecode(path):
                 continue
-            goes = _of_its_source(name, sources)
+            goes = _goes_with_source(name, sources)
             if goes:
-                self._paths.add(path)
-                self._note_parents(path)
+                self._add(path)
             elif goes is not None or not directory.is_whole:
                 self._staying.add(path)
 
@@ -91,9 +89,9 @@ class Outgoing:
             for name, child in (entry.entries or {}).items():
                 if child is not FILE and child.is_directory and not child.target:
                     waiting.append((child, f"{prefix}{name}/", all_going or self.is_whole(child.path)))
-                elif is_cache and is_bytecode(name, path):
+                elif is_cache and is_bytecode(f"{path}/{name}"):
                     has_bytecode = True
-                    # Of a directory within, the sources are seen as well, and decide.
+                    # In a cache below, the sources beside it are seen as well, and decide.
                     if entry is directory and not all_going:
                         has_going |= f"{path}/{name}" in paths
                         is_fixed |= f"{path}/{name}" in staying
@@ -105,29 +103,21 @@ class Outgoing:
                         others.append(prefix + name)
         return Contents(files, others, has_going, has_bytecode, is_fixed)
 
-    def _note_parents(self, path: str) -> None:
+    def _add(self, path: str) -> None:
+        self._paths.add(path)
         for parent in ancestors(path):
             if parent in self._parents:
                 break
             self._parents.add(parent)
 
 
-def _of_its_source(name: str, sources: Mapping[str, bool]) -> bool | None:
-    """What is said of the source of a bytecode file, the one with the longest name; None if it has none.
+def _goes_with_source(name: str, sources: Mapping[str, bool]) -> bool | None:
+    """Whether the source of a bytecode file goes; of several, the one with the longest name. None if it has none.
 
-    Tags may have dots in them as names of sources may: `a.cpython-313.opt-1.pyc`, `a.cpython-313-pytest-8.4.1.pyc`.
+    Tags may have dots in them, and so may names of sources: `a.cpython-313.opt-1.pyc`,
+    `a.cpython-313-pytest-8.4.1.pyc`.
     """
     stem = name.rpartition(".pyc")[0]
     while stem and stem not in sources:
         stem = stem.rpartition(".")[0]
     return sources[stem] if stem else None
-
-
-def united(first: Entry, second: Entry) -> Entry:
-    """A live directory that was looked at twice, each time for other names."""
-    entries = dict(first.entries or {})
-    for name, entry in (second.entries or {}).items():
-        known = entries.get(name)
-        if known is None or (known.entries is None and entry.entries is not None):
-            entries[name] = entry
-    return first._replace(entries=entries, is_whole=first.is_whole or second.is_whole)

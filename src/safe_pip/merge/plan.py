@@ -1,10 +1,15 @@
-"""What one commit does to the target: operations on paths, as pure data.
+"""What one commit does to the target: operations on paths, as pure data, and what they are made from.
 
-Operations are about disjoint paths: none lies below another's, so each is done, and undone, whatever the others did.
+The paths of the operations are disjoint: none lies below another. So each operation can be done, and undone, whatever
+the others did.
 """
 
 import enum
+import os
+import stat
 from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -12,21 +17,21 @@ class Kind(enum.Enum):
     """What an operation does with `live`, its path in the target; S is its name in the stage, T in the trash."""
 
     NEW = "new"
-    """A file or directory that was not there: S to live."""
+    """A file or directory is new: S to live."""
     FILE = "file"
-    """A file over a file: live linked to T, S over live."""
+    """A file replaces a file: live linked to T, S over live."""
     EXCHANGE = "exchange"
-    """A directory for a directory, in one step: S and live are exchanged."""
+    """A directory replaces a directory in one step: S and live are exchanged."""
     SWAP = "swap"
-    """The same, or a file for a directory and the reverse, in two renames: live to T, S to live."""
+    """A file or directory replaces another in two renames: live to T, S to live."""
     REMOVE = "remove"
     """A file or directory goes: live to T."""
     MODE = "mode"
-    """A directory gets other permissions, so that it can be moved, or entries of it can."""
+    """A directory gets other permissions, so that it, or an entry of it, can be moved."""
     TIDY = "tidy"
-    """Once all is committed: a directory goes if it is empty."""
+    """After the commit point: a directory goes if it is empty."""
     SEAL = "seal"
-    """Once all is committed: a directory gets the permissions that it is to have, and, if it is new, its time."""
+    """After the commit point: a directory gets its final permissions and, if it is new, its time."""
 
     @property
     def is_late(self) -> bool:
@@ -37,34 +42,28 @@ class Kind(enum.Enum):
 class Seen(NamedTuple):
     """What is, or was, at a path: enough to tell it from what another program puts there.
 
-    `size` in bytes and `mtime_ns` (0 for directories, which change while they are used; but for one that is sealed) as
-    lstat(2) gives them; `mode` is the whole st_mode.
+    `mode`, `size` (bytes) and `mtime_ns` as lstat(2) gives them. Directories change while they are used: their `size`
+    is 0, and so is their `mtime_ns` except in the `new` of a `SEAL`.
     """
 
     mode: int
     size: int
     mtime_ns: int
 
-
-class ExactTree(NamedTuple):
-    """How a tree is put in, or taken out, as it is: with empty directories, and directories that are read-only.
-
-    `modes` says of each staged directory (its path in the stage) which permissions and time it is to have in its place:
-    while it is staged its owner may write in it. `opened` are live directories in which something may be changed though
-    they are read-only; `made` those that may go with what is in them, None for whatever is left empty.
-    """
-
-    modes: Mapping[str, Seen]
-    opened: Collection[str]
-    made: Collection[str] | None = None
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Seen":
+        """What lstat(2) found."""
+        if stat.S_ISDIR(status.st_mode):
+            return cls(status.st_mode, 0, 0)
+        return cls(status.st_mode, status.st_size, status.st_mtime_ns)
 
 
 class Operation(NamedTuple):
     """One step of a commit: `path` below `roots[root]` of the plan, with S and T below `parts[part]`.
 
     `staged` is below the part's `stage/`, `trash` a single name in its `trash/`; each is empty where the kind has
-    none. `old` is what is there before and `new` what is there after, None for nothing. `known` lists, of a directory
-    that leaves its place, the files in it that may be deleted with it, relative to it.
+    none. `old` is what is there before and `new` what is there after, None for nothing. For a directory that leaves its
+    place, `known` lists the files (relative to it) that may be deleted with it.
     """
 
     kind: Kind
@@ -78,13 +77,43 @@ class Operation(NamedTuple):
     known: tuple[str, ...] = ()
 
 
+class Link(NamedTuple):
+    """A file that has to be in a staged directory as well before that moves; both paths are absolute."""
+
+    source: str
+    staged: str
+
+
+class Plan(NamedTuple):
+    """What a commit does, in this order, and what has to be true for it.
+
+    `adds`: every operation creates a path, and none makes a package of a namespace. `links`: to be made in the stage
+    first. `overwritten`: files of other owners, or of none, that are replaced. `top_level`: new names in a tree.
+    `entered`: path, device and inode of each directory in which something is changed; `moved`: path, inode and ctime of
+    each that leaves its place. `same_second`: staged sources (absolute paths) and the mtime of the live ones that they
+    replace in the same second: a `.pyc` could not tell them apart. `emptied`: directories that are empty afterwards and
+    cannot be moved; they are removed after the commit point, in this order, if they still are.
+    """
+
+    operations: tuple[Operation, ...]
+    roots: tuple[str, ...]
+    adds: bool
+    links: tuple[Link, ...]
+    overwritten: tuple[str, ...]
+    top_level: tuple[str, ...]
+    entered: tuple[tuple[str, int, int], ...]
+    moved: tuple[tuple[str, int, int], ...]
+    same_second: tuple[tuple[str, int], ...]
+    emptied: tuple[str, ...] = ()
+
+
 class Journal(NamedTuple):
     """A plan as it stands in the journal, with where it belongs.
 
-    `identifier` names the transaction, `home` the tree whose state directory holds the journal; `trees` are all trees
-    whose commit locks protect what is changed, `directories` the shared directories likewise. `roots` are the absolute
-    paths, with no symbolic link in them, below which everything lies; `parts` the private directories
-    `<directory>/.safe-pip/<identifier>`, the first one in `home`, one for each filesystem.
+    `identifier` names the transaction, `home` the tree whose state directory holds the journal. The commit locks of
+    `trees` and the locks of the shared `directories` protect what is changed. `roots` are the absolute paths, with no
+    symbolic link in them, below which everything lies; `parts` the private directories
+    `<directory>/.safe-pip/<identifier>`, one for each filesystem, the first one in `home`.
     """
 
     identifier: str
@@ -94,3 +123,29 @@ class Journal(NamedTuple):
     roots: tuple[str, ...]
     parts: tuple[str, ...]
     operations: tuple[Operation, ...]
+
+
+class Removal(NamedTuple):
+    """The files of a distribution that is uninstalled or replaced, as pip lists them; of an egg, its directory.
+
+    The paths are absolute, their parents resolved. `tree` holds the metadata; `edits` is the new content of files that
+    lose only some of their lines (`easy-install.pth`).
+    """
+
+    project: str
+    tree: Path
+    files: frozenset[str]
+    edits: Mapping[str, bytes] = MappingProxyType({})
+
+
+class ExactTree(NamedTuple):
+    """How a tree is put in, or taken out, as it is: with empty directories, and directories that are read-only.
+
+    `modes` gives for each staged directory (its path in the stage) its final permissions and time: while it is staged
+    its owner may write in it. `opened` are read-only live directories in which something may be changed; `made` are
+    those that may go with what is in them, None for any that is left empty.
+    """
+
+    modes: Mapping[str, Seen]
+    opened: Collection[str]
+    made: Collection[str] | None = None

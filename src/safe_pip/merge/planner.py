@@ -1,21 +1,21 @@
-"""A plan in the making: operations are added in any order, and come out in that in which they are to be done."""
+"""A plan in the making: operations are added in any order, and come out in the order in which they are to be done."""
 
 import os
 import re
 import stat
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from safe_pip.errors import MergeRefused
-from safe_pip.merge.incoming import Link, Source
-from safe_pip.merge.plan import ExactTree, Kind, Operation, Seen
-from safe_pip.merge.tree import Entry, Volume, ancestors, joined
+from safe_pip.merge.incoming import Source
+from safe_pip.merge.plan import ExactTree, Kind, Link, Operation, Plan, Seen
+from safe_pip.merge.tree import Entry, Volume, ancestors, join, seen_at
 
 _METADATA = re.compile(r"\.(dist-info|egg-info|egg-link)(/|\Z)")
 
 
 class NeedsPart(Exception):
-    """The volume of `directory` has no part yet, or `staged` (an absolute path, or empty) lies in that of another."""
+    """The volume of `directory` has no part yet, or `staged` (an absolute path, or empty) lies in another part."""
 
     def __init__(self, volume: Volume, directory: str, staged: str) -> None:
         super().__init__(directory, staged)
@@ -24,65 +24,44 @@ class NeedsPart(Exception):
         self.staged = staged
 
 
-class Plan(NamedTuple):
-    """What a commit does, in the order in which it does it, and what has to be true for it.
+class Situation(NamedTuple):
+    """What a merge has to know beside the trees. All paths are absolute, with no symbolic link in them.
 
-    `adds`: every operation creates a path that was not there, and none makes a package of a namespace. `links`: to be
-    made in the stage first. `overwritten`: files of others, or of nobody, that are replaced. `top_level`: new names in
-    a tree. `entered`: path, device and inode of each directory in which something is changed; `moved`: path, inode and
-    ctime of each that leaves its place. `same_second`: staged sources (absolute paths) and the mtime of the live ones
-    that they replace in the same second: a `.pyc` could not tell them apart. `emptied`: directories that are empty
-    afterwards and cannot be moved; to be removed after the commit point, in this order, if they still are.
+    `roots`: nothing outside all of them is changed. `trees`: they hold distributions; directories are exchanged only
+    below one. `parts`: the number of the private directory on each volume. `entered`: directories that the filesystem
+    refused to move as a whole. `can_exchange`: the parts that can. `uid`: the user who will commit. `foreign`: whether
+    a path is in the RECORD of a distribution that stays. `order`: names of the new metadata directories, dependencies
+    first. `exactly`: how a tree is put in, or taken out, as it is; None for distributions. `read`: the state of a file.
     """
 
-    operations: tuple[Operation, ...]
     roots: tuple[str, ...]
-    adds: bool
-    links: tuple[Link, ...]
-    overwritten: tuple[str, ...]
-    top_level: tuple[str, ...]
-    entered: tuple[tuple[str, int, int], ...]
-    moved: tuple[tuple[str, int, int], ...]
-    same_second: tuple[tuple[str, int], ...]
-    emptied: tuple[str, ...] = ()
-
-
-class Given(Protocol):
-    """What of a `merge.Situation` matters here."""
-
-    @property
-    def roots(self) -> tuple[str, ...]: ...
-    @property
-    def trees(self) -> tuple[str, ...]: ...
-    @property
-    def parts(self) -> Mapping[Volume, int]: ...
-    @property
-    def order(self) -> tuple[str, ...]: ...
-    @property
-    def read(self) -> Callable[[str], Seen]: ...
-    @property
-    def exactly(self) -> ExactTree | None: ...
+    trees: tuple[str, ...]
+    parts: Mapping[Volume, int]
+    entered: frozenset[str]
+    can_exchange: frozenset[int]
+    uid: int
+    foreign: Callable[[str], bool]
+    order: tuple[str, ...] = ()
+    read: Callable[[str], Seen] = seen_at
+    exactly: ExactTree | None = None
 
 
 class Planner:
-    """Collects operations, and what is to be known about them; see `Plan`."""
+    """Collects operations, and what is to be known about them: the fields of `Plan`."""
 
-    def __init__(self, situation: Given) -> None:
+    def __init__(self, situation: Situation) -> None:
         self.links: list[Link] = []
         self.overwritten: list[str] = []
         self.emptied: list[str] = []
-        self._roots = situation.roots
-        self._trees = frozenset(situation.trees)
-        self._inside = tuple(joined(tree, "") for tree in situation.trees)
-        self._parts = situation.parts
-        self._order = {name: number for number, name in enumerate(situation.order)}
-        self._read = situation.read
+        self._situation = situation
         self._exactly = situation.exactly
+        self._inside = tuple(join(tree, "") for tree in situation.trees)
+        self._order = {name: number for number, name in enumerate(situation.order)}
         self._places: dict[str, Entry] = {}
         self._operations: list[tuple[tuple[int, int], Operation]] = []
         self._adds = True
         self._top_level: list[str] = []
-        self._entered: dict[str, tuple[int, int, int]] = {}
+        self._entered: dict[str, tuple[str, int, int]] = {}
         self._moved: list[tuple[str, int, int]] = []
         self._same_second: list[tuple[str, int]] = []
         self._refused: list[str] = []
@@ -110,12 +89,11 @@ class Planner:
         known: tuple[str, ...] = (),
     ) -> None:
         """Plan an operation on `name` in the directory `live`; raises `NeedsPart`."""
-        path = joined(live.path, name)
-        entered = self._entered.get(live.path)
-        if entered is None:
-            entered = self._entered[live.path] = self._root(live.path), live.inside[0], live.inode
+        path = join(live.path, name)
+        if live.path not in self._entered:
+            self._entered[live.path] = live.path, live.inside[0], live.inode
             self._open(live)
-        root = entered[0]
+        root, relative = self._split(path)
         if root < 0:
             self.refuse(f"`{path}` lies outside the directories that may be changed")
             return
@@ -123,70 +101,28 @@ class Planner:
         before = self._seen(old, path) if old is not None else None
         if kind is Kind.MODE and before is not None:
             new = before._replace(mode=before.mode | 0o700)
-        operation = Operation(
-            kind,
-            root,
-            path[len(self._roots[root]) :].lstrip("/"),
-            0 if kind is Kind.MODE else self._part(live, source),
-            source.path if source is not None else "",
-            str(len(self._operations)) if kind in (Kind.FILE, Kind.SWAP, Kind.REMOVE) else "",
-            before,
-            new,
-            known,
-        )
+        part = 0 if kind is Kind.MODE else self._part(live, source)
+        staged = source.path if source is not None else ""
+        trash = str(len(self._operations)) if kind in (Kind.FILE, Kind.SWAP, Kind.REMOVE) else ""
+        operation = Operation(kind, root, relative, part, staged, trash, before, new, known)
         self._operations.append((self._rank(operation, path), operation))
         self._note(kind, live, name, path, source, old)
         if source is not None and self._exactly is not None:
-            self._seal(root, operation.path, source, is_top=True)
+            self._seal(self._exactly, root, relative, source, is_top=True)
 
     def tidy(self, path: str) -> None:
         """Plan that a directory goes if it is empty once all is done."""
-        root = self._root(os.path.dirname(path))
+        root, relative = self._split(path)
         if root >= 0:
-            relative = path[len(self._roots[root]) :].lstrip("/")
-            directory = Seen(stat.S_IFDIR | 0o755, 0, 0)
-            self._operations.append((_deepest_first(7, path), Operation(Kind.TIDY, root, relative, old=directory)))
+            old = Seen(stat.S_IFDIR | 0o755, 0, 0)
+            self._operations.append((_deepest_first(7, path), Operation(Kind.TIDY, root, relative, old=old)))
             self.emptied.append(path)
             self.emptied.sort(key=lambda each: (-each.count("/"), each))
 
-    def _open(self, live: Entry) -> None:
-        """Let entries of a read-only directory be changed, and have it as it was when all is done."""
-        root = self._root(os.path.dirname(live.path))
-        if self._exactly is None or live.path not in self._exactly.opened or root < 0:
-            return
-        relative = live.path[len(self._roots[root]) :].lstrip("/")
-        was, opened = Seen(live.mode, 0, 0), Seen(live.mode | 0o700, 0, 0)
-        self._operations.append(((-1, live.path.count("/")), Operation(Kind.MODE, root, relative, old=was, new=opened)))
-        seal = Operation(Kind.SEAL, root, relative, old=opened, new=was)
-        self._operations.append((_deepest_first(8, live.path), seal))
-
-    def _seal(self, root: int, path: str, source: Source, *, is_top: bool = False) -> None:
-        """Have what is staged as a directory get its permissions and its time in its place."""
-        if not source.entry.is_directory or self._exactly is None:
-            return
-        wanted = self._exactly.modes.get(source.path)
-        if wanted is not None and (is_top or wanted.mode != source.entry.mode):
-            seal = Operation(Kind.SEAL, root, path, old=Seen(source.entry.mode, 0, 0), new=wanted)
-            self._operations.append((_deepest_first(8, path), seal))
-        for name, child in (source.entry.entries or {}).items():
-            if child.is_directory:
-                self._seal(root, f"{path}/{name}", source.child(name, child))
-
-    def _note(self, kind: Kind, live: Entry, name: str, path: str, source: Source | None, old: Entry | None) -> None:
-        is_package = name.startswith("__init__.") and not live.path.endswith("/__pycache__")
-        if kind is not Kind.NEW or (is_package and self.is_in_tree(live.path)):
-            self._adds = False
-        if kind is Kind.NEW and live.path in self._trees and name != "__pycache__":
-            self._top_level.append(name)
-        if old is not None and old.is_directory and not old.target and kind is not Kind.MODE:
-            self._moved.append((path, old.inode, old.ctime_ns))
-        if kind is Kind.FILE and source is not None and name.endswith(".py"):
-            self.compare_times(source.real, path)
-
     def compare_times(self, staged: str, live: str) -> None:
-        """Note it if two sources, of which one replaces the other, are of the same second."""
-        before = self._read(live).mtime_ns
-        if self._read(staged).mtime_ns // 10**9 == before // 10**9:
+        """Note a source that replaces one of the same second."""
+        before = self._situation.read(live).mtime_ns
+        if self._situation.read(staged).mtime_ns // 10**9 == before // 10**9:
             self._same_second.append((staged, before))
 
     def finished(self) -> Plan:
@@ -195,35 +131,71 @@ class Planner:
             raise MergeRefused("; ".join(dict.fromkeys(self._refused)))
         return Plan(
             operations=tuple(operation for _, operation in sorted(self._operations, key=lambda each: each[0])),
-            roots=self._roots,
+            roots=self._situation.roots,
             adds=self._adds,
             links=tuple(self.links),
             overwritten=tuple(self.overwritten),
             top_level=tuple(self._top_level),
-            entered=tuple((path, device, inode) for path, (_, device, inode) in self._entered.items()),
+            entered=tuple(self._entered.values()),
             moved=tuple(self._moved),
             same_second=tuple(self._same_second),
             emptied=tuple(self.emptied),
         )
 
+    def _open(self, live: Entry) -> None:
+        """Let entries of a read-only directory be changed, and have it as it was when all is done."""
+        root, relative = self._split(live.path)
+        if self._exactly is not None and live.path in self._exactly.opened and root >= 0:
+            was, opened = Seen(live.mode, 0, 0), Seen(live.mode | 0o700, 0, 0)
+            open_it = Operation(Kind.MODE, root, relative, old=was, new=opened)
+            seal = Operation(Kind.SEAL, root, relative, old=opened, new=was)
+            self._operations.append(((-1, live.path.count("/")), open_it))
+            self._operations.append((_deepest_first(8, live.path), seal))
+
+    def _seal(self, exactly: ExactTree, root: int, path: str, source: Source, *, is_top: bool = False) -> None:
+        """Have what is staged as a directory get its permissions and its time in its place."""
+        if not source.entry.is_directory:
+            return
+        wanted = exactly.modes.get(source.path)
+        if wanted is not None and (is_top or wanted.mode != source.entry.mode):
+            seal = Operation(Kind.SEAL, root, path, old=Seen(source.entry.mode, 0, 0), new=wanted)
+            self._operations.append((_deepest_first(8, path), seal))
+        for name, child in (source.entry.entries or {}).items():
+            self._seal(exactly, root, f"{path}/{name}", source.child(name, child))
+
+    def _note(self, kind: Kind, live: Entry, name: str, path: str, source: Source | None, old: Entry | None) -> None:
+        is_package = name.startswith("__init__.") and not live.path.endswith("/__pycache__")
+        if kind is not Kind.NEW or (is_package and self.is_in_tree(live.path)):
+            self._adds = False
+        if kind is Kind.NEW and live.path in self._situation.trees and name != "__pycache__":
+            self._top_level.append(name)
+        if old is not None and old.is_directory and not old.target and kind is not Kind.MODE:
+            self._moved.append((path, old.inode, old.ctime_ns))
+        if kind is Kind.FILE and source is not None and name.endswith(".py"):
+            self.compare_times(source.real, path)
+
     def _seen(self, entry: Entry, path: str) -> Seen:
         if entry.is_directory and not entry.target:
             return Seen(entry.mode, 0, 0)
-        return self._read(path)
+        return self._situation.read(path)
 
-    def _root(self, directory: str) -> int:
-        """The number of the innermost root that a directory is or lies in, -1 for none."""
-        containing = [root for root in self._roots if joined(directory, "").startswith(joined(root, ""))]
-        return self._roots.index(max(containing, key=len)) if containing else -1
+    def _split(self, path: str) -> tuple[int, str]:
+        """The number of the innermost root that `path` lies in, -1 for none, and the path relative to it."""
+        above = join(os.path.dirname(path), "")
+        roots = [root for root in self._situation.roots if above.startswith(join(root, ""))]
+        if not roots:
+            return -1, ""
+        root = max(roots, key=len)
+        return self._situation.roots.index(root), path[len(root) :].lstrip("/")
 
     def _part(self, live: Entry, source: Source | None) -> int:
-        part = self._parts.get(live.inside)
+        part = self._situation.parts.get(live.inside)
         if part is not None and (source is None or source.part == part):
             return part
         staged = ""
         if source is not None:
             staged, above = source.real, source.above
-            # All files of a directory need the same; one with directories in it may lead to other volumes again.
+            # All files of a directory need the same part; directories in it may lead to other volumes again.
             if above is not None and above.path and not _has_directories(above.entry):
                 staged = above.real
         raise NeedsPart(live.inside, self._top_of_volume(live), staged)
@@ -233,14 +205,14 @@ class Planner:
         top = live.path
         for path in ancestors(live.path):
             entry = self._places.get(path)
-            if entry is None or entry.inside != live.inside or self._root(path) < 0:
+            if entry is None or entry.inside != live.inside or self._split(join(path, "-"))[0] < 0:
                 break
             if entry.is_writable:
                 top = path
         return top
 
     def _rank(self, operation: Operation, path: str) -> tuple[int, int]:
-        """When an operation's turn comes: whoever sees the metadata of a distribution finds all the rest of it.
+        """When an operation's turn comes: where the metadata of a distribution is, there is all the rest of it.
 
         What goes into the trees comes before what uses it (scripts), and leaves after it.
         """

@@ -1,7 +1,7 @@
 """What lies in a directory, staged or live, as far as a merge has to know it: names, kinds, and who may move what.
 
-Of files there is nothing but their kind: most of them move with the directory they are in, and to ask for the state of
-each of 20,000 files takes longer than all the rest of a plan.
+Files have a kind and nothing else. Most of them move with their directory, and asking for the state of each of 20,000
+files takes longer than the rest of a plan.
 """
 
 import os
@@ -12,16 +12,18 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
+from safe_pip.merge.plan import Seen
+
 Volume = tuple[int, int]
-"""What can be renamed within: device and mount. A bind mount has the device of its origin, and refuses all the same."""
+"""Device and mount: a rename works within it. A bind mount has the device of its origin, and refuses all the same."""
 
 
 class Entry(NamedTuple):
     """What one name stands for. A file has a kind and nothing else; the rest is about directories.
 
-    `entries` is None for a directory that was not looked into; they are all that is in it if `is_whole`. A symbolic
+    `entries` is None for a directory that was not looked into; with `is_whole` they are all that is in it. A symbolic
     link to a directory that something is staged into is that directory, with the link's text as `target`. `path` is
-    absolute with no link in it. `volume` is that of the directory that holds it, `inside` that of what it holds.
+    absolute with no link in it. `volume` holds the directory itself, `inside` what is in it.
     """
 
     mode: int
@@ -45,14 +47,15 @@ FILE = Entry(stat.S_IFREG)
 LINK = Entry(stat.S_IFLNK)
 
 _GONE = (FileNotFoundError, NotADirectoryError)
-"""What is raised where somebody replaces, meanwhile, what is looked at."""
+"""Raised where another program replaces what is being looked at."""
 
-_BYTECODE = re.compile(r"\.pyc(\.[0-9]+)?\Z")  # the import system writes it under a name with a number, and renames it
+# The import system writes it under a name with a number, and renames it.
+_BYTECODE = re.compile(r"(^|/)__pycache__(/[^/]+\.pyc(\.[0-9]+)?)?\Z")
 
 
-def is_bytecode(name: str, directory: str) -> bool:
-    """Whether the file `name` in a directory of that name, or path, is what the import system caches (PEP 3147)."""
-    return directory.endswith("__pycache__") and _BYTECODE.search(name) is not None
+def is_bytecode(path: str) -> bool:
+    """Whether this is a `__pycache__`, or bytecode in one: the import system makes it anew at any time (PEP 3147)."""
+    return _BYTECODE.search(path) is not None
 
 
 def scan(path: str) -> Entry:
@@ -61,17 +64,25 @@ def scan(path: str) -> Entry:
     return reader.everything(reader.directory(path, volume(os.path.dirname(path))))
 
 
-def look(path: str, staged: Entry | None, names: Collection[str], trees: Collection[str]) -> Entry:
-    """The live directory `path` where `staged` is to be merged into it and the files `names` are to go.
+def seen_at(path: str) -> Seen:
+    """The state of what is at `path`; if that has gone meanwhile, a state that no file is in."""
+    try:
+        return Seen.of(os.lstat(path))
+    except _GONE:
+        return Seen(0, 0, 0)
 
-    Looked at are the names that are staged or are to go. A directory that goes by name is looked into as a whole, and
-    below the `trees` one that something goes from; elsewhere that is listed, to see what is left of it.
+
+def look(path: str, staged: Entry | None, names: Collection[str], trees: Collection[str]) -> Entry:
+    """The live directory `path`, into which `staged` is to be merged while the files `names` go.
+
+    Only names that are staged or go are looked at. A directory that goes by name is read completely, and so is one
+    below the `trees` that something goes from. A directory elsewhere that something goes from is listed.
     """
     return _Live(names, trees).enter(path, staged, volume(os.path.dirname(path)))
 
 
 def volume(path: str) -> Volume:
-    """What a rename out of the directory `path` has to stay within."""
+    """The volume that the entries of the directory `path` are on."""
     device = os.stat(path).st_dev
     if sys.platform != "linux":
         return device, 0
@@ -86,7 +97,17 @@ def volume(path: str) -> Volume:
     return device, int(number[1]) if number else 0
 
 
-def joined(directory: str, name: str) -> str:
+def union(first: Entry, second: Entry) -> Entry:
+    """A live directory that was looked at twice, each time for other names."""
+    entries = dict(first.entries or {})
+    for name, entry in (second.entries or {}).items():
+        known = entries.get(name)
+        if known is None or (known.entries is None and entry.entries is not None):
+            entries[name] = entry
+    return first._replace(entries=entries, is_whole=first.is_whole or second.is_whole)
+
+
+def join(directory: str, name: str) -> str:
     """The path of `name` in a directory, which may be the root directory."""
     return f"{directory}/{name}" if directory != "/" else f"/{name}"
 
@@ -99,20 +120,18 @@ def ancestors(path: str) -> Iterator[str]:
 
 
 class _Reader:
-    """Reads directories, each once; what it has found may grow while there is more to look for."""
+    """Reads directories, each once; what it has found grows while there is more to look for."""
 
     def __init__(self) -> None:
         self._mounts = _mount_points()
-        self._uid = 0
-        if sys.platform != "win32":
-            self._uid = os.geteuid()
+        self._uid = 0 if sys.platform == "win32" else os.geteuid()
         self._found: dict[str, tuple[Entry, dict[str, Entry]]] = {}
 
     def directory(self, path: str, outer: Volume) -> Entry:
-        """The directory itself, not looked into; `outer` is the volume of the one that holds it."""
+        """The directory itself, not looked into; `outer` is the volume that it lies on."""
         info = os.lstat(path)
         is_ours = self._uid in (0, info.st_uid)
-        # Only where something may be mounted: to ask for each of 2,000 directories would cost more than listing them.
+        # Asked only where something may be mounted: for each of 2,000 directories it costs more than listing it.
         is_same = info.st_dev == outer[0] and path not in self._mounts
         return Entry(
             info.st_mode,
@@ -127,9 +146,9 @@ class _Reader:
         )
 
     def listed(self, entry: Entry) -> tuple[Entry, dict[str, Entry]]:
-        """The directory with all names that are in it; one that cannot be listed is not whole.
+        """The directory with all its names; one that cannot be listed is not whole.
 
-        What was found in it before is added to: somebody may have come through a symbolic link.
+        It adds to what was found before: a symbolic link may have led to the directory already.
         """
         entries = self._found[entry.path][1] if entry.path in self._found else {}
         is_whole = True
@@ -148,11 +167,11 @@ class _Reader:
         return self.keep(entry, entries, is_whole=is_whole)
 
     def everything(self, entry: Entry) -> Entry:
-        """The directory with all that is below it."""
+        """The directory with everything below it."""
         entry, entries = self.listed(entry)
         for name, child in entries.items():
             if child.is_directory and not child.target:
-                with suppress(*_GONE):  # it stays one that was not looked into: nobody takes it for empty
+                with suppress(*_GONE):  # it stays one that was not looked into, which is not taken for empty
                     entries[name] = self.everything(child)
         return entry
 
@@ -162,18 +181,18 @@ class _Reader:
 
 
 class _Live(_Reader):
-    """Reads what is live, guided by what is staged and by what is to go."""
+    """Reads what is live, guided by what is staged and by what goes."""
 
     def __init__(self, names: Collection[str], trees: Collection[str]) -> None:
         super().__init__()
         self._names = frozenset(names)
         self._below = _by_directory(names)
-        self._inside = tuple(joined(tree, "") for tree in trees)
-        # They stay whatever is in them, so nobody has to know all that is: a tree holds hundreds of names, /home more.
+        self._inside = tuple(join(tree, "") for tree in trees)
+        # They stay whatever is in them, so they are not listed: a tree holds hundreds of names, /home more.
         self._staying = frozenset(trees).union(*map(ancestors, trees))
 
     def enter(self, path: str, staged: Entry | None, outer: Volume) -> Entry:
-        """The directory `path` with all that matters in it; what was found in it before is added to."""
+        """The directory `path` with all that matters in it, added to what was found before."""
         entry, entries = self._found.get(path) or self._opened(path, outer)
         is_whole = entry.is_whole
         for name, child in (staged.entries or {}).items() if staged is not None else ():
@@ -196,8 +215,8 @@ class _Live(_Reader):
         return self.listed(entry) if path.endswith("/__pycache__") else self.keep(entry, {}, is_whole=False)
 
     def _look_at(self, entry: Entry, entries: dict[str, Entry], name: str, staged: Entry | None) -> None:
-        """Find out what `name` in a directory is; look into it where something is staged into it or goes from it."""
-        path, found = joined(entry.path, name), entries.get(name)
+        """Find out what `name` in a directory is; look into it if something is staged into it or goes from it."""
+        path, found = join(entry.path, name), entries.get(name)
         if found is None:
             if entry.is_whole:
                 return
@@ -211,7 +230,7 @@ class _Live(_Reader):
                 return
             entries[name] = found
         is_entered = staged is not None and staged.is_directory
-        with suppress(*_GONE):  # as it was listed; the plan will turn out to be stale
+        with suppress(*_GONE):  # the plan will turn out to be stale
             if stat.S_ISLNK(found.mode) or found.target:
                 real = os.path.realpath(path)
                 if is_entered and os.path.isdir(real):
@@ -224,7 +243,7 @@ class _Live(_Reader):
 
 
 def _by_directory(names: Collection[str]) -> dict[str, list[str]]:
-    """For each directory that one of `names` lies in, at whatever depth, the names in it that lead there."""
+    """For each directory that holds one of `names`, at whatever depth, the entries of it that lead there."""
     found: dict[str, list[str]] = {}
     for name in names:
         while name != "/":
@@ -240,7 +259,7 @@ def _by_directory(names: Collection[str]) -> dict[str, list[str]]:
 
 
 def _mount_points() -> frozenset[str]:
-    """Where something is mounted, as far as this system tells (proc(5), mountinfo)."""
+    """The mount points, as far as this system tells (proc(5), mountinfo)."""
     try:
         with open("/proc/self/mountinfo", "rb") as file:
             points = [line.split(b" ")[4] for line in file]

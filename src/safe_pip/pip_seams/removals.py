@@ -14,7 +14,7 @@ from pip._vendor.packaging.utils import canonicalize_name
 
 from safe_pip.environment.change import Change
 from safe_pip.errors import StalePlan
-from safe_pip.merge.removal import Removal
+from safe_pip.merge.plan import Removal
 from safe_pip.pip_seams.scheme import reachable, tree_of
 from safe_pip.pip_seams.seam import Seam
 

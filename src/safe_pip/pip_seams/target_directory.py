@@ -15,7 +15,7 @@ from safe_pip import fs
 from safe_pip.environment.change import Change
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.errors import StalePlan
-from safe_pip.merge.removal import Removal
+from safe_pip.merge.plan import Removal
 from safe_pip.pip_seams.wheels import Staged, is_importable
 
 _HOME = ".safe-pip-home"

@@ -12,7 +12,7 @@ from safe_pip.environment.change import Change
 from safe_pip.environment.environment import Environment, Target
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.environment.transaction import Transaction
-from safe_pip.merge.removal import Removal
+from safe_pip.merge.plan import Removal
 
 STAMP = 1_000_000_000
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip.journal.commit import check_permissions
-from safe_pip.merge.removal import Removal
+from safe_pip.merge.plan import Removal
 from tests.support.venvs.direct import Prefix, Small
 from tests.support.venvs.direct import without_exchange as no_exchange
 

@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 import pytest
 
 from safe_pip.errors import State
-from safe_pip.merge.merge import Link, MergeRefused, NeedsPart, Plan, merge, read
-from safe_pip.merge.plan import Kind, Operation, Seen
-from safe_pip.merge.tree import Entry
+from safe_pip.merge.merge import MergeRefused, NeedsPart, merge
+from safe_pip.merge.plan import Kind, Link, Operation, Plan, Seen
+from safe_pip.merge.tree import Entry, seen_at
 from tests.property.model import ALIASES, SHARED, TREE, Directory, Disk, directory_at
 
 SITE = f"{TREE}/"
@@ -783,9 +783,9 @@ def test_sources_of_the_same_second_are_named():
 
 def test_a_file_that_has_gone_meanwhile_is_in_no_state(tmp_path):
     (tmp_path / "a").write_text("abc")
-    assert read(str(tmp_path / "a")).size == 3
-    assert read(str(tmp_path / "b")) == Seen(0, 0, 0)
-    assert read(str(tmp_path / "a" / "b")) == Seen(0, 0, 0)
+    assert seen_at(str(tmp_path / "a")).size == 3
+    assert seen_at(str(tmp_path / "b")) == Seen(0, 0, 0)
+    assert seen_at(str(tmp_path / "a" / "b")) == Seen(0, 0, 0)
 
 
 def test_names_are_strings_whatever_they_are():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip.merge import tree
-from safe_pip.merge.tree import FILE, LINK, Entry, ancestors, is_bytecode, joined, look, scan, volume
+from safe_pip.merge.tree import FILE, LINK, Entry, ancestors, is_bytecode, join, look, scan, volume
 from tests.support.faults.filesystems import another_filesystem
 
 
@@ -282,8 +282,8 @@ def test_mount_points_are_read_as_the_kernel_writes_them(tmp_path, monkeypatch):
 
 
 def test_paths_are_joined_and_taken_apart():
-    assert joined("/", "a") == "/a"
-    assert joined("/a", "b") == "/a/b"
+    assert join("/", "a") == "/a"
+    assert join("/a", "b") == "/a/b"
     assert list(ancestors("/a/b/c")) == ["/a/b", "/a", "/"]
 
 
@@ -295,11 +295,12 @@ def test_paths_are_joined_and_taken_apart():
         ("__pycache__/a.nbi", False),
         ("__pycache__/a.pyc.bak", False),
         ("a.pyc", False),
+        ("__pycache__", True),
+        ("not__pycache__/a.pyc", False),
     ],
 )
 def test_bytecode_is_what_the_import_system_caches(path, verdict):
-    directory, _, name = path.rpartition("/")
-    assert is_bytecode(name, f"/v/{directory}") is verdict
+    assert is_bytecode(path) is is_bytecode(f"/v/{path}") is verdict
 
 
 def test_a_file_is_no_directory():

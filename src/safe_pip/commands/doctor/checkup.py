@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from safe_pip.merge.tree import is_bytecode
 from safe_pip.records import canonical
 
 _CHUNK = 1 << 20
@@ -184,7 +185,7 @@ def _metadata(installed: Installed) -> Iterator[Finding]:
 
 def _files(installed: Installed) -> Iterator[Finding]:
     for row in installed.rows or ():
-        if is_bytecode(row.path) or os.path.basename(row.path) == "__pycache__":
+        if is_bytecode(row.path):
             continue
         try:
             kind, detail = _compare(row)
@@ -215,11 +216,6 @@ def _compare(row: Row) -> tuple[Kind | None, str]:
     if base64.urlsafe_b64encode(found.digest()).rstrip(b"=").decode() == expected.rstrip("="):
         return None, ""
     return Kind.CHANGED_FILE, "another content"
-
-
-def is_bytecode(path: str) -> bool:
-    """Whether the import system made it, and makes it again: it is no part of what a distribution promises."""
-    return path.endswith(".pyc") and os.path.basename(os.path.dirname(path)) == "__pycache__"
 
 
 def same_version(one: str, other: str) -> bool:

@@ -21,7 +21,7 @@ from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import SafePipError, StalePlan
 from safe_pip.journal import sweep
 from safe_pip.launch.start import RUNNER
-from safe_pip.merge.removal import Removal
+from safe_pip.merge.plan import Removal
 from safe_pip.messages import say
 
 _ROUNDS = 5

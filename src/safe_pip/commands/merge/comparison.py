@@ -17,6 +17,7 @@ from safe_pip.environment.access import Prefix
 from safe_pip.environment.ownership import Ownership
 from safe_pip.errors import Unmergeable
 from safe_pip.locking.state_directory import NAME
+from safe_pip.merge.tree import is_bytecode
 from safe_pip.records import canonical
 
 _CHUNK = 1 << 20
@@ -219,11 +220,6 @@ def _following(item: Item, source: Item | None) -> Item:
 
 def _has_its_time(source: Item) -> bool:
     return source.seen is not None and int(source.seen.st_mtime) == int(source.status.st_mtime)
-
-
-def is_bytecode(path: str) -> bool:
-    """Whether the import system caches this, so that nobody misses what is there (PEP 3147)."""
-    return path.endswith(".pyc") and os.path.basename(os.path.dirname(path)) == "__pycache__"
 
 
 def _source_of(path: str) -> str:

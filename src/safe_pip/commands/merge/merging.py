@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from safe_pip import fs
-from safe_pip.commands.merge.comparison import Comparison, Item, Verdict, compare, is_bytecode
+from safe_pip.commands.merge.comparison import Comparison, Item, Verdict, compare
 from safe_pip.commands.merge.copying import Copying, wanted
 from safe_pip.commands.merge.manifest import Manifest, Put
 from safe_pip.environment.access import Prefix
@@ -18,9 +18,8 @@ from safe_pip.environment.environment import Environment
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import MergeRefused, SafePipError, StalePlan, State, Unmergeable
-from safe_pip.merge.merge import Plan
-from safe_pip.merge.plan import ExactTree, Kind
-from safe_pip.merge.removal import Removal
+from safe_pip.merge.plan import ExactTree, Kind, Plan, Removal
+from safe_pip.merge.tree import is_bytecode
 
 ATTEMPTS = 10
 """How often a merge begins anew when the prefix did not stay what it was held against."""

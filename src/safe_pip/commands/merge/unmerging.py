@@ -13,8 +13,7 @@ from safe_pip.environment.ownership import Ownership
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import StalePlan
-from safe_pip.merge.plan import ExactTree
-from safe_pip.merge.removal import Removal
+from safe_pip.merge.plan import ExactTree, Removal
 
 
 class Unmerged(NamedTuple):

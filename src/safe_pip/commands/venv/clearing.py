@@ -16,7 +16,7 @@ from safe_pip.locking import state_directory
 from safe_pip.environment.environment import Environment, Target
 from safe_pip.fs import Directory
 from safe_pip.commands.venv.interpreter import Interpreter, python_of
-from safe_pip.merge.removal import Removal
+from safe_pip.merge.plan import Removal
 from safe_pip.environment.transaction import Transaction
 from safe_pip.commands.venv.virtual import OURS
 

@@ -15,10 +15,10 @@ import pytest
 import safe_pip
 from tests.support.processes.workers import LIMIT, workers
 from tests.support.tests import test_checker
+from tests.support.tests.test_checker import LEFT, RIGHT, install
 from tests.support.venvs.environment import Shop
 from tests.support.venvs.template import Venv
 from tests.support.wheels.tiny import Project
-from tests.unit.test_checker import LEFT, RIGHT, install
 
 ID = "0123456789abcdef"
 

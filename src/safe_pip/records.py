@@ -17,7 +17,7 @@ RECORD = "RECORD"
 OF_THE_INSTALLATION = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 """Files of a dist-info that an installer writes in each environment, whatever the wheel holds."""
 
-_BYTECODE = re.compile(r"(?:^|/)__pycache__/[^/]+\.pyc(?:\.[0-9]+)?\Z")
+_BYTECODE = re.compile(r"(^|/)__pycache__(/[^/]+\.pyc(\.[0-9]+)?)?\Z")
 _CHUNK = 1 << 20
 
 
@@ -110,9 +110,9 @@ def project_of(info: str) -> str:
 
 
 def is_bytecode(path: str) -> bool:
-    """Whether the import system wrote this file, or is about to rename it to its name (PEP 3147).
+    """Whether this is a `__pycache__`, or bytecode in one that was written or is about to be renamed (PEP 3147).
 
-    It can make the file again at any time, so the file is not part of what a distribution promises.
+    The import system can make it again at any time, so it is not part of what a distribution promises.
     """
     return _BYTECODE.search(path) is not None
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from safe_pip.merge.merge import Situation
 from safe_pip.merge.plan import Kind, Operation, Plan, Seen
-from safe_pip.merge.tree import FILE, LINK, Entry, Volume, is_bytecode, join
+from safe_pip.merge.tree import FILE, LINK, Entry, Volume, join
+from safe_pip.records import is_bytecode
 
 TREE = "/v/site"
 METADATA = ("RECORD", "METADATA", "PKG-INFO")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safe_pip.merge import tree
 from safe_pip.merge.merge import MergeRefused, Situation, merge
 from safe_pip.merge.plan import Kind, Plan
-from safe_pip.merge.tree import is_bytecode
+from safe_pip.records import is_bytecode
 
 from . import model
 from .model import ROOTS, TREE, Disk, apply, clean_up, expected, is_possible, live_paths, make_links, undo

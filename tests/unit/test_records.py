@@ -76,13 +76,23 @@ def test_a_metadata_directory_is_named_after_its_project(info):
     assert records.project_of(info) == "foo-bar"
 
 
-@pytest.mark.parametrize("path", ["__pycache__/a.cpython-313.pyc", "/x/__pycache__/a.pyc", "__pycache__/a.pyc.1234"])
+@pytest.mark.parametrize(
+    "path", ["__pycache__/a.cpython-313.pyc", "/x/__pycache__/a.pyc", "__pycache__/a.pyc.1234", "__pycache__"]
+)
 def test_what_the_import_system_writes_is_bytecode(path):
     assert records.is_bytecode(path)
 
 
 @pytest.mark.parametrize(
-    "path", ["a.pyc", "__pycache__", "__pycache__/a.py", "__pycache__/b/a.pyc", "x__pycache__/a.pyc"]
+    "path",
+    [
+        "a.pyc",
+        "__pycache__/a.nbi",
+        "__pycache__/a.pyc.bak",
+        "__pycache__/a.py",
+        "__pycache__/b/a.pyc",
+        "x__pycache__/a.pyc",
+    ],
 )
 def test_nothing_else_is_bytecode(path):
     assert not records.is_bytecode(path)

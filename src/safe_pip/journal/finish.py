@@ -18,7 +18,7 @@ from safe_pip.journal.directories import Location, OpenDirectories, Refused, ope
 from safe_pip.journal.observed import is_same_file
 from safe_pip.locking.state_directory import NAME
 from safe_pip.merge.plan import Journal, Kind, Operation
-from safe_pip.merge.tree import is_bytecode
+from safe_pip.records import is_bytecode
 
 OWNER = ".owner"
 HOME_NOTE = "home"

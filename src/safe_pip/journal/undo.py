@@ -27,7 +27,7 @@ from safe_pip import fs
 from safe_pip.journal.directories import OpenDirectories, Refused
 from safe_pip.journal.observed import Observed, look
 from safe_pip.merge.plan import Journal, Kind, Operation, Seen
-from safe_pip.merge.tree import is_bytecode
+from safe_pip.records import is_bytecode
 
 
 class Action(enum.Enum):

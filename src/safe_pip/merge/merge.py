@@ -12,7 +12,8 @@ from safe_pip.merge.incoming import Source, children, combine, has_files
 from safe_pip.merge.outgoing import Contents, Outgoing
 from safe_pip.merge.plan import Kind, Link, Plan
 from safe_pip.merge.planner import NeedsPart, Planner, Situation
-from safe_pip.merge.tree import Entry, ancestors, is_bytecode, join, union
+from safe_pip.merge.tree import Entry, ancestors, join, union
+from safe_pip.records import is_bytecode
 
 __all__ = ["MergeRefused", "NeedsPart", "Situation", "merge"]
 

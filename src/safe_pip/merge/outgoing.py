@@ -3,7 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from safe_pip.merge.tree import FILE, Entry, ancestors, is_bytecode, join
+from safe_pip.merge.tree import FILE, Entry, ancestors, join
+from safe_pip.records import is_bytecode
 
 _MARKER = ".safe-pip-"  # of a transaction that was just committed: no data, and gone in a moment
 _METADATA_FILES = ("RECORD", "METADATA", "PKG-INFO")

@@ -49,14 +49,6 @@ LINK = Entry(stat.S_IFLNK)
 _GONE = (FileNotFoundError, NotADirectoryError)
 """Raised where another program replaces what is being looked at."""
 
-# The import system writes it under a name with a number, and renames it.
-_BYTECODE = re.compile(r"(^|/)__pycache__(/[^/]+\.pyc(\.[0-9]+)?)?\Z")
-
-
-def is_bytecode(path: str) -> bool:
-    """Whether this is a `__pycache__`, or bytecode in one: the import system makes it anew at any time (PEP 3147)."""
-    return _BYTECODE.search(path) is not None
-
 
 def scan(path: str) -> Entry:
     """Everything below the directory `path`, which has no symbolic link in it; follows none."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip.merge import tree
-from safe_pip.merge.tree import FILE, LINK, Entry, ancestors, is_bytecode, join, look, scan, volume
+from safe_pip.merge.tree import FILE, LINK, Entry, ancestors, join, look, scan, volume
 from tests.support.faults.filesystems import another_filesystem
 
 
@@ -285,22 +285,6 @@ def test_paths_are_joined_and_taken_apart():
     assert join("/", "a") == "/a"
     assert join("/a", "b") == "/a/b"
     assert list(ancestors("/a/b/c")) == ["/a/b", "/a", "/"]
-
-
-@pytest.mark.parametrize(
-    ("path", "verdict"),
-    [
-        ("__pycache__/a.cpython-313.pyc", True),
-        ("__pycache__/a.cpython-313.pyc.140012", True),
-        ("__pycache__/a.nbi", False),
-        ("__pycache__/a.pyc.bak", False),
-        ("a.pyc", False),
-        ("__pycache__", True),
-        ("not__pycache__/a.pyc", False),
-    ],
-)
-def test_bytecode_is_what_the_import_system_caches(path, verdict):
-    assert is_bytecode(path) is is_bytecode(f"/v/{path}") is verdict
 
 
 def test_a_file_is_no_directory():

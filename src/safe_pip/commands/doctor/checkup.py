@@ -17,8 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from safe_pip.merge.tree import is_bytecode
-from safe_pip.records import canonical
+from safe_pip.records import canonical, is_bytecode
 
 _CHUNK = 1 << 20
 # https://packaging.python.org/en/latest/specifications/version-specifiers/#normalization

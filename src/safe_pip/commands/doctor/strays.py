@@ -14,7 +14,7 @@ from safe_pip.commands.doctor.checkup import Finding, Installed, Kind
 from safe_pip.commands.doctor.mending import KEPT
 from safe_pip.launch import adoption
 from safe_pip.locking import state_directory
-from safe_pip.merge.tree import is_bytecode
+from safe_pip.records import is_bytecode
 
 # Both are used for milliseconds.
 _LONGEST_USE = 600.0

@@ -17,8 +17,7 @@ from safe_pip.environment.access import Prefix
 from safe_pip.environment.ownership import Ownership
 from safe_pip.errors import Unmergeable
 from safe_pip.locking.state_directory import NAME
-from safe_pip.merge.tree import is_bytecode
-from safe_pip.records import canonical
+from safe_pip.records import canonical, is_bytecode
 
 _CHUNK = 1 << 20
 _DEEPEST = 256

@@ -19,7 +19,7 @@ from safe_pip.environment.snapshot import Snapshot
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import MergeRefused, SafePipError, StalePlan, State, Unmergeable
 from safe_pip.merge.plan import ExactTree, Kind, Plan, Removal
-from safe_pip.merge.tree import is_bytecode
+from safe_pip.records import is_bytecode
 
 ATTEMPTS = 10
 """How often a merge begins anew when the prefix did not stay what it was held against."""

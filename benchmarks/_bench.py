@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.support.processes.traffic import SAFE_PIP
 from tests.support.venvs.template import Venv, clean_environment, offline
-from tests.support.venvs.workspace import Laboratory
+from tests.support.venvs.workspace import Workspace
 from tests.support.wheels.wheelhouse import NEWEST_PIP, Wheelhouse, open_wheelhouse, user_cache
 
 # Two versions of each, old and new, that have wheels for every supported Python.
@@ -38,7 +38,7 @@ class Bench:
         self.wheels = _fetched()
         self.index = scratch / "index"
         self.index.mkdir()
-        self._laboratory = Laboratory(self.wheelhouse, scratch, SAFE_PIP, NEWEST_PIP)
+        self._laboratory = Workspace(self.wheelhouse, scratch, SAFE_PIP, NEWEST_PIP)
         links = offline(self.wheels, self.wheelhouse.path, self.index)
         self.variables = clean_environment(scratch / "home", cache=scratch / "cache", **links)
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from _bench import Bench, arguments, bench, table
-from tests.support.processes.importers import KINDS, NAME, import_during, import_once, wares
+from tests.support.processes.importers import KINDS, NAME, both_versions, import_during, import_once
 
 TOOLS = ("safe-pip", "pip", "uv", "safe-pip, importers locked")
 
@@ -29,7 +29,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     with bench() as shared:
-        for project in wares():
+        for project in both_versions():
             project.write_wheel(shared.index)
         chosen = options.only or TOOLS
         uv = fetch_uv(shared.scratch / "uv") if "uv" in chosen else None

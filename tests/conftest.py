@@ -1,4 +1,4 @@
-"""What tests of every kind share: the wheelhouse, and the laboratory in which the tool under test is run.
+"""What tests of every kind share: the wheelhouse, and the workspace in which the tool under test runs.
 
 SAFE_PIP_TEST_TOOL=safe-pip|flock|plain chooses what is tested (default: safe-pip), SAFE_PIP_TEST_PIP=oldest|newest
 the pip in the environments, SAFE_PIP_TEST_SEED the load, SAFE_PIP_WRECKS where the remains of a failed round go.
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.venvs.workspace import SEED_VARIABLE, Laboratory
+from tests.support.venvs.workspace import SEED_VARIABLE, Workspace
 from tests.support.wheels.wheelhouse import IndexOutOfReach, Wheelhouse, open_wheelhouse
 
 
@@ -53,9 +53,9 @@ def wheelhouse() -> Wheelhouse:
 
 
 @pytest.fixture(scope="session")
-def laboratory(wheelhouse: Wheelhouse, tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
+def workspace(wheelhouse: Wheelhouse, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Environments with the tool under test; templates, built wheels and the warm cache are made once per session."""
-    return Laboratory(wheelhouse, tmp_path_factory.mktemp("laboratory"))
+    return Workspace(wheelhouse, tmp_path_factory.mktemp("workspace"))
 
 
 @pytest.fixture(scope="session")

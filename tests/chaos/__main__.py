@@ -16,9 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.support.processes.loads import ROUNDS
+from tests.support.processes.loads import LOADS
 from tests.support.processes.traffic import SAFE_PIP, TOOLS
-from tests.support.venvs.workspace import PIPS, Laboratory, Wrecked
+from tests.support.venvs.workspace import PIPS, Workspace, Wrecked
 from tests.support.wheels.wheelhouse import open_wheelhouse
 
 
@@ -27,19 +27,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=100, help="how many rounds of each load (default: 100)")
     parser.add_argument("--seed", type=int, default=1, help="the first round's seed (default: 1)")
-    parser.add_argument("--only", action="append", choices=sorted(ROUNDS), help="this load alone; may be repeated")
+    parser.add_argument("--only", action="append", choices=sorted(LOADS), help="this load alone; may be repeated")
     parser.add_argument("--tool", choices=sorted(TOOLS), default=SAFE_PIP.name)
     parser.add_argument("--pip", choices=sorted(PIPS), default="newest")
     options = parser.parse_args()
     wrecked = []
-    names = options.only or list(ROUNDS)
+    names = options.only or list(LOADS)
     seeds = range(options.seed, options.seed + options.rounds)
     with tempfile.TemporaryDirectory(prefix="safe-pip-chaos-") as scratch:
-        laboratory = Laboratory(open_wheelhouse(), Path(scratch), TOOLS[options.tool], PIPS[options.pip])
+        workspace = Workspace(open_wheelhouse(), Path(scratch), TOOLS[options.tool], PIPS[options.pip])
         for seed, name in itertools.product(seeds, names):
             started = time.monotonic()
             try:
-                laboratory.perform(name, ROUNDS[name], seed)
+                workspace.perform(name, LOADS[name], seed)
             except Wrecked as error:
                 wrecked.append(f"{name} {seed}")
                 print(error)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tests.support.faults.kills import FILES, INTERRUPT, KILL, TERMINATE, Outcome, Victim, campaign
 from tests.support.processes.traffic import FLOCK, SAFE_PIP, TOOLS
-from tests.support.venvs.workspace import PIPS, Laboratory
+from tests.support.venvs.workspace import PIPS, Workspace
 from tests.support.wheels.wheelhouse import open_wheelhouse
 
 SHOWN = 6
@@ -47,9 +47,9 @@ def main() -> int:
     print(f"seed {options.seed}", flush=True)
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="safe-pip-crash-") as scratch:
-        laboratory = Laboratory(open_wheelhouse(), Path(scratch), TOOLS[options.tool], PIPS[options.pip])
+        workspace = Workspace(open_wheelhouse(), Path(scratch), TOOLS[options.tool], PIPS[options.pip])
         victims = [
-            Victim(laboratory, Path(scratch) / f"victim-{number}", options.keep.absolute(), options.files)
+            Victim(workspace, Path(scratch) / f"victim-{number}", options.keep.absolute(), options.files)
             for number in range(options.jobs)
         ]
         for victim in victims:

@@ -13,8 +13,8 @@ from safe_pip.commands.venv import clearing, virtual
 from safe_pip.environment.environment import Environment
 from tests.support.faults import disk
 from tests.support.processes.forks import killed_at
-from tests.support.trees.look import Tree, tree_of
-from tests.support.venvs.direct import Silent
+from tests.support.trees.listing import Tree, tree_of
+from tests.support.venvs.direct_installs import SilentReporter
 
 pytestmark = pytest.mark.slow
 SEED = int(os.environ.get("SAFE_PIP_TEST_SEED") or random.randrange(2**32))
@@ -58,7 +58,7 @@ class Case:
         return home, clear
 
     def environment(self, *trees: Path) -> Environment:
-        return Environment([*map(str, trees)], waiting=Silent(), timeout=10)
+        return Environment([*map(str, trees)], waiting=SilentReporter(), timeout=10)
 
     def next_command(self, home: Path) -> Tree:
         """What the next command finds, which only reads."""

@@ -13,15 +13,19 @@ import pytest
 
 from safe_pip.errors import SafePipError, State
 from tests.support.faults import disk
-from tests.support.venvs.direct import Prefix, Small, without_exchange
+from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution, without_exchange
 
-ONE = Small("one", "1", {"site/one/__init__.py": "1", "site/one/gone.py": "", "bin/one": "1", "site/ns/one.py": "1"})
-ONE_2 = Small(
+ONE = SmallDistribution(
+    "one", "1", {"site/one/__init__.py": "1", "site/one/gone.py": "", "bin/one": "1", "site/ns/one.py": "1"}
+)
+ONE_2 = SmallDistribution(
     "one", "2", {"site/one/__init__.py": "22", "site/one/come/x.py": "", "bin/one": "22", "site/ns/one.py": "22"}
 )
-TWO = Small("two", "1", {"site/two.py": "1", "site/ns/two.py": "1", "bin/two": "1", "share/two/data": "1"})
-TWO_2 = Small("two", "2", {"site/two.py": "22", "site/ns/deep/two.py": "22", "bin/two": "22", "share/two/more": "22"})
-TURNED = Small("one", "3", {"site/one.py": "333", "bin/one/inner": "333"})
+TWO = SmallDistribution("two", "1", {"site/two.py": "1", "site/ns/two.py": "1", "bin/two": "1", "share/two/data": "1"})
+TWO_2 = SmallDistribution(
+    "two", "2", {"site/two.py": "22", "site/ns/deep/two.py": "22", "bin/two": "22", "share/two/more": "22"}
+)
+TURNED = SmallDistribution("one", "3", {"site/one.py": "333", "bin/one/inner": "333"})
 
 
 EVERY = bool(os.environ.get("SAFE_PIP_TEST_EVERY"))
@@ -38,9 +42,9 @@ def some(numbered: list[tuple[int, disk.Change]], count: int) -> list[tuple[int,
 class Case(NamedTuple):
     """What is there, what comes, what goes."""
 
-    before: tuple[Small, ...]
-    new: tuple[Small, ...] = ()
-    old: tuple[Small, ...] = ()
+    before: tuple[SmallDistribution, ...]
+    new: tuple[SmallDistribution, ...] = ()
+    old: tuple[SmallDistribution, ...] = ()
     exchange: bool = True
     shared_bin: bool = False
     unowned: bool = False
@@ -63,13 +67,13 @@ CASES = {
 }
 
 
-class Scene:
+class Scenario:
     """A prefix in its state before, made anew for every trial, and the command."""
 
     def __init__(self, case: Case, directory: Path) -> None:
         self.case = case
         self._directory = directory
-        self._template = Prefix(directory / "template", shared_bin=case.shared_bin)
+        self._template = DirectPrefix(directory / "template", shared_bin=case.shared_bin)
         if case.before:
             self._template.change(case.before)
         if case.unowned:
@@ -84,15 +88,15 @@ class Scene:
         self.new = done.content()
         assert self.new != self.old or case.new == case.old
 
-    def fresh(self) -> Prefix:
+    def fresh(self) -> DirectPrefix:
         """The environment as it is before the command."""
         root = self._directory / "trial"
         if root.exists():
             shutil.rmtree(root)
         shutil.copytree(self._template.root, root, symlinks=True)
-        return Prefix(root, shared_bin=self.case.shared_bin)
+        return DirectPrefix(root, shared_bin=self.case.shared_bin)
 
-    def run(self, prefix: Prefix) -> None:
+    def run(self, prefix: DirectPrefix) -> None:
         """The command."""
         with contextlib.nullcontext() if self.case.exchange else without_exchange():
             prefix.change(self.case.new, self.case.old)
@@ -104,7 +108,7 @@ class Scene:
             self.run(prefix)
         return changes
 
-    def check(self, prefix: Prefix, why: object) -> None:
+    def check(self, prefix: DirectPrefix, why: object) -> None:
         """The next command sees the old environment or the new one; one that writes leaves nothing behind."""
         prefix.read()
         found = prefix.content()
@@ -115,42 +119,42 @@ class Scene:
             self.run(prefix)
             assert prefix.content() == self.new, why
         else:
-            prefix.change([Small("next", "1", {"site/next.py": ""})])
+            prefix.change([SmallDistribution("next", "1", {"site/next.py": ""})])
         assert prefix.private() == [], why
 
 
 @pytest.fixture(params=CASES)
-def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
-    return Scene(CASES[request.param], tmp_path)
+def scenario(request: pytest.FixtureRequest, tmp_path: Path) -> Scenario:
+    return Scenario(CASES[request.param], tmp_path)
 
 
-def test_killed_before_any_change_it_is_the_old_environment_or_the_new_one(scene: Scene) -> None:
-    for number, change in enumerate(scene.changes()):
+def test_killed_before_any_change_it_is_the_old_environment_or_the_new_one(scenario: Scenario) -> None:
+    for number, change in enumerate(scenario.changes()):
         for torn in {False, change.operation == "write"}:
-            prefix = scene.fresh()
+            prefix = scenario.fresh()
             with disk.crash_at(number, torn=torn), contextlib.suppress(disk.Crashed):
-                scene.run(prefix)
-            scene.check(prefix, change)
+                scenario.run(prefix)
+            scenario.check(prefix, change)
 
 
 @pytest.mark.slow
-def test_a_recovery_may_be_killed_before_any_change_as_well(scene: Scene) -> None:
+def test_a_recovery_may_be_killed_before_any_change_as_well(scenario: Scenario) -> None:
     recovered = 0
-    changes = scene.changes()
+    changes = scenario.changes()
     paths = [change.path.rpartition(".")[2] for change in changes]
     first, last = paths.index("journal"), paths.index("committed")
     during = list(enumerate(changes))[first + 1 : last + 1]
     for number, change in {*some(during, 2), during[len(during) // 2]}:
         again, is_killed = 0, True
         while is_killed:
-            prefix = scene.fresh()
+            prefix = scenario.fresh()
             with disk.crash_at(number), contextlib.suppress(disk.Crashed):
-                scene.run(prefix)
+                scenario.run(prefix)
             with disk.crash_at(again) as trial, contextlib.suppress(disk.Crashed):
                 prefix.read()
             is_killed = trial.struck is not None
             recovered += is_killed
-            scene.check(prefix, (change, again))
+            scenario.check(prefix, (change, again))
             again += 1
     assert recovered
 
@@ -159,26 +163,26 @@ def test_a_recovery_may_be_killed_before_any_change_as_well(scene: Scene) -> Non
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("forever", [False, True], ids=["once", "for ever"])
 def test_a_change_that_the_disk_refuses_leaves_the_old_environment_or_the_new_one(
-    scene: Scene, number: int, forever: bool
+    scenario: Scenario, number: int, forever: bool
 ) -> None:
-    for at, change in some(list(enumerate(scene.changes())), 12):
-        prefix = scene.fresh()
+    for at, change in some(list(enumerate(scenario.changes())), 12):
+        prefix = scenario.fresh()
         state = None
         with disk.error_at(at, number, forever=forever):
             try:
-                scene.run(prefix)
+                scenario.run(prefix)
             except SafePipError as error:
                 state = error.state
         if state in (State.UNCHANGED, State.RESTORED):
-            assert prefix.content() == scene.old, (change, state)
+            assert prefix.content() == scenario.old, (change, state)
         assert forever or state is not State.UNFINISHED, change
-        scene.check(prefix, change)
+        scenario.check(prefix, change)
 
 
-def test_nothing_in_the_target_is_changed_that_is_not_in_a_journal_first(scene: Scene) -> None:
-    prefix = scene.fresh()
+def test_nothing_in_the_target_is_changed_that_is_not_in_a_journal_first(scenario: Scenario) -> None:
+    prefix = scenario.fresh()
     with disk.record() as changes:
-        scene.run(prefix)
+        scenario.run(prefix)
     journaled = [change.path.endswith(".journal") for change in changes].index(True)
     for change in changes[:journaled]:
         changed = change.paths if change.operation in ("move", "move_over", "exchange") else (change.path,)

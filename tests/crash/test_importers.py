@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes.importers import MISSING, NAME, ONE_VERSION, import_during, import_once, wares
-from tests.support.venvs.environment import Shop
-from tests.support.venvs.workspace import Laboratory
+from tests.support.processes.importers import MISSING, NAME, ONE_VERSION, both_versions, import_during, import_once
+from tests.support.venvs.pip_environment import PipEnvironment
+from tests.support.venvs.workspace import Workspace
 
 pytestmark = pytest.mark.slow
 VERSIONS = "2121212121"
@@ -16,38 +16,38 @@ VERSIONS = "2121212121"
 
 
 @pytest.fixture
-def shop(laboratory: Laboratory, tmp_path: Path) -> Shop:
+def env(workspace: Workspace, tmp_path: Path) -> PipEnvironment:
     """An environment with version 1 of what is imported."""
-    shop = Shop.open(laboratory, tmp_path)
-    shop.stock(*wares())
-    shop.run("install", f"{NAME}==1")
-    return shop
+    env = PipEnvironment.open(workspace, tmp_path)
+    env.add_to_index(*both_versions())
+    env.run("install", f"{NAME}==1")
+    return env
 
 
-def upgrade_to_and_fro(shop: Shop) -> None:
+def upgrade_to_and_fro(env: PipEnvironment) -> None:
     for version in VERSIONS:
-        shop.run("install", f"{NAME}=={version}")
+        env.run("install", f"{NAME}=={version}")
 
 
-def test_an_importer_without_any_lock_misses_no_module_during_upgrades(shop: Shop) -> None:
-    python = [shop.environment.python]
-    met, details = import_during(lambda: upgrade_to_and_fro(shop), [python, python], shop.variables)
+def test_an_importer_without_any_lock_misses_no_module_during_upgrades(env: PipEnvironment) -> None:
+    python = [env.venv.python]
+    met, details = import_during(lambda: upgrade_to_and_fro(env), [python, python], env.variables)
     assert met[MISSING] == met["other error"] == 0, details
     assert met[ONE_VERSION] > 0
 
 
-def test_an_importer_that_holds_the_environment_lock_sees_one_version_during_upgrades(shop: Shop) -> None:
-    locked = ["flock", "-s", shop.site, shop.environment.python]
-    met, details = import_during(lambda: upgrade_to_and_fro(shop), [locked], shop.variables)
+def test_an_importer_that_holds_the_environment_lock_sees_one_version_during_upgrades(env: PipEnvironment) -> None:
+    locked = ["flock", "-s", env.site, env.venv.python]
+    met, details = import_during(lambda: upgrade_to_and_fro(env), [locked], env.variables)
     assert set(met) == {ONE_VERSION}, details
 
 
-def test_what_importers_compiled_during_upgrades_belongs_to_the_source_that_is_there(shop: Shop) -> None:
-    python = [shop.environment.python]
+def test_what_importers_compiled_during_upgrades_belongs_to_the_source_that_is_there(env: PipEnvironment) -> None:
+    python = [env.venv.python]
 
     def upgrade_without_bytecode() -> None:
         for version in VERSIONS:
-            shop.run("install", "--no-compile", f"{NAME}=={version}")
-            assert import_once(python, shop.variables) == (ONE_VERSION, repr(version))
+            env.run("install", "--no-compile", f"{NAME}=={version}")
+            assert import_once(python, env.variables) == (ONE_VERSION, repr(version))
 
-    import_during(upgrade_without_bytecode, [python, python], shop.variables)
+    import_during(upgrade_without_bytecode, [python, python], env.variables)

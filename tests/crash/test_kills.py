@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.faults.kills import INTERRUPT, KILL, TERMINATE, Outcome, Victim, campaign
-from tests.support.venvs.workspace import Laboratory
+from tests.support.venvs.workspace import Workspace
 
 pytestmark = pytest.mark.slow
 # The campaign has more; here most of the time would go into compiling them.
@@ -16,8 +16,8 @@ FILES = 40
 
 
 @pytest.fixture
-def victim(laboratory: Laboratory, tmp_path: Path) -> Victim:
-    victim = Victim(laboratory, tmp_path / "victim", laboratory.wrecks, FILES)
+def victim(workspace: Workspace, tmp_path: Path) -> Victim:
+    victim = Victim(workspace, tmp_path / "victim", workspace.wrecks, FILES)
     victim.prepare()
     return victim
 

@@ -16,7 +16,7 @@ import pytest
 from safe_pip.errors import SafePipError, State
 from tests.support.faults import disk
 from tests.support.faults.transaction import Link
-from tests.support.trees.prefixes import SITE, Place, distribution, stage
+from tests.support.trees.prefixes import SITE, MergePrefix, distribution, stage
 
 from .test_every_operation import some
 
@@ -55,7 +55,7 @@ CASES = {
 }
 
 
-class Scene:
+class Scenario:
     """A prefix in its state before, made anew for every trial, and the command."""
 
     def __init__(self, case: Case, directory: Path) -> None:
@@ -78,122 +78,124 @@ class Scene:
         self.new = done.content()
         assert self.new != self.old
 
-    def fresh(self) -> Place:
+    def fresh(self) -> MergePrefix:
         """The prefix as it is before the command."""
         trial = self._directory / "trial"
         if trial.exists():
             shutil.rmtree(trial)
         shutil.copytree(self._template, trial, symlinks=True)
-        return Place(trial)
+        return MergePrefix(trial)
 
-    def run(self, place: Place) -> None:
+    def run(self, prefix: MergePrefix) -> None:
         """The command."""
         if self.case.is_taken_away:
-            place.unmerge(self._manifest)
+            prefix.unmerge(self._manifest)
         else:
-            place.merge(self._staged)
+            prefix.merge(self._staged)
 
     def changes(self) -> list[disk.Change]:
         """Every change that the undisturbed command makes."""
-        place = self.fresh()
+        prefix = self.fresh()
         with disk.record() as changes:
-            self.run(place)
+            self.run(prefix)
         return changes
 
-    def check(self, place: Place, why: object) -> None:
+    def check(self, prefix: MergePrefix, why: object) -> None:
         """The same command does it, whatever was left; and so does one that wants something else."""
-        let_asides_age(place)
-        copy = Path(f"{place.path}-next")
-        shutil.copytree(place.path, copy, symlinks=True)
-        self.run(place)
-        assert place.content() == self.new, why
-        shutil.rmtree(place.path)
-        copy.rename(place.path)
-        place.merge(stage(self._directory / "next", {"next": ""}))
-        after = {path: said for path, said in place.content().items() if path != "next"}
+        let_asides_age(prefix)
+        copy = Path(f"{prefix.path}-next")
+        shutil.copytree(prefix.path, copy, symlinks=True)
+        self.run(prefix)
+        assert prefix.content() == self.new, why
+        shutil.rmtree(prefix.path)
+        copy.rename(prefix.path)
+        prefix.merge(stage(self._directory / "next", {"next": ""}))
+        after = {path: said for path, said in prefix.content().items() if path != "next"}
         assert self.essential(after) in (self.essential(self.old), self.essential(self.new)), why
-        assert place.private() == [], why
+        assert prefix.private() == [], why
 
     def essential(self, content: dict[str, str]) -> dict[str, str]:
         """Without directories where some are to go: one in which a journal was noted stays, empty, for who goes on."""
         return {path: said for path, said in content.items() if said[0] != "d" or not self.case.is_taken_away}
 
 
-def let_asides_age(place: Place) -> None:
+def let_asides_age(prefix: MergePrefix) -> None:
     """Nobody can be at work any more in a state directory that was made aside."""
-    for aside in place.path.rglob(".safe-pip-????????"):
+    for aside in prefix.path.rglob(".safe-pip-????????"):
         if aside.is_dir():
             os.utime(aside, (0, time.time() - 7200))
 
 
 @pytest.fixture(params=CASES)
-def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
-    return Scene(CASES[request.param], tmp_path)
+def scenario(request: pytest.FixtureRequest, tmp_path: Path) -> Scenario:
+    return Scenario(CASES[request.param], tmp_path)
 
 
-def at_each(scene: Scene, count: int, crash: Callable[[int], contextlib.AbstractContextManager[disk.Trial]]) -> None:
-    for number, change in some(list(enumerate(scene.changes())), count):
-        place = scene.fresh()
+def at_each(
+    scenario: Scenario, count: int, crash: Callable[[int], contextlib.AbstractContextManager[disk.Trial]]
+) -> None:
+    for number, change in some(list(enumerate(scenario.changes())), count):
+        prefix = scenario.fresh()
         with crash(number), contextlib.suppress(disk.Crashed, SafePipError):
-            scene.run(place)
-        scene.check(place, change)
+            scenario.run(prefix)
+        scenario.check(prefix, change)
 
 
 @pytest.mark.parametrize("count", [4, pytest.param(25, marks=pytest.mark.slow)], ids=["some", "many"])
-def test_killed_before_any_change_the_prefix_is_as_it_was_or_all_of_it_is_done(scene: Scene, count: int) -> None:
-    at_each(scene, count, disk.crash_at)
+def test_killed_before_any_change_the_prefix_is_as_it_was_or_all_of_it_is_done(scenario: Scenario, count: int) -> None:
+    at_each(scenario, count, disk.crash_at)
 
 
 @pytest.mark.slow
-def test_a_recovery_may_be_killed_before_any_change_as_well(scene: Scene) -> None:
-    changes = scene.changes()
+def test_a_recovery_may_be_killed_before_any_change_as_well(scenario: Scenario) -> None:
+    changes = scenario.changes()
     endings = [change.path.rpartition(".")[2] for change in changes]
     first, last = endings.index("journal"), endings.index("committed")
     recovered = 0
     for number, change in some(list(enumerate(changes))[first + 1 : last + 2], 1):
         again, is_killed = 0, True
         while is_killed:
-            place = scene.fresh()
+            prefix = scenario.fresh()
             with disk.crash_at(number), contextlib.suppress(disk.Crashed):
-                scene.run(place)
+                scenario.run(prefix)
             with disk.crash_at(again) as trial, contextlib.suppress(disk.Crashed):
-                place.merge(stage(place.path.parent / "other", {"bin/other": "other"}), "keep")
+                prefix.merge(stage(prefix.path.parent / "other", {"bin/other": "other"}), "keep")
             is_killed = trial.struck is not None
             recovered += is_killed
             if again % 4 == 0 or not is_killed:
-                scene_check_with_other(scene, place, (change, again))
+                scene_check_with_other(scenario, prefix, (change, again))
             again += 1
     assert recovered
 
 
-def scene_check_with_other(scene: Scene, place: Place, why: object) -> None:
-    """As `Scene.check`, where a merge of another file may have been done already."""
-    let_asides_age(place)
-    place.merge(place.path.parent / "other", "keep")
-    place.merge(stage(place.path.parent / "next", {"next": ""}))  # who changes nothing sweeps nothing but its own
-    found = place.content()
+def scene_check_with_other(scenario: Scenario, prefix: MergePrefix, why: object) -> None:
+    """Check a trial in which another file may already have been merged."""
+    let_asides_age(prefix)
+    prefix.merge(prefix.path.parent / "other", "keep")
+    prefix.merge(stage(prefix.path.parent / "next", {"next": ""}))  # who changes nothing sweeps nothing but its own
+    found = prefix.content()
     assert "bin/other" in found
     rest = {path: said for path, said in found.items() if path not in ("bin/other", "bin", "next")}
-    states = [{path: said for path, said in state.items() if path != "bin"} for state in (scene.old, scene.new)]
-    assert scene.essential(rest) in [*map(scene.essential, states)], why
-    assert place.private() == [], why
+    states = [{path: said for path, said in state.items() if path != "bin"} for state in (scenario.old, scenario.new)]
+    assert scenario.essential(rest) in [*map(scenario.essential, states)], why
+    assert prefix.private() == [], why
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("forever", [False, True], ids=["once", "for ever"])
 def test_a_change_that_the_disk_refuses_leaves_the_prefix_as_it_was_or_all_of_it_done(
-    scene: Scene, number: int, forever: bool
+    scenario: Scenario, number: int, forever: bool
 ) -> None:
-    for at, change in some(list(enumerate(scene.changes())), 3):
-        place = scene.fresh()
+    for at, change in some(list(enumerate(scenario.changes())), 3):
+        prefix = scenario.fresh()
         state = None
         with disk.error_at(at, number, forever=forever):
             try:
-                scene.run(place)
+                scenario.run(prefix)
             except SafePipError as error:
                 state = error.state
         if state in (State.UNCHANGED, State.RESTORED):
-            assert place.content() == scene.old, (change, state)
+            assert prefix.content() == scenario.old, (change, state)
         assert forever or state is not State.UNFINISHED, change
-        scene.check(place, change)
+        scenario.check(prefix, change)

@@ -19,48 +19,48 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.integration import test_importers, test_make, test_store_kills, test_uv
-from tests.support.venvs.environment import Shop
+from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.venvs.tools import Toolbox
-from tests.support.venvs.workspace import PIPS, Laboratory
+from tests.support.venvs.workspace import PIPS, Workspace
 from tests.support.wheels.wheelhouse import open_wheelhouse
 
 
-def make(laboratory: Laboratory, scratch: Path, rounds: int) -> None:
+def make(workspace: Workspace, scratch: Path, rounds: int) -> None:
     """Every round in an environment of its own."""
     for number in range(rounds):
         started = time.monotonic()
         directory = scratch / f"round-{number}"
-        test_make.perform(Shop.open(laboratory, directory))
+        test_make.perform(PipEnvironment.open(workspace, directory))
         shutil.rmtree(directory)
         print(f"round {number + 1}: {time.monotonic() - started:.1f} s", flush=True)
 
 
-def importers(laboratory: Laboratory, scratch: Path, rounds: int) -> None:
+def importers(workspace: Workspace, scratch: Path, rounds: int) -> None:
     """All up- and downgrades in one environment."""
-    shop = Shop.open(laboratory, scratch / "importers")
-    met = test_importers.perform(shop, rounds)
+    env = PipEnvironment.open(workspace, scratch / "importers")
+    met = test_importers.perform(env, rounds)
     print(f"{rounds} up- and downgrades, {sum(met.values())} programs met: {dict(met)}", flush=True)
 
 
-def uv(laboratory: Laboratory, scratch: Path, rounds: int) -> None:
+def uv(workspace: Workspace, scratch: Path, rounds: int) -> None:
     """All commands in one environment."""
-    toolbox = Toolbox(laboratory.wheelhouse, scratch / "tools")
+    toolbox = Toolbox(workspace.wheelhouse, scratch / "tools")
     toolbox.scratch.mkdir()
-    test_uv.perform(test_uv.prepared(Shop.open(laboratory, scratch / "uv"), toolbox), rounds)
+    test_uv.perform(test_uv.prepared(PipEnvironment.open(workspace, scratch / "uv"), toolbox), rounds)
     print(f"{4 * rounds} commands, none failed", flush=True)
 
 
-def store(laboratory: Laboratory, scratch: Path, rounds: int) -> None:
+def store(workspace: Workspace, scratch: Path, rounds: int) -> None:
     """Every round with a store of its own; what is installed goes into targets."""
-    shop, killed = Shop.open(laboratory, scratch / "store"), 0
+    env, killed = PipEnvironment.open(workspace, scratch / "store"), 0
     seed = random.randrange(10**6)
     print(f"seed {seed}", flush=True)
     for number in range(0, rounds, 10):
-        killed += test_store_kills.perform(shop, range(number, min(number + 10, rounds)), seed)
+        killed += test_store_kills.perform(env, range(number, min(number + 10, rounds)), seed)
         print(f"{min(number + 10, rounds)} rounds, {killed} commands killed", flush=True)
 
 
-CAMPAIGNS: dict[str, tuple[Callable[[Laboratory, Path, int], None], int]] = {
+CAMPAIGNS: dict[str, tuple[Callable[[Workspace, Path, int], None], int]] = {
     "make": (make, 20),
     "importers": (importers, 500),
     "uv": (uv, 50),
@@ -81,9 +81,9 @@ def main() -> int:
     campaign, rounds = CAMPAIGNS[options.campaign]
     scratch = Path(tempfile.mkdtemp(prefix="safe-pip-tools-"))
     try:
-        laboratory = Laboratory(open_wheelhouse(), scratch / "laboratory", pip_version=PIPS[options.pip])
-        laboratory.scratch.mkdir()
-        campaign(laboratory, scratch, options.rounds or rounds)
+        workspace = Workspace(open_wheelhouse(), scratch / "workspace", pip_version=PIPS[options.pip])
+        workspace.scratch.mkdir()
+        campaign(workspace, scratch, options.rounds or rounds)
     except AssertionError as error:
         options.keep.mkdir(parents=True, exist_ok=True)
         wreck = shutil.move(scratch, options.keep / scratch.name)

@@ -9,22 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.venvs.environment import Shop
+from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.venvs.tools import Toolbox
-from tests.support.venvs.workspace import Laboratory
+from tests.support.venvs.workspace import Workspace
 from tests.support.wheels.tiny import EVERYTHING, OTHER
 
 
 @pytest.fixture
-def shop(laboratory: Laboratory, tmp_path: Path) -> Shop:
+def env(workspace: Workspace, tmp_path: Path) -> PipEnvironment:
     """An environment of the test's own, with safe-pip and an empty index."""
-    return Shop.open(laboratory, tmp_path)
+    return PipEnvironment.open(workspace, tmp_path)
 
 
 @pytest.fixture(scope="session")
-def toolbox(laboratory: Laboratory, tmp_path_factory: pytest.TempPathFactory) -> Toolbox:
+def toolbox(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Toolbox:
     """Tools of others, fetched once per user; one that cannot be had skips the test that asks for it."""
-    return Toolbox(laboratory.wheelhouse, tmp_path_factory.mktemp("tools"))
+    return Toolbox(workspace.wheelhouse, tmp_path_factory.mktemp("tools"))
 
 
 @pytest.fixture
@@ -37,11 +37,11 @@ def common() -> Iterator[Path]:
 
 
 @pytest.fixture
-def fresh(shop: Shop, tmp_path: Path) -> Shop:
+def cold_env(env: PipEnvironment, tmp_path: Path) -> PipEnvironment:
     """The same with a cache of its own, in which nothing is prepared yet."""
-    shop.more["XDG_CACHE_HOME"] = str(tmp_path / "cache")
-    frozen = shop.laboratory.scratch / "cache" / "safe-pip"
+    env.more["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    frozen = env.workspace.scratch / "cache" / "safe-pip"
     if frozen.is_dir():  # the frozen pip, which is made anew for every cache
         shutil.copytree(frozen, tmp_path / "cache" / "safe-pip", symlinks=True)
-    shop.stock(EVERYTHING, OTHER)
-    return shop
+    env.add_to_index(EVERYTHING, OTHER)
+    return env

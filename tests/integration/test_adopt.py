@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from safe_pip.launch.adoption import NAME
-from tests.support.venvs.environment import Shop
-from tests.support.venvs.readonly import Readable
+from tests.support.venvs.pip_environment import PipEnvironment
+from tests.support.venvs.readonly import ReadOnlyEnvironment
 from tests.support.venvs.template import Venv
 from tests.support.wheels.tiny import Project
 from tests.support.wheels.wheelhouse import NEWEST_PIP, OLDEST_PIP
@@ -26,28 +26,28 @@ TREE = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
 
 
 @pytest.fixture
-def adopted(shop: Shop) -> Shop:
+def adopted(env: PipEnvironment) -> PipEnvironment:
     """An environment with a safe-pip of its own, adopted."""
-    shop.run("adopt")
-    return shop
+    env.run("adopt")
+    return env
 
 
 @pytest.fixture
-def other(shop: Shop) -> Venv:
-    """An environment without safe-pip, adopted for the one of the shop."""
-    pip = shop.laboratory.wheelhouse.wheel("pip", shop.laboratory.pip_version)
-    made = shop.laboratory.maker.make(shop.directory / "other", [pip])
-    shop.run("adopt", "--env", made.path)
+def other(env: PipEnvironment) -> Venv:
+    """An environment without safe-pip, adopted by the safe-pip of `env`."""
+    pip = env.workspace.wheelhouse.wheel("pip", env.workspace.pip_version)
+    made = env.workspace.maker.make(env.directory / "other", [pip])
+    env.run("adopt", "--env", made.path)
     return made
 
 
 def run(
-    shop: Shop, command: Sequence[str | Path], status: int | None = 0, **more: str
+    env: PipEnvironment, command: Sequence[str | Path], status: int | None = 0, **more: str
 ) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [*map(str, command)],
-        env=shop.variables | more,
-        cwd=shop.directory,
+        env=env.variables | more,
+        cwd=env.directory,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -56,9 +56,9 @@ def run(
     return done
 
 
-def is_safe_pip(shop: Shop, command: Sequence[str | Path]) -> bool:
+def is_safe_pip(env: PipEnvironment, command: Sequence[str | Path]) -> bool:
     """Whether this is safe-pip: pip has no such command."""
-    done = run(shop, [*command, "status"], status=None)
+    done = run(env, [*command, "status"], status=None)
     assert (done.returncode == 0) == ("nothing is unfinished" in done.stdout), done.stderr
     assert done.returncode or not done.stderr
     assert f"{os.sep}pip\n" not in done.stdout, "pip's own directory is taken for a place of distributions"
@@ -91,8 +91,8 @@ def everything(root: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
-def test_every_way_to_start_pip_starts_safe_pip(adopted: Shop, other: Venv) -> None:
-    for environment in (adopted.environment, other):
+def test_every_way_to_start_pip_starts_safe_pip(adopted: PipEnvironment, other: Venv) -> None:
+    for environment in (adopted.venv, other):
         link = environment.path.parent / f"pip-of-{environment.path.name}"
         link.symlink_to(environment.scripts / "pip")
         assert len(spellings(environment)) >= 12
@@ -101,17 +101,17 @@ def test_every_way_to_start_pip_starts_safe_pip(adopted: Shop, other: Venv) -> N
             assert str(environment.purelib) in run(adopted, [*command, "--version"]).stdout
 
 
-def test_it_calls_itself_pip_as_pip_does(adopted: Shop) -> None:
-    python, pip = adopted.environment.python, adopted.environment.scripts / "pip"
+def test_it_calls_itself_pip_as_pip_does(adopted: PipEnvironment) -> None:
+    python, pip = adopted.venv.python, adopted.venv.scripts / "pip"
     usage = "".join(run(adopted, [python, "-m", "pip", "hash", "--help"]).stdout.split())  # long lines are wrapped
     assert usage.startswith(f"Usage:{python}-mpiphash[options]")
     usage = " ".join(run(adopted, [pip, "hash", "--help"]).stdout.split())
     assert usage.startswith("Usage: pip hash [options]")
 
 
-def test_who_only_imports_pip_gets_pip(adopted: Shop) -> None:
+def test_who_only_imports_pip_gets_pip(adopted: PipEnvironment) -> None:
     """Also from a script that is called almost as pip is, or from a start that another file runs."""
-    python = adopted.environment.python
+    python = adopted.venv.python
     shown = "import pip; print(pip.__file__)"
     (adopted.directory / "pip-compile").write_text(shown)
     (adopted.directory / "pip").write_text(shown)
@@ -123,19 +123,19 @@ def test_who_only_imports_pip_gets_pip(adopted: Shop) -> None:
     assert is_safe_pip(adopted, [python, "-m", "pip"])
 
 
-def test_an_isolated_build_does_not_find_the_pip_of_the_environment_either(adopted: Shop) -> None:
+def test_an_isolated_build_does_not_find_the_pip_of_the_environment_either(adopted: PipEnvironment) -> None:
     tree = Project("built").write_source_tree(adopted.directory / "built")
     (tree / "_backend.py").rename(tree / "_copying.py")
     asks = "subprocess.run([sys.executable, '-m', 'pip', '--version'], capture_output=True, text=True)"
     text = f"import subprocess, sys\nfrom _copying import *\ndone = {asks}\n"
     (tree / "_backend.py").write_text(text + "assert done.returncode == 1 and 'No module named pip' in done.stderr\n")
-    run(adopted, [adopted.environment.scripts / "pip", "install", tree])
+    run(adopted, [adopted.venv.scripts / "pip", "install", tree])
     assert adopted.installed() == {"built": "1"}
 
 
-def test_an_adoption_survives_whatever_happens_to_pip(adopted: Shop) -> None:
+def test_an_adoption_survives_whatever_happens_to_pip(adopted: PipEnvironment) -> None:
     """Upgrades, downgrades, an uninstall and a reinstall: by itself, by plain pip, and by ensurepip."""
-    python, pip = str(adopted.environment.python), str(adopted.environment.scripts / "pip")
+    python, pip = str(adopted.venv.python), str(adopted.venv.scripts / "pip")
     plain = [python, "-c", PLAIN]
     for installer, version in (([pip], OLDEST_PIP), (plain, NEWEST_PIP), ([python, "-m", "pip"], OLDEST_PIP)):
         run(adopted, [*installer, "install", "-q", f"pip=={version}"])
@@ -153,82 +153,82 @@ def test_an_adoption_survives_whatever_happens_to_pip(adopted: Shop) -> None:
     assert json.loads(adopted.run("doctor", "--json").stdout)["sound"]
 
 
-def test_an_environment_without_pip_has_one_by_being_adopted(shop: Shop) -> None:
-    bare = shop.laboratory.maker.make(shop.directory / "bare")
-    shop.stock(Project("alpha"))
-    shop.run("list")
-    shop.run("adopt", "--env", bare.path)
-    run(shop, [bare.python, "-m", "pip", "install", "alpha"])
-    assert run(shop, [bare.python, "-m", "pip", "list", "--format=freeze"]).stdout == "alpha==1\n"
+def test_an_environment_without_pip_has_one_by_being_adopted(env: PipEnvironment) -> None:
+    bare = env.workspace.maker.make(env.directory / "bare")
+    env.add_to_index(Project("alpha"))
+    env.run("list")
+    env.run("adopt", "--env", bare.path)
+    run(env, [bare.python, "-m", "pip", "install", "alpha"])
+    assert run(env, [bare.python, "-m", "pip", "list", "--format=freeze"]).stdout == "alpha==1\n"
     assert (bare.purelib / "alpha.py").exists()
 
 
 @pytest.mark.parametrize("spelled", ["--env", "own"])
-def test_unadopted_it_is_byte_for_byte_as_it_was(shop: Shop, spelled: str) -> None:
-    args = ["--env", str(shop.environment.path)] if spelled == "--env" else []
-    elsewhere = shop.laboratory.maker.make(shop.directory / "elsewhere")
+def test_unadopted_it_is_byte_for_byte_as_it_was(env: PipEnvironment, spelled: str) -> None:
+    args = ["--env", str(env.venv.path)] if spelled == "--env" else []
+    elsewhere = env.workspace.maker.make(env.directory / "elsewhere")
     for verb in ("adopt", "unadopt"):  # the first commands compile what they import
-        shop.run(verb, "--env", elsewhere.path)
-    before = everything(shop.environment.path)
-    assert not (shop.site / ".safe-pip").exists()
-    shop.run("adopt", *args)
-    more = set(everything(shop.environment.path)) - set(before)
-    assert more == {str(shop.site / NAME)}
-    shop.run("unadopt", *args)
-    assert everything(shop.environment.path) == before
-    assert not is_safe_pip(shop, [shop.environment.python, "-m", "pip"])
+        env.run(verb, "--env", elsewhere.path)
+    before = everything(env.venv.path)
+    assert not (env.site / ".safe-pip").exists()
+    env.run("adopt", *args)
+    more = set(everything(env.venv.path)) - set(before)
+    assert more == {str(env.site / NAME)}
+    env.run("unadopt", *args)
+    assert everything(env.venv.path) == before
+    assert not is_safe_pip(env, [env.venv.python, "-m", "pip"])
 
 
-def test_what_was_there_of_safe_pip_stays_there(shop: Shop) -> None:
-    shop.stock(Project("alpha"))
-    shop.run("install", "alpha")
-    assert (shop.site / ".safe-pip").is_dir()
-    shop.run("adopt")
-    shop.run("unadopt")
-    assert (shop.site / ".safe-pip").is_dir()
+def test_what_was_there_of_safe_pip_stays_there(env: PipEnvironment) -> None:
+    env.add_to_index(Project("alpha"))
+    env.run("install", "alpha")
+    assert (env.site / ".safe-pip").is_dir()
+    env.run("adopt")
+    env.run("unadopt")
+    assert (env.site / ".safe-pip").is_dir()
 
 
-def test_to_adopt_or_unadopt_twice_changes_nothing(shop: Shop) -> None:
-    assert shop.run("adopt").stdout.startswith(f"Adopted `{shop.environment.path}`")
-    before = everything(shop.site)
-    assert "is adopted already" in shop.run("adopt").stdout
-    assert everything(shop.site) == before
-    assert "pip is" not in shop.run("unadopt").stderr
-    assert "was not adopted" in shop.run("unadopt").stdout
+def test_to_adopt_or_unadopt_twice_changes_nothing(env: PipEnvironment) -> None:
+    assert env.run("adopt").stdout.startswith(f"Adopted `{env.venv.path}`")
+    before = everything(env.site)
+    assert "is adopted already" in env.run("adopt").stdout
+    assert everything(env.site) == before
+    assert "pip is" not in env.run("unadopt").stderr
+    assert "was not adopted" in env.run("unadopt").stdout
 
 
-def test_adopted_anew_it_has_the_safe_pip_that_was_asked(shop: Shop, other: Venv) -> None:
-    found = json.loads(shop.run("status", "--json", "--env", other.path).stdout)["adopted"]
-    assert [each["home"] for each in found] == [str(shop.site / "safe_pip")]
-    third = shop.laboratory.maker.copy(shop.environment, shop.directory / "third")
-    run(shop, [third.scripts / "safe-pip", "adopt", "--env", other.python])
-    found = json.loads(shop.run("status", "--json", "--env", other.path).stdout)["adopted"]
+def test_adopted_anew_it_has_the_safe_pip_that_was_asked(env: PipEnvironment, other: Venv) -> None:
+    found = json.loads(env.run("status", "--json", "--env", other.path).stdout)["adopted"]
+    assert [each["home"] for each in found] == [str(env.site / "safe_pip")]
+    third = env.workspace.maker.copy(env.venv, env.directory / "third")
+    run(env, [third.scripts / "safe-pip", "adopt", "--env", other.python])
+    found = json.loads(env.run("status", "--json", "--env", other.path).stdout)["adopted"]
     home, file = str(third.purelib / "safe_pip"), str(other.purelib / NAME)
     assert found == [{"tree": str(other.purelib), "home": home, "file": file, "works": True}]
 
 
-def test_status_and_doctor_show_it_and_what_pip_prints_stays_the_same(shop: Shop) -> None:
+def test_status_and_doctor_show_it_and_what_pip_prints_stays_the_same(env: PipEnvironment) -> None:
     commands = [["list"], ["freeze", "--all"], ["check"], ["inspect"]]
-    before = [shop.plain(*command).stdout for command in commands]
-    shop.run("adopt")
-    for command in spellings(shop.environment)[:2]:
-        assert [run(shop, [*command, *each]).stdout for each in commands] == before
-    told = f"`pip` is safe-pip, of `{shop.site / 'safe_pip'}`"
-    assert told in shop.run("status").stdout
-    doctor = shop.run("doctor")
-    assert doctor.stdout.splitlines() == [f"note: adopted: {shop.site / NAME}: {told}", "Sound: 2 distributions"]
-    shop.run("doctor", "--repair")
-    assert (shop.site / NAME).exists()
+    before = [env.plain(*command).stdout for command in commands]
+    env.run("adopt")
+    for command in spellings(env.venv)[:2]:
+        assert [run(env, [*command, *each]).stdout for each in commands] == before
+    told = f"`pip` is safe-pip, of `{env.site / 'safe_pip'}`"
+    assert told in env.run("status").stdout
+    doctor = env.run("doctor")
+    assert doctor.stdout.splitlines() == [f"note: adopted: {env.site / NAME}: {told}", "Sound: 2 distributions"]
+    env.run("doctor", "--repair")
+    assert (env.site / NAME).exists()
 
 
-def test_adopting_while_others_install_disturbs_nobody(shop: Shop) -> None:
+def test_adopting_while_others_install_disturbs_nobody(env: PipEnvironment) -> None:
     projects = [Project(f"p{number}") for number in range(8)]
-    shop.stock(*projects)
-    shop.run("list")
-    python = str(shop.environment.python)
-    commands = [shop.command("install", "-q", each.name) for each in projects]
-    commands += [shop.command(verb) for verb in ("adopt", "unadopt", "adopt", "unadopt", "adopt", "adopt")]
-    options = {"env": shop.variables, "cwd": shop.directory, "stdin": subprocess.DEVNULL, "text": True}
+    env.add_to_index(*projects)
+    env.run("list")
+    python = str(env.venv.python)
+    commands = [env.command("install", "-q", each.name) for each in projects]
+    commands += [env.command(verb) for verb in ("adopt", "unadopt", "adopt", "unadopt", "adopt", "adopt")]
+    options = {"env": env.variables, "cwd": env.directory, "stdin": subprocess.DEVNULL, "text": True}
     started = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload]
         for command in commands
@@ -236,9 +236,9 @@ def test_adopting_while_others_install_disturbs_nobody(shop: Shop) -> None:
     for process in started:
         out, err = process.communicate()
         assert process.returncode == 0, f"{process.args}:\n{out}\n{err}"
-    shop.run("adopt")
+    env.run("adopt")
     more = [Project(f"q{number}") for number in range(4)]
-    shop.stock(*more)
+    env.add_to_index(*more)
     started = [
         subprocess.Popen([python, "-m", "pip", "install", "-q", each.name], stderr=subprocess.PIPE, **options)  # type: ignore[call-overload]
         for each in more
@@ -246,79 +246,79 @@ def test_adopting_while_others_install_disturbs_nobody(shop: Shop) -> None:
     for process in started:
         _, err = process.communicate()
         assert process.returncode == 0, err
-    assert shop.installed() == {each.name: "1" for each in (*projects, *more)}
-    assert json.loads(shop.run("doctor", "--json").stdout)["sound"]
+    assert env.installed() == {each.name: "1" for each in (*projects, *more)}
+    assert json.loads(env.run("doctor", "--json").stdout)["sound"]
 
 
-def test_without_its_safe_pip_pip_refuses_and_all_other_programs_start(shop: Shop, other: Venv) -> None:
-    shutil.move(shop.site / "safe_pip", shop.directory / "moved")
+def test_without_its_safe_pip_pip_refuses_and_all_other_programs_start(env: PipEnvironment, other: Venv) -> None:
+    shutil.move(env.site / "safe_pip", env.directory / "moved")
     for command in ([other.python, "-m", "pip", "list"], [other.scripts / "pip", "list"]):
-        done = run(shop, command, status=78)
+        done = run(env, command, status=78)
         assert done.stdout == ""
         assert done.stderr.startswith("safe-pip: error: `pip` of this environment is safe-pip, which cannot be run")
         assert "Nothing was changed" in done.stderr
         assert str(other.purelib / NAME) in done.stderr
     for command in (["-c", "print(1)"], ["-c", "import pip; print(1)"]):
-        done = run(shop, [other.python, *command])
+        done = run(env, [other.python, *command])
         assert (done.stdout, done.stderr) == ("1\n", "")
-    shutil.move(shop.directory / "moved", shop.site / "safe_pip")
-    assert is_safe_pip(shop, [other.python, "-m", "pip"])
-    shutil.rmtree(shop.site / "safe_pip")
+    shutil.move(env.directory / "moved", env.site / "safe_pip")
+    assert is_safe_pip(env, [other.python, "-m", "pip"])
+    shutil.rmtree(env.site / "safe_pip")
     (other.purelib / NAME).unlink()
-    assert not is_safe_pip(shop, [other.python, "-m", "pip"])
+    assert not is_safe_pip(env, [other.python, "-m", "pip"])
 
 
-def test_who_uninstalls_safe_pip_is_told_what_that_does_to_pip(adopted: Shop) -> None:
-    pip, python = adopted.environment.scripts / "pip", adopted.environment.python
+def test_who_uninstalls_safe_pip_is_told_what_that_does_to_pip(adopted: PipEnvironment) -> None:
+    pip, python = adopted.venv.scripts / "pip", adopted.venv.python
     done = run(adopted, [pip, "uninstall", "-y", "safe-pip"])
     told = f"which is gone: pip refuses to run until `{adopted.site / NAME}` is deleted"
     assert told in done.stderr
     assert run(adopted, [python, "-c", "print(1)"]).stderr == ""
     run(adopted, [pip, "list"], status=78)
-    wheel = adopted.laboratory.base[1]
+    wheel = adopted.workspace.base[1]
     run(adopted, [python, "-c", PLAIN, "install", "-q", wheel])
     assert is_safe_pip(adopted, [pip])
 
 
-def test_doctor_finds_an_adoption_whose_safe_pip_is_gone(shop: Shop, other: Venv) -> None:
-    third = shop.laboratory.maker.copy(shop.environment, shop.directory / "third")
-    shutil.rmtree(shop.site / "safe_pip")
-    done = run(shop, [third.scripts / "safe-pip", "doctor", "--env", other.path], status=1)
-    assert done.stdout.startswith(f"adopted-in-vain: {other.purelib / NAME}: `pip` is safe-pip, of `{shop.site}")
-    assert "which is gone" in run(shop, [third.scripts / "safe-pip", "status", "--env", other.path]).stdout
+def test_doctor_finds_an_adoption_whose_safe_pip_is_gone(env: PipEnvironment, other: Venv) -> None:
+    third = env.workspace.maker.copy(env.venv, env.directory / "third")
+    shutil.rmtree(env.site / "safe_pip")
+    done = run(env, [third.scripts / "safe-pip", "doctor", "--env", other.path], status=1)
+    assert done.stdout.startswith(f"adopted-in-vain: {other.purelib / NAME}: `pip` is safe-pip, of `{env.site}")
+    assert "which is gone" in run(env, [third.scripts / "safe-pip", "status", "--env", other.path]).stdout
 
 
-def refused(shop: Shop, env: Path, words: str) -> None:
-    before = everything(env)
-    done = shop.run("adopt", "--env", env, status=78)
+def refused(env: PipEnvironment, path: Path, words: str) -> None:
+    before = everything(path)
+    done = env.run("adopt", "--env", path, status=78)
     assert words in done.stderr
     assert "Nothing was changed" in done.stderr
-    assert everything(env) == before
+    assert everything(path) == before
 
 
-def test_what_cannot_be_adopted_is_refused(shop: Shop, tmp_path: Path) -> None:
+def test_what_cannot_be_adopted_is_refused(env: PipEnvironment, tmp_path: Path) -> None:
     managed = tmp_path / "managed"
     (managed / TREE).mkdir(parents=True)
     ((managed / TREE).parent / "EXTERNALLY-MANAGED").touch()
-    refused(shop, managed, "is managed by the system")
+    refused(env, managed, "is managed by the system")
 
     old = tmp_path / "old"
     (old / "lib/python3.9/site-packages").mkdir(parents=True)
-    refused(shop, old, "is of a Python older than 3.10")
+    refused(env, old, "is of a Python older than 3.10")
 
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused(shop, empty, "is no environment")
+    refused(env, empty, "is no environment")
 
-    taken = shop.laboratory.maker.make(tmp_path / "taken")
+    taken = env.workspace.maker.make(tmp_path / "taken")
     (taken.purelib / NAME).write_text("# mine\n")
-    refused(shop, taken.path, "was not made by safe-pip")
+    refused(env, taken.path, "was not made by safe-pip")
 
 
-def test_an_environment_that_cannot_be_written_is_refused(shop: Shop, common: Path) -> None:
+def test_an_environment_that_cannot_be_written_is_refused(env: PipEnvironment, common: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root, to become another user")
-    readable = Readable(shop, common)
+    readable = ReadOnlyEnvironment(env, common)
     before = everything(readable.site)
     for args in ([], ["--env", readable.python]):
         done = readable.run("adopt", *args)

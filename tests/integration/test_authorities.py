@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.support.venvs.environment import Shop
+from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
@@ -73,36 +73,36 @@ def index_of(directory: Path, authority: trustme.CA) -> Iterator[str]:
         server.server_close()
 
 
-def have_pip_trust(shop: Shop, authority: trustme.CA) -> None:
+def have_pip_trust(env: PipEnvironment, authority: trustme.CA) -> None:
     """Put the authority into the bundle of the environment's pip, and into its RECORD: it is one that came so."""
-    bundle = shop.site / BUNDLE
+    bundle = env.site / BUNDLE
     content = bundle.read_bytes() + authority.cert_pem.bytes()
     bundle.write_bytes(content)
     digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-    (record,) = shop.site.glob("pip-*.dist-info/RECORD")
+    (record,) = env.site.glob("pip-*.dist-info/RECORD")
     lines = record.read_text().splitlines()
     (old,) = (line for line in lines if line.startswith(f"{BUNDLE},"))
     lines[lines.index(old)] = f"{BUNDLE},sha256={digest},{len(content)}"
     record.write_text("\n".join(lines) + "\n")
 
 
-def noting(shop: Shop, *args: str) -> subprocess.CompletedProcess[str]:
+def noting(env: PipEnvironment, *args: str) -> subprocess.CompletedProcess[str]:
     """Run a command that says when the bundle is read."""
-    command = [str(shop.environment.python), "-c", PROGRAM, *args]
+    command = [str(env.venv.python), "-c", PROGRAM, *args]
     return subprocess.run(
-        command, env=shop.variables, cwd=shop.directory, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        command, env=env.variables, cwd=env.directory, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
 
 
 @pytest.fixture
-def asking(shop: Shop) -> Shop:
-    """A shop whose pip goes to the network, and at once gives up on an index that it does not trust."""
-    shop.stock(Project("aproject", "1"))
-    shop.more |= {"PIP_RETRIES": "0"}
-    return shop
+def asking(env: PipEnvironment) -> PipEnvironment:
+    """An environment whose pip uses the network and gives up at once on an index that it does not trust."""
+    env.add_to_index(Project("aproject", "1"))
+    env.more |= {"PIP_RETRIES": "0"}
+    return env
 
 
-def test_an_index_that_the_bundle_vouches_for_is_trusted(asking: Shop, authority: trustme.CA) -> None:
+def test_an_index_that_the_bundle_vouches_for_is_trusted(asking: PipEnvironment, authority: trustme.CA) -> None:
     have_pip_trust(asking, authority)
     with index_of(asking.index, authority) as url:
         done = noting(asking, "install", f"{url}aproject-1-py3-none-any.whl")
@@ -110,7 +110,7 @@ def test_an_index_that_the_bundle_vouches_for_is_trusted(asking: Shop, authority
     assert done.stderr.count(READ) == 1
 
 
-def test_an_index_that_nobody_vouches_for_is_not_trusted(asking: Shop, authority: trustme.CA) -> None:
+def test_an_index_that_nobody_vouches_for_is_not_trusted(asking: PipEnvironment, authority: trustme.CA) -> None:
     with index_of(asking.index, authority) as url:
         done = noting(asking, "download", f"{url}aproject-1-py3-none-any.whl")
     assert done.returncode != 0
@@ -118,7 +118,7 @@ def test_an_index_that_nobody_vouches_for_is_not_trusted(asking: Shop, authority
     assert READ in done.stderr
 
 
-def test_who_makes_no_request_does_not_read_the_bundle(asking: Shop) -> None:
+def test_who_makes_no_request_does_not_read_the_bundle(asking: PipEnvironment) -> None:
     done = noting(asking, "install", "aproject")
     assert done.returncode == 0, done.stderr
     assert READ not in done.stderr

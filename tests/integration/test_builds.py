@@ -14,7 +14,7 @@ import pytest
 from tests.support.pages import Page, shell
 from tests.support.processes.workers import is_waiter, wait_until
 from tests.support.venvs.checker import check_wheel
-from tests.support.venvs.environment import Shop, Waiting, ended
+from tests.support.venvs.pip_environment import PipEnvironment, Waiting, ended
 from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
@@ -27,26 +27,26 @@ OTHERS = ["build --no-isolation", "pip wheel", "build --wheel"]
 
 
 @pytest.fixture
-def slow(shop: Shop) -> Waiting:
+def slow(env: PipEnvironment) -> Waiting:
     """The page's source tree, in whose build we can wait; `helper 1` is there and `helper 2` in the index."""
-    shop.activate()
-    shop.stock(Project("helper", "1"), Project("fresh", "1"))
-    shop.run("install", "helper")
-    shop.stock(Project("helper", "2"))
-    waiting = shop.waiting(Project("slow", "1"))
-    (shop.directory / "slow").symlink_to(waiting.tree)
+    env.activate()
+    env.add_to_index(Project("helper", "1"), Project("fresh", "1"))
+    env.run("install", "helper")
+    env.add_to_index(Project("helper", "2"))
+    waiting = env.waiting(Project("slow", "1"))
+    (env.directory / "slow").symlink_to(waiting.tree)
     return waiting
 
 
 @pytest.fixture
-def start(shop: Shop) -> Iterator[Start]:
+def start(env: PipEnvironment) -> Iterator[Start]:
     """Start a command, by its words; neither it nor its build outlives the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(command: str) -> subprocess.Popen[str]:
         words = shlex.split(command)
         assert words[0] == "safe-pip"
-        started.append(shop.start(*words[1:], in_a_session_of_its_own=True))
+        started.append(env.start(*words[1:], in_a_session_of_its_own=True))
         return started[-1]
 
     yield start
@@ -66,12 +66,12 @@ def told(process: subprocess.Popen[str]) -> str:
     return lines[-1]
 
 
-def test_during_a_build_fresh_installs_go_through_and_an_upgrade_waits_says_for_whom_and_is_next(shop, slow, start):
-    others = [shop.waiting(Project(f"later-{number}", "1")) for number in range(2)]
+def test_during_a_build_fresh_installs_go_through_and_an_upgrade_waits_says_for_whom_and_is_next(env, slow, start):
+    others = [env.waiting(Project(f"later-{number}", "1")) for number in range(2)]
     build = start(PAGE.command(SLOW))
     slow.begun(build)
-    at_once = shop.variables | {"SAFE_PIP_LOCK_TIMEOUT": "0"}
-    shell(PAGE.command(FRESH), shop.directory, at_once)
+    at_once = env.variables | {"SAFE_PIP_LOCK_TIMEOUT": "0"}
+    shell(PAGE.command(FRESH), env.directory, at_once)
     upgrade = start(PAGE.command(UPGRADE))
     line = told(upgrade)
     assert "waiting for the exclusive lock" in line
@@ -80,9 +80,9 @@ def test_during_a_build_fresh_installs_go_through_and_an_upgrade_waits_says_for_
     for process in later:
         wait_until(lambda process=process: is_waiter(process.pid))
     # Whoever queues for the environment holds nothing that who only adds, or reads, would want.
-    shop.stock(Project("fresh", "2"), Project("also-fresh", "1"))
-    shop.run("install", "also-fresh", SAFE_PIP_LOCK_TIMEOUT="0")
-    assert ["helper", "1"] in map(str.split, shop.run("list", SAFE_PIP_LOCK_TIMEOUT="0").stdout.splitlines())
+    env.add_to_index(Project("fresh", "2"), Project("also-fresh", "1"))
+    env.run("install", "also-fresh", SAFE_PIP_LOCK_TIMEOUT="0")
+    assert ["helper", "1"] in map(str.split, env.run("list", SAFE_PIP_LOCK_TIMEOUT="0").stdout.splitlines())
     slow.release()
     with ended(upgrade) as (status, _, err):
         assert status == 0, err
@@ -90,23 +90,23 @@ def test_during_a_build_fresh_installs_go_through_and_an_upgrade_waits_says_for_
     for other, process in zip(others, later, strict=True):
         other.begun(process)
     # They stand in their builds, so the upgrade was before them: not at their end.
-    assert shop.installed()["helper"] == "2"
+    assert env.installed()["helper"] == "2"
     for other in others:
         other.release()
     for process in (build, *later):
         with ended(process) as (status, _, err):
             assert status == 0, err
     names = ("fresh", "also-fresh", "slow", "later-0", "later-1")
-    assert shop.installed() == {"helper": "2", **{name.replace("-", "_"): "1" for name in names}}
+    assert env.installed() == {"helper": "2", **{name.replace("-", "_"): "1" for name in names}}
 
 
-def test_an_upgrade_of_which_another_command_installs_a_part_meanwhile_keeps_its_turn(shop, slow, start):
-    other = shop.waiting(Project("later", "1"))
+def test_an_upgrade_of_which_another_command_installs_a_part_meanwhile_keeps_its_turn(env, slow, start):
+    other = env.waiting(Project("later", "1"))
     build = start(PAGE.command(SLOW))
     slow.begun(build)
     upgrade = start(f"{PAGE.command(UPGRADE).strip()} fresh")
     told(upgrade)
-    shell(PAGE.command(FRESH), shop.directory, shop.variables)
+    shell(PAGE.command(FRESH), env.directory, env.variables)
     later = start(f"safe-pip install --no-build-isolation {other.tree}")
     wait_until(lambda: is_waiter(later.pid))
     slow.release()
@@ -115,45 +115,45 @@ def test_an_upgrade_of_which_another_command_installs_a_part_meanwhile_keeps_its
         assert "`fresh 1` was installed meanwhile by another command" in err
         assert "Successfully installed helper-2\n" in out
     other.begun(later)
-    assert shop.installed()["helper"] == "2"
+    assert env.installed()["helper"] == "2"
     other.release()
     for process in (build, later):
         with ended(process) as (status, _, err):
             assert status == 0, err
-    assert shop.installed() == {"helper": "2", "fresh": "1", "slow": "1", "later": "1"}
+    assert env.installed() == {"helper": "2", "fresh": "1", "slow": "1", "later": "1"}
 
 
 @pytest.mark.parametrize("words", OTHERS)
 def test_another_front_end_under_run_builds_while_others_add_and_nobody_changes_anything(
-    shop, slow, toolbox, start, words
+    env, slow, toolbox, start, words
 ):
-    shop.run("install", "--no-deps", *toolbox.wheels("build"))
+    env.run("install", "--no-deps", *toolbox.wheels("build"))
     build = start(PAGE.command(words))
     slow.begun(build)
-    at_once = shop.variables | {"SAFE_PIP_LOCK_TIMEOUT": "0"}
-    shell(PAGE.command(FRESH), shop.directory, at_once)
-    refused = shell(PAGE.command(UPGRADE), shop.directory, at_once, status=75)
+    at_once = env.variables | {"SAFE_PIP_LOCK_TIMEOUT": "0"}
+    shell(PAGE.command(FRESH), env.directory, at_once)
+    refused = shell(PAGE.command(UPGRADE), env.directory, at_once, status=75)
     assert f"shared by `{PAGE.command(words).strip()}` (pid {build.pid})" in refused.stderr
     assert "Nothing was changed" in refused.stderr
     slow.release()
     with ended(build) as (status, out, err):
         assert status == 0, out + err
-    (wheel,) = (shop.directory / "dist").iterdir()
+    (wheel,) = (env.directory / "dist").iterdir()
     assert check_wheel(wheel, ["slow.py"]) == []
-    shell(PAGE.command(UPGRADE), shop.directory, at_once)
-    assert shop.installed()["helper"] == "2"
+    shell(PAGE.command(UPGRADE), env.directory, at_once)
+    assert env.installed()["helper"] == "2"
 
 
 @pytest.mark.parametrize("words", OTHERS)
-def test_other_front_ends_build_with_setuptools_while_it_goes_up_and_down(shop, toolbox, start, words):
-    shop.activate()
-    house = shop.laboratory.wheelhouse
-    shop.run("install", "--no-deps", *toolbox.wheels("build"), house.wheel("setuptools", "75.8.0"))
-    Project("slow", "1").write_source_tree(shop.directory / "slow", backend="setuptools")
+def test_other_front_ends_build_with_setuptools_while_it_goes_up_and_down(env, toolbox, start, words):
+    env.activate()
+    house = env.workspace.wheelhouse
+    env.run("install", "--no-deps", *toolbox.wheels("build"), house.wheel("setuptools", "75.8.0"))
+    Project("slow", "1").write_source_tree(env.directory / "slow", backend="setuptools")
     build = start(PAGE.command(words))
     for version in ("80.9.0", "75.8.0"):
-        shop.run("install", "--no-deps", f"setuptools=={version}")
+        env.run("install", "--no-deps", f"setuptools=={version}")
     with ended(build) as (status, out, err):
         assert status == 0, out + err
-    (wheel,) = (shop.directory / "dist").iterdir()
+    (wheel,) = (env.directory / "dist").iterdir()
     assert check_wheel(wheel, ["slow.py"]) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.venvs.checker import check
-from tests.support.venvs.environment import Shop
+from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
@@ -19,22 +19,22 @@ TWO = Project("twofold", "1", files={"two.py": "value = 2\n"})
 
 
 @pytest.fixture
-def cached(shop: Shop) -> Shop:
-    """A shop with a cache of its own, in which `one 1` and `twofold 1` are prepared."""
-    shop.more["PIP_CACHE_DIR"] = str(shop.directory / "cache")
-    shop.stock(ONE, TWO)
-    shop.run("install", "one", "twofold")
-    shop.run("uninstall", "-y", "one", "twofold")
-    return shop
+def cached(env: PipEnvironment) -> PipEnvironment:
+    """An environment with its own cache, which holds `one 1` and `twofold 1` as prepared wheels."""
+    env.more["PIP_CACHE_DIR"] = str(env.directory / "cache")
+    env.add_to_index(ONE, TWO)
+    env.run("install", "one", "twofold")
+    env.run("uninstall", "-y", "one", "twofold")
+    return env
 
 
-def entries(shop: Shop) -> list[Path]:
+def entries(env: PipEnvironment) -> list[Path]:
     """The directories of the prepared wheels."""
-    return sorted((shop.directory / "cache" / "safe-pip").glob("prepared-*/wheels/*"))
+    return sorted((env.directory / "cache" / "safe-pip").glob("prepared-*/wheels/*"))
 
 
-def said(shop: Shop, *args: str) -> str:
-    return shop.run("cache", *args).stdout
+def said(env: PipEnvironment, *args: str) -> str:
+    return env.run("cache", *args).stdout
 
 
 def test_info_counts_the_prepared_wheels(cached):
@@ -44,10 +44,10 @@ def test_info_counts_the_prepared_wheels(cached):
     assert "Prepared wheels size: 0 bytes" not in found
 
 
-def test_info_of_an_empty_cache_makes_nothing(shop):
-    shop.more["PIP_CACHE_DIR"] = str(shop.directory / "cache")
-    assert "Prepared wheels size: 0 bytes\nNumber of prepared wheels: 0\n" in said(shop, "info")
-    assert not (shop.directory / "cache" / "safe-pip").exists()
+def test_info_of_an_empty_cache_makes_nothing(env):
+    env.more["PIP_CACHE_DIR"] = str(env.directory / "cache")
+    assert "Prepared wheels size: 0 bytes\nNumber of prepared wheels: 0\n" in said(env, "info")
+    assert not (env.directory / "cache" / "safe-pip").exists()
 
 
 def test_list_names_the_prepared_wheels_that_match(cached):
@@ -101,7 +101,7 @@ def test_what_somebody_uses_is_left_to_him(cached):
 
 
 def test_installs_do_not_notice_a_purge(cached):
-    cached.stock(ONE_NEW, *(Project(f"p{number}", "1", files={f"p{number}.py": ""}) for number in range(4)))
+    cached.add_to_index(ONE_NEW, *(Project(f"p{number}", "1", files={f"p{number}.py": ""}) for number in range(4)))
     names = [f"p{number}" for number in range(4)]
     for _ in range(2):
         purge = [cached.start("cache", "purge") for _ in range(2)]
@@ -109,5 +109,5 @@ def test_installs_do_not_notice_a_purge(cached):
         for process in [*purge, *running]:
             output, errors = process.communicate()
             assert process.returncode == 0, output + errors
-        assert not check(cached.environment, cached.variables)
+        assert not check(cached.venv, cached.variables)
         cached.run("uninstall", "-y", "one", "twofold", *names)

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.support.venvs.environment import Shop
+from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.wheels.tiny import Project
 from tests.support.wheels.wheelhouse import OLDEST_PIP
 
@@ -31,32 +31,32 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.fixture
-def counting(shop: Shop) -> Shop:
-    """A shop whose commands find no copy of pip in the cache at first."""
-    shop.more |= {
-        "XDG_CACHE_HOME": str(shop.directory / "cache"),
-        "PIP_CACHE_DIR": str(shop.directory / "cache" / "pip"),
+def counting(env: PipEnvironment) -> PipEnvironment:
+    """An environment whose first command finds no copy of pip in the cache."""
+    env.more |= {
+        "XDG_CACHE_HOME": str(env.directory / "cache"),
+        "PIP_CACHE_DIR": str(env.directory / "cache" / "pip"),
     }
-    shop.stock(Project("aproject", "1"), Project("bproject", "1"))
-    return shop
+    env.add_to_index(Project("aproject", "1"), Project("bproject", "1"))
+    return env
 
 
-def parsed(shop: Shop, *args: str) -> int:
+def parsed(env: PipEnvironment, *args: str) -> int:
     """How many expressions a command parses."""
-    command = [str(shop.environment.python), "-c", PROGRAM, *args]
+    command = [str(env.venv.python), "-c", PROGRAM, *args]
     done = subprocess.run(
-        command, env=shop.variables, cwd=shop.directory, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        command, env=env.variables, cwd=env.directory, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return int(done.stderr.splitlines()[-1])
 
 
-def imports(shop: Shop, *args: str) -> str:
+def imports(env: PipEnvironment, *args: str) -> str:
     """What a command says on its standard error, and the interpreter of all that is imported for it."""
     done = subprocess.run(
-        shop.command(*args),
-        env=shop.variables | {"PYTHONVERBOSE": "1"},
-        cwd=shop.directory,
+        env.command(*args),
+        env=env.variables | {"PYTHONVERBOSE": "1"},
+        cwd=env.directory,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -66,12 +66,12 @@ def imports(shop: Shop, *args: str) -> str:
     return done.stderr
 
 
-def files_of_pip(shop: Shop, *args: str) -> list[str]:
+def files_of_pip(env: PipEnvironment, *args: str) -> list[str]:
     """The files of pip's bytecode that a command opens."""
-    return [line for line in imports(shop, *args).splitlines() if "matches " in line and "/pip/_" in line]
+    return [line for line in imports(env, *args).splitlines() if "matches " in line and "/pip/_" in line]
 
 
-def test_from_the_second_command_on_pip_is_imported_from_one_file(counting: Shop) -> None:
+def test_from_the_second_command_on_pip_is_imported_from_one_file(counting: PipEnvironment) -> None:
     counting.run("list")
     assert files_of_pip(counting, "install", "aproject") == []
     (kept,) = (counting.directory / "cache").rglob(".bundle.*")
@@ -83,22 +83,22 @@ def test_from_the_second_command_on_pip_is_imported_from_one_file(counting: Shop
     assert kept.exists()
 
 
-def test_what_pip_draws_for_debug_alone_is_imported_for_it_alone(counting: Shop) -> None:
+def test_what_pip_draws_for_debug_alone_is_imported_for_it_alone(counting: PipEnvironment) -> None:
     lexers = "pip._vendor.pygments.lexers"
-    if counting.laboratory.pip_version != OLDEST_PIP:  # whose every log needs it
+    if counting.workspace.pip_version != OLDEST_PIP:  # whose every log needs it
         assert lexers not in imports(counting, "install", "aproject")
     failed = imports(counting, "--debug", "install", "nothing-of-the-kind")
     for drawn in (lexers, "\N{BOX DRAWINGS LIGHT ARC DOWN AND RIGHT}", " locals ", "DistributionNotFound"):
         assert drawn in failed
 
 
-def test_the_second_command_compiles_hardly_anything(counting: Shop) -> None:
+def test_the_second_command_compiles_hardly_anything(counting: PipEnvironment) -> None:
     first, second = parsed(counting, "install", "aproject"), parsed(counting, "install", "bproject")
     assert 4 * second < first
     assert counting.installed() == {"aproject": "1", "bproject": "1"}
 
 
-def test_a_damaged_file_hinders_nobody_and_is_mended(counting: Shop) -> None:
+def test_a_damaged_file_hinders_nobody_and_is_mended(counting: PipEnvironment) -> None:
     counting.run("list")
     (kept,) = (counting.directory / "cache").rglob(".programs.*")
     content = kept.read_bytes()

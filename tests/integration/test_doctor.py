@@ -16,7 +16,7 @@ import safe_pip
 from tests.support.processes.workers import LIMIT, workers
 from tests.support.tests import test_checker
 from tests.support.tests.test_checker import LEFT, RIGHT, install
-from tests.support.venvs.environment import Shop
+from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.venvs.template import Venv
 from tests.support.wheels.tiny import Project
 
@@ -189,35 +189,35 @@ def test_what_is_no_environment_and_what_is_no_option_are_errors(tmp_path: Path)
 TOOL = Project("tool", "1", console_scripts={"tool": "tool:main"}, data={"share/tool.txt": "data"})
 
 
-def test_what_pip_and_safe_pip_have_installed_is_sound(shop: Shop) -> None:
-    shop.stock(TOOL, Project("plain", "1"))
-    shop.run("install", "tool")
-    shop.plain("install", "plain")
-    assert shop.run("doctor").stdout.startswith("Sound: 4 distributions")
-    target = shop.directory / "target"
-    shop.run("install", "--target", target, "tool")
-    assert shop.run("doctor", "--env", target).stdout == "Sound: 1 distributions\n"
+def test_what_pip_and_safe_pip_have_installed_is_sound(env: PipEnvironment) -> None:
+    env.add_to_index(TOOL, Project("plain", "1"))
+    env.run("install", "tool")
+    env.plain("install", "plain")
+    assert env.run("doctor").stdout.startswith("Sound: 4 distributions")
+    target = env.directory / "target"
+    env.run("install", "--target", target, "tool")
+    assert env.run("doctor", "--env", target).stdout == "Sound: 1 distributions\n"
 
 
-def test_what_plain_pip_leaves_of_an_uninstall_that_was_killed_is_found(shop: Shop) -> None:
-    shop.stock(TOOL)
-    shop.run("install", "tool")
-    (shop.site / "tool-1.dist-info").rename(shop.site / "~ool-1.dist-info")
-    read = json.loads(shop.run("doctor", "--json", status=1).stdout)
+def test_what_plain_pip_leaves_of_an_uninstall_that_was_killed_is_found(env: PipEnvironment) -> None:
+    env.add_to_index(TOOL)
+    env.run("install", "tool")
+    (env.site / "tool-1.dist-info").rename(env.site / "~ool-1.dist-info")
+    read = json.loads(env.run("doctor", "--json", status=1).stdout)
     found = {(each["kind"], Path(each["path"]).name): each["repair"] for each in read["findings"]}
     assert found["leftover", "~ool-1.dist-info"] == "reinstall `tool==1`, then remove it"
     assert ("ownerless-script", "tool") in found
 
 
-def test_what_others_change_meanwhile_is_no_finding(shop: Shop) -> None:
+def test_what_others_change_meanwhile_is_no_finding(env: PipEnvironment) -> None:
     big = {f"tool/m{number}.py": f"x = {number}\n" for number in range(300)}
     for version in ("1", "2"):
         files = big | {"tool/__init__.py": f"def main():\n    print({version})\n", f"tool/v{version}.py": ""}
-        shop.stock(Project("tool", version, files=files, console_scripts={"tool": "tool:main"}))
-    shop.run("install", "tool==1")
+        env.add_to_index(Project("tool", version, files=files, console_scripts={"tool": "tool:main"}))
+    env.run("install", "tool==1")
     for version in ("2", "1", "2"):
-        changing = shop.start("install", f"tool=={version}")
+        changing = env.start("install", f"tool=={version}")
         while changing.poll() is None:
-            assert "Sound" in shop.run("doctor").stdout
+            assert "Sound" in env.run("doctor").stdout
         changing.communicate()
         assert changing.returncode == 0

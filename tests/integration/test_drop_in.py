@@ -16,23 +16,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.venvs.environment import Shop, ended
+from tests.support.venvs.pip_environment import PipEnvironment, ended
 from tests.support.wheels.tiny import Project
 
 A1 = Project("aproject", "1", console_scripts={"aproject": "aproject:main"})
 
 
-def both(shop: Shop, *args: str) -> tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]:
+def both(env: PipEnvironment, *args: str) -> tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]:
     """Run plain pip's script and safe-pip with the same arguments."""
     pip = subprocess.run(
-        [shop.environment.scripts / "pip", *args],
-        env=shop.variables,
-        cwd=shop.directory,
+        [env.venv.scripts / "pip", *args],
+        env=env.variables,
+        cwd=env.directory,
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
     )
-    return pip, shop.run(*args, status=None)
+    return pip, env.run(*args, status=None)
 
 
 def renamed(text: str) -> str:
@@ -69,9 +69,9 @@ def renamed(text: str) -> str:
     ],
     ids=" ".join,
 )
-def test_output_and_exit_status_are_pips(shop, args):
-    shop.stock(A1)
-    pip, ours = both(shop, *args)
+def test_output_and_exit_status_are_pips(env, args):
+    env.add_to_index(A1)
+    pip, ours = both(env, *args)
     assert ours.returncode == pip.returncode
     assert renamed(ours.stdout).split() == renamed(pip.stdout).split()
     assert renamed(ours.stderr).split() == renamed(pip.stderr).split()
@@ -82,11 +82,11 @@ def in_order(text: str) -> list[str]:
     return sorted(text.splitlines(), key=lambda line: line if line.startswith("WARNING: Target directory") else "")
 
 
-def test_an_install_an_upgrade_and_an_uninstall_print_what_pip_prints(laboratory, tmp_path):
-    shops = [Shop.open(laboratory, tmp_path / name) for name in ("one", "two")]
+def test_an_install_an_upgrade_and_an_uninstall_print_what_pip_prints(workspace, tmp_path):
+    environments = [PipEnvironment.open(workspace, tmp_path / name) for name in ("one", "two")]
     said: list[list[str]] = [[], []]
-    for shop, lines in zip(shops, said, strict=True):
-        shop.stock(A1, Project("aproject", "2"), Project("needing", "1", requires=("aproject",)))
+    for env, lines in zip(environments, said, strict=True):
+        env.add_to_index(A1, Project("aproject", "2"), Project("needing", "1", requires=("aproject",)))
         for args in (
             ("install", "aproject==1", "needing"),
             ("install", "aproject==1"),
@@ -96,76 +96,76 @@ def test_an_install_an_upgrade_and_an_uninstall_print_what_pip_prints(laboratory
             ("install", "--prefix", "prefix", "aproject"),
             ("uninstall", "-y", "aproject"),
         ):
-            done = shop.run(*args) if shop is shops[0] else shop.plain(*args)
-            lines.append(done.stdout.replace(str(shop.directory), "HERE"))
-            lines.append(done.stderr.replace(str(shop.directory), "HERE"))
+            done = env.run(*args) if env is environments[0] else env.plain(*args)
+            lines.append(done.stdout.replace(str(env.directory), "HERE"))
+            lines.append(done.stderr.replace(str(env.directory), "HERE"))
     for ours, pips in zip(*said, strict=True):
         assert in_order(ours) == in_order(pips)
 
 
-def test_version_names_the_place_that_pip_was_frozen_from_and_v_tells_ours(shop):
-    done = shop.run("--version", "-v")
-    assert done.stdout.startswith(f"pip {shop.laboratory.pip_version} from {shop.site / 'pip'} (python ")
+def test_version_names_the_place_that_pip_was_frozen_from_and_v_tells_ours(env):
+    done = env.run("--version", "-v")
+    assert done.stdout.startswith(f"pip {env.workspace.pip_version} from {env.site / 'pip'} (python ")
     assert done.stdout.count("\n") == 1
     assert done.stderr.startswith("safe-pip: safe-pip ")
 
 
 @pytest.mark.parametrize("option", ["--version", "--help"])
-def test_pips_version_and_help_are_shown_whatever_the_command(shop, option):
-    assert shop.run(option, "run", "--", "false").stdout == shop.run(option).stdout
+def test_pips_version_and_help_are_shown_whatever_the_command(env, option):
+    assert env.run(option, "run", "--", "false").stdout == env.run(option).stdout
 
 
-def test_help_lists_pips_commands_and_ours(shop):
-    listed = shop.run("help").stdout
+def test_help_lists_pips_commands_and_ours(env):
+    listed = env.run("help").stdout
     assert "\n  install " in listed
     assert "\n  run " in listed
     for asked in (("run", "--help"), ("help", "run")):
-        assert "--exclusive" in shop.run(*asked).stdout
+        assert "--exclusive" in env.run(*asked).stdout
 
 
-def test_m_names_itself_as_it_was_called(shop):
+def test_m_names_itself_as_it_was_called(env):
     done = subprocess.run(
-        [shop.environment.python, "-m", "safe_pip", "install", "--help"],
-        env=shop.variables,
-        cwd=shop.directory,
+        [env.venv.python, "-m", "safe_pip", "install", "--help"],
+        env=env.variables,
+        cwd=env.directory,
         capture_output=True,
         text=True,
     )
     # pip breaks long lines, within paths too.
-    assert f"{shop.environment.python}-msafe_pipinstall" in "".join(done.stdout.split())
+    assert f"{env.venv.python}-msafe_pipinstall" in "".join(done.stdout.split())
 
 
-def test_what_a_log_file_is_given_is_complete_and_in_order(shop):
-    shop.stock(A1)
-    shop.run("install", "aproject", "--log", "log")
-    log = (shop.directory / "log").read_text()
+def test_what_a_log_file_is_given_is_complete_and_in_order(env):
+    env.add_to_index(A1)
+    env.run("install", "aproject", "--log", "log")
+    log = (env.directory / "log").read_text()
     assert log.index("Installing collected packages: aproject") < log.index("Successfully installed aproject-1")
 
 
-def test_configuration_and_variables_are_pips(shop):
-    shop.stock(A1)
-    (shop.environment.path / "pip.conf").write_text("[list]\nformat = freeze\n[safe-pip]\nlock-timeout = 7\n")
-    assert "pip==" in shop.run("list", PIP_CONFIG_FILE="").stdout
-    assert json.loads(shop.run("list", PIP_FORMAT="json").stdout)
-    assert "safe-pip.lock-timeout='7'" in shop.run("config", "list", PIP_CONFIG_FILE="").stdout
+def test_configuration_and_variables_are_pips(env):
+    env.add_to_index(A1)
+    (env.venv.path / "pip.conf").write_text("[list]\nformat = freeze\n[safe-pip]\nlock-timeout = 7\n")
+    assert "pip==" in env.run("list", PIP_CONFIG_FILE="").stdout
+    assert json.loads(env.run("list", PIP_FORMAT="json").stdout)
+    assert "safe-pip.lock-timeout='7'" in env.run("config", "list", PIP_CONFIG_FILE="").stdout
 
 
 @pytest.mark.parametrize(
     "args", [("config", "list"), ("cache", "info"), ("hash", sys.executable), ("help",)], ids=" ".join
 )
-def test_a_command_that_never_asks_what_is_installed_takes_no_lock(shop, args):
-    shop.run("--version")
-    holder = shop.start("run", "--exclusive", "--", "sh", "-c", "echo held; cat")
+def test_a_command_that_never_asks_what_is_installed_takes_no_lock(env, args):
+    env.run("--version")
+    holder = env.start("run", "--exclusive", "--", "sh", "-c", "echo held; cat")
     assert holder.stdout.readline() == "held\n"
-    assert shop.run("--lock-timeout", "0", "list", status=75)
-    shop.run("--lock-timeout", "0", *args)
+    assert env.run("--lock-timeout", "0", "list", status=75)
+    env.run("--lock-timeout", "0", *args)
     with ended(holder, "") as (status, _, _):
         assert status == 0
 
 
 @pytest.mark.parametrize("command", ["list", "install"])
-def test_standard_output_that_nobody_reads_holds_up_no_other_command(shop, command):
-    shop.stock(A1, Project("other", "1"))
+def test_standard_output_that_nobody_reads_holds_up_no_other_command(env, command):
+    env.add_to_index(A1, Project("other", "1"))
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETFL, os.O_NONBLOCK)
     with contextlib.suppress(BlockingIOError):
@@ -176,13 +176,11 @@ def test_standard_output_that_nobody_reads_holds_up_no_other_command(shop, comma
             os.write(writing, b"x")
     fcntl.fcntl(writing, fcntl.F_SETFL, 0)
     args = ("list",) if command == "list" else ("install", "other", "-v")
-    blocked = subprocess.Popen(
-        shop.command(*args), env=shop.variables, cwd=shop.directory, stdout=writing, stderr=writing
-    )
+    blocked = subprocess.Popen(env.command(*args), env=env.variables, cwd=env.directory, stdout=writing, stderr=writing)
     os.close(writing)
     wait_until_it_writes(blocked.pid)
-    shop.run("install", "aproject")
-    shop.run("uninstall", "-y", "aproject")
+    env.run("install", "aproject")
+    env.run("uninstall", "-y", "aproject")
     with open(reading, "rb") as pipe:
         printed = pipe.read().decode().lstrip("x")
     assert blocked.wait() == 0
@@ -243,42 +241,42 @@ def get_credential(url, username):
 """
 
 
-def test_keyring_is_asked_for_credentials_as_by_pip(shop):
-    shop.stock(A1)
-    with private_index(shop.index) as url:
+def test_keyring_is_asked_for_credentials_as_by_pip(env):
+    env.add_to_index(A1)
+    with private_index(env.index) as url:
         arguments = ("install", "aproject", "--no-input", "--find-links", url, "--keyring-provider")
         hidden = {"PIP_FIND_LINKS": ""}
-        assert "No matching distribution" in shop.run(*arguments, "import", status=1, **hidden).stderr
-        (shop.site / "keyring.py").write_text("raise ValueError('the keyring is locked')")
-        assert "the keyring is locked" in shop.run(*arguments, "import", status=1, **hidden).stderr
-        (shop.site / "keyring.py").write_text(KEYRING)
-        shop.run(*arguments, "import", **hidden)
-    assert shop.installed() == {"aproject": "1"}
+        assert "No matching distribution" in env.run(*arguments, "import", status=1, **hidden).stderr
+        (env.site / "keyring.py").write_text("raise ValueError('the keyring is locked')")
+        assert "the keyring is locked" in env.run(*arguments, "import", status=1, **hidden).stderr
+        (env.site / "keyring.py").write_text(KEYRING)
+        env.run(*arguments, "import", **hidden)
+    assert env.installed() == {"aproject": "1"}
 
 
-def test_who_asks_is_told_as_pip_tells_it_with_each_request(shop):
-    shop.stock(A1)
+def test_who_asks_is_told_as_pip_tells_it_with_each_request(env):
+    env.add_to_index(A1)
     agents = []
     arguments = ("install", "aproject", "--no-input", "--find-links")
-    with private_index(shop.index, agents) as url:
-        shop.run(*arguments, url.replace("//", "//somebody:secret@"), PIP_FIND_LINKS="")
+    with private_index(env.index, agents) as url:
+        env.run(*arguments, url.replace("//", "//somebody:secret@"), PIP_FIND_LINKS="")
     assert len(agents) >= 2
-    assert {agent.partition(" ")[0] for agent in agents} == {f"pip/{shop.laboratory.pip_version}"}
+    assert {agent.partition(" ")[0] for agent in agents} == {f"pip/{env.workspace.pip_version}"}
     assert all(json.loads(agent.partition(" ")[2])["installer"]["name"] == "pip" for agent in agents)
 
 
-def test_a_socks_proxy_finds_pysocks_in_the_environment(shop):
+def test_a_socks_proxy_finds_pysocks_in_the_environment(env):
     args = ("install", "aproject", "--index-url", "http://127.0.0.1:9/", "--retries", "0", "--no-input")
     unset = {"PIP_NO_INDEX": "", "PIP_PROXY": "socks5://127.0.0.1:9"}
-    without = shop.run(*args, status=None, **unset)
+    without = env.run(*args, status=None, **unset)
     assert "Missing dependencies for SOCKS support" in without.stdout + without.stderr
-    (shop.site / "socks.py").write_text(
+    (env.site / "socks.py").write_text(
         "PROXY_TYPE_SOCKS4, PROXY_TYPE_SOCKS5 = 1, 2\n"
         "class ProxyError(Exception): pass\n"
         "ProxyConnectionError = SOCKS5AuthError = SOCKS5Error = ProxyError\n"
         "def create_connection(*args, **kw): raise OSError('this is the stand-in')\n"
     )
-    within = shop.run(*args, status=None, **unset)
+    within = env.run(*args, status=None, **unset)
     assert "Missing dependencies" not in within.stdout + within.stderr
 
 
@@ -292,63 +290,63 @@ SHELLS = {
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_completion_completes_safe_pip(shop, shell):
+def test_completion_completes_safe_pip(env, shell):
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
-    path = f"{shop.environment.scripts}{os.pathsep}{os.environ['PATH']}"
+    path = f"{env.venv.scripts}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        [shell, "-c", SHELLS[shell]], env=shop.variables | {"PATH": path}, capture_output=True, text=True
+        [shell, "-c", SHELLS[shell]], env=env.variables | {"PATH": path}, capture_output=True, text=True
     )
     assert "install" in done.stdout, done.stderr
     assert "safe_pip" in done.stdout, done.stderr
 
 
-def test_completion_offers_our_verbs_and_what_is_installed(shop):
-    shop.stock(A1)
-    shop.run("install", "aproject")
+def test_completion_offers_our_verbs_and_what_is_installed(env):
+    env.add_to_index(A1)
+    env.run("install", "aproject")
 
     def offered(words: str, number: int) -> list[str]:
         asked = {"PIP_AUTO_COMPLETE": "1", "COMP_WORDS": words, "COMP_CWORD": str(number)}
-        return shop.run(status=1, **asked).stdout.split()
+        return env.run(status=1, **asked).stdout.split()
 
     assert offered("safe-pip ru", 1) == ["run"]
     assert offered("safe-pip uninstall apr", 2) == ["aproject"]
     assert "--exclusive" in offered("safe-pip run --e", 2)
 
 
-def test_another_environment_is_managed_with_nothing_of_ours_in_it(shop):
-    other = shop.laboratory.maker.make(shop.directory / "other")
-    shop.stock(A1)
+def test_another_environment_is_managed_with_nothing_of_ours_in_it(env):
+    other = env.workspace.maker.make(env.directory / "other")
+    env.add_to_index(A1)
     for chosen in ("option", "variable", "configuration"):
         options = ("--python", str(other.path)) if chosen == "option" else ()
         variables = {"PIP_PYTHON": str(other.python)} if chosen == "variable" else {}
         if chosen == "configuration":
-            (shop.environment.path / "pip.conf").write_text(f"[global]\npython = {other.path}\n")
+            (env.venv.path / "pip.conf").write_text(f"[global]\npython = {other.path}\n")
             variables = {"PIP_CONFIG_FILE": ""}
-        shop.run(*options, "install", "aproject", **variables)
+        env.run(*options, "install", "aproject", **variables)
         assert [info.name for info in other.purelib.glob("*.dist-info")] == ["aproject-1.dist-info"]
-        listed = shop.run(*options, "list", "--format", "freeze", **variables).stdout
+        listed = env.run(*options, "list", "--format", "freeze", **variables).stdout
         assert listed == "aproject==1\n"
-        shop.run(*options, "uninstall", "-y", "aproject", **variables)
+        env.run(*options, "uninstall", "-y", "aproject", **variables)
         assert not list(other.purelib.glob("*.dist-info"))
-    assert shop.installed() == {}
+    assert env.installed() == {}
 
 
-def test_another_environment_is_locked_like_any_other(shop):
-    other = shop.laboratory.maker.make(shop.directory / "other")
-    holder = shop.start("run", "--exclusive", "--env", str(other.path), "--", "sh", "-c", "echo held; cat")
+def test_another_environment_is_locked_like_any_other(env):
+    other = env.workspace.maker.make(env.directory / "other")
+    holder = env.start("run", "--exclusive", "--env", str(other.path), "--", "sh", "-c", "echo held; cat")
     assert holder.stdout.readline() == "held\n"
-    refused = shop.run("--lock-timeout", "0", "--python", str(other.path), "list", status=75)
+    refused = env.run("--lock-timeout", "0", "--python", str(other.path), "list", status=75)
     assert "is not free" in refused.stderr
-    shop.run("--lock-timeout", "0", "list")
+    env.run("--lock-timeout", "0", "list")
     with ended(holder, "") as (status, _, _):
         assert status == 0
 
 
-def test_an_interpreter_that_is_too_old_is_refused_in_pips_words(shop):
+def test_an_interpreter_that_is_too_old_is_refused_in_pips_words(env):
     old = next((found for name in ("python3.8", "python3.7", "python3.9") if (found := shutil.which(name))), None)
     if old is None or subprocess.run([old, "--version"], capture_output=True).returncode:
         pytest.skip("no Python older than 3.10 is installed")
-    done = shop.run("--python", old, "list", status=1)
+    done = env.run("--python", old, "list", status=1)
     assert "This version of pip does not support python 3." in done.stderr
     assert "(requires >=3.10)" in done.stderr

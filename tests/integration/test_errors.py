@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from tests.support.faults.mounts import as_root, tmpfs
-from tests.support.venvs.readonly import Readable
+from tests.support.venvs.readonly import ReadOnlyEnvironment
 from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
@@ -18,10 +18,10 @@ A1 = Project("aproject", "1", console_scripts={"aproject": "aproject:main"})
 
 
 @as_root
-def test_an_environment_that_may_only_be_read_is_read_and_its_change_refused(shop, common):
-    shop.stock(A1)
-    shop.run("install", "aproject")
-    readable = Readable(shop, common)
+def test_an_environment_that_may_only_be_read_is_read_and_its_change_refused(env, common):
+    env.add_to_index(A1)
+    env.run("install", "aproject")
+    readable = ReadOnlyEnvironment(env, common)
     for _ in ("without a state directory", "with one"):
         listed = readable.run("list", "--format", "freeze")
         assert (listed.returncode, "aproject==1" in listed.stdout) == (0, True), listed.stderr
@@ -37,70 +37,70 @@ def test_an_environment_that_may_only_be_read_is_read_and_its_change_refused(sho
 
 
 @as_root
-def test_a_read_only_filesystem_is_read_and_its_change_refused(shop):
-    shop.stock(A1)
-    before = shop.directory / "before"
-    shutil.copytree(shop.environment.path, before, symlinks=True)
-    with tmpfs(shop.environment.path):
-        shutil.copytree(before, shop.environment.path, symlinks=True, dirs_exist_ok=True)
-        subprocess.run(["mount", "-o", "remount,ro", shop.environment.path], check=True)
-        shop.run("list")
-        shop.run("check")
-        refused = shop.run("install", "aproject", status=78)
+def test_a_read_only_filesystem_is_read_and_its_change_refused(env):
+    env.add_to_index(A1)
+    before = env.directory / "before"
+    shutil.copytree(env.venv.path, before, symlinks=True)
+    with tmpfs(env.venv.path):
+        shutil.copytree(before, env.venv.path, symlinks=True, dirs_exist_ok=True)
+        subprocess.run(["mount", "-o", "remount,ro", env.venv.path], check=True)
+        env.run("list")
+        env.run("check")
+        refused = env.run("install", "aproject", status=78)
         assert "is not writable: Read-only file system. Nothing was changed" in refused.stderr
 
 
 @as_root
-def test_a_full_disk_loses_nothing(shop):
+def test_a_full_disk_loses_nothing(env):
     big = Project("big", "1", files={f"big/part{number}.py": "#" + "x" * 400_000 for number in range(20)})
-    shop.stock(A1, big)
-    before = shop.directory / "before"
-    shutil.copytree(shop.environment.path, before, symlinks=True)
+    env.add_to_index(A1, big)
+    before = env.directory / "before"
+    shutil.copytree(env.venv.path, before, symlinks=True)
     size = sum(file.stat().st_blocks * 512 for file in before.rglob("*")) + 4_000_000
-    with tmpfs(shop.environment.path, "-o", f"size={size}"):
-        shutil.copytree(before, shop.environment.path, symlinks=True, dirs_exist_ok=True)
-        shop.run("install", "aproject")
-        failed = shop.run("install", "big", status=74)
+    with tmpfs(env.venv.path, "-o", f"size={size}"):
+        shutil.copytree(before, env.venv.path, symlinks=True, dirs_exist_ok=True)
+        env.run("install", "aproject")
+        failed = env.run("install", "big", status=74)
         assert "there is not enough space in" in failed.stderr
         assert " are needed, " in failed.stderr
         assert "Nothing was changed" in failed.stderr
-        assert shop.installed()["aproject"] == "1"
-        shop.run("list")
-        shop.run("check")
+        assert env.installed()["aproject"] == "1"
+        env.run("list")
+        env.run("check")
 
 
-def test_a_target_that_is_a_file_is_refused_in_pips_words(shop):
-    shop.stock(A1)
-    (shop.directory / "file").write_text("")
-    assert "is not a directory" in shop.run("install", "--target", "file", "aproject", status=1).stderr
+def test_a_target_that_is_a_file_is_refused_in_pips_words(env):
+    env.add_to_index(A1)
+    (env.directory / "file").write_text("")
+    assert "is not a directory" in env.run("install", "--target", "file", "aproject", status=1).stderr
 
 
 @pytest.mark.parametrize("option", ["--prefix", "--root", "--target"])
-def test_a_file_on_the_way_to_where_it_is_to_go_is_named(shop, option):
-    shop.stock(A1)
-    (shop.directory / "file").write_text("")
-    refused = shop.run("install", option, "file/below", "aproject", status=None)
+def test_a_file_on_the_way_to_where_it_is_to_go_is_named(env, option):
+    env.add_to_index(A1)
+    (env.directory / "file").write_text("")
+    refused = env.run("install", option, "file/below", "aproject", status=None)
     assert refused.returncode in (1, 78)
     assert "directory" in refused.stderr
 
 
-def test_a_state_directory_that_is_a_file_is_named(shop):
-    shop.stock(A1)
-    (shop.site / ".safe-pip").write_text("")
-    refused = shop.run("install", "aproject", status=78)
-    assert f"`{shop.site}/.safe-pip` is not a directory" in refused.stderr
+def test_a_state_directory_that_is_a_file_is_named(env):
+    env.add_to_index(A1)
+    (env.site / ".safe-pip").write_text("")
+    refused = env.run("install", "aproject", status=78)
+    assert f"`{env.site}/.safe-pip` is not a directory" in refused.stderr
 
 
-def test_a_missing_environment_is_named(shop):
-    missing = shop.run("--python", str(shop.directory / "missing"), "list", status=1)
+def test_a_missing_environment_is_named(env):
+    missing = env.run("--python", str(env.directory / "missing"), "list", status=1)
     assert "Could not locate Python interpreter" in missing.stderr
 
 
-def test_a_working_directory_that_vanished_is_no_obstacle(shop):
-    shop.stock(A1)
-    gone = shop.directory / "gone"
-    command = f"mkdir {gone} && cd {gone} && rmdir {gone} && exec {' '.join(shop.command('list'))}"
-    done = subprocess.run(["sh", "-c", command], env=shop.variables, capture_output=True, text=True)
+def test_a_working_directory_that_vanished_is_no_obstacle(env):
+    env.add_to_index(A1)
+    gone = env.directory / "gone"
+    command = f"mkdir {gone} && cd {gone} && rmdir {gone} && exec {' '.join(env.command('list'))}"
+    done = subprocess.run(["sh", "-c", command], env=env.variables, capture_output=True, text=True)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
 
 
@@ -115,61 +115,59 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_distribution_is_reported_as_pip_reports_it_and_holds_up_nothing(shop, damage):
-    shop.stock(A1, Project("other", "1"))
-    shop.run("install", "aproject")
-    DAMAGES[damage](shop.site / "aproject-1.dist-info")
+def test_a_damaged_distribution_is_reported_as_pip_reports_it_and_holds_up_nothing(env, damage):
+    env.add_to_index(A1, Project("other", "1"))
+    env.run("install", "aproject")
+    DAMAGES[damage](env.site / "aproject-1.dist-info")
     for args in (("list",), ("freeze",), ("check",), ("show", "aproject"), ("inspect",)):
         pip = subprocess.run(
-            [shop.environment.scripts / "pip", *args],
-            env=shop.variables,
-            cwd=shop.directory,
+            [env.venv.scripts / "pip", *args],
+            env=env.variables,
+            cwd=env.directory,
             capture_output=True,
             text=True,
         )
-        ours = subprocess.run(
-            shop.command(*args), env=shop.variables, cwd=shop.directory, capture_output=True, text=True
-        )
+        ours = subprocess.run(env.command(*args), env=env.variables, cwd=env.directory, capture_output=True, text=True)
         assert (ours.returncode, ours.stdout) == (pip.returncode, pip.stdout), ours.stderr
         if "Traceback" not in pip.stderr:
             assert "Traceback" not in ours.stderr
-    shop.run("install", "other")
-    assert (shop.site / "other.py").exists()
-    shop.run("uninstall", "-y", "other")
+    env.run("install", "other")
+    assert (env.site / "other.py").exists()
+    env.run("uninstall", "-y", "other")
 
 
-def test_a_damaged_journal_is_never_guessed_at(shop):
-    shop.stock(A1)
-    shop.run("install", "aproject")
-    (shop.site / ".safe-pip" / "1.journal").write_text("?")
+def test_a_damaged_journal_is_never_guessed_at(env):
+    env.add_to_index(A1)
+    env.run("install", "aproject")
+    (env.site / ".safe-pip" / "1.journal").write_text("?")
     for args in (("list",), ("install", "--force-reinstall", "aproject"), ("uninstall", "-y", "aproject")):
-        refused = shop.run(*args, status=76)
+        refused = env.run(*args, status=76)
         assert "the journal is damaged" in refused.stderr
         assert "safe-pip doctor --repair" in refused.stderr
-    assert shop.installed() == {"aproject": "1"}
+    assert env.installed() == {"aproject": "1"}
 
 
 @pytest.mark.parametrize("value", ["soon", "-1"])
-def test_a_lock_timeout_that_is_none_is_refused(shop, value):
-    assert "is not a number of seconds" in shop.run("--lock-timeout", value, "list", status=2).stderr
+def test_a_lock_timeout_that_is_none_is_refused(env, value):
+    assert "is not a number of seconds" in env.run("--lock-timeout", value, "list", status=2).stderr
 
 
-def test_an_interrupt_while_waiting_for_a_lock_changes_nothing_and_shows_no_traceback(shop):
-    shop.stock(A1)
-    holder = shop.start("run", "--exclusive", "--", "sh", "-c", "echo held; cat")
+def test_an_interrupt_while_waiting_for_a_lock_changes_nothing_and_shows_no_traceback(env):
+    env.add_to_index(A1)
+    holder = env.start("run", "--exclusive", "--", "sh", "-c", "echo held; cat")
     assert holder.stdout.readline() == "held\n"
-    waiting = shop.start("install", "aproject")
+    waiting = env.start("install", "aproject")
     assert "waiting for the" in waiting.stderr.readline()
     waiting.send_signal(signal.SIGINT)
     _, err = waiting.communicate(timeout=60)
     assert waiting.returncode in (1, 130)
     assert "Traceback" not in err
     holder.communicate("", timeout=60)
-    assert shop.installed() == {}
+    assert env.installed() == {}
 
 
-def test_a_verb_behind_an_option_that_was_cut_short_is_refused(shop):
-    refused = shop.run("--timeou", "5", "run", "--", "true", status=2)
+def test_a_verb_behind_an_option_that_was_cut_short_is_refused(env):
+    refused = env.run("--timeou", "5", "run", "--", "true", status=2)
     assert "safe-pip: error: `run` stands behind an option" in refused.stderr
 
 
@@ -189,9 +187,9 @@ def prepare_metadata_for_build_wheel(directory, config_settings=None):
 """
 
 
-def test_an_error_of_ours_during_a_build_is_not_taken_for_a_failed_build(shop):
-    tree = A1.write_source_tree(shop.directory / "tree")
+def test_an_error_of_ours_during_a_build_is_not_taken_for_a_failed_build(env):
+    tree = A1.write_source_tree(env.directory / "tree")
     (tree / "_backend.py").rename(tree / "_copying.py")
     (tree / "_backend.py").write_text(VANISHING_BACKEND)
-    failed = shop.run("install", tree, status=78)
+    failed = env.run("install", tree, status=78)
     assert f"safe-pip: error: `{tree}` is not a directory. Nothing was changed" in failed.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.venvs.environment import Shop, ended
+from tests.support.venvs.pip_environment import PipEnvironment, ended
 from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
@@ -66,23 +66,23 @@ OTHERS = [
 ]
 
 
-class Changed(Shop):
-    """The shop, with one seam of its pip changed."""
+class Changed(PipEnvironment):
+    """The environment, with one seam of its pip changed."""
 
     seam = ("-", "-")
 
     def command(self, *args):
-        return [str(self.environment.python), str(SCRIPT), *self.seam, *map(str, args)]
+        return [str(self.venv.python), str(SCRIPT), *self.seam, *map(str, args)]
 
 
 @pytest.fixture
-def changed(laboratory, tmp_path):
-    return Changed.open(laboratory, tmp_path)
+def changed(workspace, tmp_path):
+    return Changed.open(workspace, tmp_path)
 
 
 @pytest.mark.parametrize(("module", "attribute"), INSTALLING, ids=[".".join(seam) for seam in INSTALLING])
 def test_an_install_works_whichever_seam_is_not_as_expected(changed, module, attribute):
-    changed.stock(ONE)
+    changed.add_to_index(ONE)
     changed.seam = (module, attribute)
     done = changed.run("install", "-v", "one")
     assert "runs under one exclusive lock" in done.stderr
@@ -93,7 +93,7 @@ def test_an_install_works_whichever_seam_is_not_as_expected(changed, module, att
 
 @pytest.mark.parametrize("attribute", ["ZipBackedFile.save", "_fs_to_record_path", "is_within_directory"])
 def test_what_only_makes_an_install_faster_is_left_out_where_it_is_not_as_expected(changed, attribute):
-    changed.stock(ONE)
+    changed.add_to_index(ONE)
     changed.seam = ("pip._internal.operations.install.wheel", attribute)
     for _ in range(2):
         done = changed.run("install", "-v", "--force-reinstall", "one")
@@ -104,8 +104,8 @@ def test_what_only_makes_an_install_faster_is_left_out_where_it_is_not_as_expect
 
 @pytest.mark.parametrize(("module", "attribute", "args"), OTHERS, ids=[f"{seam[0]}.{seam[1]}" for seam in OTHERS])
 def test_other_commands_work_whichever_seam_is_not_as_expected(changed, module, attribute, args):
-    changed.stock(ONE)
-    Shop.run(changed, "install", "one")
+    changed.add_to_index(ONE)
+    PipEnvironment.run(changed, "install", "one")
     changed.seam = (module, attribute)
     done = changed.run("-v", *args)
     assert "runs under one exclusive lock" in done.stderr
@@ -113,7 +113,7 @@ def test_other_commands_work_whichever_seam_is_not_as_expected(changed, module, 
 
 
 def test_without_v_nothing_is_said_of_it(changed):
-    changed.stock(ONE)
+    changed.add_to_index(ONE)
     changed.seam = INSTALLING[0]
     assert changed.run("install", "one").stderr == ""
 
@@ -135,7 +135,7 @@ def test_such_a_command_has_the_environment_to_itself(changed, seam):
 def test_without_flock_eight_commands_at_once_leave_a_sound_environment(changed):
     changed.seam = ("fcntl", "-")
     versions = [Project("shared", str(number), console_scripts={"shared": "shared:main"}) for number in range(4)]
-    changed.stock(ONE, *versions)
+    changed.add_to_index(ONE, *versions)
     processes = [changed.start("install", f"shared=={number % 4}", "one") for number in range(8)]
     for process in processes:
         with ended(process) as (status, _, err):
@@ -143,5 +143,5 @@ def test_without_flock_eight_commands_at_once_leave_a_sound_environment(changed)
     assert changed.installed().keys() == {"one", "shared"}
     left = {path.name for path in changed.site.iterdir() if path.name.startswith("~")}
     assert not left
-    done = subprocess.run([changed.environment.scripts / "shared"], capture_output=True, text=True, check=True)
+    done = subprocess.run([changed.venv.scripts / "shared"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == changed.installed()["shared"]

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.faults import mounts, observed, overlay
+from tests.support.faults import mounts, observed_command, overlay
 from tests.support.faults.disk import Change
 from tests.support.faults.kills import KILL, LOCK_FILES
 from tests.support.faults.mounts import as_root
-from tests.support.trees.look import Tree, differences, tree_of
+from tests.support.trees.listing import Tree, differences, tree_of
 from tests.support.venvs.checker import check_files
-from tests.support.venvs.environment import Shop
-from tests.support.venvs.readonly import Readable
-from tests.support.venvs.workspace import Laboratory
+from tests.support.venvs.pip_environment import PipEnvironment
+from tests.support.venvs.readonly import ReadOnlyEnvironment
+from tests.support.venvs.workspace import Workspace
 from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
@@ -54,22 +54,22 @@ INSTALL, UPGRADE, UNINSTALL = ("install", "tool==1", "other"), ("install", "tool
 STEPS = (INSTALL, UPGRADE, UNINSTALL)
 
 
-class Place:
+class ObservedEnvironment:
     """An environment that is made new again and again, always at the same path: what is in its files is comparable."""
 
-    def __init__(self, laboratory: Laboratory, directory: Path) -> None:
+    def __init__(self, workspace: Workspace, directory: Path) -> None:
         self.directory = directory
         self.root = directory / "merged"
         (directory / "index").mkdir()
-        self.shop = Shop(laboratory, directory, laboratory.maker.make(self.root, laboratory.base))
-        self.shop.stock(*STOCK)
+        self.env = PipEnvironment(workspace, directory, workspace.maker.make(self.root, workspace.base))
+        self.env.add_to_index(*STOCK)
         self._pristine = directory / "pristine"
         shutil.copytree(self.root, self._pristine, symlinks=True)
         self._plain: list[Tree] = []
 
     @property
     def site(self) -> Path:
-        return self.shop.site
+        return self.env.site
 
     @property
     def plain(self) -> list[Tree]:
@@ -77,7 +77,7 @@ class Place:
         if not self._plain:
             self.renew()
             for step in STEPS:
-                self.shop.plain(*step)
+                self.env.plain(*step)
                 self._plain.append(self.tree())
         return self._plain
 
@@ -92,7 +92,7 @@ class Place:
 
     def observe(self, how: str, *words: str | int) -> list[str]:
         """The command line, but for safe-pip's own arguments, of one that is observed."""
-        return [str(self.shop.environment.python), str(observed.__file__), how, *map(str, words)]
+        return [str(self.env.venv.python), str(observed_command.__file__), how, *map(str, words)]
 
     def noted(self, *args: str) -> list[Change]:
         """Run safe-pip; on return all that it changed."""
@@ -107,10 +107,10 @@ class Place:
         assert done.stderr == ""
 
 
-def finished(command: list[str], place: Place, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a command as the shop runs them."""
+def finished(command: list[str], observed: ObservedEnvironment, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command with the variables of the environment."""
     done = subprocess.run(
-        command, env=place.shop.variables, cwd=place.directory, input="", capture_output=True, text=True
+        command, env=observed.env.variables, cwd=observed.directory, input="", capture_output=True, text=True
     )
     assert done.returncode == status, f"{command} exited {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done
@@ -175,17 +175,17 @@ def remove(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(laboratory: Laboratory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    made = Place(laboratory, tmp_path_factory.mktemp("filesystems").resolve())
+def observed(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObservedEnvironment]:
+    made = ObservedEnvironment(workspace, tmp_path_factory.mktemp("filesystems").resolve())
     yield made
     remove(made.directory)
 
 
 @pytest.fixture
-def new(place: Place) -> Place:
+def new(observed: ObservedEnvironment) -> ObservedEnvironment:
     """The same, with nothing installed."""
-    place.renew()
-    return place
+    observed.renew()
+    return observed
 
 
 # A lower layer, as every container has one
@@ -194,29 +194,29 @@ def new(place: Place) -> Place:
 class Layers:
     """An overlay whose lower layer has `tool` 1 and `other` in it."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        place.renew()
-        place.shop.run(*INSTALL)
-        self.before = place.tree()
-        remove(place.directory / "lower")
-        place.root.rename(place.directory / "lower")
+    def __init__(self, observed: ObservedEnvironment) -> None:
+        self.observed = observed
+        observed.renew()
+        observed.env.run(*INSTALL)
+        self.before = observed.tree()
+        remove(observed.directory / "lower")
+        observed.root.rename(observed.directory / "lower")
         self.reset()
 
     def reset(self) -> None:
         """Have only the lower layer."""
         for name in ("upper", "work", "merged"):
-            remove(self.place.directory / name)
+            remove(self.observed.directory / name)
 
     def mounted(self) -> contextlib.AbstractContextManager[None]:
         """Within, it is there; each time it has other inode numbers."""
-        return mounts.overlay(self.place.directory)
+        return mounts.overlay(self.observed.directory)
 
 
 @pytest.fixture(scope="module")
-def lower(place: Place) -> Layers:
-    assert place.plain
-    return Layers(place)
+def lower(observed: ObservedEnvironment) -> Layers:
+    assert observed.plain
+    return Layers(observed)
 
 
 @pytest.fixture
@@ -226,12 +226,12 @@ def layers(lower: Layers) -> Iterator[Layers]:
     lower.reset()
 
 
-def assert_they_were_entered(place: Place, changes: list[Change]) -> None:
+def assert_they_were_entered(observed: ObservedEnvironment, changes: list[Change]) -> None:
     """One directory of the lower layer was to be moved as a whole, in vain; then all were left in their places."""
     time, count = points(changes)
     assert time == 2
     committed = next(number for number, each in enumerate(changes) if each.path.endswith(".committed"))
-    stay = {str(place.site / name) for name in ("tool", "tool-1.dist-info", "nspace/tool")}
+    stay = {str(observed.site / name) for name in ("tool", "tool-1.dist-info", "nspace/tool")}
     renamed = [each for each in changes[committed - count : committed] if each.operation in RENAMES]
     assert renamed
     assert stay.isdisjoint(path for each in renamed for path in each.paths)
@@ -239,98 +239,98 @@ def assert_they_were_entered(place: Place, changes: list[Change]) -> None:
 
 @as_root
 def test_in_a_container_directories_of_the_image_are_entered_and_the_result_is_plain_pips(layers: Layers) -> None:
-    place = layers.place
+    observed = layers.observed
     with layers.mounted():
-        assert place.tree() == layers.before == place.plain[0]
-        assert_they_were_entered(place, place.noted(*UPGRADE))
-        assert differences(place.plain[1], place.tree()) == []
-        place.shop.run(*UNINSTALL)
-        assert differences(place.plain[2], place.tree()) == []
-        place.shop.run(*INSTALL)
-        assert differences(place.plain[0], place.tree()) == []
-        assert left(place.root, tree=place.site) == []
+        assert observed.tree() == layers.before == observed.plain[0]
+        assert_they_were_entered(observed, observed.noted(*UPGRADE))
+        assert differences(observed.plain[1], observed.tree()) == []
+        observed.env.run(*UNINSTALL)
+        assert differences(observed.plain[2], observed.tree()) == []
+        observed.env.run(*INSTALL)
+        assert differences(observed.plain[0], observed.tree()) == []
+        assert left(observed.root, tree=observed.site) == []
 
 
 @pytest.mark.skipif(bool(overlay.why_not()), reason=f"overlayfs cannot be mounted: {overlay.why_not()}")
 def test_so_it_is_in_a_user_namespace(layers: Layers) -> None:
-    place = layers.place
+    observed = layers.observed
     show = "import json, sys; from pathlib import Path; from tests.integration.test_filesystems import look"
     show += "; print(json.dumps(look(Path(sys.argv[1]))))"
 
     def run(*command: str) -> None:
-        variables = [f"{name}={value}" for name, value in place.shop.variables.items()]
-        done = overlay.run(place.directory, "env", "-i", *variables, *command)
+        variables = [f"{name}={value}" for name, value in observed.env.variables.items()]
+        done = overlay.run(observed.directory, "env", "-i", *variables, *command)
         assert done.returncode == 0, done.stderr
 
     def tree() -> Tree:
-        return json.loads(overlay.run_python(place.directory, show, str(place.root)))
+        return json.loads(overlay.run_python(observed.directory, show, str(observed.root)))
 
-    run(*place.observe("note", "layers"), *UPGRADE)
-    assert_they_were_entered(place, notes(place.directory / "layers"))
-    assert differences(place.plain[1], tree()) == []
-    run(*place.shop.command(*UNINSTALL))
-    assert differences(place.plain[2], tree()) == []
-    run(*place.shop.command(*INSTALL))
-    assert differences(place.plain[0], tree()) == []
+    run(*observed.observe("note", "layers"), *UPGRADE)
+    assert_they_were_entered(observed, notes(observed.directory / "layers"))
+    assert differences(observed.plain[1], tree()) == []
+    run(*observed.env.command(*UNINSTALL))
+    assert differences(observed.plain[2], tree()) == []
+    run(*observed.env.command(*INSTALL))
+    assert differences(observed.plain[0], tree()) == []
 
 
 @as_root
 def test_a_commit_that_was_killed_is_undone_after_the_layers_were_mounted_anew(layers: Layers) -> None:
-    place = layers.place
+    observed = layers.observed
     with layers.mounted():
-        time, count = points(place.noted(*UPGRADE))
+        time, count = points(observed.noted(*UPGRADE))
     for number in (2, count // 2, count):
         layers.reset()
         with layers.mounted():
-            place.killed(".journal", time, number, *UPGRADE)
+            observed.killed(".journal", time, number, *UPGRADE)
         with layers.mounted():
-            assert "tool==1" in place.shop.run("freeze").stdout
-            assert differences(layers.before, place.tree()) == [], number
-            assert left(place.root, tree=place.site) == [], number
+            assert "tool==1" in observed.env.run("freeze").stdout
+            assert differences(layers.before, observed.tree()) == [], number
+            assert left(observed.root, tree=observed.site) == [], number
     with layers.mounted():
-        place.shop.run(*UPGRADE)
-        assert differences(place.plain[1], place.tree()) == []
+        observed.env.run(*UPGRADE)
+        assert differences(observed.plain[1], observed.tree()) == []
 
 
 @as_root
 def test_a_commit_that_was_killed_when_it_was_done_is_finished_after_the_layers_were_mounted_anew(
     layers: Layers,
 ) -> None:
-    place = layers.place
+    observed = layers.observed
     with layers.mounted():
-        place.killed(".committed", 1, 1, *UPGRADE)
+        observed.killed(".committed", 1, 1, *UPGRADE)
     with layers.mounted():
-        assert differences(place.plain[1], place.tree()) == []
-        place.shop.run("install", "next")
-        assert "tool==2" in place.shop.run("freeze").stdout
-        assert left(place.root, tree=place.site) == []
-        place.shop.run("uninstall", "-y", "next")
-        assert differences(place.plain[1], place.tree()) == []
+        assert differences(observed.plain[1], observed.tree()) == []
+        observed.env.run("install", "next")
+        assert "tool==2" in observed.env.run("freeze").stdout
+        assert left(observed.root, tree=observed.site) == []
+        observed.env.run("uninstall", "-y", "next")
+        assert differences(observed.plain[1], observed.tree()) == []
 
 
 # One environment on several filesystems
 
 
 @pytest.fixture
-def spread(place: Place) -> Iterator[Place]:
+def spread(observed: ObservedEnvironment) -> Iterator[ObservedEnvironment]:
     """`bin` and a directory in the tree are mounts, `share` is a link to another filesystem."""
-    assert place.plain
-    place.renew()
-    memory, scripts, nspace = place.root / "memory", place.root / "bin", place.site / "nspace"
+    assert observed.plain
+    observed.renew()
+    memory, scripts, nspace = observed.root / "memory", observed.root / "bin", observed.site / "nspace"
     for directory in (memory, nspace):
         directory.mkdir(exist_ok=True)
-    kept = place.directory / "bin"
+    kept = observed.directory / "bin"
     shutil.copytree(scripts, kept, symlinks=True)
     with contextlib.ExitStack() as mounted:
         mounted.enter_context(mounts.tmpfs(memory, "-o", "mode=755"))
         (memory / "share").mkdir()
-        (place.root / "share").symlink_to("memory/share")
+        (observed.root / "share").symlink_to("memory/share")
         mounted.enter_context(mounts.tmpfs(scripts, "-o", "mode=755"))
         shutil.copytree(kept, scripts, symlinks=True, dirs_exist_ok=True)
-        mounted.enter_context(mounts.ext4(nspace, place.directory / "image"))
-        yield place
+        mounted.enter_context(mounts.ext4(nspace, observed.directory / "image"))
+        yield observed
     remove(kept)
-    place.renew()
+    observed.renew()
 
 
 PRIVATE = re.compile(r"(.*)/\.safe-pip/[0-9a-f]{16}")
@@ -348,7 +348,9 @@ def assert_nothing_is_copied_under_the_lock(changes: list[Change]) -> None:
 
 
 @as_root
-def test_on_several_filesystems_each_has_a_part_and_nothing_is_copied_under_the_lock(spread: Place) -> None:
+def test_on_several_filesystems_each_has_a_part_and_nothing_is_copied_under_the_lock(
+    spread: ObservedEnvironment,
+) -> None:
     homes = {spread.site, spread.root / "bin", spread.site / "nspace", spread.root / "memory"}
     for step, expected in zip(STEPS, spread.plain, strict=True):
         changes = spread.noted(*step)
@@ -369,25 +371,25 @@ def of_part(path: str) -> list[re.Match[str]]:
 @as_root
 @pytest.mark.parametrize("step", [INSTALL, UPGRADE, UNINSTALL], ids=["install", "upgrade", "uninstall"])
 def test_a_commit_on_several_filesystems_that_was_killed_is_undone_on_all_of_them(
-    spread: Place, step: tuple[str, ...]
+    spread: ObservedEnvironment, step: tuple[str, ...]
 ) -> None:
     number = STEPS.index(step)
     if number:
-        spread.shop.run(*INSTALL)
+        spread.env.run(*INSTALL)
     before = spread.tree()
     for at in (2, 7):
         spread.killed(".journal", 1, at, *step)
-        spread.shop.run("list")
+        spread.env.run("list")
         assert differences(before, spread.tree()) == [], at
         assert left(spread.root, tree=spread.site) == [], at
 
 
 @as_root
-def test_a_package_that_is_a_mount_of_its_own_is_entered(new: Place) -> None:
+def test_a_package_that_is_a_mount_of_its_own_is_entered(new: ObservedEnvironment) -> None:
     (new.site / "tool").mkdir()
     with mounts.tmpfs(new.site / "tool", "-o", "mode=755"):
         for step, expected in zip(STEPS, new.plain, strict=True):
-            new.shop.run(*step)
+            new.env.run(*step)
             assert differences(expected, new.tree()) == []
         assert list((new.site / "tool").iterdir()) == []
         assert left(new.root, tree=new.site) == []
@@ -396,13 +398,15 @@ def test_a_package_that_is_a_mount_of_its_own_is_entered(new: Place) -> None:
 # Links in the prefix
 
 
-def test_what_would_go_through_a_link_out_of_the_environment_is_refused_before_anything_is_changed(new: Place) -> None:
+def test_what_would_go_through_a_link_out_of_the_environment_is_refused_before_anything_is_changed(
+    new: ObservedEnvironment,
+) -> None:
     elsewhere = new.directory / "outside"
     remove(elsewhere)
     elsewhere.mkdir()
     (new.root / "share").symlink_to(elsewhere)
     before = new.tree()
-    refused = new.shop.run(*INSTALL, status=78)
+    refused = new.env.run(*INSTALL, status=78)
     assert f"`{elsewhere}/tool` lies outside the directories that may be changed" in refused.stderr
     assert "Nothing was changed" in refused.stderr
     assert list(elsewhere.iterdir()) == []
@@ -410,21 +414,25 @@ def test_what_would_go_through_a_link_out_of_the_environment_is_refused_before_a
     assert left(new.root, elsewhere, tree=new.site) == []
 
 
-def compare(place: Place, prepare: Callable[[Place], object], *steps: tuple[str, ...]) -> None:
+def compare(
+    observed: ObservedEnvironment, prepare: Callable[[ObservedEnvironment], object], *steps: tuple[str, ...]
+) -> None:
     """After each step the environment is as plain pip leaves it."""
     found: list[list[Tree]] = []
-    for run in (place.shop.plain, place.shop.run):
-        place.renew()
-        prepare(place)
+    for run in (observed.env.plain, observed.env.run):
+        observed.renew()
+        prepare(observed)
         found.append([])
         for step in steps:
             run(*step)
-            found[-1].append(place.tree())
+            found[-1].append(observed.tree())
     for step, plain, ours in zip(steps, *found, strict=True):
         assert differences(plain, ours) == [], step
 
 
-def test_what_is_installed_through_links_in_the_prefix_goes_where_they_lead_and_they_stay(place: Place) -> None:
+def test_what_is_installed_through_links_in_the_prefix_goes_where_they_lead_and_they_stay(
+    observed: ObservedEnvironment,
+) -> None:
     for version in ("1", "2"):
         data = {
             "lib64/linked/data.txt": version,
@@ -432,20 +440,20 @@ def test_what_is_installed_through_links_in_the_prefix_goes_where_they_lead_and_
             "share/man/man1/direct.1": version,
             f"man/man{version}/only.{version}": version,
         }
-        place.shop.stock(Project("linked", version, data=data))
+        observed.env.add_to_index(Project("linked", version, data=data))
 
-    def link(place: Place) -> None:
-        (place.root / "share" / "man").mkdir(parents=True)
-        (place.root / "man").symlink_to("share/man")
-        if not (place.root / "lib64").exists():
-            (place.root / "lib64").symlink_to("lib")
+    def link(observed: ObservedEnvironment) -> None:
+        (observed.root / "share" / "man").mkdir(parents=True)
+        (observed.root / "man").symlink_to("share/man")
+        if not (observed.root / "lib64").exists():
+            (observed.root / "lib64").symlink_to("lib")
 
     steps = ("install", "linked==1"), ("install", "linked==2"), ("uninstall", "-y", "linked")
-    compare(place, link, *steps)
-    assert (place.root / "man").is_symlink()
-    assert (place.root / "lib64").is_symlink()
-    assert left(place.root, tree=place.site) == []
-    assert not (place.root / "lib" / "linked").exists()
+    compare(observed, link, *steps)
+    assert (observed.root / "man").is_symlink()
+    assert (observed.root / "lib64").is_symlink()
+    assert left(observed.root, tree=observed.site) == []
+    assert not (observed.root / "lib" / "linked").exists()
 
 
 # Who may do what with what is installed
@@ -488,21 +496,21 @@ def access(root: Path) -> dict[str, object]:
     ids=["002 setgid", "077 setgid and access list"],
 )
 def test_whoever_may_use_what_plain_pip_installs_may_use_it(
-    place: Place, mask: int, gifts: tuple[Callable[[Path], None], ...]
+    observed: ObservedEnvironment, mask: int, gifts: tuple[Callable[[Path], None], ...]
 ) -> None:
     found: list[list[dict[str, object]]] = []
     before = os.umask(mask)
     try:
-        for run in (place.shop.plain, place.shop.run):
-            place.renew()
+        for run in (observed.env.plain, observed.env.run):
+            observed.renew()
             for give in gifts:
-                for directory in (place.site, place.root / "share", place.site / "nspace"):
+                for directory in (observed.site, observed.root / "share", observed.site / "nspace"):
                     directory.mkdir(exist_ok=True)
                     give(directory)
             found.append([])
             for step in (INSTALL, UPGRADE):
                 run(*step)
-                found[-1].append(access(place.root))
+                found[-1].append(access(observed.root))
     finally:
         os.umask(before)
     for plain, ours in zip(*found, strict=True):
@@ -514,15 +522,17 @@ def test_whoever_may_use_what_plain_pip_installs_may_use_it(
 
 
 @pytest.mark.parametrize("following", [("list",), ("install", "next")], ids=" ".join)
-def test_what_was_killed_below_a_shared_run_is_healed_below_it(new: Place, following: tuple[str, ...]) -> None:
-    new.shop.run("install", "other")
+def test_what_was_killed_below_a_shared_run_is_healed_below_it(
+    new: ObservedEnvironment, following: tuple[str, ...]
+) -> None:
+    new.env.run("install", "other")
     before = new.tree()
     killed = [*new.observe("kill", ".journal", 1, 3), "install", "tool==1"]
     script = f"{' '.join(killed)}; test $? = 137 && ls {new.site}/.safe-pip/*.journal && "
-    done = new.shop.run("run", "--shared", "--", "sh", "-c", script + " ".join(new.shop.command(*following)))
+    done = new.env.run("run", "--shared", "--", "sh", "-c", script + " ".join(new.env.command(*following)))
     assert "\ntool " not in done.stdout
     if following != ("list",):
-        new.shop.run("uninstall", "-y", "next")
+        new.env.run("uninstall", "-y", "next")
     assert differences(before, new.tree()) == []
     assert left(new.root, tree=new.site) == []
 
@@ -533,12 +543,14 @@ def installed(root: Path) -> Tree:
 
 
 @as_root
-def test_a_reader_who_may_not_undo_it_is_told_who_may_and_changes_nothing(new: Place, common: Path) -> None:
-    new.shop.run(*INSTALL)
-    readable = Readable(new.shop, common)
+def test_a_reader_who_may_not_undo_it_is_told_who_may_and_changes_nothing(
+    new: ObservedEnvironment, common: Path
+) -> None:
+    new.env.run(*INSTALL)
+    readable = ReadOnlyEnvironment(new.env, common)
     root = readable.site.parents[2]
     before = installed(root)
-    done = readable.run("kill", ".journal", "1", "3", *UPGRADE, user=0, program=(str(observed.__file__),))
+    done = readable.run("kill", ".journal", "1", "3", *UPGRADE, user=0, program=(str(observed_command.__file__),))
     assert done.returncode == -KILL, done.stderr
     torn = tree_of(root)
     assert installed(root) != before
@@ -553,29 +565,33 @@ def test_a_reader_who_may_not_undo_it_is_told_who_may_and_changes_nothing(new: P
     assert readable.run("list").returncode == 0
 
 
-def test_what_plain_pip_changed_before_it_was_undone_is_refused_and_kept_until_the_doctor_is_asked(new: Place) -> None:
-    new.shop.run(*INSTALL)
+def test_what_plain_pip_changed_before_it_was_undone_is_refused_and_kept_until_the_doctor_is_asked(
+    new: ObservedEnvironment,
+) -> None:
+    new.env.run(*INSTALL)
     new.killed(".journal", 1, 3, *UPGRADE)
-    new.shop.plain("install", "tool==3")
+    new.env.plain("install", "tool==3")
     torn = tree_of(new.root)
     for args in (("list",), ("install", "next"), ("uninstall", "-y", "tool")):
-        refused = new.shop.run(*args, status=76)
+        refused = new.env.run(*args, status=76)
         assert "was changed by another program since" in refused.stderr
         assert "Half-applied: run `safe-pip doctor --repair`" in refused.stderr
     assert differences(torn, tree_of(new.root)) == []
-    told = new.shop.run("doctor", status=1).stdout
+    told = new.env.run("doctor", status=1).stdout
     assert "unfinished-transaction" in told
     assert "undo what can be undone, put aside what it has of the rest" in told
-    new.shop.run("doctor", "--repair", status=None)
-    listed = new.shop.run("list", "--format", "freeze").stdout
+    new.env.run("doctor", "--repair", status=None)
+    listed = new.env.run("list", "--format", "freeze").stdout
     assert "tool==3" in listed
     assert "other==1" in listed
     (kept,) = new.site.glob(".safe-pip/kept-*")
     shutil.rmtree(kept)
-    assert check_files(new.shop.environment) == []
+    assert check_files(new.env.venv) == []
 
 
-def test_a_state_directory_that_is_a_link_is_refused_and_nothing_is_touched_where_it_leads(new: Place) -> None:
+def test_a_state_directory_that_is_a_link_is_refused_and_nothing_is_touched_where_it_leads(
+    new: ObservedEnvironment,
+) -> None:
     elsewhere = new.directory / "elsewhere"
     private = elsewhere / "0123456789abcdef"
     (private / "stage").mkdir(parents=True)
@@ -584,7 +600,7 @@ def test_a_state_directory_that_is_a_link_is_refused_and_nothing_is_touched_wher
     (new.site / ".safe-pip").symlink_to(elsewhere)
     before, installed = tree_of(elsewhere), tree_of(new.root)
     for args in (("list",), ("install", "next"), ("uninstall", "-y", "pip")):
-        refused = new.shop.run(*args, status=78)
+        refused = new.env.run(*args, status=78)
         assert f"`{new.site}/.safe-pip`" in refused.stderr
         assert differences(before, tree_of(elsewhere)) == []
         assert differences(installed, tree_of(new.root)) == []
@@ -594,34 +610,34 @@ def test_a_state_directory_that_is_a_link_is_refused_and_nothing_is_touched_wher
 
 
 @as_root
-def test_what_there_is_no_room_for_is_refused_before_it_is_unpacked(new: Place) -> None:
+def test_what_there_is_no_room_for_is_refused_before_it_is_unpacked(new: ObservedEnvironment) -> None:
     big = Project("big", files={f"big/{number}.txt": str(number) * 300_000 for number in range(10, 22)})
-    new.shop.stock(big)
+    new.env.add_to_index(big)
     target = new.directory / "target"
     target.mkdir()
     with mounts.tmpfs(target, "-o", "size=4m"):
-        refused = new.shop.run("install", "--target", target, "big", status=74)
+        refused = new.env.run("install", "--target", target, "big", status=74)
         said = r"error: there is not enough space in `.*`: 7\.2 MB are needed, 4\.\d MB are free\. Nothing was changed"
         assert re.search(said, refused.stderr), refused.stderr
         assert os.listdir(target) == []
-        new.shop.run("install", "--target", target, "tool==1")
+        new.env.run("install", "--target", target, "tool==1")
         assert (target / "tool" / "deep" / "data.txt").read_text() == "1"
         assert ".safe-pip" not in os.listdir(target)
     target.rmdir()
 
 
 @as_root
-def test_what_may_not_be_written_is_told_before_anybody_is_waited_for(new: Place) -> None:
-    new.shop.run(*INSTALL)
+def test_what_may_not_be_written_is_told_before_anybody_is_waited_for(new: ObservedEnvironment) -> None:
+    new.env.run(*INSTALL)
     before = new.tree()
     with contextlib.ExitStack() as held:
         descriptor = os.open(new.site, os.O_RDONLY)
         held.callback(os.close, descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-        assert new.shop.run(*UPGRADE, status=75, SAFE_PIP_LOCK_TIMEOUT="0")
+        assert new.env.run(*UPGRADE, status=75, SAFE_PIP_LOCK_TIMEOUT="0")
         held.enter_context(mounts.read_only(new.root / "share"))
         for step in (UPGRADE, UNINSTALL):
-            refused = new.shop.run(*step, status=78, SAFE_PIP_LOCK_TIMEOUT="0")
+            refused = new.env.run(*step, status=78, SAFE_PIP_LOCK_TIMEOUT="0")
             assert f"`{new.root}/share" in refused.stderr
             assert "is not writable: Read-only file system. Nothing was changed" in refused.stderr
     assert differences(before, new.tree()) == []
@@ -631,11 +647,11 @@ def test_what_may_not_be_written_is_told_before_anybody_is_waited_for(new: Place
 # Many files
 
 
-def test_twenty_thousand_files_are_a_few_renames_under_the_lock(new: Place) -> None:
+def test_twenty_thousand_files_are_a_few_renames_under_the_lock(new: ObservedEnvironment) -> None:
     count = 20_000
     for version in ("1", "2"):
         files = {f"many/d{number % 100}/{number}.txt": version for number in range(count)}
-        new.shop.stock(Project("many", version, files=files | {f"only{version}.py": ""}))
+        new.env.add_to_index(Project("many", version, files=files | {f"only{version}.py": ""}))
     for args in ("install many==1", "install many==2", "uninstall -y many"):
         changes = new.noted(*args.split())
         operations = [change.operation for change in changes]

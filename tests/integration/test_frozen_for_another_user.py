@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.venvs.probe import Installed, Probe
+from tests.support.venvs.probe import Probe, ProbeVenv
 from tests.support.wheels.tiny_pip import install_tiny_pip
 
 NOBODY = 65534
@@ -27,7 +27,7 @@ def probe(tmp_path_factory):
 
 @pytest.fixture
 def installed(tmp_path, probe):
-    return Installed.make(tmp_path / "venv", probe)
+    return ProbeVenv.make(tmp_path / "venv", probe)
 
 
 @pytest.fixture

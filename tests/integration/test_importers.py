@@ -12,49 +12,49 @@ from collections import Counter
 import pytest
 
 from tests.support.pages import Page, shell
-from tests.support.processes.importers import IMPORTER, MISSING, NAME, ONE_VERSION, import_during, wares
+from tests.support.processes.importers import IMPORTER, MISSING, NAME, ONE_VERSION, both_versions, import_during
 from tests.support.venvs.checker import check
-from tests.support.venvs.environment import Shop
+from tests.support.venvs.pip_environment import PipEnvironment
 
 pytestmark = pytest.mark.slow
 LOOPS = 2
 """So that programs overlap: where one ends another one has begun, and whoever upgrades has to be let in between."""
 
 
-def prepare(shop: Shop) -> Page:
+def prepare(env: PipEnvironment) -> Page:
     """Version 1 is installed, and the page's program is there."""
-    shop.activate()
-    shop.stock(*wares())
-    shop.run("install", f"{NAME}==1")
-    (shop.directory / "program.py").write_text(IMPORTER)
+    env.activate()
+    env.add_to_index(*both_versions())
+    env.run("install", f"{NAME}==1")
+    (env.directory / "program.py").write_text(IMPORTER)
     return Page.read("importers")
 
 
-def perform(shop: Shop, changes: int) -> Counter[str]:
+def perform(env: PipEnvironment, changes: int) -> Counter[str]:
     """Move up and down so often; on return what the programs met, which is one version and nothing else."""
-    page = prepare(shop)
+    page = prepare(env)
     upgrade, downgrade = page.command("--upgrade"), page.command("==1")
 
     def move() -> None:
         for command in itertools.islice(itertools.cycle((upgrade, downgrade)), changes):
-            shell(command, shop.directory, shop.variables)
+            shell(command, env.directory, env.variables)
 
     locked = shlex.split(page.command("run --shared").partition(" python ")[0])
     assert locked == ["safe-pip", "run", "--shared", "--"]
-    locked[0] = str(shop.environment.scripts / locked[0])
-    met, details = import_during(move, [[*locked, shop.environment.python]] * LOOPS, shop.variables)
+    locked[0] = str(env.venv.scripts / locked[0])
+    met, details = import_during(move, [[*locked, env.venv.python]] * LOOPS, env.variables)
     assert set(met) == {ONE_VERSION}, details
-    assert check(shop.environment, shop.variables) == []
+    assert check(env.venv, env.variables) == []
     return met
 
 
-def test_programs_under_the_shared_lock_meet_one_version_and_hold_no_upgrade_up_for_ever(shop: Shop) -> None:
-    assert perform(shop, 8)[ONE_VERSION] > 0
+def test_programs_under_the_shared_lock_meet_one_version_and_hold_no_upgrade_up_for_ever(env: PipEnvironment) -> None:
+    assert perform(env, 8)[ONE_VERSION] > 0
 
 
-def test_the_page_s_commands_work_one_after_the_other(shop: Shop) -> None:
-    page = prepare(shop)
-    done = [shell(command, shop.directory, shop.variables) for command in (*page.commands, page.commands[0])]
+def test_the_page_s_commands_work_one_after_the_other(env: PipEnvironment) -> None:
+    page = prepare(env)
+    done = [shell(command, env.directory, env.variables) for command in (*page.commands, page.commands[0])]
     assert done[0].stdout == f'["{ONE_VERSION}", "\'1\'"]\n'
-    assert shop.installed() == {NAME: "1"}
+    assert env.installed() == {NAME: "1"}
     assert MISSING not in done[-1].stdout

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.processes.traffic import SAFE_PIP
 from tests.support.venvs.template import clean_environment, offline
-from tests.support.venvs.workspace import PIPS, Laboratory
+from tests.support.venvs.workspace import PIPS, Workspace
 from tests.support.wheels.tiny import Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="virtual environments of POSIX")]
@@ -38,23 +38,23 @@ atexit.register(write)
 @pytest.fixture(scope="module", params=PIPS)
 def world(request, wheelhouse, tmp_path_factory):
     """An environment with safe-pip and the oldest or the newest pip, in which some command has run before."""
-    laboratory = Laboratory(wheelhouse, tmp_path_factory.mktemp("isolated"), SAFE_PIP, PIPS[request.param])
-    return World(laboratory, tmp_path_factory.mktemp("world"))
+    workspace = Workspace(wheelhouse, tmp_path_factory.mktemp("isolated"), SAFE_PIP, PIPS[request.param])
+    return World(workspace, tmp_path_factory.mktemp("world"))
 
 
 class World:
-    def __init__(self, laboratory, directory):
-        self.laboratory, self.directory = laboratory, directory
+    def __init__(self, workspace, directory):
+        self.workspace, self.directory = workspace, directory
         tiny = Project("tiny", "1.0")
         (directory / "index").mkdir()
         tiny.write_wheel(directory / "index")
         (directory / "recorder").mkdir()
         (directory / "recorder" / "sitecustomize.py").write_text(RECORDER)
-        self.environment = self.make("venv", *laboratory.base)
+        self.environment = self.make("venv", *workspace.base)
         self.run("list")
 
     def make(self, name, *wheels):
-        return self.laboratory.maker.make(self.directory / name, wheels)
+        return self.workspace.maker.make(self.directory / name, wheels)
 
     def run(self, *arguments, environment=None, module="safe_pip", status=0, **variables):
         everything = clean_environment(
@@ -105,7 +105,7 @@ def test_the_place_that_pip_was_frozen_from_is_what_version_shows(world):
 
 
 def test_an_environment_whose_pip_was_removed_is_served_by_the_newest_copy(world):
-    environment = world.make("without-pip", *world.laboratory.base)
+    environment = world.make("without-pip", *world.workspace.base)
     world.run("uninstall", "-y", "pip", environment=environment)
     assert not (environment.purelib / "pip").exists()
     world.run("install", "tiny", environment=environment)

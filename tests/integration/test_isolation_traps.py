@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.venvs.probe import Installed, Probe
+from tests.support.venvs.probe import Probe, ProbeVenv
 from tests.support.wheels.tiny_pip import install_tiny_pip
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="virtual environments of POSIX")
@@ -49,7 +49,7 @@ def probe(tmp_path_factory):
 
 @pytest.fixture
 def installed(tmp_path, probe):
-    return Installed.make(tmp_path / "venv", probe)
+    return ProbeVenv.make(tmp_path / "venv", probe)
 
 
 @pytest.fixture(params=["script", "module", "runner"])
@@ -213,7 +213,7 @@ def test_a_sitecustomize_that_replaces_modules_and_finders_has_no_say(command, i
 
 @pytest.mark.parametrize("system", [True, False], ids=["with", "without"])
 def test_system_site_packages_are_of_the_environment_where_the_venv_has_them(system, probe, tmp_path):
-    installed = Installed.make(tmp_path / "venv", probe, system_site_packages=system)
+    installed = ProbeVenv.make(tmp_path / "venv", probe, system_site_packages=system)
     report = probe.report([installed.script], tmp_path)
     assert_isolated(report, installed)
     question = "import sys, sysconfig; print(sysconfig.get_path('purelib', vars={'base': sys.base_prefix}))"
@@ -222,7 +222,7 @@ def test_system_site_packages_are_of_the_environment_where_the_venv_has_them(sys
 
 
 def test_the_user_site_is_of_the_environment_and_not_imported_from(probe, tmp_path):
-    installed = Installed.make(tmp_path / "venv", probe, system_site_packages=True)
+    installed = ProbeVenv.make(tmp_path / "venv", probe, system_site_packages=True)
     scheme = (
         "osx_framework_user"
         if sys.platform == "darwin" and sysconfig.get_config_var("PYTHONFRAMEWORK")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.pages import Page, shell
 from tests.support.venvs.checker import check, installed
-from tests.support.venvs.environment import Shop
+from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.wheels.tiny import Content, Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")]
@@ -69,22 +69,22 @@ def stock(directory: Path) -> None:
         (tree / "pyproject.toml").write_text(WITH_BUILDER)
 
 
-def perform(shop: Shop) -> None:
+def perform(env: PipEnvironment) -> None:
     """Run the page's commands once; on return everything that they made has been verified."""
     page = Page.read("make")
-    stock(shop.directory)
-    page.save(shop.directory)
-    shop.activate()
-    before = installed(shop.environment)
-    shell("".join(page.commands), shop.directory, shop.variables)
-    assert installed(shop.environment) == before | {
+    stock(env.directory)
+    page.save(env.directory)
+    env.activate()
+    before = installed(env.venv)
+    shell("".join(page.commands), env.directory, env.variables)
+    assert installed(env.venv) == before | {
         "builder": "2",
         **{f"{kind}-{digit}": "1" for kind in ("fresh", "source") for digit in DIGITS},
         **{f"moving-{digit}": "2" for digit in DIGITS},
     }
-    assert check(shop.environment, shop.variables) == []
+    assert check(env.venv, env.variables) == []
     # Who lists after an own change finds that change, and what came before it.
-    listed = {path.name: path.read_text() for path in shop.directory.glob("*-?.*") if path.suffix != ".installed"}
+    listed = {path.name: path.read_text() for path in env.directory.glob("*-?.*") if path.suffix != ".installed"}
     assert len(listed) == 3 * len(DIGITS)
     for name, text in listed.items():
         project, _, change = name.partition(".")
@@ -92,5 +92,5 @@ def perform(shop: Shop) -> None:
         assert change != "upgraded" or f"{project}==2" in text, (name, text)
 
 
-def test_forty_distributions_are_made_by_eight_recipes_at_once_and_all_of_them_verify(shop: Shop) -> None:
-    perform(shop)
+def test_forty_distributions_are_made_by_eight_recipes_at_once_and_all_of_them_verify(env: PipEnvironment) -> None:
+    perform(env)

@@ -25,9 +25,9 @@ from tests.support.pages import Page, shell
 from tests.support.processes import forks
 from tests.support.processes.watching import Happened, Watch, wait_for_end
 from tests.support.processes.workers import LIMIT, workers
-from tests.support.trees.prefixes import SITE, Place, distribution, exact, run, stage, start
+from tests.support.trees.prefixes import SITE, MergePrefix, distribution, exact, run, stage, start
 from tests.support.venvs.checker import check, installed
-from tests.support.venvs.environment import Shop
+from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
@@ -73,46 +73,50 @@ def test_forty_trees_with_common_parents_are_merged_by_sixteen_processes_at_once
     assert not [*prefix.rglob(".safe-pip*")]
 
 
-def test_all_of_them_go_into_an_environment_while_distributions_come_and_go_in_it(shop: Shop, tmp_path: Path) -> None:
+def test_all_of_them_go_into_an_environment_while_distributions_come_and_go_in_it(
+    env: PipEnvironment, tmp_path: Path
+) -> None:
     trees = forty(tmp_path / "trees")
     projects = [
         Project(name, version, data={f"share/doc/{name}": version}, files={f"namespace/{name}.py": version})
         for name in ("alpha", "beta")
         for version in ("1", "2")
     ]
-    shop.stock(*projects)
-    before = installed(shop.environment)
-    commands = [["merge", tree, "--into", shop.environment.path] for tree in trees[:20]]
+    env.add_to_index(*projects)
+    before = installed(env.venv)
+    commands = [["merge", tree, "--into", env.venv.path] for tree in trees[:20]]
     for version in ("1", "2", "1", "2"):
         commands += [["install", f"alpha=={version}"], ["install", f"beta=={version}"]]
     random.Random(1).shuffle(commands)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(lambda words: shop.run(*words), commands))
-    assert installed(shop.environment).keys() == {*before, "alpha", "beta"}
-    found, merged = exact(shop.environment.path), everything(trees[:20])
+        list(pool.map(lambda words: env.run(*words), commands))
+    assert installed(env.venv).keys() == {*before, "alpha", "beta"}
+    found, merged = exact(env.venv.path), everything(trees[:20])
     assert all(found[path][:4] == said for path, said in merged.items() if said[0] != "d")
     # What was merged belongs to no distribution.
-    strange = [each for each in check(shop.environment, shop.variables) if each.detail not in merged]
+    strange = [each for each in check(env.venv, env.variables) if each.detail not in merged]
     assert strange == []
-    assert Place(shop.environment.path).private() == []
+    assert MergePrefix(env.venv.path).private() == []
 
 
-def test_the_commands_of_the_page_unload_forty_packages_at_once_and_take_one_away(shop: Shop, tmp_path: Path) -> None:
+def test_the_commands_of_the_page_unload_forty_packages_at_once_and_take_one_away(
+    env: PipEnvironment, tmp_path: Path
+) -> None:
     page = Page.read("destdir")
-    page.save(shop.directory)
-    packages = shop.directory / "packages"
+    page.save(env.directory)
+    packages = env.directory / "packages"
     names = ["one", *(f"package-{number}" for number in range(FORTY - 1))]
     for name in names:
         files = [f"{parent}/{name}" for parent in COMMON]
         lines = [f"\tmkdir -p $(DESTDIR)$(prefix)/{os.path.dirname(each)}" for each in files]
         lines += [f"\techo {name} > $(DESTDIR)$(prefix)/{each}" for each in files]
         stage(packages / name, {"Makefile": "\n".join(["install:", *lines, ""])})
-    shop.activate()
-    shell(page.commands[0], shop.directory, shop.variables)
-    local = shop.directory / "local"
+    env.activate()
+    shell(page.commands[0], env.directory, env.variables)
+    local = env.directory / "local"
     wanted = {f"{parent}/{name}" for parent in COMMON for name in names}
     assert {str(path.relative_to(local)) for path in local.rglob("*") if path.is_file()} == wanted
-    shell("".join(page.commands[1:]), shop.directory, shop.variables)
+    shell("".join(page.commands[1:]), env.directory, env.variables)
     wanted -= {f"{parent}/one" for parent in COMMON}
     assert {str(path.relative_to(local)) for path in local.rglob("*") if path.is_file()} == wanted
 
@@ -153,26 +157,26 @@ def test_killed_at_any_moment_it_is_all_there_or_not_at_all_for_the_next_command
     tmp_path: Path, verb: str, seed: int
 ) -> None:
     chances = random.Random(seed)
-    place, manifest = Place(tmp_path / "prefix"), tmp_path / "manifest"
+    prefix, manifest = MergePrefix(tmp_path / "prefix"), tmp_path / "manifest"
     one, two = stage(tmp_path / "1", big("1")), stage(tmp_path / "2", big("2"))
     other = {"bin/other": "", f"{SITE}/other.py": "", "share/big/other": ""}
-    place.merge(stage(tmp_path / "other", other))
-    (place.path / "bin/python3").touch()  # from now on it is an environment: its locks stay
-    place.merge(one, manifest=manifest)
+    prefix.merge(stage(tmp_path / "other", other))
+    (prefix.path / "bin/python3").touch()  # from now on it is an environment: its locks stay
+    prefix.merge(one, manifest=manifest)
     if verb == "merge":
-        place.unmerge(manifest)
+        prefix.unmerge(manifest)
     pristine, noted = tmp_path / "pristine", manifest.read_bytes()
-    shutil.copytree(place.path, pristine, symlinks=True)
+    shutil.copytree(prefix.path, pristine, symlinks=True)
     words = {"merge": ("merge", one), "upgrade": ("merge", two), "unmerge": ("unmerge", manifest)}[verb]
-    words = (*words, "--into", place.path) if verb != "unmerge" else words
-    old = place.content()
+    words = (*words, "--into", prefix.path) if verb != "unmerge" else words
+    old = prefix.content()
     run(*words)
-    new = place.content()
-    state = place.path / SITE / ".safe-pip"
+    new = prefix.content()
+    state = prefix.path / SITE / ".safe-pip"
     killed = 0
     for _ in range(8):
-        shutil.rmtree(place.path)
-        shutil.copytree(pristine, place.path, symlinks=True)
+        shutil.rmtree(prefix.path)
+        shutil.copytree(pristine, prefix.path, symlinks=True)
         manifest.write_bytes(noted)
         moment, delay = chances.choice(["", ".owner", ".journal", ".journal", ".committed"]), chances.uniform(0, 0.03)
         with Watch(state) as watch:
@@ -184,14 +188,14 @@ def test_killed_at_any_moment_it_is_all_there_or_not_at_all_for_the_next_command
                 process.kill()
             process.communicate()
         killed += process.returncode != 0
-        run("merge", stage(tmp_path / "next", {"next": "next"}), "--into", place.path)
-        found = place.content()
+        run("merge", stage(tmp_path / "next", {"next": "next"}), "--into", prefix.path)
+        found = prefix.content()
         assert found.pop("next", None)
         assert _files(found) in (_files(old), _files(new)), (moment, delay)
-        assert place.private() == []
+        assert prefix.private() == []
         if verb != "unmerge":
             run(*words)
-            assert {path: said for path, said in place.content().items() if path != "next"} == new
+            assert {path: said for path, said in prefix.content().items() if path != "next"} == new
     assert killed
 
 
@@ -205,30 +209,30 @@ def _files(content: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "with site-packages"])
-def left(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def left(request: pytest.FixtureRequest, tmp_path: Path) -> MergePrefix:
     """A prefix, with or without a site-packages, in which a merge has died just before it was committed."""
     files = {"bin/x": "", **({f"{SITE}/x.py": ""} if request.param else {})}
     staged = stage(tmp_path / "staged", {"bin/y": "", "share/z": "", "include/h.h": ""})
     with disk.record() as changes:
-        Place(stage(tmp_path / "first", files)).merge(staged)
+        MergePrefix(stage(tmp_path / "first", files)).merge(staged)
     committed = [change.path.endswith(".committed") for change in changes].index(True)
-    place = Place(stage(tmp_path / "prefix", files))
+    prefix = MergePrefix(stage(tmp_path / "prefix", files))
     with pytest.raises(disk.Crashed), disk.crash_at(committed):
-        place.merge(staged)
-    assert (place.path / "share/z").exists()
-    return place
+        prefix.merge(staged)
+    assert (prefix.path / "share/z").exists()
+    return prefix
 
 
-def is_as_it_was(place: Place) -> bool:
-    return {path for path, said in place.content().items() if said[0] != "d"} <= {"bin/x", f"{SITE}/x.py"}
+def is_as_it_was(prefix: MergePrefix) -> bool:
+    return {path for path, said in prefix.content().items() if said[0] != "d"} <= {"bin/x", f"{SITE}/x.py"}
 
 
-def test_the_next_command_of_any_kind_undoes_what_a_killed_merge_left(left: Place) -> None:
+def test_the_next_command_of_any_kind_undoes_what_a_killed_merge_left(left: MergePrefix) -> None:
     run("run", "--shared", "--env", left.path, "--", "true")
     assert is_as_it_was(left)
 
 
-def test_what_a_killed_merge_left_is_shown_and_repaired_by_the_doctor(left: Place) -> None:
+def test_what_a_killed_merge_left_is_shown_and_repaired_by_the_doctor(left: MergePrefix) -> None:
     status = json.loads(run("status", "--json", "--env", left.path).stdout)
     assert [each["next"] for each in status["transactions"]] == ["roll back"]
     document = json.loads(run("doctor", "--json", "--env", left.path, status=1).stdout)
@@ -259,35 +263,35 @@ def test_a_user_merges_read_only_files_and_directories(common: Path) -> None:
         (tree / "share").chmod(0o755)
     (common / "prefix").mkdir()
     give(common, forks.need_user())
-    place = Place(common / "prefix")
+    prefix = MergePrefix(common / "prefix")
 
     def merge() -> None:
         for tree in (one, two):
-            place.merge(tree, manifest=common / f"{tree.name}.json")
-        found = {path: said[:4] for path, said in exact(place.path).items()}
+            prefix.merge(tree, manifest=common / f"{tree.name}.json")
+        found = {path: said[:4] for path, said in exact(prefix.path).items()}
         assert found == everything([one, two])
-        assert not place.merge(two).is_changed
+        assert not prefix.merge(two).is_changed
 
     def unmerge() -> None:
         for tree in (two, one):
-            place.unmerge(common / f"{tree.name}.json")
+            prefix.unmerge(common / f"{tree.name}.json")
 
     everything_is_loaded(common)
     forks.in_child(merge, user="nobody")
-    assert {said[3] for said in exact(place.path).values()} == {f"{os.stat(one).st_uid}:{os.stat(one).st_gid}"}
+    assert {said[3] for said in exact(prefix.path).values()} == {f"{os.stat(one).st_uid}:{os.stat(one).st_gid}"}
     forks.in_child(unmerge, user="nobody")
-    assert os.listdir(place.path) == []
+    assert os.listdir(prefix.path) == []
 
 
 @as_root
 def test_a_prefix_of_somebody_else_is_refused(common: Path) -> None:
-    place, staged = Place(stage(common / "prefix", {"bin/x": ""})), stage(common / "staged", {"bin/y": ""})
+    prefix, staged = MergePrefix(stage(common / "prefix", {"bin/x": ""})), stage(common / "staged", {"bin/y": ""})
     give(staged, forks.need_user())
 
     def merge() -> None:
         with pytest.raises(UnusableEnvironment) as caught:
-            place.merge(staged)
-        assert str(caught.value) == f"`{place.path}` is not writable: Permission denied. Nothing was changed"
+            prefix.merge(staged)
+        assert str(caught.value) == f"`{prefix.path}` is not writable: Permission denied. Nothing was changed"
 
     everything_is_loaded(common)
     forks.in_child(merge, user="nobody")
@@ -295,9 +299,9 @@ def test_a_prefix_of_somebody_else_is_refused(common: Path) -> None:
 
 def everything_is_loaded(directory: Path) -> None:
     """Import what a merge imports only when it is used: another user may not read it."""
-    place = Place(directory / "first")
-    place.merge(stage(directory / "loaded", {"x": ""}), manifest=directory / "loaded.json")
-    place.unmerge(directory / "loaded.json")
+    prefix = MergePrefix(directory / "first")
+    prefix.merge(stage(directory / "loaded", {"x": ""}), manifest=directory / "loaded.json")
+    prefix.unmerge(directory / "loaded.json")
 
 
 @as_root
@@ -313,46 +317,46 @@ def test_root_keeps_owners_and_lets_users_go_on(common: Path) -> None:
 @as_root
 def test_what_is_staged_on_another_filesystem_is_copied_beside_its_place_first(tmp_path: Path) -> None:
     (tmp_path / "memory").mkdir()
-    place = Place(stage(tmp_path / "prefix", {"share/x": "", f"{SITE}/x.py": ""}))
+    prefix = MergePrefix(stage(tmp_path / "prefix", {"share/x": "", f"{SITE}/x.py": ""}))
     with tmpfs(tmp_path / "memory"):
         staged = stage(tmp_path / "memory/staged", {**big("1"), "share/x": "other", "lib64": Link("lib")})
         os.link(staged / "bin/tool-0", staged / "bin/same")
-        run("merge", staged, "--into", place.path, "--move")
+        run("merge", staged, "--into", prefix.path, "--move")
         assert not staged.exists()
-    assert (place.path / "bin/same").samefile(place.path / "bin/tool-0")
-    assert (place.path / "share/x").read_text() == "other"
-    assert place.private() == []
+    assert (prefix.path / "bin/same").samefile(prefix.path / "bin/tool-0")
+    assert (prefix.path / "share/x").read_text() == "other"
+    assert prefix.private() == []
 
 
 @as_root
 def test_a_part_of_the_prefix_may_be_another_filesystem(tmp_path: Path) -> None:
-    place = Place(stage(tmp_path / "prefix", {"share": None, f"{SITE}/x.py": ""}))
+    prefix = MergePrefix(stage(tmp_path / "prefix", {"share": None, f"{SITE}/x.py": ""}))
     staged = stage(tmp_path / "staged", {**big("1"), "share/empty": None, "share/big/ro/x": "x"})
     os.link(staged / "share/big/1/1.txt", staged / "share/big/1/same.txt")
     (staged / "share/big/ro").chmod(0o555)
-    with tmpfs(place.path / "share", "-o", "mode=755"):
-        run("merge", staged, "--into", place.path, "--manifest", tmp_path / "m")
-        found, wanted = exact(place.path), exact(staged)
+    with tmpfs(prefix.path / "share", "-o", "mode=755"):
+        run("merge", staged, "--into", prefix.path, "--manifest", tmp_path / "m")
+        found, wanted = exact(prefix.path), exact(staged)
         for path in wanted:
             parts = slice(0, 4) if wanted[path][0] == "d" else slice(0, 6)
             assert found[path][parts] == wanted[path][parts]
-        assert "Nothing to merge" in run("merge", staged, "--into", place.path).stdout
+        assert "Nothing to merge" in run("merge", staged, "--into", prefix.path).stdout
         run("unmerge", tmp_path / "m")
-        assert os.listdir(place.path / "share") == []
-    assert place.private() == []
+        assert os.listdir(prefix.path / "share") == []
+    assert prefix.private() == []
 
 
 @as_root
 def test_a_full_disk_is_told_and_nothing_is_changed(tmp_path: Path) -> None:
     (tmp_path / "small").mkdir()
     with tmpfs(tmp_path / "small", "-o", "size=1m"):
-        place = Place(stage(tmp_path / "small/prefix", {"bin/x": "", f"{SITE}/x.py": ""}))
-        before = place.content()
+        prefix = MergePrefix(stage(tmp_path / "small/prefix", {"bin/x": "", f"{SITE}/x.py": ""}))
+        before = prefix.content()
         staged = stage(tmp_path / "staged", {f"share/{number}": "x" * 300_000 for number in range(5)})
-        error = run("merge", staged, "--into", place.path, "--manifest", tmp_path / "m", status=74).stderr
+        error = run("merge", staged, "--into", prefix.path, "--manifest", tmp_path / "m", status=74).stderr
         assert "there is not enough space in" in error
         assert error.endswith(". Nothing was changed\n")
-        assert (place.content(), place.private()) == (before, [])
+        assert (prefix.content(), prefix.private()) == (before, [])
         assert not (tmp_path / "m").exists()
 
 
@@ -444,67 +448,67 @@ def test_help_is_shown(verb: str) -> None:
     assert max(map(len, run(verb, "--help").stdout.splitlines())) <= 120
 
 
-def test_without_a_prefix_it_is_that_of_the_environment(shop: Shop, tmp_path: Path) -> None:
-    site = str(shop.site.relative_to(shop.environment.path))
+def test_without_a_prefix_it_is_that_of_the_environment(env: PipEnvironment, tmp_path: Path) -> None:
+    site = str(env.site.relative_to(env.venv.path))
     staged = stage(tmp_path / "staged", {f"{site}/merged.py": "", "share/merged": ""})
-    shop.run("merge", staged, "--manifest", tmp_path / "m")
-    assert (shop.site / "merged.py").exists()
-    assert "Nothing to merge" in shop.run("merge", staged, "--env", shop.environment.python).stdout
-    assert "Nothing to merge" in shop.run("--python", shop.environment.python, "merge", staged).stdout
-    assert (shop.site / ".safe-pip/commit").exists()
-    assert not (shop.environment.path / ".safe-pip").exists()
-    shop.run("unmerge", tmp_path / "m")
-    assert not (shop.site / "merged.py").exists()
-    assert not (shop.environment.path / "share").exists()
+    env.run("merge", staged, "--manifest", tmp_path / "m")
+    assert (env.site / "merged.py").exists()
+    assert "Nothing to merge" in env.run("merge", staged, "--env", env.venv.python).stdout
+    assert "Nothing to merge" in env.run("--python", env.venv.python, "merge", staged).stdout
+    assert (env.site / ".safe-pip/commit").exists()
+    assert not (env.venv.path / ".safe-pip").exists()
+    env.run("unmerge", tmp_path / "m")
+    assert not (env.site / "merged.py").exists()
+    assert not (env.venv.path / "share").exists()
 
 
 def test_an_installed_distribution_is_upgraded_by_a_staged_one_and_pip_takes_it_away(
-    shop: Shop, tmp_path: Path
+    env: PipEnvironment, tmp_path: Path
 ) -> None:
-    shop.stock(*(Project("moved", version, console_scripts={"moved": "moved:main"}) for version in ("1", "2")))
-    shop.run("install", "moved==1")
-    prefix = shop.environment.path
-    shop.run("install", "--root", tmp_path / "root", "--prefix", prefix, "--ignore-installed", "moved==2")
+    env.add_to_index(*(Project("moved", version, console_scripts={"moved": "moved:main"}) for version in ("1", "2")))
+    env.run("install", "moved==1")
+    prefix = env.venv.path
+    env.run("install", "--root", tmp_path / "root", "--prefix", prefix, "--ignore-installed", "moved==2")
     assert not [*(tmp_path / "root").rglob(".safe-pip")]
-    shop.run("merge", f"{tmp_path}/root{prefix}")
-    assert shop.installed() == {"moved": "2"}
-    assert check(shop.environment, shop.variables) == []
-    shop.run("uninstall", "-y", "moved")
-    assert shop.installed() == {}
+    env.run("merge", f"{tmp_path}/root{prefix}")
+    assert env.installed() == {"moved": "2"}
+    assert check(env.venv, env.variables) == []
+    env.run("uninstall", "-y", "moved")
+    assert env.installed() == {}
 
 
 def test_a_merge_that_replaces_waits_for_who_needs_the_old_and_one_that_adds_does_not(tmp_path: Path) -> None:
-    place = Place(stage(tmp_path / "prefix", {f"{SITE}/x.py": "", "bin/x": "", "bin/python3": ""}))
+    prefix = MergePrefix(stage(tmp_path / "prefix", {f"{SITE}/x.py": "", "bin/x": "", "bin/python3": ""}))
     adds, replaces = stage(tmp_path / "adds", {"bin/y": ""}), stage(tmp_path / "replaces", {"bin/x": "x"})
-    with workers(place.path / SITE, count=1) as (reader,):
+    with workers(prefix.path / SITE, count=1) as (reader,):
         reader.hold("keeping")
-        run("merge", adds, "--into", place.path)
-        error = run("--lock-timeout", "0", "merge", replaces, "--into", place.path, status=75).stderr
+        run("merge", adds, "--into", prefix.path)
+        error = run("--lock-timeout", "0", "merge", replaces, "--into", prefix.path, status=75).stderr
         assert "is not free, shared by" in error
         assert error.endswith("Nothing was changed\n")
-    run("--lock-timeout", "0", "merge", replaces, "--into", place.path)
-    assert (place.path / "bin/x").read_text() == "x"
+    run("--lock-timeout", "0", "merge", replaces, "--into", prefix.path)
+    assert (prefix.path / "bin/x").read_text() == "x"
 
 
 def test_it_is_at_work_below_run_exclusive(tmp_path: Path) -> None:
-    place = Place(stage(tmp_path / "prefix", {"bin/x": ""}))
+    prefix = MergePrefix(stage(tmp_path / "prefix", {"bin/x": ""}))
     staged = stage(tmp_path / "staged", {"bin/x": "x", "share/y": "y"})
-    inner = [sys.executable, "-m", "safe_pip", "merge", staged, "--into", place.path]
-    for words in (["run", "--exclusive", "--env", place.path], ["run", "--shared", "--env", tmp_path / "elsewhere"]):
+    inner = [sys.executable, "-m", "safe_pip", "merge", staged, "--into", prefix.path]
+    for words in (["run", "--exclusive", "--env", prefix.path], ["run", "--shared", "--env", tmp_path / "elsewhere"]):
         run(*words, "--", *inner)
-    assert (place.path / "bin/x").read_text() == "x"
+    assert (prefix.path / "bin/x").read_text() == "x"
 
 
-def test_a_prefix_is_the_same_to_merges_and_installs_that_name_it(shop: Shop, tmp_path: Path) -> None:
+def test_a_prefix_is_the_same_to_merges_and_installs_that_name_it(env: PipEnvironment, tmp_path: Path) -> None:
     """`--prefix` installs and merges into one tree that is packed afterwards."""
-    shop.stock(Project("one", data={"share/doc/one": ""}), Project("two", data={"share/doc/two": ""}))
+    env.add_to_index(Project("one", data={"share/doc/one": ""}), Project("two", data={"share/doc/two": ""}))
     prefix = tmp_path / "packed"
     site = Path(sysconfig.get_path("purelib", "posix_prefix", vars={"base": str(prefix)}))
     staged = [stage(tmp_path / f"{number}", {f"share/doc/{number}": "", f"bin/{number}": ""}) for number in range(6)]
     commands: list[list[object]] = [["merge", tree, "--into", prefix] for tree in staged]
     commands += [["install", "--prefix", prefix, "--ignore-installed", name] for name in ("one", "two")]
     with ThreadPoolExecutor(len(commands)) as pool:
-        list(pool.map(lambda words: shop.run(*words), commands))
+        list(pool.map(lambda words: env.run(*words), commands))
     assert sorted(os.listdir(prefix / "share/doc")) == sorted(["one", "two", *map(str, range(6))])
     assert {path.name for path in prefix.rglob("*.dist-info")} == {"one-1.dist-info", "two-1.dist-info"}
     assert not [*prefix.rglob(".safe-pip*")]

@@ -16,11 +16,11 @@ pytestmark = pytest.mark.slow
 A1, A2, B1 = Project("aproject", "1"), Project("aproject", "2"), Project("bproject", "1")
 
 
-def dropping(shop, how: str) -> str:
+def dropping(env, how: str) -> str:
     """A prefix for shell commands: nothing, or what runs them with none of our variables but what the tests need."""
     if how == "variable":
         return ""
-    kept = {name: value for name, value in shop.variables.items() if name.startswith(("PIP_", "XDG_", "HOME", "PATH"))}
+    kept = {name: value for name, value in env.variables.items() if name.startswith(("PIP_", "XDG_", "HOME", "PATH"))}
     return shlex.join(["env", "-i", *(f"{name}={value}" for name, value in kept.items())]) + " "
 
 
@@ -28,28 +28,28 @@ both_ways = pytest.mark.parametrize("how", ["variable", "dropped"])
 
 
 @both_ways
-def test_recipes_below_an_exclusive_holder_install_and_list_at_once(shop, how):
+def test_recipes_below_an_exclusive_holder_install_and_list_at_once(env, how):
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
     projects = [Project(f"part{number}", "1") for number in range(4)]
-    shop.stock(*projects)
-    command = dropping(shop, how) + shlex.join(shop.command())
+    env.add_to_index(*projects)
+    command = dropping(env, how) + shlex.join(env.command())
     recipes = "".join(f"{p.name}:\n\t{command} install {p.name}\n\t{command} list\n" for p in projects)
     names = " ".join(p.name for p in projects)
-    (shop.directory / "Makefile").write_text(f".PHONY: all {names}\nall: {names}\n{recipes}")
-    done = shop.run("run", "--exclusive", "--", "make", "-j4")
-    assert shop.installed() == {p.name: "1" for p in projects}, done.stderr
-    assert shop.run("check").returncode == 0
+    (env.directory / "Makefile").write_text(f".PHONY: all {names}\nall: {names}\n{recipes}")
+    done = env.run("run", "--exclusive", "--", "make", "-j4")
+    assert env.installed() == {p.name: "1" for p in projects}, done.stderr
+    assert env.run("check").returncode == 0
 
 
 @both_ways
-def test_below_a_shared_holder_an_addition_goes_through_and_a_replacement_is_refused_at_once(shop, how):
-    shop.stock(A1, A2, B1)
-    shop.run("install", "aproject==1")
-    command = dropping(shop, how) + shlex.join(shop.command())
+def test_below_a_shared_holder_an_addition_goes_through_and_a_replacement_is_refused_at_once(env, how):
+    env.add_to_index(A1, A2, B1)
+    env.run("install", "aproject==1")
+    command = dropping(env, how) + shlex.join(env.command())
 
     def below(text: str, status: int) -> subprocess.CompletedProcess[str]:
-        return shop.run("run", "--shared", "--", "sh", "-c", f"exec {command} {text}", status=status)
+        return env.run("run", "--shared", "--", "sh", "-c", f"exec {command} {text}", status=status)
 
     below("install bproject", 0)
     for replacement in ("install --upgrade aproject", "uninstall -y aproject"):
@@ -58,7 +58,7 @@ def test_below_a_shared_holder_an_addition_goes_through_and_a_replacement_is_ref
         assert "Nothing was changed" in refused.stderr
         assert "safe-pip run --exclusive" in refused.stderr
     below("list", 0)
-    assert shop.installed() == {"aproject": "1", "bproject": "1"}
+    assert env.installed() == {"aproject": "1", "bproject": "1"}
 
 
 NAMESPACE = Project("portion", "1", files={"space/portion.py": ""})
@@ -70,34 +70,34 @@ HIDING = {
 
 
 @pytest.mark.parametrize("hiding", HIDING)
-def test_below_a_shared_holder_what_would_hide_something_is_no_addition(shop, hiding):
-    shop.stock(Project("aproject", "1", console_scripts={"aproject": "aproject:main"}), NAMESPACE, HIDING[hiding])
-    shop.run("install", "aproject", "portion")
-    refused = shop.run("run", "--shared", "--", *shop.command("install", "hiding"), status=75)
+def test_below_a_shared_holder_what_would_hide_something_is_no_addition(env, hiding):
+    env.add_to_index(Project("aproject", "1", console_scripts={"aproject": "aproject:main"}), NAMESPACE, HIDING[hiding])
+    env.run("install", "aproject", "portion")
+    refused = env.run("run", "--shared", "--", *env.command("install", "hiding"), status=75)
     assert "nothing there can be replaced or removed" in refused.stderr
-    assert shop.installed() == {"aproject": "1", "portion": "1"}
+    assert env.installed() == {"aproject": "1", "portion": "1"}
 
 
-def test_below_a_shared_holder_a_version_that_shadows_another_is_no_addition(shop):
-    shop.stock(A1, A2)
-    tree = shop.directory / "other tree"
-    shop.run("install", "--target", tree, "aproject==1")
+def test_below_a_shared_holder_a_version_that_shadows_another_is_no_addition(env):
+    env.add_to_index(A1, A2)
+    tree = env.directory / "other tree"
+    env.run("install", "--target", tree, "aproject==1")
     for how in (("aproject==2",), ("--ignore-installed", "aproject")):
-        words = ("run", "--shared", "--", *shop.command("install", *how))
-        refused = shop.run(*words, status=75, PYTHONPATH=str(tree))
+        words = ("run", "--shared", "--", *env.command("install", *how))
+        refused = env.run(*words, status=75, PYTHONPATH=str(tree))
         assert "nothing there can be replaced or removed" in refused.stderr
-    assert shop.installed() == {}
+    assert env.installed() == {}
 
 
-def test_a_lock_that_the_shell_took_counts_as_well(shop):
+def test_a_lock_that_the_shell_took_counts_as_well(env):
     if shutil.which("flock") is None:
         pytest.skip("flock(1) is not installed")
-    shop.stock(A1, A2)
-    shop.run("install", "aproject==1")
+    env.add_to_index(A1, A2)
+    env.run("install", "aproject==1")
     for script in ("flock -s {site} {command}", "exec 9<{site}; flock -s 9; {command}"):
-        text = script.format(site=shop.site, command=shlex.join(shop.command("install", "-U", "aproject")))
+        text = script.format(site=env.site, command=shlex.join(env.command("install", "-U", "aproject")))
         done = subprocess.run(
-            ["sh", "-c", text], env=shop.variables, cwd=shop.directory, capture_output=True, text=True, timeout=60
+            ["sh", "-c", text], env=env.variables, cwd=env.directory, capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 75, done.stderr
         assert "nothing there can be replaced" in done.stderr
@@ -121,26 +121,26 @@ build_editable = build_wheel
 
 
 @pytest.mark.parametrize("isolation", [(), ("--no-build-isolation",)], ids=["isolated", "not isolated"])
-def test_a_build_that_calls_safe_pip_does_not_wait_for_its_own_ancestor(shop, isolation):
-    shop.stock(A1, B1)
-    shop.run("install", "aproject")
-    tree = Project("outer", "1").write_source_tree(shop.directory / "outer")
+def test_a_build_that_calls_safe_pip_does_not_wait_for_its_own_ancestor(env, isolation):
+    env.add_to_index(A1, B1)
+    env.run("install", "aproject")
+    tree = Project("outer", "1").write_source_tree(env.directory / "outer")
     (tree / "_backend.py").rename(tree / "_copying.py")
     refused = 75 if isolation else 0
     calls = [(["list"], 0), (["install", "bproject"], 0), (["install", "--force-reinstall", "aproject"], refused)]
-    (tree / "_backend.py").write_text(NESTED_BACKEND.format(calls=calls, command=shop.command()))
-    shop.run("install", *isolation, tree)
-    assert shop.installed() == {"aproject": "1", "bproject": "1", "outer": "1"}
+    (tree / "_backend.py").write_text(NESTED_BACKEND.format(calls=calls, command=env.command()))
+    env.run("install", *isolation, tree)
+    assert env.installed() == {"aproject": "1", "bproject": "1", "outer": "1"}
 
 
-def test_locks_are_free_when_the_command_ends_though_it_left_a_daemon(shop):
-    shop.stock(A1)
+def test_locks_are_free_when_the_command_ends_though_it_left_a_daemon(env):
+    env.add_to_index(A1)
     reading, writing = os.pipe()
     script = f"sleep 1000 >/dev/null 2>&1 </dev/null & echo $! >/dev/fd/{writing}"
     done = subprocess.run(
-        shop.command("run", "--exclusive", "--", "sh", "-c", script),
-        env=shop.variables,
-        cwd=shop.directory,
+        env.command("run", "--exclusive", "--", "sh", "-c", script),
+        env=env.variables,
+        cwd=env.directory,
         pass_fds=[writing],
     )
     os.close(writing)
@@ -148,6 +148,6 @@ def test_locks_are_free_when_the_command_ends_though_it_left_a_daemon(shop):
     with open(reading) as pipe:
         daemon = int(pipe.readline())
     try:
-        shop.run("--lock-timeout", "0", "install", "aproject")
+        env.run("--lock-timeout", "0", "install", "aproject")
     finally:
         os.kill(daemon, 9)

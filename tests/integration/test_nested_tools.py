@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.pages import PAGES, Page, shell
 from tests.support.venvs.checker import Violation, check
-from tests.support.venvs.environment import Shop
+from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.venvs.tools import Toolbox
 from tests.support.wheels.tiny import Project
 
@@ -25,24 +25,24 @@ BARE = ["env", "-i"]
 
 
 @pytest.fixture
-def shop(shop: Shop) -> Shop:
+def env(env: PipEnvironment) -> PipEnvironment:
     """With the page's files and projects; pip's settings come from a file, which no `env -i` drops."""
-    shop.activate()
-    PAGE.save(shop.directory)
+    env.activate()
+    PAGE.save(env.directory)
     names = ("part-1", "part-2", "part-3", "part-4", "addition", "present", "helper")
-    shop.stock(*(Project(name, "1") for name in names))
-    settings = shop.directory / "home" / ".config" / "pip" / "pip.conf"
+    env.add_to_index(*(Project(name, "1") for name in names))
+    settings = env.directory / "home" / ".config" / "pip" / "pip.conf"
     settings.parent.mkdir(parents=True)
-    house = shop.laboratory.wheelhouse.path
-    settings.write_text(f"[global]\nno-index = true\nfind-links =\n    {house}\n    {shop.index}\n")
-    shop.run("install", "present")
-    shop.stock(Project("present", "2"))
-    return shop
+    house = env.workspace.wheelhouse.path
+    settings.write_text(f"[global]\nno-index = true\nfind-links =\n    {house}\n    {env.index}\n")
+    env.run("install", "present")
+    env.add_to_index(Project("present", "2"))
+    return env
 
 
-def variables(shop: Shop) -> dict[str, str]:
-    """Those of the shop, but for what pip reads: the file has that."""
-    return {name: value for name, value in shop.variables.items() if not name.startswith("PIP_")}
+def variables(env: PipEnvironment) -> dict[str, str]:
+    """The variables of the environment without those that pip reads: the file has them."""
+    return {name: value for name, value in env.variables.items() if not name.startswith("PIP_")}
 
 
 def below_nothing(command: str) -> str:
@@ -52,62 +52,64 @@ def below_nothing(command: str) -> str:
     return f'{before} -- env -i PATH="$PATH" HOME="$HOME" {after}'
 
 
-def made(shop: Shop, words: str, **more: str) -> None:
+def made(env: PipEnvironment, words: str, **more: str) -> None:
     """Run a page's command below which make makes all parts."""
-    done = shell(PAGE.command(words), shop.directory, variables(shop) | more)
+    done = shell(PAGE.command(words), env.directory, variables(env) | more)
     assert "waiting for" not in done.stderr, done.stderr
-    assert shop.installed() == {"present": "1", **PARTS}
-    assert check(shop.environment, shop.variables) == []
+    assert env.installed() == {"present": "1", **PARTS}
+    assert check(env.venv, env.variables) == []
 
 
 @pytest.mark.parametrize("words", [MAKE, DROPPED])
-def test_recipes_below_an_exclusive_holder_install_and_list_at_once(shop: Shop, words: str) -> None:
-    made(shop, words)
+def test_recipes_below_an_exclusive_holder_install_and_list_at_once(env: PipEnvironment, words: str) -> None:
+    made(env, words)
 
 
-def test_so_do_those_below_sudo(shop: Shop) -> None:
+def test_so_do_those_below_sudo(env: PipEnvironment) -> None:
     sudo = shutil.which("sudo")
     if sudo is None or subprocess.run([sudo, "-n", "true"], capture_output=True).returncode:
         pytest.skip("sudo is not installed, or asks for a password")
-    made(shop, SUDO)
+    made(env, SUDO)
 
 
-def test_so_do_those_below_tox_which_drops_the_variable(shop: Shop, toolbox: Toolbox) -> None:
-    programs = os.pathsep.join([shop.variables["PATH"], str(toolbox.program("tox").parent)])
+def test_so_do_those_below_tox_which_drops_the_variable(env: PipEnvironment, toolbox: Toolbox) -> None:
+    programs = os.pathsep.join([env.variables["PATH"], str(toolbox.program("tox").parent)])
     # tox passes neither; without them pip would read the settings of this machine.
     passed = "testenv:parts.pass_env=HOME,XDG_CACHE_HOME"
-    made(shop, TOX, PATH=programs, TOX_OVERRIDE=passed, VIRTUALENV_NO_PERIODIC_UPDATE="1")
+    made(env, TOX, PATH=programs, TOX_OVERRIDE=passed, VIRTUALENV_NO_PERIODIC_UPDATE="1")
 
 
 @pytest.mark.parametrize("way", [str, below_nothing], ids=["variable", "dropped"])
-def test_below_a_shared_holder_an_addition_goes_through_and_a_replacement_is_refused(shop: Shop, way) -> None:
-    shell(way(PAGE.command(ADD)), shop.directory, variables(shop))
-    assert shop.installed() == {"present": "1", "addition": "1"}
-    refused = shell(way(PAGE.command(REPLACE)), shop.directory, variables(shop), status=75)
+def test_below_a_shared_holder_an_addition_goes_through_and_a_replacement_is_refused(env: PipEnvironment, way) -> None:
+    shell(way(PAGE.command(ADD)), env.directory, variables(env))
+    assert env.installed() == {"present": "1", "addition": "1"}
+    refused = shell(way(PAGE.command(REPLACE)), env.directory, variables(env), status=75)
     # The page shows what is said, with `/venv` for the environment; without the variable the holder is named as well.
     shown = next(line for line in PAGES.joinpath("nested.md").read_text().splitlines() if "error: `/venv`" in line)
-    for part in shown.replace("/venv", str(shop.environment.path)).split(" for the command", 1):
+    for part in shown.replace("/venv", str(env.venv.path)).split(" for the command", 1):
         assert part in refused.stderr, refused.stderr
-    assert shop.installed() == {"present": "1", "addition": "1"}
+    assert env.installed() == {"present": "1", "addition": "1"}
 
 
 @pytest.mark.parametrize("words", [SETUP, UV], ids=["safe-pip", "uv"])
 @pytest.mark.parametrize("way", ["variable", "dropped"])
-def test_a_setup_script_that_calls_safe_pip_adds_what_it_needs(shop: Shop, toolbox: Toolbox, words, way) -> None:
+def test_a_setup_script_that_calls_safe_pip_adds_what_it_needs(
+    env: PipEnvironment, toolbox: Toolbox, words, way
+) -> None:
     more = {}
     if words == UV:
-        programs = [shop.variables["PATH"], str(toolbox.program("uv").parent)]
+        programs = [env.variables["PATH"], str(toolbox.program("uv").parent)]
         more = {"PATH": os.pathsep.join(programs), "UV_NO_CONFIG": "1", "UV_NO_INDEX": "1"}
-    shop.run("install", "--no-deps", shop.laboratory.wheelhouse.wheel("setuptools", "80.9.0"))
+    env.run("install", "--no-deps", env.workspace.wheelhouse.wheel("setuptools", "80.9.0"))
     if way == "dropped":
-        script = shop.directory / "outer" / "setup.py"
+        script = env.directory / "outer" / "setup.py"
         text = script.read_text()
-        bare = [*BARE, f"PATH={shop.variables['PATH']}", f"HOME={shop.variables['HOME']}"]
+        bare = [*BARE, f"PATH={env.variables['PATH']}", f"HOME={env.variables['HOME']}"]
         replaced = text.replace('["safe-pip"', f'[*{bare!r}, "safe-pip"')
         assert replaced != text
         script.write_text(replaced)
-    shell(PAGE.command(words), shop.directory, variables(shop) | more)
+    shell(PAGE.command(words), env.directory, variables(env) | more)
     expected = {"present": "1", "helper": "1", "outer": "1", "setuptools": "80.9.0"}
-    assert shop.installed() == expected
-    found = check(shop.environment, shop.variables)
+    assert env.installed() == expected
+    found = check(env.venv, env.variables)
     assert [each for each in found if each != Violation("unowned-file", ".lock")] == []

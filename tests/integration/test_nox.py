@@ -7,7 +7,7 @@ import os
 import pytest
 
 from tests.support.pages import Page, shell
-from tests.support.venvs.environment import Shop
+from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.venvs.tools import Toolbox
 from tests.support.wheels.tiny import Project
 
@@ -17,22 +17,22 @@ PROJECTS = ("alpha", "beta", "gamma")
 
 
 @pytest.fixture
-def shop(shop: Shop) -> Shop:
+def env(env: PipEnvironment) -> PipEnvironment:
     """With safe-pip on PATH, and what is to be installed."""
-    shop.activate()
-    shop.stock(*map(Project, PROJECTS), Project("common", "1"), Project("common", "2"))
-    return shop
+    env.activate()
+    env.add_to_index(*map(Project, PROJECTS), Project("common", "1"), Project("common", "2"))
+    return env
 
 
 @pytest.fixture
-def with_nox(shop: Shop, toolbox: Toolbox) -> Shop:
+def with_nox(env: PipEnvironment, toolbox: Toolbox) -> PipEnvironment:
     """The same with nox, and the files of its page."""
-    shop.more["PATH"] += os.pathsep + str(toolbox.program("nox").parent)
-    PAGE.save(shop.directory)
-    return shop
+    env.more["PATH"] += os.pathsep + str(toolbox.program("nox").parent)
+    PAGE.save(env.directory)
+    return env
 
 
-def test_sessions_that_run_at_once_share_one_environment(with_nox: Shop) -> None:
+def test_sessions_that_run_at_once_share_one_environment(with_nox: PipEnvironment) -> None:
     shell(PAGE.command("nox --parallel 3\n"), with_nox.directory, with_nox.variables)
     (site,) = with_nox.directory.glob(".venv/lib/python*/site-packages")
     there = {path.name for path in site.glob("*.dist-info") if not path.name.startswith(("pip-", "setuptools-"))}
@@ -40,19 +40,19 @@ def test_sessions_that_run_at_once_share_one_environment(with_nox: Shop) -> None
     with_nox.run("doctor", "--env", with_nox.directory / ".venv")
 
 
-def test_nox_as_it_is_runs_safe_pip_in_environments_that_are_adopted(with_nox: Shop) -> None:
+def test_nox_as_it_is_runs_safe_pip_in_environments_that_are_adopted(with_nox: PipEnvironment) -> None:
     done = shell(PAGE.command("unchanged.py"), with_nox.directory, with_nox.variables)
     assert done.stdout.count("Adopted") == len(PROJECTS)
     assert (done.stdout + done.stderr).count("safe-pip: safe-pip ") == len(PROJECTS)
     assert len(list(with_nox.directory.glob(".nox/*/lib/python*/site-packages/alpha.py"))) == 1
 
 
-def test_the_commands_of_the_page_on_adopting_do_what_it_says(shop: Shop) -> None:
-    pip = shop.laboratory.wheelhouse.wheel("pip", shop.laboratory.pip_version)
-    made = shop.laboratory.maker.make(shop.directory / ".venv", [pip])
+def test_the_commands_of_the_page_on_adopting_do_what_it_says(env: PipEnvironment) -> None:
+    pip = env.workspace.wheelhouse.wheel("pip", env.workspace.pip_version)
+    made = env.workspace.maker.make(env.directory / ".venv", [pip])
     for commands in ADOPT.commands[:2]:
-        done = shell(commands, shop.directory, shop.variables)
+        done = shell(commands, env.directory, env.variables)
     assert "nothing is unfinished" in done.stdout
     assert {"alpha.py", "beta.py"} <= set(os.listdir(made.purelib))
-    done = shell(ADOPT.commands[2], shop.directory, shop.variables)
+    done = shell(ADOPT.commands[2], env.directory, env.variables)
     assert "`pip` is pip again" in done.stdout

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.pages import Page
 from tests.support.venvs.checker import check, installed
-from tests.support.venvs.environment import Shop
+from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.venvs.template import Venv
 from tests.support.venvs.tools import Toolbox
 from tests.support.wheels.tiny import Project
@@ -52,25 +52,25 @@ def lock_file(index: Path) -> str:
 
 
 @pytest.fixture
-def machine(shop: Shop, toolbox: Toolbox) -> Shop:
+def machine(env: PipEnvironment, toolbox: Toolbox) -> PipEnvironment:
     """A home with nothing in it, and a pipenv beside safe-pip on PATH."""
     program = toolbox.program("pipenv")
-    shop.stock(*PROJECTS)
-    programs = shop.directory / "programs"
+    env.add_to_index(*PROJECTS)
+    programs = env.directory / "programs"
     programs.mkdir()
     (programs / "pipenv").symlink_to(program)
-    (programs / "safe-pip").symlink_to(shop.environment.scripts / "safe-pip")
-    shop.more |= {
+    (programs / "safe-pip").symlink_to(env.venv.scripts / "safe-pip")
+    env.more |= {
         "PATH": os.pathsep.join([str(programs), os.environ["PATH"]]),
         "PIPENV_NOSPIN": "1",
         "PIPENV_IGNORE_VIRTUALENVS": "1",
         "LANG": "C.UTF-8",
     }
-    shutil.rmtree(shop.directory / "home", ignore_errors=True)
-    return shop
+    shutil.rmtree(env.directory / "home", ignore_errors=True)
+    return env
 
 
-def project(machine: Shop, name: str) -> Path:
+def project(machine: PipEnvironment, name: str) -> Path:
     directory = machine.directory / name
     directory.mkdir()
     (directory / "Pipfile").write_text(PIPFILE)
@@ -78,7 +78,7 @@ def project(machine: Shop, name: str) -> Path:
     return directory
 
 
-def start(machine: Shop, commands: str, directory: Path) -> subprocess.Popen[str]:
+def start(machine: PipEnvironment, commands: str, directory: Path) -> subprocess.Popen[str]:
     """The commands of the page, as a reader runs them."""
     return subprocess.Popen(
         ["sh", "-e", "-c", commands],
@@ -98,7 +98,7 @@ def end(processes: list[subprocess.Popen[str]]) -> None:
         assert process.returncode == 0, out
 
 
-def sound(machine: Shop, home: Path) -> bool:
+def sound(machine: PipEnvironment, home: Path) -> bool:
     """Whether the environment has what the project asks for, whole."""
     environment = Venv(home, frozenset())
     found = {name: version for name, version in installed(environment).items() if name in ("aproject", "other")}
@@ -112,14 +112,16 @@ def sound(machine: Shop, home: Path) -> bool:
     return found == {"aproject": "1", "other": "1"} and not wrong
 
 
-def test_sixteen_at_once_in_one_project_all_succeed(machine: Shop) -> None:
+def test_sixteen_at_once_in_one_project_all_succeed(machine: PipEnvironment) -> None:
     page, directory = Page.read("pipenv"), project(machine, "project")
     end([start(machine, page.command("safe-pip venv"), directory) for _ in range(MANY)])
     assert sound(machine, directory / ".venv")
     end([start(machine, page.command("--shared"), directory) for _ in range(2)])
 
 
-def test_sixteen_at_once_of_four_projects_make_their_environments_where_pipenv_has_them(machine: Shop) -> None:
+def test_sixteen_at_once_of_four_projects_make_their_environments_where_pipenv_has_them(
+    machine: PipEnvironment,
+) -> None:
     page = Page.read("pipenv")
     directories = [project(machine, f"project{number}") for number in range(4)]
     end([start(machine, page.command("WORKON_HOME"), directories[number % 4]) for number in range(MANY)])

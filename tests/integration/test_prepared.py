@@ -27,123 +27,125 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize(("options", "variables"), VARIANTS)
-def test_with_and_without_the_store_the_same_is_installed(fresh, options, variables):
-    without = installed(fresh, "--no-cache-dir", *options, **variables)
-    assert installed(fresh, *options, **variables) == without
-    used = {name: (entry.stat().st_mtime_ns, entry.stat().st_ino) for name, entry in entries(fresh).items()}
+def test_with_and_without_the_store_the_same_is_installed(cold_env, options, variables):
+    without = installed(cold_env, "--no-cache-dir", *options, **variables)
+    assert installed(cold_env, *options, **variables) == without
+    used = {name: (entry.stat().st_mtime_ns, entry.stat().st_ino) for name, entry in entries(cold_env).items()}
     assert used.keys() == {"every_thing", "other"}
-    assert installed(fresh, *options, **variables) == without
-    for name, entry in entries(fresh).items():
+    assert installed(cold_env, *options, **variables) == without
+    for name, entry in entries(cold_env).items():
         assert entry.stat().st_mtime_ns > used[name][0], "it was not used"
         assert entry.stat().st_ino == used[name][1]
 
 
-def test_what_is_said_is_the_same_too(fresh):
-    fresh.more["PATH"] = os.defpath
+def test_what_is_said_is_the_same_too(cold_env):
+    cold_env.more["PATH"] = os.defpath
     said = []
     for options in (("--no-cache-dir",), (), ()):
-        done = fresh.run("install", "-v", "--prefix", fresh.directory / "prefix", *options, "every-thing", "other")
-        shutil.rmtree(fresh.directory / "prefix")
+        done = cold_env.run(
+            "install", "-v", "--prefix", cold_env.directory / "prefix", *options, "every-thing", "other"
+        )
+        shutil.rmtree(cold_env.directory / "prefix")
         said.append((done.stdout, done.stderr))
     assert said[0] == said[1] == said[2]
 
 
 @pytest.mark.parametrize("options", [(), ("--no-cache-dir",)], ids=["store", "none"])
-def test_bytecode_that_is_wanted_elsewhere_is_left_to_who_imports(fresh, tmp_path, options):
+def test_bytecode_that_is_wanted_elsewhere_is_left_to_who_imports(cold_env, tmp_path, options):
     elsewhere = tmp_path / "elsewhere"
-    found = installed(fresh, *options, PYTHONPYCACHEPREFIX=str(elsewhere))
+    found = installed(cold_env, *options, PYTHONPYCACHEPREFIX=str(elsewhere))
     assert found
     assert not any(name.endswith(".pyc") for name in found)
     assert not [path for path in elsewhere.rglob("*") if ".safe-pip" in path.parts]
 
 
-def test_levels_of_optimisation_have_bytecode_of_their_own(fresh):
-    installed(fresh)
-    found = installed(fresh, PYTHONOPTIMIZE="2")
+def test_levels_of_optimisation_have_bytecode_of_their_own(cold_env):
+    installed(cold_env)
+    found = installed(cold_env, PYTHONOPTIMIZE="2")
     assert any(name.endswith(".opt-2.pyc") for name in found)
-    assert len(list(store(fresh).glob("wheels/*"))) == 4
+    assert len(list(store(cold_env).glob("wheels/*"))) == 4
 
 
-def test_nothing_is_stored_where_there_is_to_be_no_cache(fresh):
+def test_nothing_is_stored_where_there_is_to_be_no_cache(cold_env):
     for options, more in (
         (("--no-cache-dir",), {}),
         ((), {"PIP_NO_CACHE_DIR": "1"}),
         ((), {"SAFE_PIP_CACHE_LIMIT": "0"}),
     ):
-        installed(fresh, *options, **more)
-    assert not store(fresh).exists()
+        installed(cold_env, *options, **more)
+    assert not store(cold_env).exists()
 
 
-def test_the_store_is_where_pip_is_told_to_have_its_cache(fresh, tmp_path):
-    installed(fresh, "--cache-dir", str(tmp_path / "option"))
-    installed(fresh, PIP_CACHE_DIR=str(tmp_path / "variable"))
+def test_the_store_is_where_pip_is_told_to_have_its_cache(cold_env, tmp_path):
+    installed(cold_env, "--cache-dir", str(tmp_path / "option"))
+    installed(cold_env, PIP_CACHE_DIR=str(tmp_path / "variable"))
     for name in ("option", "variable"):
         assert list((tmp_path / name / "safe-pip" / "prepared-v1" / "wheels").iterdir())
-    assert not store(fresh).exists()
+    assert not store(cold_env).exists()
 
 
 @pytest.mark.parametrize("options", [(), ("-e",)], ids=["directory", "editable"])
-def test_what_is_built_anew_each_time_is_not_prepared(fresh, options):
-    tree = Project("local").write_source_tree(fresh.directory / "source")
+def test_what_is_built_anew_each_time_is_not_prepared(cold_env, options):
+    tree = Project("local").write_source_tree(cold_env.directory / "source")
     for _ in range(2):
-        fresh.run("install", *options, tree)
-        assert fresh.installed() == {"local": "1"}
-    assert entries(fresh) == {}
-    fresh.run("install", "--upgrade", *options, tree, "other")
-    assert entries(fresh).keys() == {"other"}
+        cold_env.run("install", *options, tree)
+        assert cold_env.installed() == {"local": "1"}
+    assert entries(cold_env) == {}
+    cold_env.run("install", "--upgrade", *options, tree, "other")
+    assert entries(cold_env).keys() == {"other"}
 
 
-def test_what_is_built_and_kept_by_pip_is_prepared_and_so_is_a_wheel_from_anywhere(fresh):
-    sdist = Project("built").write_sdist(fresh.index)
-    wheel = Project("given").write_wheel(fresh.directory)
-    fresh.run("install", "built", wheel, "other")
-    first = entries(fresh)
+def test_what_is_built_and_kept_by_pip_is_prepared_and_so_is_a_wheel_from_anywhere(cold_env):
+    sdist = Project("built").write_sdist(cold_env.index)
+    wheel = Project("given").write_wheel(cold_env.directory)
+    cold_env.run("install", "built", wheel, "other")
+    first = entries(cold_env)
     assert first.keys() == {"built", "given", "other"}
     used = {name: entry.stat().st_mtime_ns for name, entry in first.items()}
     sdist.touch()
-    done = fresh.run("install", "--force-reinstall", "built", wheel, "other")
+    done = cold_env.run("install", "--force-reinstall", "built", wheel, "other")
     assert "Building wheel" not in done.stdout
-    assert entries(fresh) == first
+    assert entries(cold_env) == first
     assert all(entry.stat().st_mtime_ns > used[name] for name, entry in first.items())
 
 
-def test_an_edited_file_changes_no_other_environment(fresh):
-    without = installed(fresh)
-    fresh.run("install", "other")
-    (fresh.site / "other.py").write_text("edited = 1\n")
-    assert installed(fresh) == without
+def test_an_edited_file_changes_no_other_environment(cold_env):
+    without = installed(cold_env)
+    cold_env.run("install", "other")
+    (cold_env.site / "other.py").write_text("edited = 1\n")
+    assert installed(cold_env) == without
 
 
-def test_with_hard_links_it_is_noticed_and_made_again(fresh):
-    fresh.more["SAFE_PIP_LINK_MODE"] = "hardlink"
-    fresh.run("install", "other")
-    entry = entries(fresh)["other"]
-    assert (fresh.site / "other.py").samefile(entry / "files" / "other.py")
-    (fresh.site / "other.py").write_text("edited = 1\n")
-    without = installed(fresh, "--no-cache-dir")
-    assert installed(fresh) == without
-    assert not (fresh.site / "other.py").samefile(entries(fresh)["other"] / "files" / "other.py")
+def test_with_hard_links_it_is_noticed_and_made_again(cold_env):
+    cold_env.more["SAFE_PIP_LINK_MODE"] = "hardlink"
+    cold_env.run("install", "other")
+    entry = entries(cold_env)["other"]
+    assert (cold_env.site / "other.py").samefile(entry / "files" / "other.py")
+    (cold_env.site / "other.py").write_text("edited = 1\n")
+    without = installed(cold_env, "--no-cache-dir")
+    assert installed(cold_env) == without
+    assert not (cold_env.site / "other.py").samefile(entries(cold_env)["other"] / "files" / "other.py")
 
 
-def test_with_hard_links_an_upgrade_in_the_same_second_changes_only_its_own(fresh):
-    fresh.more["SAFE_PIP_LINK_MODE"] = "hardlink"
-    fresh.run("install", "other")
-    kept = entries(fresh)["other"] / "files" / "other.py"
+def test_with_hard_links_an_upgrade_in_the_same_second_changes_only_its_own(cold_env):
+    cold_env.more["SAFE_PIP_LINK_MODE"] = "hardlink"
+    cold_env.run("install", "other")
+    kept = entries(cold_env)["other"] / "files" / "other.py"
     before = kept.stat().st_mtime_ns
-    fresh.run("install", "--force-reinstall", "other")
+    cold_env.run("install", "--force-reinstall", "other")
     assert kept.stat().st_mtime_ns == before
-    assert (fresh.site / "other.py").stat().st_mtime_ns != before
+    assert (cold_env.site / "other.py").stat().st_mtime_ns != before
 
 
-def test_two_wheels_with_one_file_leave_what_the_later_one_has(fresh):
+def test_two_wheels_with_one_file_leave_what_the_later_one_has(cold_env):
     one = Project("one", "1", files={"both.py": "one = 1\n", "one.py": ""})
     two = Project("two", "1", files={"both.py": "two = 22\n", "two.py": ""}, requires=("one",))
-    fresh.stock(one, two)
+    cold_env.add_to_index(one, two)
     for _ in range(2):
-        fresh.run("install", "--force-reinstall", "two")
-        assert (fresh.site / "both.py").read_text() == "two = 22\n"
+        cold_env.run("install", "--force-reinstall", "two")
+        assert (cold_env.site / "both.py").read_text() == "two = 22\n"
         code = "import both; print(both.two, both.__spec__.loader.get_code('both').co_consts[0])"
-        done = subprocess.run([fresh.environment.python, "-c", code], capture_output=True, text=True, check=True)
+        done = subprocess.run([cold_env.venv.python, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.split() == ["22", "22"]
 
 
@@ -163,16 +165,16 @@ def blocks(path: Path) -> list[tuple[int, int]]:
 
 @as_root
 @pytest.mark.parametrize("kind", ["btrfs", "xfs"])
-def test_where_files_can_share_blocks_they_do_unless_a_copy_is_asked_for(fresh, tmp_path, kind):
+def test_where_files_can_share_blocks_they_do_unless_a_copy_is_asked_for(cold_env, tmp_path, kind):
     big = Project("big", "1", files={"big/data.bin": os.urandom(300_000), "big/code.py": "x = 1\n" * 5_000})
-    fresh.stock(big)
+    cold_env.add_to_index(big)
     disk, shared = tmp_path / "disk", 0x2000
     disk.mkdir()
     with sharing(kind, disk, tmp_path / "image"):
         for mode in ("clone", "copy", "clone", "hardlink"):
             prefix = disk / "prefix"
             options = ("--ignore-installed", "--prefix", prefix, "--cache-dir", disk / "cache")
-            fresh.run("install", *options, "big", SAFE_PIP_LINK_MODE=mode)
+            cold_env.run("install", *options, "big", SAFE_PIP_LINK_MODE=mode)
             (entry,) = (disk / "cache").glob("safe-pip/prepared-v1/wheels/*/files")
             (site,) = prefix.glob("lib/python3*/site-packages")
             for name in ("big/data.bin", "big/code.py"):

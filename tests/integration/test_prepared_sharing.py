@@ -16,8 +16,8 @@ import pytest
 from safe_pip.store.wheels import Listing
 from tests.support.faults.mounts import as_root
 from tests.support.venvs import interpreters
-from tests.support.venvs.environment import Shop
-from tests.support.venvs.readonly import NOBODY, Readable
+from tests.support.venvs.pip_environment import PipEnvironment
+from tests.support.venvs.readonly import NOBODY, ReadOnlyEnvironment
 from tests.support.venvs.store import entries, installed, store, tree
 from tests.support.venvs.template import Venv
 
@@ -41,22 +41,22 @@ def kept(*roots: Path) -> dict[Path, tuple[object, ...]]:
 class Interpreter:
     """One environment, and what its interpreter says of bytecode."""
 
-    shop: Shop
+    env: PipEnvironment
     site: Path
     tag: str
     magic: bytes
 
     @classmethod
-    def of(cls, shop: Shop, site: Path) -> Interpreter:
+    def of(cls, env: PipEnvironment, site: Path) -> Interpreter:
         code = "import sys, importlib.util as u; print(sys.implementation.cache_tag, u.MAGIC_NUMBER.hex())"
-        done = subprocess.run([shop.environment.python, "-c", code], capture_output=True, text=True, check=True)
+        done = subprocess.run([env.venv.python, "-c", code], capture_output=True, text=True, check=True)
         tag, magic = done.stdout.split()
-        return cls(shop, site, tag, bytes.fromhex(magic))
+        return cls(env, site, tag, bytes.fromhex(magic))
 
     def imports(self, *modules: str) -> str:
         """Import modules as a program does, which compiles and writes what it misses; on return what `-v` says."""
-        command = [self.shop.environment.python, "-W", "error", "-v", "-c", f"import {', '.join(modules)}"]
-        done = subprocess.run(command, env=self.shop.variables, cwd="/", capture_output=True, text=True)
+        command = [self.env.venv.python, "-W", "error", "-v", "-c", f"import {', '.join(modules)}"]
+        done = subprocess.run(command, env=self.env.variables, cwd="/", capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stderr
 
@@ -66,22 +66,22 @@ class Interpreter:
 
 
 @pytest.fixture
-def both(fresh: Shop) -> tuple[Interpreter, Interpreter]:
+def both(cold_env: PipEnvironment) -> tuple[Interpreter, Interpreter]:
     """This interpreter and another one, with one index and one cache."""
-    path = fresh.directory / "another"
+    path = cold_env.directory / "another"
     site = interpreters.make_environment(interpreters.another(), path)
-    shutil.copytree(fresh.site, site, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".safe-pip", "__pycache__"))
-    other = replace(fresh, environment=Venv(path, frozenset()))
-    script = (fresh.environment.scripts / "safe-pip").read_text()
-    theirs = other.environment.scripts / "safe-pip"
-    theirs.write_text(script.replace(str(fresh.environment.python), str(other.environment.python)))
+    shutil.copytree(cold_env.site, site, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".safe-pip", "__pycache__"))
+    other = replace(cold_env, venv=Venv(path, frozenset()))
+    script = (cold_env.venv.scripts / "safe-pip").read_text()
+    theirs = other.venv.scripts / "safe-pip"
+    theirs.write_text(script.replace(str(cold_env.venv.python), str(other.venv.python)))
     theirs.chmod(0o755)
-    return Interpreter.of(fresh, fresh.site), Interpreter.of(other, site)
+    return Interpreter.of(cold_env, cold_env.site), Interpreter.of(other, site)
 
 
 def test_each_interpreter_gets_bytecode_of_its_own_that_it_takes_as_it_is(both):
     for one in both:
-        one.shop.run("install", "every-thing", "other")
+        one.env.run("install", "every-thing", "other")
         before = one.bytecode()
         assert len(before) >= 6
         assert {path.name.split(".")[1] for path in before} == {one.tag}
@@ -95,15 +95,15 @@ def test_each_interpreter_gets_bytecode_of_its_own_that_it_takes_as_it_is(both):
 
 def test_what_one_interpreter_has_prepared_another_one_neither_uses_nor_changes(both):
     first, second = both
-    without = installed(first.shop, "--no-cache-dir"), installed(second.shop, "--no-cache-dir")
-    assert installed(first.shop) == without[0]
-    theirs = kept(*entries(first.shop).values())
-    assert installed(second.shop) == without[1]
+    without = installed(first.env, "--no-cache-dir"), installed(second.env, "--no-cache-dir")
+    assert installed(first.env) == without[0]
+    theirs = kept(*entries(first.env).values())
+    assert installed(second.env) == without[1]
     assert kept(*(path for path in theirs if path.parent.name == "wheels")) == theirs
-    assert len(list(store(first.shop).glob("wheels/*"))) == 4
-    assert installed(first.shop) == without[0]
-    assert installed(second.shop) == without[1]
-    assert len(list(store(first.shop).glob("wheels/*"))) == 4
+    assert len(list(store(first.env).glob("wheels/*"))) == 4
+    assert installed(first.env) == without[0]
+    assert installed(second.env) == without[1]
+    assert len(list(store(first.env).glob("wheels/*"))) == 4
 
 
 # Two users
@@ -113,7 +113,7 @@ def test_what_one_interpreter_has_prepared_another_one_neither_uses_nor_changes(
 class Users:
     """Root and somebody else, who share an interpreter, and an index."""
 
-    readable: Readable
+    readable: ReadOnlyEnvironment
 
     def home(self, user: int) -> Path:
         home = self.readable.directory / f"home-{user}"
@@ -138,8 +138,8 @@ class Users:
 
 
 @pytest.fixture
-def users(fresh: Shop, common: Path) -> Users:
-    return Users(Readable(fresh, common))
+def users(cold_env: PipEnvironment, common: Path) -> Users:
+    return Users(ReadOnlyEnvironment(cold_env, common))
 
 
 def plant(store: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.venvs.environment import Shop
+from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.venvs.store import entries, store
 from tests.support.wheels.tiny import Project
 
@@ -83,32 +83,32 @@ PROJECTS = [
 
 
 @pytest.fixture
-def together(fresh: Shop) -> Shop:
-    fresh.stock(*PROJECTS)
-    fresh.more["PATH"] = os.defpath
-    return fresh
+def together(cold_env: PipEnvironment) -> PipEnvironment:
+    cold_env.add_to_index(*PROJECTS)
+    cold_env.more["PATH"] = os.defpath
+    return cold_env
 
 
 class Crowd:
     """Commands that have all planned before the first of them goes on."""
 
-    def __init__(self, shop: Shop, notes: Path) -> None:
-        self._shop = shop
+    def __init__(self, env: PipEnvironment, notes: Path) -> None:
+        self._env = env
         self._notes = notes
 
     def run(self, *args: str) -> list[tuple[int, str, str]]:
         """Status, output and messages of each."""
         notes = os.open(self._notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         (ready, planned), (wait, go) = os.pipe(), os.pipe()
-        command = [self._shop.environment.python, "-c", PROGRAM, *map(str, (notes, planned, wait)), *args]
+        command = [self._env.venv.python, "-c", PROGRAM, *map(str, (notes, planned, wait)), *args]
         started = []
         try:
             for _ in range(COMMANDS):
                 started.append(
                     subprocess.Popen(
                         command,
-                        env=self._shop.variables,
-                        cwd=self._shop.directory,
+                        env=self._env.variables,
+                        cwd=self._env.directory,
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.PIPE,
                         stderr=subprocess.PIPE,
@@ -158,23 +158,23 @@ def test_of_eight_that_install_one_set_each_wheel_is_unpacked_once_and_one_stage
 class Neighbour:
     """This process, as another one that prepares the wheel of this key."""
 
-    def __init__(self, shop: Shop, key: str) -> None:
-        (store(shop) / "making").mkdir(exist_ok=True)
-        self._held = os.open(store(shop) / "making" / key, os.O_RDWR | os.O_CREAT)
+    def __init__(self, env: PipEnvironment, key: str) -> None:
+        (store(env) / "making").mkdir(exist_ok=True)
+        self._held = os.open(store(env) / "making" / key, os.O_RDWR | os.O_CREAT)
         fcntl.flock(self._held, fcntl.LOCK_EX)
 
     def let_go(self) -> None:
         os.close(self._held)
 
 
-def waited(shop: Shop, neighbour: Neighbour, *args: str) -> tuple[str, str]:
+def waited(env: PipEnvironment, neighbour: Neighbour, *args: str) -> tuple[str, str]:
     """What a command says that waits three seconds, by its own clock, for the neighbour."""
     (told, tell), (wait, go) = os.pipe(), os.pipe()
-    command = [shop.environment.python, "-c", WAITER, str(tell), str(wait), *args]
+    command = [env.venv.python, "-c", WAITER, str(tell), str(wait), *args]
     with subprocess.Popen(
         command,
-        env=shop.variables,
-        cwd=shop.directory,
+        env=env.variables,
+        cwd=env.directory,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

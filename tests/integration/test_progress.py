@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.support.venvs.environment import Shop
+from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
@@ -30,20 +30,20 @@ SMALL = Project("small", "1", files={f"small/module{number}.py": "value = 1\n" *
 
 
 @pytest.fixture
-def shop_with_two(shop: Shop) -> Shop:
-    shop.more |= {"PIP_CACHE_DIR": str(shop.directory / "cache"), "TERM": "xterm", "COLUMNS": "100"}
-    shop.stock(BIG, SMALL)
-    return shop
+def env_with_two(env: PipEnvironment) -> PipEnvironment:
+    env.more |= {"PIP_CACHE_DIR": str(env.directory / "cache"), "TERM": "xterm", "COLUMNS": "100"}
+    env.add_to_index(BIG, SMALL)
+    return env
 
 
-def shown(shop: Shop, *args: str) -> str:
+def shown(env: PipEnvironment, *args: str) -> str:
     """What a command, by that clock, shows on a terminal."""
     ours, theirs = pty.openpty()
     try:
         process = subprocess.Popen(
-            [shop.environment.python, "-c", PROGRAM, *args],
-            env=shop.variables,
-            cwd=shop.directory,
+            [env.venv.python, "-c", PROGRAM, *args],
+            env=env.variables,
+            cwd=env.directory,
             stdin=subprocess.DEVNULL,
             stdout=theirs,
             stderr=theirs,
@@ -61,45 +61,45 @@ def shown(shop: Shop, *args: str) -> str:
     return output.decode()
 
 
-def test_one_wheel_has_a_bar_with_its_share(shop_with_two):
-    found = shown(shop_with_two, "install", "big")
+def test_one_wheel_has_a_bar_with_its_share(env_with_two):
+    found = shown(env_with_two, "install", "big")
     assert BAR in found
     assert "/100" in found
     assert "[big]" in found
 
 
-def test_several_wheels_have_one_bar_over_all(shop_with_two):
-    found = shown(shop_with_two, "install", "big", "small")
+def test_several_wheels_have_one_bar_over_all(env_with_two):
+    found = shown(env_with_two, "install", "big", "small")
     assert BAR in found
     assert "/2" in found
     assert "/100" not in found
 
 
-def test_there_is_no_bar_for_what_is_prepared(shop_with_two):
-    shop_with_two.run("install", "big")
-    shop_with_two.run("uninstall", "-y", "big")
-    assert BAR not in shown(shop_with_two, "install", "big")
+def test_there_is_no_bar_for_what_is_prepared(env_with_two):
+    env_with_two.run("install", "big")
+    env_with_two.run("uninstall", "-y", "big")
+    assert BAR not in shown(env_with_two, "install", "big")
 
 
 @pytest.mark.parametrize(
     "options", [["-q"], ["--progress-bar", "off"], ["--progress-bar", "raw"], ["-q", "--progress-bar=on"]]
 )
-def test_who_wants_no_bar_sees_none(shop_with_two, options):
-    assert BAR not in shown(shop_with_two, "install", *options, "big")
+def test_who_wants_no_bar_sees_none(env_with_two, options):
+    assert BAR not in shown(env_with_two, "install", *options, "big")
 
 
-def test_what_is_no_terminal_gets_what_it_gets_without_a_store(shop_with_two):
+def test_what_is_no_terminal_gets_what_it_gets_without_a_store(env_with_two):
     found = []
     for options in ([], ["--no-cache-dir"]):
         done = subprocess.run(
-            [shop_with_two.environment.python, "-c", PROGRAM, "install", *options, "big", "small"],
-            env=shop_with_two.variables,
-            cwd=shop_with_two.directory,
+            [env_with_two.venv.python, "-c", PROGRAM, "install", *options, "big", "small"],
+            env=env_with_two.variables,
+            cwd=env_with_two.directory,
             capture_output=True,
             text=True,
             check=True,
         )
         found.append((done.stdout, done.stderr))
-        shop_with_two.run("uninstall", "-y", "big", "small")
+        env_with_two.run("uninstall", "-y", "big", "small")
     assert found[0] == found[1]
     assert BAR not in found[0][0]

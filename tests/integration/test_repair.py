@@ -14,7 +14,7 @@ from safe_pip.journal import codec
 from safe_pip.merge.plan import Journal, Kind, Operation
 from tests.support.faults.transaction import seen
 from tests.support.venvs.checker import Violation, check_files
-from tests.support.venvs.environment import Shop
+from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.wheels.tiny import Project
 
 TOOL = Project(
@@ -31,47 +31,49 @@ OTHER = Project("other", "1")
 
 
 @pytest.fixture
-def stocked(shop: Shop) -> Shop:
+def stocked(env: PipEnvironment) -> PipEnvironment:
     """`tool` is installed, in a version that is not the newest one."""
-    shop.stock(TOOL, NEWER, OTHER)
-    shop.run("install", "tool==1", "other")
-    assert violations(shop) == []
-    return shop
+    env.add_to_index(TOOL, NEWER, OTHER)
+    env.run("install", "tool==1", "other")
+    assert violations(env) == []
+    return env
 
 
-def violations(shop: Shop) -> list[Violation]:
-    return check_files(shop.environment)
+def violations(env: PipEnvironment) -> list[Violation]:
+    return check_files(env.venv)
 
 
-def doctor(shop: Shop, *more: str, status: int, **variables: str) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(shop.run("doctor", "--json", *more, status=status, **variables).stdout)
+def doctor(env: PipEnvironment, *more: str, status: int, **variables: str) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(env.run("doctor", "--json", *more, status=status, **variables).stdout)
     return read
 
 
-def info(shop: Shop) -> Path:
-    return shop.site / "tool-1.dist-info"
+def info(env: PipEnvironment) -> Path:
+    return env.site / "tool-1.dist-info"
 
 
-DAMAGE: dict[str, Callable[[Shop], object]] = {
-    "a missing file": lambda shop: (shop.site / "tool" / "data.txt").unlink(),
-    "a changed file": lambda shop: (shop.site / "tool" / "data.txt").write_text("two"),
-    "a missing directory": lambda shop: shutil.rmtree(shop.site / "tool"),
-    "a missing script": lambda shop: (shop.environment.scripts / "tool").unlink(),
-    "missing data": lambda shop: (shop.environment.path / "share" / "tool.txt").unlink(),
-    "no METADATA": lambda shop: (info(shop) / "METADATA").unlink(),
-    "the METADATA of another version": lambda shop: (info(shop) / "METADATA").write_text(NEWER.metadata()),
-    "no RECORD": lambda shop: (info(shop) / "RECORD").unlink(),
-    "an empty RECORD": lambda shop: (info(shop) / "RECORD").write_text(""),
-    "a RECORD that is none": lambda shop: (info(shop) / "RECORD").write_bytes(b"\xff\xfe"),
-    "an egg-info beside it": lambda shop: (shop.site / "tool-0.egg-info").write_text("Name: tool\nVersion: 0\n"),
-    "a dist-info that says nothing": lambda shop: (shop.site / "nothing-1.dist-info").mkdir(),
-    "a leftover of plain pip": lambda shop: shutil.copytree(info(shop), shop.site / "~ool-1.dist-info"),
-    "a leftover inside": lambda shop: shutil.copytree(info(shop), shop.site / "tool" / "~a"),
+DAMAGE: dict[str, Callable[[PipEnvironment], object]] = {
+    "a missing file": lambda env: (env.site / "tool" / "data.txt").unlink(),
+    "a changed file": lambda env: (env.site / "tool" / "data.txt").write_text("two"),
+    "a missing directory": lambda env: shutil.rmtree(env.site / "tool"),
+    "a missing script": lambda env: (env.venv.scripts / "tool").unlink(),
+    "missing data": lambda env: (env.venv.path / "share" / "tool.txt").unlink(),
+    "no METADATA": lambda env: (info(env) / "METADATA").unlink(),
+    "the METADATA of another version": lambda env: (info(env) / "METADATA").write_text(NEWER.metadata()),
+    "no RECORD": lambda env: (info(env) / "RECORD").unlink(),
+    "an empty RECORD": lambda env: (info(env) / "RECORD").write_text(""),
+    "a RECORD that is none": lambda env: (info(env) / "RECORD").write_bytes(b"\xff\xfe"),
+    "an egg-info beside it": lambda env: (env.site / "tool-0.egg-info").write_text("Name: tool\nVersion: 0\n"),
+    "a dist-info that says nothing": lambda env: (env.site / "nothing-1.dist-info").mkdir(),
+    "a leftover of plain pip": lambda env: shutil.copytree(info(env), env.site / "~ool-1.dist-info"),
+    "a leftover inside": lambda env: shutil.copytree(info(env), env.site / "tool" / "~a"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
-def test_damage_is_repaired_in_the_recorded_version(stocked: Shop, damage: Callable[[Shop], object]) -> None:
+def test_damage_is_repaired_in_the_recorded_version(
+    stocked: PipEnvironment, damage: Callable[[PipEnvironment], object]
+) -> None:
     damage(stocked)
     found = doctor(stocked, status=1)
     assert all(each["repair"] for each in found["findings"])
@@ -83,7 +85,7 @@ def test_damage_is_repaired_in_the_recorded_version(stocked: Shop, damage: Calla
     assert stocked.run("doctor").stdout.startswith("Sound: 4 distributions")
 
 
-def test_two_versions_become_the_complete_one(stocked: Shop) -> None:
+def test_two_versions_become_the_complete_one(stocked: PipEnvironment) -> None:
     saved = stocked.directory / "saved"
     shutil.copytree(info(stocked), saved)
     stocked.run("install", "tool==2")
@@ -95,7 +97,7 @@ def test_two_versions_become_the_complete_one(stocked: Shop) -> None:
     assert violations(stocked) == []
 
 
-def test_two_versions_of_which_none_is_complete_become_the_less_damaged_one(stocked: Shop) -> None:
+def test_two_versions_of_which_none_is_complete_become_the_less_damaged_one(stocked: PipEnvironment) -> None:
     saved = stocked.directory / "saved"
     shutil.copytree(info(stocked), saved)
     stocked.run("install", "tool==2")
@@ -106,7 +108,7 @@ def test_two_versions_of_which_none_is_complete_become_the_less_damaged_one(stoc
     assert violations(stocked) == []
 
 
-def test_a_killed_uninstall_of_plain_pip_is_taken_back(stocked: Shop) -> None:
+def test_a_killed_uninstall_of_plain_pip_is_taken_back(stocked: PipEnvironment) -> None:
     info(stocked).rename(stocked.site / "~ool-1.dist-info")
     (stocked.site / "tool").rename(stocked.site / "~ool")
     doctor(stocked, "--repair", status=0)
@@ -114,8 +116,8 @@ def test_a_killed_uninstall_of_plain_pip_is_taken_back(stocked: Shop) -> None:
     assert violations(stocked) == []
 
 
-def test_a_wrapper_of_nobody_goes_and_what_else_is_in_the_directory_stays(stocked: Shop) -> None:
-    scripts = stocked.environment.scripts
+def test_a_wrapper_of_nobody_goes_and_what_else_is_in_the_directory_stays(stocked: PipEnvironment) -> None:
+    scripts = stocked.venv.scripts
     before = {path.name for path in scripts.iterdir()}
     content = (scripts / "tool").read_text().replace("from tool import", "from gone import")
     (scripts / "gone").write_text(content)
@@ -124,7 +126,7 @@ def test_a_wrapper_of_nobody_goes_and_what_else_is_in_the_directory_stays(stocke
     assert {path.name for path in scripts.iterdir()} == before | {"mine"}
 
 
-def test_what_cannot_be_repaired_stays_a_finding_and_nothing_is_lost(stocked: Shop) -> None:
+def test_what_cannot_be_repaired_stays_a_finding_and_nothing_is_lost(stocked: PipEnvironment) -> None:
     (stocked.index / TOOL.wheel_name).unlink()
     (stocked.site / "tool" / "data.txt").unlink()
     leftover = stocked.site / "~ther-1.dist-info"
@@ -136,7 +138,7 @@ def test_what_cannot_be_repaired_stays_a_finding_and_nothing_is_lost(stocked: Sh
     assert stocked.installed()["tool"] == "1"
 
 
-def test_options_of_pip_reach_the_reinstall_but_none_that_leads_elsewhere(stocked: Shop) -> None:
+def test_options_of_pip_reach_the_reinstall_but_none_that_leads_elsewhere(stocked: PipEnvironment) -> None:
     (stocked.site / "tool" / "data.txt").unlink()
     elsewhere = stocked.directory / "elsewhere"
     doctor(stocked, "--repair", status=1, PIP_FIND_LINKS=str(stocked.directory / "nowhere"))
@@ -145,40 +147,42 @@ def test_options_of_pip_reach_the_reinstall_but_none_that_leads_elsewhere(stocke
     assert violations(stocked) == []
 
 
-def test_a_distribution_is_reinstalled_from_where_it_came_from(shop: Shop) -> None:
-    away = shop.directory / "away"
+def test_a_distribution_is_reinstalled_from_where_it_came_from(env: PipEnvironment) -> None:
+    away = env.directory / "away"
     away.mkdir()
     wheel = TOOL.write_wheel(away)
-    tree = OTHER.write_source_tree(shop.directory / "checkout")
-    shop.run("install", wheel, "--editable", tree)
-    assert violations(shop) == []
-    before = (info(shop) / "direct_url.json").read_text()
-    (shop.site / "tool" / "data.txt").unlink()
-    (finding,) = doctor(shop, status=1)["findings"]
+    tree = OTHER.write_source_tree(env.directory / "checkout")
+    env.run("install", wheel, "--editable", tree)
+    assert violations(env) == []
+    before = (info(env) / "direct_url.json").read_text()
+    (env.site / "tool" / "data.txt").unlink()
+    (finding,) = doctor(env, status=1)["findings"]
     assert finding["repair"].startswith("reinstall `tool @ file://")
-    doctor(shop, "--repair", status=0)
-    assert json.loads((info(shop) / "direct_url.json").read_text())["url"] == json.loads(before)["url"]
-    (shop.site / "other-1.dist-info" / "METADATA").unlink()
-    doctor(shop, "--repair", status=0)
-    assert "editable" in (shop.site / "other-1.dist-info" / "direct_url.json").read_text()
-    assert violations(shop) == []
+    doctor(env, "--repair", status=0)
+    assert json.loads((info(env) / "direct_url.json").read_text())["url"] == json.loads(before)["url"]
+    (env.site / "other-1.dist-info" / "METADATA").unlink()
+    doctor(env, "--repair", status=0)
+    assert "editable" in (env.site / "other-1.dist-info" / "direct_url.json").read_text()
+    assert violations(env) == []
 
 
-def test_other_environments_and_targets_are_repaired_where_they_are(stocked: Shop) -> None:
+def test_other_environments_and_targets_are_repaired_where_they_are(stocked: PipEnvironment) -> None:
     target = stocked.directory / "target"
     stocked.run("install", "--target", target, "tool==1")
     (target / "tool" / "data.txt").unlink()
     assert doctor(stocked, "--repair", "--env", str(target), status=0)["repaired"] == ["reinstalled `tool==1`"]
     assert (target / "tool" / "data.txt").read_text() == "one"
-    other = Shop(stocked.laboratory, stocked.directory, stocked.laboratory.maker.make(stocked.directory / "other-venv"))
-    stocked.run("--python", other.environment.python, "install", "tool==1")
+    other = PipEnvironment(
+        stocked.workspace, stocked.directory, stocked.workspace.maker.make(stocked.directory / "other-venv")
+    )
+    stocked.run("--python", other.venv.python, "install", "tool==1")
     (other.site / "tool" / "data.txt").unlink()
-    doctor(stocked, "--repair", "--env", str(other.environment.path), status=0)
+    doctor(stocked, "--repair", "--env", str(other.venv.path), status=0)
     assert (other.site / "tool" / "data.txt").read_text() == "one"
     assert stocked.installed() == {"tool": "1", "other": "1"}
 
 
-def test_a_repair_changes_nothing_where_nothing_is_wrong(stocked: Shop) -> None:
+def test_a_repair_changes_nothing_where_nothing_is_wrong(stocked: PipEnvironment) -> None:
     (stocked.site / "tool" / "own.txt").write_text("mine")
     before = {path: path.stat().st_ino for path in stocked.site.rglob("*") if ".safe-pip" not in path.parts}
     report = doctor(stocked, "--repair", status=0)
@@ -187,7 +191,7 @@ def test_a_repair_changes_nothing_where_nothing_is_wrong(stocked: Shop) -> None:
     assert {path: path.stat().st_ino for path in stocked.site.rglob("*") if ".safe-pip" not in path.parts} == before
 
 
-def test_what_is_nobodys_survives_the_reinstall(stocked: Shop) -> None:
+def test_what_is_nobodys_survives_the_reinstall(stocked: PipEnvironment) -> None:
     (stocked.site / "tool" / "own.txt").write_text("mine")
     (stocked.site / "tool" / "data.txt").unlink()
     doctor(stocked, "--repair", status=0)
@@ -197,9 +201,9 @@ def test_what_is_nobodys_survives_the_reinstall(stocked: Shop) -> None:
 ID = "0123456789abcdef"
 
 
-def crashed(shop: Shop, *, changed: bool) -> Path:
+def crashed(env: PipEnvironment, *, changed: bool) -> Path:
     """An upgrade of `tool/data.txt` that was killed before its commit point; on return its journal."""
-    state, live = shop.site / ".safe-pip", shop.site / "tool" / "data.txt"
+    state, live = env.site / ".safe-pip", env.site / "tool" / "data.txt"
     private = state / ID
     for path in (private, private / "stage", private / "trash"):
         path.mkdir(mode=0o700)
@@ -209,14 +213,14 @@ def crashed(shop: Shop, *, changed: bool) -> Path:
     operation = Operation(Kind.FILE, 0, "tool/data.txt", 0, "swap/0", "0", old, seen(live))
     if changed:
         live.write_text("by a plain pip")
-    home = str(shop.site)
+    home = str(env.site)
     written = Journal(ID, home, (home,), (), (home,), (str(private),), (operation,))
     (state / f"{ID}.owner").write_text('{"pid": 4000000000, "command": "pip install tool", "since": 5}\n')
     (state / f"{ID}.journal").write_bytes(codec.encode(written))
     return state / f"{ID}.journal"
 
 
-def test_an_unfinished_transaction_is_told_and_then_rolled_back(stocked: Shop) -> None:
+def test_an_unfinished_transaction_is_told_and_then_rolled_back(stocked: PipEnvironment) -> None:
     path = crashed(stocked, changed=False)
     (finding,) = doctor(stocked, status=1)["findings"]
     assert (finding["kind"], finding["repair"]) == ("unfinished-transaction", "roll back")
@@ -227,7 +231,7 @@ def test_an_unfinished_transaction_is_told_and_then_rolled_back(stocked: Shop) -
     assert violations(stocked) == []
 
 
-def test_one_that_every_command_refuses_is_put_aside_and_what_it_damaged_reinstalled(stocked: Shop) -> None:
+def test_one_that_every_command_refuses_is_put_aside_and_what_it_damaged_reinstalled(stocked: PipEnvironment) -> None:
     path = crashed(stocked, changed=True)
     assert "safe-pip doctor --repair" in stocked.run("list", status=76).stderr
     assert "the next command: refuse: " in stocked.run("status").stdout
@@ -244,7 +248,7 @@ def test_one_that_every_command_refuses_is_put_aside_and_what_it_damaged_reinsta
     assert violations(stocked) == []
 
 
-def test_a_damaged_journal_is_put_aside_whole(stocked: Shop) -> None:
+def test_a_damaged_journal_is_put_aside_whole(stocked: PipEnvironment) -> None:
     path = crashed(stocked, changed=False)
     path.write_bytes(path.read_bytes()[:-1])
     doctor(stocked, "--repair", status=0)
@@ -255,7 +259,7 @@ def test_a_damaged_journal_is_put_aside_whole(stocked: Shop) -> None:
     stocked.run("list")
 
 
-def test_what_a_killed_command_had_staged_is_deleted(stocked: Shop) -> None:
+def test_what_a_killed_command_had_staged_is_deleted(stocked: PipEnvironment) -> None:
     crashed(stocked, changed=False).rename(stocked.site / ".safe-pip" / ID / "journal")
     (stocked.site / "tool" / "data.txt").write_text("one")
     (finding,) = (each for each in doctor(stocked, status=1)["findings"] if each["kind"] != "changed-file")

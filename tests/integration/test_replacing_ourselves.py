@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.support.venvs.environment import ended
+from tests.support.venvs.pip_environment import ended
 from tests.support.wheels.tiny import Project
 from tests.support.wheels.wheelhouse import NEWEST_PIP, OLDEST_PIP
 
@@ -15,84 +15,84 @@ pytestmark = pytest.mark.slow
 SLOW, A1 = Project("slow", "1"), Project("aproject", "1")
 
 
-def safe_pip_wheel(shop):
-    """The wheel of safe-pip that the laboratory built."""
-    (wheel,) = [path for path in shop.laboratory.base if path.name.startswith("safe_pip")]
+def safe_pip_wheel(env):
+    """The wheel of safe-pip that the workspace built."""
+    (wheel,) = [path for path in env.workspace.base if path.name.startswith("safe_pip")]
     return wheel
 
 
-def other_pip(shop):
+def other_pip(env):
     """The version of pip that the environment does not have."""
-    return OLDEST_PIP if shop.laboratory.pip_version == NEWEST_PIP else NEWEST_PIP
+    return OLDEST_PIP if env.workspace.pip_version == NEWEST_PIP else NEWEST_PIP
 
 
-def test_one_command_replaces_pip_and_safe_pip(shop):
-    version = other_pip(shop)
-    shop.run("install", f"pip=={version}", "--force-reinstall", "--no-deps", safe_pip_wheel(shop))
-    assert shop.run("--version").stdout.startswith(f"pip {version} from ")
+def test_one_command_replaces_pip_and_safe_pip(env):
+    version = other_pip(env)
+    env.run("install", f"pip=={version}", "--force-reinstall", "--no-deps", safe_pip_wheel(env))
+    assert env.run("--version").stdout.startswith(f"pip {version} from ")
 
 
 @pytest.mark.parametrize("act", ["upgrade both", "remove safe-pip", "remove pip"])
-def test_commands_at_work_are_not_disturbed(shop, act):
-    shop.stock(A1)
-    waiting = shop.waiting(SLOW)
-    process = shop.start("install", waiting.tree, "aproject")
+def test_commands_at_work_are_not_disturbed(env, act):
+    env.add_to_index(A1)
+    waiting = env.waiting(SLOW)
+    process = env.start("install", waiting.tree, "aproject")
     waiting.begun(process)
     if act == "upgrade both":
-        shop.run("install", f"pip=={other_pip(shop)}", "--force-reinstall", "--no-deps", safe_pip_wheel(shop))
+        env.run("install", f"pip=={other_pip(env)}", "--force-reinstall", "--no-deps", safe_pip_wheel(env))
     else:
-        shop.run("uninstall", "-y", act.split()[1])
+        env.run("uninstall", "-y", act.split()[1])
     waiting.release()
     with ended(process) as (status, out, err):
         assert status == 0, err
         assert "Successfully installed aproject-1 slow-1" in out
         assert "Unsafe import" not in out + err
-    assert shop.installed() == {"aproject": "1", "slow": "1"}
+    assert env.installed() == {"aproject": "1", "slow": "1"}
 
 
-def test_safe_pip_removes_itself_whole(shop):
-    shop.run("uninstall", "-y", "safe-pip")
-    assert not (shop.site / "safe_pip").exists()
-    assert not (shop.environment.scripts / "safe-pip").exists()
-    left = {path.name for path in shop.site.iterdir() if "safe" in path.name}
+def test_safe_pip_removes_itself_whole(env):
+    env.run("uninstall", "-y", "safe-pip")
+    assert not (env.site / "safe_pip").exists()
+    assert not (env.venv.scripts / "safe-pip").exists()
+    left = {path.name for path in env.site.iterdir() if "safe" in path.name}
     assert left <= {".safe-pip"}
 
 
-def test_without_pip_in_the_environment_the_newest_copy_serves(shop):
-    shop.stock(A1)
-    shop.run("uninstall", "-y", "pip")
-    shop.run("install", "aproject")
-    assert shop.installed() == {"aproject": "1"}
+def test_without_pip_in_the_environment_the_newest_copy_serves(env):
+    env.add_to_index(A1)
+    env.run("uninstall", "-y", "pip")
+    env.run("install", "aproject")
+    assert env.installed() == {"aproject": "1"}
 
 
-def test_nothing_is_imported_once_pip_has_begun_to_install(shop):
+def test_nothing_is_imported_once_pip_has_begun_to_install(env):
     """pip 26.1 and later report, or refuse, imports from then on."""
-    shop.stock(A1, Project("aproject", "2"))
+    env.add_to_index(A1, Project("aproject", "2"))
     for args in (
         ("install", "aproject==1"),
         ("install", "-v", "aproject==2"),
         ("install", "--target", "t", "aproject"),
     ):
-        done = shop.run(*args)
+        done = env.run(*args)
         assert "import of" not in done.stdout + done.stderr
 
 
-def test_a_wheel_that_brings_a_module_pip_would_import_is_not_run(shop):
+def test_a_wheel_that_brings_a_module_pip_would_import_is_not_run(env):
     harm = dict.fromkeys(("socks.py", "keyring.py", "shlex.py", "filelock.py", "zipp.py"), "raise SystemExit('harm')")
-    shop.stock(Project("harmful", "1", files=harm), Project("harmful", "2", files=harm))
-    shop.run("install", "harmful==1")
-    shop.run("install", "harmful==2")
-    shop.run("list")
-    shop.run("uninstall", "-y", "harmful")
+    env.add_to_index(Project("harmful", "1", files=harm), Project("harmful", "2", files=harm))
+    env.run("install", "harmful==1")
+    env.run("install", "harmful==2")
+    env.run("list")
+    env.run("uninstall", "-y", "harmful")
 
 
-def test_python_m_safe_pip_runs_nothing_of_the_working_directory(shop):
+def test_python_m_safe_pip_runs_nothing_of_the_working_directory(env):
     for name in ("pip", "filelock", "json", "safe_pip_helper", "importlib_metadata", "typing_extensions"):
-        (shop.directory / f"{name}.py").write_text("raise SystemExit('harm')")
+        (env.directory / f"{name}.py").write_text("raise SystemExit('harm')")
     done = subprocess.run(
-        [shop.environment.python, "-m", "safe_pip", "list"],
-        env=shop.variables,
-        cwd=shop.directory,
+        [env.venv.python, "-m", "safe_pip", "list"],
+        env=env.variables,
+        cwd=env.directory,
         capture_output=True,
         text=True,
     )
@@ -120,11 +120,11 @@ sys.exit(main(["list"]))
 
 
 @pytest.mark.parametrize("how", ["--whole", "--broken"])
-def test_a_command_under_which_safe_pip_is_replaced_while_it_starts_begins_again(shop, how):
+def test_a_command_under_which_safe_pip_is_replaced_while_it_starts_begins_again(env, how):
     done = subprocess.run(
-        [shop.environment.python, "-c", REPLACED_WHILE_IT_STARTS, how],
-        env=shop.variables,
-        cwd=shop.directory,
+        [env.venv.python, "-c", REPLACED_WHILE_IT_STARTS, how],
+        env=env.variables,
+        cwd=env.directory,
         capture_output=True,
         text=True,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.venvs.environment import Shop
+from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.wheels.tiny import EVERYTHING, OTHER, Project
 
 pytestmark = pytest.mark.slow
@@ -47,8 +47,8 @@ def umask(mask: int):
 
 
 @pytest.fixture
-def alike(laboratory, tmp_path):
-    """Runs `do(shop, run)` with safe-pip and with plain pip, in the same place; the trees it leaves must be alike.
+def alike(workspace, tmp_path):
+    """Runs `do(env, run)` with safe-pip and with plain pip, in the same place; the trees it leaves must be alike.
 
     On return what `do` returned for each.
     """
@@ -56,11 +56,11 @@ def alike(laboratory, tmp_path):
     def compare(do, where="venv"):
         said, trees = [], []
         for tool in ("ours", "pips"):
-            shop = Shop.open(laboratory, tmp_path / "shop")
-            shop.stock(EVERYTHING, OTHER)
-            said.append(do(shop, shop.run if tool == "ours" else shop.plain))
-            trees.append(text(tree(shop.directory / where, without=".safe-pip")))
-            shop.directory.rename(tmp_path / tool)
+            env = PipEnvironment.open(workspace, tmp_path / "env")
+            env.add_to_index(EVERYTHING, OTHER)
+            said.append(do(env, env.run if tool == "ours" else env.plain))
+            trees.append(text(tree(env.directory / where, without=".safe-pip")))
+            env.directory.rename(tmp_path / tool)
         assert trees[0] == trees[1]
         return said
 
@@ -75,24 +75,24 @@ OWN = f"own.{sys.implementation.cache_tag}.pyc"
 def test_bytecode_that_a_wheel_brings_is_compiled_over_or_left_as_pip_does(alike, tmp_path, place, options):
     code = "import pack.own; print(pack.own.__spec__.loader.get_code('pack.own').co_consts[0])"
 
-    def install(shop, run):
-        shop.more["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    def install(env, run):
+        env.more["XDG_CACHE_HOME"] = str(tmp_path / "cache")
         files = {"pack/own.py": "x = 42\n", f"{place}/{OWN}": b"their own", f"{place}/gone.x.pyc": b"without a source"}
-        shop.stock(Project("own", files=files))
+        env.add_to_index(Project("own", files=files))
         for _ in range(2):
             run("install", "--force-reinstall", *options, "own")
-        found = shop.site / "pack" / "__pycache__"
+        found = env.site / "pack" / "__pycache__"
         assert (found / "gone.x.pyc").read_bytes() == b"without a source"
         if "--no-compile" in options:
             assert (found / OWN).read_bytes() == b"their own"
-            return (shop.site / "own-1.dist-info" / "RECORD").read_bytes()
+            return (env.site / "own-1.dist-info" / "RECORD").read_bytes()
         assert (found / OWN).read_bytes() != b"their own"
         done = subprocess.run(
-            [shop.environment.python, "-v", "-c", code], env=shop.variables, capture_output=True, text=True, check=True
+            [env.venv.python, "-v", "-c", code], env=env.variables, capture_output=True, text=True, check=True
         )
         assert done.stdout == "42\n"
         assert f"{OWN} matches " in done.stderr
-        return (shop.site / "own-1.dist-info" / "RECORD").read_bytes()
+        return (env.site / "own-1.dist-info" / "RECORD").read_bytes()
 
     said = alike(install)
     assert said[0] == said[1]
@@ -100,7 +100,7 @@ def test_bytecode_that_a_wheel_brings_is_compiled_over_or_left_as_pip_does(alike
 
 @pytest.mark.parametrize("mask", [0o022, 0o002, 0o077], ids=oct)
 def test_every_file_is_as_pip_would_have_left_it(alike, mask):
-    def install(shop, run):
+    def install(env, run):
         run("install", "every-thing", "other")
         run("install", "--force-reinstall", "--no-deps", "other")
 
@@ -115,56 +115,56 @@ def test_every_file_is_as_pip_would_have_left_it(alike, mask):
 )
 def test_so_it_is_with_every_option_that_chooses_where(alike, options):
     where = options[1].split("/")[0] if len(options) > 1 else "venv"
-    alike(lambda shop, run: run("install", "--ignore-installed", *options, "every-thing", "other"), where)
+    alike(lambda env, run: run("install", "--ignore-installed", *options, "every-thing", "other"), where)
 
 
 def test_so_it_is_for_a_user(alike):
-    def install(shop, run):
+    def install(env, run):
         python = Path(sys.base_prefix, "bin", "python{}.{}".format(*sys.version_info))
-        base = shop.directory / "base"
-        variables = shop.variables | {"PYTHONPATH": str(shop.site), "PYTHONUSERBASE": str(base)}
-        module = "safe_pip" if run == shop.run else "pip"
+        base = env.directory / "base"
+        variables = env.variables | {"PYTHONPATH": str(env.site), "PYTHONUSERBASE": str(base)}
+        module = "safe_pip" if run == env.run else "pip"
         arguments = ["-m", module, "install", "--user", "--break-system-packages", "every-thing", "other"]
-        subprocess.run([python, *arguments], env=variables, check=True, cwd=shop.directory, capture_output=True)
+        subprocess.run([python, *arguments], env=variables, check=True, cwd=env.directory, capture_output=True)
 
     alike(install, "base")
 
 
 def test_where_a_distribution_came_from_and_whether_it_was_asked_for_is_recorded(alike):
-    def install(shop, run):
+    def install(env, run):
         needing = Project("needing", "1", requires=("other",))
-        shop.stock(needing)
-        run("install", f"needing @ {(shop.index / needing.wheel_name).as_uri()}")
-        info = shop.site / "needing-1.dist-info"
+        env.add_to_index(needing)
+        run("install", f"needing @ {(env.index / needing.wheel_name).as_uri()}")
+        info = env.site / "needing-1.dist-info"
         assert (info / "REQUESTED").read_bytes() == b""
-        assert not (shop.site / "other-1.dist-info" / "REQUESTED").exists()
+        assert not (env.site / "other-1.dist-info" / "REQUESTED").exists()
         assert needing.wheel_name in (info / "direct_url.json").read_text()
 
     alike(install)
 
 
-def test_nothing_that_is_installed_names_the_stage(shop):
-    shop.stock(EVERYTHING, OTHER)
-    shop.run("install", "every-thing", "other")
-    for path in shop.environment.path.rglob("*"):
+def test_nothing_that_is_installed_names_the_stage(env):
+    env.add_to_index(EVERYTHING, OTHER)
+    env.run("install", "every-thing", "other")
+    for path in env.venv.path.rglob("*"):
         if path.is_file() and ".safe-pip" not in path.parts and "safe_pip" not in str(path):
             assert b".safe-pip" not in path.read_bytes(), path
             assert b"stub-stage" not in path.read_bytes(), path
 
 
-def test_a_traceback_shows_the_installed_path(shop):
-    shop.stock(EVERYTHING)
-    shop.run("install", "every-thing")
-    compiled = shop.site / "every" / "__pycache__" / f"__init__.{sys.implementation.cache_tag}.pyc"
+def test_a_traceback_shows_the_installed_path(env):
+    env.add_to_index(EVERYTHING)
+    env.run("install", "every-thing")
+    compiled = env.site / "every" / "__pycache__" / f"__init__.{sys.implementation.cache_tag}.pyc"
     before = compiled.stat()
-    done = subprocess.run([shop.environment.scripts / "every"], capture_output=True, text=True, env=shop.variables)
-    assert f'File "{shop.site}/every/__init__.py", line 2, in fail\n    raise ValueError' in done.stderr
+    done = subprocess.run([env.venv.scripts / "every"], capture_output=True, text=True, env=env.variables)
+    assert f'File "{env.site}/every/__init__.py", line 2, in fail\n    raise ValueError' in done.stderr
     assert compiled.stat().st_ino == before.st_ino, "the compiled file was not valid for its source"
 
 
 def test_scripts_that_are_not_on_the_path_are_named_where_they_are(alike):
-    def install(shop, run):
-        shop.more["PATH"] = os.defpath
+    def install(env, run):
+        env.more["PATH"] = os.defpath
         return run("install", "--root", "there", "--ignore-installed", "every-thing").stderr
 
     ours, pips = alike(install)
@@ -173,8 +173,8 @@ def test_scripts_that_are_not_on_the_path_are_named_where_they_are(alike):
 
 
 def test_a_wheel_that_leads_out_of_its_place_is_refused_in_pips_words(alike):
-    def install(shop, run):
-        shop.stock(Project("evil", "1", files={"../../outside.py": "", "evil.py": ""}))
+    def install(env, run):
+        env.add_to_index(Project("evil", "1", files={"../../outside.py": "", "evil.py": ""}))
         return run("install", "evil", status=1).stderr
 
     ours, pips = alike(install)
@@ -182,86 +182,86 @@ def test_a_wheel_that_leads_out_of_its_place_is_refused_in_pips_words(alike):
     assert ours == pips
 
 
-def test_an_uninstall_leaves_nothing(shop):
+def test_an_uninstall_leaves_nothing(env):
     def files():
-        found = tree(shop.environment.path, without=".safe-pip")
+        found = tree(env.venv.path, without=".safe-pip")
         # pip leaves empty directories outside of site-packages.
         return text({name: what for name, what in found.items() if "site-packages" in name or what[0][0] != "d"})
 
-    shop.stock(EVERYTHING, OTHER)
+    env.add_to_index(EVERYTHING, OTHER)
     before = files()
-    shop.run("install", "every-thing", "other")
-    subprocess.run([shop.environment.python, "-OO", "-c", "import every, nspace.part"], check=True)
-    shop.run("uninstall", "-y", "every-thing")
-    assert (shop.site / "nspace" / "other" / "__init__.py").exists()
-    assert (shop.environment.path / "share" / "every" / "two").exists()
-    shop.run("uninstall", "-y", "other")
+    env.run("install", "every-thing", "other")
+    subprocess.run([env.venv.python, "-OO", "-c", "import every, nspace.part"], check=True)
+    env.run("uninstall", "-y", "every-thing")
+    assert (env.site / "nspace" / "other" / "__init__.py").exists()
+    assert (env.venv.path / "share" / "every" / "two").exists()
+    env.run("uninstall", "-y", "other")
     assert files() == before
 
 
-def test_one_wheel_that_fails_leaves_the_others_as_they_were(shop):
-    shop.stock(Project("aproject", "1"))
-    shop.run("install", "aproject")
-    before = text(tree(shop.environment.path, without=".safe-pip"))
-    shop.stock(Project("aproject", "2"), Project("zproject", "1", console_scripts={"broken": "no-function"}))
-    process = shop.start("install", "--upgrade", "aproject", "zproject")
+def test_one_wheel_that_fails_leaves_the_others_as_they_were(env):
+    env.add_to_index(Project("aproject", "1"))
+    env.run("install", "aproject")
+    before = text(tree(env.venv.path, without=".safe-pip"))
+    env.add_to_index(Project("aproject", "2"), Project("zproject", "1", console_scripts={"broken": "no-function"}))
+    process = env.start("install", "--upgrade", "aproject", "zproject")
     said, complained = process.communicate()
     assert "broken = no" in complained
     # Before pip 26 it was an error that pip did not expect.
     assert (process.returncode, "Invalid script entry point" in complained) in ((1, True), (2, False))
     assert "uninstall" not in said
-    assert text(tree(shop.environment.path, without=".safe-pip")) == before
+    assert text(tree(env.venv.path, without=".safe-pip")) == before
 
 
-def test_with_v_a_file_that_is_overwritten_is_named_with_its_owner(shop):
-    shop.stock(
+def test_with_v_a_file_that_is_overwritten_is_named_with_its_owner(env):
+    env.add_to_index(
         Project("aproject", "1", files={"shared.py": "a = 1\n", "aproject.py": ""}),
         Project("bproject", "1", files={"shared.py": "b = 1\n", "nobodys.py": "b = 1\n"}),
     )
-    shop.run("install", "aproject")
-    (shop.site / "nobodys.py").write_text("n = 1\n")
-    said = shop.run("install", "-v", "bproject").stderr
-    assert f"`{shop.site}/shared.py` of `aproject` was overwritten" in said
-    assert f"`{shop.site}/nobodys.py`, which no distribution owned, was overwritten" in said
-    assert (shop.site / "shared.py").read_text() == "b = 1\n"
+    env.run("install", "aproject")
+    (env.site / "nobodys.py").write_text("n = 1\n")
+    said = env.run("install", "-v", "bproject").stderr
+    assert f"`{env.site}/shared.py` of `aproject` was overwritten" in said
+    assert f"`{env.site}/nobodys.py`, which no distribution owned, was overwritten" in said
+    assert (env.site / "shared.py").read_text() == "b = 1\n"
 
 
-def test_the_metadata_of_legacy_installs_goes_with_their_lines_in_pth_files(shop):
+def test_the_metadata_of_legacy_installs_goes_with_their_lines_in_pth_files(env):
     checkouts = []
     for name in ("legacy_one", "legacy_two"):
-        checkout = shop.directory / name
+        checkout = env.directory / name
         (checkout / f"{name}.egg-info").mkdir(parents=True)
         (checkout / f"{name}.egg-info" / "PKG-INFO").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
-        (shop.site / f"{name.replace('_', '-')}.egg-link").write_text(f"{checkout}\n.")
+        (env.site / f"{name.replace('_', '-')}.egg-link").write_text(f"{checkout}\n.")
         checkouts.append(checkout)
-    egg = shop.site / "anegg-1-py3.egg"
+    egg = env.site / "anegg-1-py3.egg"
     (egg / "EGG-INFO").mkdir(parents=True)
     (egg / "EGG-INFO" / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: anegg\nVersion: 1\n")
     (egg / "anegg.py").write_text("")
-    pth = shop.site / "easy-install.pth"
+    pth = env.site / "easy-install.pth"
     pth.write_text("".join(f"{checkout}\n" for checkout in checkouts) + f"./{egg.name}\n/elsewhere\n")
     pth.chmod(0o640)
-    done = shop.run("-v", "uninstall", "-y", "legacy_one", "anegg")
+    done = env.run("-v", "uninstall", "-y", "legacy_one", "anegg")
     assert f"Removing pth entries from {pth}:" in done.stdout
     assert pth.read_text() == f"{checkouts[1]}\n/elsewhere\n"
     assert stat.S_IMODE(pth.stat().st_mode) == 0o640
     assert not egg.exists()
-    assert not (shop.site / "legacy-one.egg-link").exists()
-    assert (shop.site / "legacy-two.egg-link").exists()
+    assert not (env.site / "legacy-one.egg-link").exists()
+    assert (env.site / "legacy-two.egg-link").exists()
     assert (checkouts[0] / "legacy_one.egg-info").exists()
 
 
-def test_a_distribution_without_metadata_of_ours_is_removed_by_its_list_of_files(shop):
-    info = shop.site / "flat-1.egg-info"
+def test_a_distribution_without_metadata_of_ours_is_removed_by_its_list_of_files(env):
+    info = env.site / "flat-1.egg-info"
     info.mkdir()
     (info / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: flat\nVersion: 1\n")
     (info / "top_level.txt").write_text("flat\n")
     (info / "installed-files.txt").write_text("../flat/__init__.py\nPKG-INFO\ntop_level.txt\ninstalled-files.txt\n")
-    (shop.site / "flat").mkdir()
-    (shop.site / "flat" / "__init__.py").write_text("")
-    shop.run("uninstall", "-y", "flat")
+    (env.site / "flat").mkdir()
+    (env.site / "flat" / "__init__.py").write_text("")
+    env.run("uninstall", "-y", "flat")
     assert not info.exists()
-    assert not (shop.site / "flat").exists()
+    assert not (env.site / "flat").exists()
 
 
 class TestTarget:
@@ -270,30 +270,30 @@ class TestTarget:
     ONE = Project("aproject", "1", files={"apackage/__init__.py": "v = 1\n", "apackage/old.py": "", "only1.py": ""})
     TWO = Project("aproject", "2", files={"apackage/__init__.py": "v = 2\n", "only2.py": ""})
 
-    def listed(self, shop: Shop) -> list[str]:
-        return sorted(path.name for path in (shop.directory / "there").iterdir() if path.name != "__pycache__")
+    def listed(self, env: PipEnvironment) -> list[str]:
+        return sorted(path.name for path in (env.directory / "there").iterdir() if path.name != "__pycache__")
 
-    def test_another_version_replaces_a_project_as_a_whole(self, shop):
-        shop.stock(self.ONE)
-        shop.run("install", "--target", "there", "aproject==1")
-        shop.stock(self.TWO)
-        shop.run("install", "--target", "there", "--upgrade", "aproject==2")
-        assert self.listed(shop) == ["apackage", "aproject-2.dist-info", "only2.py"]
-        assert not (shop.directory / "there" / "apackage" / "old.py").exists()
+    def test_another_version_replaces_a_project_as_a_whole(self, env):
+        env.add_to_index(self.ONE)
+        env.run("install", "--target", "there", "aproject==1")
+        env.add_to_index(self.TWO)
+        env.run("install", "--target", "there", "--upgrade", "aproject==2")
+        assert self.listed(env) == ["apackage", "aproject-2.dist-info", "only2.py"]
+        assert not (env.directory / "there" / "apackage" / "old.py").exists()
 
-    def test_without_upgrade_a_project_that_is_there_stays_as_a_whole(self, shop):
-        shop.stock(self.ONE)
-        shop.run("install", "--target", "there", "aproject==1")
-        shop.stock(self.TWO)
-        before = text(tree(shop.directory / "there"))
-        done = shop.run("install", "--target", "there", "aproject==2")
+    def test_without_upgrade_a_project_that_is_there_stays_as_a_whole(self, env):
+        env.add_to_index(self.ONE)
+        env.run("install", "--target", "there", "aproject==1")
+        env.add_to_index(self.TWO)
+        before = text(tree(env.directory / "there"))
+        done = env.run("install", "--target", "there", "aproject==2")
         for name in ("apackage", "aproject-1.dist-info"):
-            there = shop.directory / "there" / name
+            there = env.directory / "there" / name
             assert f"Target directory {there} already exists. Specify --upgrade to force replacement." in done.stderr
-        assert text(tree(shop.directory / "there")) == before
+        assert text(tree(env.directory / "there")) == before
 
     def test_what_is_missing_is_put_beside_what_is_there_as_pip_does(self, alike):
-        def install(shop, run):
+        def install(env, run):
             run("install", "--target", "there", "every-thing")
             return run("install", "--target", "there", "every-thing", "other").stderr
 
@@ -301,11 +301,11 @@ class TestTarget:
         assert sorted(ours.splitlines()) == sorted(pips.splitlines())
 
     def test_an_upgrade_replaces_entries_whole_as_pip_does(self, alike):
-        def install(shop, run):
+        def install(env, run):
             run("install", "--target", "there", "every-thing")
-            (shop.directory / "there" / "every" / "mine").write_text("")
-            (shop.directory / "there" / "module.py").unlink()
-            (shop.directory / "there" / "module.py").symlink_to("pure.py")
+            (env.directory / "there" / "every" / "mine").write_text("")
+            (env.directory / "there" / "module.py").unlink()
+            (env.directory / "there" / "module.py").symlink_to("pure.py")
             return run("install", "--target", "there", "--upgrade", "every-thing").stderr
 
         ours, pips = alike(install, "there")

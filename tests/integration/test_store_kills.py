@@ -16,7 +16,7 @@ import pytest
 
 from safe_pip.store.wheels import FILES, Entry, Store
 from tests.support.processes.watching import Happened, Watch
-from tests.support.venvs.environment import Shop
+from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.venvs.store import tree
 from tests.support.wheels.tiny import Project
 
@@ -39,14 +39,14 @@ NAMES = [project.name for project in PROJECTS]
 class Round:
     """Commands with a store of their own; some are killed while the store changes, the others must not notice."""
 
-    def __init__(self, shop: Shop, directory: Path, chances: random.Random) -> None:
-        self._shop = shop
+    def __init__(self, env: PipEnvironment, directory: Path, chances: random.Random) -> None:
+        self._env = env
         self._directory = directory
         self._chances = chances
         self._cache = directory / "cache"
         (directory / "tmp").mkdir(parents=True)
         # Makes the directories that are watched.
-        self._shop.run(*self._words("first", FIRST.name), TMPDIR=str(directory / "tmp"))
+        self._env.run(*self._words("first", FIRST.name), TMPDIR=str(directory / "tmp"))
         store = Store.existing(self._cache)
         assert store is not None
         self._store = store
@@ -70,7 +70,7 @@ class Round:
                 assert (output, status) == ((b"", b""), 0), target
                 assert tree(self._directory / target) == expected, target
         self._check(len(self._store.places()))
-        self._shop.run(*self._words("last", *NAMES), TMPDIR=str(self._directory / "tmp"))
+        self._env.run(*self._words("last", *NAMES), TMPDIR=str(self._directory / "tmp"))
         assert tree(self._directory / "last") == expected
         self._check(len(PROJECTS) + 1)
         assert not list((self._store.path / "aside").iterdir())
@@ -82,8 +82,8 @@ class Round:
 
     def _start(self, target: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            self._shop.command(*self._words(target, *NAMES)),
-            env=self._shop.variables | {"TMPDIR": str(self._directory / "tmp")},
+            self._env.command(*self._words(target, *NAMES)),
+            env=self._env.variables | {"TMPDIR": str(self._directory / "tmp")},
             cwd=self._directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -117,18 +117,20 @@ def _wrong(entry: Entry) -> Iterator[Path]:
                 yield path
 
 
-def perform(shop: Shop, rounds: range, seed: int) -> int:
+def perform(env: PipEnvironment, rounds: range, seed: int) -> int:
     """On return how many commands were killed; raises `AssertionError`, and leaves the round as it was, otherwise."""
-    shop.stock(FIRST, *PROJECTS)
-    plain = shop.directory / "plain"
-    shop.run("install", "--quiet", "--no-cache-dir", "--target", plain, *NAMES)
+    env.add_to_index(FIRST, *PROJECTS)
+    plain = env.directory / "plain"
+    env.run("install", "--quiet", "--no-cache-dir", "--target", plain, *NAMES)
     killed = 0
     for number in rounds:
-        directory = shop.directory / f"round-{number}"
-        killed += Round(shop, directory, random.Random(f"{seed} {number}")).perform(tree(plain))
+        directory = env.directory / f"round-{number}"
+        killed += Round(env, directory, random.Random(f"{seed} {number}")).perform(tree(plain))
         shutil.rmtree(directory)
     return killed
 
 
-def test_whoever_is_killed_the_others_install_the_same_and_the_store_is_whole(fresh: Shop, seed: int) -> None:
-    assert perform(fresh, range(3), seed) > 0
+def test_whoever_is_killed_the_others_install_the_same_and_the_store_is_whole(
+    cold_env: PipEnvironment, seed: int
+) -> None:
+    assert perform(cold_env, range(3), seed) > 0

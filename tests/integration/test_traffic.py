@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.processes.loads import ROUNDS
-from tests.support.venvs.workspace import Laboratory
+from tests.support.processes.loads import LOADS
+from tests.support.venvs.workspace import Workspace
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("load", ROUNDS)
-def test_traffic_leaves_a_sound_environment_and_a_serial_result(laboratory: Laboratory, load: str, seed: int) -> None:
-    laboratory.perform(load, ROUNDS[load], seed)
+@pytest.mark.parametrize("load", LOADS)
+def test_traffic_leaves_a_sound_environment_and_a_serial_result(workspace: Workspace, load: str, seed: int) -> None:
+    workspace.perform(load, LOADS[load], seed)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes.loads import ROUNDS
+from tests.support.processes.loads import LOADS
 from tests.support.processes.traffic import FLOCK, PLAIN
-from tests.support.venvs.workspace import Laboratory, Wrecked
+from tests.support.venvs.workspace import Workspace, Wrecked
 from tests.support.wheels.wheelhouse import NEWEST_PIP
 
 pytestmark = pytest.mark.slow
@@ -30,13 +30,13 @@ ENVIRONMENT_BROKEN = {
 }
 
 
-def test_eight_plain_pips_that_upgrade_the_same_set_are_found_out(laboratory: Laboratory, tmp_path: Path) -> None:
+def test_eight_plain_pips_that_upgrade_the_same_set_are_found_out(workspace: Workspace, tmp_path: Path) -> None:
     # The oldest pip fails as often, but undoes more of it.
-    plain = dataclasses.replace(laboratory.with_tool(PLAIN, tmp_path / "wrecks"), pip_version=NEWEST_PIP)
+    plain = dataclasses.replace(workspace.with_tool(PLAIN, tmp_path / "wrecks"), pip_version=NEWEST_PIP)
     found: set[str] = set()
     for seed in range(ROUNDS_AT_MOST):
         try:
-            plain.perform("same-upgrade-8", ROUNDS["same-upgrade-8"], seed)
+            plain.perform("same-upgrade-8", LOADS["same-upgrade-8"], seed)
         except Wrecked as error:
             found |= {violation.name for violation in error.violations}
         if found >= {"unexplained-status"} and found & ENVIRONMENT_BROKEN:
@@ -45,17 +45,17 @@ def test_eight_plain_pips_that_upgrade_the_same_set_are_found_out(laboratory: La
     assert found & ENVIRONMENT_BROKEN
 
 
-def first_wreck(plain: Laboratory) -> Wrecked:
+def first_wreck(plain: Workspace) -> Wrecked:
     for seed in range(ROUNDS_AT_MOST):
         try:
-            plain.perform("same-upgrade-8", ROUNDS["same-upgrade-8"], seed)
+            plain.perform("same-upgrade-8", LOADS["same-upgrade-8"], seed)
         except Wrecked as error:
             return error
     pytest.fail("plain pip broke nothing")
 
 
-def test_a_wreck_is_kept_with_all_that_was_printed(laboratory: Laboratory, tmp_path: Path) -> None:
-    plain = laboratory.with_tool(PLAIN, tmp_path / "wrecks")
+def test_a_wreck_is_kept_with_all_that_was_printed(workspace: Workspace, tmp_path: Path) -> None:
+    plain = workspace.with_tool(PLAIN, tmp_path / "wrecks")
     error = first_wreck(plain)
     wreck = error.wreck
     assert wreck.parent == tmp_path / "wrecks"
@@ -65,5 +65,5 @@ def test_a_wreck_is_kept_with_all_that_was_printed(laboratory: Laboratory, tmp_p
     assert len(list((wreck / "load").glob("*.err"))) == 8
 
 
-def test_plain_pips_behind_one_lock_are_not_accused(laboratory: Laboratory, tmp_path: Path) -> None:
-    laboratory.with_tool(FLOCK, tmp_path / "wrecks").perform("pool-versions", ROUNDS["pool-versions"], 0)
+def test_plain_pips_behind_one_lock_are_not_accused(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.with_tool(FLOCK, tmp_path / "wrecks").perform("pool-versions", LOADS["pool-versions"], 0)

@@ -18,7 +18,7 @@ import pytest
 from tests.support.pages import Page, shell
 from tests.support.processes.workers import LIMIT
 from tests.support.venvs.checker import Violation, check
-from tests.support.venvs.environment import Shop, Waiting
+from tests.support.venvs.pip_environment import PipEnvironment, Waiting
 from tests.support.venvs.tools import Toolbox
 from tests.support.wheels.tiny import Project
 
@@ -28,7 +28,7 @@ PAGE = Page.read("uv")
 UV, OURS, ALONE = (command.strip() for command in PAGE.commands)
 
 
-def wares(version: str) -> Iterator[Project]:
+def projects(version: str) -> Iterator[Project]:
     """Two projects that are always moved together, with all that a wheel can have."""
     for name in ("alpha", "beta"):
         files = {f"{name}/part{number}/module.py": f"VERSION = {version!r}\n" for number in range(8)}
@@ -39,27 +39,27 @@ def wares(version: str) -> Iterator[Project]:
 
 
 @pytest.fixture
-def shop(shop: Shop, toolbox: Toolbox) -> Shop:
+def env(env: PipEnvironment, toolbox: Toolbox) -> PipEnvironment:
     """With uv on PATH, and the page's projects in the index."""
-    return prepared(shop, toolbox)
+    return prepared(env, toolbox)
 
 
-def prepared(shop: Shop, toolbox: Toolbox) -> Shop:
-    """The same shop, with uv on PATH, and the page's projects in the index."""
-    shop.activate()
-    programs = [str(shop.environment.scripts), str(toolbox.program("uv").parent), os.environ["PATH"]]
-    shop.more |= {"PATH": os.pathsep.join(programs), "UV_NO_CONFIG": "1", "UV_NO_INDEX": "1"}
-    shop.more |= {"UV_FIND_LINKS": str(shop.index), "UV_PYTHON_DOWNLOADS": "never"}
-    shop.stock(*wares("1"), *wares("2"))
-    return shop
+def prepared(env: PipEnvironment, toolbox: Toolbox) -> PipEnvironment:
+    """The environment with uv on PATH and the projects of the page in its index."""
+    env.activate()
+    programs = [str(env.venv.scripts), str(toolbox.program("uv").parent), os.environ["PATH"]]
+    env.more |= {"PATH": os.pathsep.join(programs), "UV_NO_CONFIG": "1", "UV_NO_INDEX": "1"}
+    env.more |= {"UV_FIND_LINKS": str(env.index), "UV_PYTHON_DOWNLOADS": "never"}
+    env.add_to_index(*projects("1"), *projects("2"))
+    return env
 
 
-def violations(shop: Shop) -> list[Violation]:
+def violations(env: PipEnvironment) -> list[Violation]:
     """What is wrong, but for the file that uv locks, which no distribution brought."""
-    return [each for each in check(shop.environment, shop.variables) if each != Violation("unowned-file", ".lock")]
+    return [each for each in check(env.venv, env.variables) if each != Violation("unowned-file", ".lock")]
 
 
-def perform(shop: Shop, times: int) -> None:
+def perform(env: PipEnvironment, times: int) -> None:
     """Have four loops of so many commands move and remove the same projects; on return no command has failed."""
     removal = ["uv pip uninstall alpha beta", "safe-pip uninstall --yes alpha beta"]
     other = [command.replace("==1", "==3").replace("==2", "==1").replace("==3", "==2") for command in (UV, OURS)]
@@ -67,31 +67,31 @@ def perform(shop: Shop, times: int) -> None:
 
     def work(lane: list[str]) -> None:
         for command in itertools.islice(itertools.cycle(lane), times):
-            shell(command, shop.directory, shop.variables)
+            shell(command, env.directory, env.variables)
 
     with ThreadPoolExecutor(len(lanes)) as pool:
         list(pool.map(work, lanes))
-    assert shop.installed() in ({}, {"alpha": "1", "beta": "1"}, {"alpha": "2", "beta": "2"})
-    assert violations(shop) == []
+    assert env.installed() in ({}, {"alpha": "1", "beta": "1"}, {"alpha": "2", "beta": "2"})
+    assert violations(env) == []
 
 
-def test_both_at_once_again_and_again_fail_never_and_leave_nothing_torn(shop: Shop) -> None:
-    perform(shop, 5)
+def test_both_at_once_again_and_again_fail_never_and_leave_nothing_torn(env: PipEnvironment) -> None:
+    perform(env, 5)
 
 
 @pytest.fixture
-def slow(shop: Shop) -> Waiting:
+def slow(env: PipEnvironment) -> Waiting:
     """A source tree in whose build uv waits."""
-    return shop.waiting(Project("slow", "1"))
+    return env.waiting(Project("slow", "1"))
 
 
 @pytest.fixture
-def uv(shop: Shop, toolbox: Toolbox, slow: Waiting) -> Iterator[subprocess.Popen[str]]:
+def uv(env: PipEnvironment, toolbox: Toolbox, slow: Waiting) -> Iterator[subprocess.Popen[str]]:
     """A uv that builds, and so holds its lock, until it is told to go on."""
     process = subprocess.Popen(
         [toolbox.program("uv"), "pip", "install", slow.tree],
-        cwd=shop.directory,
-        env=shop.variables,
+        cwd=env.directory,
+        env=env.variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -106,28 +106,30 @@ def uv(shop: Shop, toolbox: Toolbox, slow: Waiting) -> Iterator[subprocess.Popen
         process.communicate()
 
 
-def test_a_commit_waits_for_a_uv_that_builds_and_says_so(shop: Shop, slow: Waiting, uv: subprocess.Popen[str]) -> None:
-    refused = shell(OURS, shop.directory, shop.variables | {"SAFE_PIP_LOCK_TIMEOUT": "0"}, status=75)
+def test_a_commit_waits_for_a_uv_that_builds_and_says_so(
+    env: PipEnvironment, slow: Waiting, uv: subprocess.Popen[str]
+) -> None:
+    refused = shell(OURS, env.directory, env.variables | {"SAFE_PIP_LOCK_TIMEOUT": "0"}, status=75)
     assert ".lock` is not free, held by `" in refused.stderr
     assert f"(pid {uv.pid})" in refused.stderr
     assert "Nothing was changed" in refused.stderr
-    waiter = shop.start("install", "alpha==1", "beta==1")
+    waiter = env.start("install", "alpha==1", "beta==1")
     assert waiter.stderr is not None
     while "waiting for the exclusive lock" not in (line := waiter.stderr.readline()):
         assert line
     assert f"(pid {uv.pid})" in line
-    shop.run("list", SAFE_PIP_LOCK_TIMEOUT="0")
+    env.run("list", SAFE_PIP_LOCK_TIMEOUT="0")
     slow.release()
     _, err = uv.communicate(timeout=LIMIT)
     assert uv.returncode == 0, err
     _, err = waiter.communicate(timeout=LIMIT)
     assert waiter.returncode == 0, err
-    assert shop.installed() == {"slow": "1", "alpha": "1", "beta": "1"}
-    assert violations(shop) == []
+    assert env.installed() == {"slow": "1", "alpha": "1", "beta": "1"}
+    assert violations(env) == []
 
 
-def test_the_page_s_commands_work_one_after_the_other(shop: Shop) -> None:
+def test_the_page_s_commands_work_one_after_the_other(env: PipEnvironment) -> None:
     for command, version in ((UV, "2"), (OURS, "1"), (ALONE, "2"), (OURS, "1")):
-        shell(command, shop.directory, shop.variables)
-        assert shop.installed() == {"alpha": version, "beta": version}
-    assert violations(shop) == []
+        shell(command, env.directory, env.variables)
+        assert env.installed() == {"alpha": version, "beta": version}
+    assert violations(env) == []

@@ -23,7 +23,7 @@ Acquired = tuple[str, str, bool]
 """Rank, name, exclusive."""
 
 
-class Silent:
+class SilentReporter:
     def waiting(self, event: Wait) -> None:
         raise AssertionError("nobody is in the way")
 
@@ -93,7 +93,7 @@ def test_a_real_change_takes_what_the_model_takes(
         recorded.append((*names[descriptor.path], bool(operation & fcntl.LOCK_EX)))
         flock(descriptor, operation)
 
-    environment = Environment([str(t) for t in trees], waiting=Silent(), timeout=0)
+    environment = Environment([str(t) for t in trees], waiting=SilentReporter(), timeout=0)
     target = Target((by_name["B"], by_name["A"]), directories=(scripts,), uv_lock=uv)
     monkeypatch.setattr(lock, "_flock", record)
     with environment.replacing(target) if replaces else environment.adding(target):

@@ -19,13 +19,13 @@ from safe_pip import fs
 from safe_pip.locking import flock
 from safe_pip.merge.merge import MergeRefused
 from tests.support.faults import disk
-from tests.support.venvs.direct import Prefix, Small, without_exchange
+from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution, without_exchange
 
 from .model import is_possible, parents
 
 MEMORY = "/dev/shm"
 """Where it is fast, if there is such a filesystem: it is only processes that are killed here."""
-Installed = Mapping[str, Small]
+Installed = Mapping[str, SmallDistribution]
 """What is installed: the distribution of each project."""
 Wish = Mapping[str, str]
 """What a command is to come to: the version of each project, none for what it takes away."""
@@ -105,7 +105,7 @@ class Expected(NamedTuple):
         """Every file, by its path relative to the prefix."""
         return {**self.nobody, **self.bytecode, **content_of(self.installed.values())}
 
-    def after(self, new: Collection[Small], old: Collection[Small]) -> "Expected":
+    def after(self, new: Collection[SmallDistribution], old: Collection[SmallDistribution]) -> "Expected":
         """The same once a command has come to an end that puts `new` in and takes `old` away."""
         kept = {project: each for project, each in self.installed.items() if each not in old}
         come, gone = content_of(new), content_of(old)
@@ -117,7 +117,7 @@ class Expected(NamedTuple):
         )
 
 
-def content_of(distributions: Iterable[Small]) -> dict[str, str]:
+def content_of(distributions: Iterable[SmallDistribution]) -> dict[str, str]:
     """Every file of these."""
     return {path: text for each in distributions for path, text in each.content().items()}
 
@@ -137,8 +137,8 @@ def source_of(path: str) -> str:
 class Command(NamedTuple):
     """What one command does, and what it is to come to."""
 
-    new: Sequence[Small]
-    old: Sequence[Small]
+    new: Sequence[SmallDistribution]
+    old: Sequence[SmallDistribution]
     after: Expected
 
 
@@ -148,7 +148,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         place = MEMORY if os.access(MEMORY, os.W_OK) else None
-        self.prefix = Prefix(Path(tempfile.mkdtemp(prefix="safe-pip-test-", dir=place), "prefix"))
+        self.prefix = DirectPrefix(Path(tempfile.mkdtemp(prefix="safe-pip-test-", dir=place), "prefix"))
         self.expected = Expected({})
         self.unfinished: Command | None = None
         """What a killed command was to do, while its journal is there."""
@@ -160,7 +160,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(installed=versions, can_exchange=st.booleans(), shared_bin=st.booleans())
     def begin(self, installed: Wish, can_exchange: bool, shared_bin: bool) -> None:
-        self.prefix = Prefix(self.prefix.root, shared_bin=shared_bin)
+        self.prefix = DirectPrefix(self.prefix.root, shared_bin=shared_bin)
         self.can_exchange = can_exchange
         self.a_command_comes_to_its_end(installed, is_late=False)
 
@@ -294,10 +294,12 @@ class Machine(RuleBasedStateMachine):
         is_clear = not self.away or is_possible(after.files())
         return Command(new, old, after) if (old or new) and is_clear else None
 
-    def distribution(self, project: str, version: str) -> Small:
+    def distribution(self, project: str, version: str) -> SmallDistribution:
         """One whose every file says whose it is, and which no other one equals; lengths differ only for its number."""
         number = next(self.numbers)
-        return Small(project, version, {name: f"{name} {version} {number}" for name in SHOP[project][version].split()})
+        return SmallDistribution(
+            project, version, {name: f"{name} {version} {number}" for name in SHOP[project][version].split()}
+        )
 
     def run(self, command: Command) -> bool:
         """Whether it was done."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from safe_pip.errors import State, Unmergeable
 from tests.support.faults.transaction import Link
-from tests.support.trees.prefixes import SITE, Place, distribution, exact, stage
+from tests.support.trees.prefixes import SITE, MergePrefix, distribution, exact, stage
 
 Files = dict[str, "str | Link | None"]
 
@@ -51,37 +51,37 @@ def test_merged_twice_is_merged_once_and_unmerged_it_is_as_it_was(
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(os.path.realpath(name))
-        tree, place = stage(directory / "staged", staged), Place(stage(directory / "prefix", before))
+        tree, prefix = stage(directory / "staged", staged), MergePrefix(stage(directory / "prefix", before))
         directories = [path for path in sorted(tree.rglob("*")) if path.is_dir() and not path.is_symlink()]
         for number in read_only.intersection(range(len(directories))):
             directories[number].chmod(0o555)
-        content, of_tree = place.content(), exact(tree)
+        content, of_tree = prefix.content(), exact(tree)
         first, error = None, None
         try:
-            first = place.merge(tree, policy, manifest=directory / "manifest")
+            first = prefix.merge(tree, policy, manifest=directory / "manifest")
         except Unmergeable as refused:
             error = refused
         if first is None:
             assert error is not None
             assert error.state is State.UNCHANGED
-            assert place.content() == content
+            assert prefix.content() == content
             assert not (directory / "manifest").exists()
         else:
-            once = exact(place.path)
+            once = exact(prefix.path)
             kept = {path for path, _ in first.kept}
             for path in first.put:
-                if path.startswith(f"{place.path}/"):
+                if path.startswith(f"{prefix.path}/"):
                     assert os.path.lexists(path)
-            assert not place.merge(tree, policy).is_changed
-            assert exact(place.path) == once
+            assert not prefix.merge(tree, policy).is_changed
+            assert exact(prefix.path) == once
             assert not kept.intersection(first.put)
-            place.unmerge(directory / "manifest")
-            lost = {os.path.relpath(path, place.path) for path, _ in first.replaced}
-            lost |= {os.path.relpath(path, place.path) for path in first.removed}
+            prefix.unmerge(directory / "manifest")
+            lost = {os.path.relpath(path, prefix.path) for path, _ in first.replaced}
+            lost |= {os.path.relpath(path, prefix.path) for path in first.removed}
             if "dist-1.dist-info" not in "".join(before):
-                assert place.content() == {path: said for path, said in content.items() if path not in lost}
+                assert prefix.content() == {path: said for path, said in content.items() if path not in lost}
         assert exact(tree) == of_tree
-        assert place.private() == []
+        assert prefix.private() == []
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -97,13 +97,13 @@ def test_trees_without_a_common_file_come_to_the_same_in_any_order(staged: list[
         directory = Path(os.path.realpath(name))
         found = []
         for number, order in enumerate(itertools.permutations(range(len(named)))):
-            place = Place(directory / f"prefix-{number}")
+            prefix = MergePrefix(directory / f"prefix-{number}")
             for each in order:
                 tree = directory / f"staged-{each}"
                 tree = tree if tree.exists() else stage(tree, named[each])
-                place.merge(tree, "fail", manifest=directory / f"{number}-{each}")
-            found.append(place.content())
+                prefix.merge(tree, "fail", manifest=directory / f"{number}-{each}")
+            found.append(prefix.content())
             for each in reversed(order):
-                place.unmerge(directory / f"{number}-{each}")
-            assert place.content() == {}
+                prefix.unmerge(directory / f"{number}-{each}")
+            assert prefix.content() == {}
         assert all(each == found[0] for each in found)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safe_pip.journal import recovery
 from safe_pip.merge.plan import Kind
 from tests.support.faults import disk
-from tests.support.faults.transaction import Content, Link, Scene
+from tests.support.faults.transaction import Content, Link, StagedTransaction
 
 files = st.text("ab\n", max_size=3)
 links = st.sampled_from(["nowhere", "../lib", "a"]).map(Link)
@@ -47,22 +47,22 @@ def operations(draw: st.DrawFn) -> list[Planned]:
 def test_undoing_is_the_opposite_of_doing(planned: list[Planned], killed: int, killed_again: list[int]) -> None:
     root = Path(tempfile.mkdtemp(prefix="safe-pip-test-"))
     try:
-        scene = Scene(root)
+        transaction = StagedTransaction(root)
         for number, (kind, old, new, where, is_deep) in enumerate(planned):
             path = f"{number}/deeper" if is_deep else str(number)
             if is_deep:
-                (scene.roots[where] / str(number)).mkdir()
-            scene.add(kind, path, _named(old), _named(new), root=where)
-        scene.write_journal()
-        before = scene.content()
-        _until(killed, scene.do)
+                (transaction.roots[where] / str(number)).mkdir()
+            transaction.add(kind, path, _named(old), _named(new), root=where)
+        transaction.write_journal()
+        before = transaction.content()
+        _until(killed, transaction.do)
         for k in killed_again:
-            if scene.unfinished.path.exists():
-                _until(k, lambda: recovery.roll_back(scene.unfinished))
-        if scene.unfinished.path.exists():
-            assert recovery.roll_back(scene.unfinished) == ()
-            assert scene.leftovers() == []
-        assert scene.content() == before
+            if transaction.unfinished.path.exists():
+                _until(k, lambda: recovery.roll_back(transaction.unfinished))
+        if transaction.unfinished.path.exists():
+            assert recovery.roll_back(transaction.unfinished) == ()
+            assert transaction.leftovers() == []
+        assert transaction.content() == before
     finally:
         shutil.rmtree(root)
 

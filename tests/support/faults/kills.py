@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.processes.watching import Happened, Watch, wait_for_end
-from tests.support.trees.look import Tree, differences, tree_of
+from tests.support.trees.listing import Tree, differences, tree_of
 from tests.support.venvs.template import Venv, clean_environment, offline
-from tests.support.venvs.workspace import Laboratory
-from tests.support.wheels.upgrades import PROBE, PROJECTS, wares
+from tests.support.venvs.workspace import Workspace
+from tests.support.wheels.upgrades import PROBE, PROJECTS, upgrade_projects
 
 FILES = 200
 STATE_DIRECTORY = ".safe-pip"
@@ -84,7 +84,7 @@ class Outcome:
 class Victim:
     """One environment, and the upgrades in it that are killed."""
 
-    laboratory: Laboratory
+    workspace: Workspace
     directory: Path
     wrecks: Path
     files: int = FILES
@@ -103,9 +103,9 @@ class Victim:
         index, self._temporary = self.directory / "index", self.directory / "tmp"
         for path in (index, self._temporary):
             path.mkdir(parents=True)
-        for project in wares(self.files):
+        for project in upgrade_projects(self.files):
             project.write_wheel(index)
-        self.environment = self.laboratory.maker.make(self.directory / "venv", self.laboratory.base)
+        self.environment = self.workspace.maker.make(self.directory / "venv", self.workspace.base)
         cache, temporary = self.directory / "cache", str(self._temporary)
         self.variables = clean_environment(self.directory / "home", cache=cache, TMPDIR=temporary, **offline(index))
         self._finish("install", *_pins("1"))
@@ -174,7 +174,7 @@ class Victim:
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         with open(self.directory / "output.txt", "wb") as output:
             return subprocess.Popen(
-                [*self.laboratory.tool.command(self.environment), *arguments],
+                [*self.workspace.tool.command(self.environment), *arguments],
                 env=self.variables,
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,

@@ -54,7 +54,7 @@ def seen(path: Path) -> Seen:
     return Seen(status.st_mode, status.st_size, status.st_mtime_ns)
 
 
-class Scene:
+class StagedTransaction:
     """The tree `home`, the shared directory `bin`, and one transaction that is about to change them."""
 
     def __init__(self, root: Path, identifier: str = IDENTIFIER) -> None:
@@ -185,7 +185,7 @@ def do(places: OpenDirectories, operation: Operation) -> None:
             fs.move(staged.parent, staged.name, live.parent, live.name)
 
 
-Build = Callable[[Scene], None]
+Build = Callable[[StagedTransaction], None]
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ KINDS = (
 )
 
 
-def wares() -> tuple[Project, Project]:
+def both_versions() -> tuple[Project, Project]:
     """Both versions of what is imported: the same modules of the same size, so that nothing but its content tells."""
     return _version("1"), _version("2")
 

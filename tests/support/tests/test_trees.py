@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.trees.look import differences, tree_of
+from tests.support.trees.listing import differences, tree_of
 
 
 @pytest.fixture

@@ -19,14 +19,14 @@ from safe_pip.commands.merge.unmerging import Unmerged, unmerge
 from safe_pip.environment.access import Prefix
 from safe_pip.environment.environment import Environment
 from tests.support.faults.transaction import Link
-from tests.support.venvs.direct import Silent
+from tests.support.venvs.direct_installs import SilentReporter
 from tests.support.wheels.tiny import digest
 
 SITE = "lib/python3.13/site-packages"
 STAMP = 1_000_000_000
 LOCKS = {"commit", "commit.gate", "environment.gate", "environment", "owner"}
 
-environments = functools.partial(Environment, waiting=Silent(), timeout=30)
+environments = functools.partial(Environment, waiting=SilentReporter(), timeout=30)
 
 
 def stage(directory: Path, files: Mapping[str, str | Link | None]) -> Path:
@@ -68,7 +68,7 @@ def distribution(name: str, version: str, files: Mapping[str, str], tree: str = 
     return content
 
 
-class Place:
+class MergePrefix:
     """A prefix, to merge into within this process."""
 
     def __init__(self, path: Path) -> None:

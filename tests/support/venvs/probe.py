@@ -95,13 +95,13 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Installed:
+class ProbeVenv:
     """A virtual environment with the probe, a console script for it and a pip of five files."""
 
     path: Path
 
     @classmethod
-    def make(cls, path: Path, probe: Probe, *, system_site_packages: bool = False) -> Installed:
+    def make(cls, path: Path, probe: Probe, *, system_site_packages: bool = False) -> ProbeVenv:
         venv.EnvBuilder(symlinks=True, system_site_packages=system_site_packages).create(path)
         installed = cls(path)
         # Not through the virtual environment that runs the tests, as older versions of `venv` have it.

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.venvs.environment import Shop
+from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.venvs.template import clean_environment, offline
 
 NOBODY = 65534
 
 
-class Readable:
-    """An environment of root's, with what is in the shop's, in a directory that everybody reaches."""
+class ReadOnlyEnvironment:
+    """An environment of root, in a directory that every user can reach, with what is installed in `env`."""
 
-    def __init__(self, shop: Shop, directory: Path) -> None:
+    def __init__(self, env: PipEnvironment, directory: Path) -> None:
         self.directory = directory
         self.index = directory / "index"
-        shutil.copytree(shop.index, self.index)
+        shutil.copytree(env.index, self.index)
         self.home = directory / "home"
         self.home.mkdir()
         os.chown(self.home, NOBODY, NOBODY)
@@ -31,7 +31,7 @@ class Readable:
         subprocess.run([self._interpreter(), "-m", "venv", "--without-pip", environment], check=True)
         self.python = environment / "bin" / "python"
         (self.site,) = environment.glob("lib/python3*/site-packages")
-        shutil.copytree(shop.site, self.site, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".safe-pip"))
+        shutil.copytree(env.site, self.site, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".safe-pip"))
 
     def _interpreter(self) -> str:
         for found in (os.path.realpath(sys.executable), "/usr/bin/python3"):

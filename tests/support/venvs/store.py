@@ -5,19 +5,19 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.support.venvs.environment import Shop
+from tests.support.venvs.pip_environment import PipEnvironment
 
 STORE = Path("pip", "safe-pip", "prepared-v1")
 
 
-def store(shop: Shop) -> Path:
-    return Path(shop.more["XDG_CACHE_HOME"], STORE)
+def store(env: PipEnvironment) -> Path:
+    return Path(env.more["XDG_CACHE_HOME"], STORE)
 
 
-def entries(shop: Shop) -> dict[str, Path]:
+def entries(env: PipEnvironment) -> dict[str, Path]:
     """The entries, by the project that each is of."""
     found = {}
-    for entry in store(shop).glob("wheels/*"):
+    for entry in store(env).glob("wheels/*"):
         name = next(path.name for path in (entry / "files").glob("*.dist-info"))
         found[name.partition("-")[0]] = entry
     return found
@@ -34,10 +34,10 @@ def tree(root: Path) -> dict[str, tuple[int, bytes]]:
     return found
 
 
-def installed(shop: Shop, *options: str, **more: str) -> dict[str, tuple[int, bytes]]:
+def installed(env: PipEnvironment, *options: str, **more: str) -> dict[str, tuple[int, bytes]]:
     """What a command puts into a prefix of its own, always at the same place."""
-    prefix = shop.directory / "prefix"
-    shop.run("install", "--ignore-installed", "--prefix", prefix, *options, "every-thing", "other", **more)
+    prefix = env.directory / "prefix"
+    env.run("install", "--ignore-installed", "--prefix", prefix, *options, "every-thing", "other", **more)
     found = tree(prefix)
     shutil.rmtree(prefix)
     return found

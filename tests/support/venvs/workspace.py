@@ -33,7 +33,7 @@ class Wrecked(AssertionError):
 
 
 @dataclass(frozen=True)
-class Laboratory:
+class Workspace:
     """What the rounds of one session share."""
 
     wheelhouse: Wheelhouse
@@ -52,23 +52,23 @@ class Laboratory:
         pip = self.wheelhouse.wheel("pip", self.pip_version)
         return (pip, build_safe_pip(self.wheelhouse, self.scratch / "build")) if self.tool is SAFE_PIP else (pip,)
 
-    def with_tool(self, tool: Tool, wrecks: Path) -> Laboratory:
-        """The same laboratory for another tool, its wrecks elsewhere."""
-        return Laboratory(self.wheelhouse, self.scratch / tool.name, tool, self.pip_version, wrecks)
+    def with_tool(self, tool: Tool, wrecks: Path) -> Workspace:
+        """A workspace for another tool that keeps its wrecks elsewhere."""
+        return Workspace(self.wheelhouse, self.scratch / tool.name, tool, self.pip_version, wrecks)
 
-    def perform(self, name: str, experiment: Experiment, seed: int) -> None:
+    def perform(self, name: str, load: Load, seed: int) -> None:
         """Run one round; on return nothing is left of it. Raises `Wrecked`."""
         directory = self.scratch / f"{name}-{seed}"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        scene = Scene(self, directory, random.Random(f"{name} {seed}"))
+        load_run = LoadRun(self, directory, random.Random(f"{name} {seed}"))
         try:
-            violations = experiment(scene)
+            violations = load(load_run)
         except BaseException:
             self._keep(directory)
             raise
         if violations:
-            raise self._wrecked(f"{name} {seed}", violations, self._keep(directory), scene)
+            raise self._wrecked(f"{name} {seed}", violations, self._keep(directory), load_run)
         shutil.rmtree(directory, ignore_errors=True)
 
     def _keep(self, directory: Path) -> Path:
@@ -78,7 +78,7 @@ class Laboratory:
             number += 1
         return Path(shutil.move(directory, wreck))
 
-    def _wrecked(self, round_name: str, violations: Sequence[Violation], wreck: Path, scene: Scene) -> Wrecked:
+    def _wrecked(self, round_name: str, violations: Sequence[Violation], wreck: Path, load_run: LoadRun) -> Wrecked:
         name, seed = round_name.rsplit(" ", 1)
         again = f"again: python -m tests.chaos --only {name} --seed {seed} --rounds 1 --tool {self.tool.name}"
         again += "" if self.pip_version == NEWEST_PIP else " --pip oldest"
@@ -91,27 +91,27 @@ class Laboratory:
 
 
 @dataclass
-class Scene:
+class LoadRun:
     """One round: its directory, its random numbers, and the load once it has run."""
 
-    laboratory: Laboratory
+    workspace: Workspace
     directory: Path
     random: random.Random
 
     @cached_property
     def variables(self) -> dict[str, str]:
         """The environment variables of all commands; the cache is the session's."""
-        return self._variables(self.laboratory.scratch / "cache")
+        return self._variables(self.workspace.scratch / "cache")
 
     @cached_property
-    def cold(self) -> dict[str, str]:
+    def variables_with_empty_cache(self) -> dict[str, str]:
         """The same with a cache that is empty."""
         return self._variables(self.directory / "cache")
 
     def _variables(self, cache: Path) -> dict[str, str]:
         temporary = self.directory / "tmp"
         temporary.mkdir(exist_ok=True)
-        links = offline(self.laboratory.wheelhouse.path, *self._indexes())
+        links = offline(self.workspace.wheelhouse.path, *self._indexes())
         return clean_environment(self.directory / "home", cache=cache, TMPDIR=str(temporary), **links)
 
     def _indexes(self) -> list[Path]:
@@ -126,7 +126,7 @@ class Scene:
 
     def environment(self, *wheels: Path) -> Venv:
         """A venv with the tool and `wheels`."""
-        return self.laboratory.maker.make(self.directory / "venv", [*self.laboratory.base, *wheels])
+        return self.workspace.maker.make(self.directory / "venv", [*self.workspace.base, *wheels])
 
     def preinstall(self, environment: Venv, wheels: Sequence[Path]) -> None:
         """Put wheels into an environment with plain pip, alone, before a load."""
@@ -136,9 +136,9 @@ class Scene:
     def run(self, environment: Venv, lanes: Sequence[Lane], variables: dict[str, str] | None = None) -> list[Outcome]:
         """Run a load with the tool."""
         chosen = self.variables if variables is None else variables
-        return run_traffic(self.laboratory.tool, environment, lanes, chosen, self.directory / "load")
+        return run_traffic(self.workspace.tool, environment, lanes, chosen, self.directory / "load")
 
-    def settle(
+    def check_all(
         self, environment: Venv, initial: dict[str, str], outcomes: Sequence[Outcome], *, pip_check: bool = True
     ) -> list[Violation]:
         """All violations after a load whose commands are blind writes."""
@@ -149,7 +149,7 @@ class Scene:
         return check_outcomes(outcomes) + check(environment, self.variables, pip_check=pip_check)
 
 
-Experiment = Callable[[Scene], list[Violation]]
+Load = Callable[[LoadRun], list[Violation]]
 
 
 def unexplained(initial: dict[str, str], environment: Venv, outcomes: Iterable[Outcome]) -> list[Violation]:

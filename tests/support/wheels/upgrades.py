@@ -15,7 +15,7 @@ PROJECTS = ("alpha", "beta")
 PROBE = "probe"
 
 
-def wares(files: int) -> Iterator[Project]:
+def upgrade_projects(files: int) -> Iterator[Project]:
     """Both versions of both distributions, each with so many files, and the probe."""
     for name, version in itertools.product(PROJECTS, ("1", "2")):
         content: dict[str, Content] = {f"{name}/__init__.py": f"__version__ = {version!r}\ndef main(): pass\n"}

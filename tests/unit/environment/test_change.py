@@ -10,23 +10,23 @@ import pytest
 
 from safe_pip.journal.commit import check_permissions
 from safe_pip.merge.plan import Removal
-from tests.support.venvs.direct import Prefix, Small
-from tests.support.venvs.direct import without_exchange as no_exchange
+from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution
+from tests.support.venvs.direct_installs import without_exchange as no_exchange
 
-OLD = Small("tool", "1", {"site/tool.py": "v = 1\n", "site/tool/part.py": "p = 1\n", "bin/tool": "one"})
-NEW = Small("tool", "2", {"site/tool.py": "v = 22\n", "site/tool/part.py": "p = 22\n", "bin/tool": "two"})
-OTHER = Small("other", "1", {"site/other.py": "o = 1\n", "site/shared/other.py": ""})
+OLD = SmallDistribution("tool", "1", {"site/tool.py": "v = 1\n", "site/tool/part.py": "p = 1\n", "bin/tool": "one"})
+NEW = SmallDistribution("tool", "2", {"site/tool.py": "v = 22\n", "site/tool/part.py": "p = 22\n", "bin/tool": "two"})
+OTHER = SmallDistribution("other", "1", {"site/other.py": "o = 1\n", "site/shared/other.py": ""})
 
 
 @pytest.fixture
-def prefix(tmp_path: Path) -> Prefix:
-    made = Prefix(tmp_path)
+def prefix(tmp_path: Path) -> DirectPrefix:
+    made = DirectPrefix(tmp_path)
     made.change([OLD])
     return made
 
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
-def test_what_is_dropped_after_a_plan_was_made_stays_as_it_is(prefix: Prefix, exchange: bool) -> None:
+def test_what_is_dropped_after_a_plan_was_made_stays_as_it_is(prefix: DirectPrefix, exchange: bool) -> None:
     """As it happens to an install whose distribution another command has installed meanwhile."""
     before = prefix.content()
     transaction = prefix.transaction()
@@ -52,7 +52,7 @@ def test_what_is_dropped_after_a_plan_was_made_stays_as_it_is(prefix: Prefix, ex
     assert prefix.private() == []
 
 
-def test_what_is_dropped_under_the_locks_stays_as_it_is(prefix: Prefix) -> None:
+def test_what_is_dropped_under_the_locks_stays_as_it_is(prefix: DirectPrefix) -> None:
     before = prefix.content()
     transaction = prefix.transaction()
     with transaction.staging(prefix.target) as change:
@@ -62,7 +62,7 @@ def test_what_is_dropped_under_the_locks_stays_as_it_is(prefix: Prefix) -> None:
     assert prefix.private() == []
 
 
-def test_a_directory_that_nothing_is_staged_in_does_not_come_to_be(prefix: Prefix) -> None:
+def test_a_directory_that_nothing_is_staged_in_does_not_come_to_be(prefix: DirectPrefix) -> None:
     """Not even inside one that goes in as a whole: pip asks for a directory of headers for each distribution."""
     transaction = prefix.transaction()
     with transaction.staging(prefix.target) as change:
@@ -77,18 +77,18 @@ def test_a_directory_that_nothing_is_staged_in_does_not_come_to_be(prefix: Prefi
     assert sorted(os.listdir(prefix.root / "include")) == ["tool"]
 
 
-def test_what_is_overwritten_is_said_with_whom_it_belonged_to_before(prefix: Prefix) -> None:
+def test_what_is_overwritten_is_said_with_whom_it_belonged_to_before(prefix: DirectPrefix) -> None:
     prefix.write({"site/nobodys.py": "n = 1\n"})
     transaction = prefix.transaction()
     with transaction.staging(prefix.target) as change:
-        grabbing = Small("grabbing", "1", {"site/tool.py": "g = 1\n", "site/nobodys.py": "g = 1\n"})
+        grabbing = SmallDistribution("grabbing", "1", {"site/tool.py": "g = 1\n", "site/nobodys.py": "g = 1\n"})
         prefix.stage(change, [grabbing], [])
         outcome = transaction.commit(change, lambda now: ())
     site = os.path.join(prefix.site, "")
     assert sorted(outcome.overwritten) == [(f"{site}nobodys.py", None), (f"{site}tool.py", "tool")]
 
 
-def test_an_egg_goes_although_its_directory_is_a_tree_of_the_environment(prefix: Prefix) -> None:
+def test_an_egg_goes_although_its_directory_is_a_tree_of_the_environment(prefix: DirectPrefix) -> None:
     """`easy-install.pth` puts it on `sys.path`."""
     prefix.write({"site/egg-1.egg/EGG-INFO/PKG-INFO": "Name: egg\n", "site/egg-1.egg/egg.py": ""})
     egg = os.path.join(prefix.site, "egg-1.egg")
@@ -100,7 +100,7 @@ def test_an_egg_goes_although_its_directory_is_a_tree_of_the_environment(prefix:
     assert prefix.private() == []
 
 
-def test_a_directory_that_was_removed_after_a_plan_was_made_is_not_one_without_permission(prefix: Prefix) -> None:
+def test_a_directory_that_was_removed_after_a_plan_was_made_is_not_one_without_permission(prefix: DirectPrefix) -> None:
     (prefix.site / "tool" / "nobodys.txt").write_text("")
     transaction = prefix.transaction()
     with transaction.staging(prefix.target) as change:

@@ -15,20 +15,20 @@ from safe_pip.errors import LockTimeout, NestingRefused, RecoveryNeeded, StalePl
 from safe_pip.journal.owner import Owner
 from safe_pip.locking import flock, holders, inheritance, state_directory, waiting
 from tests.support.faults import disk
-from tests.support.venvs.direct import Prefix, Small
+from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution
 
-ONE = Small("one", "1", {"site/one.py": "1", "site/ns/one.py": "1"})
-TWO = Small("two", "1", {"site/two.py": "1", "site/ns/two.py": "1"})
+ONE = SmallDistribution("one", "1", {"site/one.py": "1", "site/ns/one.py": "1"})
+TWO = SmallDistribution("two", "1", {"site/two.py": "1", "site/ns/two.py": "1"})
 
 
-class Silent:
+class SilentReporter:
     def waiting(self, event: Wait) -> None: ...
 
     def granted(self, event: Wait, seconds: float) -> None: ...
 
 
 def environment(*path: Path, timeout: float | None = 0, **more: Any) -> Environment:
-    return Environment([str(each) for each in path], waiting=Silent(), timeout=timeout, **more)
+    return Environment([str(each) for each in path], waiting=SilentReporter(), timeout=timeout, **more)
 
 
 @pytest.fixture(autouse=True)
@@ -364,7 +364,7 @@ def test_an_unfinished_change_is_in_the_way_of_everybody(tmp_path: Path, way: st
         pass
 
 
-class Telling(Silent):
+class Telling(SilentReporter):
     """Does something as soon as somebody waits and tells child programs of no lock that he holds."""
 
     def __init__(self, act: Callable[[], None]) -> None:
@@ -376,14 +376,14 @@ class Telling(Silent):
             act()
 
 
-def die_installing(prefix: Prefix, moved: int) -> None:
+def die_installing(prefix: DirectPrefix, moved: int) -> None:
     """Begin to install a distribution, and be killed when so many of its files and directories have moved."""
     with disk.crash_at(1 + moved, only={"move"}), contextlib.suppress(disk.Crashed):
         prefix.change([ONE])
     assert journals(prefix)
 
 
-def journals(prefix: Prefix) -> list[Path]:
+def journals(prefix: DirectPrefix) -> list[Path]:
     return list(prefix.site.glob(".safe-pip/*.journal"))
 
 
@@ -391,7 +391,7 @@ def test_half_a_change_that_comes_while_the_first_reader_ever_reads_is_undone_an
     tmp_path: Path,
 ) -> None:
     """With no state directory there is no commit lock to read under."""
-    prefix, seen = Prefix(tmp_path), []
+    prefix, seen = DirectPrefix(tmp_path), []
     before = prefix.content()
 
     def take() -> None:
@@ -409,7 +409,7 @@ def test_half_a_change_that_comes_while_a_build_had_to_let_go_is_undone_before_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is undone is undone with no other locks than it needs: those of the build would be met by it again."""
-    prefix, source = Prefix(tmp_path / "prefix"), tmp_path / "source"
+    prefix, source = DirectPrefix(tmp_path / "prefix"), tmp_path / "source"
     source.mkdir()
     prefix.change([TWO])
     before = prefix.content()
@@ -435,7 +435,7 @@ def test_an_owner_who_lives_on_when_his_journal_is_gone_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """He may wait for what runs this very command."""
-    prefix = Prefix(tmp_path)
+    prefix = DirectPrefix(tmp_path)
     before = prefix.content()
     die_installing(prefix, 0)
     (journal,) = journals(prefix)

@@ -9,7 +9,7 @@ import pytest
 from safe_pip.commands.run import located
 from safe_pip.environment.access import Prefix
 from safe_pip.locking import state_directory
-from tests.support.trees.prefixes import SITE, Place, stage
+from tests.support.trees.prefixes import SITE, MergePrefix, stage
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_one_in_which_such_a_merge_has_died_is_a_tree_beside_the_others(path: Pa
     assert target.trees == (path / SITE, path)
     assert target.stateless_trees == (path,)
     assert located(str(path)) == [path / SITE, path]
-    Place(path).merge(stage(path.parent / "nothing", {}))
+    MergePrefix(path).merge(stage(path.parent / "nothing", {}))
     assert not (path / ".safe-pip").exists()
 
 

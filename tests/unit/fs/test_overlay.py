@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.faults import overlay
-from tests.support.venvs.direct import Prefix, Small
+from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution
 
 pytestmark = pytest.mark.skipif(bool(overlay.why_not()), reason=f"overlayfs cannot be mounted: {overlay.why_not()}")
 
@@ -81,23 +81,23 @@ assert merged.child("old").names() == ["mounted"]
     )
 
 
-def many(version: str) -> list[Small]:
+def many(version: str) -> list[SmallDistribution]:
     """More distributions than a change is planned times, each with directories of its own."""
     files = {"site/{0}/a.py": version, "site/{0}/deep/er.py": version, f"site/{{0}}/only{version}/x.py": version}
     return [
-        Small(name, version, {path.format(name): text for path, text in files.items()})
+        SmallDistribution(name, version, {path.format(name): text for path, text in files.items()})
         for name in (f"project{number}" for number in range(15))
     ]
 
 
 def test_however_many_directories_of_a_lower_layer_are_to_be_moved_it_is_found_out_once(tmp_path: Path) -> None:
-    Prefix(tmp_path / "lower").change(many("1"))
+    DirectPrefix(tmp_path / "lower").change(many("1"))
     overlay.run_python(
         tmp_path,
         """
 from pathlib import Path
 from tests.support.faults import disk
-from tests.support.venvs.direct import Prefix
+from tests.support.venvs.direct_installs import Prefix
 from tests.unit.fs.test_overlay import many
 
 prefix, plain = Prefix(Path("merged")), Prefix(Path("plain"))

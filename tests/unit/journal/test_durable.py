@@ -17,12 +17,14 @@ from safe_pip.errors import CommitFailed, State
 from tests.support.faults import disk as faults
 from tests.support.faults.disk import Change
 from tests.support.faults.filesystems import another_filesystem
-from tests.support.venvs.direct import Prefix, Small, without_exchange
+from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution, without_exchange
 
 FILES = {"site/one/__init__.py": "1", "site/one/deep/er.py": "", "site/ns/one.py": "1", "bin/one": "1"}
-ONE = Small("one", "1", FILES)
-ONE_2 = Small("one", "2", {"site/one/__init__.py": "22", "site/ns/one.py": "22", "bin/one": "22", "site/two.py": "2"})
-OTHER = Small("other", "1", {"site/ns/other.py": "1"})
+ONE = SmallDistribution("one", "1", FILES)
+ONE_2 = SmallDistribution(
+    "one", "2", {"site/one/__init__.py": "22", "site/ns/one.py": "22", "bin/one": "22", "site/two.py": "2"}
+)
+OTHER = SmallDistribution("other", "1", {"site/ns/other.py": "1"})
 RENAMES = frozenset({"move", "move_over", "exchange"})
 
 
@@ -111,10 +113,10 @@ def of_part(part: Path) -> Iterator[str]:
 
 
 @pytest.fixture(params=["one filesystem", "two filesystems"])
-def prefix(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Prefix]:
+def prefix(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DirectPrefix]:
     """A prefix whose `bin` is on its own filesystem or, behind a symbolic link, on another one."""
     if request.param == "one filesystem":
-        yield Prefix(tmp_path / "prefix", shared_bin=True)
+        yield DirectPrefix(tmp_path / "prefix", shared_bin=True)
         return
     other = another_filesystem(tmp_path)
     if other is None:
@@ -122,7 +124,7 @@ def prefix(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Prefix]:
     (tmp_path / "prefix").mkdir()
     with tempfile.TemporaryDirectory(dir=other) as name:
         (tmp_path / "prefix" / "bin").symlink_to(name)
-        yield Prefix(tmp_path / "prefix", shared_bin=True)
+        yield DirectPrefix(tmp_path / "prefix", shared_bin=True)
 
 
 @contextlib.contextmanager
@@ -142,7 +144,7 @@ def watching() -> Iterator[Watched]:
         fs.watch.observer = outer
 
 
-CHANGES: dict[str, Callable[[Prefix], None]] = {
+CHANGES: dict[str, Callable[[DirectPrefix], None]] = {
     "install": lambda prefix: prefix.change([ONE], durable=True),
     "upgrade": lambda prefix: prefix.change([ONE_2], [ONE], durable=True),
     "uninstall": lambda prefix: prefix.change((), [ONE], durable=True),
@@ -157,7 +159,7 @@ def renames(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(params=CHANGES)
-def durable(request: pytest.FixtureRequest, prefix: Prefix, renames: None) -> Watched:
+def durable(request: pytest.FixtureRequest, prefix: DirectPrefix, renames: None) -> Watched:
     """One change, watched, of an environment that is as it has to be before."""
     prefix.change([OTHER] if request.param == "install" else [ONE, OTHER])
     prefix.write({"site/one/mine.txt": "of nobody"} if request.param != "install" else {})
@@ -245,7 +247,7 @@ def test_what_the_disk_refuses_is_undone_on_the_disk_before_the_journal_goes(pre
 
 def test_a_commit_that_the_disk_may_not_hold_is_told_and_kept_for_the_next_command(prefix):
     prefix.change([ONE, OTHER])
-    undisturbed = Prefix(prefix.root.parent / "twin", shared_bin=True)
+    undisturbed = DirectPrefix(prefix.root.parent / "twin", shared_bin=True)
     undisturbed.change([ONE, OTHER])
     undisturbed.change([ONE_2], [ONE])
     with watching() as watched:
@@ -258,13 +260,13 @@ def test_a_commit_that_the_disk_may_not_hold_is_told_and_kept_for_the_next_comma
     assert failed.value.state is State.COMMITTED
     assert any(path.endswith(".committed") for path in prefix.private())
     prefix.read()
-    prefix.change([Small("next", "1", {"site/next.py": ""})])
-    undisturbed.change([Small("next", "1", {"site/next.py": ""})])
+    prefix.change([SmallDistribution("next", "1", {"site/next.py": ""})])
+    undisturbed.change([SmallDistribution("next", "1", {"site/next.py": ""})])
     assert prefix.private() == []
     assert files(prefix) == files(undisturbed)
 
 
-def files(prefix: Prefix) -> dict[str, str]:
+def files(prefix: DirectPrefix) -> dict[str, str]:
     """What is installed; `bin` is a link in one and a directory in the other."""
     scripts = {name: (prefix.bin / name).read_text() for name in os.listdir(prefix.bin) if name != ".safe-pip"}
     return {name: text for name, text in prefix.content().items() if not name.startswith("bin")} | scripts
@@ -286,7 +288,7 @@ def test_what_a_killed_command_had_promised_to_be_durable_is_undone_so(prefix):
 
 
 def test_the_mode_that_a_directory_gets_back_is_undone_on_the_disk_too(empty, as_a_user):
-    prefix = Prefix(empty / "prefix")
+    prefix = DirectPrefix(empty / "prefix")
     prefix.change([ONE])
     (prefix.site / "one").chmod(0o555)
     before = prefix.content()

@@ -11,25 +11,25 @@ from safe_pip.errors import RecoveryNeeded, State
 from safe_pip.journal import codec, recovery
 from safe_pip.merge.plan import Kind
 from tests.support.faults import disk
-from tests.support.faults.transaction import IDENTIFIER, Link, Scene, put
+from tests.support.faults.transaction import IDENTIFIER, Link, StagedTransaction, put
 
 MARKER = f".safe-pip-{IDENTIFIER}"
 METADATA = {"METADATA": "1", "RECORD": "1"}
 
 
-def committed(root) -> Scene:
+def committed(root) -> StagedTransaction:
     """An upgrade that is committed, with files that came into directories when they were about to leave."""
-    scene = Scene(root)
+    transaction = StagedTransaction(root)
     known = ("a.py", "sub/b.py")
-    scene.add(Kind.EXCHANGE, "pkg", {"a.py": "1", "sub": {"b.py": "1"}}, {"a.py": "2", "c.py": "2"}, known=known)
-    scene.add(Kind.SWAP, "swapped", {"a.py": "1"}, {"a.py": "2"}, known=("a.py",))
-    scene.add(Kind.NEW, "x-2.dist-info", None, METADATA)
-    scene.add(Kind.FILE, "mod.py", "1", "2.")
-    scene.add(Kind.REMOVE, "x-1.dist-info", METADATA, known=())
-    scene.add(Kind.REMOVE, "gone", {"a.py": "1"}, known=("a.py",))
-    scene.add(Kind.REMOVE, "old.py", "1")
-    scene.write_journal()
-    return scene
+    transaction.add(Kind.EXCHANGE, "pkg", {"a.py": "1", "sub": {"b.py": "1"}}, {"a.py": "2", "c.py": "2"}, known=known)
+    transaction.add(Kind.SWAP, "swapped", {"a.py": "1"}, {"a.py": "2"}, known=("a.py",))
+    transaction.add(Kind.NEW, "x-2.dist-info", None, METADATA)
+    transaction.add(Kind.FILE, "mod.py", "1", "2.")
+    transaction.add(Kind.REMOVE, "x-1.dist-info", METADATA, known=())
+    transaction.add(Kind.REMOVE, "gone", {"a.py": "1"}, known=("a.py",))
+    transaction.add(Kind.REMOVE, "old.py", "1")
+    transaction.write_journal()
+    return transaction
 
 
 AFTER = {
@@ -40,7 +40,7 @@ AFTER = {
 }
 
 
-def late(scene: Scene) -> None:
+def late(transaction: StagedTransaction) -> None:
     """Write where a program would that has no lock, between planning and the first operation."""
     for path, text in {
         "pkg/data": "late",
@@ -53,9 +53,9 @@ def late(scene: Scene) -> None:
         "gone/data": "late",
         "x-1.dist-info/INSTALLER": "belongs to it",
     }.items():
-        (scene.home / path).parent.mkdir(parents=True, exist_ok=True)
-        (scene.home / path).write_text(text)
-    (scene.home / "gone" / "link").symlink_to("/nowhere")
+        (transaction.home / path).parent.mkdir(parents=True, exist_ok=True)
+        (transaction.home / path).write_text(text)
+    (transaction.home / "gone" / "link").symlink_to("/nowhere")
 
 
 WITH_LATE = {
@@ -74,40 +74,40 @@ WITH_LATE = {
 
 
 def test_a_committed_transaction_is_finished_by_the_next_command(tmp_path):
-    scene = committed(tmp_path)
-    scene.do()
-    scene.commit()
-    assert recovery.find(scene.home) == ()
-    assert recovery.finish(scene.committed) == ()
-    assert scene.content()["0"] == AFTER
-    assert scene.leftovers() == []
+    transaction = committed(tmp_path)
+    transaction.do()
+    transaction.commit()
+    assert recovery.find(transaction.home) == ()
+    assert recovery.finish(transaction.committed) == ()
+    assert transaction.content()["0"] == AFTER
+    assert transaction.leftovers() == []
     with pytest.raises(FileNotFoundError):
-        recovery.finish(scene.committed)
+        recovery.finish(transaction.committed)
 
 
 def test_directories_that_were_emptied_and_could_not_be_moved_are_removed(tmp_path):
-    scene = Scene(tmp_path)
+    transaction = StagedTransaction(tmp_path)
     for path in ("x-1.dist-info/METADATA", "ns/deep/er/gone.py", "ns/shared/gone.py"):
-        scene.add(Kind.REMOVE, path, "old")
-    scene.add(Kind.REMOVE, "share/gone", "old", root=1)
+        transaction.add(Kind.REMOVE, path, "old")
+    transaction.add(Kind.REMOVE, "share/gone", "old", root=1)
     for path in ("ns/shared/stays.py", "ns/empty/"):
-        put(scene.home / path, {} if path.endswith("/") else "")
-    scene.write_journal()
-    scene.do()
-    scene.commit()
-    recovery.finish(scene.committed)
-    assert scene.content() == {"0": {"ns": {"shared": {"stays.py": ""}, "empty": {}}}, "1": {}}
-    assert scene.leftovers() == []
+        put(transaction.home / path, {} if path.endswith("/") else "")
+    transaction.write_journal()
+    transaction.do()
+    transaction.commit()
+    recovery.finish(transaction.committed)
+    assert transaction.content() == {"0": {"ns": {"shared": {"stays.py": ""}, "empty": {}}}, "1": {}}
+    assert transaction.leftovers() == []
 
 
 def test_late_comers_are_put_back_but_never_over_anything(tmp_path):
-    scene = committed(tmp_path)
-    late(scene)
-    scene.do()
-    scene.commit()
-    assert recovery.finish(scene.committed) == (str(scene.home / "pkg" / "c.py"),)
-    assert scene.content()["0"] == WITH_LATE
-    assert scene.leftovers() == []
+    transaction = committed(tmp_path)
+    late(transaction)
+    transaction.do()
+    transaction.commit()
+    assert recovery.finish(transaction.committed) == (str(transaction.home / "pkg" / "c.py"),)
+    assert transaction.content()["0"] == WITH_LATE
+    assert transaction.leftovers() == []
 
 
 def test_every_crash_of_finishing_is_finished_by_the_next_one(tmp_path):
@@ -115,20 +115,20 @@ def test_every_crash_of_finishing_is_finished_by_the_next_one(tmp_path):
     while happened:
         directory = tmp_path / str(k)
         directory.mkdir()
-        scene = committed(directory)
-        late(scene)
-        scene.do()
-        scene.commit()
+        transaction = committed(directory)
+        late(transaction)
+        transaction.do()
+        transaction.commit()
         happened = False
         try:
             with disk.crash_at(k):
-                recovery.finish(scene.committed)
+                recovery.finish(transaction.committed)
         except disk.Crashed:
             happened = True
-        if scene.committed.path.exists():
-            recovery.finish(scene.committed)
-            assert scene.leftovers() == []
-        assert scene.content()["0"] == WITH_LATE
+        if transaction.committed.path.exists():
+            recovery.finish(transaction.committed)
+            assert transaction.leftovers() == []
+        assert transaction.content()["0"] == WITH_LATE
         k += 1
     assert k > 20
 
@@ -138,69 +138,71 @@ def test_an_error_while_finishing_keeps_what_is_needed_for_the_next_one(tmp_path
     while not is_over:
         directory = tmp_path / str(k)
         directory.mkdir()
-        scene = committed(directory)
-        late(scene)
-        scene.do()
-        scene.commit()
+        transaction = committed(directory)
+        late(transaction)
+        transaction.do()
+        transaction.commit()
         with disk.error_at(k, errno.EIO) as trial:
             try:
-                recovery.finish(scene.committed)
+                recovery.finish(transaction.committed)
             except RecoveryNeeded as error:
                 state = error.state
             else:
                 state = None
         is_over = trial.struck is None
         assert state in ((None,) if is_over else (None, State.COMMITTED))
-        if scene.committed.path.exists():
+        if transaction.committed.path.exists():
             assert state is State.COMMITTED
-            recovery.finish(scene.committed)
-        assert scene.content()["0"] == WITH_LATE
+            recovery.finish(transaction.committed)
+        assert transaction.content()["0"] == WITH_LATE
         k += 1
     assert k > 20
 
 
 def test_the_process_that_committed_does_the_same_in_three_steps(tmp_path):
-    scene = committed(tmp_path)
-    late(scene)
-    scene.do()
-    scene.commit()
+    transaction = committed(tmp_path)
+    late(transaction)
+    transaction.do()
+    transaction.commit()
     with disk.record() as changes:
-        recovery.remove_markers(scene.journal)
+        recovery.remove_markers(transaction.journal)
     assert {(change.operation, os.path.basename(change.path)) for change in changes} == {("remove", MARKER)}
     assert len(changes) == 3
-    assert not [path for path in scene.home.rglob(MARKER) if ".safe-pip" not in path.parts]
-    found = recovery.latecomers(scene.journal)
+    assert not [path for path in transaction.home.rglob(MARKER) if ".safe-pip" not in path.parts]
+    found = recovery.latecomers(transaction.journal)
     assert len(found) == 7
-    assert recovery.put_back(scene.journal, found) == (str(scene.home / "pkg" / "c.py"),)
-    assert recovery.put_back(scene.journal, found) == (str(scene.home / "pkg" / "c.py"),)
-    assert scene.content()["0"] == WITH_LATE
+    assert recovery.put_back(transaction.journal, found) == (str(transaction.home / "pkg" / "c.py"),)
+    assert recovery.put_back(transaction.journal, found) == (str(transaction.home / "pkg" / "c.py"),)
+    assert transaction.content()["0"] == WITH_LATE
 
 
 def test_without_late_comers_there_is_nothing_to_put_back(tmp_path):
-    scene = committed(tmp_path)
-    scene.do()
-    scene.commit()
-    assert recovery.latecomers(scene.journal) == []
+    transaction = committed(tmp_path)
+    transaction.do()
+    transaction.commit()
+    assert recovery.latecomers(transaction.journal) == []
 
 
 def test_a_file_that_both_directories_hold_is_no_late_comer_that_is_lost(tmp_path):
-    scene = committed(tmp_path)
-    (scene.home / "pkg" / "data").write_text("of nobody's")
-    os.link(scene.home / "pkg" / "data", scene.private / "stage" / scene.operations[0].staged / "data")
-    scene.do()
-    scene.commit()
-    assert recovery.finish(scene.committed) == ()
-    assert (scene.home / "pkg" / "data").read_text() == "of nobody's"
+    transaction = committed(tmp_path)
+    (transaction.home / "pkg" / "data").write_text("of nobody's")
+    os.link(
+        transaction.home / "pkg" / "data", transaction.private / "stage" / transaction.operations[0].staged / "data"
+    )
+    transaction.do()
+    transaction.commit()
+    assert recovery.finish(transaction.committed) == ()
+    assert (transaction.home / "pkg" / "data").read_text() == "of nobody's"
 
 
 def test_a_directory_that_is_made_again_for_a_late_comer_has_its_mode(tmp_path):
-    scene = committed(tmp_path)
-    late(scene)
-    (scene.home / "gone").chmod(0o2750)
-    scene.do()
-    scene.commit()
-    recovery.finish(scene.committed)
-    assert (scene.home / "gone").stat().st_mode & 0o7777 == 0o2750
+    transaction = committed(tmp_path)
+    late(transaction)
+    (transaction.home / "gone").chmod(0o2750)
+    transaction.do()
+    transaction.commit()
+    recovery.finish(transaction.committed)
+    assert (transaction.home / "gone").stat().st_mode & 0o7777 == 0o2750
 
 
 def test_a_directory_that_is_made_again_has_its_mode_wherever_that_is_killed(tmp_path):
@@ -208,114 +210,114 @@ def test_a_directory_that_is_made_again_has_its_mode_wherever_that_is_killed(tmp
     while happened:
         directory = tmp_path / str(k)
         directory.mkdir()
-        scene = committed(directory)
-        late(scene)
-        (scene.home / "gone").chmod(0o2750)
-        scene.do()
-        scene.commit()
+        transaction = committed(directory)
+        late(transaction)
+        (transaction.home / "gone").chmod(0o2750)
+        transaction.do()
+        transaction.commit()
         with disk.crash_at(k) as trial, contextlib.suppress(disk.Crashed):
-            recovery.finish(scene.committed)
+            recovery.finish(transaction.committed)
         happened = trial.struck is not None
-        if scene.committed.path.exists():
-            recovery.finish(scene.committed)
-        assert (scene.home / "gone").stat().st_mode & 0o7777 == 0o2750, trial.struck
-        assert scene.content()["0"] == WITH_LATE
+        if transaction.committed.path.exists():
+            recovery.finish(transaction.committed)
+        assert (transaction.home / "gone").stat().st_mode & 0o7777 == 0o2750, trial.struck
+        assert transaction.content()["0"] == WITH_LATE
         k += 1
 
 
 def test_a_late_comer_is_put_back_though_all_that_its_directory_lay_in_is_gone(tmp_path):
     """Another command has removed it since: the last distribution of a namespace, perhaps."""
-    scene = Scene(tmp_path)
-    scene.add(Kind.REMOVE, "ns/deep/er", {"a.py": "1"}, known=("a.py",))
-    scene.write_journal()
-    put(scene.home / "ns" / "deep" / "er" / "sub" / "data", "late")
-    scene.do()
-    scene.commit()
-    (scene.home / "ns" / "deep").rmdir()
-    (scene.home / "ns").rmdir()
-    assert recovery.finish(scene.committed) == ()
-    assert scene.content() == {"0": {"ns": {"deep": {"er": {"sub": {"data": "late"}}}}}, "1": {}}
-    assert scene.leftovers() == []
+    transaction = StagedTransaction(tmp_path)
+    transaction.add(Kind.REMOVE, "ns/deep/er", {"a.py": "1"}, known=("a.py",))
+    transaction.write_journal()
+    put(transaction.home / "ns" / "deep" / "er" / "sub" / "data", "late")
+    transaction.do()
+    transaction.commit()
+    (transaction.home / "ns" / "deep").rmdir()
+    (transaction.home / "ns").rmdir()
+    assert recovery.finish(transaction.committed) == ()
+    assert transaction.content() == {"0": {"ns": {"deep": {"er": {"sub": {"data": "late"}}}}}, "1": {}}
+    assert transaction.leftovers() == []
 
 
 def test_a_late_comer_that_its_program_has_taken_away_leaves_no_directory(tmp_path):
-    scene = committed(tmp_path)
-    late(scene)
-    scene.do()
-    scene.commit()
-    found = [each for each in recovery.latecomers(scene.journal) if each.operation.path == "gone"]
-    for path in (scene.private / "trash" / each.operation.trash / each.path for each in found):
+    transaction = committed(tmp_path)
+    late(transaction)
+    transaction.do()
+    transaction.commit()
+    found = [each for each in recovery.latecomers(transaction.journal) if each.operation.path == "gone"]
+    for path in (transaction.private / "trash" / each.operation.trash / each.path for each in found):
         path.unlink()
-    assert recovery.put_back(scene.journal, found) == ()
-    assert not (scene.home / "gone").exists()
+    assert recovery.put_back(transaction.journal, found) == ()
+    assert not (transaction.home / "gone").exists()
 
 
 def test_a_late_comer_is_never_put_through_a_symbolic_link(tmp_path):
-    scene = committed(tmp_path)
-    late(scene)
-    scene.do()
-    scene.commit()
+    transaction = committed(tmp_path)
+    late(transaction)
+    transaction.do()
+    transaction.commit()
     victim = tmp_path / "victim"
     victim.mkdir()
-    (scene.home / "gone").symlink_to(victim)
-    left = recovery.finish(scene.committed)
-    assert {str(scene.home / "gone" / name) for name in ("data", "link")} <= set(left)
+    (transaction.home / "gone").symlink_to(victim)
+    left = recovery.finish(transaction.committed)
+    assert {str(transaction.home / "gone" / name) for name in ("data", "link")} <= set(left)
     assert list(victim.iterdir()) == []
 
 
 def test_what_was_removed_since_is_no_obstacle(tmp_path):
     """Another command may have taken away, since the commit, what this one put in."""
-    scene = committed(tmp_path)
-    scene.do()
-    scene.commit()
-    (scene.home / "pkg").rename(tmp_path / "aside")
-    (scene.bin / ".safe-pip" / f"{IDENTIFIER}.home").unlink()
-    (scene.bin / ".safe-pip").rmdir()
-    scene.bin.rmdir()
-    recovery.finish(scene.committed)
-    assert scene.leftovers_of_home() == []
+    transaction = committed(tmp_path)
+    transaction.do()
+    transaction.commit()
+    (transaction.home / "pkg").rename(tmp_path / "aside")
+    (transaction.bin / ".safe-pip" / f"{IDENTIFIER}.home").unlink()
+    (transaction.bin / ".safe-pip").rmdir()
+    transaction.bin.rmdir()
+    recovery.finish(transaction.committed)
+    assert transaction.leftovers_of_home() == []
 
 
 def test_the_journal_and_then_the_owner_file_go_last(tmp_path):
-    scene = committed(tmp_path)
-    scene.do()
-    scene.commit()
+    transaction = committed(tmp_path)
+    transaction.do()
+    transaction.commit()
     with disk.record() as changes:
-        recovery.finish(scene.committed)
+        recovery.finish(transaction.committed)
     names = [os.path.basename(change.path) for change in changes]
     assert names[-2:] == [f"{IDENTIFIER}.committed", f"{IDENTIFIER}.owner"]
     assert f"{IDENTIFIER}.home" in names
 
 
 def test_the_note_of_whose_it_is_is_the_last_thing_in_a_private_directory_elsewhere(tmp_path):
-    scene = committed(tmp_path)
-    elsewhere = scene.bin / ".safe-pip" / IDENTIFIER
-    put(elsewhere, {"home": f"{scene.home}\n", "stage": {"more": "1"}, "trash": {"0": "old"}})
-    scene.unfinished.path.write_bytes(
-        codec.encode(scene.journal._replace(parts=(*scene.journal.parts, str(elsewhere))))
+    transaction = committed(tmp_path)
+    elsewhere = transaction.bin / ".safe-pip" / IDENTIFIER
+    put(elsewhere, {"home": f"{transaction.home}\n", "stage": {"more": "1"}, "trash": {"0": "old"}})
+    transaction.unfinished.path.write_bytes(
+        codec.encode(transaction.journal._replace(parts=(*transaction.journal.parts, str(elsewhere))))
     )
-    scene.do()
-    scene.commit()
+    transaction.do()
+    transaction.commit()
     with disk.record() as changes:
-        recovery.finish(scene.committed)
+        recovery.finish(transaction.committed)
     inside = [change.path for change in changes if elsewhere in (Path(change.path), *Path(change.path).parents)]
     assert inside[-2:] == [str(elsewhere / "home"), str(elsewhere)]
-    assert not (scene.bin / ".safe-pip").exists()
+    assert not (transaction.bin / ".safe-pip").exists()
 
 
 def test_a_state_directory_in_which_anything_else_is_stays(tmp_path):
-    scene = committed(tmp_path)
-    (scene.bin / ".safe-pip" / "commit").touch()
-    scene.do()
-    scene.commit()
-    recovery.finish(scene.committed)
-    assert os.listdir(scene.bin / ".safe-pip") == ["commit"]
+    transaction = committed(tmp_path)
+    (transaction.bin / ".safe-pip" / "commit").touch()
+    transaction.do()
+    transaction.commit()
+    recovery.finish(transaction.committed)
+    assert os.listdir(transaction.bin / ".safe-pip") == ["commit"]
 
 
 def test_it_is_finished_though_its_owner_file_is_gone(tmp_path):
-    scene = committed(tmp_path)
-    scene.do()
-    scene.commit()
-    recovery.owner_file(scene.committed).unlink()
-    recovery.finish(scene.committed)
-    assert scene.leftovers() == []
+    transaction = committed(tmp_path)
+    transaction.do()
+    transaction.commit()
+    recovery.owner_file(transaction.committed).unlink()
+    recovery.finish(transaction.committed)
+    assert transaction.leftovers() == []

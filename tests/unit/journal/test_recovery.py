@@ -11,61 +11,63 @@ from safe_pip.errors import RecoveryNeeded, State, UnusableEnvironment
 from safe_pip.journal import codec, recovery
 from safe_pip.merge.plan import Kind
 from tests.support.faults import disk
-from tests.support.faults.transaction import IDENTIFIER, Link, Scene, without_links
+from tests.support.faults.transaction import IDENTIFIER, Link, StagedTransaction, without_links
 
 MARKER = f".safe-pip-{IDENTIFIER}"
 OLD, NEW = {"a.py": "old", "sub": {"b.py": "old"}}, {"a.py": "newer", "c.py": "newer"}
 
-Build = Callable[[Scene], object]
+Build = Callable[[StagedTransaction], object]
 BUILDS: dict[str, Build] = {
-    "a new file": lambda scene: scene.add(Kind.NEW, "x.py", None, "new"),
-    "a new directory": lambda scene: scene.add(Kind.NEW, "x", None, NEW),
-    "a file over a file": lambda scene: scene.add(Kind.FILE, "x.py", "old", "newer"),
-    "a link over a file": lambda scene: scene.add(Kind.FILE, "x.py", "old", Link("somewhere")),
-    "a file over a link": lambda scene: scene.add(Kind.FILE, "x.py", Link("nowhere"), "new"),
-    "a file over an equal one": lambda scene: scene.add(Kind.FILE, "x.py", "old", "old"),
-    "an exchange": lambda scene: scene.add(Kind.EXCHANGE, "x", OLD, NEW),
-    "a directory for a directory": lambda scene: scene.add(Kind.SWAP, "x", OLD, NEW),
-    "a directory for a file": lambda scene: scene.add(Kind.SWAP, "x", "old", NEW),
-    "a file for a directory": lambda scene: scene.add(Kind.SWAP, "x", OLD, "new"),
-    "a link for a directory": lambda scene: scene.add(Kind.SWAP, "x", OLD, Link("y")),
-    "a removed file": lambda scene: scene.add(Kind.REMOVE, "x.py", "old"),
-    "a removed directory": lambda scene: scene.add(Kind.REMOVE, "x", OLD),
-    "a file in a shared directory": lambda scene: scene.add(Kind.FILE, "x", "old", "newer", root=1),
+    "a new file": lambda transaction: transaction.add(Kind.NEW, "x.py", None, "new"),
+    "a new directory": lambda transaction: transaction.add(Kind.NEW, "x", None, NEW),
+    "a file over a file": lambda transaction: transaction.add(Kind.FILE, "x.py", "old", "newer"),
+    "a link over a file": lambda transaction: transaction.add(Kind.FILE, "x.py", "old", Link("somewhere")),
+    "a file over a link": lambda transaction: transaction.add(Kind.FILE, "x.py", Link("nowhere"), "new"),
+    "a file over an equal one": lambda transaction: transaction.add(Kind.FILE, "x.py", "old", "old"),
+    "an exchange": lambda transaction: transaction.add(Kind.EXCHANGE, "x", OLD, NEW),
+    "a directory for a directory": lambda transaction: transaction.add(Kind.SWAP, "x", OLD, NEW),
+    "a directory for a file": lambda transaction: transaction.add(Kind.SWAP, "x", "old", NEW),
+    "a file for a directory": lambda transaction: transaction.add(Kind.SWAP, "x", OLD, "new"),
+    "a link for a directory": lambda transaction: transaction.add(Kind.SWAP, "x", OLD, Link("y")),
+    "a removed file": lambda transaction: transaction.add(Kind.REMOVE, "x.py", "old"),
+    "a removed directory": lambda transaction: transaction.add(Kind.REMOVE, "x", OLD),
+    "a file in a shared directory": lambda transaction: transaction.add(Kind.FILE, "x", "old", "newer", root=1),
 }
 every_build = pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS.keys())
 
 
-def exchange_of_read_only_directories(scene: Scene) -> None:
+def exchange_of_read_only_directories(transaction: StagedTransaction) -> None:
     """Directories that may not be written are made writable, exchanged, and get their modes back."""
-    scene.add_mode("x", 0o555, 0o755)
-    scene.add(Kind.EXCHANGE, "x", OLD, NEW)
-    scene.add_mode("x", 0o775, 0o555)
-    (scene.private / "stage" / scene.operations[1].staged).chmod(0o775)
-    (scene.home / "x").chmod(0o555)
+    transaction.add_mode("x", 0o555, 0o755)
+    transaction.add(Kind.EXCHANGE, "x", OLD, NEW)
+    transaction.add_mode("x", 0o775, 0o555)
+    (transaction.private / "stage" / transaction.operations[1].staged).chmod(0o775)
+    (transaction.home / "x").chmod(0o555)
 
 
-def several(scene: Scene) -> None:
+def several(transaction: StagedTransaction) -> None:
     """An upgrade as it is: payload in, new metadata in, old metadata out, old payload out."""
-    scene.add(Kind.EXCHANGE, "pkg", OLD, NEW)
-    scene.add(Kind.FILE, "mod.py", "old", "newer")
-    scene.add(Kind.FILE, "tool", "old", "newer", root=1)
-    scene.add(Kind.NEW, "sub/dir/new.py", None, "new")
-    scene.add(Kind.NEW, "x-2.dist-info", None, {"METADATA": "2", "RECORD": "2"})
-    scene.add(Kind.REMOVE, "x-1.dist-info", {"METADATA": "1", "RECORD": "1"})
-    scene.add(Kind.REMOVE, "extra", {"old.py": "old"})
-    (scene.home / "sub" / "dir").mkdir(parents=True)
+    transaction.add(Kind.EXCHANGE, "pkg", OLD, NEW)
+    transaction.add(Kind.FILE, "mod.py", "old", "newer")
+    transaction.add(Kind.FILE, "tool", "old", "newer", root=1)
+    transaction.add(Kind.NEW, "sub/dir/new.py", None, "new")
+    transaction.add(Kind.NEW, "x-2.dist-info", None, {"METADATA": "2", "RECORD": "2"})
+    transaction.add(Kind.REMOVE, "x-1.dist-info", {"METADATA": "1", "RECORD": "1"})
+    transaction.add(Kind.REMOVE, "extra", {"old.py": "old"})
+    (transaction.home / "sub" / "dir").mkdir(parents=True)
 
 
-def prepared(root: Path, build: Build) -> Scene:
-    scene = Scene(root)
-    build(scene)
-    scene.write_journal()
-    return scene
+def prepared(root: Path, build: Build) -> StagedTransaction:
+    transaction = StagedTransaction(root)
+    build(transaction)
+    transaction.write_journal()
+    return transaction
 
 
-def modes(scene: Scene) -> dict[str, int]:
-    return {str(path): path.lstat().st_mode for root in scene.roots for path in root.rglob("*") if not in_state(path)}
+def modes(transaction: StagedTransaction) -> dict[str, int]:
+    return {
+        str(path): path.lstat().st_mode for root in transaction.roots for path in root.rglob("*") if not in_state(path)
+    }
 
 
 def in_state(path: Path) -> bool:
@@ -83,7 +85,12 @@ def crashed(act: Callable[[], object], k: int, *, torn: bool = False) -> bool:
 
 
 def every_crash(
-    place: Callable[[], Path], build: Build, *, rounds: int, do: Callable[[Scene], None] = Scene.do, torn: bool = False
+    place: Callable[[], Path],
+    build: Build,
+    *,
+    rounds: int,
+    do: Callable[[StagedTransaction], None] = StagedTransaction.do,
+    torn: bool = False,
 ) -> int:
     """Crash everywhere in doing, then in undoing, `rounds` times; on return how many runs that were."""
     runs = 0
@@ -92,17 +99,17 @@ def every_crash(
         """Whether the last crash of `points` happened; the tree is as it was in any case, in the end."""
         nonlocal runs
         runs += 1
-        scene = prepared(place(), build)
-        before = scene.content(), modes(scene)
-        happened = crashed(lambda: do(scene), points[0], torn=torn)
+        transaction = prepared(place(), build)
+        before = transaction.content(), modes(transaction)
+        happened = crashed(lambda: do(transaction), points[0], torn=torn)
         for point in points[1:]:
-            if not scene.unfinished.path.exists():
+            if not transaction.unfinished.path.exists():
                 return False
-            happened = crashed(lambda: recovery.roll_back(scene.unfinished), point)
-        if scene.unfinished.path.exists():
-            assert recovery.roll_back(scene.unfinished) == ()
-            assert scene.leftovers() == []
-        assert (scene.content(), modes(scene)) == before, points
+            happened = crashed(lambda: recovery.roll_back(transaction.unfinished), point)
+        if transaction.unfinished.path.exists():
+            assert recovery.roll_back(transaction.unfinished) == ()
+            assert transaction.leftovers() == []
+        assert (transaction.content(), modes(transaction)) == before, points
         return happened
 
     def deeper(points: tuple[int, ...]) -> None:
@@ -137,9 +144,9 @@ def test_every_crash_of_an_operation_of_its_undoing_and_of_undoing_that_gives_th
 
 @pytest.mark.parametrize("name", [name for name, build in BUILDS.items() if "over" in name])
 def test_every_crash_does_where_links_are_refused_and_files_are_copied(place, name):
-    def do(scene: Scene) -> None:
+    def do(transaction: StagedTransaction) -> None:
         with without_links():
-            scene.do()
+            transaction.do()
 
     assert every_crash(place, BUILDS[name], rounds=2, do=do, torn=True) > 3
 
@@ -156,45 +163,45 @@ def test_every_crash_of_an_upgrade_and_of_its_undoing_gives_the_old_tree(place):
 def test_an_error_at_any_change_of_the_undoing_keeps_what_is_needed_for_the_next(place, build):
     k, is_over = 0, False
     while not is_over:
-        scene = prepared(place(), build)
-        before = scene.content()
-        scene.do()
+        transaction = prepared(place(), build)
+        before = transaction.content()
+        transaction.do()
         with disk.error_at(k, errno.EIO, forever=True) as trial:
             error = None
             try:
-                recovery.roll_back(scene.unfinished)
+                recovery.roll_back(transaction.unfinished)
             except RecoveryNeeded as raised:
                 error = raised
         if error is not None:
             assert (error.state, error.exit_status) == (State.UNFINISHED, 76)
-            recovery.roll_back(scene.unfinished)
-        assert not scene.unfinished.path.exists()
-        assert scene.content() == before
+            recovery.roll_back(transaction.unfinished)
+        assert not transaction.unfinished.path.exists()
+        assert transaction.content() == before
         is_over, k = trial.struck is None, k + 1
     assert k > 2
 
 
 def test_after_the_undoing_nothing_is_left(place):
-    scene = prepared(place(), several)
-    scene.do()
-    recovery.roll_back(scene.unfinished)
-    assert scene.leftovers() == []
+    transaction = prepared(place(), several)
+    transaction.do()
+    recovery.roll_back(transaction.unfinished)
+    assert transaction.leftovers() == []
     with pytest.raises(FileNotFoundError):
-        recovery.roll_back(scene.unfinished)
+        recovery.roll_back(transaction.unfinished)
 
 
 def test_what_was_to_be_durable_is_undone_on_the_disk_before_the_journal_goes(place):
-    scene = prepared(place(), several)
-    (scene.private / "durable").touch()
-    scene.do()
+    transaction = prepared(place(), several)
+    (transaction.private / "durable").touch()
+    transaction.do()
     with disk.record() as changes:
-        recovery.roll_back(scene.unfinished)
+        recovery.roll_back(transaction.unfinished)
     operations = [(change.operation, change.path) for change in changes]
-    gone = operations.index(("remove", str(scene.unfinished.path)))
+    gone = operations.index(("remove", str(transaction.unfinished.path)))
     synced = {path for operation, path in operations[:gone] if operation == "sync"}
     moved = {os.path.dirname(path) for change in changes[:gone] if change.operation != "sync" for path in change.paths}
     assert synced >= moved
-    assert operations[gone + 1] == ("sync", str(scene.state))
+    assert operations[gone + 1] == ("sync", str(transaction.state))
     assert not [operation for operation, _ in operations[gone:] if operation in ("move", "move_over", "exchange")]
 
 
@@ -208,38 +215,41 @@ def rewritten(path: Path, text: str = "by another program") -> None:
     os.utime(path, ns=(2**61, 2**61))
 
 
-FOREIGN: dict[str, tuple[Build, Callable[[Scene], object]]] = {
-    "a replaced file": (BUILDS["a file over a file"], lambda scene: rewritten(scene.home / "x.py")),
+FOREIGN: dict[str, tuple[Build, Callable[[StagedTransaction], object]]] = {
+    "a replaced file": (BUILDS["a file over a file"], lambda transaction: rewritten(transaction.home / "x.py")),
     "a replaced file of the same size": (
         BUILDS["a file over a file"],
-        lambda scene: rewritten(scene.home / "x.py", "later"),
+        lambda transaction: rewritten(transaction.home / "x.py", "later"),
     ),
-    "a deleted file": (BUILDS["a file over a file"], lambda scene: (scene.home / "x.py").unlink()),
-    "a replaced new file": (BUILDS["a new file"], lambda scene: rewritten(scene.home / "x.py")),
-    "a removed file that is there again": (BUILDS["a removed file"], lambda scene: rewritten(scene.home / "x.py")),
+    "a deleted file": (BUILDS["a file over a file"], lambda transaction: (transaction.home / "x.py").unlink()),
+    "a replaced new file": (BUILDS["a new file"], lambda transaction: rewritten(transaction.home / "x.py")),
+    "a removed file that is there again": (
+        BUILDS["a removed file"],
+        lambda transaction: rewritten(transaction.home / "x.py"),
+    ),
     "a removed directory that is there again": (
         BUILDS["a removed directory"],
-        lambda scene: rewritten(scene.home / "x" / "a.py"),
+        lambda transaction: rewritten(transaction.home / "x" / "a.py"),
     ),
     "a file written into a new directory": (
         BUILDS["a new directory"],
-        lambda scene: rewritten(scene.home / "x" / "d.py"),
+        lambda transaction: rewritten(transaction.home / "x" / "d.py"),
     ),
     "a file changed in an exchanged directory": (
         BUILDS["an exchange"],
-        lambda scene: rewritten(scene.home / "x" / "a.py"),
+        lambda transaction: rewritten(transaction.home / "x" / "a.py"),
     ),
     "a file changed in a swapped directory": (
         BUILDS["a directory for a file"],
-        lambda scene: rewritten(scene.home / "x" / "c.py"),
+        lambda transaction: rewritten(transaction.home / "x" / "c.py"),
     ),
     "an exchanged directory without its marker": (
         BUILDS["an exchange"],
-        lambda scene: (scene.home / "x" / MARKER).unlink(),
+        lambda transaction: (transaction.home / "x" / MARKER).unlink(),
     ),
     "metadata of which only the marker is left": (
-        lambda scene: scene.add(Kind.NEW, "x-1.dist-info", None, {"METADATA": "1"}),
-        lambda scene: (scene.home / "x-1.dist-info" / "METADATA").unlink(),
+        lambda transaction: transaction.add(Kind.NEW, "x-1.dist-info", None, {"METADATA": "1"}),
+        lambda transaction: (transaction.home / "x-1.dist-info" / "METADATA").unlink(),
     ),
 }
 every_foreign = pytest.mark.parametrize(("build", "change"), FOREIGN.values(), ids=FOREIGN.keys())
@@ -247,18 +257,18 @@ every_foreign = pytest.mark.parametrize(("build", "change"), FOREIGN.values(), i
 
 @every_foreign
 def test_after_another_program_changed_something_nothing_is_undone(place, build, change):
-    def both(scene: Scene) -> None:
-        scene.add(Kind.FILE, "innocent.py", "old", "newer")
-        build(scene)
+    def both(transaction: StagedTransaction) -> None:
+        transaction.add(Kind.FILE, "innocent.py", "old", "newer")
+        build(transaction)
 
-    scene = prepared(place(), both)
-    scene.do()
-    change(scene)
-    before = scene.content()
+    transaction = prepared(place(), both)
+    transaction.do()
+    change(transaction)
+    before = transaction.content()
     with disk.record() as changes, pytest.raises(RecoveryNeeded, match="changed by another program") as caught:
-        recovery.roll_back(scene.unfinished)
+        recovery.roll_back(transaction.unfinished)
     assert changes == []
-    assert scene.content() == before
+    assert transaction.content() == before
     assert caught.value.state is State.UNFINISHED
     assert "`safe-pip doctor --repair`" in str(caught.value)
 
@@ -271,217 +281,217 @@ def without_markers(content):
 
 @every_foreign
 def test_what_another_program_changed_is_kept_if_that_is_asked_for_and_the_rest_is_undone(place, build, change):
-    def both(scene: Scene) -> None:
-        scene.add(Kind.FILE, "innocent.py", "old", "newer")
-        build(scene)
+    def both(transaction: StagedTransaction) -> None:
+        transaction.add(Kind.FILE, "innocent.py", "old", "newer")
+        build(transaction)
 
-    scene = prepared(place(), both)
-    scene.do()
-    change(scene)
-    kept = scene.operations[1].path
-    expected = without_markers({**scene.content()["0"], "innocent.py": "old"})
-    assert recovery.roll_back(scene.unfinished, keep=True) == (str(scene.home / kept),)
-    assert scene.content()["0"] == expected
-    assert scene.leftovers() == []
+    transaction = prepared(place(), both)
+    transaction.do()
+    change(transaction)
+    kept = transaction.operations[1].path
+    expected = without_markers({**transaction.content()["0"], "innocent.py": "old"})
+    assert recovery.roll_back(transaction.unfinished, keep=True) == (str(transaction.home / kept),)
+    assert transaction.content()["0"] == expected
+    assert transaction.leftovers() == []
 
 
 def test_what_changed_in_a_shared_directory_is_left_and_reported(place):
-    scene = prepared(place(), several)
-    scene.do()
-    rewritten(scene.bin / "tool")
-    assert recovery.roll_back(scene.unfinished) == (str(scene.bin / "tool"),)
-    assert (scene.bin / "tool").read_text() == "by another program"
-    assert (scene.home / "mod.py").read_text() == "old"
+    transaction = prepared(place(), several)
+    transaction.do()
+    rewritten(transaction.bin / "tool")
+    assert recovery.roll_back(transaction.unfinished) == (str(transaction.bin / "tool"),)
+    assert (transaction.bin / "tool").read_text() == "by another program"
+    assert (transaction.home / "mod.py").read_text() == "old"
 
 
 def test_bytecode_that_was_written_meanwhile_is_in_nobodys_way(place):
-    def build(scene: Scene) -> None:
-        scene.add(Kind.EXCHANGE, "x", OLD, NEW)
-        scene.add(Kind.REMOVE, "y/__pycache__/m.pyc", "old")
-        scene.add(Kind.FILE, "y/__pycache__/n.pyc", "old", "newer")
+    def build(transaction: StagedTransaction) -> None:
+        transaction.add(Kind.EXCHANGE, "x", OLD, NEW)
+        transaction.add(Kind.REMOVE, "y/__pycache__/m.pyc", "old")
+        transaction.add(Kind.FILE, "y/__pycache__/n.pyc", "old", "newer")
 
-    scene = prepared(place(), build)
-    scene.do()
+    transaction = prepared(place(), build)
+    transaction.do()
     for path in ("x/__pycache__/a.pyc", "x/__pycache__/a.cache", "y/__pycache__/m.pyc", "y/__pycache__/n.pyc"):
-        rewritten(scene.home / path)
-    assert recovery.roll_back(scene.unfinished) == ()
-    assert scene.content()["0"]["x"] == OLD
+        rewritten(transaction.home / path)
+    assert recovery.roll_back(transaction.unfinished) == ()
+    assert transaction.content()["0"]["x"] == OLD
 
 
 def test_permissions_that_somebody_else_gave_meanwhile_stay(place):
-    scene = prepared(place(), exchange_of_read_only_directories)
-    crashed(scene.do, 1)
-    (scene.home / "x").chmod(0o711)
-    recovery.roll_back(scene.unfinished)
-    assert (scene.home / "x").stat().st_mode & 0o777 == 0o711
+    transaction = prepared(place(), exchange_of_read_only_directories)
+    crashed(transaction.do, 1)
+    (transaction.home / "x").chmod(0o711)
+    recovery.roll_back(transaction.unfinished)
+    assert (transaction.home / "x").stat().st_mode & 0o777 == 0o711
 
 
 def test_data_that_both_directories_hold_may_be_written_meanwhile(place):
-    scene = prepared(place(), BUILDS["an exchange"])
-    staged = scene.private / "stage" / scene.operations[0].staged
-    (scene.home / "x" / "data").write_text("of nobody's")
-    os.link(scene.home / "x" / "data", staged / "data")
-    scene.do()
-    rewritten(scene.home / "x" / "data", "written on")
-    recovery.roll_back(scene.unfinished)
-    assert (scene.home / "x" / "data").read_text() == "written on"
+    transaction = prepared(place(), BUILDS["an exchange"])
+    staged = transaction.private / "stage" / transaction.operations[0].staged
+    (transaction.home / "x" / "data").write_text("of nobody's")
+    os.link(transaction.home / "x" / "data", staged / "data")
+    transaction.do()
+    rewritten(transaction.home / "x" / "data", "written on")
+    recovery.roll_back(transaction.unfinished)
+    assert (transaction.home / "x" / "data").read_text() == "written on"
 
 
 def test_a_staged_file_may_have_any_time(place):
     """A source that is to be told from the one that it replaces may be dated ahead."""
-    scene = Scene(place())
-    scene.add(Kind.EXCHANGE, "x", OLD, NEW)
-    os.utime(scene.private / "stage" / scene.operations[0].staged / "a.py", ns=(2**61, 2**61))
-    scene.write_journal()
-    scene.do()
-    recovery.roll_back(scene.unfinished)
-    assert scene.content()["0"] == {"x": OLD}
+    transaction = StagedTransaction(place())
+    transaction.add(Kind.EXCHANGE, "x", OLD, NEW)
+    os.utime(transaction.private / "stage" / transaction.operations[0].staged / "a.py", ns=(2**61, 2**61))
+    transaction.write_journal()
+    transaction.do()
+    recovery.roll_back(transaction.unfinished)
+    assert transaction.content()["0"] == {"x": OLD}
 
 
 def test_a_copied_environment_is_recovered(place):
     """All times of change are new, and in another order."""
-    scene = prepared(place(), several)
-    before = scene.content()
-    scene.do()
-    for path in sorted(scene.home.parent.rglob("*"), reverse=True):
+    transaction = prepared(place(), several)
+    before = transaction.content()
+    transaction.do()
+    for path in sorted(transaction.home.parent.rglob("*"), reverse=True):
         if path.is_file():
             path.chmod(path.stat().st_mode)
-    recovery.roll_back(scene.unfinished)
-    assert scene.content() == before
+    recovery.roll_back(transaction.unfinished)
+    assert transaction.content() == before
 
 
 def test_inode_numbers_tell_nothing(place):
     """A container that was started anew has other ones."""
-    scene = prepared(place(), several)
-    before = scene.content()
-    scene.do()
-    for path in [path for path in scene.home.parent.rglob("*") if path.is_file()]:
+    transaction = prepared(place(), several)
+    before = transaction.content()
+    transaction.do()
+    for path in [path for path in transaction.home.parent.rglob("*") if path.is_file()]:
         status, content = path.stat(), path.read_bytes()
         path.unlink()
         path.write_bytes(content)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    recovery.roll_back(scene.unfinished)
-    assert scene.content() == before
+    recovery.roll_back(transaction.unfinished)
+    assert transaction.content() == before
 
 
 # Journals that are not to be acted on.
 
 
-def assert_refused(scene: Scene, match: str) -> RecoveryNeeded:
-    before = scene.content(), scene.leftovers()
+def assert_refused(transaction: StagedTransaction, match: str) -> RecoveryNeeded:
+    before = transaction.content(), transaction.leftovers()
     with disk.record() as changes, pytest.raises(RecoveryNeeded, match=match) as caught:
-        recovery.roll_back(scene.unfinished)
+        recovery.roll_back(transaction.unfinished)
     assert changes == []
-    assert (scene.content(), scene.leftovers()) == before
+    assert (transaction.content(), transaction.leftovers()) == before
     with pytest.raises(RecoveryNeeded):
-        recovery.read(scene.unfinished)
+        recovery.read(transaction.unfinished)
     return caught.value
 
 
 def test_a_damaged_journal_is_kept_and_refused(place):
-    scene = prepared(place(), several)
-    scene.do()
-    content = scene.unfinished.path.read_bytes()
+    transaction = prepared(place(), several)
+    transaction.do()
+    content = transaction.unfinished.path.read_bytes()
     for damaged in (b"", content[:-1], content + b"\n", content.replace(b"new", b"old", 1)):
-        scene.unfinished.path.write_bytes(damaged)
-        assert_refused(scene, "damaged")
+        transaction.unfinished.path.write_bytes(damaged)
+        assert_refused(transaction, "damaged")
 
 
 def test_a_journal_of_a_newer_version_is_kept_and_refused(place):
-    scene = prepared(place(), several)
-    scene.do()
-    content = scene.unfinished.path.read_bytes()
-    scene.unfinished.path.write_bytes(content.replace(b"journal 1 ", b"journal 2 ", 1))
-    assert "version" in (assert_refused(scene, "its format is 2").hint or "")
+    transaction = prepared(place(), several)
+    transaction.do()
+    content = transaction.unfinished.path.read_bytes()
+    transaction.unfinished.path.write_bytes(content.replace(b"journal 1 ", b"journal 2 ", 1))
+    assert "version" in (assert_refused(transaction, "its format is 2").hint or "")
 
 
 def test_a_journal_that_was_copied_from_another_environment_is_refused(place):
-    scene, other = (prepared(place(), several) for _ in range(2))
-    scene.unfinished.path.write_bytes(other.unfinished.path.read_bytes())
-    assert_refused(scene, "belongs to")
+    transaction, other = (prepared(place(), several) for _ in range(2))
+    transaction.unfinished.path.write_bytes(other.unfinished.path.read_bytes())
+    assert_refused(transaction, "belongs to")
 
 
 def test_a_journal_under_another_name_is_refused(place):
-    scene = prepared(place(), several)
+    transaction = prepared(place(), several)
     for identifier in ("f" * 16, "x", ""):
-        wrong = scene.unfinished._replace(identifier=identifier, name=f"{identifier}.journal")
-        scene.unfinished.path.rename(wrong.path)
+        wrong = transaction.unfinished._replace(identifier=identifier, name=f"{identifier}.journal")
+        transaction.unfinished.path.rename(wrong.path)
         with pytest.raises(RecoveryNeeded):
             recovery.roll_back(wrong)
-        assert wrong in recovery.find(scene.home)
-        wrong.path.rename(scene.unfinished.path)
+        assert wrong in recovery.find(transaction.home)
+        wrong.path.rename(transaction.unfinished.path)
 
 
 def test_a_journal_that_is_a_link_of_either_kind_is_refused(place):
-    scene = prepared(place(), several)
-    elsewhere = scene.home.parent / "elsewhere"
-    os.link(scene.unfinished.path, elsewhere)
-    assert_refused(scene, "another name")
-    scene.unfinished.path.unlink()
-    scene.unfinished.path.symlink_to(elsewhere)
-    assert_refused(scene, "cannot be read")
+    transaction = prepared(place(), several)
+    elsewhere = transaction.home.parent / "elsewhere"
+    os.link(transaction.unfinished.path, elsewhere)
+    assert_refused(transaction, "another name")
+    transaction.unfinished.path.unlink()
+    transaction.unfinished.path.symlink_to(elsewhere)
+    assert_refused(transaction, "cannot be read")
 
 
 def test_a_journal_without_its_owner_file_is_refused(place):
-    scene = prepared(place(), several)
-    (scene.state / f"{IDENTIFIER}.owner").unlink()
-    assert_refused(scene, "owner file")
+    transaction = prepared(place(), several)
+    (transaction.state / f"{IDENTIFIER}.owner").unlink()
+    assert_refused(transaction, "owner file")
 
 
 @pytest.mark.parametrize("name", ["", "stage", "trash"])
 def test_a_private_directory_that_is_gone_or_a_link_is_refused(place, name):
-    scene = prepared(place(), several)
-    scene.do()
-    directory = scene.private / name
-    aside = scene.home.parent / "aside"
+    transaction = prepared(place(), several)
+    transaction.do()
+    directory = transaction.private / name
+    aside = transaction.home.parent / "aside"
     directory.rename(aside)
-    before = scene.content()
+    before = transaction.content()
     for link in (False, True):
         if link:
             directory.symlink_to(aside)
         with disk.record() as changes, pytest.raises(RecoveryNeeded, match="not as it was left"):
-            recovery.roll_back(scene.unfinished)
+            recovery.roll_back(transaction.unfinished)
         assert changes == []
-        assert scene.content() == before
+        assert transaction.content() == before
 
 
 @pytest.mark.parametrize("where", ["root", "parent"])
 def test_nothing_is_moved_through_a_symbolic_link(place, where):
     """`lib/sub` of the journal leads elsewhere by now."""
-    scene = prepared(place(), lambda scene: scene.add(Kind.REMOVE, "sub/precious", "old"))
-    scene.do()
-    victim = scene.home.parent / "victim"
-    replaced = scene.home / "sub" if where == "parent" else scene.bin
+    transaction = prepared(place(), lambda transaction: transaction.add(Kind.REMOVE, "sub/precious", "old"))
+    transaction.do()
+    victim = transaction.home.parent / "victim"
+    replaced = transaction.home / "sub" if where == "parent" else transaction.bin
     if where == "root":
-        scene.add(Kind.NEW, "x", None, "new", root=1)
-        scene.write_journal()
+        transaction.add(Kind.NEW, "x", None, "new", root=1)
+        transaction.write_journal()
     replaced.rename(victim)
     replaced.symlink_to(victim)
     with disk.record() as changes, pytest.raises(RecoveryNeeded):
-        recovery.roll_back(scene.unfinished)
+        recovery.roll_back(transaction.unfinished)
     assert changes == []
     assert not (victim / "precious").exists()
 
 
 def test_a_home_that_is_reached_through_a_symbolic_link_is_refused(place):
     """In the middle of the path, not at its end."""
-    scene = prepared(place(), several)
-    scene.do()
-    aside = scene.home.parent.with_name("aside")
-    scene.home.parent.rename(aside)
-    scene.home.parent.symlink_to(aside)
-    assert_refused(scene, "is no directory any more")
+    transaction = prepared(place(), several)
+    transaction.do()
+    aside = transaction.home.parent.with_name("aside")
+    transaction.home.parent.rename(aside)
+    transaction.home.parent.symlink_to(aside)
+    assert_refused(transaction, "is no directory any more")
 
 
 def test_a_state_directory_that_is_a_symbolic_link_is_refused(place):
-    scene = prepared(place(), several)
-    aside = scene.home.parent / "aside"
-    scene.state.rename(aside)
-    scene.state.symlink_to(aside)
+    transaction = prepared(place(), several)
+    aside = transaction.home.parent / "aside"
+    transaction.state.rename(aside)
+    transaction.state.symlink_to(aside)
     with pytest.raises(UnusableEnvironment, match="symbolic link"):
-        recovery.find(scene.home)
+        recovery.find(transaction.home)
     with pytest.raises(RecoveryNeeded):
-        recovery.roll_back(scene.unfinished)
+        recovery.roll_back(transaction.unfinished)
 
 
 # Which journals concern a directory.
@@ -495,25 +505,25 @@ def test_where_nothing_is_unfinished_nothing_is_found(tmp_path):
 
 
 def test_a_journal_is_found_from_every_directory_that_it_changes(place):
-    scene = prepared(place(), several)
-    assert recovery.find(scene.home) == (scene.unfinished,)
-    assert recovery.find(scene.bin) == (scene.unfinished,)
-    (scene.home.parent / "link").symlink_to(scene.home)
-    assert recovery.find(scene.home.parent / "link") == (scene.unfinished,)
-    assert recovery.read(scene.unfinished) == scene.journal
-    recovery.roll_back(scene.unfinished)
-    assert recovery.find(scene.home) == recovery.find(scene.bin) == ()
+    transaction = prepared(place(), several)
+    assert recovery.find(transaction.home) == (transaction.unfinished,)
+    assert recovery.find(transaction.bin) == (transaction.unfinished,)
+    (transaction.home.parent / "link").symlink_to(transaction.home)
+    assert recovery.find(transaction.home.parent / "link") == (transaction.unfinished,)
+    assert recovery.read(transaction.unfinished) == transaction.journal
+    recovery.roll_back(transaction.unfinished)
+    assert recovery.find(transaction.home) == recovery.find(transaction.bin) == ()
 
 
 def test_a_mark_without_a_journal_means_nothing(place):
-    scene = prepared(place(), several)
-    scene.unfinished.path.unlink()
-    assert recovery.find(scene.bin) == ()
+    transaction = prepared(place(), several)
+    transaction.unfinished.path.unlink()
+    assert recovery.find(transaction.bin) == ()
 
 
 def test_a_mark_may_name_anything_and_is_believed_only_if_the_journal_names_its_directory(place):
-    scene, other = prepared(place(), several), prepared(place(), several)
-    mark = scene.bin / ".safe-pip" / f"{IDENTIFIER}.home"
+    transaction, other = prepared(place(), several), prepared(place(), several)
+    mark = transaction.bin / ".safe-pip" / f"{IDENTIFIER}.home"
     for named in (
         b"",
         b"\n",
@@ -525,47 +535,47 @@ def test_a_mark_may_name_anything_and_is_believed_only_if_the_journal_names_its_
         b"/" * 10**6,
     ):
         mark.write_bytes(named)
-        assert recovery.find(scene.bin) == ()
+        assert recovery.find(transaction.bin) == ()
     mark.unlink()
     mark.symlink_to(other.bin / ".safe-pip" / f"{IDENTIFIER}.home")
-    assert recovery.find(scene.bin) == ()
+    assert recovery.find(transaction.bin) == ()
     mark.unlink()
     os.mkfifo(mark)
-    assert recovery.find(scene.bin) == ()
+    assert recovery.find(transaction.bin) == ()
 
 
 def test_a_mark_that_leads_to_a_damaged_journal_is_not_passed_over(place):
-    scene = prepared(place(), several)
-    scene.unfinished.path.write_bytes(b"")
-    assert recovery.find(scene.bin) == (scene.unfinished,)
+    transaction = prepared(place(), several)
+    transaction.unfinished.path.write_bytes(b"")
+    assert recovery.find(transaction.bin) == (transaction.unfinished,)
     with pytest.raises(RecoveryNeeded, match="damaged"):
-        recovery.read(scene.unfinished)
+        recovery.read(transaction.unfinished)
 
 
 def test_only_a_mark_of_the_same_home_is_removed(place):
-    scene = prepared(place(), several)
-    mark = scene.bin / ".safe-pip" / f"{IDENTIFIER}.home"
+    transaction = prepared(place(), several)
+    mark = transaction.bin / ".safe-pip" / f"{IDENTIFIER}.home"
     mark.write_text("/elsewhere\n")
-    recovery.roll_back(scene.unfinished)
+    recovery.roll_back(transaction.unfinished)
     assert mark.exists()
 
 
 def test_the_owner_file_is_beside_the_journal(place):
-    scene = prepared(place(), several)
-    assert recovery.owner_file(scene.unfinished) == scene.state / f"{IDENTIFIER}.owner"
+    transaction = prepared(place(), several)
+    assert recovery.owner_file(transaction.unfinished) == transaction.state / f"{IDENTIFIER}.owner"
 
 
 def test_the_order_in_which_a_recovery_cleans_up_leaves_nothing_that_nobody_finds(place):
     """The journal first, for it is undone; the owner file last, for it leads to the rest."""
-    scene = prepared(place(), several)
-    scene.do()
+    transaction = prepared(place(), several)
+    transaction.do()
     with disk.record() as changes:
-        recovery.roll_back(scene.unfinished)
+        recovery.roll_back(transaction.unfinished)
     paths = [change.path for change in changes if change.operation.startswith("remove")]
-    assert paths[0] == str(scene.unfinished.path)
-    assert paths[-1] == str(scene.state / f"{IDENTIFIER}.owner")
+    assert paths[0] == str(transaction.unfinished.path)
+    assert paths[-1] == str(transaction.state / f"{IDENTIFIER}.owner")
 
 
 def test_a_reader_finds_the_same_journal_as_was_written(place):
-    scene = prepared(place(), several)
-    assert codec.decode(scene.unfinished.path.read_bytes()) == recovery.read(scene.unfinished)
+    transaction = prepared(place(), several)
+    assert codec.decode(transaction.unfinished.path.read_bytes()) == recovery.read(transaction.unfinished)

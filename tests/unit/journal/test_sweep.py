@@ -18,7 +18,7 @@ from safe_pip.locking import flock, state_directory
 from safe_pip.merge.plan import Kind, Operation
 from tests.support.faults import disk
 from tests.support.faults.filesystems import another_filesystem
-from tests.support.faults.transaction import Scene
+from tests.support.faults.transaction import StagedTransaction
 from tests.support.processes.forks import in_child, killed_at, need_user, reachable
 
 LOCKS = ["commit", "commit.gate", "environment.gate"]
@@ -139,14 +139,14 @@ def test_a_tree_where_there_is_nothing_to_do_is_listed_once(home: Path, monkeypa
 
 
 def test_what_has_a_journal_is_left_to_recovery(tmp_path: Path) -> None:
-    scene = Scene(tmp_path)
-    scene.add(Kind.NEW, "new.py", new="x")
-    scene.write_journal()
+    transaction = StagedTransaction(tmp_path)
+    transaction.add(Kind.NEW, "new.py", new="x")
+    transaction.write_journal()
     for without_owner in (False, True):
         if without_owner:
-            (scene.state / f"{scene.identifier}.owner").unlink()
+            (transaction.state / f"{transaction.identifier}.owner").unlink()
         before = sorted(tmp_path.rglob("*"))
-        for tree in (scene.home, scene.bin):
+        for tree in (transaction.home, transaction.bin):
             clean(tree)
         assert sorted(tmp_path.rglob("*")) == before
 
@@ -175,34 +175,34 @@ def test_what_got_a_journal_and_died_after_the_sweeper_had_looked_is_left_to_rec
 
 @pytest.mark.parametrize("has_owner", [True, False])
 def test_what_was_committed_is_finished(tmp_path: Path, has_owner: bool) -> None:
-    scene = Scene(tmp_path)
-    scene.add(Kind.NEW, "new", new={"a.py": "x"})
-    scene.add(Kind.REMOVE, "old", old={"b.py": "y", "late": "data"}, known=("b.py",))
-    scene.write_journal()
-    scene.do()
-    scene.commit()
+    transaction = StagedTransaction(tmp_path)
+    transaction.add(Kind.NEW, "new", new={"a.py": "x"})
+    transaction.add(Kind.REMOVE, "old", old={"b.py": "y", "late": "data"}, known=("b.py",))
+    transaction.write_journal()
+    transaction.do()
+    transaction.commit()
     if not has_owner:
-        (scene.state / f"{scene.identifier}.owner").unlink()
-    clean(scene.bin)
-    clean(scene.home)
-    assert scene.content() == {"0": {"new": {"a.py": "x"}, "old": {"late": "data"}}, "1": {}}
-    assert scene.leftovers() == []
+        (transaction.state / f"{transaction.identifier}.owner").unlink()
+    clean(transaction.bin)
+    clean(transaction.home)
+    assert transaction.content() == {"0": {"new": {"a.py": "x"}, "old": {"late": "data"}}, "1": {}}
+    assert transaction.leftovers() == []
 
 
 def test_what_was_committed_by_a_living_process_is_left_to_it(tmp_path: Path) -> None:
-    scene = Scene(tmp_path)
-    scene.add(Kind.NEW, "new", new={"a.py": "x"})
-    scene.write_journal()
-    scene.do()
-    scene.commit()
-    owner = Owner.adopt(scene.state / f"{scene.identifier}.owner")
+    transaction = StagedTransaction(tmp_path)
+    transaction.add(Kind.NEW, "new", new={"a.py": "x"})
+    transaction.write_journal()
+    transaction.do()
+    transaction.commit()
+    owner = Owner.adopt(transaction.state / f"{transaction.identifier}.owner")
     assert owner is not None
-    clean(scene.home)
-    assert scene.committed.path.exists()
-    assert (scene.home / "new" / f".safe-pip-{scene.identifier}").exists()
+    clean(transaction.home)
+    assert transaction.committed.path.exists()
+    assert (transaction.home / "new" / f".safe-pip-{transaction.identifier}").exists()
     owner.release()
-    clean(scene.home)
-    assert scene.leftovers_of_home() == []
+    clean(transaction.home)
+    assert transaction.leftovers_of_home() == []
 
 
 @pytest.mark.parametrize("suffix", [".journal", ".committed"])

@@ -20,8 +20,8 @@ from safe_pip.environment.environment import Environment
 from safe_pip.errors import CommitFailed, NotMade, SafePipError, State, UnusableEnvironment
 from safe_pip.commands.venv.interpreter import python_of
 from tests.support.faults import disk
-from tests.support.venvs.direct import Silent
-from tests.support.trees.look import Tree, tree_of
+from tests.support.venvs.direct_installs import SilentReporter
+from tests.support.trees.listing import Tree, tree_of
 
 OPTIONS = ["--without-pip", "--prompt", "name"]
 
@@ -195,7 +195,7 @@ def test_one_that_was_moved_or_has_lost_its_python_or_its_site_packages_is_not_c
 
 
 def making(path: Path) -> AbstractContextManager[None]:
-    return Environment([], waiting=Silent(), timeout=10).making(path)
+    return Environment([], waiting=SilentReporter(), timeout=10).making(path)
 
 
 def test_the_directories_that_are_made_for_it_stay_if_it_succeeds_and_only_they_go_if_it_fails(home: Path) -> None:

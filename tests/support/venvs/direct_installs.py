@@ -17,7 +17,7 @@ from safe_pip.merge.plan import Removal
 STAMP = 1_000_000_000
 
 
-class Silent:
+class SilentReporter:
     """Nobody is told of waiting."""
 
     def waiting(self, event: object) -> None:
@@ -27,7 +27,7 @@ class Silent:
         pass
 
 
-class Small(NamedTuple):
+class SmallDistribution(NamedTuple):
     """A distribution: its files, by their paths relative to the prefix (`site/...`, `bin/...`)."""
 
     project: str
@@ -42,7 +42,7 @@ class Small(NamedTuple):
         return {**self.files, f"{info}/METADATA": f"Name: {self.project}\n", f"{info}/RECORD": rows}
 
 
-class Prefix:
+class DirectPrefix:
     """A prefix with a tree `site` and scripts in `bin`, and what is installed there."""
 
     def __init__(self, root: Path, *, shared_bin: bool = False) -> None:
@@ -55,18 +55,20 @@ class Prefix:
     def transaction(self, **options: Any) -> Transaction:
         """A new command's."""
         environments: Callable[[Sequence[str]], Environment] = functools.partial(
-            Environment, waiting=Silent(), timeout=10
+            Environment, waiting=SilentReporter(), timeout=10
         )
         return Transaction(environments, [str(self.site)], **options)
 
-    def change(self, new: Sequence[Small] = (), old: Sequence[Small] = (), **options: Any) -> None:
+    def change(
+        self, new: Sequence[SmallDistribution] = (), old: Sequence[SmallDistribution] = (), **options: Any
+    ) -> None:
         """Put `new` in and take `old` away, as one command does."""
         transaction = self.transaction(**options)
         with transaction.staging(self.target) as change:
             self.stage(change, new, old)
             transaction.commit(change, lambda now: ())
 
-    def stage(self, change: Change, new: Sequence[Small], old: Sequence[Small]) -> None:
+    def stage(self, change: Change, new: Sequence[SmallDistribution], old: Sequence[SmallDistribution]) -> None:
         """Stage `new`, and have `old` removed."""
         for directory in (self.root, self.site, self.bin):
             change.mirror(str(directory))

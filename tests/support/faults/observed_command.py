@@ -1,10 +1,10 @@
-"""Runs safe-pip and notes what it changes, or kills it on the way.
+"""Runs safe-pip and records what it changes, or kills it during a change.
 
-`observed.py note FILE ARGS...` adds one line of JSON to FILE for each change: the operation, the path, the other path;
-`locked` and `unlocked` stand where the command got the locks for a change, and let them go.
+`observed_command.py note FILE ARGS...` appends one line of JSON to FILE for each change: the operation, the path, the
+other path. `locked` and `unlocked` mark where the command takes and releases the locks for a change.
 
-`observed.py kill SUFFIX TIME NUMBER ARGS...` has the kernel kill it before that change (from 1) after something whose
-name ends so was renamed into its place for that time (from 1).
+`observed_command.py kill SUFFIX TIME NUMBER ARGS...` waits for rename number TIME (from 1) to a path that ends with
+SUFFIX. The kernel then kills the process before change number NUMBER (from 1) after that rename.
 """
 
 from __future__ import annotations

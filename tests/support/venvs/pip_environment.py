@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.venvs.template import Venv, clean_environment, offline
-from tests.support.venvs.workspace import Laboratory
+from tests.support.venvs.workspace import Workspace
 from tests.support.wheels.tiny import Project
 
 WAITING_BACKEND = """
@@ -59,24 +59,24 @@ class Waiting:
 
 
 @dataclass
-class Shop:
+class PipEnvironment:
     """Where a test installs tiny distributions with safe-pip."""
 
-    laboratory: Laboratory
+    workspace: Workspace
     directory: Path
-    environment: Venv
+    venv: Venv
     more: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, laboratory: Laboratory, directory: Path) -> Shop:
+    def open(cls, workspace: Workspace, directory: Path) -> PipEnvironment:
         """Make the environment; nothing but pip and safe-pip is in it."""
         (directory / "index").mkdir(parents=True)
-        return cls(laboratory, directory, laboratory.maker.make(directory / "venv", laboratory.base))
+        return cls(workspace, directory, workspace.maker.make(directory / "venv", workspace.base))
 
     def activate(self) -> None:
         """Put the environment's programs on PATH, as activating it in a shell does."""
-        self.more["PATH"] = os.pathsep.join([str(self.environment.scripts), os.environ["PATH"]])
-        self.more["VIRTUAL_ENV"] = str(self.environment.path)
+        self.more["PATH"] = os.pathsep.join([str(self.venv.scripts), os.environ["PATH"]])
+        self.more["VIRTUAL_ENV"] = str(self.venv.path)
 
     @property
     def index(self) -> Path:
@@ -84,24 +84,24 @@ class Shop:
 
     @property
     def site(self) -> Path:
-        return self.environment.purelib
+        return self.venv.purelib
 
     @property
     def variables(self) -> dict[str, str]:
-        cache = self.laboratory.scratch / "cache"
-        links = offline(self.laboratory.wheelhouse.path, self.index)
+        cache = self.workspace.scratch / "cache"
+        links = offline(self.workspace.wheelhouse.path, self.index)
         variables = clean_environment(self.directory / "home", cache=cache, **links) | self.more
         del variables["PIP_NO_INPUT"]
         return variables
 
-    def stock(self, *projects: Project) -> None:
+    def add_to_index(self, *projects: Project) -> None:
         """Put wheels into the index."""
         for project in projects:
             project.write_wheel(self.index)
 
     def command(self, *args: str | Path) -> list[str]:
         """The command line of safe-pip in this environment."""
-        return [str(self.environment.scripts / "safe-pip"), *map(str, args)]
+        return [str(self.venv.scripts / "safe-pip"), *map(str, args)]
 
     def run(
         self, *args: str | Path, given: str | None = None, status: int | None = 0, **more: str
@@ -136,7 +136,7 @@ class Shop:
 
     def plain(self, *args: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
         """Run plain pip on the same environment."""
-        command = [str(self.environment.python), "-m", "pip", *map(str, args)]
+        command = [str(self.venv.python), "-m", "pip", *map(str, args)]
         done = subprocess.run(
             command, env=self.variables, cwd=self.directory, capture_output=True, text=True, stdin=subprocess.DEVNULL
         )

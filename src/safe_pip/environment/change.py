@@ -1,26 +1,40 @@
 """What one command has staged and what it takes away: carried out whole, or not at all."""
 
+import errno
 import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from safe_pip.environment import import_check
 from safe_pip.environment.access import Target
+from safe_pip.environment.environment import Environment
 from safe_pip.environment.ownership import Ownership
 from safe_pip.environment.stage import Stage
-from safe_pip.errors import CommitFailed, State
+from safe_pip.errors import CommitFailed, State, UnusableEnvironment
 from safe_pip.journal import codec as journal
-from safe_pip.journal import commit, finish
+from safe_pip.journal import commit, finish, sweep
+from safe_pip.locking import state_directory
 from safe_pip.merge import merge, tree
 from safe_pip.merge.plan import ExactTree, Journal, Plan, Removal
 
+Overwritten = tuple[tuple[str, "str | None"], ...]
+"""Files of others that a commit replaced, each with its owner (None: no distribution owned it)."""
 
-class Outcome(NamedTuple):
-    """What a commit did beside what it was asked for: files of others that it replaced, each with its owner."""
 
-    overwritten: tuple[tuple[str, str | None], ...] = ()
+class Terms(NamedTuple):
+    """What holds for a change beside its files.
+
+    `shadows`: does what is staged hide a module or a project of another tree, or is it hidden by one? It is asked for
+    each plan, and again under the locks. `judge` raises an error of ours for a plan that the command cannot agree to.
+    `exact`: how a tree is put in, or taken out, as it is; None where distributions come and go.
+    """
+
+    shadows: Callable[[], bool] = lambda: False
+    judge: Callable[[Plan], None] = lambda plan: None
+    exact: ExactTree | None = None
 
 
 class ReadyPlan(NamedTuple):
@@ -28,28 +42,25 @@ class ReadyPlan(NamedTuple):
 
     plan: Plan
     journal: Journal
-    outcome: Outcome
+    overwritten: Overwritten
 
 
 class Change:
     """One change of the target, private until it is committed."""
 
-    def __init__(self, stage: Stage, target: Target, trees: Iterable[Path]) -> None:
-        """`trees` are all trees of the environment."""
+    def __init__(self, stage: Stage, target: Target, trees: Iterable[Path], terms: Terms, *, is_durable: bool) -> None:
+        """`trees` are all trees of the environment; with `is_durable` the commit survives a loss of power."""
         self.target = target
-        self.shadows: Callable[[], bool] = lambda: False
-        """Whether what is staged hides a module or a project of another tree, or is hidden by one."""
-        self.exactly: ExactTree | None = None
-        """How a tree is put in, or taken out, as it is; None where it is distributions that come and go."""
-        self.judge: Callable[[Plan], None] = lambda plan: None
-        """Raises an error of ours for a plan that the command cannot agree to."""
+        self.shadows = terms.shadows
+        self._terms = terms
+        self._is_durable = is_durable
         self._stage = stage
         self._trees = tuple(dict.fromkeys(map(os.path.realpath, (*target.trees, *trees))))
         self._roots = dict.fromkeys(os.path.realpath(path) for path in (*target.trees, *target.directories))
         self._staged: dict[str, str] = {}
         self._removals: dict[str, Removal] = {}
         self._committed: Journal | None = None
-        self._late: list[finish.UnplannedFile] = []
+        self._remains: list[sweep.Remains] = []
 
     @property
     def root(self) -> str:
@@ -64,7 +75,7 @@ class Change:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not self._staged and not self._removals and self.exactly is None
+        return not self._staged and not self._removals and self._terms.exact is None
 
     @contextmanager
     def unpacking(self, wheels: Iterable[Path]) -> Iterator[None]:
@@ -90,7 +101,7 @@ class Change:
         self._stage.mirror(directory)
 
     def mirror_below(self, directory: str, names: Iterable[str]) -> None:
-        """The same for the directories that files of these names, relative to one that is mirrored, will lie in."""
+        """Mirror those directories below `directory`, which is mirrored, that files of these relative names lie in."""
         self._stage.mirror_below(directory, {os.path.dirname(name) for name in names})
 
     def add(self, project: str, record: str) -> None:
@@ -130,7 +141,7 @@ class Change:
         """Plan against the target as it is now, and write the journal; changes nothing outside the private tree.
 
         `entered` are directories that the filesystem refused to move as a whole. Raises `UnusableEnvironment` for what
-        is in the way.
+        is in the way, or may not be written.
         """
         self._stage.unprepare()
         self._stage.prune()
@@ -141,50 +152,57 @@ class Change:
             if not plan.same_second:
                 break
             self._stage.freshen(plan.same_second)
-        self.judge(plan)
+        self._terms.judge(plan)
         self._stage.link(plan.links)
         written = self._journal(plan)
         self._stage.prepare(written.operations, written.roots)
         self._stage.write_journal(journal.encode(written))
-        # Asked now: afterwards they belong to what has replaced them.
-        outcome = Outcome(tuple((path, ownership.owner(path)) for path in plan.overwritten))
-        return ReadyPlan(plan, written, outcome)
+        # Asked now: after the commit these files belong to what has replaced them.
+        overwritten = tuple((path, ownership.owner(path)) for path in plan.overwritten)
+        commit.check_permissions(written)
+        if self._is_durable:
+            self._stage.sync()
+        return ReadyPlan(plan, written, overwritten)
 
-    def carry_out(self, prepared: ReadyPlan, *, durable: bool, check: Callable[[], None]) -> Outcome:
-        """Do what was prepared, under the locks; on return it is committed.
+    def carry_out(self, ready: ReadyPlan, check: Callable[[], None]) -> Overwritten:
+        """Do what was prepared, under the locks; on return it is committed. `check` is called before the first step.
 
-        Raises `commit.Rejected` where the target is not what was planned for: then nothing was changed.
+        Directories that the filesystem does not move as a whole are entered: it is planned again with the locks held,
+        as what was done and undone leaves times that look like a change of another command. Raises `commit.Rejected`
+        where the target is not what was planned for: then nothing was changed.
         """
-        try:
-            commit.carry_out(prepared.journal, prepared.plan, durable=durable, check=check)
-        except CommitFailed as error:
-            if error.state is State.COMMITTED:
-                self._stage.leave()
-            raise
-        self._committed = prepared.journal
-        return prepared.outcome
+        entered: frozenset[str] = frozenset()
+        while True:
+            try:
+                commit.carry_out(ready.journal, ready.plan, durable=self._is_durable, check=check)
+                break
+            except commit.Rejected as rejected:
+                if rejected.entered <= entered:
+                    raise
+                entered |= rejected.entered
+            except CommitFailed as error:
+                if error.state is State.COMMITTED:
+                    self._stage.leave()
+                raise
+            ready = self.prepare(entered)
+        self._committed = ready.journal
+        self._remains = [sweep.find(directory) for directory in (*self.target.trees, *self.target.directories)]
+        return ready.overwritten
 
-    def latecomers(self) -> bool:
-        """Whether files of nobody's came into directories while they were replaced: they lie in the trash."""
+    def latecomers(self) -> list[finish.UnplannedFile]:
+        """The files that came into directories after their replacement was planned; they lie in the trash."""
+        return [] if self._committed is None else finish.latecomers(self._committed)
+
+    def put_back(self, late: list[finish.UnplannedFile]) -> None:
+        """Put such files back, never over anything; the caller holds the commit locks."""
         if self._committed is not None:
-            self._late = finish.latecomers(self._committed)
-        return bool(self._late)
-
-    def put_back(self) -> tuple[str, ...]:
-        """Put such files back, never over anything; the caller holds the commit locks.
-
-        On return: the paths at which there is something else by now.
-        """
-        return finish.put_back(self._committed, self._late) if self._committed is not None else ()
-
-    def sync(self) -> None:
-        """Have the disk hold all that is staged, and the journal."""
-        self._stage.sync()
+            finish.put_back(self._committed, late)
 
     def close(self) -> None:
-        """Delete everything private; what is committed stays so, what is not was never there.
+        """Delete everything private, and what dead processes left in the target; no lock is held.
 
-        What the disk refuses is left to the next command that changes the environment.
+        What is committed stays so; what is not was never there. What the disk refuses to delete is left to the next
+        command that changes the environment.
         """
         try:
             if self._committed is not None:
@@ -193,6 +211,8 @@ class Change:
             self._stage.leave()
         else:
             self._stage.close()
+        for each in self._remains:
+            each.delete()
 
     def _going(self) -> tuple[set[str], set[str]]:
         """The files that go, and the metadata directories among their parents."""
@@ -216,7 +236,7 @@ class Change:
                 uid=os.geteuid() if hasattr(os, "geteuid") else 0,
                 foreign=lambda path: ownership.owner(path) is not None,
                 order=tuple(os.path.basename(os.path.dirname(record)) for record in self._staged.values()),
-                exactly=self.exactly,
+                exactly=self._terms.exact,
             )
             live = [(part, entry, tree.look("/", entry, going, trees)) for part, entry in staged]
             try:
@@ -241,3 +261,26 @@ class Change:
         for directory in filter(lambda each: each != home, (*trees, *directories)):
             self._stage.mark(directory, is_tree=directory in trees)
         return Journal(self._stage.identifier, home, trees, directories, plan.roots, self._stage.parts, plan.operations)
+
+
+def check_writable(trees: Iterable[Path]) -> None:
+    """Raise `UnusableEnvironment` for a tree in which this user may not write."""
+    for path in trees:
+        if path.is_dir() and not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            is_read_only = sys.platform != "win32" and os.statvfs(path).f_flag & os.ST_RDONLY
+            reason = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
+            raise UnusableEnvironment(f"`{path}` is not writable: {reason}")
+
+
+def sweep_target(environment: Environment, target: Target) -> None:
+    """Finish and delete what dead processes have left in the target, as a commit does.
+
+    What this user may not delete stays for another one.
+    """
+    directories = [each for each in (*target.trees, *target.directories) if state_directory.exists(each)]
+    if any(state_directory.has_more(each) or each in target.stateless_trees for each in directories):
+        with suppress(UnusableEnvironment):
+            with environment.adding(target):
+                remains = [sweep.find(directory) for directory in directories]
+            for each in remains:
+                each.delete()

@@ -1,48 +1,49 @@
-"""One command on one environment: a snapshot, what was read of it, and a commit that is validated under the locks.
+"""One command on one environment: a snapshot, what was read of it, and one change that is validated under the locks.
 
-The protocol, in the order in which a command passes through it:
+A command passes through these steps:
 
-1. `take_snapshot` reads what is installed, under the shared commit lock, and lets go.
-2. pip resolves, downloads and builds with no lock held; `asked` notes what it asked for, `reading_build` what a build
-   without isolation could see.
-3. What is new is made in a private tree (`staging`), where no lock is held either.
-4. `commit` plans, takes the locks, has what is installed now compared with what the plan depends on, and carries the
-   plan out; or it plans again; or it raises `StalePlan`.
+1. `take_snapshot` reads what is installed under the shared commit lock.
+2. pip resolves, downloads and builds without a lock. `asked` notes which projects it asked for, and `building` what a
+   build without isolation could see.
+3. `staging` makes a private tree, and the command puts into it what is new. No lock is held.
+4. `commit` **plans** against the target as it is now, takes the **locks** that the plan needs, **validates** the plan
+   under them, and **carries it out**. If others changed something in between, it plans again. If they changed what the
+   command depends on, it raises `StalePlan`.
 
-Nothing here knows pip.
+Nothing here knows pip. `staging` and `_Commit.run` import what only a change needs: `pip list` starts without it.
 """
 
-from __future__ import annotations
-
-import errno
-import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from safe_pip.environment.environment import Environment, Held, Target
 from safe_pip.environment.snapshot import ReadSet, Snapshot
-from safe_pip.errors import SafePipError, StalePlan, UnusableEnvironment
+from safe_pip.errors import SafePipError, StalePlan
 
 if TYPE_CHECKING:
-    from safe_pip.environment.change import Change, Outcome, ReadyPlan
+    from safe_pip.environment.change import Change, Overwritten, ReadyPlan, Terms
 
 T = TypeVar("T")
 
-_PLANS, _PATIENT = 10, 2
-"""How often a change is planned, and how often of these with no lock held whatever others do meanwhile."""
+Validate = Callable[[Snapshot], Iterable[str]]
+"""Is given what is installed now. Raises `StalePlan`, or returns the projects that are to stay as they are."""
+
+_PLANS = 10
+"""How often a change is planned before the command gives up."""
+_OPTIMISTIC = 2
+"""So many plans are made with no lock held; from then on a plan that is out of date is made anew under the locks."""
 _LONG = 1.0
-"""After so many seconds of waiting for the locks, for a build perhaps, they are not let go to plan once more."""
+"""After so many seconds of waiting, a command keeps its locks and plans under them: it may have waited for a build."""
 
 
 class Transaction:
-    """What one command has seen of the environment, and the one commit that it makes.
+    """What one command has seen of the environment, and the one change that it makes.
 
-    Once an error was raised here it is raised again by whatever is asked for next: pip catches every `Exception` in
-    some places and goes on.
+    An error of ours is kept: whatever is asked for next raises it again, because pip catches every `Exception` in some
+    places and goes on.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Transaction:
         durable: bool = False,
         verify: str | None = None,
     ) -> None:
-        """`durable`: a commit survives a loss of power. `verify`: `import` imports what is new before it is put in."""
+        """With `durable` a change survives a loss of power; with `verify="import"` new modules are imported before."""
         self._environments = environments
         self._durable = durable
         self._verify = verify
@@ -61,250 +62,243 @@ class Transaction:
         self.path = tuple(path)
         self.snapshot: Snapshot | None = None
         self.read_set = ReadSet()
-        self.error: SafePipError | None = None
         self.noticed: list[str] = []
-        """What the user is to be told when no lock is held any more."""
-        self._locked_now = False
-        self._building = False
-        self._recording = True
+        """What to tell the user when no lock is held any more."""
+        self._error: SafePipError | None = None
+        self._held: Held | None = None
+        """The locks of the commit, while they are held."""
+
+    @property
+    def error(self) -> SafePipError | None:
+        """The first error of ours."""
+        return self._error
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Keep an error of ours that the body raises; raise the one that was kept before."""
+        if self._error is not None:
+            raise self._error
+        try:
+            yield
+        except SafePipError as error:
+            self._error = error
+            raise
+
+    @contextmanager
+    def optional(self) -> Iterator[None]:
+        """Within, no error is kept: the command can do without what it asks for."""
+        before = self._error
+        try:
+            yield
+        finally:
+            self._error = before
+
+    # What is installed.
 
     def take_snapshot(self, also: Callable[[], T]) -> T:
         """Take the snapshot and call `also` at the same instant; on return no lock is held."""
-        snapshot, value = self.read(lambda: (Snapshot.take(self.path), also()))
-        self.snapshot = snapshot
+        self.snapshot, value = self.read(lambda: (Snapshot.take(self.path), also()))
         return value
 
     def read(self, take: Callable[[], T]) -> T:
         """Call `take`, which only reads, at one instant of the environment; it may be called more than once."""
-        if self._locked_now:
+        if self._held is not None:
             return take()
-        with self._failing():
+        with self.failing():
             return self.environment.read(take)
 
     def read_later(self, project: str, take: Callable[[], T]) -> T:
-        """Read more of a project, as it was when the snapshot was taken.
-
-        Raises `StalePlan` if it has changed since.
-        """
+        """Read more of a project; raises `StalePlan` if it has changed since the snapshot."""
 
         def unchanged() -> T:
             if self.snapshot is not None and not self.snapshot.is_current(project):
                 raise StalePlan((project,))
             return take()
 
-        with self._failing():
+        with self.failing():
             return self.read(unchanged)
 
     def asked(self, project: str) -> None:
         """Note that the command asked whether, and how, `project` (a normalized name) is installed."""
-        if self._recording and self.snapshot is not None:
+        if self.snapshot is not None:
             self.read_set.add(project, self.snapshot)
-
-    def of_other(self, path: Sequence[str]) -> Transaction:
-        """A transaction on other directories, with locks of its own."""
-        return Transaction(self._environments, path, durable=self._durable, verify=self._verify)
 
     @contextmanager
     def unrecorded(self) -> Iterator[None]:
         """Within, what is asked for decides nothing: no change of it makes the plan stale."""
-        before, self._recording = self._recording, False
+        before, self.read_set = self.read_set, ReadSet()
         try:
             yield
         finally:
-            self._recording = before
+            self.read_set = before
+
+    def of_other(self, path: Sequence[str]) -> "Transaction":
+        """A transaction on other directories, with locks of its own."""
+        return Transaction(self._environments, path, durable=self._durable, verify=self._verify)
+
+    # Builds.
 
     @contextmanager
-    def building(self) -> Iterator[None]:
+    def building(self) -> Iterator[Callable[[], None]]:
         """Within, a build reads the environment: what is installed stays as it is (one call of a build backend).
 
-        Everything that is installed at the first call belongs to the read set; raises `StalePlan` if any of it was
-        changed or removed by a later call.
+        Everything that is installed at the first call belongs to the read set. Raises `StalePlan` if any of it was
+        changed or removed by a later call. Yields this check, for the body to repeat after each wait for a mutex: the
+        other locks may be let go meanwhile.
         """
-        with ExitStack() as locks:
-            with self._failing():
-                locks.enter_context(self.environment.building())
-            self._building = True
-            try:
-                self.still_building()
-                yield
-            finally:
-                self._building = False
+        with self._taking(self.environment.building()):
+            self._check_build()
+            yield self._check_build
 
-    @contextmanager
-    def mutex(self, *directories: Path) -> Iterator[None]:
+    def mutex(self, *directories: Path) -> AbstractContextManager[None]:
         """Within, this command alone writes in these directories."""
-        with ExitStack() as locks:
-            with self._failing():
-                locks.enter_context(self.environment.mutex(*directories))
-            yield
+        return self._taking(self.environment.mutex(*directories))
 
-    def still_building(self) -> None:
-        """Compare what is installed once more: while a build waits for a mutex, its other locks may be let go."""
-        if not self._building:
-            return
-        with self._failing():
+    def _check_build(self) -> None:
+        with self.failing():
             now = self.environment.read(lambda: Snapshot.take(self.path))
             stale = self.read_set.changed_or_removed(now)
             if stale:
                 raise StalePlan(stale)
         self.read_set.add_all(now)
 
+    # One change.
+
     @contextmanager
-    def staging(self, target: Target) -> Iterator[Change]:
-        """Begin a change of `target`: private until `commit`, deleted on return. No lock is held within.
+    def staging(self, target: Target, terms: "Terms | None" = None) -> "Iterator[Change]":
+        """Begin a change of `target`, private until `commit` and deleted at the end. No lock is held within.
 
         Makes trees that are missing; if the body raises, exactly those that were made are removed. Raises
         `UnusableEnvironment` where a tree cannot be written.
         """
-        from safe_pip.environment.change import Change
+        from safe_pip.environment import change
         from safe_pip.environment.stage import Stage
 
-        with ExitStack() as cleaning:
-            with self._failing():
-                for tree in target.trees:
-                    _check_writable(tree)
-                stage = cleaning.enter_context(self.environment.staging(target, Stage.open))
-            change = Change(stage, target, self.environment.trees())
+        with self.failing():
+            change.check_writable(target.trees)
+        with self._taking(self.environment.staging(target, Stage.open)) as stage:
+            made = change.Change(
+                stage, target, self.environment.trees(), terms or change.Terms(), is_durable=self._durable
+            )
             try:
-                yield change
-                self._put_back(change)
+                yield made
+                late = made.latecomers()
+                if late:
+                    with self.failing(), self.environment.adding(target):
+                        made.put_back(late)
             finally:
-                change.close()
+                made.close()
 
-    def commit(self, change: Change, validate: Callable[[Snapshot], Iterable[str]]) -> Outcome:
-        """Put the change in: on return it is in place and no lock is held; on error nothing was changed.
+    def commit(self, change: "Change", validate: Validate) -> "Overwritten":
+        """Put the change in place; on return it is, and no lock is held. On error nothing was changed.
 
-        `validate` is given what is installed now, under the locks; it raises `StalePlan`, or returns the projects that
-        are to be left as they are after all. A change that only adds takes the commit lock alone.
+        Returns the files of others that were replaced. `validate` is called under the locks. A change that only adds
+        takes the commit lock alone.
         """
-        from safe_pip.environment.change import Outcome
-        from safe_pip.journal import commit, sweep
-
-        with ExitStack() as cleaning, self._failing():
+        with self.failing():
             if self._verify == "import":
                 change.verify_imports(self.path)
-            rejected = needs_all = False
-            for attempt in range(_PLANS):
-                if change.is_empty:
-                    return Outcome()
-                planned_for = self.environment.read(lambda: Snapshot.take(self.path))
-                prepared = self._prepare(change)
-                adds = prepared.plan.adds and not change.shadows() and not needs_all
-                asked = time.monotonic()
-                try:
-                    with self._locked(change, adds=adds) as (held, now):
-                        # Who waited long is next: he keeps the locks, whatever was added meanwhile.
-                        is_patient = attempt >= _PATIENT or time.monotonic() - asked >= _LONG
-                        dropped = tuple(validate(now))
-                        if dropped:
-                            change.drop(dropped)
-                        # Another distribution may have come into a directory that is to be moved as a whole.
-                        is_outdated = bool(dropped) or (now != planned_for and bool(prepared.plan.moved))
-                        if is_outdated and (change.is_empty or not is_patient):
-                            continue
-                        if now != planned_for and adds and change.shadows():
-                            continue
-                        # What is planned under the locks is not overtaken by another safe-pip again.
-                        if is_patient and (rejected or is_outdated):
-                            prepared = self._prepare(change)
-                            if adds and not prepared.plan.adds:
-                                needs_all = True
-                                continue
-                        outcome = self._carry_out(change, prepared, held)
-                        for directory in (*change.target.trees, *change.target.directories):
-                            cleaning.callback(sweep.find(directory).delete)
-                        return outcome
-                except commit.Rejected:
-                    rejected = True
-        raise StalePlan((), "what this command was to change did not stay the same while it was planned")
-
-    def _prepare(self, change: Change, entered: frozenset[str] = frozenset()) -> ReadyPlan:
-        """Plan against what is there now; on return all that the plan needs lies ready."""
-        from safe_pip.journal import commit
-
-        prepared = change.prepare(entered)
-        commit.check_permissions(prepared.journal)
-        if self._durable:
-            change.sync()
-        return prepared
-
-    def sweep(self, target: Target) -> None:
-        """Finish and delete what dead processes have left in the target, if anything, as a commit does.
-
-        Where this user may not, it stays for another one.
-        """
-        from safe_pip.journal import sweep
-        from safe_pip.locking import state_directory
-
-        directories = [each for each in (*target.trees, *target.directories) if state_directory.exists(each)]
-        left = [each for each in directories if state_directory.has_more(each)]
-        if not left and not any(each in target.stateless_trees for each in directories):
-            return
-        with suppress(UnusableEnvironment):
-            with self.environment.adding(target):
-                remains = [sweep.find(directory) for directory in directories]
-            for each in remains:
-                each.delete()
+            return _Commit(self, change, validate).run()
 
     @contextmanager
-    def tidying(self, trees: Iterable[Path]) -> Iterator[None]:
-        """Within, whatever happens, this command may lock these; after it nothing of ours stays, unless others do."""
-        try:
-            yield
-        finally:
-            self.environment.tidy(trees)
-
-    def _carry_out(self, change: Change, prepared: ReadyPlan, held: Held) -> Outcome:
-        """Do what was prepared; where the filesystem does not move directories as a whole, by entering them.
-
-        Then it is planned again with the locks held: what was done and undone has left times that look like a change
-        of somebody else's.
-        """
-        from safe_pip.journal import commit
-
-        entered: frozenset[str] = frozenset()
-        while True:
-            try:
-                return change.carry_out(prepared, durable=self._durable, check=held.check)
-            except commit.Rejected as rejected:
-                if rejected.entered <= entered:
-                    raise
-                entered |= rejected.entered
-            prepared = self._prepare(change, entered)
-
-    @contextmanager
-    def _locked(self, change: Change, *, adds: bool) -> Iterator[tuple[Held, Snapshot]]:
-        """Within, this command alone changes the target; yields what is installed now."""
+    def _locked(self, change: "Change", *, adds: bool) -> Iterator[Held]:
+        """Within, this command alone changes the target."""
         also = tuple(removal.tree for removal in change.removals)
         take = self.environment.adding if adds else self.environment.replacing
-        with take(change.target, also) as held:
-            self._locked_now = True
+        with take(change.target, also) as self._held:
             try:
-                yield held, Snapshot.take(self.path)
+                yield self._held
             finally:
-                self._locked_now = False
-
-    def _put_back(self, change: Change) -> None:
-        """Put back what was put into a directory after its replacement had been planned."""
-        if change.latecomers():
-            with self._failing(), self.environment.adding(change.target):
-                change.put_back()
+                self._held = None
 
     @contextmanager
-    def _failing(self) -> Iterator[None]:
-        if self.error is not None:
-            raise self.error
-        try:
-            yield
-        except SafePipError as error:
-            self.error = error
-            raise
+    def _taking(self, locks: AbstractContextManager[T]) -> Iterator[T]:
+        """Within `locks`; an error while they are taken is kept."""
+        with ExitStack() as held:
+            with self.failing():
+                taken = held.enter_context(locks)
+            yield taken
 
 
-def _check_writable(tree: Path) -> None:
-    if not tree.is_dir() or os.access(tree, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
-        return
-    reason = os.strerror(errno.EACCES)
-    if sys.platform != "win32" and os.statvfs(tree).f_flag & os.ST_RDONLY:
-        reason = os.strerror(errno.EROFS)
-    raise UnusableEnvironment(f"`{tree}` is not writable: {reason}")
+class _Planned(NamedTuple):
+    """A plan, what was installed when it was made, and whether it only adds."""
+
+    ready: "ReadyPlan"
+    seen: Snapshot
+    adds: bool
+
+
+class _Locked(NamedTuple):
+    """The locks, what is installed under them, and whether the command keeps them rather than plan without them."""
+
+    held: Held
+    now: Snapshot
+    is_patient: bool
+
+
+class _Commit:
+    """One change on its way into the target: plan, lock, validate, carry out."""
+
+    def __init__(self, transaction: Transaction, change: "Change", validate: Validate) -> None:
+        self._transaction = transaction
+        self._change = change
+        self._is_valid = validate
+        self._plans = 0
+        self._was_rejected = False
+        """Whether a plan was refused by the target, which was not what the plan was made for."""
+        self._replaces = False
+        """Whether a plan that only added turned out to replace something when it was made under the locks."""
+
+    def run(self) -> "Overwritten":
+        """Commit; plans again as often as others are in the way, up to `_PLANS` times."""
+        from safe_pip.journal.commit import Rejected
+
+        while self._plans < _PLANS:
+            if self._change.is_empty:
+                return ()
+            planned = self._plan()
+            try:
+                with self._lock(planned) as locked:
+                    ready = self._validate(planned, locked)
+                    if ready is not None:
+                        return self._change.carry_out(ready, locked.held.check)
+            except Rejected:
+                self._was_rejected = True
+        raise StalePlan((), "what this command was to change did not stay the same while it was planned")
+
+    def _plan(self) -> _Planned:
+        """Plan with no lock held."""
+        self._plans += 1
+        path = self._transaction.path
+        seen = self._transaction.environment.read(lambda: Snapshot.take(path))
+        ready = self._change.prepare()
+        return _Planned(ready, seen, ready.plan.adds and not self._change.shadows() and not self._replaces)
+
+    @contextmanager
+    def _lock(self, planned: _Planned) -> Iterator[_Locked]:
+        """Take the locks that the plan needs. A command that waited long, or planned often, is next: it keeps them."""
+        asked = time.monotonic()
+        with self._transaction._locked(self._change, adds=planned.adds) as held:
+            is_patient = self._plans > _OPTIMISTIC or time.monotonic() - asked >= _LONG
+            yield _Locked(held, Snapshot.take(self._transaction.path), is_patient)
+
+    def _validate(self, planned: _Planned, locked: _Locked) -> "ReadyPlan | None":
+        """The plan to carry out under these locks; None if it has to be made anew without them."""
+        change = self._change
+        dropped = tuple(self._is_valid(locked.now))
+        if dropped:
+            change.drop(dropped)
+        is_changed = locked.now != planned.seen
+        # Another distribution may have come into a directory that is to be moved as a whole.
+        is_outdated = bool(dropped) or (is_changed and bool(planned.ready.plan.moved))
+        if is_outdated and (change.is_empty or not locked.is_patient):
+            return None
+        if is_changed and planned.adds and change.shadows():
+            return None
+        if not locked.is_patient or not (self._was_rejected or is_outdated):
+            return planned.ready
+        ready = change.prepare()  # under the locks: no other safe-pip can outdate it again
+        if planned.adds and not ready.plan.adds:
+            self._replaces = True
+            return None
+        return ready

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,23 +25,25 @@ CHECKOUT = Seam("pip._internal.req.req_install", "InstallRequirement.update_edit
 
 def attach(transaction: Transaction) -> None:
     """Hold, for each call of a build backend, the locks that it needs: the environment's first, then the tree's."""
-    entered: list[ExitStack] = []
+    entered: list[tuple[ExitStack, Callable[[], None]]] = []
 
     def enter(original: Any, build_environment: Any) -> Any:
         # pip opens the same object again for every call; a build without isolation is never inside another.
         with ExitStack() as locks:
-            locks.enter_context(transaction.building())
+            check = locks.enter_context(transaction.building())
             result = original(build_environment)
-            entered.append(locks.pop_all())
+            entered.append((locks.pop_all(), check))
         return result
 
     def leave(original: Any, build_environment: Any, *exc: Any, **kw: Any) -> Any:
-        with entered.pop():
+        locks, _ = entered.pop()
+        with locks:
             return original(build_environment, *exc, **kw)
 
     def call_hook(original: Any, caller: Any, *args: Any, **kw: Any) -> Any:
         with transaction.mutex(Path(caller.source_dir)):
-            transaction.still_building()
+            for _, check in entered:
+                check()
             return original(caller, *args, **kw)
 
     def locate(original: Any, requirement: Any, build_dir: Any, *args: Any, **kw: Any) -> Any:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import types
-from collections.abc import Callable, Collection, Iterable
-from contextlib import ExitStack
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from pip._internal.utils.logging import get_console
 from pip._vendor.packaging.utils import canonicalize_name
 
-from safe_pip.environment.change import Change, Outcome
+from safe_pip.environment.change import Change, Overwritten, Terms
 from safe_pip.environment.environment import Target
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.environment.transaction import Transaction
@@ -70,6 +70,7 @@ class Install:
         self._removals = Removals()
         self._change: Change | None = None
         self._in: Target | None = None
+        self._top_level: dict[Path, set[str]] = {}
         self._there: TargetDirectory | None = None
         self._bar: Any = None
 
@@ -110,16 +111,16 @@ class Install:
         self._in = self._target(call)
         with ExitStack() as closing:
             closing.callback(self._prepared.end_turn)
-            change = closing.enter_context(self.transaction.staging(self._in))
+            change = closing.enter_context(self.transaction.staging(self._in, Terms(self._shadows)))
             with kept_until_done(first=True) as kept:
                 kept.hidden = change.root
                 done = list(self._stage(original, call, change, kept))
-                change.shadows = self._shadowing(self._in)
-                outcome = self.transaction.commit(change, self._validate)
+                self._top_level = self._staged_names(self._in)
+                overwritten = self.transaction.commit(change, self._validate)
                 self._prepared.end_turn()
             kept.say(leave_out=tuple(self._kept))
             self._end_bar()
-            self._note(outcome)
+            self._note(overwritten)
             self.closing.push(closing.pop_all())
         return done
 
@@ -242,20 +243,19 @@ class Install:
             self._versions[requirement] = str(requirement.get_dist().version)
         return self._versions[requirement]
 
-    def _shadowing(self, target: Target) -> Callable[[], bool]:
-        """Asks whether what is staged hides, or is hidden by, anything that is there when it is asked."""
+    def _staged_names(self, target: Target) -> dict[Path, set[str]]:
+        """What is staged directly below each tree of the target."""
         if self._there is not None:
-            staged = {tree: self._there.top_level() for tree in target.trees}
-        else:
-            staged = self._staging.top_level(target.trees)
+            return {tree: self._there.top_level() for tree in target.trees}
+        return self._staging.top_level(target.trees)
 
-        def shadows() -> bool:
-            # What is packed and shipped is on nobody's path.
-            trees = () if target.stateless_trees else self.transaction.environment.trees()
-            wanted = self._wanted(self._requirements)
-            return hides(staged, (*trees, *target.trees), (canonicalize_name(each.name) for each in wanted))
-
-        return shadows
+    def _shadows(self) -> bool:
+        """Whether what is staged hides anything that is installed now, or is hidden by it."""
+        assert self._in is not None
+        # A tree that is packed and shipped is on no path.
+        trees = () if self._in.stateless_trees else self.transaction.environment.trees()
+        wanted = self._wanted(self._requirements)
+        return hides(self._top_level, (*trees, *self._in.trees), (canonicalize_name(each.name) for each in wanted))
 
     def _progress(self, original: Any, *args: Any, **kw: Any) -> Any:
         """pip's bar while it stages; where it cannot be drawn, what it leaves behind, an empty line, comes last."""
@@ -273,11 +273,11 @@ class Install:
             for _ in bar([]):
                 pass
 
-    def _note(self, outcome: Outcome) -> None:
+    def _note(self, overwritten: Overwritten) -> None:
         """Say what stayed, and to who wants to know more whose files were overwritten; pip does so without a word."""
         self.transaction.noticed += self._removals.notices()
         if self.options.verbose:
-            for path, owner in outcome.overwritten:
+            for path, owner in overwritten:
                 whose = f"`{path}` of `{owner}`" if owner else f"`{path}`, which no distribution owned,"
                 self.transaction.noticed.append(f"{whose} was overwritten")
 
@@ -302,8 +302,6 @@ class Install:
             original(command, found, *args, **kw)
 
     def _check_conflicts(self, original: Any, to_install: list[Any]) -> Any:
-        try:
+        with suppress(SafePipError), self.transaction.optional():
             return original(to_install)
-        except SafePipError:  # Somebody changes it again: his command will warn.
-            self.transaction.error = None
-            return {}, ({}, {})
+        return {}, ({}, {})  # Another command has changed something since: it warns.

@@ -72,10 +72,8 @@ class Installed:
                 return original(paths)
             other = self.transaction.of_other(paths)
             backend = importlib.import_module("pip._internal.metadata").select_backend()
-            with kept_back():
-                served = other.take_snapshot(lambda: self._list(backend.Environment, tuple(paths), other))
-            self.transaction.error = self.transaction.error or other.error
-            return served
+            with kept_back(), self.transaction.failing():
+                return other.take_snapshot(lambda: self._list(backend.Environment, tuple(paths), other))
 
         PATHS[command].replace(get_environment)
 

@@ -83,9 +83,9 @@ def test_what_is_overwritten_is_said_with_whom_it_belonged_to_before(prefix: Dir
     with transaction.staging(prefix.target) as change:
         grabbing = SmallDistribution("grabbing", "1", {"site/tool.py": "g = 1\n", "site/nobodys.py": "g = 1\n"})
         prefix.stage(change, [grabbing], [])
-        outcome = transaction.commit(change, lambda now: ())
+        overwritten = transaction.commit(change, lambda now: ())
     site = os.path.join(prefix.site, "")
-    assert sorted(outcome.overwritten) == [(f"{site}nobodys.py", None), (f"{site}tool.py", "tool")]
+    assert sorted(overwritten) == [(f"{site}nobodys.py", None), (f"{site}tool.py", "tool")]
 
 
 def test_an_egg_goes_although_its_directory_is_a_tree_of_the_environment(prefix: DirectPrefix) -> None:

@@ -36,11 +36,16 @@ def wanted(items: Iterable[Item], *, conflicts: bool) -> list[Item]:
 
 
 class Copying:
-    """One staged tree on its way into the stage; `modes` are what its directories are to become (`plan.Exactly`)."""
+    """One staged tree on its way into the stage."""
 
-    def __init__(self, source: str, destination: str, place: str, *, is_moved: bool = False) -> None:
-        """`place` is where it will be: `destination` ends with it. `is_moved`: files are linked where they can be."""
-        self.modes: dict[str, Seen] = {}
+    def __init__(
+        self, source: str, destination: str, place: str, modes: dict[str, Seen], *, is_moved: bool = False
+    ) -> None:
+        """`place` is where it will be: `destination` ends with it. `is_moved`: files are linked where they can be.
+
+        `modes` gets what each directory is to become (`plan.ExactTree`).
+        """
+        self._modes = modes
         self._source = source
         self._destination = destination
         self._place = place.strip("/")
@@ -75,7 +80,7 @@ class Copying:
             given = destination.stat(name).st_mode
             fs.set_mode(destination, name, stat.S_IMODE(given) | 0o700)
             path = f"{self._place}/{item.path}".strip("/")
-            self.modes[path] = Seen(given, 0, status.st_mtime_ns)
+            self._modes[path] = Seen(given, 0, status.st_mtime_ns)
             return
         inode = status.st_dev, status.st_ino
         other = self._linked.get(inode)

@@ -14,11 +14,12 @@ from safe_pip.commands.merge.comparison import Comparison, Item, Verdict, compar
 from safe_pip.commands.merge.copying import Copying, wanted
 from safe_pip.commands.merge.manifest import Manifest, Put
 from safe_pip.environment.access import Prefix
+from safe_pip.environment.change import Terms, sweep_target
 from safe_pip.environment.environment import Environment
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import MergeRefused, SafePipError, StalePlan, State, Unmergeable
-from safe_pip.merge.plan import ExactTree, Kind, Plan, Removal
+from safe_pip.merge.plan import ExactTree, Kind, Plan, Removal, Seen
 from safe_pip.records import is_bytecode
 
 ATTEMPTS = 10
@@ -105,8 +106,10 @@ class _Merge:
 
     def carry_out(self) -> Merged:
         """Merge, or raise `StalePlan`."""
-        with self._transaction.tidying(self._prefix.stateless_trees):
+        try:
             return self._carry_out()
+        finally:
+            self._transaction.environment.tidy(self._prefix.stateless_trees)
 
     def _carry_out(self) -> Merged:
         self._recover()
@@ -134,7 +137,7 @@ class _Merge:
                 merged = self._commit(items, merged)
             else:
                 self._transaction.read(self._check)
-                self._transaction.sweep(self._prefix.target)
+                sweep_target(self._transaction.environment, self._prefix.target)
         if self._request.is_moved:
             self._delete_staged()
         return merged
@@ -147,21 +150,21 @@ class _Merge:
 
     def _commit(self, items: list[Item], merged: Merged) -> Merged:
         place = str(self._prefix.path)
-        with self._transaction.staging(self._prefix.target) as change:
+        modes: dict[str, Seen] = {}  # filled when the directories are staged
+        exact = ExactTree(modes, frozenset(map(_live, filter(_is_opened, self._compared.items))))
+        terms = Terms(lambda: self._shadows(items), self._judge, exact)
+        with self._transaction.staging(self._prefix.target, terms) as change:
             change.mirror(place)
             source = str(self._request.staged)
-            copying = Copying(source, change.staged(place), place, is_moved=self._request.is_moved)
+            copying = Copying(source, change.staged(place), place, modes, is_moved=self._request.is_moved)
             copying.copy(items)
-            change.exactly = ExactTree(copying.modes, frozenset(map(_live, filter(_is_opened, self._compared.items))))
-            change.judge = self._judge
-            change.shadows = lambda: self._shadows(items)
             for project, _, info in self._compared.projects:
                 if f"{info}/RECORD" in self._put:
                     change.add(project, os.path.join(change.staged(place), info, "RECORD"))
             for each in self._compared.replaced:
                 change.remove(Removal(each.project, Path(each.tree), each.files))
-            outcome = self._transaction.commit(change, self._validate)
-        return merged._replace(replaced=tuple(each for each in outcome.overwritten if not is_bytecode(each[0])))
+            overwritten = self._transaction.commit(change, self._validate)
+        return merged._replace(replaced=tuple(each for each in overwritten if not is_bytecode(each[0])))
 
     def _judge(self, plan: Plan) -> None:
         """Raise `StalePlan` if what is replaced was not in conflict, `Unmergeable` if a file replaces a directory."""

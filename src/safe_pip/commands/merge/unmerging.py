@@ -9,6 +9,7 @@ from safe_pip import fs
 from safe_pip.commands.merge.manifest import Manifest
 from safe_pip.commands.merge.merging import ATTEMPTS, Environments, Owned
 from safe_pip.environment.access import Prefix
+from safe_pip.environment.change import Terms, sweep_target
 from safe_pip.environment.ownership import Ownership
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.environment.transaction import Transaction
@@ -62,14 +63,16 @@ class _Unmerge:
         """Unmerge, or raise `StalePlan`."""
         if not self._prefix.path.is_dir():
             return Unmerged(self._prefix.path, gone=tuple(map(self._path, self._manifest.entries)))
-        with self._transaction.tidying(self._prefix.stateless_trees):
+        try:
             self._recover()
             found = self._sorted()
             made = tuple(path for path in map(self._path, self._manifest.made) if _is_directory(path))
             if found.removed or made:
                 self._commit(found.removed, made)
             else:
-                self._transaction.sweep(self._prefix.target)
+                sweep_target(self._transaction.environment, self._prefix.target)
+        finally:
+            self._transaction.environment.tidy(self._prefix.stateless_trees)
         # Those that held a lock or a journal of ours until now.
         fs.remove_empty_directories(sorted(map(Path, made)))
         return found._replace(
@@ -120,10 +123,10 @@ class _Unmerge:
                 raise StalePlan((), f"`{self._prefix.path}` changed while this command was at work")
             return ()
 
-        with self._transaction.staging(target) as change:
+        read_only = filter(_is_directory, map(self._path, self._manifest.read_only))
+        exact = ExactTree({}, frozenset(filter(_is_opened, (*made, *read_only))), frozenset(made))
+        with self._transaction.staging(target, Terms(exact=exact)) as change:
             change.allow(str(self._prefix.path))
-            read_only = filter(_is_directory, map(self._path, self._manifest.read_only))
-            change.exactly = ExactTree({}, frozenset(filter(_is_opened, (*made, *read_only))), frozenset(made))
             if removed:
                 change.remove(Removal("the manifest", target.trees[0], frozenset(removed)))
             self._transaction.commit(change, validate)

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 import safe_pip
-from safe_pip.locking import flock, holders
+from safe_pip.fs import proc
+from safe_pip.locking import flock
 from safe_pip.store import compile
 from safe_pip.store.wheels import FILES, Store
 from tests.support.processes.workers import is_waiter, wait_until
@@ -212,7 +213,7 @@ def test_who_waits_for_the_disk_for_longer_than_others_have_patience_is_waited_f
     with preparers((cache, wheel), does="stores") as (first,):
         first.next("preparing")
         first.go_on(tmp_path / "gate")
-        wait_until(lambda: holders._stat(first.pid)[0] == "D")
+        wait_until(lambda: proc.state(first.pid) == "D")
         with preparers((cache, wheel), patience=0.01) as (second,):
             assert second.next("waiting")["for"] == [first.pid]
             second.next("looked")

@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from safe_pip.fs.proc import Volume
 from safe_pip.merge.merge import Situation
 from safe_pip.merge.plan import Kind, Operation, Plan, Seen
-from safe_pip.merge.tree import FILE, LINK, Entry, Volume, join
+from safe_pip.merge.tree import FILE, LINK, Entry, join
 from safe_pip.records import is_bytecode
 
 TREE = "/v/site"

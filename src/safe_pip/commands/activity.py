@@ -16,7 +16,7 @@ from typing import NamedTuple
 from safe_pip.errors import RecoveryNeeded
 from safe_pip.journal import owner
 from safe_pip.locking import holders, inheritance, order, state_directory
-from safe_pip.locking.holders import Entry, Holder
+from safe_pip.locking.holders import Entry, Holder, View
 
 _NAME = re.compile(r"([0-9a-f]{16})(?:\.(owner|committed|home))?|(.+)\.journal")
 _LONGEST = 64 * 1024
@@ -67,24 +67,6 @@ class Transaction(NamedTuple):
     since: float | None = None
 
 
-class View(NamedTuple):
-    """All locks as they were at one look."""
-
-    entries: tuple[Entry, ...]
-    is_complete: bool
-
-    @classmethod
-    def take(cls) -> "View":
-        """Look once."""
-        return cls(tuple(holders.entries()), holders.sees_everybody())
-
-    def at(self, path: Path) -> tuple[list[Entry], list[Entry]]:
-        """Who holds what lies at `path`, and who is blocked in the wait for it, the first one first."""
-        file = holders.kernel_name_at(path)
-        found = [entry for entry in self.entries if entry.file == file]
-        return [each for each in found if not each.is_waiting], [each for each in found if each.is_waiting]
-
-
 def locks(tree: Path, view: View, directories: Iterable[Path] = ()) -> Iterator[Lock]:
     """The locks of `tree`, then those of shared `directories` and the mutexes and uv's lock of its environment."""
     state = state_directory.path_of(tree)
@@ -128,12 +110,12 @@ def _parties(entry: Entry) -> list[Party]:
     party = _party(entry)
     if party.command or party.since is not None:
         return [party]
-    heirs = [_party(entry._replace(pid=pid)) for pid in holders.heirs(entry.file)]
-    return heirs or [party]
+    inheritors = [_party(entry._replace(pid=pid)) for pid in holders.inheritors(entry.file)]
+    return inheritors or [party]
 
 
 def _party(entry: Entry) -> Party:
-    holder = holders.describe(entry, entry.is_waiting)
+    holder = holders.describe(entry)
     return Party(holder.pid, holder.exclusive, holder.command, holder.since, holder.is_stopped)
 
 

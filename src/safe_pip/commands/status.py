@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from safe_pip.commands import activity
-from safe_pip.commands.activity import Lock, Party, Transaction, View
+from safe_pip.commands.activity import Lock, Party, Transaction
 from safe_pip.commands.environments import Options, Place
 from safe_pip.environment.environment import Waiting
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.launch import adoption
 from safe_pip.locking import order, state_directory
+from safe_pip.locking.holders import View
 
 HELP = """\
 Usage:

@@ -16,14 +16,13 @@ from pathlib import Path
 
 from safe_pip import fs
 from safe_pip.environment import staged
-from safe_pip.fs import Directory
+from safe_pip.fs import Directory, proc
 from safe_pip.fs.space import check_room, staging, unpacking
 from safe_pip.journal import parts
 from safe_pip.journal.codec import marker
 from safe_pip.journal.directories import DURABLE, STAGE, Refused
 from safe_pip.journal.owner import Owner, give_access
 from safe_pip.locking import state_directory
-from safe_pip.merge import tree
 from safe_pip.merge.plan import Kind, Operation
 
 _SPARE = "spare"
@@ -75,9 +74,9 @@ class Stage:
         """The same of every part, with its number."""
         return tuple((number, self._root(number)) for number in range(len(self._parts)))
 
-    def volumes(self) -> dict[tree.Volume, int]:
+    def volumes(self) -> dict[proc.Volume, int]:
         """The part on each volume: what is on a volume can be renamed within it."""
-        return {tree.volume(root): number for number, root in reversed(self.roots())}
+        return {proc.volume(root): number for number, root in reversed(self.roots())}
 
     def can_exchange(self) -> frozenset[int]:
         """The parts in which one directory can take the place of another in one step."""

@@ -9,15 +9,13 @@ import json
 import os
 import secrets
 import stat
-import sys
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
-from safe_pip.fs import Directory
-from safe_pip.locking import flock, holders
+from safe_pip.fs import Directory, proc
+from safe_pip.locking import flock
 from safe_pip.locking.flock import Descriptor
 
 SUFFIX = ".owner"
@@ -61,8 +59,7 @@ class Owner:
             name = f"{secrets.token_hex(8)}{SUFFIX}"
             with Directory.open(state) as directory:
                 try:
-                    first = {"pid": os.getpid(), "command": _command(), "since": time.time()}
-                    fs.write_new(directory, name, _line(first))
+                    fs.write_new(directory, name, _line(proc.own_note()))
                     give_access(state / name)
                     owner = _locked(_open(state / name))
                 except FileExistsError:
@@ -125,8 +122,8 @@ def read(path: Path) -> OwnerNote:
         try:
             content = json.loads(line)
             if "pid" in content:
-                command = holders.printable(str(content["command"]))
-                note = note._replace(pid=int(content["pid"]), command=command, since=float(content["since"]))
+                pid, command, since = proc.read_note(content)
+                note = note._replace(pid=pid, command=command, since=since or 0.0)
             elif "part" in content:
                 note = note._replace(parts=(*note.parts, str(content["part"])))
             else:
@@ -168,10 +165,6 @@ def give_access(path: Path) -> None:
     """Let everybody read a file who can read the state directory it is in; it stays the property of who made it."""
     status = os.stat(path.parent)
     fs.set_access(path, stat.S_IMODE(status.st_mode) & 0o666 | 0o444, group=status.st_gid)
-
-
-def _command() -> str:
-    return holders.command(os.getpid()) or holders.printable(" ".join(sys.argv))
 
 
 def _line(content: dict[str, object]) -> bytes:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from safe_pip import fs
 from safe_pip.errors import NestingRefused, UnusableEnvironment
+from safe_pip.fs import proc
 from safe_pip.locking import flock, holders, state_directory
 from safe_pip.locking.flock import Descriptor, Identity
 from safe_pip.locking.holders import Entry, Holder
@@ -84,8 +85,8 @@ class ClaimsDirectory:
 
     def note(self) -> bytes:
         """The content of the `owner` note that leads here a descendant who lost the variable."""
-        owner = {"pid": os.getpid(), "start": holders.start_ticks(os.getpid()), "held": str(self.path)}
-        return json.dumps({**owner, "since": time.time(), "command": holders.command(os.getpid())}).encode()
+        content = {**proc.own_note(), "start": proc.start_ticks(os.getpid()), "held": str(self.path)}
+        return json.dumps(content).encode()
 
 
 @contextlib.contextmanager
@@ -114,8 +115,8 @@ def _sweep() -> None:
 def noted(path: Path) -> Holder | None:
     """Who left this `owner` note; for messages."""
     try:
-        note = json.loads(path.read_bytes())
-        return Holder(int(note["pid"]), True, holders.printable(str(note["command"])), float(note["since"]))
+        pid, command, since = proc.read_note(json.loads(path.read_bytes()))
+        return Holder(pid, True, command, since)
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
@@ -186,7 +187,7 @@ class Ancestry:
                 break
             self._chain.append(inherited)
             name = inherited.outer
-        family = holders.ancestors()
+        family = proc.ancestors()
         self._chain.sort(key=lambda each: family.index(each.pid) if each.pid in family else -1)
         return len(self._chain) > before
 
@@ -241,7 +242,7 @@ class Ancestry:
     @staticmethod
     def _refusal(request: Request, witness: ClaimSource) -> NestingRefused:
         by = ""
-        if isinstance(witness, ObservedClaim) and (command := holders.command(witness.pid)):
+        if isinstance(witness, ObservedClaim) and (command := proc.command(witness.pid)):
             by = f" by `{command}` (pid {witness.pid})"
         if request.rank is Rank.COMMIT:
             return NestingRefused(
@@ -261,7 +262,7 @@ class Ancestry:
             return False
         is_new = False
         for request, descriptor in wanted:
-            entry = family.get(holders.kernel_name(descriptor.fd))
+            entry = family.get(proc.kernel_name(descriptor.fd))
             if entry is None or self._find(descriptor.identity) is not None:
                 continue
             if request.rank is Rank.COMMIT and entry.exclusive and self._follow_note(request.path, entry.pid):
@@ -280,7 +281,7 @@ class Ancestry:
                 descriptor = Descriptor(path)
             except (FileNotFoundError, UnusableEnvironment):
                 continue
-            entry = family.get(holders.kernel_name(descriptor.fd))
+            entry = family.get(proc.kernel_name(descriptor.fd))
             if entry is not None and entry.exclusive and self._find(descriptor.identity) is None:
                 claim = Claim(Rank.UV, True, descriptor.identity, path)
                 self._seen[descriptor.identity] = ObservedClaim(claim, entry.file, entry.pid)
@@ -292,9 +293,9 @@ class Ancestry:
         """Find the directory of the ancestor that holds this commit lock through its `owner` note."""
         try:
             note = json.loads(commit.with_name(state_directory.OWNER).read_bytes())
-            if note["pid"] != pid or note["start"] != holders.start_ticks(pid):
+            if note["pid"] != pid or note["start"] != proc.start_ticks(pid):
                 return False
-            owner = holders.owner_of(pid)
+            owner = proc.owner_of(pid)
             return owner is not None and self._follow(str(note["held"]), {self._user, owner})
         except (OSError, ValueError, LookupError, TypeError):
             return False

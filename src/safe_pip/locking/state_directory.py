@@ -14,8 +14,7 @@ from pathlib import Path
 
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
-from safe_pip.fs import space
-from safe_pip.locking import holders
+from safe_pip.fs import proc, space
 
 NAME = ".safe-pip"
 COMMIT = "commit"
@@ -42,7 +41,7 @@ def path_of(tree: Path) -> Path:
 
 def is_on_network(tree: Path) -> bool:
     """Whether other machines may see this tree, so that its locks need files (told by the filesystem's type)."""
-    return holders.filesystem_type(tree) in _NETWORK
+    return proc.filesystem_type(tree) in _NETWORK
 
 
 def exists(tree: Path) -> bool:

@@ -5,17 +5,14 @@ files takes longer than the rest of a plan.
 """
 
 import os
-import re
 import stat
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
+from safe_pip.fs.proc import Volume, mount_points, volume
 from safe_pip.merge.plan import Seen
-
-Volume = tuple[int, int]
-"""Device and mount: a rename works within it. A bind mount has the device of its origin, and refuses all the same."""
 
 
 class Entry(NamedTuple):
@@ -73,22 +70,6 @@ def look(path: str, staged: Entry | None, names: Collection[str], trees: Collect
     return _Live(names, trees).enter(path, staged, volume(os.path.dirname(path)))
 
 
-def volume(path: str) -> Volume:
-    """The volume that the entries of the directory `path` are on."""
-    device = os.stat(path).st_dev
-    if sys.platform != "linux":
-        return device, 0
-    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
-            number = re.search(rb"^mnt_id:\s*(\d+)", file.read(), re.MULTILINE)
-    except OSError:
-        number = None
-    finally:
-        os.close(descriptor)
-    return device, int(number[1]) if number else 0
-
-
 def union(first: Entry, second: Entry) -> Entry:
     """A live directory that was looked at twice, each time for other names."""
     entries = dict(first.entries or {})
@@ -115,7 +96,7 @@ class _Reader:
     """Reads directories, each once; what it has found grows while there is more to look for."""
 
     def __init__(self) -> None:
-        self._mounts = _mount_points()
+        self._mounts = mount_points()
         self._uid = 0 if sys.platform == "win32" else os.geteuid()
         self._found: dict[str, tuple[Entry, dict[str, Entry]]] = {}
 
@@ -248,15 +229,3 @@ def _by_directory(names: Collection[str]) -> dict[str, list[str]]:
             found[parent] = [last]
             name = parent
     return found
-
-
-def _mount_points() -> frozenset[str]:
-    """The mount points, as far as this system tells (proc(5), mountinfo)."""
-    try:
-        with open("/proc/self/mountinfo", "rb") as file:
-            points = [line.split(b" ")[4] for line in file]
-    except OSError:
-        return frozenset()
-    return frozenset(
-        os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes((int(match[1], 8),)), point)) for point in points
-    )

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from safe_pip.commands import activity
-from safe_pip.commands.activity import Party, State, View, outlook
+from safe_pip.commands.activity import Party, State, outlook
+from safe_pip.fs import proc
 from safe_pip.journal import codec
-from safe_pip.locking import holders
 from safe_pip.locking.flock import Descriptor, try_lock
-from safe_pip.locking.holders import Entry
+from safe_pip.locking.holders import Entry, View
 from safe_pip.merge.plan import Journal
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/locks"), reason="there is no /proc/locks")
@@ -35,7 +35,7 @@ def tree(tmp_path: Path) -> Path:
 
 def view(*rows: tuple[Path, int, bool, bool], is_complete: bool = True) -> View:
     """What /proc/locks would show: path, pid, exclusive, is_waiting."""
-    entries = [Entry(str(holders.kernel_name_at(path)), *row) for path, *row in rows]
+    entries = [Entry(str(proc.kernel_name_at(path)), *row) for path, *row in rows]
     return View(tuple(entries), is_complete)
 
 
@@ -132,7 +132,7 @@ def plant(tree: Path, *suffixes: str, identifier: str = ID, pid: int = DEAD) -> 
 def test_the_names_tell_how_far_a_dead_transaction_got(
     tree: Path, suffixes: tuple[str, ...], state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holders, "sees_everybody", lambda: True)
+    monkeypatch.setattr(proc, "sees_all_processes", lambda: True)
     plant(tree, *suffixes)
     (transaction,) = activity.transactions([tree])
     assert (transaction.identifier, transaction.tree, transaction.state) == (ID, tree, state)
@@ -156,7 +156,7 @@ def plant_whole(tree: Path, suffix: str) -> None:
 def test_what_is_whole_is_put_right_by_the_next_command(
     tree: Path, suffix: str, next_: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holders, "sees_everybody", lambda: True)
+    monkeypatch.setattr(proc, "sees_all_processes", lambda: True)
     if suffix:
         plant_whole(tree, suffix)
     else:
@@ -168,7 +168,7 @@ def test_what_is_whole_is_put_right_by_the_next_command(
 
 
 def test_what_the_next_command_will_refuse_is_told_with_the_reason(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holders, "sees_everybody", lambda: True)
+    monkeypatch.setattr(proc, "sees_all_processes", lambda: True)
     plant(tree, ".owner", "/", ".journal")
     (transaction,) = activity.transactions([tree])
     assert outlook(transaction).startswith("refuse: ")
@@ -186,7 +186,7 @@ def test_one_whose_owner_file_is_locked_is_alive_whatever_its_pid(tree: Path) ->
 
 
 def test_where_holders_may_be_hidden_nobody_is_called_dead(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holders, "sees_everybody", lambda: False)
+    monkeypatch.setattr(proc, "sees_all_processes", lambda: False)
     plant_whole(tree, ".journal")
     (transaction,) = activity.transactions([tree])
     assert transaction.is_alive is None

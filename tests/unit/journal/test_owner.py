@@ -10,8 +10,9 @@ import pytest
 
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
+from safe_pip.fs import proc
 from safe_pip.journal.owner import Owner, OwnerNote, read
-from safe_pip.locking import flock, holders
+from safe_pip.locking import flock
 from tests.support.faults import disk
 from tests.support.processes.forks import in_child, killed_at, need_user, reachable
 
@@ -31,7 +32,7 @@ def test_it_is_named_after_the_transaction_and_says_who_is_at_it(tmp_path: Path,
     assert first.keys() == {"pid", "command", "since"}
     note = owner.note()
     assert note.pid == os.getpid()
-    assert note.command == holders.command(os.getpid())
+    assert note.command == proc.command(os.getpid())
     assert note.since > 0
     assert note.parts == note.marks == ()
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from safe_pip.fs.proc import volume
 from safe_pip.merge import tree
-from safe_pip.merge.tree import FILE, LINK, Entry, ancestors, join, look, scan, volume
+from safe_pip.merge.tree import FILE, LINK, Entry, ancestors, join, look, scan
 from tests.support.faults.filesystems import another_filesystem
 
 
@@ -260,7 +261,7 @@ def test_another_device_is_another_volume(site):
 def test_what_is_mounted_from_the_same_device_is_another_volume(site, monkeypatch):
     make(site, "pkg/bind/a.py", "pkg/bind/deeper/b.py", "pkg/c.py")
     bind = f"{site}/pkg/bind"
-    monkeypatch.setattr(tree, "_mount_points", lambda: frozenset({bind}))
+    monkeypatch.setattr(tree, "mount_points", lambda: frozenset({bind}))
     original = volume
     monkeypatch.setattr(tree, "volume", lambda path: (original(path)[0], 4711) if path == bind else original(path))
     entry = below(scan(str(site)), "pkg")
@@ -268,14 +269,6 @@ def test_what_is_mounted_from_the_same_device_is_another_volume(site, monkeypatc
     assert below(entry, "bind").volume == original(str(site))
     assert below(entry, "bind").inside == (os.stat(site).st_dev, 4711)
     assert below(entry, "bind/deeper").inside == below(entry, "bind/deeper").volume == below(entry, "bind").inside
-
-
-def test_mount_points_are_read_as_the_kernel_writes_them(tmp_path, monkeypatch):
-    info = tmp_path / "mountinfo"
-    info.write_bytes(b"1 2 3:4 / /a\\040b\\134c rw - ext4 /dev/x rw\n2 1 3:4 / /\xff rw shared:1 - tmpfs tmpfs rw\n")
-    opening = open
-    monkeypatch.setattr("builtins.open", lambda path, *mode: opening(info if "mountinfo" in path else path, *mode))
-    assert tree._mount_points() == {"/a b\\c", "/\udcff"}
 
 
 # Names.

@@ -1,0 +1,227 @@
+"""What Linux tells in /proc: processes, mounts and volumes. Nothing else reads /proc.
+
+Sources: proc_locks(5), proc_pid_cmdline(5), proc_pid_fdinfo(5), proc_pid_mountinfo(5), proc_pid_stat(5). Where there is
+no /proc nothing is known, and every question has an empty answer.
+
+`shlex` is imported when a command line is shown: most commands show none (`pip_seams.seams.PRELOADED` names it).
+"""
+
+import contextlib
+import functools
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_PROC = Path("/proc")
+_LONGEST_COMMAND = 200
+_MOST = 1 << 20
+
+Volume = tuple[int, int]
+"""Device and mount: what a rename has to stay within."""
+
+
+class Process(NamedTuple):
+    """One process: its pid, its command line as a user would type it, and when it began (seconds of the epoch)."""
+
+    pid: int
+    command: str = ""
+    since: float | None = None
+
+
+def process(pid: int) -> Process:
+    """The process with this pid, as far as it can be looked at."""
+    return Process(pid, command(pid), started(pid))
+
+
+def own_note() -> dict[str, Any]:
+    """This process as it is noted in a file (JSON) for other commands; `since` is now. `read_note` reads it."""
+    return Process(os.getpid(), command(os.getpid()) or printable(" ".join(sys.argv)), time.time())._asdict()
+
+
+def read_note(content: dict[str, Any]) -> Process:
+    """The process that such a file notes. Raises `LookupError`, `TypeError` or `ValueError` if it notes none."""
+    return Process(int(content["pid"]), printable(str(content["command"])), float(content["since"]))
+
+
+def command(pid: int) -> str:
+    """The command line of a process, safe to show and shortened; empty if there is no such process."""
+    try:
+        content = (_PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return ""
+    import shlex
+
+    words = [word.decode(errors="replace") for word in content.split(b"\0")[:-1]]
+    if len(words) > 1 and os.path.isabs(words[1]) and os.path.basename(words[0]).startswith("python"):
+        # For a script the kernel puts the interpreter of its first line in front.
+        directory, name = os.path.split(words[1])
+        if directory == os.path.dirname(words[0]):
+            words[:2] = [name]
+    return printable(shlex.join(words))
+
+
+def printable(line: str) -> str:
+    """A line that another process wrote, safe to show on a terminal and shortened."""
+    line = "".join(character if character.isprintable() else "?" for character in line)
+    return line if len(line) <= _LONGEST_COMMAND else line[: _LONGEST_COMMAND - 1] + "…"
+
+
+def started(pid: int) -> float | None:
+    """When a process began, in seconds of the epoch."""
+    ticks = start_ticks(pid)
+    booted = [line.split()[1] for line in lines("stat") if line.startswith("btime ")]
+    if sys.platform == "win32" or ticks is None or not booted:
+        return None
+    return float(booted[0]) + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process began, in clock ticks since boot: pid and start name one process and no later one."""
+    fields = stat(pid)
+    return int(fields[19]) if fields else None
+
+
+def state(pid: int) -> str:
+    """What the process does, one letter: R runs or waits for a core, D waits for a disk, T is stopped."""
+    return "".join(stat(pid)[:1])
+
+
+def owner_of(pid: int) -> int | None:
+    """The user that a process runs as."""
+    try:
+        return os.stat(_PROC / str(pid)).st_uid
+    except OSError:
+        return None
+
+
+def ancestors(pid: int | None = None) -> list[int]:
+    """The pids of the parent of a process (this one), its parent and so on."""
+    found: list[int] = []
+    pid = os.getpid() if pid is None else pid
+    while (fields := stat(pid)) and (pid := int(fields[1])) > 0 and pid not in found:
+        found.append(pid)
+    return found
+
+
+def stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on. The name before it may contain anything."""
+    with contextlib.suppress(OSError):
+        return (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    return []
+
+
+def filesystem_type(path: Path) -> str:
+    """The type of the filesystem that `path` is on, as mountinfo spells it; empty if unknown."""
+    try:
+        return _type_on(os.stat(path).st_dev)
+    except OSError:
+        return ""
+
+
+@functools.lru_cache
+def _type_on(device: int) -> str:
+    if sys.platform != "win32":
+        number = f"{os.major(device)}:{os.minor(device)}"
+        for line in lines("self/mountinfo"):
+            before, _, after = line.partition(" - ")
+            if before.split()[2] == number and after:
+                return after.split()[0]
+    return ""
+
+
+def volume(path: str) -> Volume:
+    """What a rename out of the directory `path` has to stay within. Raises `OSError` if there is no directory."""
+    device = os.stat(path).st_dev
+    if sys.platform != "linux":
+        return device, 0
+    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return device, _mount_of(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def mount_points() -> frozenset[str]:
+    """The directories on which something is mounted."""
+    points = (line.split(" ")[4] for line in lines("self/mountinfo"))
+    return frozenset(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), point) for point in points)
+
+
+def kernel_name(fd: int) -> str:
+    """What /proc/locks calls the file behind a descriptor: device and inode.
+
+    On btrfs stat(2) gives another device than the superblock's; the mount knows the latter.
+    """
+    status = os.fstat(fd)
+    if sys.platform == "win32":
+        return f"{status.st_dev}:{status.st_ino}"
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    mount = str(_mount_of(fd))
+    for line in lines("self/mountinfo"):
+        fields = line.split()
+        if fields[0] == mount:
+            major, _, minor = fields[2].partition(":")
+            device = f"{int(major):02x}:{int(minor):02x}"
+    return f"{device}:{status.st_ino}"
+
+
+def kernel_name_at(path: Path) -> str | None:
+    """What /proc/locks calls the file at a path; None if there is none. No permission to read it is needed."""
+    if sys.platform != "linux":
+        return None
+    try:
+        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return kernel_name(fd)
+    finally:
+        os.close(fd)
+
+
+def _mount_of(fd: int) -> int:
+    """The number of the mount that an open file is on, 0 if unknown."""
+    numbers = (line.split()[1] for line in lines(f"self/fdinfo/{fd}") if line.startswith("mnt_id:"))
+    return int(next(numbers, 0))
+
+
+def names(directory: str) -> list[str]:
+    """What is in a directory of /proc that is called by a number: processes, or the descriptors of one."""
+    try:
+        return [name for name in os.listdir(_PROC / directory) if name.isdecimal()]
+    except OSError:
+        return []
+
+
+def lines(name: str) -> list[str]:
+    """The lines of a file of /proc; what is no text becomes what `os.fsdecode` makes of it."""
+    try:
+        return [line for line in os.fsdecode((_PROC / name).read_bytes()).split("\n") if line]
+    except OSError:
+        return []
+
+
+def pages(name: str) -> list[bytes]:
+    """The content of a file of /proc as the kernel gives it: whole lines, a page at a time."""
+    try:
+        fd = os.open(_PROC / name, os.O_RDONLY)
+    except OSError:
+        return []
+    try:
+        return list(iter(lambda: os.read(fd, _MOST), b""))
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+
+
+def sees_all_processes() -> bool:
+    """Whether /proc shows every process of this machine: it does only in the first pid namespace."""
+    try:
+        # The number is PROC_PID_INIT_INO in the kernel's sources.
+        return os.readlink(_PROC / "self/ns/pid") == "pid:[4026531836]" and (_PROC / "locks").exists()
+    except OSError:
+        return False

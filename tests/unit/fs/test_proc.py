@@ -1,0 +1,100 @@
+"""Processes and mounts, as /proc shows them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from safe_pip.fs import proc
+from tests.support.processes.proc import fake_proc
+
+pytestmark = pytest.mark.skipif(not os.path.exists("/proc/locks"), reason="there is no /proc/locks")
+
+
+def test_the_device_is_the_superblocks_where_stat_gives_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fake_proc(
+        tmp_path,
+        monkeypatch,
+        **{
+            f"self__fdinfo__{descriptor}": "pos:\t0\nflags:\t0100000\nmnt_id:\t77\n",
+            "self__mountinfo": "76 1 0:1 / / rw - ext4 /dev/a rw\n77 76 0:44 /home /home rw - btrfs /dev/b rw\n",
+        },
+    )
+    assert proc.kernel_name(descriptor) == f"00:2c:{os.fstat(descriptor).st_ino}"
+    os.close(descriptor)
+
+
+def test_the_filesystems_type_is_found_by_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = os.stat(tmp_path).st_dev
+    line = f"77 76 {os.major(device)}:{os.minor(device)} / / rw shared:1 - nfs4 server:/export rw\n"
+    fake_proc(tmp_path, monkeypatch, self__mountinfo=line)
+    proc._type_on.cache_clear()
+    assert proc.filesystem_type(tmp_path) == "nfs4"
+    assert proc.filesystem_type(tmp_path / "missing") == ""
+    proc._type_on.cache_clear()
+
+
+def test_a_name_with_blanks_and_parentheses_hides_no_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = " ".join(str(number) for number in range(5, 40))
+    fake_proc(
+        tmp_path,
+        monkeypatch,
+        **{
+            "9__stat": f"9 (a ) T (b) T 8 {fields}\n",
+            "8__stat": f"8 (sh) S 0 {fields}\n",
+            "9__cmdline": "make\0-j\0two words\0\n\0",
+            "stat": "cpu 1\nbtime 1000\n",
+        },
+    )
+    assert proc.ancestors(9) == [8]
+    assert proc.state(9) == "T"
+    assert proc.command(9) == "make -j 'two words' '?'"
+    assert proc.start_ticks(9) == 22
+
+
+def test_without_proc_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proc, "_PROC", tmp_path / "missing")
+    assert proc.ancestors() == []
+    assert proc.process(1) == (1, "", None)
+    assert proc.filesystem_type(tmp_path) == ""
+    assert proc.mount_points() == frozenset()
+
+
+def test_this_process_descends_from_the_one_that_started_it() -> None:
+    assert proc.ancestors()[0] == os.getppid()
+    assert proc.command(os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("/venv/bin/python3.13 /venv/bin/safe-pip install six", "safe-pip install six"),
+        ("/venv/bin/python -m pip list", "/venv/bin/python -m pip list"),
+        ("/usr/bin/python3 /venv/bin/safe-pip list", "/usr/bin/python3 /venv/bin/safe-pip list"),
+        ("python3 script.py", "python3 script.py"),
+        ("/bin/sh /bin/thing", "/bin/sh /bin/thing"),
+    ],
+)
+def test_a_script_is_shown_as_it_was_typed_without_the_interpreter_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, shown: str
+) -> None:
+    fake_proc(tmp_path, monkeypatch, **{"9__cmdline": words.replace(" ", "\0") + "\0"})
+    assert proc.command(9) == shown
+
+
+def test_mount_points_are_read_as_the_kernel_writes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_proc(tmp_path, monkeypatch, self__mountinfo="")
+    lines = b"1 2 3:4 / /a\\040b\\134c rw - ext4 /dev/x rw\n2 1 3:4 / /\xff rw shared:1 - tmpfs tmpfs rw\n"
+    (tmp_path / "self/mountinfo").write_bytes(lines)
+    assert proc.mount_points() == {"/a b\\c", "/\udcff"}
+
+
+def test_a_process_is_noted_and_read_again() -> None:
+    note = proc.own_note()
+    assert proc.read_note(note) == (os.getpid(), proc.command(os.getpid()), note["since"])
+    for damaged in ({}, {**note, "pid": None}, {**note, "since": "soon"}):
+        with pytest.raises((LookupError, TypeError, ValueError)):
+            proc.read_note(damaged)

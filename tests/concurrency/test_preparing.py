@@ -31,7 +31,6 @@ PROGRAM = """
 import json, os, select, sys
 from pathlib import Path
 from safe_pip.store import compile, heartbeat, prepare, unpack
-from safe_pip.store.cores import Cores
 from safe_pip.store.wheels import Store
 
 cache, seconds, stays, *wheels = sys.argv[1:]
@@ -57,7 +56,7 @@ def compile_and_store(files, **more):
     os.posix_spawn("/bin/true", ["true"], os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 9, gate, os.O_RDONLY, 0)])
     return compile_sources(files, **more)
 
-def is_lost(self, ask=heartbeat.Heartbeat.is_lost):
+def look(self, ask=heartbeat.Heartbeat.look):
     found = ask(self)
     print(json.dumps({"event": "looked"}), flush=True)
     return found
@@ -65,14 +64,12 @@ def is_lost(self, ask=heartbeat.Heartbeat.is_lost):
 def waiting(what, holders):
     print(json.dumps({"event": "waiting", "for": [holder.pid for holder in holders]}), flush=True)
 
-heartbeat.Heartbeat.is_lost = is_lost
+heartbeat.Heartbeat.look = look
 if stays != "goes":
     unpack.compile_sources = {
         "stays": compile_and_stay, "works": compile_and_work, "stores": compile_and_store
     }[stays]
-tool = prepare.Preparing(
-    Store.below(Path(cache)), compile.key(), Cores({}), limit=10**9, progress=lambda *at: None, waiting=waiting
-)
+tool = prepare.Preparing(Store.below(Path(cache)), compile.key(), limit=10**9, waiting=waiting)
 waited = []
 def unneeded():
     waited.append(1)

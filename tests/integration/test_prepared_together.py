@@ -49,21 +49,21 @@ def prepare(*args, original=store_prepare.Preparing.prepare, **kw):
     return original(*args, **kw)
 
 store_prepare.Preparing.prepare = prepare
-unpack.Unpacking.run = noting(unpack.Unpacking.run, "unpacked", lambda self, cores: self._wheel.name)
+unpack.Unpacking.run = noting(unpack.Unpacking.run, "unpacked", lambda self, wheel, **how: wheel)
 sys.argv[:4] = ["safe-pip"]
 sys.exit(main(sys.argv[1:]))
 """
 # For whom a second is over at once, and who then says so himself; he sees progress in all of them.
 WAITER = """
-import itertools, os, sys
+import os, sys
 from safe_pip.launch import isolation
 isolation.isolate()
 from safe_pip.locking import flock
-from safe_pip.store import prepare, wheels
+from safe_pip.store import heartbeat, prepare
 from safe_pip.cli import main
 
-told, go, count = int(sys.argv[1]), int(sys.argv[2]), itertools.count()
-wheels.Store.progress = lambda self, key: next(count)
+told, go = map(int, sys.argv[1:3])
+heartbeat.Heartbeat.look = lambda self: False
 
 def wait(descriptor, *, exclusive, seconds, original=flock.wait_lock):
     if seconds != prepare._PATIENCE:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from safe_pip.fs import Directory
 from safe_pip.fs.bulk import LinkMode
 from safe_pip.store import compile
-from safe_pip.store.cores import Cores
 from safe_pip.store.prepare import Preparing
 from safe_pip.store.wheels import Store
 from tests.support.wheels.tiny import Project
@@ -34,7 +33,7 @@ def test_what_is_copied_is_what_the_archive_has(files, by, bytecode):
         wheel = Project("p", "1", files=files).write_wheel(root)
         store = Store.below(root / "cache")
         assert store is not None
-        tool = Preparing(store, compile.key(), Cores({}), limit=10**9, progress=lambda wheel, share: None)
+        tool = Preparing(store, compile.key(), limit=10**9)
         entry = tool.prepare([wheel], lambda: ()).get(wheel)
         assert not any((store.path / "aside").glob("*"))
         assert not any((store.path / "making").glob("*"))

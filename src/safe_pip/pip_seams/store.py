@@ -22,10 +22,8 @@ from safe_pip.fs import Directory
 from safe_pip.fs.bulk import BYTECODE, COMPILED, LinkMode
 from safe_pip.locking.holders import Holder
 from safe_pip.messages import Reporter
-from safe_pip.pip_seams.progress import Bar
 from safe_pip.pip_seams.seam import Seam, SeamBroken
 from safe_pip.store import compile
-from safe_pip.store.cores import Cores
 from safe_pip.store.prepare import InstallSlot, Preparing
 from safe_pip.store.wheels import Damaged, Entry, Store
 
@@ -78,17 +76,13 @@ class Prepared:
             self.refused = f"`{options.cache_dir}` cannot be written, or others could change it"
             return
         interpreter = compile.key() if options.compile else None
-        with Bar([*wheels.items()], options.progress_bar) as bar:
 
-            def waiting(what: str, holders: tuple[Holder, ...]) -> None:
-                if not options.quiet:
-                    bar.clear()
-                    Reporter().waiting_for_turn(what, holders)
+        def waiting(what: str, holders: tuple[Holder, ...]) -> None:
+            if not options.quiet:
+                Reporter().waiting_for_turn(what, holders)
 
-            self._preparing = Preparing(
-                store, interpreter, Cores(os.environ), limit=self._limit, progress=bar, waiting=waiting
-            )
-            self._entries = self._preparing.prepare(wheels, unneeded)
+        self._preparing = Preparing(store, interpreter, limit=self._limit, waiting=waiting)
+        self._entries = self._preparing.prepare(wheels, unneeded)
         if self._preparing.refused is not None:
             self.refused = str(self._preparing.refused)
 

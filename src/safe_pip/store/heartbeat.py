@@ -1,35 +1,55 @@
-"""Whether whoever has a mutex of the store gets on, asked once in each second in which others wait for him.
+"""Whether the process that holds a mutex of the store still works, asked once in each second in which others wait.
 
-He shows it himself, after each file or distribution. But some modules take longer than a second to compile, some wheels
-to copy, and all of it takes longer where others want the cores or the disk: so it counts too if the kernel saw him
-compute, or finds him ready to. That alone does not count for ever: he might compute nothing of use, and whoever is
-waited for has to come to an end. One second is not enough: a machine that is suspended stops him and those who wait
-alike, and they may be the first to go on.
+It shows that itself, by the time of the mutex, after each file or distribution. But some modules take longer than a
+second to compile, some wheels to copy, and everything takes longer on a busy machine. So it also counts if the kernel
+saw the process compute, or finds it ready to run. That does not count for ever: the process might compute nothing of
+use, and every wait has to end. One idle second is not enough: a machine that is suspended stops the process and those
+that wait alike, and these may go on first.
 """
 
-from safe_pip.locking import holders
+import os
+import time
+
+from safe_pip import fs
+from safe_pip.locking import flock, holders
 from safe_pip.locking.holders import Work
 from safe_pip.store.wheels import Store
 
 LONGEST = 60
-"""So many times what he computes is believed, when he shows nothing himself."""
+"""So many times in a row computing is believed, when the process shows nothing itself."""
 
 IDLE = 2
-"""So many times in a row nothing has happened when he is not waited for any longer."""
+"""After so many times in a row in which nothing happened the process is not waited for any longer."""
+
+_BEAT = 0.1
+"""Seconds between two signs of life."""
+
+
+class Beat:
+    """Shows those who wait for the mutex `held` that its process works."""
+
+    def __init__(self, held: flock.Descriptor | None) -> None:
+        self._held = held
+        self._last = time.monotonic()
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if self._held is not None and now - self._last >= _BEAT:
+            self._last = now
+            fs.touch(self._held.path)
 
 
 class Heartbeat:
-    """One wait for whoever has the mutex `key`, from now on."""
+    """One wait, from now on, for the process that has the mutex `key`."""
 
     def __init__(self, store: Store, key: str) -> None:
-        self._store = store
-        self._key = key
+        self._place = store.making(key)
         self._silent = self._idle = 0
-        self._seen = self._look()
+        self._seen = self._observe()
 
-    def is_lost(self) -> bool:
-        """Whether nothing has happened, this time and before; not if somebody else, or nobody, has it now."""
-        (shown, before), self._seen = self._seen, self._look()
+    def look(self) -> bool:
+        """Look once more; on return whether the process has stopped working. A new holder of the mutex has not."""
+        (shown, before), self._seen = self._seen, self._observe()
         now, work = self._seen
         if now != shown:
             self._silent = self._idle = 0
@@ -39,5 +59,10 @@ class Heartbeat:
         self._idle = self._idle + 1 if is_idle else 0
         return now != -1 and (self._silent > LONGEST or self._idle >= IDLE)
 
-    def _look(self) -> tuple[int, tuple[Work, ...]]:
-        return self._store.progress(self._key), holders.work_at(self._store.making(self._key))
+    def _observe(self) -> tuple[int, tuple[Work, ...]]:
+        """The time of the mutex in nanoseconds, -1 if there is none, and what its holders do."""
+        try:
+            shown = os.stat(self._place).st_mtime_ns
+        except OSError:
+            shown = -1
+        return shown, holders.work_at(self._place)

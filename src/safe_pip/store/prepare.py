@@ -1,9 +1,9 @@
-"""A wheel becomes an entry of the store: by one of all processes that want it, while the others go on or wait.
+"""A wheel becomes an entry of the store: one process prepares it, and the others wait or help themselves.
 
-Whoever finds a wheel neither prepared nor being prepared takes its mutex and prepares it. Who finds it being prepared
-goes on with his other wheels and comes back. He holds no mutex while he waits, and whoever has one waits for nothing,
-so nobody deadlocks; it dies with its owner. One who sees no progress (the owner is stopped: `patience`) prepares aside;
-of two entries the second one is discarded.
+A process that finds a wheel neither prepared nor being prepared takes its mutex and prepares it. If the wheel is being
+prepared, the process goes on with its other wheels and comes back. A process holds no mutex while it waits, so there
+are no deadlocks; the kernel drops the mutex of a killed one. If a process sees that nothing happens (`heartbeat`), it
+prepares the wheel aside; of two entries the second one is discarded.
 """
 
 from __future__ import annotations
@@ -22,16 +22,14 @@ from safe_pip import fs, records
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.locking import flock, holders
 from safe_pip.locking.holders import Holder
-from safe_pip.store import wheels as prepared
-from safe_pip.store.cores import Cores
-from safe_pip.store.heartbeat import Heartbeat
-from safe_pip.store.unpack import DAMAGE, Beat, Unpacking, Unpreparable
-from safe_pip.store.wheels import Entry, Store
+from safe_pip.store.heartbeat import Beat, Heartbeat
+from safe_pip.store.unpack import DAMAGE, Unpacking, Unpreparable
+from safe_pip.store.wheels import LISTING, Entry, Store, on_disk
 
 _SOURCES = "sources"
 _PATIENCE = 1.0
 _ROOM = 4
-"""The store takes no room that the environment may need: so many times what the wheel has, unpacked."""
+"""The disk needs room for so many times what the wheel has, unpacked: the environment needs some too."""
 
 
 class Preparing:
@@ -41,34 +39,30 @@ class Preparing:
         self,
         store: Store,
         interpreter: str | None,
-        cores: Cores,
         *,
         limit: int,
-        progress: Callable[[Path, float], None],
         waiting: Callable[[str, tuple[Holder, ...]], None] = lambda what, holders: None,
     ) -> None:
-        """`interpreter` names what bytecode depends on; with None there is none in the entries.
+        """`interpreter` names what bytecode depends on; with None the entries hold none.
 
-        `progress` is told the share of a wheel that is done, `waiting`, once, for what others are waited for longer
-        than a second. `limit` is what the store may take on the disk, in bytes.
+        `limit` is what the store may take on the disk, in bytes. `waiting` is called once, when others are waited for
+        longer than a second.
         """
         self.refused: Exception | None = None
         """Why something was not prepared that could have been."""
         self._takes = True
-        """Whether the store takes anything; what is wrong with one wheel, or its entry, hinders no other."""
+        """Whether the store takes anything. What is wrong with one wheel, or its entry, does not change that."""
         self._store = store
         self._interpreter = interpreter
-        self._cores = cores
         self._limit = limit
-        self._progress = progress
         self._waiting = waiting
         self._has_made = self._has_told = False
 
     def prepare(self, wheels: Iterable[Path], unneeded: Callable[[], Collection[Path]]) -> dict[Path, Entry]:
-        """Have these wheels in the store; on return the entries, held. What has none is left to the installer.
+        """Have these wheels in the store; on return the entries, held. A wheel without one is left to the installer.
 
-        `unneeded` is asked, before anybody is waited for, which wheels are not needed any more. Of more entries than a
-        process should hold the rest is not: `hold` each when it is its turn. Raises no `OSError`; if it raises
+        `unneeded` is asked, before each wait, which wheels are not needed any more. Of more entries than a process
+        should hold the rest is not held: call `hold` for each when it is used. Raises no `OSError`; if it raises
         anything, nothing is held and nothing half made is left.
         """
         found: dict[Path, Entry] = {}
@@ -78,7 +72,10 @@ class Preparing:
             for wheel in wheels:
                 with suppress(OSError), open(wheel, "rb") as file:
                     missing[wheel] = self._key(file)
-            self._take(missing, found)
+            for wheel, key in list(missing.items()):
+                if (entry := self._store.find(key)) is not None:
+                    self._add(wheel, entry, found)
+                    del missing[wheel]
             busy = [wheel for wheel in missing if not self._make_alone(wheel, missing[wheel], found)]
             while busy and self._takes:
                 gone = unneeded()
@@ -95,7 +92,7 @@ class Preparing:
         return found
 
     def hold(self, entry: Entry) -> Entry | None:
-        """The same entry, held; None if somebody has removed it."""
+        """The entry, held; None if it was removed."""
         return self._store.find(entry.path.name)
 
     def finish(self) -> None:
@@ -104,51 +101,44 @@ class Preparing:
             self._store.keep_below(self._limit)
 
     def take_turn(self, what: str, is_over: Callable[[], bool]) -> InstallSlot | None:
-        """Wait until nobody else does `what`; on return nobody begins it before the turn is closed.
+        """Wait until no other process does `what`; on return none begins it before the slot is closed.
 
-        None if it `is_over` by then, which is asked when the turn is granted, and after each second of waiting: others
-        may have done it while this one had no turn yet. Who shows no progress is not waited for any longer.
-        If `is_over` raises, no turn is held.
+        `is_over` is asked when the slot is granted after a wait, and after each second of waiting; if others have done
+        it by then, None is returned. A process that does nothing is not waited for any longer. If `is_over` raises, no
+        slot is held.
         """
         key = hashlib.sha256(os.fsencode(what)).hexdigest()
-        patience: Heartbeat | None = None
+        heartbeat: Heartbeat | None = None
         while True:
-            turn = InstallSlot()
+            slot = InstallSlot()
             try:
-                held = turn.take(self._mutex(key, 0 if patience is None else _PATIENCE))
+                held = slot.take(self._mutex(key, 0 if heartbeat is None else _PATIENCE))
             except (OSError, UnusableEnvironment) as error:
-                turn.close()
+                slot.close()
                 self._give_up(error)
-                return turn
+                return slot
             try:
-                if (held is not None or patience is not None) and is_over():
-                    turn.close()
+                if (held is not None or heartbeat is not None) and is_over():
+                    slot.close()
                     return None
             except BaseException:
-                turn.close()
+                slot.close()
                 raise
-            if held is not None or (patience is not None and patience.is_lost()):
-                return turn
-            if patience is None:
-                patience = Heartbeat(self._store, key)
+            if held is not None or (heartbeat is not None and heartbeat.look()):
+                return slot
+            if heartbeat is None:
+                heartbeat = Heartbeat(self._store, key)
             else:
                 self._tell("install the same", key)
 
     def renew(self, wheel: Path, damaged: Entry) -> Entry | None:
-        """Throw an entry away that is not as it was prepared, and make it again."""
+        """Remove an entry that is not as it was prepared, and make it again."""
         if damaged.held is not None:
-            self._store.discard(damaged.held)
+            self._store.wheels.discard(damaged.held)
         return self.prepare([wheel], lambda: ()).get(wheel)
 
     def _key(self, file: IO[bytes]) -> str:
         return f"{records.digest(file.fileno())[1].hex()}-{self._interpreter or _SOURCES}"
-
-    def _take(self, missing: dict[Path, str], found: dict[Path, Entry]) -> None:
-        for wheel in list(missing):
-            entry = self._store.find(missing[wheel])
-            if entry is not None:
-                self._add(wheel, entry, found)
-                del missing[wheel]
 
     def _add(self, wheel: Path, entry: Entry, found: dict[Path, Entry]) -> None:
         if len(found) >= _most_held():
@@ -157,7 +147,7 @@ class Preparing:
         found[wheel] = entry
 
     def _make_alone(self, wheel: Path, key: str, found: dict[Path, Entry]) -> bool:
-        """Prepare a wheel unless somebody else does it just now; on return whether there is nothing left to do."""
+        """Prepare a wheel unless another process is doing it; on return whether there is nothing left to do."""
         if not self._takes:
             return True
         try:
@@ -178,13 +168,13 @@ class Preparing:
         self.refused, self._takes = error, False
 
     def _wait(self, wheel: Path, key: str, found: dict[Path, Entry]) -> None:
-        """Wait until somebody else has prepared a wheel; prepare it after all if he died or does nothing."""
-        patience = Heartbeat(self._store, key)
+        """Wait until another process has prepared a wheel; prepare it here if that process died or does nothing."""
+        heartbeat = Heartbeat(self._store, key)
         try:
             while (entry := self._store.find(key)) is None:
                 with self._mutex(key, _PATIENCE) as held:
                     entry = self._store.find(key)
-                    if entry is None and (held is not None or patience.is_lost()):
+                    if entry is None and (held is not None or heartbeat.look()):
                         entry = self._make(wheel, key, held)
                 if entry is not None:
                     break
@@ -202,12 +192,12 @@ class Preparing:
 
     @contextmanager
     def _mutex(self, key: str, seconds: float) -> Iterator[flock.Descriptor | None]:
-        """Within, nobody else prepares what has this key; yields None if that was not granted in so many seconds."""
+        """Within, no other process prepares what has this key; yields None if that was not granted in `seconds`."""
         while True:
             place = self._store.mutex(key)
             try:
                 descriptor = flock.Descriptor(place)
-            except FileNotFoundError:  # whoever had it is done
+            except FileNotFoundError:  # the process that had it is done
                 continue
             try:
                 if not _granted(descriptor, seconds):
@@ -225,23 +215,21 @@ class Preparing:
     def _make(self, wheel: Path, key: str, held: flock.Descriptor | None) -> Entry:
         """Prepare one wheel: on return its entry.
 
-        Raises `OSError` where the store takes nothing, `Unpreparable` if it is this wheel that cannot be prepared, or
-        its place that is taken by what cannot be used: nobody tries twice.
+        Raises `OSError` if the store takes nothing, `Unpreparable` if this wheel cannot be prepared, or if its place is
+        taken by something that cannot be used: then no process tries twice.
         """
-        beat = Beat(wheel, held, self._progress)
         try:
             with open(wheel, "rb") as file:
                 if self._key(file) != key:
                     raise Unpreparable(f"`{wheel}` was changed meanwhile")
-                with self._store.aside() as aside, zipfile.ZipFile(file) as archive:
+                with self._store.wheels.making() as aside, zipfile.ZipFile(file) as archive:
                     self._check_room(archive)
                     made = aside / "entry"
-                    listing = Unpacking(archive, file, wheel, made, self._store.second(), beat).run(
-                        None if self._interpreter is None else self._cores
-                    )
+                    unpacking = Unpacking(archive, file, made, self._store.second(), Beat(held))
+                    listing = unpacking.run(wheel.name, compiles=self._interpreter is not None)
                     self._check_size(listing.size)
-                    fs.write(made / prepared.LISTING, listing.encode())
-                    self._store.publish(made, key)
+                    fs.write(made / LISTING, listing.encode())
+                    self._store.wheels.publish(made, key)
         except DAMAGE as error:
             raise Unpreparable(str(error)) from error
         except OSError as error:
@@ -256,13 +244,13 @@ class Preparing:
         return entry
 
     def _left(self, reason: Exception) -> Unpreparable:
-        """What to raise if a wheel is left to the installer, for a reason that is worth a word."""
+        """What to raise if a wheel is left to the installer for a reason that `-v` tells."""
         self.refused = reason
         return Unpreparable(str(reason))
 
     def _check_room(self, archive: zipfile.ZipFile) -> None:
         """Raise `Unpreparable` for a wheel larger than the store may become, or than there is room on its disk."""
-        size = prepared.on_disk(info.file_size for info in archive.infolist())
+        size = on_disk(info.file_size for info in archive.infolist())
         self._check_size(size)
         if sys.platform != "win32":
             found = os.statvfs(self._store.path)
@@ -275,30 +263,30 @@ class Preparing:
 
 
 class InstallSlot:
-    """Kept from all others who do the same thing, as long as it gets on, until it is closed or its process ends."""
+    """Keeps other processes from doing the same thing, until it is closed, its process ends, or does nothing."""
 
     def __init__(self) -> None:
         self._held: flock.Descriptor | None = None
         self._closing = ExitStack()
 
     def take(self, mutex: AbstractContextManager[flock.Descriptor | None]) -> flock.Descriptor | None:
-        """Take the mutex, if that is granted in its time."""
+        """Enter `mutex`; on return its lock, None if that was not granted in time."""
         self._held = self._closing.enter_context(mutex)
         return self._held
 
     def show_progress(self) -> None:
-        """Tell those who wait that this process gets on."""
+        """Show those who wait that this process works."""
         if self._held is not None:
             fs.touch(self._held.path)
 
     def close(self) -> None:
-        """Let the next one begin."""
+        """Let the next process begin."""
         self._closing.close()
         self._held = None
 
 
 def _most_held() -> int:
-    """As many entries as leave a process three quarters of its descriptors; each takes one."""
+    """As many entries as leave a process three quarters of its descriptors; each entry takes one."""
     if sys.platform == "win32":
         return 0
     import resource

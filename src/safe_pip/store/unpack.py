@@ -6,7 +6,6 @@ import importlib.util
 import os
 import stat
 import sys
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,12 +15,9 @@ from typing import IO, Any
 from safe_pip import fs
 from safe_pip.errors import Mismatch
 from safe_pip.fs import Directory, bulk
-from safe_pip.locking import flock
-from safe_pip.store import wheels
 from safe_pip.store.compile import Source, compile_sources
-from safe_pip.store.cores import Cores
 from safe_pip.store.verify import verify_unpacked
-from safe_pip.store.wheels import Listing
+from safe_pip.store.wheels import FILES, Listed, Listing, on_disk
 
 KEYS = ("purelib", "platlib", "headers", "scripts", "data")
 """What `.data` of a wheel may have directories for (PyPA, "Binary distribution format")."""
@@ -29,7 +25,6 @@ KEYS = ("purelib", "platlib", "headers", "scripts", "data")
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, Mismatch)
 """What a damaged archive raises."""
 
-_BEAT = 0.1
 _CHUNK = 1 << 20
 _HEADER, _EXTRA = 30, 64
 _UTF8 = 0x800
@@ -38,37 +33,18 @@ _KNOWN_FLAGS = 0x0E | _UTF8
 
 
 class Unpreparable(Exception):
-    """A wheel that is left to the installer, who knows what to do or to say."""
-
-
-class Beat:
-    """Shows that work goes on: to whoever waits, by the time of the mutex, and to the user."""
-
-    def __init__(self, wheel: Path, held: flock.Descriptor | None, progress: Callable[[Path, float], None]) -> None:
-        self._wheel = wheel
-        self._held = held
-        self._progress = progress
-        self._last = time.monotonic()
-
-    def __call__(self, share: float) -> None:
-        now = time.monotonic()
-        if now - self._last >= _BEAT:
-            self._last = now
-            if self._held is not None:
-                fs.touch(self._held.path)
-            self._progress(self._wheel, share)
+    """A wheel that is left to the installer, which knows what to do or to say."""
 
 
 class Unpacking:
     """One archive, unpacked and compiled in the new directory `place`."""
 
     def __init__(
-        self, archive: zipfile.ZipFile, file: IO[bytes], wheel: Path, place: Path, second: int, beat: Beat
+        self, archive: zipfile.ZipFile, file: IO[bytes], place: Path, second: int, beat: Callable[[], None]
     ) -> None:
-        """`file` is the one that `archive` reads."""
+        """`file` is the one that `archive` reads, `second` the time of its sources; `beat` is called all the time."""
         self._archive = archive
         self._file = file.fileno()
-        self._wheel = wheel
         self._place = place
         self._second = second
         self._beat = beat
@@ -76,41 +52,23 @@ class Unpacking:
         self._members = {info.filename: info for info in archive.infolist() if not info.filename.endswith("/")}
         self._groups = {name: _group(name) for name in self._members}
         self._files: dict[str, list[list[Any]]] = {group: [] for group in self._groups.values()}
-        self._total = max(1, 2 * len(self._members))
-        self._done = 0
 
-    def run(self, cores: Cores | None) -> Listing:
-        """On return all is written but the listing; with None nothing is compiled.
+    def run(self, wheel: str, *, compiles: bool) -> Listing:
+        """Write all files of the entry but the listing, which is returned; `wheel` is the file name of the archive.
 
-        Raises `OSError`, or one of `DAMAGE`.
+        Raises `OSError`, `Unpreparable`, or one of `DAMAGE`.
         """
-        root = self._place / wheels.FILES
+        root = self._place / FILES
         fs.make_directories(root, mode=0o700)
         with Directory.open(root) as directory:
-            self._unpack(directory)
-            if cores is not None:
-                self._compile(directory, cores)
-        size = wheels.on_disk(file[1] for files in self._files.values() for file in files)
-        listed: dict[str, list[wheels.Listed]] = {group: list(files) for group, files in self._files.items()}
-        return Listing(self._wheel.name, self._second, size, bulk.umask(), listed)
+            self._unpack(directory, wheel)
+            if compiles:
+                self._compile(directory)
+        size = on_disk(file[1] for files in self._files.values() for file in files)
+        listed: dict[str, list[Listed]] = {group: list(files) for group, files in self._files.items()}
+        return Listing(wheel, self._second, size, bulk.umask(), listed)
 
-    def _compile(self, root: Directory, cores: Cores) -> None:
-        sources = [(group, file) for group in self._files for file in self._compilable(group)]
-        self._total = len(self._members) + len(sources)
-        at = [root.join(os.path.join(group, file[0])) for group, file in sources]
-        failed = compile_sources(
-            [Source(path, file[0], file[1]) for path, (_, file) in zip(at, sources, strict=True)],
-            cores=cores,
-            progress=self._step,
-        )
-        for path, (group, file) in zip(at, sources, strict=True):
-            if path not in failed:
-                file[3] |= bulk.COMPILED
-                compiled = importlib.util.cache_from_source(file[0])
-                known = bulk.digest_file(root, os.path.join(group, compiled))
-                self._files[group].append([compiled, *known, bulk.BYTECODE])
-
-    def _unpack(self, root: Directory) -> None:
+    def _unpack(self, root: Directory, wheel: str) -> None:
         bulk.make_parents(root, self._members)
         known: dict[str, tuple[int, str]] = {}
         for name, info in self._members.items():
@@ -124,8 +82,21 @@ class Unpacking:
                 raise Unpreparable(f"`{name}` is there twice") from error
             group = self._groups[name]
             self._files[group].append([name[len(group) + 1 if group else 0 :], *known[name], kind])
-            self._step(1)
-        verify_unpacked(self._wheel.name, self._archive, known)
+            self._beat()
+        verify_unpacked(wheel, self._archive, known)
+
+    def _compile(self, root: Directory) -> None:
+        sources = [(group, file) for group in self._files for file in self._compilable(group)]
+        at = [root.join(os.path.join(group, file[0])) for group, file in sources]
+        failed = compile_sources(
+            [Source(path, file[0], file[1]) for path, (_, file) in zip(at, sources, strict=True)], beat=self._beat
+        )
+        for path, (group, file) in zip(at, sources, strict=True):
+            if path not in failed:
+                file[3] |= bulk.COMPILED
+                compiled = importlib.util.cache_from_source(file[0])
+                known = bulk.digest_file(root, os.path.join(group, compiled))
+                self._files[group].append([compiled, *known, bulk.BYTECODE])
 
     def _content(self, info: zipfile.ZipInfo) -> Iterator[bytes]:
         if info.file_size <= _CHUNK:
@@ -135,10 +106,10 @@ class Unpacking:
         with self._archive.open(info) as file:
             while chunk := file.read(_CHUNK):
                 yield chunk
-                self._step(0)
+                self._beat()
 
     def _compilable(self, group: str) -> list[list[Any]]:
-        """What is known by the same name wherever it is installed, and so in its bytecode."""
+        """The sources whose name, as bytecode has it, is the same wherever they are installed."""
         if group.partition("/")[2] not in ("", "purelib", "platlib"):
             return []
         files = self._files[group]
@@ -148,15 +119,11 @@ class Unpacking:
             raise Unpreparable("it has bytecode of its own")
         return found
 
-    def _step(self, count: int) -> None:
-        self._done += count
-        self._beat(min(1.0, self._done / self._total))
-
 
 def _small(fd: int, info: zipfile.ZipInfo) -> bytes | None:
-    """What a member has in it, in a fifth of the time that the standard library takes for thousands of small ones.
+    """The content of a member, in a fifth of the time that the standard library takes for thousands of small ones.
 
-    None where anything is not as it nearly always is: then it is the standard library's to read it or to refuse it.
+    None for anything unusual: the standard library reads or refuses it then.
     """
     if sys.platform == "win32" or info.flag_bits & ~_KNOWN_FLAGS or info.compress_type not in (0, 8):
         return None

@@ -1,4 +1,4 @@
-"""Bytecode is what the standard library would write; without children, which `test_compiler` starts."""
+"""Bytecode is what the standard library would write; without children, which `test_compile_children` starts."""
 
 import compileall
 import contextlib
@@ -6,13 +6,13 @@ import io
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from safe_pip.store import compile
 from safe_pip.store.compile import Source, compile_sources
-from safe_pip.store.cores import Cores
 from tests.support.faults import disk
 
 CONTENTS = {
@@ -31,13 +31,6 @@ BROKEN = {
 }
 
 
-class NoCores(Cores):
-    """Somebody who must not be asked."""
-
-    def spare(self) -> int:
-        raise AssertionError("small work asked for idle cores")
-
-
 def write(root: Path, contents: dict[str, bytes]) -> list[Source]:
     for number, (name, content) in enumerate(contents.items()):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -52,9 +45,9 @@ def bytecode(root: Path) -> dict[str, bytes]:
 
 
 def compiled(sources: list[Source]) -> tuple[dict[str, str], int]:
-    done: list[int] = []
-    messages = compile_sources(sources, cores=NoCores({}), progress=done.append)
-    return messages, sum(done)
+    done: list[None] = []
+    messages = compile_sources(sources, beat=lambda: done.append(None))
+    return messages, len(done)
 
 
 def by_the_standard_library(sources: list[Source]) -> str:
@@ -125,3 +118,55 @@ def test_the_key_names_what_decides_the_bytecode(monkeypatch):
 def test_there_is_no_key_where_bytecode_lies_elsewhere(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
     assert compile.key() is None
+
+
+# How many children
+
+
+@pytest.fixture
+def four(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Four cores, of which this process may use all; call it with what the system says of its load."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+
+    def says(load: str) -> None:
+        def opened(path: str, **how: str) -> io.StringIO:
+            assert path == "/proc/loadavg"
+            return io.StringIO(load)
+
+        monkeypatch.setattr(compile, "open", opened, raising=False)
+
+    return says
+
+
+@pytest.mark.parametrize(("running", "idle"), [(0, 3), (1, 3), (3, 1), (4, 0), (7, 0)])
+def test_cores_are_idle_that_no_task_wants_now(four, running, idle):
+    four(f"9.10 0.00 0.00 {running}/812 4711\n")
+    assert compile.idle_cores() == idle
+
+
+def test_where_the_tasks_are_not_told_the_load_average_is_asked(four, monkeypatch):
+    four("")
+    monkeypatch.setattr(os, "getloadavg", lambda: (2.3, 0.0, 0.0))
+    assert compile.idle_cores() == 1
+
+
+def test_where_nothing_is_told_no_core_is_idle(four, monkeypatch):
+    def unknown() -> None:
+        raise OSError
+
+    four("")
+    monkeypatch.setattr(os, "getloadavg", unknown)
+    assert compile.idle_cores() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="CPUs can be forbidden on Linux only")
+def test_what_this_process_may_not_run_on_does_not_count(four, monkeypatch):
+    four("0.00 0.00 0.00 1/812 4711\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {2, 3})
+    assert compile.idle_cores() == 1
+
+
+def test_small_work_asks_for_no_core(tmp_path, monkeypatch):
+    monkeypatch.delattr(compile, "idle_cores")
+    assert compiled(write(tmp_path, CONTENTS))[0] == {}

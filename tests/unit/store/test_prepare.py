@@ -13,7 +13,6 @@ import pytest
 from safe_pip.locking import flock, holders
 from safe_pip.locking.holders import Work
 from safe_pip.store import heartbeat, prepare
-from safe_pip.store.cores import Cores
 from safe_pip.store.prepare import Preparing
 from safe_pip.store.wheels import Store
 
@@ -29,7 +28,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def tool(store: Store, waiting: Callable[..., None] = lambda what, holders: None) -> Preparing:
-    return Preparing(store, None, Cores({}), limit=10**9, progress=lambda wheel, share: None, waiting=waiting)
+    return Preparing(store, None, limit=10**9, waiting=waiting)
 
 
 def not_yet() -> bool:

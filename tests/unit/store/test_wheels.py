@@ -23,7 +23,6 @@ from safe_pip.locking import flock
 from safe_pip.store import compile
 from safe_pip.store import prepare as preparing
 from safe_pip.store import wheels as prepared
-from safe_pip.store.cores import Cores
 from safe_pip.store.prepare import Preparing
 from safe_pip.store.wheels import FILES, LISTING, Entry, Listing, Store
 from tests.support.faults import disk
@@ -48,7 +47,7 @@ OTHER = Project("other", "1")
 
 
 def prepare(store: Store, *wheels: Path, limit: int = 10**9, **more) -> dict[Path, object]:
-    tool = Preparing(store, more.pop("interpreter", compile.key()), Cores({}), limit=limit, progress=lambda *at: None)
+    tool = Preparing(store, more.pop("interpreter", compile.key()), limit=limit)
     return tool.prepare(wheels, more.pop("unneeded", lambda: ()))
 
 
@@ -401,7 +400,7 @@ def test_what_is_in_use_is_never_removed(store, wheel, tmp_path):
 
 def test_what_dead_processes_left_is_swept_and_what_the_living_do_stays(store, wheel):
     fs.make_directories(store.path / "aside" / "of-a-dead-one" / "entry")
-    with store.aside() as alive:
+    with store.wheels.making() as alive:
         prepare(store, wheel)[wheel].close()
         assert [path.name for path in (store.path / "aside").iterdir()] == [alive.name]
     assert left_in(store) == []
@@ -498,7 +497,7 @@ def test_who_waits_longer_than_a_second_for_others_is_told_once_for_which_wheel(
 
     monkeypatch.setattr(flock, "wait_lock", second)
     waiting = lambda what, holders: told.append(what)  # noqa: E731
-    tool = Preparing(store, compile.key(), Cores({}), limit=10**9, progress=lambda *at: None, waiting=waiting)
+    tool = Preparing(store, compile.key(), limit=10**9, waiting=waiting)
     assert tool.prepare([wheel], lambda: ())[wheel].name == wheel.name
     assert told == [f"prepare `{wheel.name}`"]
 
@@ -519,10 +518,10 @@ def test_of_two_who_prepare_one_wheel_the_second_one_discards_his(store, wheel, 
     key = held.path.name
 
     first = prepare(store, wheel)[wheel]
-    with store.aside() as aside:
+    with store.wheels.making() as aside:
         (aside / "entry").mkdir()
         (aside / "entry" / "mark").touch()
-        store.publish(aside / "entry", key)
+        store.wheels.publish(aside / "entry", key)
     assert not (first.path / "mark").exists()
     assert left_in(store) == [key]
 
@@ -546,7 +545,7 @@ def trying(store: Store, *wheels: Path, **more: int) -> tuple[dict[Path, Entry],
             unpacked.append(Path(str(archive.filename)))
             super()._check_room(archive)
 
-    tool = Noting(store, compile.key(), Cores({}), limit=more.get("limit", 10**9), progress=lambda *at: None)
+    tool = Noting(store, compile.key(), limit=more.get("limit", 10**9))
     found = tool.prepare(wheels, lambda: ())
     return found, tool, unpacked
 

@@ -1,0 +1,153 @@
+"""Entries of a cache: directories that are whole or absent, and that stay for as long as a process uses them.
+
+An entry is made aside, in a private directory, and renamed to its place. A process that uses an entry holds its
+directory locked, shared. An entry is removed only by a process that gets that lock exclusively without waiting; it is
+renamed away first, so that no process takes a half-deleted entry for a whole one.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from safe_pip import fs
+from safe_pip.errors import UnusableEnvironment
+from safe_pip.locking import flock
+
+_IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+
+
+class Entries(NamedTuple):
+    """All entries of one kind, in `directory`; they are made and deleted in the directory `aside`.
+
+    `aside` may lie in `directory` if its name starts with a dot.
+    """
+
+    directory: Path
+    aside: Path
+
+    def names(self) -> list[str]:
+        """The names in use, those of damaged entries included."""
+        return [name for name in _names(self.directory) if not name.startswith(".")]
+
+    @contextlib.contextmanager
+    def making(self) -> Iterator[Path]:
+        """Yield a private directory to make an entry in; on return it is removed, with what was not renamed by then.
+
+        Raises `OSError` where it cannot be made. After a crash it is left to `sweep`.
+        """
+        fs.make_directories(self.aside, mode=0o700)
+        held = None
+        while True:
+            made = fs.make_private_directory(self.aside, "")
+            try:
+                held = hold(made, exclusive=True)
+            except (FileNotFoundError, BlockingIOError):  # swept before it was locked
+                continue
+            except UnusableEnvironment:  # nothing can be locked here, so nothing is swept
+                pass
+            break
+        try:
+            yield made
+        finally:
+            fs.remove_tree(made)
+            if held is not None:
+                held.close()
+
+    def publish(self, made: Path, name: str) -> None:
+        """Put a whole entry into its place; what is there already stays. Raises `OSError`."""
+        fs.make_directories(self.directory, mode=0o700)
+        try:
+            fs.rename_path(made, self.directory / name)
+        except OSError as error:
+            if error.errno not in _IN_THE_WAY:
+                raise
+
+    def remove(self, name: str) -> bool:
+        """Remove the entry unless it is in use; on return whether it is gone. `sweep` deletes what could not be."""
+        place = self.directory / name
+        try:
+            held = hold(place, exclusive=True)
+        except (OSError, UnusableEnvironment):
+            return _is_gone(place)
+        try:
+            return self._rename_away(held)
+        finally:
+            held.close()
+
+    def discard(self, held: flock.Descriptor) -> None:
+        """Close a damaged entry, and remove it unless another process holds it; never what has taken its place."""
+        try:
+            with contextlib.suppress(UnusableEnvironment):
+                if flock.try_lock(held, exclusive=True) and held.is_current():
+                    self._rename_away(held)
+        finally:
+            held.close()
+
+    def sweep(self, *, unused: float | None = None) -> None:
+        """Delete what dead processes left aside, and remove entries that were not used for `unused` seconds."""
+        for name in _names(self.aside):
+            with contextlib.suppress(OSError, UnusableEnvironment):
+                held = hold(self.aside / name, exclusive=True)
+                try:
+                    fs.remove_tree(self.aside / name)
+                finally:
+                    held.close()
+        if unused is None:
+            return
+        for name in self.names():
+            with contextlib.suppress(OSError):
+                if os.lstat(self.directory / name).st_mtime < time.time() - unused:
+                    self.remove(name)
+
+    def _rename_away(self, held: flock.Descriptor) -> bool:
+        try:
+            with self.making() as aside:
+                fs.rename_path(held.path, aside / "removed")
+        except OSError:
+            return False
+        return True
+
+
+def hold(place: Path, *, exclusive: bool = False) -> flock.Descriptor:
+    """Lock what is at `place` without waiting, for as long as the descriptor is open.
+
+    Raises `BlockingIOError` if another process is in the way, `FileNotFoundError` if nothing is there, or was removed
+    while it was locked, `UnusableEnvironment` where nothing can be locked.
+    """
+    if not flock.supported:
+        raise UnusableEnvironment(f"`{place}` cannot be locked on this system")
+    descriptor = flock.Descriptor(place)
+    try:
+        if not flock.try_lock(descriptor, exclusive=exclusive):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(place))
+        if not descriptor.is_current():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
+    except BaseException:
+        descriptor.close()
+        raise
+    return descriptor
+
+
+def _is_gone(place: Path) -> bool:
+    """Whether nothing is left at a place that could not be locked; what is no directory is no entry and is removed."""
+    try:
+        if stat.S_ISDIR(os.lstat(place).st_mode):
+            return False
+        fs.unlink(place)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 import pytest
 
+from tests.support.faults import changed_pip
 from tests.support.venvs.pip_environment import PipEnvironment, ended
 from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = Path(__file__).parents[1] / "support" / "changed_pip.py"
+SCRIPT = changed_pip.__file__
 ONE = Project("one", "1", console_scripts={"one": "one:main"})
 
 INSTALLING = [
@@ -72,7 +72,7 @@ class Changed(PipEnvironment):
     seam = ("-", "-")
 
     def command(self, *args):
-        return [str(self.venv.python), str(SCRIPT), *self.seam, *map(str, args)]
+        return [str(self.venv.python), SCRIPT, *self.seam, *map(str, args)]
 
 
 @pytest.fixture

@@ -122,21 +122,15 @@ def main(argv: list[str]) -> int:
 
 
 def _run_verb(line: CommandLine, verb: str, rest: tuple[str, ...], chosen: settings.Settings) -> int:
-    import importlib
+    from safe_pip.commands import options
 
     gc.enable()
-    if chosen.durable:  # for the verb, and for what it starts
-        os.environ["SAFE_PIP_DURABLE"] = "1"
-    is_new = verb == "venv"  # there is no environment yet, and `--python` says what it is to be made with
-    python = line.python or (None if is_new else os.environ.get("PIP_PYTHON"))
-    args = ["--python" if is_new else "--env", python, *rest] if python else list(rest)
-    module = importlib.import_module(f"safe_pip.commands.{verb}")
+    python = line.python or (None if verb == "venv" else os.environ.get("PIP_PYTHON"))
     try:
-        return int(module.main(args, waiting=Reporter(), timeout=chosen.lock_timeout))
+        return options.run(verb, list(rest), chosen, Reporter(), python)
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
             raise
-        # Whoever names such a place finds out when it is first looked at.
         raise UnusableEnvironment(f"`{error.filename}` cannot be used: {error.strerror}") from error
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip.commands.venv import clearing, virtual
-from safe_pip.environment.environment import Environment
+from safe_pip.commands.environments import Context
+from safe_pip.commands.venv import virtual
+from safe_pip.launch.settings import Settings
 from tests.support.faults import disk
 from tests.support.processes.forks import killed_at
 from tests.support.trees.listing import Tree, tree_of
@@ -19,6 +20,7 @@ from tests.support.venvs.direct_installs import SilentReporter
 pytestmark = pytest.mark.slow
 SEED = int(os.environ.get("SAFE_PIP_TEST_SEED") or random.randrange(2**32))
 CRASHES = 60
+CONTEXT = Context(Settings(lock_timeout=10), SilentReporter())
 
 
 def is_ours(path: str) -> bool:
@@ -53,16 +55,13 @@ class Case:
         aside = Path(shutil.copytree(self._new, home / ".safe-pip-venv-aside", symlinks=True))
 
         def clear() -> None:
-            clearing.exchange(aside, home, [home / self._tree], self.environment)
+            virtual.exchange(aside, home, [home / self._tree], CONTEXT)
 
         return home, clear
 
-    def environment(self, *trees: Path) -> Environment:
-        return Environment([*map(str, trees)], waiting=SilentReporter(), timeout=10)
-
     def next_command(self, home: Path) -> Tree:
         """What the next command finds, which only reads."""
-        return self.environment(home / self._tree).read(lambda: tree_of(home, is_ours))
+        return CONTEXT.environment([str(home / self._tree)]).read(lambda: tree_of(home, is_ours))
 
 
 @pytest.fixture(scope="module")

@@ -235,9 +235,8 @@ def test_what_cannot_be_an_environment_is_refused_and_stays(env: PipEnvironment)
         (["file"], 78, "file` is not a directory"),
         (["file/below/it"], 78, "is not a directory"),
         (["broken"], 78, "does not work. Nothing was changed. Make it anew with `--clear`"),
-        (["there", "--python", "2.7"], 1, "not of `2.7`. Nothing was changed. Make it anew with `--clear`"),
-        (["new/one", "--python", "2.7"], 78, "there is no Python 2.7 on PATH"),
-        (["new/one", "--python", "./nothing"], 78, "is not a Python 3 interpreter"),
+        (["new/one", "--python", "2.7"], 78, "`2.7` is neither a Python interpreter nor the name of one on PATH"),
+        (["new/one", "--python", "./nothing"], 78, "is not a Python interpreter"),
         (["new/one", "-r", "nothing.txt"], 2, "there is no requirements file `nothing.txt`"),
         # Older ones make it, though PATH cannot name it.
         *([(["new/a:b"], 1, "could not make an environment")] if sys.version_info >= (3, 11) else []),
@@ -272,16 +271,17 @@ def test_cleared_it_has_nothing_of_what_was_there_and_the_same_site_packages(env
 def test_cleared_for_another_python_it_has_that_ones_site_packages_alone(env: PipEnvironment) -> None:
     minors = [minor for minor in range(10, 16) if minor != sys.version_info[1]]
     for minor in minors:
-        if env.run("venv", f"other{minor}", "--without-pip", "--python", f"3.{minor}", status=None).returncode == 0:
+        words = "--without-pip", "--python", f"python3.{minor}"
+        if env.run("venv", f"other{minor}", *words, status=None).returncode == 0:
             break
     else:
         pytest.skip("there is no other Python 3 on PATH")
     env.run("venv", "here", "--without-pip")
-    done = env.run("venv", "here", "--python", f"3.{minor}", status=1)
-    assert f"not of `3.{minor}`" in done.stderr
-    env.run("venv", "here", "--clear", "--without-pip", "--python", f"3.{minor}")
+    done = env.run("venv", "here", "--python", f"python3.{minor}", status=1)
+    assert f"not of `python3.{minor}`" in done.stderr
+    env.run("venv", "here", "--clear", "--without-pip", "--python", f"python3.{minor}")
     assert [path.name for path in (env.directory / "here" / "lib").iterdir()] == [f"python3.{minor}"]
-    env.run("venv", "here", "--python", f"3.{minor}")
+    env.run("venv", "here", "--python", f"python3.{minor}")
 
 
 def test_others_install_and_list_while_it_is_cleared(env: PipEnvironment) -> None:

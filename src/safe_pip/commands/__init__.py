@@ -1,12 +1,18 @@
-"""safe-pip's own verbs, each with the line that `safe-pip help` shows of it."""
+"""safe-pip's own verbs. `VERBS` names them, each with the line that `safe-pip help` shows."""
 
 VERBS = {
-    "adopt": "Have the environment's own pip be safe-pip, for programs that call pip.",
+    "adopt": "Make the environment's pip be safe-pip, for programs that call pip.",
     "doctor": "Find what is wrong with the environment, and repair it.",
     "merge": "Merge a staged tree (DESTDIR) into a prefix, as one transaction.",
     "run": "Run any command under the environment's lock.",
     "status": "Show who holds or waits for the environment's locks.",
-    "unadopt": "Have the environment's own pip be pip again.",
-    "unmerge": "Take away again what a merge has put, by its manifest.",
-    "venv": "Make a virtual environment, once, however many ask for it.",
+    "unadopt": "Make the environment's pip be pip again.",
+    "unmerge": "Remove what a merge has put, by its manifest.",
+    "venv": "Create a virtual environment. Safe to run many times at once.",
 }
+
+MODULES = {verb: f"{__name__}.{verb}" for verb in VERBS} | {
+    "unadopt": f"{__name__}.adopt",
+    "unmerge": f"{__name__}.merge.unmerge",
+}
+"""The module of each verb. It has `describe`, which adds the verb's options to a parser, and `main`, which runs it."""

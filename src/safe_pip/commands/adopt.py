@@ -1,39 +1,152 @@
-"""`safe-pip adopt`: from now on the `pip` of an environment is safe-pip."""
+"""`safe-pip adopt` and `safe-pip unadopt`: the `pip` of an environment becomes safe-pip, or pip again.
+
+One file comes or goes, by a transaction like every other change.
+"""
 
 from __future__ import annotations
 
-from safe_pip.commands.adopting import Adopting, shown
-from safe_pip.commands.environments import Options
-from safe_pip.environment.environment import Waiting
+import os
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
 
-HELP = """\
-Usage:
-  safe-pip adopt [--env DIR]
+from safe_pip.commands.environments import PACKAGES, Context, Place, own_trees, trees_of
+from safe_pip.commands.options import Namespace, Parser
+from safe_pip.environment.environment import Target
+from safe_pip.errors import StalePlan, UnusableEnvironment
+from safe_pip.launch import adoption
+from safe_pip.locking import order, state_directory
+from safe_pip.merge.plan import Removal
 
-Description:
-  From now on `pip`, `pip3`, `pip3.X` and `python -m pip` of the environment are safe-pip, for programs that call pip
-  themselves: tox, nox, Makefiles. It stays so when pip is upgraded or reinstalled there, by whatever means, and
-  `python -m pip` works without any pip in the environment. What is installed stays as it is, and so does `import pip`.
+_TRIES = 10
+_OLDEST = (3, 10)
+_MARK = "EXTERNALLY-MANAGED"
 
-  One file is written, `safe-pip-adopted.pth`, where the environment's distributions are. The safe-pip that is run is
-  the one that is installed there, or else the one that you are running now: it has to stay where it is. If it goes,
-  pip refuses to run, with status 78, and says what to do.
 
-Options:
-  --env DIR               The environment: a virtual environment, its Python, or a prefix. (default: this Python's
-                          environment)
+def describe(parser: Parser) -> None:
+    """Add the arguments of either verb to its parser."""
+    parser.add_env()
+    if parser.prog.endswith(" unadopt"):
+        parser.description = """\
+Take `safe-pip adopt` back: `pip` and `python -m pip` of the environment are what they were, byte for byte. The command
+waits until no build, and no command under `safe-pip run`, uses the environment.
+"""
+        return
+    parser.description = """\
+From now on `pip`, `pip3`, `pip3.X` and `python -m pip` of the environment are safe-pip, for programs that call pip
+themselves: tox, nox, Makefiles. It stays so when any tool upgrades or reinstalls pip there, and `python -m pip` works
+without any pip in the environment. What is installed stays as it is, and so does `import pip`.
+
+The command writes one file, `safe-pip-adopted.pth`, where the environment's distributions are. It starts the safe-pip
+that is installed there, or else the one that you run now, which has to stay where it is. If that goes, pip refuses to
+run, with status 78, and says what to do.
 """
 
 
-def main(args: list[str], *, waiting: Waiting, timeout: float | None) -> int:
-    """Run the verb; on return its exit status."""
-    options = Options.parse("adopt", args, frozenset())
-    if "--help" in options.flags:
-        print(HELP, end="")
-        return 0
-    adopting = Adopting(options.env, waiting, timeout)
-    adopting.check()
-    for tree in adopting.trees:
-        found = adopting.adopt(tree)
-        print(f"{shown(tree)} is adopted already" if found is None else f"Adopted {shown(tree)}: {found.told()}")
+def main(options: Namespace, context: Context) -> int:
+    """Run either verb; on return its exit status."""
+    adopter = Adopter(options.env, context)
+    if options.verb == "adopt":
+        adopter.check()
+    for tree in adopter.trees:
+        name = f"`{order.shown_name(tree)}`"
+        if options.verb == "adopt":
+            found = adopter.adopt(tree)
+            print(f"{name} is adopted already" if found is None else f"Adopted {name}: {found.told()}")
+        else:
+            found = adopter.unadopt(tree)
+            print(f"{name} was not adopted" if found is None else f"{name}: `pip` is pip again")
     return 0
+
+
+class Adopter:
+    """Adopts one environment, or takes that back."""
+
+    def __init__(self, named: str | None, context: Context) -> None:
+        """`named` is what `--env` says; raises `UnusableEnvironment` where no interpreter would read the file."""
+        self._place = Place.find(named, context)
+        self.trees = tuple(own_trees()[:1] if named is None else trees_of(named))
+        if not self.trees or any(tree.name not in PACKAGES for tree in self.trees):
+            raise UnusableEnvironment(f"`{named}` is not an environment: no Python looks into it when it starts")
+
+    def check(self) -> None:
+        """Raise `UnusableEnvironment` where an adoption would do nothing, or another tool looks after the pip."""
+        for tree in self.trees:
+            version = re.fullmatch(r"python(\d+)\.(\d+)t?", tree.parent.name)
+            if version and (int(version[1]), int(version[2])) < _OLDEST:
+                raise UnusableEnvironment(f"`{tree}` is of a Python older than {'.'.join(map(str, _OLDEST))}")
+            if self._place.home(tree) is None:
+                for directory in self._libraries(tree):
+                    if (directory / _MARK).is_file():
+                        raise UnusableEnvironment(
+                            f"`{tree}` is managed by the system (`{directory / _MARK}`)",
+                            hint="Adopt a virtual environment",
+                        )
+
+    def _libraries(self, tree: Path) -> Iterator[Path]:
+        """Where the mark of an interpreter that uses `tree` would be: beside its standard library (PEP 668)."""
+        if self._place.named is None:
+            yield Path(sysconfig.get_path("stdlib"))
+        yield tree.parent
+        yield Path(sys.base_prefix, "lib", tree.parent.name)
+        yield Path("/usr/lib", tree.parent.name)
+        if tree.parent.name == "python3":  # all Pythons of Debian use this one
+            yield from sorted(tree.parent.parent.glob("python3.*"))
+
+    def adopt(self, tree: Path) -> adoption.Adoption | None:
+        """Adopt the environment of `tree`; on return it is. None: it was already."""
+        for _ in range(_TRIES):
+            found, wanted = adoption.find(tree), adoption.wanted(tree)
+            if found == wanted and found.file.read_bytes() == wanted.content():
+                return None
+            if found is None and os.path.lexists(wanted.file):
+                raise UnusableEnvironment(f"`{wanted.file}` was not made by safe-pip", hint="Remove it, then try again")
+            if self._commit(tree, wanted.content()):
+                return wanted
+        raise StalePlan((), f"`{wanted.file}` did not stay the same while it was written")
+
+    def unadopt(self, tree: Path) -> adoption.Adoption | None:
+        """Take the adoption back; on return the environment of `tree` is not adopted. None: it was not before."""
+        for _ in range(_TRIES):
+            found = adoption.find(tree)
+            if found is None or self._commit(tree, None):
+                return found
+        raise StalePlan((), f"`{tree / adoption.NAME}` did not stay the same while it was removed")
+
+    def _commit(self, tree: Path, content: bytes | None) -> bool:
+        """Give the file this content, or remove it; False if another command was faster: look again."""
+        file = tree / adoption.NAME
+        before = _content(file)
+        # A command that makes `.safe-pip` removes it if it is free afterwards: unadopted, all is as it was.
+        target = Target((tree,), stateless_trees=() if state_directory.exists(tree) else (tree,))
+        transaction = self._place.transaction()
+        was_other = False  # by the next look it may be the same again
+
+        def validate(now: object) -> tuple[str, ...]:
+            nonlocal was_other
+            if _content(file) != before:
+                was_other = True
+                raise StalePlan(())
+            return ()
+
+        try:
+            with transaction.staging(target) as change:
+                if content is not None:
+                    change.put(str(file), content)
+                elif before is not None:
+                    change.remove(Removal(f"`{file}`", tree, frozenset((str(file),))))
+                transaction.commit(change, validate)
+        except StalePlan:
+            if not was_other and _content(file) == before:
+                raise
+            return False
+        return True
+
+
+def _content(file: Path) -> bytes | None:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return None

@@ -1,7 +1,7 @@
 """A child program that stands for this process: signals, terminal and exit status pass through.
 
-This process stays alive beside it, because it holds locks that the child must not inherit: what the child leaves
-running in the background would keep them.
+This process stays alive beside the child, because it holds locks that the child must not inherit: programs that the
+child leaves in the background would keep them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from collections.abc import Sequence
 from types import FrameType
 
 
-def run(command: Sequence[str]) -> int:
+def run(command: Sequence[str], *, durable: bool = False) -> int:
     """Run a program to its end; on return its exit status, 128 + n if signal n killed it.
 
-    Raises `OSError` if it cannot be started. Inherited descriptors are passed on.
+    Raises `OSError` if it cannot be started. Inherited descriptors are passed on. `durable` holds for every safe-pip
+    that the program starts.
     """
+    variables = {**os.environ, "SAFE_PIP_DURABLE": "1"} if durable else None
     if sys.platform == "win32":
-        return subprocess.call(command)
+        return subprocess.call(command, env=variables)
     passed_on = {
         *(signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTERM, signal.SIGHUP),
         *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT),
@@ -31,7 +33,10 @@ def run(command: Sequence[str]) -> int:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*passed_on, signal.SIGCHLD})
     try:
         child = subprocess.Popen(
-            command, close_fds=False, preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            command,
+            close_fds=False,
+            env=variables,
+            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask),
         )
         child.returncode = status = _pass_on(child.pid, {*passed_on, signal.SIGCHLD})
     finally:
@@ -41,7 +46,7 @@ def run(command: Sequence[str]) -> int:
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
-    """Exist: a signal with this handler is neither ignored nor does it interrupt anything."""
+    """Do nothing: a signal with this handler is not ignored, and interrupts nothing."""
 
 
 def _pass_on(pid: int, signals: set[signal.Signals]) -> int:
@@ -58,8 +63,8 @@ def _pass_on(pid: int, signals: set[signal.Signals]) -> int:
         found, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
         if found and os.WIFSTOPPED(status):
             if os.WSTOPSIG(status) != signal.SIGSTOP:
-                # The child was stopped from the terminal: its shell waits for us to stop as well. Continued, we get
-                # a SIGCONT, which is passed on.
+                # The terminal stopped the child, and the shell waits until this process stops too. When it continues,
+                # this process gets a SIGCONT, which is passed on.
                 os.kill(os.getpid(), signal.SIGSTOP)
         elif found:
             return os.waitstatus_to_exitcode(status)

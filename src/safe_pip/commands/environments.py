@@ -1,79 +1,143 @@
-"""Which environment an own verb looks at: this Python's, or the one that `--env` names."""
+"""What `--env`, `--into`, `--python` and VIRTUAL_ENV mean: the environment, prefix or Python that a verb is about."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
+import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safe_pip.commands.run import located
+from safe_pip import fs
+from safe_pip.environment.access import Prefix, trees_below
 from safe_pip.environment.environment import Environment, Waiting
-from safe_pip.errors import UnusableEnvironment, UsageError
+from safe_pip.environment.transaction import Transaction
+from safe_pip.errors import UnusableEnvironment
 from safe_pip.launch import isolation
-from safe_pip.locking import order
+from safe_pip.launch.settings import Settings
+from safe_pip.locking import order, state_directory
+
+PACKAGES = ("site-packages", "dist-packages")
+"""What a directory is called that an interpreter looks for distributions in."""
 
 _LIBRARY = re.compile(r"(python|pypy)[\d.]*t?")
+_SCRIPTS = "Scripts" if sys.platform == "win32" else "bin"
+_PYTHON = "python.exe" if sys.platform == "win32" else "python"
+# Any Python 3 can answer.
+_QUESTION = """
+import json, os, sys, sysconfig
+print(json.dumps([
+    sys.implementation.name, sys.version_info[:3], getattr(sys, "abiflags", ""), os.path.realpath(sys.base_prefix),
+    sys.prefix, sysconfig.get_path("purelib"), sysconfig.get_path("platlib"),
+]))
+"""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What stands on the command line of a verb that looks at one environment."""
+class Context:
+    """What a verb runs with: the settings in force, and how a wait for a lock is shown."""
 
-    env: str | None = None
-    flags: frozenset[str] = frozenset()
+    settings: Settings
+    waiting: Waiting
+
+    def environment(self, path: Sequence[str]) -> Environment:
+        """The environment whose distributions lie in the directories of `path`."""
+        timeout = self.settings.lock_timeout
+        return Environment(path, stdlib=isolation.standard_library(), waiting=self.waiting, timeout=timeout)
+
+    def transaction(self, path: Sequence[str]) -> Transaction:
+        """A change of that environment."""
+        return Transaction(self.environment, tuple(path), durable=self.settings.durable)
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """What an interpreter says of itself. `base` is the prefix of its installation, with no symbolic link in it."""
+
+    executable: str
+    implementation: str
+    version: tuple[int, ...]
+    abi: str
+    base: str
+    prefix: str
+    purelib: str
+    platlib: str
 
     @classmethod
-    def parse(cls, verb: str, args: list[str], known: frozenset[str]) -> Options:
-        """Take the options; `known` are those without a value. Raises `UsageError`."""
-        env, flags, words = None, set[str](), list(args)
-        while words:
-            word = words.pop(0)
-            name, has_value, value = word.partition("=")
-            if name == "--env":
-                if not has_value and not words:
-                    raise UsageError("`--env` needs a value", hint=f"See `safe-pip {verb} --help`")
-                env = value if has_value else words.pop(0)
-            elif word in ("--help", "-h"):
-                flags.add("--help")
-            elif word in known:
-                flags.add(word)
-            else:
-                what = "option" if word.startswith("-") else "argument"
-                raise UsageError(f"`safe-pip {verb}` has no {what} `{word}`", hint=f"See `safe-pip {verb} --help`")
-        return cls(env, frozenset(flags))
+    def ask(cls, executable: str | os.PathLike[str]) -> Interpreter:
+        """Start it and ask; raises `UnusableEnvironment` if it gives no answer."""
+        command = [os.fspath(executable), "-I", "-c", _QUESTION]
+        try:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+            name, version, *rest = json.loads(done.stdout)
+            return cls(command[0], name, tuple(version), *rest)
+        except (OSError, ValueError, TypeError) as error:
+            raise UnusableEnvironment(f"`{command[0]}` is not a Python interpreter that runs") from error
+
+    @classmethod
+    def find(cls, named: str) -> Interpreter:
+        """The interpreter that is meant by its path, its environment, or its name on PATH.
+
+        Raises `UnusableEnvironment` if there is none.
+        """
+        if os.path.isdir(named):
+            return cls.ask(python_of(Path(named)))
+        path = os.path.abspath(named) if os.path.dirname(named) else shutil.which(named)
+        if path is None:
+            raise UnusableEnvironment(f"`{named}` is neither a Python interpreter nor the name of one on PATH")
+        return cls.ask(path)
+
+    def is_like(self, other: Interpreter) -> bool:
+        """Whether both are of one installation, in one version."""
+
+        def facts(each: Interpreter) -> tuple[object, ...]:
+            return each.implementation, each.version, each.abi, each.base
+
+        return facts(self) == facts(other)
+
+    def __str__(self) -> str:
+        name = "Python" if self.implementation == "cpython" else self.implementation
+        return f"{name} {'.'.join(map(str, self.version))}"
 
 
 @dataclass(frozen=True)
 class Place:
-    """One environment: its trees, those of this user's Python first."""
+    """One environment: `trees` hold its distributions, those of this user's Python first.
 
-    environments: Callable[[Sequence[str]], Environment]
+    `named` is what `--env` says; None means the environment of this Python.
+    """
+
+    context: Context
     environment: Environment
     trees: tuple[Path, ...]
     named: str | None = None
 
     @classmethod
-    def find(cls, named: str | None, waiting: Waiting, timeout: float | None) -> Place:
+    def find(cls, named: str | None, context: Context) -> Place:
         """The environment that `--env` names, or this Python's; raises `UnusableEnvironment` if there is none."""
         path = isolation.environment_path
         if named is not None:
-            trees = located(named) or [Path(os.path.realpath(named))]
+            trees = trees_of(named) or [Path(os.path.realpath(named))]
             if not trees[0].is_dir():
                 raise UnusableEnvironment(f"`{named}` does not exist")
             path = tuple(map(str, trees))
-        environments = partial(Environment, stdlib=isolation.standard_library(), waiting=waiting, timeout=timeout)
-        environment = environments(path)
-        return cls(environments, environment, tuple(environment.trees()), named)
+        environment = context.environment(path)
+        return cls(context, environment, tuple(environment.trees()), named)
+
+    def transaction(self) -> Transaction:
+        """A change of it."""
+        return self.context.transaction(tuple(map(str, self.trees)))
 
     def scripts(self) -> dict[Path, Path]:
         """The directory that the scripts of each tree are in."""
-        own = set[Path]() if self.named is not None else _own()
+        own = set[Path]() if self.named is not None else {*own_trees()}
         return {tree: Path(sysconfig.get_path("scripts")) if tree in own else scripts_of(tree) for tree in self.trees}
 
     def home(self, tree: Path) -> Path | None:
@@ -83,32 +147,28 @@ class Place:
 
     def interpreters(self, scripts: Path) -> list[str]:
         """The Pythons of this environment, as far as they are known; no link is followed."""
-        names = ["python.exe"] if sys.platform == "win32" else ["python", "python3"]
-        found = [os.path.join(scripts, name) for name in names]
-        if self.named is None:
-            found.append(sys.executable)
-        else:
-            found.append(os.path.abspath(self.named))
+        found = [os.path.join(scripts, name) for name in dict.fromkeys((_PYTHON, "python3"))]
+        found.append(sys.executable if self.named is None else os.path.abspath(self.named))
         return [path for path in found if path and os.path.isfile(path)]
 
     def installing(self, tree: Path) -> tuple[list[str], list[str]] | None:
         """The options of pip, before and behind `install`, that install into `tree`; None where it does not."""
         if self.named is None:
-            if tree in _own():
+            if tree in own_trees():
                 return [], ["--no-user"]
             return ([], ["--user"]) if tree == _user_site() else None
         home, path = self.home(tree), Path(os.path.abspath(self.named))
         if home is not None or path.is_file():
             return ["--python", str(home or path)], []
-        if tree.name not in ("site-packages", "dist-packages"):
+        if tree.name not in PACKAGES:
             return [], ["--target", str(tree), "--upgrade"]
         python = self.interpreters(scripts_of(tree))[:1]
         return (["--python", *python], []) if python and os.path.isfile(python[0]) and path != tree else None
 
 
-def _own() -> set[Path]:
+def own_trees() -> list[Path]:
     """The trees that this Python's pip installs into."""
-    return {Path(os.path.realpath(sysconfig.get_path(name))) for name in ("purelib", "platlib")}
+    return _distinct(sysconfig.get_path(name) for name in ("purelib", "platlib"))
 
 
 def _user_site() -> Path | None:
@@ -117,10 +177,75 @@ def _user_site() -> Path | None:
     return Path(os.path.realpath(user)) if user else None
 
 
+def trees_of(named: str) -> list[Path]:
+    """The trees of the environment that `named` means: a prefix, an interpreter or a tree. None: just a directory.
+
+    Raises `UnusableEnvironment` for a file that is no interpreter.
+    """
+    path = Path(os.path.abspath(named))  # an interpreter in a venv is a symbolic link that must not be followed
+    if path.is_dir():
+        if path.name in PACKAGES:
+            return _distinct([path])
+        # A prefix may have a state directory beside those of its trees, while a merge is at work or unfinished.
+        if below := trees_below(path):
+            return _distinct([*below, path] if state_directory.has_locks(path) else below)
+        # Without flock the directory of a virtual environment is locked by a file too, while that is made.
+        is_tree = state_directory.exists(path) and not (path / "pyvenv.cfg").is_file()
+        return _distinct([path]) if is_tree else []
+    if path.is_file() and os.access(path, os.X_OK):
+        prefix = path.parent.parent
+        if (prefix / "pyvenv.cfg").is_file() and (below := trees_below(prefix)):
+            return below
+        found = Interpreter.ask(path)
+        return _distinct([found.purelib, found.platlib])
+    if fs.is_no_directory(path):
+        raise UnusableEnvironment(f"`{named}` is neither a directory nor an interpreter")
+    return []
+
+
+def prefix_finder(into: str | None, env: str | None = None) -> Callable[[], Prefix]:
+    """A function that finds the prefix as it is at that moment: `--into`, `--env`, or this Python's.
+
+    Raises `UnusableEnvironment` if what is named is no directory.
+    """
+    path = Path(os.path.abspath(into)) if into is not None else _prefix_of(env)
+    if fs.is_no_directory(path):
+        raise UnusableEnvironment(f"`{path}` is not a directory")
+    real = Path(os.path.realpath(path))
+    inside = [tree for tree in own_trees() if tree.is_relative_to(real)]
+    return partial(Prefix.at, real, inside, isolation.environment_path if inside else ())
+
+
+def _prefix_of(env: str | None) -> Path:
+    if env is None:
+        return Path(sysconfig.get_path("data"))
+    path = Path(os.path.abspath(env))
+    if path.is_dir():
+        return path
+    if path.is_file() and (path.parent.parent / "pyvenv.cfg").is_file():
+        return path.parent.parent
+    for tree in trees_of(env):
+        return next((above.parent for above in tree.parents if above.name.startswith("lib")), tree)
+    raise UnusableEnvironment(f"`{env}` does not exist")
+
+
 def scripts_of(tree: Path) -> Path:
     """Where the scripts of a tree are, by the schemes of `sysconfig`; of a `--target` directory, in it."""
-    name = "Scripts" if sys.platform == "win32" else "bin"
-    if tree.name not in ("site-packages", "dist-packages"):
-        return tree / name
+    if tree.name not in PACKAGES:
+        return tree / _SCRIPTS
     library = tree.parent
-    return (library.parent.parent if _LIBRARY.fullmatch(library.name) else library.parent) / name
+    return scripts_below(library.parent.parent if _LIBRARY.fullmatch(library.name) else library.parent)
+
+
+def scripts_below(prefix: Path) -> Path:
+    """The directory of the scripts of a prefix (for a virtual environment, PEP 405)."""
+    return prefix / _SCRIPTS
+
+
+def python_of(prefix: Path) -> Path:
+    """The interpreter of a virtual environment."""
+    return scripts_below(prefix) / _PYTHON
+
+
+def _distinct(paths: Iterator[str] | Sequence[str | Path]) -> list[Path]:
+    return list(dict.fromkeys(Path(os.path.realpath(path)) for path in paths))

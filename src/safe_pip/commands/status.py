@@ -10,57 +10,50 @@ from typing import Any
 
 from safe_pip.commands import activity
 from safe_pip.commands.activity import Lock, Party, Transaction
-from safe_pip.commands.environments import Options, Place
-from safe_pip.environment.environment import Waiting
+from safe_pip.commands.environments import Context, Place
+from safe_pip.commands.options import Namespace, Parser
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.launch import adoption
 from safe_pip.locking import order, state_directory
 from safe_pip.locking.holders import View
 
-HELP = """\
-Usage:
-  safe-pip status [--json] [--env DIR]
 
-Description:
-  Show who holds or waits for which lock of the environment, which transactions are unfinished, what the next command
-  does about each, and whether pip is safe-pip there (`safe-pip adopt`). Takes no lock, changes nothing, and needs no
-  permission to write. The exit status is 0.
-
-Options:
-  --env DIR               The environment: a virtual environment, its Python, a prefix, or a `--target` directory.
-                          (default: this Python's environment)
-  --json                  Print one JSON document:
-                            format        1; a later number means that a key got another meaning
-                            trees         the directories that hold distributions
-                            complete      false where locks of others may be hidden: in another pid namespace than the
-                                          first one of the machine, and where there is no /proc/locks
-                            locks         a list of: lock ("environment", "commit", "source directory",
-                                          "shared directory", "uv"), tree, path (what is locked), holders, waiting (in
-                                          turn): each with pid, command, mode ("shared", "exclusive"; null at the gate),
-                                          since (seconds of the epoch, or null), stopped, seen (false if it is known
-                                          from a note that it left, and may be dead)
-                            transactions  a list of: id, tree (where its journal is), state ("staging", "prepared",
-                                          "committed"), alive (null: unknown), pid, command, since, next ("wait",
-                                          "delete", "roll back", "finish", "refuse: ...")
-                            adopted       a list of: tree, home (the safe-pip that pip is there), file (what makes it
-                                          so), works (false: that safe-pip is gone, and pip refuses to run)
-                            problems      what could not be looked at, and why
+def describe(parser: Parser) -> None:
+    """Add the verb's arguments to its parser."""
+    parser.description = """\
+Show which processes hold or wait for the locks of the environment, which transactions are unfinished, what the next
+command does about each, and whether pip is safe-pip there (`safe-pip adopt`). It takes no lock, changes nothing, and
+needs no permission to write. The exit status is 0.
 """
+    parser.epilog = """\
+The JSON document has:
+  format        1; a later number means that the meaning of a key changed
+  trees         the directories that hold distributions
+  complete      false where locks of other processes may be hidden: in a pid namespace other than the machine's
+                first one, and where there is no /proc/locks
+  locks         a list of: lock ("environment", "commit", "source directory", "shared directory", "uv"), tree,
+                path (what is locked), holders, waiting (in turn): each with pid, command, mode ("shared",
+                "exclusive"; null if the process has not yet said which kind of lock it wants), since (seconds of
+                the epoch, or null), stopped, seen (false if only a note that it left tells of it: it may be dead)
+  transactions  a list of: id, tree (where its journal is), state ("staging", "prepared", "committed"), alive
+                (null: unknown), pid, command, since, next ("wait", "delete", "roll back", "finish", "refuse: ...")
+  adopted       a list of: tree, home (the safe-pip that pip is there), file (what makes it so), works (false:
+                that safe-pip is gone, and pip refuses to run)
+  problems      what could not be looked at, and why
+"""
+    parser.add_env(", or a --target directory")
+    parser.add_json()
 
 
-def main(args: list[str], *, waiting: Waiting, timeout: float | None) -> int:
+def main(options: Namespace, context: Context) -> int:
     """Run the verb; on return its exit status."""
-    options = Options.parse("status", args, frozenset({"--json"}))
-    if "--help" in options.flags:
-        print(HELP, end="")
-        return 0
-    place = Place.find(options.env, waiting, timeout)
+    place = Place.find(options.env, context)
     problems = tuple(_problems(place.trees))
     transactions = [(each, activity.outlook(each)) for each in activity.transactions(place.trees)]
     view = View.take()
     found = [lock for tree, scripts in place.scripts().items() for lock in activity.locks(tree, view, [scripts])]
     locks = list({(lock.name, lock.path): lock for lock in reversed(found)}.values())[::-1]
-    if "--json" in options.flags:
+    if options.json:
         print(json.dumps(_document(place.trees, view, locks, transactions, problems), indent=2))
     else:
         print("\n".join(_lines(place.trees, view, locks, transactions, problems)))

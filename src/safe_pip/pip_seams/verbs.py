@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 from optparse import Values
 
 from pip._internal.cli.base_command import Command
@@ -17,10 +16,12 @@ class OwnVerb(Command):
     ignore_require_venv = True
 
     def add_options(self) -> None:
-        """Take the options from the verb's own help."""
-        text: str = importlib.import_module(f"safe_pip.commands.{self.name}").HELP
-        for option, value in re.findall(r"^  (--[a-z-]+)(?: ([A-Z]+))?  ", text, re.MULTILINE):
-            self.cmd_opts.add_option(option, metavar=value or None, action="store" if value else "store_true")
+        """Add the options that the verb's own parser has."""
+        for names, value, text in importlib.import_module("safe_pip.commands.options").listed(self.name):
+            known = [name for name in names if self.parser.has_option(name)]
+            if not known:
+                action = "store" if value else "store_true"
+                self.cmd_opts.add_option(*names, metavar=value, action=action, help=text)
         self.parser.insert_option_group(0, self.cmd_opts)
 
     def run(self, options: Values, args: list[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import stat
@@ -13,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import safe_pip
+from safe_pip.commands.environments import Context
 from safe_pip.commands.merge.manifest import Manifest
 from safe_pip.commands.merge.merging import Merged, Policy, Request, merge
-from safe_pip.commands.merge.unmerging import Unmerged, unmerge
+from safe_pip.commands.merge.unmerge import Unmerged, unmerge
 from safe_pip.environment.access import Prefix
-from safe_pip.environment.environment import Environment
+from safe_pip.launch.settings import Settings
 from tests.support.faults.transaction import Link
 from tests.support.venvs.direct_installs import SilentReporter
 from tests.support.wheels.tiny import digest
@@ -26,7 +26,7 @@ SITE = "lib/python3.13/site-packages"
 STAMP = 1_000_000_000
 LOCKS = {"commit", "commit.gate", "environment.gate", "environment", "owner"}
 
-environments = functools.partial(Environment, waiting=SilentReporter(), timeout=30)
+context = Context(Settings(lock_timeout=30), SilentReporter())
 
 
 def stage(directory: Path, files: Mapping[str, str | Link | None]) -> Path:
@@ -74,14 +74,15 @@ class MergePrefix:
     def __init__(self, path: Path) -> None:
         self.path = Path(os.path.realpath(path))
 
-    def merge(self, staged: Path, policy: str = "warn", **more: Any) -> Merged:
+    def merge(self, staged: Path, policy: str = "warn", *, durable: bool = False, **more: Any) -> Merged:
         """Merge a tree into it."""
+        settings = Context(Settings(lock_timeout=30, durable=durable), SilentReporter())
         request = Request(Path(os.path.realpath(staged)), Policy(policy), **more)
-        return merge(request, lambda: Prefix.at(self.path), environments)
+        return merge(request, lambda: Prefix.at(self.path), settings.transaction)
 
     def unmerge(self, manifest: Path) -> Unmerged:
         """Take away what a manifest lists; the manifest stays."""
-        return unmerge(Manifest.read(manifest), lambda: Prefix.at(self.path), environments)
+        return unmerge(Manifest.read(manifest), lambda: Prefix.at(self.path), context.transaction)
 
     def content(self) -> dict[str, str]:
         """Kind, permissions and content of everything in it, but for what is safe-pip's own."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip.commands.run import located
+from safe_pip.commands.environments import trees_of
 from safe_pip.environment.access import Prefix
 from safe_pip.locking import state_directory
 from tests.support.trees.prefixes import SITE, MergePrefix, stage
@@ -45,7 +45,7 @@ def test_one_in_which_such_a_merge_has_died_is_a_tree_beside_the_others(path: Pa
     target = Prefix.at(path).target
     assert target.trees == (path / SITE, path)
     assert target.stateless_trees == (path,)
-    assert located(str(path)) == [path / SITE, path]
+    assert trees_of(str(path)) == [path / SITE, path]
     MergePrefix(path).merge(stage(path.parent / "nothing", {}))
     assert not (path / ".safe-pip").exists()
 

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 import safe_pip
-from safe_pip.commands import adopting
+from safe_pip.commands import adopt
+from safe_pip.commands.environments import Context
 from safe_pip.launch import adoption
 from safe_pip.launch.adoption import Adoption
+from safe_pip.launch.settings import Settings
 from safe_pip.locking import flock
 from safe_pip.messages import Reporter
 
@@ -161,8 +163,8 @@ def test_a_file_that_comes_and_goes_again_while_it_is_written_is_looked_at_once_
 ) -> None:
     tree = tmp_path / "prefix" / "lib" / f"python3.{sys.version_info[1]}" / "site-packages"
     tree.mkdir(parents=True)
-    found, content = iter([None, b"another one's", None]), adopting._content
-    monkeypatch.setattr(adopting, "_content", lambda file: next(found) if found.__length_hint__() else content(file))
-    tool = adopting.Adopting(str(tmp_path / "prefix"), Reporter(), 0)
+    found, content = iter([None, b"another one's", None]), adopt._content
+    monkeypatch.setattr(adopt, "_content", lambda file: next(found) if found.__length_hint__() else content(file))
+    tool = adopt.Adopter(str(tmp_path / "prefix"), Context(Settings(lock_timeout=0), Reporter()))
     assert tool.adopt(tool.trees[0]) is not None
     assert (tree / adoption.NAME).is_file()

@@ -11,71 +11,70 @@ from typing import Any
 from safe_pip.commands.doctor.checkup import Finding
 from safe_pip.commands.doctor.examination import Report, examine
 from safe_pip.commands.doctor.repair import Repair
-from safe_pip.commands.environments import Options, Place
-from safe_pip.environment.environment import Waiting
+from safe_pip.commands.environments import Context, Place
+from safe_pip.commands.options import Namespace, Parser
 
-HELP = """\
-Usage:
-  safe-pip doctor [--repair] [--json] [--env DIR]
+_DESCRIPTION = """\
+Compare every distribution of the environment with its metadata and RECORD, and look for what an interrupted command
+left. The exit status is 0 if the environment is sound, 1 if anything was found; notes do not count.
 
-Description:
-  Compare every distribution of the environment with its metadata and RECORD, and look for what an interrupted command
-  left. The exit status is 0 if the environment is sound, 1 if anything was found; notes do not count.
+Each finding is a line: what it is, the distribution, the path, and what would repair it.
+  missing-file, changed-file     not as RECORD has it (size, digest); bytecode in `__pycache__` does not count
+  overwritten-file               changed, and as the RECORD of another distribution has it
+  unreadable-file                this user may not read it
+  missing-metadata, wrong-metadata, missing-record, unreadable-record
+                                 the dist-info is not whole, or is of something else than its name says
+  doubled-project                several dist-infos (egg-infos) of one project in one tree
+  leftover                       `~x` of a plain pip that was interrupted
+  ownerless-script               a wrapper as installers make them, for this Python, that no RECORD and no entry
+                                 point names
+  unfinished-transaction         a safe-pip was killed; the next command undoes or finishes it, or refuses to
+  abandoned                      a private directory or a marker of a safe-pip that was killed
+  adopted-in-vain                the safe-pip that pip is there (`safe-pip adopt`) has gone: pip refuses to run
+Notes:
+  unowned                        a file that no RECORD names, where distributions are: data, which is kept
+  managed-elsewhere              no RECORD, because another tool looks after it
+  put-aside                      what `--repair` kept of a transaction that could not be undone
+  adopted                        pip is safe-pip there (`safe-pip adopt`)
 
-  Each finding is a line: what it is, the distribution, the path, and what would repair it.
-    missing-file, changed-file     not as RECORD has it (size, digest); bytecode in `__pycache__` does not count
-    overwritten-file               changed, and as the RECORD of another distribution has it
-    unreadable-file                this user may not read it
-    missing-metadata, wrong-metadata, missing-record, unreadable-record
-                                   the dist-info is not whole, or is of something else than its name says
-    doubled-project                several dist-infos (egg-infos) of one project in one tree
-    leftover                       `~x` of a plain pip that was interrupted
-    ownerless-script               a wrapper as installers make them, for this Python, that no RECORD and no entry
-                                   point names
-    unfinished-transaction         a safe-pip was killed; the next command undoes or finishes it, or refuses to
-    abandoned                      a private directory or a marker of a safe-pip that was killed
-    adopted-in-vain                the safe-pip that pip is there (`safe-pip adopt`) has gone: pip refuses to run
-  Notes:
-    unowned                        a file that no RECORD names, where distributions are: data, which is kept
-    managed-elsewhere              no RECORD, because another tool looks after it
-    put-aside                      what `--repair` kept of a transaction that could not be undone
-    adopted                        pip is safe-pip there (`safe-pip adopt`)
+`--repair` first undoes or finishes transactions. One that every other command refuses, because another program has
+changed something since or because its journal is damaged, is undone as far as it can be; what it has of the rest is
+put aside in `.safe-pip/kept-...`, never deleted, and its journal is removed. Then dist-infos that are one too many,
+or say nothing, are removed, damaged distributions are reinstalled in their recorded version from where they came
+from (`safe-pip install --no-deps`; its options come from PIP_ variables and pip's configuration), and at last
+leftovers and ownerless scripts are removed: leftovers only if every reinstall succeeded. What is left is printed.
+"""
 
-  `--repair` first undoes or finishes transactions. One that every other command refuses, because another program has
-  changed something since or because its journal is damaged, is undone as far as it can be; what it has of the rest is
-  put aside in `.safe-pip/kept-...`, never deleted, and its journal is removed. Then dist-infos that are one too many,
-  or say nothing, are removed, damaged distributions are reinstalled in their recorded version from where they came
-  from (`safe-pip install --no-deps`; its options come from PIP_ variables and pip's configuration), and at last
-  leftovers and ownerless scripts are removed: leftovers only if every reinstall succeeded. What is left is printed.
-
-Options:
-  --repair                Repair what can be repaired.
-  --env DIR               The environment: a virtual environment, its Python, a prefix, or a `--target` directory.
-                          (default: this Python's environment)
-  --json                  Print one JSON document:
-                            format         1; a later number means that a key got another meaning
-                            sound          whether the exit status is 0
-                            trees          the directories that hold distributions
-                            distributions  how many there are; null if none was looked at, because a transaction has
-                                           to be rolled back first
-                            repaired       what `--repair` has done, a list of sentences
-                            failed         what it has tried in vain
-                            findings, notes
-                                           lists of: kind, project, version, tree, path, detail, repair (what would be
-                                           done; null: nothing can be)
+_JSON = """\
+The JSON document has:
+  format         1; a later number means that a key got another meaning
+  sound          whether the exit status is 0
+  trees          the directories that hold distributions
+  distributions  how many there are; null if none was looked at, because a transaction has
+                 to be rolled back first
+  repaired       what `--repair` has done, a list of sentences
+  failed         what it has tried in vain
+  findings, notes
+                 lists of: kind, project, version, tree, path, detail, repair (what would be
+                 done; null: nothing can be)
 """
 
 
-def main(args: list[str], *, waiting: Waiting, timeout: float | None) -> int:
+def describe(parser: Parser) -> None:
+    """Add the verb's arguments to its parser."""
+    parser.description = _DESCRIPTION
+    parser.epilog = _JSON
+    parser.add_argument("--repair", action="store_true", help="repair what can be repaired")
+    parser.add_env(", or a --target directory")
+    parser.add_json()
+
+
+def main(options: Namespace, context: Context) -> int:
     """Run the verb; on return its exit status."""
-    options = Options.parse("doctor", args, frozenset({"--json", "--repair"}))
-    if "--help" in options.flags:
-        print(HELP, end="")
-        return 0
-    place = Place.find(options.env, waiting, timeout)
-    repair = Repair(place, timeout)
-    report = repair.run() if "--repair" in options.flags else examine(place)
-    if "--json" in options.flags:
+    place = Place.find(options.env, context)
+    repair = Repair(place)
+    report = repair.run() if options.repair else examine(place)
+    if options.json:
         print(json.dumps(_document(place.trees, report, repair), indent=2))
     else:
         print("\n".join(_lines(report, repair)))

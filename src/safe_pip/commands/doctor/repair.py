@@ -17,7 +17,6 @@ from safe_pip.commands.doctor.mending import Mending, Way, way
 from safe_pip.commands.environments import Place
 from safe_pip.environment.environment import Target
 from safe_pip.environment.snapshot import Snapshot
-from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import SafePipError, StalePlan
 from safe_pip.journal import sweep
 from safe_pip.launch.start import RUNNER
@@ -34,9 +33,9 @@ _NOT_UNINSTALLED = (Kind.MISSING_METADATA, Kind.WRONG_METADATA, Kind.MISSING_REC
 class Repair:
     """One `doctor --repair`: `done` is what was done, `failed` what was tried, a line each."""
 
-    def __init__(self, place: Place, timeout: float | None) -> None:
+    def __init__(self, place: Place) -> None:
         self._place = place
-        self._timeout = timeout
+        self._timeout = place.context.settings.lock_timeout
         self._tried: set[tuple[Path, remedy.Requirement]] = set()
         self._removed: set[str] = set()
         self._is_reinstalled = True
@@ -75,7 +74,7 @@ class Repair:
                     self._place.environment.carry_out(mending)
                     self.done += mending.told
                 elif how is Way.USUAL and each.state is State.PREPARED:
-                    self._place.environments([str(each.tree)]).read(lambda: None)
+                    self._place.context.environment([str(each.tree)]).read(lambda: None)
                     self.done.append(f"rolled back the unfinished transaction `{each.identifier}`")
         for tree in dict.fromkeys(each.tree for each in report.unfinished if each.state is not State.PREPARED):
             with self._telling():
@@ -124,7 +123,7 @@ class Repair:
                 raise StalePlan(())
             return ()
 
-        transaction = Transaction(self._place.environments, tuple(map(str, self._place.trees)))
+        transaction = self._place.transaction()
         with transaction.staging(target) as change:
             for directory in (scripts, home):
                 if directory is not None:

@@ -15,7 +15,6 @@ from safe_pip.commands.merge.copying import Copying, wanted
 from safe_pip.commands.merge.manifest import Manifest, Put
 from safe_pip.environment.access import Prefix
 from safe_pip.environment.change import Terms, sweep_target
-from safe_pip.environment.environment import Environment
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import MergeRefused, SafePipError, StalePlan, State, Unmergeable
@@ -25,7 +24,8 @@ from safe_pip.records import is_bytecode
 ATTEMPTS = 10
 """How often a merge begins anew when the prefix did not stay what it was held against."""
 
-Environments = Callable[[Sequence[str]], Environment]
+Transactions = Callable[[Sequence[str]], Transaction]
+"""Makes the transaction of an environment whose distributions lie in these directories."""
 Owned = tuple[str, "str | None"]
 """A path and the distribution that owns it, if one does."""
 
@@ -57,7 +57,6 @@ class Request:
     policy: Policy = Policy.WARN
     manifest: Path | None = None
     is_moved: bool = False
-    is_durable: bool = False
 
 
 class Merged(NamedTuple):
@@ -78,7 +77,7 @@ class Merged(NamedTuple):
         return bool(self.put or self.made or self.removed)
 
 
-def merge(request: Request, find: Callable[[], Prefix], environments: Environments) -> Merged:
+def merge(request: Request, find: Callable[[], Prefix], transactions: Transactions) -> Merged:
     """Merge; on return all of it is in its place, on error nothing was changed. `find` finds the prefix as it is now.
 
     Raises `Unmergeable` for what cannot be merged and every error of a transaction.
@@ -87,7 +86,7 @@ def merge(request: Request, find: Callable[[], Prefix], environments: Environmen
     while True:
         attempt += 1
         try:
-            return _Merge(request, find, environments).carry_out()
+            return _Merge(request, find, transactions).carry_out()
         except MergeRefused as error:
             raise Unmergeable(error.message) from error
         except StalePlan:
@@ -98,11 +97,11 @@ def merge(request: Request, find: Callable[[], Prefix], environments: Environmen
 class _Merge:
     """One attempt."""
 
-    def __init__(self, request: Request, find: Callable[[], Prefix], environments: Environments) -> None:
+    def __init__(self, request: Request, find: Callable[[], Prefix], transactions: Transactions) -> None:
         self._request = request
         self._find = find
         self._prefix = find()
-        self._transaction = Transaction(environments, self._prefix.environment, durable=request.is_durable)
+        self._transaction = transactions(self._prefix.environment)
 
     def carry_out(self) -> Merged:
         """Merge, or raise `StalePlan`."""

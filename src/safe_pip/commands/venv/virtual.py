@@ -1,13 +1,13 @@
-"""Virtual environments: whether there is one, and how one comes to be, complete or not at all (PEP 405).
+"""Virtual environments on disk: made complete or not at all, and replaced as a whole (PEP 405).
 
-It is made aside, in a private directory of the one that is to be it, by the `venv` module of the chosen Python, with
-the paths in it that it will have. Then that directory is renamed to `.safe-pip-venv`: from this instant on it will be
-there, whoever is killed. What is in it is moved up, name by name, scripts last; who finds `.safe-pip-venv` goes on with
-that. So an interpreter that can be found means that all the rest is there. All of it happens under the lock of the
-directory (`Environment.making`), which needs nothing but to exist.
+A new environment is made aside: in a private directory of its future directory, by the `venv` module of the chosen
+Python, with the paths in it that it will have. Then that directory is renamed to `.safe-pip-venv`. From this instant on
+the environment will exist, whatever is killed: its content is moved up, name by name, scripts last, and every later
+command that finds `.safe-pip-venv` goes on with that. So an interpreter that can be found means that all the rest is
+there. All of it happens under the lock of the directory (`Environment.making`), which needs only the directory itself.
 
-What makes a private directory holds a lock on it, and so does the program that fills it, which may live longer: it ends
-with its parent, but not in the same instant. What nobody has locked is litter.
+The process that makes a private directory holds a lock on it, and so does the program that fills it, which may live a
+little longer than its parent. A private directory without a lock is a leftover.
 """
 
 from __future__ import annotations
@@ -26,21 +26,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safe_pip import fs
-from safe_pip.locking import flock
-from safe_pip.fs import space
+from safe_pip.commands.environments import Context, Interpreter, python_of, scripts_below
+from safe_pip.environment.environment import Target
+from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import NotMade, UnusableEnvironment
-from safe_pip.fs import Directory
-from safe_pip.commands.venv.interpreter import Interpreter, python_of, scripts_of
+from safe_pip.fs import Directory, space
+from safe_pip.locking import flock, state_directory
 from safe_pip.locking.flock import Descriptor
+from safe_pip.merge.plan import Removal
 
 CONFIGURATION = "pyvenv.cfg"
 _READY = ".safe-pip-venv"
 _ASIDE = f"{_READY}-"
-OURS = ".safe-pip"
-"""What the names of all that is ours in the directory of an environment begin with."""
+_OURS = ".safe-pip"
+"""How every name starts that safe-pip itself makes in the directory of an environment."""
+_UV_LOCK = ".lock"
 
-# In the chosen Python. It ends, with all that it started, when the other end of its standard input is closed, which the
-# death of its parent does as well; and it does not keep to itself what `ensurepip` said.
+# The chosen Python runs this. It ends, with all that it started, when the other end of its standard input is closed: the
+# death of its parent closes it too. And it prints what `ensurepip` said, which `venv` keeps back.
 _MAKE = """
 import os, runpy, signal, subprocess, sys, threading
 
@@ -66,14 +69,14 @@ _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 def is_configured(home: Path) -> bool:
-    """Whether the directory says that it is a virtual environment, working or not."""
+    """Whether the directory is configured as a virtual environment, working or not."""
     return (home / CONFIGURATION).is_file()
 
 
 def look(home: Path) -> Interpreter | None:
     """The interpreter of the virtual environment at `home`, if that is complete: it runs, and has its site-packages.
 
-    One that any other tool has made counts; one of ours whose parts are still being moved does not.
+    An environment counts whatever tool made it. One whose parts are still being moved does not.
     """
     if not is_configured(home) or not os.path.lexists(python_of(home)):
         return None
@@ -86,13 +89,13 @@ def look(home: Path) -> Interpreter | None:
 
 
 def is_moving(home: Path) -> bool:
-    """Whether the parts of a new environment are being moved, or were when somebody was killed."""
+    """Whether the parts of a new environment are being moved, or were when a command was killed."""
     return os.path.lexists(home / _READY)
 
 
 def is_empty(home: Path) -> bool:
-    """Whether nothing is in the directory but what is ours."""
-    return all(name.startswith(OURS) for name in os.listdir(home))
+    """Whether nothing is in the directory but what safe-pip made there for itself."""
+    return all(name.startswith(_OURS) for name in os.listdir(home))
 
 
 @contextmanager
@@ -115,10 +118,10 @@ def made_aside(home: Path, python: str, options: Sequence[str]) -> Iterator[Path
 
 
 def put(aside: Path, home: Path) -> None:
-    """Let what was made aside be the environment at `home`, which is empty; the caller holds its lock.
+    """Make what was made aside the environment at `home`, which is empty; the caller holds its lock.
 
-    Raises `UnusableEnvironment`, with nothing changed, for what has come in between. After a crash the next one that
-    calls `finish` goes on.
+    Raises `UnusableEnvironment`, with nothing changed, if another program has put something there. After a crash the
+    next call of `finish` goes on.
     """
     taken = [name for name in sorted(os.listdir(aside)) if os.path.lexists(home / name)]
     if taken:
@@ -129,10 +132,10 @@ def put(aside: Path, home: Path) -> None:
 
 
 def finish(home: Path) -> None:
-    """Move what is ready into its place; the caller holds the lock of `home`. Again it does nothing."""
+    """Move what is ready into its place; the caller holds the lock of `home`. A second call changes nothing."""
     if not is_moving(home):
         return
-    last = scripts_of(home).name
+    last = scripts_below(home).name
     with space.staging(str(home)), Directory.open(home) as live:
         with live.child(_READY) as ready:
             for name in sorted(ready.names(), key=lambda name: (name == last, name)):
@@ -147,8 +150,72 @@ def finish(home: Path) -> None:
         fs.remove_directory(live, _READY)
 
 
+def exchange(aside: Path, home: Path, trees: Sequence[Path], context: Context) -> None:
+    """Replace all that is in `home` by what is in `aside`, a private directory in it, in one transaction (`--clear`).
+
+    `trees` are those of `home`. They stay the same directories, so that commands which hold or wait for their locks go
+    on in the new environment. On return nothing else is in `home`, and no lock is held. If it raises, nothing was
+    changed. After a crash the next command brings the old environment back.
+    """
+    new = home / os.path.relpath(Interpreter.ask(python_of(aside)).purelib, os.path.realpath(aside))
+    trees = tuple(trees) or (new,)
+    own, empty = context.environment([*map(str, trees)]), list(_empty(aside))
+    # One environment for all steps of the transaction: each finds the locks held that it asks for.
+    transaction = Transaction(lambda path: own, tuple(map(str, trees)), durable=context.settings.durable)
+    target = Target(trees, uv_lock=home / _UV_LOCK)
+    with transaction.staging(target) as change:
+        change.mirror(str(home))
+        _stage(aside, Path(change.staged(str(home))))
+        with own.replacing(target):
+            # Listed under the lock: no other command adds anything now.
+            change.remove(Removal("what was there", trees[0], frozenset(_contents(home, trees))))
+            transaction.commit(change, lambda now: ())
+    for path in empty:
+        with suppress(OSError):  # no program needs them
+            fs.make_directories(home / path)
+    for tree in trees:
+        if tree != new:
+            _remove_tree(tree, context)
+
+
+def _empty(aside: Path) -> Iterator[str]:
+    """The empty directories in `aside`, relative to it. A transaction moves only files."""
+    for path, directories, files in os.walk(aside):
+        if not directories and not files:
+            yield os.path.relpath(path, aside)
+
+
+def _stage(aside: Path, stage: Path) -> None:
+    with space.staging(str(aside)), Directory.open(aside) as made, Directory.open(stage) as staged:
+        for name in made.names():
+            fs.move(made, name, staged, name)
+
+
+def _contents(home: Path, trees: Sequence[Path]) -> Iterator[str]:
+    """Everything in `home` but the trees, the directories above them, and what safe-pip made for itself."""
+    kept = {home, *trees, *(above for tree in trees for above in tree.parents)}
+    waiting = [home]
+    while waiting:
+        directory = waiting.pop()
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                path = directory / entry.name
+                if path in kept and entry.is_dir(follow_symlinks=False):
+                    waiting.append(path)
+                elif not (directory in (home, *trees) and entry.name.startswith(_OURS)) and path != home / _UV_LOCK:
+                    yield str(path)
+
+
+def _remove_tree(tree: Path, context: Context) -> None:
+    """Remove the empty tree of the Python that the environment had before, with the directory that it lies in."""
+    with context.environment([str(tree)]).replacing(Target((tree,), stateless_trees=(tree,))):
+        pass
+    if not state_directory.exists(tree):
+        fs.remove_empty_directories([tree.parent, tree])
+
+
 def sweep(home: Path) -> None:
-    """Remove what was made aside by those who were killed; never raises, and needs no lock."""
+    """Remove what killed commands had made aside; never raises, and needs no lock."""
     if not flock.supported:
         return
     with suppress(OSError):
@@ -164,7 +231,7 @@ def sweep(home: Path) -> None:
 
 
 def _make_private(home: Path) -> tuple[Path, Descriptor | None]:
-    """Make a private directory in `home`, locked as long as somebody has it."""
+    """Make a private directory in `home`, locked as long as a process uses it."""
     while True:
         try:
             aside = fs.make_private_directory(home, prefix=_ASIDE)
@@ -177,7 +244,7 @@ def _make_private(home: Path) -> tuple[Path, Descriptor | None]:
         try:
             descriptor = Descriptor(aside)
         except FileNotFoundError:
-            continue  # taken for litter
+            continue  # another command swept it as a leftover
         if flock.try_lock(descriptor, exclusive=True) and descriptor.is_current():
             return aside, descriptor
         descriptor.close()
@@ -188,7 +255,7 @@ def _run(home: Path, aside: Path, descriptor: Descriptor | None, python: str, op
     command = [python, "-I", "-c", _MAKE, *options, str(aside)]
     with _held_back() as let_through:
         try:
-            # A group of its own, which it can end as a whole.
+            # In a process group of its own, which it can end as a whole.
             child = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -221,7 +288,7 @@ def _run(home: Path, aside: Path, descriptor: Descriptor | None, python: str, op
 
 @contextmanager
 def _held_back() -> Iterator[Callable[[], None]]:
-    """Hold a Ctrl-C back until what is yielded is called: what is just being started would not be ended by it."""
+    """Hold a Ctrl-C back until the yielded function is called: the child is just starting, and would outlive it."""
     if sys.platform == "win32":
         yield lambda: None
         return
@@ -237,7 +304,7 @@ def _held_back() -> Iterator[Callable[[], None]]:
 
 
 def _failure(home: Path, python: str, output: str) -> Exception:
-    """What to raise when the environment could not be made, from what was said about it."""
+    """The error to raise when the environment could not be made, by what the child printed."""
     numbers = {int(number) for number in _ERRNO.findall(output)}
     for number in (errno.ENOSPC, errno.EDQUOT):
         if number in numbers:
@@ -246,22 +313,22 @@ def _failure(home: Path, python: str, output: str) -> Exception:
 
 
 def _relocate(aside: Path) -> None:
-    """Have the files in `aside` name the directory that it lies in, where they name itself."""
+    """Change the paths in the files of `aside`: where they name `aside`, they are to name the directory above it."""
     here = re.compile(rb"[\\/]+" + re.escape(os.fsencode(aside.name)))
-    digests: dict[bytes, bytes] = {}
-    for path in [aside / CONFIGURATION, *sorted(scripts_of(aside).iterdir())]:
+    rows: dict[bytes, bytes] = {}
+    for path in [aside / CONFIGURATION, *sorted(scripts_below(aside).iterdir())]:
         if path.is_symlink() or not path.is_file():
             continue
         content = path.read_bytes()
         moved = here.sub(b"", content)
         if moved != content:
             fs.replace(path, moved, mode=stat.S_IMODE(path.stat().st_mode))
-            digests[_row(content)] = _row(moved)
+            rows[_row(content)] = _row(moved)
     purelib = Path(Interpreter.ask(python_of(aside)).purelib)
     for record in sorted(purelib.glob("*.dist-info/RECORD")):
         content = new = record.read_bytes()
-        for old, digest in digests.items():
-            new = new.replace(old, digest)
+        for old, row in rows.items():
+            new = new.replace(old, row)
         if new != content:
             fs.replace(record, new, mode=stat.S_IMODE(record.stat().st_mode))
 

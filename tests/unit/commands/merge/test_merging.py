@@ -20,7 +20,7 @@ from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import NestingRefused, SafePipError, State, Unmergeable, UnusableEnvironment
 from tests.support.faults import disk
 from tests.support.faults.transaction import Link
-from tests.support.trees.prefixes import SITE, MergePrefix, distribution, environments, exact, stage
+from tests.support.trees.prefixes import SITE, MergePrefix, distribution, context, exact, stage
 
 TREE = {
     "bin/tool": "#!/bin/sh\n",
@@ -674,7 +674,7 @@ def test_what_only_adds_goes_on_beside_a_build_and_what_replaces_does_not(
     prefix: MergePrefix, staged: Path, empty: Path
 ) -> None:
     stage(prefix.path, {f"{SITE}/here.py": "", "bin/python3": "", "share/x": "x"})
-    with environments([str(prefix.path / SITE)]).keeping():
+    with context.environment([str(prefix.path / SITE)]).keeping():
         prefix.merge(staged)
         with pytest.raises(NestingRefused):
             prefix.merge(stage(empty / "other", {"share/x": "other"}))
@@ -683,7 +683,7 @@ def test_what_only_adds_goes_on_beside_a_build_and_what_replaces_does_not(
 
 def test_a_durable_merge_syncs_what_it_seals_before_it_forgets_of_it(prefix: MergePrefix, staged: Path) -> None:
     with disk.record() as changes:
-        prefix.merge(staged, is_durable=True)
+        prefix.merge(staged, durable=True)
     done = [(change.operation, change.path) for change in changes]
     sealed = done.index(("set_time", str(prefix.path / "bin")))
     forgotten = [path.endswith(".committed") and what == "remove" for what, path in done].index(True)

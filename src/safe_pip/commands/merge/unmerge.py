@@ -1,20 +1,24 @@
-"""What a manifest lists, taken away again: what is still as it was put, and belongs to nobody else by now."""
+"""`safe-pip unmerge`: remove what a manifest lists and what is still as the merge put it, in one transaction."""
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from safe_pip import fs
+from safe_pip.commands.environments import Context, prefix_finder
+from safe_pip.commands.merge import tell
 from safe_pip.commands.merge.manifest import Manifest
-from safe_pip.commands.merge.merging import ATTEMPTS, Environments, Owned
+from safe_pip.commands.merge.merging import ATTEMPTS, Owned, Transactions
+from safe_pip.commands.options import Namespace, Parser, text
 from safe_pip.environment.access import Prefix
 from safe_pip.environment.change import Terms, sweep_target
 from safe_pip.environment.ownership import Ownership
 from safe_pip.environment.snapshot import Snapshot
-from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import StalePlan
 from safe_pip.merge.plan import ExactTree, Removal
+from safe_pip.messages import say
 
 
 class Unmerged(NamedTuple):
@@ -34,15 +38,80 @@ class Unmerged(NamedTuple):
     left: tuple[str, ...] = ()
 
 
-def unmerge(
-    manifest: Manifest, find: Callable[[], Prefix], environments: Environments, *, is_durable: bool = False
-) -> Unmerged:
+def describe(parser: Parser) -> None:
+    """Add the verb's arguments to its parser."""
+    parser.description = """\
+Remove what `safe-pip merge --manifest MANIFEST` has put into a prefix, in one step that happens whole or not at all.
+It removes each file that still has the content (or, a symbolic link, the target) that the manifest lists, with the
+bytecode made of it, and the directories that the merge made and that are empty then. It keeps and names each file that
+was changed since, that belongs to a distribution that came later, or that would be reached through a symbolic link.
+What was there before the merge stays. At the end the manifest is deleted. The exit status is 0; 1 if MANIFEST is none.
+"""
+    parser.epilog = """\
+The JSON document has:
+  format       1; a later number means that the meaning of a key changed
+  prefix       the prefix
+  removed, directories
+               lists of paths that are gone now: files and links, and directories
+  changed, elsewhere
+               lists of paths that were kept
+  owned        a list of: path, owner (the distribution); kept as well
+  gone         a list of paths that were gone already
+  left         a list of directories with something else in them
+"""
+    parser.add_argument("manifest", type=text, metavar="MANIFEST", help="what `safe-pip merge --manifest` wrote")
+    parser.add_json()
+
+
+def main(options: Namespace, context: Context) -> int:
+    """Run the verb; on return its exit status."""
+    path = Path(os.path.realpath(options.manifest))
+    manifest = Manifest.read(path)
+    unmerged = unmerge(manifest, prefix_finder(manifest.prefix), context.transaction)
+    for line in _warnings(unmerged):
+        say(line)
+    try:
+        fs.unlink(path)
+    except OSError as error:
+        say(f"warning: `{path}` could not be deleted: {error.strerror}")
+    if options.json:
+        tell(json.dumps(_document(unmerged), indent=2))
+    else:
+        removed = f"Removed {len(unmerged.removed)} files and {len(unmerged.directories)} directories"
+        tell(f"{removed} from `{unmerged.prefix}`")
+    return 0
+
+
+def _warnings(unmerged: Unmerged) -> Iterator[str]:
+    for path in unmerged.changed:
+        yield f"warning: `{path}` was changed since, and kept"
+    for path, owner in unmerged.owned:
+        yield f"warning: `{path}` belongs to `{owner}` by now, and was kept"
+    for path in unmerged.elsewhere:
+        yield f"warning: `{path}` leads through a symbolic link by now, and was left alone"
+
+
+def _document(unmerged: Unmerged) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "prefix": str(unmerged.prefix),
+        "removed": list(unmerged.removed),
+        "directories": list(unmerged.directories),
+        "changed": list(unmerged.changed),
+        "owned": [{"path": path, "owner": owner} for path, owner in unmerged.owned],
+        "elsewhere": list(unmerged.elsewhere),
+        "gone": list(unmerged.gone),
+        "left": list(unmerged.left),
+    }
+
+
+def unmerge(manifest: Manifest, find: Callable[[], Prefix], transactions: Transactions) -> Unmerged:
     """Take away what the manifest lists; on return it is gone, on error nothing was changed."""
     attempt = 0
     while True:
         attempt += 1
         try:
-            return _Unmerge(manifest, find, environments, is_durable=is_durable).carry_out()
+            return _Unmerge(manifest, find, transactions).carry_out()
         except StalePlan:
             if attempt == ATTEMPTS:
                 raise
@@ -51,13 +120,11 @@ def unmerge(
 class _Unmerge:
     """One attempt."""
 
-    def __init__(
-        self, manifest: Manifest, find: Callable[[], Prefix], environments: Environments, *, is_durable: bool
-    ) -> None:
+    def __init__(self, manifest: Manifest, find: Callable[[], Prefix], transactions: Transactions) -> None:
         self._manifest = manifest
         self._find = find
         self._prefix = find()
-        self._transaction = Transaction(environments, self._prefix.environment, durable=is_durable)
+        self._transaction = transactions(self._prefix.environment)
 
     def carry_out(self) -> Unmerged:
         """Unmerge, or raise `StalePlan`."""

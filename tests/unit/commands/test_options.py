@@ -1,0 +1,92 @@
+"""The command lines of safe-pip's own verbs."""
+
+from __future__ import annotations
+
+import pytest
+
+from safe_pip.commands import MODULES, VERBS, options
+from safe_pip.commands.options import Namespace
+from safe_pip.errors import UsageError
+
+
+def parse(verb: str, *words: str) -> Namespace:
+    return options.parser(verb).parse_args(words)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_a_module_and_describes_its_options(verb: str) -> None:
+    assert set(VERBS) == set(MODULES)
+    names = [name for option in options.listed(verb) for name in option.names]
+    assert len(names) == len(set(names))
+    assert all(option.help for option in options.listed(verb) if option.names[0] not in PASSED_ON)
+    assert ("--json" in names) == (verb in ("doctor", "merge", "status", "unmerge"))
+
+
+PASSED_ON = ("--system-site-packages", "--without-pip", "--copies", "--symlinks", "--prompt")
+
+
+def test_an_option_that_takes_a_value_says_so() -> None:
+    found = {option.names[-1]: option.value for option in options.listed("run")}
+    assert found == {"--shared": None, "--exclusive": None, "--env": "DIR", "--lock-timeout": "SECONDS"}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_fits_on_a_page_of_120_columns(verb: str) -> None:
+    text = options.parser(verb).format_help()
+    assert text.startswith(f"usage: safe-pip {verb} ")
+    assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("run", ["--env"]),
+        ("run", ["--lock-timeout"]),
+        ("run", ["--lock-timeout", "x"]),
+        ("run", ["--verbose", "make"]),
+        ("run", ["-x"]),
+        ("run", ["--excl", "make"]),
+        ("status", ["--env="]),
+        ("status", ["word"]),
+        ("venv", []),
+        ("venv", [""]),
+        ("venv", ["a", "b"]),
+        ("venv", ["a", "-r"]),
+        ("venv", ["a", "--python"]),
+        ("venv", ["a", "--upgrade"]),
+        ("venv", ["a", "--lock-timeout", "x"]),
+        ("merge", ["a", "--on-conflict", "ask"]),
+    ],
+)
+def test_a_mistake_is_a_usage_error_in_one_line_that_names_the_help(verb: str, words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(verb, *words)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_options_of_run_end_at_the_command() -> None:
+    found = parse("run", "make", "--exclusive", "--env", "x")
+    assert (found.command, found.exclusive, found.env) == (["make", "--exclusive", "--env", "x"], False, None)
+    found = parse("run", "--exclusive", "--", "--shared")
+    assert (found.command, found.exclusive) == (["--", "--shared"], True)
+    assert not parse("run", "--exclusive", "--shared", "make").exclusive
+    assert parse("run", "make", "--", "-j").command == ["make", "--", "-j"]
+
+
+def test_values_may_stand_alone_or_behind_an_equals_sign() -> None:
+    for words in (("--env", "dir", "--lock-timeout", "1.5", "make"), ("--env=dir", "--lock-timeout=1.5", "make")):
+        found = parse("run", *words)
+        assert (found.command, found.env, found.lock_timeout) == (["make"], "dir", 1.5)
+
+
+def test_options_of_venv_stand_before_and_behind_the_directory() -> None:
+    words = ["-r", "a", "--clear", "dir", "-rb", "--requirement=c", "--requirement", "d", "--python", "python3"]
+    found = parse("venv", *words, "--lock-timeout=1.5")
+    assert (found.directory, found.clear, found.requirements) == ("dir", True, ["a", "b", "c", "d"])
+    assert (found.python, found.lock_timeout) == ("python3", 1.5)
+    assert parse("venv", "--", "-dir").directory == "-dir"
+
+
+def test_options_of_the_venv_module_are_passed_on() -> None:
+    found = parse("venv", "--without-pip", "dir", "--system-site-packages", "--prompt=x y")
+    assert (found.passed_on, found.prompt) == (["--without-pip", "--system-site-packages"], "x y")

@@ -376,9 +376,9 @@ def test_every_conflict_is_named_on_standard_error_and_in_the_document(tmp_path:
     staged = stage(tmp_path / "staged", {"share/both": "2", "bin/x": "2", "bin/y": "y"})
     done = run("merge", staged, "--into", prefix, "--on-conflict=fail", "--json", status=1)
     assert done.stderr.splitlines() == [
-        f"safe-pip: `{prefix}/bin/x` is there with other content, which no distribution owned",
-        f"safe-pip: `{prefix}/share/both` is there with other content, which `other` owned",
-        "safe-pip: error: 2 files are there with other content. Nothing was changed",
+        f"safe-pip: `{prefix}/bin/x` exists with other content, which no distribution owned",
+        f"safe-pip: `{prefix}/share/both` exists with other content, which `other` owned",
+        "safe-pip: error: 2 files exist with other content. Nothing was changed",
     ]
     named = [{"path": f"{prefix}/bin/x", "owner": None}, {"path": f"{prefix}/share/both", "owner": "other"}]
     document = json.loads(done.stdout)

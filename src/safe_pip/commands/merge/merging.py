@@ -44,8 +44,8 @@ class Conflicts(Unmergeable):
     code = "conflicts"
 
     def __init__(self, found: Sequence[Owned]) -> None:
-        what = "1 file is" if len(found) == 1 else f"{len(found)} files are"
-        super().__init__(f"{what} there with other content")
+        what = "1 file exists" if len(found) == 1 else f"{len(found)} files exist"
+        super().__init__(f"{what} with other content")
         self.found = tuple(found)
 
 

@@ -20,7 +20,7 @@ from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import NestingRefused, SafePipError, State, Unmergeable, UnusableEnvironment
 from tests.support.faults import disk
 from tests.support.faults.transaction import Link
-from tests.support.trees.prefixes import SITE, MergePrefix, distribution, context, exact, stage
+from tests.support.trees.prefixes import SITE, MergePrefix, context, distribution, exact, stage
 
 TREE = {
     "bin/tool": "#!/bin/sh\n",

@@ -190,7 +190,7 @@ def _run_seams(
         copy.discard()
         if isinstance(seams.error, Replaced):
             transaction.environment.read(lambda: None)  # Until then there may be no safe-pip to start.
-        Attempt(attempt.number + 1, answered=seams.answered, inputs=seams.inputs).begin(isolation.start)
+        Attempt(attempt.number + 1, answered=frozenset(seams.answered), inputs=seams.inputs).begin(isolation.start)
     return _fail(seams.error) if seams.error is not None else status
 
 

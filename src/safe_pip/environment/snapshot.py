@@ -5,7 +5,8 @@ Nothing here knows pip. Names are those of the files that the PyPA specification
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -76,6 +77,32 @@ class ReadSet:
     def changed_or_removed(self, now: Snapshot) -> tuple[str, ...]:
         """As `changed`, without the projects that were not installed and are `now`."""
         return tuple(project for project in self.changed(now) if self._seen[project])
+
+
+def hides(staged: Mapping[Path, Collection[str]], looked_at: Iterable[Path], projects: Iterable[str]) -> bool:
+    """Whether one of `projects` is installed already, or a module of the name of one that is staged.
+
+    Such a module, in its tree or in another one, would not be found any more, or would hide the new one. `staged` is
+    what each tree gets directly below it; `looked_at` are the trees as they are now.
+    """
+    trees = [tree for tree in dict.fromkeys(looked_at) if tree.is_dir()]
+    there = Snapshot.take(map(str, trees))
+    if any(map(there.identity, projects)):
+        return True
+    modules = {name.partition(".")[0] for names in staged.values() for name in names}
+    return any(
+        name.partition(".")[0] in modules and name not in staged.get(tree, ())
+        for tree in trees
+        for name in _names(tree)
+    )
+
+
+def _names(tree: Path) -> list[str]:
+    """What is in a tree; nothing if it is gone or cannot be read: nothing can be imported from it then."""
+    try:
+        return os.listdir(tree)
+    except OSError:
+        return []
 
 
 def _fingerprint(path: str, suffix: str) -> Fingerprint:

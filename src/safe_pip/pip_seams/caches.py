@@ -1,26 +1,41 @@
-"""pip's caches, where a reader could meet a half-written or a just purged entry."""
+"""pip's caches, where a reader could meet a half-written or a just purged entry; and `pip cache`."""
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import os
+import textwrap
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pip._internal.models.link import Link
+from pip._internal.utils._log import getLogger
+from pip._internal.utils.misc import format_size
+from pip._internal.utils.temp_dir import TempDirectory
+from pip._internal.utils.urls import path_to_url
+
 from safe_pip import fs
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import UnusableEnvironment
+from safe_pip.fs import trust
 from safe_pip.pip_seams.seam import Seam
+from safe_pip.store.wheels import FORMAT, Entry, Store
 
 FOUND = Seam("pip._internal.cache", "WheelCache.get_cache_entry", ("link", "package_name", "supported_tags"))
 ORIGIN = Seam("pip._internal.cache", "WheelCache.record_download_origin", ("cache_dir", "download_info"))
 PLACE = Seam("pip._internal.wheel_builder", "_get_cache_dir", ("req", "wheel_cache"))
 BUILT = Seam("pip._internal.wheel_builder", "_build_one", ("req", "output_dir", "verify", "editable"))
-REMOVED = Seam("pip._internal.commands.cache", "CacheCommand.remove_cache_items", ("options", "args"))
 PAGE = Seam("pip._internal.network.cache", "SafeFileCache.get", ("self", "key"))
 BODY = Seam("pip._internal.network.cache", "SafeFileCache.get_body", ("self", "key"))
+_COMMAND = "pip._internal.commands.cache"
+INFO = Seam(_COMMAND, "CacheCommand.get_cache_info", ("options", "args"))
+LIST = Seam(_COMMAND, "CacheCommand.list_cache_items", ("options", "args"))
+REMOVE = Seam(_COMMAND, "CacheCommand.remove_cache_items", ("options", "args"))
+
+logger = getLogger(_COMMAND)
 
 
 def attach_to_wheels(transaction: Transaction) -> Collection[Path]:
@@ -30,10 +45,6 @@ def attach_to_wheels(transaction: Transaction) -> Collection[Path]:
     what is returned will be the wheels that this command builds and pip does not keep: whoever wants one again gets
     another, built anew.
     """
-    from pip._internal.models.link import Link
-    from pip._internal.utils.temp_dir import TempDirectory
-    from pip._internal.utils.urls import path_to_url
-
     caches: dict[str, str] = {}
     passing: set[Path] = set()
 
@@ -107,14 +118,21 @@ def attach_to_pages() -> None:
     BODY.replace(body_of)
 
 
-def attach_to_purge(transaction: Transaction) -> None:
-    """Have `cache remove` and `cache purge` take their turn with those who read and fill the cache."""
+def attach_to_command(transaction: Transaction) -> None:
+    """Have `pip cache` know the prepared wheels too, and take its turn with commands that use pip's wheel cache."""
 
-    def remove(original: Any, command: Any, options: Any, args: Any) -> Any:
-        with _mutex(transaction, options.cache_dir):
-            return original(command, options, args)
+    def remove(original: Any, command: Any, options: Any, args: list[str]) -> Any:
+        def alone(*args: Any) -> Any:
+            with _mutex(transaction, options.cache_dir):
+                return original(*args)
 
-    REMOVED.replace(remove)
+        return _remove(alone, command, options, args)
+
+    for seam in (INFO, LIST, REMOVE):
+        seam.check()
+    INFO.replace(_info)
+    LIST.replace(_list)
+    REMOVE.replace(remove)
 
 
 @contextmanager
@@ -152,3 +170,77 @@ def _named(private: str, shown: str) -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(rename)
+
+
+def _info(original: Any, command: Any, options: Any, args: list[str]) -> Any:
+    result = original(command, options, args)
+    store = Store.existing(Path(options.cache_dir))
+    entries = store.entries() if store is not None else []
+    logger.info(
+        textwrap.dedent(f"""\
+            Prepared wheels location (safe-pip): {Path(options.cache_dir, "safe-pip", FORMAT)}
+            Prepared wheels size: {format_size(sum(entry.size for entry in entries))}
+            Number of prepared wheels: {len(entries)}""")
+    )
+    return result
+
+
+def _list(original: Any, command: Any, options: Any, args: list[str]) -> Any:
+    """List them for people; `--format=abspath` is for programs, which take what it lists for wheels."""
+    result = original(command, options, args)
+    entries = _matching(Store.existing(Path(options.cache_dir)), args[0] if args else "*")
+    if entries and options.list_format == "human":
+        lines = sorted(f" - {entry.name} ({_made_for(entry)}, {format_size(entry.size)})" for entry in entries)
+        logger.info("\nPrepared wheels (safe-pip):\n")
+        logger.info("\n".join(lines))
+    return result
+
+
+def _remove(original: Any, command: Any, options: Any, args: list[str]) -> Any:
+    """Remove what matches and nobody uses; who is just preparing a wheel, or copying one, is not disturbed."""
+    store = Store.existing(Path(options.cache_dir))
+    if store is None or not trust.is_trusted(store.path):
+        return original(command, options, args)
+    entries = _matching(store, args[0]) if len(args) == 1 else []
+    with _without_word_of_none(bool(entries)):
+        result = original(command, options, args)
+    removed = [entry for entry in entries if store.remove(entry)]
+    if args == ["*"]:
+        for damaged in store.places():
+            store.remove(damaged)
+    for entry in removed:
+        logger.verbose("Removed %s", entry.path)
+    store.sweep()
+    if entries:
+        size = format_size(sum(entry.size for entry in removed))
+        kept = len(entries) - len(removed)
+        logger.info("Prepared wheels removed: %s (%s)%s", len(removed), size, f", in use: {kept}" if kept else "")
+    return result
+
+
+def _matching(store: Store | None, pattern: str) -> list[Entry]:
+    """The entries whose wheels pip would find by this pattern."""
+    if store is None:
+        return []
+    pattern += "*.whl" if "-" in pattern else "-*.whl"
+    return [entry for entry in store.entries() if fnmatch.fnmatch(entry.name, pattern)]
+
+
+def _made_for(entry: Entry) -> str:
+    """The interpreters that can use an entry: their cache tag."""
+    key = entry.path.name.split("-")[1:]
+    return "-".join(key[:2]) if len(key) > 1 else "without bytecode"
+
+
+@contextmanager
+def _without_word_of_none(is_wrong: bool) -> Iterator[None]:
+    """Within, pip does not say that nothing matches, where that `is_wrong`: it looks at its own wheels only."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not (is_wrong and str(record.msg).startswith("No matching packages"))
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)

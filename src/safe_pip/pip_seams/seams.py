@@ -1,10 +1,11 @@
-"""The only package that knows pip's internals: where pip asks what is installed, builds, and changes the environment.
+"""pip with our answers in its seams: what is attached for each command, and how a command of pip runs.
 
-Everything is replaced in memory, where pip uses it; each seam is checked first, and one that is not as expected means
-that all of pip runs under one exclusive lock (`SeamBroken`).
+Everything is replaced in memory, where pip uses it. Each seam is checked before; one that is not as expected raises
+`SeamBroken`, and all of pip runs under one exclusive lock.
+
+The other modules of this package import the part of pip that they replace. `Seams._attach` imports them when pip has
+imported that part, so that `pip list` does without what `pip install` needs.
 """
-
-from __future__ import annotations
 
 import gc
 import importlib
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import NestingRefused, Replaced, SafePipError
@@ -26,29 +27,36 @@ from safe_pip.pip_seams import tracebacks
 from safe_pip.pip_seams.seam import Seam, SeamBroken
 from safe_pip.pip_seams.shell import CREATE, Shell, program
 
+if TYPE_CHECKING:
+    from safe_pip.pip_seams.install import Install
+    from safe_pip.pip_seams.installed import Installed
+    from safe_pip.pip_seams.uninstall import Uninstall
+
 __all__ = ["SeamBroken", "Seams", "Shell", "program", "run_unchanged"]
 
-PRELOADED = (
-    *(
-        "safe_pip.environment.change",
-        "safe_pip.journal.commit",
-        "safe_pip.journal.recovery",
-        "safe_pip.environment.stage",
-        "safe_pip.journal.sweep",
-        "safe_pip.store.verify",
-    ),
-    *("pwd", "py_compile", "resource", "shlex"),
-)
-"""What is imported elsewhere when it is needed, which may be after pip's first change: then nothing can be any more."""
-
 _GARBAGE = 50_000
-"""So many new objects are worth a look for garbage: a command that lasts a second makes hardly any."""
+"""So many new objects are worth a search for garbage: a command that lasts a second makes hardly any."""
 
 CONTENT = Seam("pip._internal.req.req_file", "get_file_content", ("url", "session"))
 
 
+def preload() -> None:
+    """Import what other modules import when they need it: from 26.1 on pip lets nothing be imported once it installs.
+
+    Not every platform has all of it.
+    """
+    for name in ("safe_pip.journal.recovery", "pwd", "py_compile", "resource", "shlex"):
+        with suppress(ImportError):
+            importlib.import_module(name)
+    load_rename()
+
+
 class Seams:
     """pip, with our answers in its seams."""
+
+    installed: "Installed"
+    _install: "Install"
+    _uninstall: "Uninstall"
 
     def __init__(
         self,
@@ -68,11 +76,10 @@ class Seams:
         self.error: SafePipError | None = None
         """Why the command did not do what it was asked for, after `run`."""
         self.inputs = dict(attempt.inputs)
-        self.answered = attempt.answered
-        self.installed: Any = None
-        self._install: Any = None
-        self._uninstall: Any = None
-        self._attached: set[str] = set()
+        """What was read from pipes, for the next attempt."""
+        self.answered = set(attempt.answered)
+        """The projects whose removal was agreed to, for the next attempt."""
+        self._attached: set[object] = set()
         self._passing: Collection[Path] = ()
 
     def run(self, args: list[str]) -> int:
@@ -86,7 +93,7 @@ class Seams:
             self.shell.attach()
             self._replace_create()
             if "PIP_AUTO_COMPLETE" in os.environ:
-                self._once("metadata")
+                self._once(self._attach_metadata)
             return _main(args)
         except SafePipError as error:
             self.error = self.error or error
@@ -101,14 +108,14 @@ class Seams:
                 module.create_command = CREATE.check()
 
     def _create(self, original: Any, name: str, *args: Any, **kw: Any) -> Any:
-        self._once("commands")
+        self._once(self.shell.attach_to_commands)
         command = original(name, *args, **kw)
-        self._attach_to(name, command)
+        self._attach(name, command)
         run = command.run
-        command.run = lambda options, args: self._guarded(name, command, run, options, args)
+        command.run = lambda options, args: self._guarded(name, run, options, args)
         return command
 
-    def _guarded(self, name: str, command: Any, run: Any, options: Any, args: list[str]) -> int:
+    def _guarded(self, name: str, run: Any, options: Any, args: list[str]) -> int:
         """Run a command; an error of ours becomes its exit status here, before pip takes it for its own."""
         transaction = self.transaction
         self._begin()
@@ -119,17 +126,15 @@ class Seams:
             # All of ours that this command needs is loaded by now; it must be of one version.
             if not isolation.is_current():
                 raise Replaced("safe-pip was replaced while this command started")
-            with ExitStack() as locks:
+            with ExitStack() as work:
                 if name == "install":
-                    self._install.command, self._install.options = command, options
                     if not options.debug_mode:
                         tracebacks.leave_out()
-                    locks.enter_context(self._install.closing)
+                    work.enter_context(self._install.at_work(options))
                 if name == "uninstall":
-                    locks.enter_context(self._uninstall.closing)
-                is_reported = getattr(options, "json_report_file", None) == "-"
-                if self.attempt.number >= RESERVING or is_reported:
-                    locks.enter_context(self._reserved(name, options, alone=is_reported))
+                    work.enter_context(self._uninstall.at_work())
+                if name in ("install", "uninstall") and not getattr(options, "dry_run", False):
+                    work.enter_context(self._reserved(options))
                 status = int(run(options, args))
                 if transaction.error is not None:
                     raise transaction.error
@@ -144,80 +149,65 @@ class Seams:
                 raise
             self.error = transaction.error  # pip took it for something else: a failed build
             return self.error.exit_status
-        finally:
-            if self._uninstall is not None:
-                self.answered = frozenset(self._uninstall.answered)
 
     @contextmanager
-    def _reserved(self, name: str, options: Any, *, alone: bool) -> Iterator[None]:
-        """Within, nobody changes or removes what is installed, or with `alone` adds to it.
+    def _reserved(self, options: Any) -> Iterator[None]:
+        """Within, a late attempt keeps what is installed as it is; others can only add to it.
 
-        Without that, below one who forbids it. Alone has to be who prints what he is going to do: another attempt
-        would print it twice.
+        A command that prints a report on standard output is alone from its first attempt: another attempt would print
+        a second report. Where an ancestor forbids the lock, nothing is reserved.
         """
-        if name not in ("install", "uninstall") or getattr(options, "dry_run", False):
-            yield
-            return
         from safe_pip.pip_seams.scheme import options_target
 
-        target = options_target(self.transaction.path, options)
-        trees = [tree for tree in self.transaction.environment.trees() if os.access(tree, os.W_OK)]
-        with ExitStack() as locks:
-            environment = self.transaction.environment
-            with suppress(NestingRefused):
-                locks.enter_context(environment.exclusively(target) if alone else environment.reserving(target, trees))
+        environment, locks = self.transaction.environment, ExitStack()
+        with suppress(NestingRefused):
+            is_alone = getattr(options, "json_report_file", None) == "-"
+            if is_alone:
+                locks.enter_context(environment.exclusively(options_target(self.transaction.path, options)))
+            elif self.attempt.number >= RESERVING:
+                trees = [tree for tree in environment.trees() if os.access(tree, os.W_OK)]
+                locks.enter_context(environment.reserving(options_target(self.transaction.path, options), trees))
+        with locks:
             yield
 
-    def _attach_to(self, name: str, command: Any) -> None:
+    def _attach(self, name: str, command: Any) -> None:
         """Attach to what `command` uses, which pip has imported by now."""
-        if name in ("install", "uninstall"):
-            for module in PRELOADED:
-                with suppress(ImportError):  # not on every platform
-                    importlib.import_module(module)
-            load_rename()
+        is_requirement = _is_a(command, "pip._internal.cli.req_command", "RequirementCommand")
         self.shell.attach_to(name)
         if "pip._internal.metadata" in sys.modules:
-            self._once("metadata")
-        if self._is_a(command, "pip._internal.cli.index_command", "SessionCommandMixin"):
-            self._once("network")
-        if name == "uninstall" or self._is_a(command, "pip._internal.cli.req_command", "RequirementCommand"):
-            self._once("inputs")
-        if self._is_a(command, "pip._internal.cli.req_command", "RequirementCommand"):
-            self._once("requirements")
-        if name in ("install", "uninstall", "list", "inspect", "freeze", "cache"):
-            self._once(name)
+            self._once(self._attach_metadata)
+        if _is_a(command, "pip._internal.cli.index_command", "SessionCommandMixin"):
+            from safe_pip.pip_seams import network
 
-    def _once(self, part: str) -> None:
-        if part not in self._attached:
-            self._attached.add(part)
-            getattr(self, f"_attach_{part}")()
+            self._once(self._attach_metadata)
+            self._once(network.attach, self.transaction)
+        if is_requirement or name == "uninstall":
+            self._once(CONTENT.replace, self._content)
+        if is_requirement:
+            self._once(self._attach_requirements)
+        if name in ("list", "inspect", "freeze"):
+            self._once(self.installed.attach_to_paths, name)
+        if name == "cache":
+            from safe_pip.pip_seams import caches
 
-    def _attach_commands(self) -> None:
-        self.shell.attach_to_commands()
+            self._once(caches.attach_to_command, self.transaction)
+        if name in ("install", "uninstall"):
+            self._once(preload)
+        if name == "install":
+            self._once(self._attach_install)
+        if name == "uninstall":
+            self._once(self._attach_uninstall)
+
+    def _once(self, attach: Callable[..., object], *args: Any) -> None:
+        if (attach, args) not in self._attached:
+            self._attached.add((attach, args))
+            attach(*args)
 
     def _attach_metadata(self) -> None:
         from safe_pip.pip_seams.installed import Installed
 
         self.installed = Installed(self.transaction)
         self.installed.attach()
-
-    def _attach_network(self) -> None:
-        from safe_pip.pip_seams import network
-
-        self._once("metadata")
-        network.attach(self.transaction)
-
-    def _attach_inputs(self) -> None:
-        def content(original: Any, url: str, *args: Any, **kw: Any) -> tuple[str, str]:
-            if url in self.inputs:
-                return url, self.inputs[url]
-            is_pipe = _is_pipe(url)
-            location, text = original(url, *args, **kw)
-            if is_pipe:
-                self.inputs[url] = text
-            return location, text
-
-        CONTENT.replace(content)
 
     def _attach_requirements(self) -> None:
         from safe_pip.pip_seams import builds, caches
@@ -229,37 +219,27 @@ class Seams:
     def _attach_install(self) -> None:
         from safe_pip.fs.bulk import LinkMode
         from safe_pip.pip_seams.install import Install
-        from safe_pip.pip_seams.store import Prepared
+        from safe_pip.pip_seams.store import PreparedWheels
 
-        mode = LinkMode(self.settings.link_mode)
-        prepared = Prepared(mode, self.settings.cache_limit)
+        prepared = PreparedWheels(LinkMode(self.settings.link_mode), self.settings.cache_limit)
         self._install = Install(self.transaction, self.installed, prepared, self._passing)
         self._install.attach()
 
     def _attach_uninstall(self) -> None:
         from safe_pip.pip_seams.uninstall import Uninstall
 
-        self._uninstall = Uninstall(self.transaction, self.installed, self.answered)
+        self._uninstall = Uninstall(self.transaction, self.answered)
         self._uninstall.attach()
 
-    def _attach_list(self) -> None:
-        self.installed.attach_to_paths("list")
-
-    def _attach_inspect(self) -> None:
-        self.installed.attach_to_paths("inspect")
-
-    def _attach_freeze(self) -> None:
-        self.installed.attach_to_paths("freeze")
-
-    def _attach_cache(self) -> None:
-        from safe_pip.pip_seams import cache_command, caches
-
-        caches.attach_to_purge(self.transaction)
-        cache_command.attach()
-
-    @staticmethod
-    def _is_a(command: Any, module: str, name: str) -> bool:
-        return module in sys.modules and isinstance(command, getattr(sys.modules[module], name, ()))
+    def _content(self, original: Any, url: str, *args: Any, **kw: Any) -> tuple[str, str]:
+        """A file of requirements. What comes from a pipe is kept: the next attempt finds the pipe empty."""
+        if url in self.inputs:
+            return url, self.inputs[url]
+        is_pipe = _is_pipe(url)
+        location, text = original(url, *args, **kw)
+        if is_pipe:
+            self.inputs[url] = text
+        return location, text
 
 
 def run_unchanged(args: list[str]) -> int:
@@ -274,6 +254,11 @@ def _main(args: list[str]) -> int:
     if entry is None:
         raise SeamBroken("pip has no `main` in `pip._internal.cli.main`")
     return int(entry(args) or 0)
+
+
+def _is_a(command: Any, module: str, name: str) -> bool:
+    """Whether a command is of a class of pip's, without importing the class."""
+    return module in sys.modules and isinstance(command, getattr(sys.modules[module], name, ()))
 
 
 def _is_pipe(url: str) -> bool:

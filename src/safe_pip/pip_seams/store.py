@@ -1,17 +1,15 @@
-"""Prepared wheels under pip's own wheel code: what it is about to write is there already, copied from the store.
+"""Prepared wheels under pip's own wheel code: the files that it is about to write are copied from the store before.
 
-pip's loop over the files of a wheel, RECORD, scripts and metadata stay its own work. Where the store cannot be used, or
-a wheel is not in it, pip unpacks and compiles as ever.
+pip still does the rest: its loop over the files of a wheel, RECORD, scripts and metadata. Where the store cannot be
+used, or a wheel is not in it, pip unpacks and compiles by itself.
 """
-
-from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pip._internal.models.scheme import SCHEME_KEYS
 
@@ -33,28 +31,36 @@ RELATIVE = Seam(_WHEEL, "_fs_to_record_path", ("path", "lib_dir"))
 WITHIN = Seam(_WHEEL, "is_within_directory", ("directory", "target"))
 
 
-class Prepared:
+class Copied(NamedTuple):
+    """A prepared wheel in the stage."""
+
+    places: dict[str, str]
+    """The directory in the stage for each group of files."""
+    files: dict[str, str]
+    """Where each file of the archive lies, but for scripts, which pip unpacks itself."""
+    scripts: dict[str, str]
+    """The digest of each script."""
+    compiled: set[str]
+    """The sources whose bytecode was copied too."""
+
+
+class PreparedWheels:
     """The prepared wheels of one command."""
 
     def __init__(self, mode: LinkMode, limit: int) -> None:
         """`mode`: how files get from the store into the environment. `limit`: the bytes that the store may take."""
-        self.refused = ""
-        """Why the store, or a part of it, was not used, in words."""
         self._mode = mode
         self._limit = limit
+        self._refused = ""
         self._is_attached = False
         self._preparing: Preparing | None = None
         self._turn: InstallSlot | None = None
         self._entries: dict[Path, Entry] = {}
-        self._copied: dict[str, str] = {}
-        """Where each file of the archive that pip is at work on was copied to."""
-        self._scripts: dict[str, str] = {}
-        """The digest of each that pip unpacks itself."""
-        self._compiled: set[str] = set()
-        self._places: dict[str, str] = {}
+        self._copied: Copied | None = None
+        """The wheel that pip is at work on."""
 
     def attach(self) -> None:
-        """Take hold of pip's wheel code; where it is not as expected nothing is prepared."""
+        """Attach to pip's wheel code; where it is not as expected nothing is prepared."""
         for seam, wrapper in ((RELATIVE, _relative), (WITHIN, _is_within)):
             with suppress(SeamBroken):  # it is only slower then
                 seam.replace(wrapper)
@@ -62,10 +68,10 @@ class Prepared:
             SAVE.replace(self._save)
             self._is_attached = True
         except SeamBroken as broken:
-            self.refused = broken.message
+            self._refused = broken.message
 
     def make_ready(self, wheels: Mapping[Path, str], options: Any, unneeded: Callable[[], Collection[Path]]) -> None:
-        """Have these wheels, each with its project, prepared: by this command, or by others that want them too.
+        """Have these wheels, each with its project, prepared by this command or by others that want them too.
 
         Where pip's options allow no store, or there is none to be trusted, nothing is prepared.
         """
@@ -73,7 +79,7 @@ class Prepared:
             return
         store = Store.below(Path(options.cache_dir))
         if store is None:
-            self.refused = f"`{options.cache_dir}` cannot be written, or others could change it"
+            self._refused = f"`{options.cache_dir}` cannot be written, or others could change it"
             return
         interpreter = compile.key() if options.compile else None
 
@@ -84,44 +90,46 @@ class Prepared:
         self._preparing = Preparing(store, interpreter, limit=self._limit, waiting=waiting)
         self._entries = self._preparing.prepare(wheels, unneeded)
         if self._preparing.refused is not None:
-            self.refused = str(self._preparing.refused)
+            self._refused = str(self._preparing.refused)
 
     def take_turn(self, target: Target, is_over: Callable[[], bool]) -> None:
-        """Where others stage the same wheels for the same target, have them do it first; until `end_turn` they wait.
+        """Wait while another command stages the same wheels for the same target; until `end_turn` others wait.
 
-        `is_over`: whether nothing is left to be staged, as they have it in its place by now.
+        `is_over`: whether nothing is left to be staged, because the other command has put it in place.
         """
         if self._preparing is not None and self._entries:
             names = sorted(entry.path.name for entry in self._entries.values())
             self._turn = self._preparing.take_turn("\n".join((*map(str, target.trees), *names)), is_over)
 
     def show_progress(self) -> None:
-        """Tell those who wait for their turn that something was staged."""
+        """Tell commands that wait for their turn that something was staged."""
         if self._turn is not None:
             self._turn.show_progress()
 
     def end_turn(self) -> None:
-        """Let those who wait go on; what was staged is in its place, or will never be."""
+        """Let commands that wait go on: what was staged is in its place, or will never be."""
         if self._turn is not None:
             self._turn.close()
 
     def notices(self, options: Any) -> list[str]:
-        """What to say to who wants to know more."""
-        if not self.refused or not options.verbose:
+        """What `-v` says."""
+        if not self._refused or not options.verbose:
             return []
-        return [f"prepared wheels are not used, or not all that could be: {self.refused}"]
+        return [f"prepared wheels are not used, or not all that could be: {self._refused}"]
 
     def stage(self, wheel: Path, archive: Any, info_dir: str, lib_dir: str, scheme: Any, *, compiles: bool) -> bool:
         """Copy a prepared wheel to where pip is about to write it; on return whether that was done."""
+        self._copied = None
         entry = self._entries.get(wheel)
         if entry is not None and entry.held is None and self._preparing is not None:
             entry = self._preparing.hold(entry)
         is_renewed = False
-        while entry is not None and self._find(entry, archive, info_dir, lib_dir, scheme):
+        while entry is not None and (copied := _arranged(entry, archive, info_dir, lib_dir, scheme)) is not None:
             try:
-                self._copy(entry, lib_dir, compiles=compiles)
+                self._copy(entry, copied, lib_dir, compiles=compiles)
                 entry.close()
                 self._entries[wheel] = entry._replace(held=None)
+                self._copied = copied
                 return True
             except Damaged:
                 del self._entries[wheel]
@@ -132,12 +140,11 @@ class Prepared:
                     self._entries[wheel] = again
         if entry is not None:
             entry.close()
-        self._copied, self._scripts, self._compiled = {}, {}, set()
         return False
 
     def is_compiled(self, path: str) -> bool:
         """Whether the bytecode of a staged source came from the store."""
-        return path in self._compiled
+        return self._copied is not None and path in self._copied.compiled
 
     def close(self) -> None:
         """Let all entries go."""
@@ -147,57 +154,58 @@ class Prepared:
         if self._preparing is not None:
             self._preparing.finish()
 
-    def _find(self, entry: Entry, archive: Any, info_dir: str, lib_dir: str, scheme: Any) -> bool:
-        """Note where each file of the archive goes.
-
-        On return whether the archive that pip has open is what was prepared, and no file takes the place of another.
-        """
-        self._copied, self._scripts, self._compiled = {}, {}, set()
-        record, digest = f"{info_dir}/RECORD", ""
-        compiled: list[str] = []
-        self._places = {"": lib_dir, **{group: _place(group, scheme) for group in entry.listing.files if group}}
+    def _copy(self, entry: Entry, copied: Copied, lib_dir: str, *, compiles: bool) -> None:
         for group, files in entry.listing.files.items():
-            start, place = (f"{group}/" if group else ""), os.path.join(self._places[group], "")
-            if group.endswith("/scripts"):  # pip rewrites some of them, and leaves out others
-                self._scripts.update((start + path, known) for path, _, known, _ in files)
-                continue
-            for path, _, known, kind in files:
-                if kind & BYTECODE:
-                    compiled.append(place + path)
-                else:
-                    self._copied[start + path] = place + path
-                    if path == record:
-                        digest = known
-        if {name for name in archive.namelist() if name[-1] != "/"} != self._copied.keys() | self._scripts.keys():
-            return False
-        # Its own bytecode, where pip compiles over it, takes the place of a file too.
-        if len({*self._copied.values(), *compiled}) != len(self._copied) + len(compiled):
-            return False
-        return digest == hashlib.sha256(archive.read(record)).hexdigest()
-
-    def _copy(self, entry: Entry, lib_dir: str, *, compiles: bool) -> None:
-        for group, files in entry.listing.files.items():
-            place = self._places[group]
+            place = copied.places[group]
             if not group.endswith("/scripts"):
                 fs.make_directories(Path(place))
-                # The names in it are relative to this one directory.
+                # The names in bytecode are relative to this one directory.
                 bytecode = compiles and place == lib_dir
                 with Directory.open(place) as destination:
                     entry.copy(group, destination, bytecode=bytecode, by=self._mode)
                 if bytecode:
-                    self._compiled.update(f"{place}/{path}" for path, _, _, kind in files if kind & COMPILED)
+                    copied.compiled.update(f"{place}/{path}" for path, _, _, kind in files if kind & COMPILED)
 
     def _save(self, original: Any, file: Any) -> None:
         name = file.src_record_path
-        if self._copied.get(name) == file.dest_path:
+        if self._copied is not None and self._copied.files.get(name) == file.dest_path:
             file.written = True
             return
         original(file)
-        digest = self._scripts.get(name)
+        digest = None if self._copied is None else self._copied.scripts.get(name)
         if digest is not None:
             with open(file.dest_path, "rb") as written:
                 if hashlib.sha256(written.read()).hexdigest() != digest:
                     raise Mismatch(f"`{name}` is not what its wheel had a moment ago")
+
+
+def _arranged(entry: Entry, archive: Any, info_dir: str, lib_dir: str, scheme: Any) -> Copied | None:
+    """Where each file of an entry goes.
+
+    None if the archive that pip has open is not what was prepared, or if a file takes the place of another.
+    """
+    places = {"": lib_dir, **{group: _place(group, scheme) for group in entry.listing.files if group}}
+    found = Copied(places, {}, {}, set())
+    record, digest = f"{info_dir}/RECORD", ""
+    compiled: list[str] = []
+    for group, files in entry.listing.files.items():
+        start, place = (f"{group}/" if group else ""), os.path.join(places[group], "")
+        if group.endswith("/scripts"):  # pip rewrites some of them, and leaves out others
+            found.scripts.update((start + path, known) for path, _, known, _ in files)
+            continue
+        for path, _, known, kind in files:
+            if kind & BYTECODE:
+                compiled.append(place + path)
+            else:
+                found.files[start + path] = place + path
+                if path == record:
+                    digest = known
+    if {name for name in archive.namelist() if name[-1] != "/"} != found.files.keys() | found.scripts.keys():
+        return None
+    # Bytecode that is in the wheel, where pip compiles over it, takes the place of a file too.
+    if len({*found.files.values(), *compiled}) != len(found.files) + len(compiled):
+        return None
+    return found if digest == hashlib.sha256(archive.read(record)).hexdigest() else None
 
 
 def _place(group: str, scheme: Any) -> str:
@@ -206,7 +214,7 @@ def _place(group: str, scheme: Any) -> str:
 
 
 def _relative(original: Any, path: str, lib_dir: str) -> str:
-    """What pip asks for each file of a wheel, in less time where the answer is plain."""
+    """pip's answer for each file of a wheel, in less time where the path is plain."""
     start = len(lib_dir)
     if path.startswith(lib_dir) and path[start : start + 1] == os.sep == "/" and _is_plain(path):
         return path[start + 1 :]
@@ -214,7 +222,7 @@ def _relative(original: Any, path: str, lib_dir: str) -> str:
 
 
 def _is_within(original: Any, directory: str, target: str, **kw: Any) -> bool:
-    """The same."""
+    """pip's answer for each file of a wheel, in less time where the path is plain."""
     if os.sep == "/" and not kw and target.startswith(directory + "/") and _is_plain(target):
         return True
     return bool(original(directory, target, **kw))

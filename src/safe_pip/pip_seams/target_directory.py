@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +16,7 @@ from safe_pip.environment.snapshot import Snapshot
 from safe_pip.errors import StalePlan
 from safe_pip.merge.plan import Removal
 from safe_pip.pip_seams.wheels import Staged, is_importable
+from safe_pip.records import listed
 
 _HOME = ".safe-pip-home"
 _EXISTS = "Target directory %s already exists. Specify --upgrade to force replacement."
@@ -55,7 +55,7 @@ class TargetDirectory:
         """
         self._projects = {each.project for each in staged}
         self._identities = self._identify()
-        rows = {each.project: list(_rows(each.record)) for each in staged}
+        rows = {each.project: listed(each.record) for each in staged}
         infos = {each.project: os.path.basename(os.path.dirname(each.record)) for each in staged}
         old = {project: self._metadata(project) for project in self._projects}
         keeping = {
@@ -152,7 +152,7 @@ class TargetDirectory:
 
     def _files(self, info: str) -> Iterator[str]:
         """What the RECORD in a dist-info directory that is there names, as far as it lies in the directory."""
-        for row in _rows(os.path.join(info, "RECORD")):
+        for row in listed(os.path.join(info, "RECORD")):
             below = self._below(row)
             parent = os.path.realpath(os.path.join(self._tree, os.path.dirname(below)))
             path = os.path.join(parent, os.path.basename(below))
@@ -170,15 +170,6 @@ class TargetDirectory:
         outside = os.path.join(os.pardir, os.pardir, "")
         path = path.removeprefix(outside)
         return "" if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir else path
-
-
-def _rows(record: str) -> Iterator[str]:
-    """The paths in a RECORD; none if there is no such file."""
-    try:
-        with open(record, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            yield from [row[0] for row in csv.reader(file) if row]
-    except (OSError, csv.Error):
-        return
 
 
 def _remove(path: Path) -> None:

@@ -1,50 +1,130 @@
-"""`pip uninstall`: the question is asked with no lock held; its answer is validated under the locks."""
+"""What pip would uninstall: it lists and tells everything as ever, and moves nothing; and `pip uninstall` itself.
 
-from __future__ import annotations
+`pip uninstall` asks its question with no lock held; the answer is validated under the locks.
+"""
 
+import io
 import logging
+import os
 import sys
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
+from pip._internal.utils._log import VERBOSE
 from pip._internal.utils.logging import indent_log
+from pip._vendor.packaging.utils import canonicalize_name
 
+from safe_pip.environment.change import Change
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import CommitFailed, StalePlan, State
 from safe_pip.launch import adoption
-from safe_pip.pip_seams.installed import Installed
-from safe_pip.pip_seams.output import KeptBack, kept_until_done
-from safe_pip.pip_seams.removals import REMOVE, Removals, project_of
-from safe_pip.pip_seams.scheme import tree_of, uninstall_target
+from safe_pip.merge.plan import Removal
+from safe_pip.pip_seams.output import kept_until_done
+from safe_pip.pip_seams.scheme import reachable, tree_of, uninstall_target
 from safe_pip.pip_seams.seam import Seam
 
-PROCEED = Seam("pip._internal.req.req_uninstall", "UninstallPathSet._allowed_to_proceed", ("verbose",))
-SEAMS = (PROCEED,)
+_MODULE = "pip._internal.req.req_uninstall"
+REMOVE = Seam(_MODULE, "UninstallPathSet.remove", ("auto_confirm", "verbose"))
+COMMIT = Seam(_MODULE, "UninstallPathSet.commit", ("self",))
+ROLLBACK = Seam(_MODULE, "UninstallPathSet.rollback", ("self",))
+STASH = Seam(_MODULE, "StashedUninstallPathSet.stash", ("path",))
+UNLIST = Seam(_MODULE, "UninstallPthEntries.remove", ("self",))
+SEAMS = (REMOVE, COMMIT, ROLLBACK, STASH, UNLIST)
+PROCEED = Seam(_MODULE, "UninstallPathSet._allowed_to_proceed", ("verbose",))
 
-_logger = logging.getLogger("pip._internal.req.req_uninstall")
+_logger = logging.getLogger(_MODULE)
+
+
+class Removals:
+    """Everything that one command removes."""
+
+    def __init__(self) -> None:
+        self._left_alone: list[str] = []
+        self._before: dict[str, bytes] = {}
+        self._after: dict[str, bytes] = {}
+
+    def attach(self, remove: Callable[..., Any]) -> None:
+        """Have pip call `remove(original, paths, ...)`, whose original lists what goes; nothing is touched."""
+        for seam in SEAMS:
+            seam.check()
+        STASH.replace(lambda original, stash, path: path)
+        UNLIST.replace(self._unlist)
+        # There is nothing to take back either: until the change is committed nothing has happened.
+        for seam in (COMMIT, ROLLBACK):
+            seam.replace(lambda original, paths: None)
+        REMOVE.replace(remove)
+
+    def take(self, paths: Any, change: Change) -> None:
+        """Add to `change` what pip's `UninstallPathSet` would have removed; called when pip has listed it.
+
+        What lies outside the environment is left alone.
+        """
+        if not paths._paths:
+            return
+        edits = {file: self._after[file] for file in paths._pth if file in self._after}
+        removal = Removal(project_of(paths), tree_of(paths._dist), frozenset(paths._paths), edits)
+        directories = (*reachable(), str(removal.tree))
+        for directory in directories:
+            change.allow(directory)
+        below = tuple(os.path.join(os.path.realpath(directory), "") for directory in directories)
+        self._left_alone += sorted(path for path in removal.files if not path.startswith(below))
+        change.remove(removal)
+
+    def check(self) -> None:
+        """Raise `StalePlan` if a file that loses some lines has changed; called under the locks."""
+        for file, before in self._before.items():
+            if _content(file) != before:
+                raise StalePlan((), f"`{file}` changed while this command was at work")
+
+    def notices(self) -> list[str]:
+        """What the user is to be told of the removal."""
+        return [f"`{path}` lies outside the environment and was left alone" for path in self._left_alone]
+
+    def _unlist(self, original: Any, entries: Any) -> None:
+        """Take lines off a `.pth` file in memory; two distributions may each have theirs in one file."""
+        _logger.log(VERBOSE, "Removing pth entries from %s:", entries.file)
+        if not os.path.isfile(entries.file):
+            _logger.warning("Cannot remove entries from nonexistent file %s", entries.file)
+            return
+        if entries.file not in self._before:
+            self._before[entries.file] = self._after[entries.file] = _content(entries.file)
+        lines = io.BytesIO(self._after[entries.file]).readlines()
+        ending = b"\r\n" if any(line.endswith(b"\r\n") for line in lines) else b"\n"
+        if lines and not lines[-1].endswith(ending):
+            lines[-1] += ending
+        for entry in sorted(entries.entries):
+            _logger.log(VERBOSE, "Removing entry: %s", entry)
+            if (line := entry.encode() + ending) in lines:
+                lines.remove(line)
+        self._after[entries.file] = b"".join(lines)
 
 
 class Uninstall:
     """One `pip uninstall` at work."""
 
-    def __init__(self, transaction: Transaction, installed: Installed, answered: frozenset[str]) -> None:
+    def __init__(self, transaction: Transaction, answered: set[str]) -> None:
         self.transaction = transaction
-        self.installed = installed
-        self.answered = set(answered)
-        """The projects that the user has agreed to remove where nobody can be asked again, for the next attempt."""
-        self.closing = ExitStack()
-        """What is left to do when all has been said: deleting what was removed."""
+        self._answered = answered
+        """The projects whose removal was agreed to by an answer from a pipe, which is empty in the next attempt."""
+        self._closing = ExitStack()
         self._agreed: list[tuple[Any, bool]] = []
         self._gone: set[str] = set()
         self._removals = Removals()
 
     def attach(self) -> None:
         """Collect what pip wants to remove; nothing is removed before `commit`."""
-        for seam in SEAMS:
-            seam.check()
+        PROCEED.check()
         self._list = REMOVE.check()
         self._removals.attach(self._ask)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Within, pip runs the command; at the end, when all has been said, what was removed is deleted."""
+        with self._closing:
+            yield
 
     def commit(self) -> None:
         """Remove what was agreed to, all of it or nothing.
@@ -57,16 +137,23 @@ class Uninstall:
         with ExitStack() as closing:
             change = closing.enter_context(self.transaction.staging(target))
             with kept_until_done(first=False) as kept:
-                kept.left_out = self._was_said
+                asked = {f"Uninstalling {_described(paths)}:" for paths, asked in self._agreed if asked}
+                kept.left_out = lambda record: record.getMessage() in asked  # the question has said it
                 for paths, _ in self._agreed:
                     self._collect(paths, change)
                     kept.mark(project_of(paths))
                 self.transaction.commit(change, self._validate)
-            self._say(kept)
+            for paths, _ in self._agreed:
+                if project_of(paths) in self._gone:
+                    logging.getLogger("pip._internal.req.req_install").warning(
+                        "Skipping %s as it is not installed.", project_of(paths)
+                    )
+                else:
+                    kept.say(project_of(paths))
             self.transaction.noticed += self._removals.notices()
             adopted = filter(None, map(adoption.find, target.trees))
             self.transaction.noticed += [each.told() for each in adopted if not each.works]
-            self.closing.push(closing.pop_all())
+            self._closing.push(closing.pop_all())
 
     def _collect(self, paths: Any, change: Any) -> None:
         try:
@@ -77,7 +164,7 @@ class Uninstall:
             raise CommitFailed(f"{where} could not be read: {error.strerror}", state=State.UNCHANGED) from error
 
     def _validate(self, now: Snapshot) -> tuple[str, ...]:
-        """More projects that are gone already; raises `StalePlan` for those that were replaced. Under the locks."""
+        """The projects that are gone by now; raises `StalePlan` for one that was replaced. Called under the locks."""
         self._removals.check()
         changed = self.transaction.read_set.changed(now)
         projects = {project_of(paths) for paths, _ in self._agreed}
@@ -88,18 +175,9 @@ class Uninstall:
         self._gone |= gone
         return tuple(sorted(gone))
 
-    def _say(self, kept: KeptBack) -> None:
-        for paths, _ in self._agreed:
-            if project_of(paths) in self._gone:
-                logging.getLogger("pip._internal.req.req_install").warning(
-                    "Skipping %s as it is not installed.", project_of(paths)
-                )
-            else:
-                kept.say(project_of(paths))
-
     def _ask(self, original: Any, paths: Any, auto_confirm: bool = False, verbose: bool = False) -> None:
         project = project_of(paths)
-        if not paths._paths or auto_confirm or project in self.answered:
+        if not paths._paths or auto_confirm or project in self._answered:
             self._agreed.append((paths, False))
             return
         _logger.info("Uninstalling %s:", _described(paths))
@@ -108,11 +186,19 @@ class Uninstall:
         if agreed:
             self._agreed.append((paths, True))
             if not sys.stdin.isatty():
-                self.answered.add(project)
+                self._answered.add(project)
 
-    def _was_said(self, record: logging.LogRecord) -> bool:
-        asked = {f"Uninstalling {_described(paths)}:" for paths, asked in self._agreed if asked}
-        return record.getMessage() in asked
+
+def project_of(paths: Any) -> str:
+    """The normalized name of the project that pip's `UninstallPathSet` is about."""
+    return str(canonicalize_name(paths._dist.raw_name))
+
+
+def _content(file: str) -> bytes:
+    try:
+        return Path(file).read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def _described(paths: Any) -> str:

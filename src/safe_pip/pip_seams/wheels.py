@@ -1,10 +1,10 @@
-"""pip's own wheel code at work in the stage: what it writes is what it would have written into the target."""
+"""pip's own wheel code at work in the stage: it writes there what it would have written into the target."""
 
 import importlib.util
 import os
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from safe_pip.environment.change import Change
 from safe_pip.pip_seams import archive
 from safe_pip.pip_seams.output import KeptBack
 from safe_pip.pip_seams.seam import Seam, arguments
-from safe_pip.pip_seams.store import Prepared
+from safe_pip.pip_seams.store import PreparedWheels
 from safe_pip.store.verify import verify
 
 _REQUIREMENT = "pip._internal.req.req_install"
@@ -42,34 +42,37 @@ class Staged(NamedTuple):
     lib_dir: str
 
 
-class Staging:
-    """Where pip's wheel code writes while a change is being made; at other times, or elsewhere, it is as ever."""
+class _Wheel:
+    """The wheel that pip is at work on."""
 
-    def __init__(self, prepared: Prepared, prepare: Callable[[], None], is_dropped: Callable[[Any], bool]) -> None:
-        """`prepare` is called before the first wheel is staged; what `is_dropped` then is not staged at all."""
+    def __init__(self, file: Path, *, compiles: bool) -> None:
+        self.file = file
+        self.compiles = compiles
+        self.is_copied = False
+        """Whether its files came from the store, where they were verified."""
+        self.bytecode: list[str] = []
+        """The bytecode that pip has made."""
+        self.info_dir = self.lib_dir = ""
+
+
+class WheelStaging:
+    """Where pip's wheel code writes while a change is being made. At other times it writes where pip wants it to."""
+
+    def __init__(self, prepared: PreparedWheels) -> None:
         self.staged: list[Staged] = []
-        self._change: Change | None = None
-        self._kept: KeptBack | None = None
+        self.change: Change | None = None
+        """The change that pip installs into now."""
+        self._prepared = prepared
+        self._kept = KeptBack()
         self._home: str | None = None
         self._mirrored: set[str] = set()
         self._scheme: Any = None
         self._nominal: dict[str, str] = {}
-        self._info_dir = self._lib_dir = ""
-        self._prepared = prepared
-        self._prepare = prepare
-        self._is_dropped = is_dropped
-        self._wheel: Path | None = None
-        self._compiles = self._is_copied = False
-        self._compiled: list[str] = []
-        """The bytecode that pip has made of the wheel that it is at work on."""
-
-    @property
-    def is_at_work(self) -> bool:
-        """Whether what pip installs now goes into the stage."""
-        return self._change is not None
+        """The directory of the target, as pip spells it, for each directory in the stage."""
+        self._wheel = _Wheel(Path(), compiles=False)
 
     def attach(self) -> None:
-        """Take hold of where pip installs one requirement; an isolated build's requirements stay its own."""
+        """Attach to where pip installs one requirement; an isolated build's requirements stay pip's own."""
         for seam in SEAMS:
             seam.check()
         archive.attach_to_metadata()
@@ -77,7 +80,7 @@ class Staging:
         INSTALL.replace(self._install)
 
     def attach_to_wheels(self) -> None:
-        """Take hold of what pip imports when there is something to install."""
+        """Attach to what pip imports when there is something to install."""
         for seam in WHEEL_SEAMS:
             seam.check()
         PARSE.replace(self._parse)
@@ -90,24 +93,19 @@ class Staging:
     @contextmanager
     def into(self, change: Change, kept: KeptBack, *, home: str | None = None) -> Iterator[None]:
         """Within, pip installs into the stage of `change`; with `home`, which lies in it, as it would into `home`."""
-        self._change, self._kept, self._home = change, kept, home
+        self.change, self._kept, self._home = change, kept, home
         try:
             yield
         finally:
-            self._change = None
+            self.change = None
 
-    def top_level(self, trees: Iterable[Path]) -> dict[Path, set[str]]:
-        """What is staged directly in each of the target's trees, metadata and bytecode apart."""
-        assert self._change is None
-        found: dict[Path, set[str]] = {tree: set() for tree in trees}
-        for staged, live in self._nominal.items():
-            tree = Path(os.path.realpath(live))
-            if tree in found and os.path.isdir(staged):
-                found[tree].update(name for name in os.listdir(staged) if is_importable(name))
-        return found
+    def top_level(self, tree: Path) -> set[str]:
+        """What is staged directly in one of the target's trees, but for metadata and bytecode."""
+        places = (staged for staged, live in self._nominal.items() if os.path.realpath(live) == str(tree))
+        return {name for place in places if os.path.isdir(place) for name in os.listdir(place) if is_importable(name)}
 
     def _stage_scheme(self, original: Any, *args: Any, **kw: Any) -> Any:
-        scheme, change = original(*args, **kw), self._change
+        scheme, change = original(*args, **kw), self.change
         if change is None:
             return scheme
         if self._home is None:
@@ -123,21 +121,14 @@ class Staging:
         return scheme
 
     def _install(self, original: Any, requirement: Any, *args: Any, **kw: Any) -> None:
-        change = self._change
+        change = self.change
         if change is None:
             original(requirement, *args, **kw)
             return
-        self._prepare()
-        project = str(canonicalize_name(requirement.name))
-        if self._is_dropped(requirement):
-            requirement.install_succeeded = True
-            if self._kept is not None:
-                self._kept.mark(project)
-            return
-        self._wheel, self._is_copied, self._compiled = Path(requirement.local_file_path), False, []
-        self._compiles = bool(arguments(original, (requirement, *args), kw)["pycompile"])
+        compiles = bool(arguments(original, (requirement, *args), kw)["pycompile"])
+        wheel = self._wheel = _Wheel(Path(requirement.local_file_path), compiles=compiles)
         if sys.pycache_prefix is not None and "pycompile" in kw:
-            kw["pycompile"] = False  # It would be named by the stage; whoever imports a module first compiles it.
+            kw["pycompile"] = False  # It would be named by the stage; the first import of a module compiles it.
         if "rollback_on_error" in kw:
             kw["rollback_on_error"] = True  # Nothing needs a RECORD to be removed by: the whole stage goes.
         try:
@@ -145,34 +136,34 @@ class Staging:
         except Exception as error:
             _hide(error, change.root)
             raise
-        if not self._is_copied:  # what is prepared was verified then
+        if not wheel.is_copied:
             scheme = {key: getattr(self._scheme, key) for key in SCHEME_KEYS}
-            verify(self._wheel, self._lib_dir, scheme, self._compiled)
-        record = os.path.join(self._lib_dir, self._info_dir, "RECORD")
-        self.staged.append(Staged(project, record, self._lib_dir))
+            verify(wheel.file, wheel.lib_dir, scheme, wheel.bytecode)
+        project = str(canonicalize_name(requirement.name))
+        self.staged.append(Staged(project, os.path.join(wheel.lib_dir, wheel.info_dir, "RECORD"), wheel.lib_dir))
         self._prepared.show_progress()
-        if self._kept is not None:
-            self._kept.mark(project)
+        self._kept.mark(project)
 
     def _parse(self, original: Any, *args: Any, **kw: Any) -> Any:
-        self._info_dir, metadata = original(*args, **kw)
-        if self._change is not None:
-            self._lib_dir = self._scheme.purelib if self._is_pure(metadata) else self._scheme.platlib
-            wheel = arguments(original, args, kw)["wheel_zip"]
+        info_dir, metadata = original(*args, **kw)
+        if self.change is not None:
+            wheel, scheme = self._wheel, self._scheme
+            wheel.info_dir = info_dir
+            wheel.lib_dir = scheme.purelib if self._is_pure(metadata) else scheme.platlib
+            opened = arguments(original, args, kw)["wheel_zip"]
             if self._home is None:
-                self._mirror_below(self._change, wheel.namelist())
-            if self._wheel is not None:
-                self._is_copied = self._prepared.stage(
-                    self._wheel, wheel, self._info_dir, self._lib_dir, self._scheme, compiles=self._compiles
-                )
-        return self._info_dir, metadata
+                self._mirror_below(self.change, opened.namelist())
+            wheel.is_copied = self._prepared.stage(
+                wheel.file, opened, info_dir, wheel.lib_dir, scheme, compiles=wheel.compiles
+            )
+        return info_dir, metadata
 
     def _mirror_below(self, change: Change, names: Iterable[str]) -> None:
-        """Have the directories that are there already hand on to the files of a wheel what they would."""
-        data = f"{self._info_dir.removesuffix('.dist-info')}.data/"
+        """Mirror directories of the target that the files of a wheel will lie in, so that they pass their modes on."""
+        data = f"{self._wheel.info_dir.removesuffix('.dist-info')}.data/"
         found: dict[str, list[str]] = {}
         for name in names:
-            base, path = self._lib_dir, name
+            base, path = self._wheel.lib_dir, name
             if name.startswith(data):
                 key, _, path = name.removeprefix(data).partition("/")
                 base = getattr(self._scheme, key) if key in SCHEME_KEYS else ""
@@ -185,24 +176,21 @@ class Staging:
                 change.mirror_below(live, paths)
 
     def _compile_file(self, path: str, **kw: Any) -> Any:
-        """Compile with the path relative to the tree; the import system puts the whole one in its place."""
-        if self._change is None:
+        """Compile with the path relative to the tree; the import system puts the whole path in its place."""
+        if self.change is None:
             return self._compile(path, **kw)
         if self._prepared.is_compiled(path):
             return True
-        directory = os.path.relpath(os.path.dirname(path), self._lib_dir)
+        directory = os.path.relpath(os.path.dirname(path), self._wheel.lib_dir)
         is_done = self._compile(path, ddir="" if directory == os.curdir else directory, **kw)
         if is_done:
-            self._compiled.append(importlib.util.cache_from_source(path))
+            self._wheel.bytecode.append(importlib.util.cache_from_source(path))
         return is_done
 
     def _about_scripts(self, original: Any, scripts: Iterable[str], *args: Any, **kw: Any) -> Any:
-        return original([self._live(path) for path in scripts], *args, **kw)
-
-    def _live(self, path: str) -> str:
-        """Where a script that is staged at `path` will be, as pip spells it."""
-        directory, name = os.path.split(path)
-        return os.path.join(self._nominal.get(directory, directory), name)
+        """Have pip's warning name where the scripts will be, as pip spells it."""
+        places = ((*os.path.split(path),) for path in scripts)
+        return original([os.path.join(self._nominal.get(place, place), name) for place, name in places], *args, **kw)
 
 
 def is_importable(name: str) -> bool:

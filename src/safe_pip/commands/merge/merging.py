@@ -15,7 +15,7 @@ from safe_pip.commands.merge.copying import Copying, wanted
 from safe_pip.commands.merge.manifest import Manifest, Put
 from safe_pip.environment.access import Prefix
 from safe_pip.environment.change import Terms, sweep_target
-from safe_pip.environment.snapshot import Snapshot
+from safe_pip.environment.snapshot import Snapshot, hides
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import MergeRefused, SafePipError, StalePlan, State, Unmergeable
 from safe_pip.merge.plan import ExactTree, Kind, Plan, Removal, Seen
@@ -202,22 +202,13 @@ class _Merge:
         """Whether what is new hides a module or a project of another tree, or is hidden by one."""
         if self._prefix.is_shipped:
             return False
-        new: dict[str, set[str]] = {}
+        new: dict[Path, set[str]] = {}
         for item in items:
             tree, name = os.path.split(item.live)
             if self._prefix.is_tree(tree) and name != "__pycache__" and not name.endswith(".dist-info"):
-                new.setdefault(tree, set()).add(name)
-        modules = {name.partition(".")[0] for names in new.values() for name in names}
-        trees = self._transaction.environment.trees()
-        there = Snapshot.take(map(str, trees))
+                new.setdefault(Path(tree), set()).add(name)
         projects = (project for project, _, info in self._compared.projects if f"{info}/RECORD" in self._put)
-        if any(map(there.identity, projects)):
-            return True
-        return any(
-            name.partition(".")[0] in modules and name not in new.get(str(tree), ())
-            for tree in trees
-            for name in os.listdir(tree)
-        )
+        return hides(new, self._transaction.environment.trees(), projects)
 
     @contextmanager
     def _recorded(self, merged: Merged) -> Iterator[None]:

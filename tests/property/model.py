@@ -200,18 +200,26 @@ def make_links(plan: Plan, disk: Disk) -> None:
 
 
 def apply(plan: Plan, disk: Disk) -> None:
-    for operation in plan.operations:
+    for operation in undoable(plan):
         do(plan, disk, operation)
 
 
 def undo(plan: Plan, disk: Disk) -> None:
-    for operation in reversed(plan.operations):
+    for operation in reversed(undoable(plan)):
         undo_one(plan, disk, operation)
+
+
+def undoable(plan: Plan) -> list[Operation]:
+    return [each for each in plan.operations if not each.kind.is_late]
+
+
+def emptied(plan: Plan) -> list[str]:
+    return [f"{plan.roots[each.root]}/{each.path}" for each in plan.operations if each.kind is Kind.TIDY]
 
 
 def clean_up(plan: Plan, disk: Disk) -> None:
     """What is done after the commit point."""
-    for path in plan.emptied:
+    for path in emptied(plan):
         parent, name = place(disk.live, path)
         assert parent.pop(name) == {}
 
@@ -323,4 +331,4 @@ def holding_data(files: Collection[str]) -> set[str]:
 
 
 def live_paths(plan: Plan) -> list[str]:
-    return [f"{plan.roots[each.root]}/{each.path}" for each in plan.operations if each.kind is not Kind.MODE]
+    return [f"{plan.roots[each.root]}/{each.path}" for each in undoable(plan) if each.kind is not Kind.MODE]

@@ -163,13 +163,13 @@ def check_shape(plan: Plan) -> None:
     paths = live_paths(plan)
     assert len(set(paths)) == len(paths)
     assert not any(above in paths for path in paths for above in model.parents(path)), "operations are nested"
-    assert plan.adds == all(each.kind is Kind.NEW for each in plan.operations) or not plan.adds
+    assert plan.adds == all(each.kind is Kind.NEW for each in model.undoable(plan)) or not plan.adds
     trash = [(each.part, each.trash) for each in plan.operations if each.trash]
     assert len(set(trash)) == len(trash)
-    moving = zip(paths, [each for each in plan.operations if each.kind is not Kind.MODE], strict=True)
+    moving = zip(paths, [each for each in model.undoable(plan) if each.kind is not Kind.MODE], strict=True)
     moved = {path for path, each in moving if each.old is not None and stat.S_ISDIR(each.old.mode)}
     assert moved == {path for path, _, _ in plan.moved}
-    for each in plan.operations:
+    for each in model.undoable(plan):
         assert (each.old is None) == (each.kind is Kind.NEW)
         assert (each.new is None) == (each.kind is Kind.REMOVE)
         assert bool(each.trash) == (each.kind in (Kind.FILE, Kind.SWAP, Kind.REMOVE))
@@ -256,7 +256,7 @@ def test_merging_twice_is_merging_once(case: Case) -> None:
     }
     assert set(case.places()) <= set(second.files())
     assert not plan.overwritten
-    for path, operation in zip(live_paths(plan), plan.operations, strict=True):
+    for path, operation in zip(live_paths(plan), model.undoable(plan), strict=True):
         if operation.kind in (Kind.NEW, Kind.REMOVE):
             assert is_bytecode(path) or path in litter
 
@@ -311,7 +311,7 @@ def carry_out(plan: Plan, stage: Path, trash: Path) -> None:
     for source, staged in plan.links:
         os.makedirs(os.path.dirname(staged), exist_ok=True)
         os.link(source, staged, follow_symlinks=False)
-    for each in plan.operations:
+    for each in model.undoable(plan):
         live = os.path.join(plan.roots[each.root], each.path)
         if each.kind is Kind.MODE:
             continue
@@ -325,7 +325,7 @@ def carry_out(plan: Plan, stage: Path, trash: Path) -> None:
         if each.kind is not Kind.REMOVE:
             assert not os.path.lexists(live)
             os.rename(stage / each.staged, live)
-    for path in plan.emptied:
+    for path in model.emptied(plan):
         os.rmdir(path)
 
 

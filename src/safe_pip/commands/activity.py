@@ -17,6 +17,7 @@ from safe_pip.errors import RecoveryNeeded
 from safe_pip.journal import owner
 from safe_pip.locking import holders, inheritance, order, state_directory
 from safe_pip.locking.holders import Entry, Holder, View
+from safe_pip.locking.state_directory import COMMITTED, JOURNAL, OWNER_FILE
 
 _NAME = re.compile(r"([0-9a-f]{16})(?:\.(owner|committed|home))?|(.+)\.journal")
 _LONGEST = 64 * 1024
@@ -167,14 +168,14 @@ def _named(tree: Path) -> Iterator[tuple[Path, str]]:
 def _state(home: Path, identifier: str) -> State | None:
     """How far it got; None if nothing is left of it."""
     path = state_directory.path_of(home) / identifier
-    for suffix, state in ((".journal", State.PREPARED), (".committed", State.COMMITTED)):
+    for suffix, state in ((JOURNAL, State.PREPARED), (COMMITTED, State.COMMITTED)):
         if os.path.lexists(f"{path}{suffix}"):
             return state
-    return State.STAGING if os.path.lexists(path) or os.path.lexists(f"{path}.owner") else None
+    return State.STAGING if os.path.lexists(path) or os.path.lexists(f"{path}{OWNER_FILE}") else None
 
 
 def _transaction(identifier: str, tree: Path, state: State, view: View) -> Transaction:
-    path = state_directory.path_of(tree) / f"{identifier}{owner.SUFFIX}"
+    path = state_directory.path_of(tree) / f"{identifier}{OWNER_FILE}"
     found, note = Transaction(identifier, tree, state, _is_alive(path, view)), owner.read(path)
     return found._replace(pid=note.pid, command=note.command, since=note.since) if note.pid else found
 
@@ -195,9 +196,10 @@ def outlook(transaction: Transaction) -> str:
     then = {State.STAGING: "delete", State.PREPARED: "roll back", State.COMMITTED: "finish"}[transaction.state]
     if transaction.state is not State.STAGING:
         from safe_pip.journal import recovery
-        from safe_pip.journal.pending import COMMITTED, JOURNAL, Unfinished
+        from safe_pip.journal.pending import Unfinished
 
-        name = transaction.identifier + (JOURNAL if transaction.state is State.PREPARED else COMMITTED)
+        is_prepared = transaction.state is State.PREPARED
+        name = transaction.identifier + (JOURNAL if is_prepared else COMMITTED)
         try:
             recovery.check(Unfinished(transaction.tree, transaction.identifier, name))
         except RecoveryNeeded as error:

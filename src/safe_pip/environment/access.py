@@ -29,7 +29,7 @@ from safe_pip.locking.order import (
 from safe_pip.locking.waiting import Interrupted
 
 if TYPE_CHECKING:
-    from safe_pip.journal.recovery import Unfinished
+    from safe_pip.journal.pending import Unfinished
 
 # A process holds the lock on a state directory for microseconds while it looks. If it is stopped just then, others wait
 # so many seconds for it.
@@ -135,9 +135,9 @@ def look_for_journals(directories: Iterable[Path]) -> None:
 def _is_unfinished(directory: Path) -> bool:
     if not state_directory.has_journal(directory):
         return False
-    from safe_pip.journal import recovery
+    from safe_pip.journal import pending
 
-    return bool(recovery.find(directory))
+    return bool(pending.find(directory))
 
 
 def _make_directory(path: Path) -> list[Path]:
@@ -205,12 +205,12 @@ class Recovering(Step):
         self._unfinished: Unfinished | None = None
 
     def requests(self) -> Iterator[Request]:
-        from safe_pip.journal import recovery
+        from safe_pip.journal import pending
 
         self._unfinished = None
-        for unfinished in recovery.find(self._directory):
+        for unfinished in pending.find(self._directory):
             try:
-                journal = recovery.read(unfinished)
+                journal = pending.read(unfinished)
             except FileNotFoundError:
                 continue  # another process has undone it
             self._unfinished = unfinished
@@ -220,7 +220,7 @@ class Recovering(Step):
             for directory in map(Path, journal.directories):
                 if directory.is_dir():
                     yield shared_directory(directory)
-            yield owner_lock(recovery.owner_file(unfinished), unfinished.home)
+            yield owner_lock(pending.owner_file(unfinished), unfinished.home)
             return
 
     def on_grant(self) -> None:

@@ -14,8 +14,8 @@ from safe_pip.environment.environment import Environment
 from safe_pip.environment.ownership import Ownership
 from safe_pip.environment.stage import Stage
 from safe_pip.errors import CommitFailed, State, UnusableEnvironment
-from safe_pip.journal import codec as journal
-from safe_pip.journal import commit, finish, sweep
+from safe_pip.journal import codec, commit, finish, sweep
+from safe_pip.journal.directories import OpenDirectories
 from safe_pip.locking import state_directory
 from safe_pip.merge import merge, tree
 from safe_pip.merge.plan import ExactTree, Journal, Plan, Removal
@@ -122,7 +122,7 @@ class Change:
 
     def drop(self, projects: Iterable[str]) -> None:
         """Leave these projects as they are after all."""
-        self._stage.unprepare()  # It would put back what was kept of them for another plan.
+        self._stage.reset()  # It would put back what was kept of them for another plan.
         for project in projects:
             record = self._staged.pop(project, None)
             if record is not None:
@@ -143,7 +143,7 @@ class Change:
         `entered` are directories that the filesystem refused to move as a whole. Raises `UnusableEnvironment` for what
         is in the way, or may not be written.
         """
-        self._stage.unprepare()
+        self._stage.reset()
         self._stage.prune()
         going, metadata = self._going()
         ownership = Ownership(self._trees, metadata)
@@ -151,12 +151,12 @@ class Change:
             plan = self._merged(going, ownership, entered)
             if not plan.same_second:
                 break
-            self._stage.freshen(plan.same_second)
+            self._stage.bump_mtime(plan.same_second)
         self._terms.judge(plan)
         self._stage.link(plan.links)
         written = self._journal(plan)
-        self._stage.prepare(written.operations, written.roots)
-        self._stage.write_journal(journal.encode(written))
+        self._stage.add_markers(written.operations, written.roots)
+        self._stage.write_journal(codec.encode(written))
         # Asked now: after the commit these files belong to what has replaced them.
         overwritten = tuple((path, ownership.owner(path)) for path in plan.overwritten)
         commit.check_permissions(written)
@@ -189,14 +189,18 @@ class Change:
         self._remains = [sweep.find(directory) for directory in (*self.target.trees, *self.target.directories)]
         return ready.overwritten
 
-    def latecomers(self) -> list[finish.UnplannedFile]:
+    def find_unplanned(self) -> list[finish.UnplannedFile]:
         """The files that came into directories after their replacement was planned; they lie in the trash."""
-        return [] if self._committed is None else finish.latecomers(self._committed)
+        if self._committed is None:
+            return []
+        with OpenDirectories(self._committed, is_over=True) as directories:
+            return finish.find_unplanned(directories)
 
-    def put_back(self, late: list[finish.UnplannedFile]) -> None:
-        """Put such files back, never over anything; the caller holds the commit locks."""
+    def restore_unplanned(self, unplanned: list[finish.UnplannedFile]) -> None:
+        """Put such files where they were, never over anything; the caller holds the commit locks."""
         if self._committed is not None:
-            finish.put_back(self._committed, late)
+            with OpenDirectories(self._committed, is_over=True) as directories:
+                finish.restore_unplanned(directories, unplanned)
 
     def close(self) -> None:
         """Delete everything private, and what dead processes left in the target; no lock is held.
@@ -206,7 +210,8 @@ class Change:
         """
         try:
             if self._committed is not None:
-                finish.remove_markers(self._committed)
+                with OpenDirectories(self._committed, is_over=True) as directories:
+                    finish.seal(directories, finish.remove_markers(directories))
         except OSError:
             self._stage.leave()
         else:
@@ -226,7 +231,7 @@ class Change:
         parts = self._stage.volumes()
         trees = tuple(each for each in self._trees if each not in going)  # an egg on `sys.path` is a tree, and may go
         while True:
-            staged = [(part, tree.scan(root)) for part, root in self._stage.roots()]
+            staged = [(part, tree.scan(root)) for part, root in enumerate(self._stage.roots)]
             situation = merge.Situation(
                 roots=tuple(self._roots),
                 trees=trees,

@@ -44,7 +44,7 @@ def verify_imports(stage: Stage, trees: Iterable[str], path: Iterable[str]) -> N
     The child sees what the environment's interpreter sees on `path`, and the stage in front of the trees in it. It
     leaves no bytecode. Packages without `__init__` are not imported themselves: their parts may lie anywhere.
     """
-    staged = [(tree, root + tree) for _, root in stage.roots() for tree in trees if os.path.isdir(root + tree)]
+    staged = [(tree, root + tree) for root in stage.roots for tree in trees if os.path.isdir(root + tree)]
     names = [name for _, directory in staged for name in sorted(set(top_level(directory)))]
     if not names:
         return

@@ -1,35 +1,46 @@
-"""The private tree in which a change is made before any of it is put into place: nobody sees it, no lock is held.
+"""The private tree in which a change is made before any of it is put into place. No lock is held meanwhile.
 
 It mirrors absolute paths: what is to be at `/v/lib/x` lies at `<root>/v/lib/x`. On each filesystem that the change
-touches it has a part with `stage/` for what comes and `trash/` for what goes. All of it is deleted at the end; after a
-crash, by whoever finds the owner file with nobody holding it.
+touches it has a part, with `stage/` for what comes and `trash/` for what goes. All of it is deleted at the end; after a
+crash, a sweep finds the unlocked owner file.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+import time
 from collections import defaultdict
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Collection, Iterable, Iterator, MutableMapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from safe_pip import fs
-from safe_pip.environment import staged
-from safe_pip.fs import Directory, proc
+from safe_pip.fs import Directory, attributes, proc
 from safe_pip.fs.space import check_room, staging, unpacking
 from safe_pip.journal import parts
 from safe_pip.journal.codec import marker
-from safe_pip.journal.directories import DURABLE, STAGE, Refused
+from safe_pip.journal.directories import STAGE, Refused
 from safe_pip.journal.owner import Owner, give_access
 from safe_pip.locking import state_directory
 from safe_pip.merge.plan import Kind, Operation
+from safe_pip.records import listed
 
 _SPARE = "spare"
+_PARTED = ".safe-pip-parted"
+_SECOND = 1_000_000_000
+# PEP 552: magic number, flags, then, if no flag is set, the time and the size of the source; 32 bits each.
+_FLAGS, _TIME = slice(4, 8), 8
+
+_Linked = MutableMapping[tuple[int, int], tuple[str, int]]
+"""Where the first of several links to a file was copied to, and how many are left, by the file's device and inode."""
 
 
 class Stage:
-    """The private tree of one transaction; made by `open`, gone after `close`."""
+    """The private tree of one transaction; made by `open`, gone after `close`.
+
+    What the disk refuses in it is raised as an error of ours: nothing was changed.
+    """
 
     def __init__(self, home: Path, owner: Owner) -> None:
         self.home = home
@@ -40,7 +51,7 @@ class Stage:
         self._mirrored = {"/"}
         self._exchanging: dict[int, bool] = {}
         self._extra: list[str] = []
-        """What `link` and `prepare` have put into the stage, for `unprepare`."""
+        """What `link` and `add_markers` have put into the stage, for `reset`."""
         self._spares: list[tuple[str, str]] = []
         self._linked: defaultdict[int, dict[tuple[int, int], tuple[str, int]]] = defaultdict(dict)
 
@@ -48,7 +59,7 @@ class Stage:
     def open(cls, home: Path) -> Stage:
         """Make one in the state directory of the tree `home`, whose commit lock the caller holds, shared.
 
-        Raises an error of ours, with nothing left behind.
+        On error nothing is left behind.
         """
         home = Path(os.path.realpath(home))
         with staging(str(home)):
@@ -66,17 +77,18 @@ class Stage:
         return tuple(self._parts)
 
     @property
-    def root(self) -> str:
-        """What the absolute path of a file is put behind, to get its path in the stage."""
-        return self._root(0)
+    def roots(self) -> tuple[str, ...]:
+        """For each part, what is put before the absolute path of a file to get its path in the stage."""
+        return tuple(os.path.join(part, STAGE) for part in self._parts)
 
-    def roots(self) -> tuple[tuple[int, str], ...]:
-        """The same of every part, with its number."""
-        return tuple((number, self._root(number)) for number in range(len(self._parts)))
+    @property
+    def root(self) -> str:
+        """The first of the roots: everything is staged there, until a plan needs it in another part."""
+        return self.roots[0]
 
     def volumes(self) -> dict[proc.Volume, int]:
         """The part on each volume: what is on a volume can be renamed within it."""
-        return {proc.volume(root): number for number, root in reversed(self.roots())}
+        return {proc.volume(root): number for number, root in reversed([*enumerate(self.roots)])}
 
     def can_exchange(self) -> frozenset[int]:
         """The parts in which one directory can take the place of another in one step."""
@@ -89,77 +101,90 @@ class Stage:
     # What is made in it.
 
     def check_room(self, wheels: Iterable[Path]) -> None:
-        """Raise `CommitFailed`, with nothing changed, if there is no room for these wheels, unpacked."""
+        """Raise `CommitFailed` if there is no room for these wheels, unpacked."""
         check_room(self._parts[0], wheels)
 
     def unpacking(self) -> AbstractContextManager[None]:
-        """Within, a full disk raises `CommitFailed`, with nothing changed; any other `OSError` stays what it is."""
+        """Within, a full disk raises `CommitFailed`; any other `OSError` stays what it is."""
         return unpacking(self._parts[0])
 
     def mirror(self, live: str) -> None:
         """Make the directory that stands for `live` in the stage: what is made in it is as if made there."""
         live = os.path.abspath(live)
         with staging(live):
-            staged.mirror(self.root, live)
+            _mirror(self.root, live)
         self._mirrored.add(live)
 
     def mirror_below(self, live: str, directories: Iterable[str]) -> None:
-        """Do the same for directories below it (relative paths) that exist, where it makes a difference."""
+        """Mirror those of the `directories` below `live` that exist and hand on other access than their parents do."""
         with staging(live):
-            staged.mirror_below(self.root, live, directories)
+            found = {live: attributes.handed_on(live)} if os.path.isdir(live) else {}
+            for relative in sorted({above for each in directories for above in _with_parents(each)}):
+                path = os.path.join(live, relative)
+                parent = os.path.dirname(path)
+                if parent in found and os.path.isdir(path):
+                    with suppress(FileNotFoundError):
+                        found[path] = attributes.handed_on(path)
+                        if found[path] != found[parent]:
+                            _mirror(self.root, path, is_moved=True)
 
     def write(self, live: str, content: bytes) -> str:
-        """Stage a file with this content, in a directory that is mirrored; on return its path in the stage."""
-        with staging(live):
-            return staged.write(self.root, live, content)
+        """Stage the file `live` in a directory that is mirrored; on return its path in the stage.
+
+        All users who may read its directory may read it.
+        """
+        with staging(live), _parent_of(self.root + live) as (directory, name):
+            mode = stat.S_IMODE(os.stat(os.path.dirname(live)).st_mode) & 0o666
+            fs.write_new(directory, name, content)
+            fs.set_mode(directory, name, mode)
+        return self.root + live
 
     def write_like(self, live: str, content: bytes) -> None:
-        """Stage the file `live`, which exists, with another content."""
+        """Stage the file `live`, which exists, with another content, and with its owner and permissions."""
         self.mirror(os.path.dirname(live))
-        with staging(live):
-            staged.write_like(self.root, live, content)
+        with staging(live), _parent_of(live) as (target, name), _parent_of(self.root + live) as (directory, _):
+            fs.remove(directory, name)
+            fs.write_new(directory, name, content)
+            attributes.copy_status(target, name, directory, name)
+            attributes.set_time(directory, name, time.time_ns())
 
     def forget(self, live: str) -> None:
         """Take one file out of the stage."""
         with staging(live):
-            staged.take_out(self._roots(), [live], self._mirrored)
+            self._take_out([live])
 
     def drop(self, record: str, others: Iterable[str]) -> None:
-        """Take the distribution with this staged RECORD out of the stage, but for what the RECORDs `others` list."""
+        """Take the distribution with this staged RECORD out of the stage, except what the RECORDs `others` list."""
         with staging(record):
-            going = staged.files_of(*self._found(record))
-            for other in others:
-                going -= staged.files_of(*self._found(other))
-            staged.take_out(self._roots(), going, self._mirrored)
+            self._take_out(self._files_of(record).difference(*map(self._files_of, others)))
 
     def prune(self) -> None:
         """Take directories out of the stage that nothing was staged in: they would go in with what lies beside them."""
         with staging(self.root):
-            staged.prune(self.root, self._mirrored)
+            for path in sorted(self._mirrored, key=len, reverse=True):
+                _prune(self.root, path, ())
         self._mirrored.clear()
 
     def add_part(self, directory: str, *, is_tree: bool = False) -> int:
         """Make a part in `directory`, which is on another filesystem; on return its number."""
+        directory = os.path.realpath(directory)
         with staging(directory):
-            self._parts.append(
-                parts.make_part(self._owner, str(self.home), os.path.realpath(directory), is_tree=is_tree)
-            )
+            self._parts.append(parts.make_part(self._owner, str(self.home), directory, is_tree=is_tree))
         return len(self._parts) - 1
 
     def move_to_part(self, path: str, part: int) -> None:
         """Move what is staged at the absolute `path` to another part; modes and times stay."""
         with staging(path):
             number, live = self._located(path)
-            if number == part:
-                return
-            root = self._root(part)
-            staged.mirror(root, os.path.dirname(live))
-            with staged.parent_of(path) as (source, name), staged.parent_of(root + live) as (destination, _):
-                staged.copy_below(source, name, destination, self._linked[part])
-                fs.remove_below(source, name)
+            if number != part:
+                root = self.roots[part]
+                _mirror(root, os.path.dirname(live))
+                with _parent_of(path) as (source, name), _parent_of(root + live) as (destination, _):
+                    _copy_below(source, name, destination, self._linked[part])
+                    fs.remove_below(source, name)
 
     def mark(self, directory: str, *, is_tree: bool = False) -> None:
-        """Have who locks only `directory` find the journal: leave a mark there that leads to `home`."""
+        """Leave a mark in `directory` that leads to `home`: a process that locks only it finds the journal."""
         directory = os.path.realpath(directory)
         if directory not in self._marks:
             with staging(directory):
@@ -168,36 +193,53 @@ class Stage:
 
     # What a plan needs.
 
-    def freshen(self, same_second: Iterable[tuple[str, int]]) -> None:
-        """Give each staged source (absolute path) a whole second of its own, other than that of the time beside it."""
-        avoid: defaultdict[str, dict[str, list[int]]] = defaultdict(dict)
+    def bump_mtime(self, same_second: Iterable[tuple[str, int]]) -> None:
+        """Give each staged source (absolute path) a whole second of its own, later than all times beside it.
+
+        Bytecode that goes by the time of its source is told. After a crash it may not have been.
+        """
+        seconds: defaultdict[str, dict[str, int]] = defaultdict(dict)
         for path, mtime_ns in same_second:
             directory, name = os.path.split(path)
-            avoid[directory].setdefault(name, []).append(mtime_ns)
-        for directory, times in avoid.items():
-            with staging(directory):
-                staged.bump_mtime(directory, times)
+            seconds[directory][name] = max(mtime_ns // _SECOND + 1, seconds[directory].get(name, 0))
+        for directory, new in seconds.items():
+            with staging(directory), Directory.open(directory) as opened:
+                for name, second in new.items():
+                    _break_hard_link(opened, name)
+                    attributes.set_time(opened, name, second * _SECOND)
+                with suppress(FileNotFoundError, NotADirectoryError), opened.child("__pycache__") as cache:
+                    for pyc in cache.names():
+                        source = f"{pyc.partition('.')[0]}.py"
+                        if pyc.endswith(".pyc") and source in new:
+                            _date(cache, pyc, new[source])
 
     def link(self, links: Iterable[tuple[str, str]]) -> None:
-        """Let each of these files (absolute path) be in the stage too, at the absolute path beside it."""
+        """Let each of these files (absolute path) be in the stage too, at the absolute path beside it.
+
+        Directories that are missing are made like those that the file is in. A file that has gone is left out.
+        """
         for source, path in links:
             with staging(path):
-                self._extra += staged.link(source, path)
+                if os.path.lexists(source):
+                    self._make_parents(path, source)
+                    with _parent_of(path) as (directory, name), _parent_of(source) as (live, live_name):
+                        fs.link(live, live_name, directory, name)
+                    self._extra.append(path)
 
-    def prepare(self, operations: Iterable[Operation], roots: Iterable[str] = ()) -> None:
+    def add_markers(self, operations: Iterable[Operation], roots: Iterable[str] = ()) -> None:
         """Mark the staged directories that move, and keep what moves over a file: it can be planned again then.
 
         `roots` are those of the plan: where a group shares them all, it may undo the plan.
         """
         operations = tuple(operations)
         with staging(self._parts[0]):
-            inside = {os.path.join(self._root(each.part), os.path.dirname(each.staged)) for each in operations}
+            inside = {os.path.join(self.roots[each.part], os.path.dirname(each.staged)) for each in operations}
             parts.share(self._parts, str(self.home), roots, inside)
             for operation in operations:
                 if not operation.staged:
                     continue
-                path = os.path.join(self._root(operation.part), operation.staged)
-                with staged.parent_of(path) as (directory, name):
+                path = os.path.join(self.roots[operation.part], operation.staged)
+                with _parent_of(path) as (directory, name):
                     if operation.kind is Kind.FILE:
                         self._spare(operation.part, path, directory, name)
                     elif stat.S_ISDIR(directory.stat(name).st_mode):
@@ -205,87 +247,192 @@ class Stage:
                             fs.write_new(moving, marker(self.identifier), b"")
                         self._extra.append(os.path.join(path, marker(self.identifier)))
 
-    def unprepare(self) -> None:
-        """Have the stage as it was before `link` and `prepare`, also after an operation was done and undone."""
+    def reset(self) -> None:
+        """Have the stage as it was before `link` and `add_markers`, also after an operation was done and undone."""
         with staging(self._parts[0]):
             for path, spare in reversed(self._spares):
-                with staged.parent_of(spare) as (spares, number), staged.parent_of(path) as (directory, name):
+                with _parent_of(spare) as (spares, number), _parent_of(path) as (directory, name):
                     if not directory.exists(name):
                         fs.link(spares, number, directory, name)
                     fs.remove(spares, number)
             self._spares.clear()
             for path in reversed(self._extra):
-                with suppress(FileNotFoundError, NotADirectoryError), staged.parent_of(path) as (directory, name):
+                with suppress(FileNotFoundError, NotADirectoryError), _parent_of(path) as (directory, name):
                     fs.remove_below(directory, name)
             self._extra.clear()
 
     def write_journal(self, content: bytes) -> None:
         """Write the journal into the private directory, from where a rename publishes it."""
-        path = Path(self._parts[0], "journal")
+        path = Path(self._parts[0], parts.JOURNAL)
         with staging(self._parts[0]):
             fs.unlink(path)
             fs.write(path, content)
             give_access(path)
 
     def sync(self) -> None:
-        """Have the disk hold all that is staged, then the journal, and the way to it.
-
-        Who undoes it is told to have the disk hold that too.
-        """
+        """Have the disk hold all that is staged, then the journal, and the way to it; an undo will be synced too."""
         with staging(self._parts[0]):
             with Directory.open(self._parts[0]) as private:
-                if not private.exists(DURABLE):
-                    fs.write_new(private, DURABLE, b"")
-            for root in self._roots():
+                if not private.exists(parts.DURABLE):
+                    fs.write_new(private, parts.DURABLE, b"")
+            for root in self.roots:
                 with Directory.open(root) as opened:
                     fs.sync_tree(opened)
-            parts.sync(self._parts, str(self._owner.path), self._marks)
+            parts.sync(self._parts, self._owner, self._marks)
 
     # The end of it.
 
     def close(self) -> None:
-        """Delete all that is private; never raises: what cannot be deleted now is left to whoever sweeps next.
+        """Delete all that is private. Never raises: what cannot be deleted now is left to the next sweep.
 
         What a journal still needs to undo the change is kept. In a forked child it does nothing.
         """
         if not self._owner.is_ours:
             return
-        if os.path.lexists(state_directory.path_of(self.home) / f"{self.identifier}{parts.JOURNAL}"):
-            self._owner.release()
-            return
-        with suppress(OSError, Refused):
-            parts.delete(self._owner, str(self.home))
+        with self._owner, suppress(OSError, Refused):
+            if not os.path.lexists(self._owner.path.with_suffix(state_directory.JOURNAL)):
+                parts.delete(str(self.home), self.identifier, self._owner.note())
 
     def leave(self) -> None:
-        """Keep all as it is, for whoever sweeps next."""
+        """Keep all as it is, for the next sweep."""
         self._owner.release()
-
-    def _roots(self) -> list[str]:
-        return [root for _, root in self.roots()]
-
-    def _root(self, part: int) -> str:
-        return os.path.join(self._parts[part], STAGE)
 
     def _located(self, path: str) -> tuple[int, str]:
         """The part in which a staged path is, and its path in the target."""
-        for number, root in self.roots():
+        for number, root in enumerate(self.roots):
             if path.startswith(f"{root}/"):
                 return number, path[len(root) :]
         raise ValueError(f"not in the stage: {path!r}")
 
-    def _found(self, path: str) -> tuple[str, str]:
-        """The root in which something staged is by now, and its path there."""
-        _, live = self._located(path)
-        root = next((root for _, root in self.roots() if os.path.lexists(root + live)), self.root)
-        return root, root + live
+    def _files_of(self, record: str) -> set[str]:
+        """The absolute paths in the target of the files that a staged RECORD lists, and of all beside it."""
+        _, live = self._located(record)
+        root = next((root for root in self.roots if os.path.lexists(root + live)), self.root)
+        info = os.path.dirname(root + live)
+        found = {os.path.join(where, name).removeprefix(root) for where, _, names in os.walk(info) for name in names}
+        lib_dir = os.path.dirname(os.path.dirname(live))
+        return found | {os.path.normpath(os.path.join(lib_dir, path)) for path in listed(root + live)}
+
+    def _take_out(self, files: Collection[str]) -> None:
+        """Remove `files`, absolute paths in the target, from the stage, with directories that are empty then."""
+        for root in self.roots:
+            emptied: set[str] = set()
+            for path in files:
+                with suppress(FileNotFoundError, NotADirectoryError), _parent_of(root + path) as (directory, name):
+                    if directory.exists(name):
+                        fs.remove(directory, name)
+                        emptied.add(os.path.dirname(path))
+            for path in sorted(emptied, key=len, reverse=True):
+                _prune(root, path, self._mirrored)
+
+    def _make_parents(self, path: str, like: str) -> None:
+        """Make the missing directories of the staged `path` like those that the live file `like` is in."""
+        above, like = os.path.dirname(path), os.path.dirname(like)
+        if not os.path.isdir(above):
+            self._make_parents(above, like)
+            with _parent_of(above) as (directory, name), _parent_of(like) as (live, live_name):
+                fs.make_directory(directory, name, 0o700)
+                attributes.copy_status(live, live_name, directory, name)
+            self._extra.append(above)
 
     def _spare(self, part: int, path: str, directory: Directory, name: str) -> None:
         """Keep a link of a staged file that is to be moved over another: undone, the move leaves nothing of it."""
-        where = os.path.join(self._parts[part], _SPARE)
         with Directory.open(self._parts[part]) as private:
             if not private.exists(_SPARE):
                 fs.make_directory(private, _SPARE, 0o700)
             with private.child(_SPARE) as spares:
                 number = str(len(self._spares))
                 fs.link(directory, name, spares, number)
-        self._spares.append((path, os.path.join(where, number)))
+                self._spares.append((path, spares.join(number)))
+
+
+@contextmanager
+def _parent_of(path: str) -> Iterator[tuple[Directory, str]]:
+    """The open directory that a private path lies in, and its name there."""
+    directory, name = os.path.split(path)
+    with Directory.open(directory) as opened:
+        yield opened, name
+
+
+def _mirror(root: str, live: str, *, is_moved: bool = False) -> None:
+    """Make `root` + `live`, a directory, with all above it, so that what is made there is as if made in `live`.
+
+    What exists in the target gives group, set-group-ID bit and default access list to its mirror, which only this user
+    can read unless it may be moved to the target; what does not is made as any directory is.
+    """
+    with ExitStack() as opened:
+        here, path = opened.enter_context(Directory.open(root)), "/"
+        for name in filter(None, live.split("/")):
+            path = os.path.join(path, name)
+            if not here.exists(name):
+                if os.path.isdir(path):
+                    fs.make_directory(here, name, 0o700)
+                    try:
+                        mode = 0o700 | (stat.S_IMODE(os.stat(path).st_mode) & 0o777 if is_moved else 0)
+                        attributes.pass_on(path, here, name, mode)
+                    except FileNotFoundError:  # gone meanwhile: made as if it had never been there
+                        fs.remove_directory(here, name)
+                        fs.make_directory(here, name)
+                else:
+                    fs.make_directory(here, name)
+            here = opened.enter_context(here.child(name))
+
+
+def _with_parents(path: str) -> Iterator[str]:
+    while path.strip("/"):
+        yield path
+        path = os.path.dirname(path)
+
+
+def _copy_below(source: Directory, name: str, destination: Directory, linked: _Linked) -> None:
+    """Copy `name` and all below it, with modes, times and symbolic links, into a directory of another filesystem.
+
+    Links to one file stay that, by `linked`. With its last link a file is forgotten: another may get its inode then.
+    """
+    status = source.stat(name)
+    if not stat.S_ISDIR(status.st_mode):
+        inode = status.st_dev, status.st_ino
+        first, left = linked.pop(inode, ("", status.st_nlink))
+        if first:
+            with _parent_of(first) as (directory, first_name):
+                fs.link(directory, first_name, destination, name)
+        else:
+            fs.link(source, name, destination, name)
+        if left > 1:
+            linked[inode] = first or destination.join(name), left - 1
+        return
+    is_new = not destination.exists(name)
+    if is_new:
+        fs.make_directory(destination, name, 0o700)
+    with source.child(name) as below, destination.child(name) as copied:
+        for inner in below.names():
+            _copy_below(below, inner, copied, linked)
+    if is_new:
+        attributes.copy_status(source, name, destination, name)
+
+
+def _date(cache: Directory, name: str, second: int) -> None:
+    """Write the time of its source into a `.pyc` that goes by it."""
+    with open(cache.open_file(name), "rb") as file:
+        header = file.read(16)
+    if len(header) == 16 and header[_FLAGS] == bytes(4):
+        _break_hard_link(cache, name)
+        attributes.patch(cache, name, _TIME, (second & 0xFFFFFFFF).to_bytes(4, "little"))
+
+
+def _break_hard_link(directory: Directory, name: str) -> None:
+    """Make a copy of a file that has other links: the store and other environments keep theirs as they are."""
+    if directory.stat(name).st_nlink > 1:
+        fs.copy(directory, name, directory, f"{name}{_PARTED}")
+        fs.move_over(directory, f"{name}{_PARTED}", directory, name)
+
+
+def _prune(root: str, path: str, kept: Collection[str]) -> None:
+    """Remove a directory of the target from the stage if it is empty, with those above it that are empty then."""
+    while path not in kept and path != "/":
+        with suppress(FileNotFoundError, NotADirectoryError), _parent_of(root + path) as (directory, name):
+            with directory.child(name) as emptied:
+                if emptied.names():
+                    return
+            fs.remove_directory(directory, name)
+        path = os.path.dirname(path)

@@ -182,10 +182,10 @@ class Transaction:
             )
             try:
                 yield made
-                late = made.latecomers()
-                if late:
+                unplanned = made.find_unplanned()
+                if unplanned:
                     with self.failing(), self.environment.adding(target):
-                        made.put_back(late)
+                        made.restore_unplanned(unplanned)
             finally:
                 made.close()
 

@@ -1,7 +1,7 @@
 """Carrying out a journaled plan under the locks: the operations, the commit point, and the way back.
 
-The journal is renamed into place before the first operation and renamed to `committed` after the last: at that instant
-the transaction is committed. Whatever stops this process before it, the next command undoes what was done.
+The journal is renamed into place before the first operation, and to `committed` after the last one: at that instant the
+transaction is committed. If this process stops before it, the next command undoes what was done.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from contextlib import contextmanager, suppress
 
 from safe_pip import fs
 from safe_pip.errors import CommitFailed, State, UnusableEnvironment
-from safe_pip.journal import finish
+from safe_pip.journal import finish, parts
 from safe_pip.journal.directories import Location, OpenDirectories, Refused
 from safe_pip.journal.undo import undo
+from safe_pip.locking.state_directory import COMMITTED, JOURNAL
 from safe_pip.merge.plan import Journal, Kind, Operation, Plan
 
-JOURNAL, COMMITTED = ".journal", ".committed"
 # What the filesystem answers when the target is not what was planned for; anything else is a failure.
 _CHANGED = {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ELOOP, errno.ESTALE}
 
@@ -29,7 +29,7 @@ _CHANGED = {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENOTE
 class Rejected(Exception):
     """The target is not what was planned for, and is as it was: plan again.
 
-    `entered` are directories that are to be entered then, as their filesystem does not move them as a whole.
+    `entered` are the directories that the next plan has to enter: their filesystem does not move them as a whole.
     """
 
     def __init__(self, entered: frozenset[str] = frozenset()) -> None:
@@ -40,7 +40,7 @@ class Rejected(Exception):
 def check_permissions(journal: Journal) -> None:
     """Raise `UnusableEnvironment` for a directory in which this process may not change anything; locks nothing.
 
-    One that is not there any more was replaced meanwhile: the plan is stale, which is told under the locks.
+    A directory that is gone was replaced meanwhile: the plan is stale, which is found under the locks.
     """
     effective = os.access in os.supports_effective_ids
     opened = {_live(journal, each) for each in journal.operations if each.kind is Kind.MODE}
@@ -62,15 +62,15 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
     """Change the target as planned; the caller holds the locks, and the journal lies in the private directory.
 
     On return it is committed. Raises `Rejected`, or `CommitFailed` if the disk refused an operation: the target is as
-    it was. After a crash it is that as well as soon as the next command has met the journal. `check` is called between
-    the journal and the first operation; what it raises is raised, and nothing was changed. A `CommitFailed` of the
-    state `COMMITTED` says that it is committed, and that the disk may not hold it yet: nothing may be deleted.
+    it was. After a crash before the commit point, it is so again once the next command has met the journal. `check` is
+    called between the journal and the first operation; if it raises, nothing was changed. `CommitFailed` with the state
+    `COMMITTED` means that it is committed, and that the disk may not hold it yet: nothing may be deleted.
     """
-    with _held_back(), _places(journal) as places:
+    with _held_back(), _opened(journal) as directories:
         _validate(journal, plan)
         try:
-            _rename(places, "journal", JOURNAL)
-            _sync_state(places, durable=durable)
+            _rename(directories, parts.JOURNAL, JOURNAL)
+            _sync_state(directories, durable=durable)
         except OSError as error:
             raise _failed(error, State.UNCHANGED) from error
         done = 0
@@ -78,54 +78,52 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
             check()
             for operation in journal.operations:
                 done += 1
-                _do(places, operation)
+                _do(directories, operation)
             if durable:
-                places.sync()
-            _rename(places, JOURNAL, COMMITTED)
+                directories.sync()
+            _rename(directories, JOURNAL, COMMITTED)
         except BaseException as error:
-            _undo(places, done, durable=durable)
+            _undo(directories, done, durable=durable)
             if isinstance(error, OSError):
                 raise _translated(error, journal, done - 1) from error
             raise
-        # It is committed. What fails from here on is tried again by `finish`, or by who sweeps.
+        # It is committed. What fails from here on is tried again when the stage is closed, or by a sweep.
         try:
-            _sync_state(places, durable=durable)
+            _sync_state(directories, durable=durable)
         except OSError as error:
             raise _failed(error, State.COMMITTED) from error
         new: Collection[str] = ()
         with suppress(OSError):
-            new = finish.take_markers(places)
-        for path in plan.emptied:
-            with suppress(OSError), fs.Directory.open(os.path.dirname(path)) as holder:
-                fs.remove_directory(holder, os.path.basename(path))
-        with suppress(OSError):  # who closes the stage tries it again
-            finish.seal(places, new)
+            new = finish.remove_markers(directories)
+        finish.remove_emptied(directories)
+        with suppress(OSError):
+            finish.seal(directories, new)
             if durable and any(operation.kind.is_late for operation in journal.operations):
-                places.sync()
+                directories.sync()
 
 
 @contextmanager
-def _places(journal: Journal) -> Iterator[OpenDirectories]:
+def _opened(journal: Journal) -> Iterator[OpenDirectories]:
     try:
-        places = OpenDirectories(journal)
+        directories = OpenDirectories(journal)
     except Refused:
         raise Rejected from None
-    with places:
-        yield places
+    with directories:
+        yield directories
 
 
-def _rename(places: OpenDirectories, old: str, new: str) -> None:
+def _rename(directories: OpenDirectories, old: str, new: str) -> None:
     """Rename the journal, in the state directory or from the private directory into it."""
-    state, private = places.parts[0].state, places.parts[0].private
+    state, private = directories.parts[0].state, directories.parts[0].private
     assert state is not None
     assert private is not None
-    source, name = (private, old) if old == "journal" else (state, places.journal.identifier + old)
-    fs.move(source, name, state, places.journal.identifier + new)
+    source, name = (private, old) if old == parts.JOURNAL else (state, directories.journal.identifier + old)
+    fs.move(source, name, state, directories.journal.identifier + new)
 
 
-def _sync_state(places: OpenDirectories, *, durable: bool) -> None:
+def _sync_state(directories: OpenDirectories, *, durable: bool) -> None:
     """Have the disk hold the name that the journal has by now."""
-    state = places.parts[0].state
+    state = directories.parts[0].state
     if durable and state is not None:
         fs.sync(state)
 
@@ -150,20 +148,20 @@ def _validate(journal: Journal, plan: Plan) -> None:
         raise Rejected from None
 
 
-def _do(places: OpenDirectories, operation: Operation) -> None:
+def _do(directories: OpenDirectories, operation: Operation) -> None:
     if operation.kind.is_late:
         return
-    live = places.live(operation)
+    live = directories.live(operation)
     if operation.kind is Kind.MODE:
         assert operation.new is not None
         fs.set_mode(live.parent, live.name, stat.S_IMODE(operation.new.mode))
         return
-    trash = places.trash(operation)
+    trash = directories.trash(operation)
     if operation.kind in (Kind.REMOVE, Kind.SWAP):
         _move(live, trash)
     if operation.kind is Kind.REMOVE:
         return
-    staged = places.staged(operation)
+    staged = directories.staged(operation)
     if operation.kind is Kind.FILE:
         fs.link(live.parent, live.name, trash.parent, trash.name)
         fs.move_over(staged.parent, staged.name, live.parent, live.name)
@@ -177,24 +175,24 @@ def _move(source: Location, destination: Location) -> None:
     fs.move(source.parent, source.name, destination.parent, destination.name)
 
 
-def _undo(places: OpenDirectories, done: int, *, durable: bool) -> None:
+def _undo(directories: OpenDirectories, done: int, *, durable: bool) -> None:
     """Undo the first `done` operations, of which the last may have failed half way, and withdraw the journal."""
-    state = places.parts[0].state
+    state = directories.parts[0].state
     assert state is not None
     try:
-        for operation in reversed(places.journal.operations[:done]):
-            undo(places, operation)
+        for operation in reversed(directories.journal.operations[:done]):
+            undo(directories, operation)
         if durable:
-            places.sync()
-        fs.remove(state, places.journal.identifier + JOURNAL)
+            directories.sync()
+        fs.remove(state, directories.journal.identifier + JOURNAL)
     except OSError as error:
         raise _failed(error, State.UNFINISHED) from error
-    with suppress(OSError):  # the disk has told already, and to undo it once more does no harm
-        _sync_state(places, durable=durable)
+    with suppress(OSError):  # undoing it once more does no harm
+        _sync_state(directories, durable=durable)
 
 
 def _translated(error: OSError, journal: Journal, at: int) -> Exception:
-    """What an operation's failure means, the operation being undone."""
+    """The error that an operation's failure means, once the operation is undone."""
     operation = journal.operations[at]
     is_directory = any(seen is not None and stat.S_ISDIR(seen.mode) for seen in (operation.old, operation.new))
     if error.errno == errno.EXDEV and is_directory and operation.old is not None:
@@ -205,9 +203,9 @@ def _translated(error: OSError, journal: Journal, at: int) -> Exception:
 
 
 def _unmoved(journal: Journal, part: int) -> frozenset[str]:
-    """The directories that were to leave their places on a filesystem that refused it to one, with all below them.
+    """The directories that were to move on a filesystem that refused to move one, with all below them.
 
-    An overlayfs refuses it to each that has a lower layer; to try them one by one would take as many plans.
+    An overlayfs refuses to move each that has a lower layer; trying them one by one would take as many plans.
     """
     leaving = (Kind.EXCHANGE, Kind.SWAP, Kind.REMOVE)
     paths = (_live(journal, each) for each in journal.operations if each.part == part and each.kind in leaving)

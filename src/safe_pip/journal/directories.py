@@ -1,7 +1,11 @@
-"""Where the operations of a journal take place: every directory opened, with no symbolic link on the way.
+"""Where the operations of a journal take place, and whose journals may change what lies there.
 
-All that a commit or a recovery changes is relative to these, so that what somebody exchanges meanwhile, a parent for a
-symbolic link above all, leads nowhere else.
+Every directory is opened with no symbolic link on the way, and all changes are relative to the open directories. So a
+parent that is replaced meanwhile, by a symbolic link above all, leads nowhere else.
+
+Root repairs what users leave behind, so a journal proves nothing. Accepted are the journals of this user, of root, of
+the environment's owner and, where a group shares the environment, of that group. For other writers than this user and
+root, only what the writer could have moved or deleted is moved or deleted.
 """
 
 import contextlib
@@ -9,20 +13,20 @@ import os
 import stat
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from safe_pip import fs
 from safe_pip.fs import Directory
-from safe_pip.journal import codec as codec
-from safe_pip.journal.writer import Writer, is_accepted
+from safe_pip.journal import codec
 from safe_pip.locking import state_directory
 from safe_pip.merge.plan import Journal, Kind, Operation
 
+if sys.platform != "win32":
+    import pwd
+
 STAGE = "stage"
 TRASH = "trash"
-DURABLE = "durable"
-"""A file in the first private directory of a transaction that is to survive a loss of power."""
 # Open at once, besides roots and parts; a process may have 1,024 descriptors, often 256 on macOS.
 _MOST = 64
 
@@ -33,6 +37,83 @@ class Refused(Exception):
     def __init__(self, *reasons: str) -> None:
         super().__init__(*reasons)
         self.reasons = reasons
+
+
+class Writer(NamedTuple):
+    """The user that wrote a journal; `group` is the one that shares the environment, if one does."""
+
+    uid: int
+    group: int | None
+    is_trusted: bool
+    """Whether it is this user or root."""
+
+    @classmethod
+    def of(cls, made: os.stat_result, home: os.stat_result, roots: Iterable[os.stat_result]) -> "Writer | None":
+        """The user that made a file in the state directory of `home`, about what is below `roots`.
+
+        None if that user is not accepted.
+        """
+        if sys.platform == "win32":
+            return cls(0, None, True)
+        is_shared = all(
+            each.st_gid == home.st_gid and each.st_mode & stat.S_IWGRP and not each.st_mode & stat.S_IWOTH
+            for each in (home, *roots)
+        )
+        group = home.st_gid if is_shared else None
+        trusted = made.st_uid in (os.geteuid(), 0)
+        if not (trusted or made.st_uid == home.st_uid or (group is not None and made.st_gid == group)):
+            return None
+        return cls(made.st_uid, group, trusted)
+
+    @property
+    def name(self) -> str:
+        """The user's name for messages."""
+        return user_name(self.uid)
+
+    def made(self, private: os.stat_result) -> bool:
+        """Whether the writer can have made a private directory, with no other user's files in it."""
+        if sys.platform == "win32":
+            return True
+        if private.st_uid != self.uid or private.st_mode & stat.S_IWOTH:
+            return False
+        return not private.st_mode & stat.S_IWGRP or private.st_gid == self.group
+
+    def could_change(self, directory: os.stat_result, entry: os.stat_result | None = None) -> bool:
+        """Whether the writer could have moved `entry`, or made and removed entries, in this directory.
+
+        Moving a directory to another one takes the right to write in it as well: rename(2).
+        """
+        if self.is_trusted:
+            return True
+        if not self._could_write(directory):
+            return False
+        if entry is not None and directory.st_mode & stat.S_ISVTX and self.uid not in (directory.st_uid, entry.st_uid):
+            return False
+        return entry is None or not stat.S_ISDIR(entry.st_mode) or self._could_write(entry)
+
+    def could_set_mode(self, entry: os.stat_result) -> bool:
+        """Whether the writer could have changed the permissions of this."""
+        return self.is_trusted or entry.st_uid == self.uid
+
+    def _could_write(self, directory: os.stat_result) -> bool:
+        if directory.st_uid == self.uid:
+            return True
+        return self.group is not None and directory.st_gid == self.group and bool(directory.st_mode & stat.S_IWGRP)
+
+
+def is_accepted(made: os.stat_result, directory: os.stat_result) -> bool:
+    """Whether the user that made something in `directory` is one of those that have a say there."""
+    return Writer.of(made, directory, ()) is not None
+
+
+def user_name(uid: int) -> str:
+    """The name of a user, or the number where there is no name."""
+    if sys.platform == "win32":
+        return ""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
 
 
 class Location(NamedTuple):
@@ -69,9 +150,9 @@ class OpenDirectories:
     """The open directories of one transaction; closed by `close`, or at the end of a `with` statement."""
 
     def __init__(self, journal: Journal, writer: Writer | None = None, *, is_over: bool = False) -> None:
-        """`writer` is None for this process's own transaction. `is_over`: parts of it may be deleted already.
+        """`writer` is None for this process's own transaction. `is_over`: it is committed, parts may be gone already.
 
-        Raises `Refused` if a root or a part is not what it was, or not its writer's; `PermissionError`.
+        Raises `Refused` if a root or a part is not what it was, or not the writer's; `PermissionError`.
         """
         self.journal = journal
         self.writer = writer
@@ -90,11 +171,11 @@ class OpenDirectories:
 
     def live(self, operation: Operation) -> Location:
         """Its place in the target; raises `NotADirectoryError` if a parent is a symbolic link or a file."""
-        return self._spot("live", operation.root, self.roots[operation.root], operation.path)
+        return self._location("live", operation.root, self.roots[operation.root], operation.path)
 
     def staged(self, operation: Operation) -> Location:
         """S, its place in the stage."""
-        return self._spot("stage", operation.part, self.parts[operation.part].stage, operation.staged)
+        return self._location("stage", operation.part, self.parts[operation.part].stage, operation.staged)
 
     def trash(self, operation: Operation) -> Location:
         """T, its place in the trash."""
@@ -104,9 +185,9 @@ class OpenDirectories:
         """The absolute path of `live`."""
         return os.path.join(self.journal.roots[operation.root], operation.path)
 
-    def is_marked(self, spot: Location) -> bool:
+    def is_marked(self, location: Location) -> bool:
         """Whether there is a directory with the transaction's marker in it."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), spot.parent.child(spot.name) as below:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), location.parent.child(location.name) as below:
             return below.exists(self.marker)
         return False
 
@@ -114,12 +195,12 @@ class OpenDirectories:
         """Have the disk hold what was done, or undone: all directories whose entries, or modes, may have changed."""
         synced: set[str] = set()
         for operation in self.journal.operations:
-            with contextlib.suppress(NotADirectoryError):  # where another program was, nothing was changed
+            with contextlib.suppress(NotADirectoryError):  # nothing was changed where another program replaced it
                 live = self.live(operation)
-                for spot in (live, self.staged(operation), self.trash(operation)):
-                    if spot.name and spot.directory is not None and spot.directory.path not in synced:
-                        synced.add(spot.directory.path)
-                        fs.sync(spot.directory)
+                for each in (live, self.staged(operation), self.trash(operation)):
+                    if each.name and each.directory is not None and each.directory.path not in synced:
+                        synced.add(each.directory.path)
+                        fs.sync(each.directory)
                 if operation.kind in (Kind.MODE, Kind.SEAL) and live.status() is not None:
                     fs.sync(live.parent, live.name)
 
@@ -145,17 +226,12 @@ class OpenDirectories:
             self.roots.append(None)
 
     def _open_part(self, path: str, is_over: bool) -> None:
-        holder = os.path.dirname(os.path.dirname(path))
         opened: list[Directory | None] = []
         try:
-            try:
-                opened.append(open_state(holder, checked=self.writer is not None))
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                opened.append(open_state(os.path.dirname(os.path.dirname(path)), checked=self.writer is not None))
                 for name in (self.journal.identifier, STAGE, TRASH):
-                    above = opened[min(len(opened) - 1, 1)]
-                    opened.append(_child(above, name))
-            except (FileNotFoundError, NotADirectoryError):
-                if not is_over:
-                    raise Refused(f"`{path}` is not as it was left") from None
+                    opened.append(_child(opened[min(len(opened) - 1, 1)], name))
             part = Part(*opened, *[None] * (4 - len(opened)))
             if not is_over and None in part:
                 raise Refused(f"`{path}` is not as it was left")
@@ -168,7 +244,7 @@ class OpenDirectories:
             raise
         self.parts.append(part)
 
-    def _spot(self, kind: str, number: int, base: Directory | None, path: str) -> Location:
+    def _location(self, kind: str, number: int, base: Directory | None, path: str) -> Location:
         above, _, name = path.rpartition("/")
         if not above or base is None:
             return Location(base, name)
@@ -187,11 +263,9 @@ class OpenDirectories:
 
 def reach(path: str) -> Directory:
     """Open the directory at `path`; raises `Refused` unless it is there, with no symbolic link in the path to it."""
-    try:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if os.path.realpath(path) == path:
             return Directory.open(path)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
     raise Refused(f"`{path}` is no directory any more")
 
 
@@ -201,7 +275,7 @@ def open_state(directory: str, *, checked: bool = True) -> Directory:
         state = holder.child(state_directory.NAME)
         if checked and not is_accepted(status(state), status(holder)):
             state.close()
-            raise Refused(f"`{state.path}` was not made by anybody who has a say there")
+            raise Refused(f"`{state.path}` was made by a user who has no say there")
         return state
 
 
@@ -211,7 +285,7 @@ def status(directory: Directory) -> os.stat_result:
 
 
 def walk(directory: Directory, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """Everything in `directory` that is no directory, with its path relative to it; no symbolic link is followed."""
+    """All files in `directory`, at whatever depth, with their paths relative to it; no symbolic link is followed."""
     for name in directory.names():
         found = directory.stat(name)
         if stat.S_ISDIR(found.st_mode):

@@ -1,7 +1,7 @@
-"""The owner file `<id>.owner` of a transaction: locked by the process that is at it, for as long as it lives.
+"""The owner file `<id>.owner` of a transaction: its process keeps it locked for as long as it lives.
 
-It names what the transaction has outside its own state directory, each before it is made, so that whoever cleans up
-after a dead owner finds it. It is only ever appended to: the lock is on the file, not on its name.
+It names what the transaction has outside its own state directory, each before it is made, so that it is found after the
+owner's death. It is only ever appended to: the lock is on the file, not on its name.
 """
 
 import contextlib
@@ -17,20 +17,19 @@ from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import Directory, proc
 from safe_pip.locking import flock
 from safe_pip.locking.flock import Descriptor
+from safe_pip.locking.state_directory import OWNER_FILE
 
-SUFFIX = ".owner"
-
-# Of a killed process the highest descriptor is closed first: who then gets its commit locks finds it dead.
+# Of a killed process the highest descriptor is closed first: the next holder of its commit locks finds it dead.
 _HIGH_DESCRIPTOR = 900
-# Beyond it, it is none of ours.
+# In bytes: a longer file is not an owner file.
 _LONGEST = 1 << 20
 
 
 class OwnerNote(NamedTuple):
-    """What an owner file says: whose it is, and the private directories and marks that it has elsewhere.
+    """What an owner file says: the process that made it, and what its transaction has elsewhere.
 
-    `since` is when it was made, in seconds of the epoch; `parts` are private directories, `marks` the state
-    directories that a mark of it lies in, as absolute paths.
+    `since` is when it was made, in seconds of the epoch; `parts` are private directories, `marks` the state directories
+    that hold a mark, as absolute paths.
     """
 
     pid: int = 0
@@ -41,41 +40,41 @@ class OwnerNote(NamedTuple):
 
 
 class Owner:
-    """A locked owner file. Closed without having been removed it is what a dead process left behind."""
+    """A locked owner file. Once it is released it is like that of a dead process, unless it was removed before."""
 
     def __init__(self, descriptor: Descriptor) -> None:
         self.path = descriptor.path
-        self.identifier = descriptor.path.name.removesuffix(SUFFIX)
+        self.identifier = descriptor.path.name.removesuffix(OWNER_FILE)
         self._descriptor = descriptor
 
     @classmethod
     def make(cls, state: Path) -> "Owner":
         """Make and lock a new one in the state directory; the caller holds its commit lock, shared.
 
-        Raises `OSError` if it cannot be made, and `UnusableEnvironment` if it cannot be locked. After a crash an owner
-        file that nobody has locked may stay.
+        Raises `OSError` if it cannot be made, and `UnusableEnvironment` if it cannot be locked. After a crash an
+        unlocked owner file may stay.
         """
         while True:
-            name = f"{secrets.token_hex(8)}{SUFFIX}"
+            name = f"{secrets.token_hex(8)}{OWNER_FILE}"
             with Directory.open(state) as directory:
                 try:
                     fs.write_new(directory, name, _line(proc.own_note()))
                     give_access(state / name)
                     owner = _locked(_open(state / name))
                 except FileExistsError:
-                    raise  # somebody else's
+                    raise  # another transaction's
                 except BaseException:
                     with contextlib.suppress(OSError):
                         fs.remove(directory, name)
                     raise
                 if owner is not None:
                     return owner
-                # Somebody looked whether it is locked at this very moment, or took it for a dead one's.
+                # Another process tested the lock at this moment, or took the owner for dead.
                 fs.remove(directory, name)
 
     @classmethod
     def adopt(cls, path: Path) -> "Owner | None":
-        """Lock the file of an owner that is dead, to clean up after him; None if he lives, or if it is gone."""
+        """Lock the file of a dead owner, to clean up after it; None if the owner lives, or the file is gone."""
         try:
             return _locked(_open(path))
         except (FileNotFoundError, UnusableEnvironment):
@@ -99,24 +98,22 @@ class Owner:
         return read(self.path)
 
     def release(self) -> None:
-        """Let it go and leave it to the next one who cleans up."""
+        """Let it go: unless it was removed, the next sweep deletes the transaction. A forked child does nothing."""
         self._descriptor.close()
 
-    def close(self) -> None:
-        """Remove it, then let it go; in a forked child it does nothing. Raises `OSError` if it cannot be removed."""
-        if self.is_ours:
-            try:
-                fs.unlink(self.path)
-            finally:
-                self.release()
+    def __enter__(self) -> "Owner":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
 
     def _append(self, content: dict[str, object]) -> None:
-        # A newline before it as well: what was torn by a full disk damages no other line.
+        # A newline before it as well: a line that a full disk has torn damages no other.
         fs.append(self._descriptor.fd, self.path, b"\n" + _line(content))
 
 
 def read(path: Path) -> OwnerNote:
-    """Read an owner file, locked or not; a line that is damaged says nothing, and so does a file that is gone."""
+    """Read an owner file, locked or not; damaged lines are left out, and a file that is gone has none."""
     note = OwnerNote()
     for line in _content(path).split(b"\n"):
         try:
@@ -134,7 +131,7 @@ def read(path: Path) -> OwnerNote:
 
 
 def _locked(descriptor: Descriptor) -> Owner | None:
-    """The owner file if it can be locked and has its name still; else it is closed."""
+    """The owner file if it can be locked and still has its name; else it is closed."""
     is_locked = False
     try:
         descriptor.raise_to(_HIGH_DESCRIPTOR)
@@ -153,7 +150,7 @@ def _open(path: Path) -> Descriptor:
 
 
 def _content(path: Path) -> bytes:
-    """What is in a file that somebody else may have put there: no link is followed, no pipe waited for."""
+    """What is in a file that any user may have put there: no link is followed, no pipe waited for."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     with contextlib.suppress(OSError), open(os.open(path, flags), "rb") as file:
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -162,7 +159,7 @@ def _content(path: Path) -> bytes:
 
 
 def give_access(path: Path) -> None:
-    """Let everybody read a file who can read the state directory it is in; it stays the property of who made it."""
+    """Let all users who can read the state directory of a file read the file; its owner stays."""
     status = os.stat(path.parent)
     fs.set_access(path, stat.S_IMODE(status.st_mode) & 0o666 | 0o444, group=status.st_gid)
 

@@ -1,8 +1,8 @@
-"""Where a transaction keeps what is private: a directory on each filesystem that it touches, and its marks.
+"""What a transaction has on disk beside its journal and its owner file: private directories and marks.
 
-`<directory>/.safe-pip/<identifier>` is a *part*, the first one in the transaction's home. `<identifier>.home`, beside
-the state directory of whatever else it changes, is a *mark*: who locks only that is led to the journal. Both are noted
-in the owner file before they are made.
+`<directory>/.safe-pip/<identifier>` is a *part*: one on each filesystem that the transaction touches, the first in its
+home. `<identifier>.home`, in the state directory of anything else that it changes, is a *mark*: it leads a process that
+locks only that directory to the journal. Both are noted in the owner file before they are made.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ from pathlib import Path
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import Directory
-from safe_pip.journal.directories import STAGE, TRASH, Refused, open_state
-from safe_pip.journal.finish import HOME_NOTE, named_home
-from safe_pip.journal.owner import SUFFIX, Owner, give_access
-from safe_pip.journal.writer import Writer
+from safe_pip.journal.directories import STAGE, TRASH, Refused, Writer, open_state, reach
+from safe_pip.journal.owner import Owner, OwnerNote, give_access
 from safe_pip.locking import state_directory
+from safe_pip.locking.state_directory import COMMITTED, MARK, OWNER_FILE
 
-JOURNAL, COMMITTED, MARK = ".journal", ".committed", ".home"
-
+JOURNAL = "journal"
+"""The journal in the first part, before it is published."""
+DURABLE = "durable"
+"""A file in the first part of a transaction that is to survive a loss of power."""
+HOME_NOTE = "home"
+"""A file in each other part that names the home: a note in an owner file may be forged, this cannot."""
+_LONGEST = 1 << 16
 _TRIES = 100
 
 
@@ -47,11 +51,22 @@ def make_mark(owner: Owner, home: str, directory: str, *, is_tree: bool) -> None
     name = f"{owner.identifier}{MARK}"
 
     def make(state: Directory) -> None:
-        fs.write_new(state, name, os.fsencode(f"{home}\n"))
+        fs.write_new(state, name, _content(home))
         give_access(Path(state.join(name)))
 
     owner.append_mark(os.path.join(directory, state_directory.NAME))
     _in_state(directory, make, is_tree=is_tree)
+
+
+def named_home(directory: Directory, name: str) -> str | None:
+    """The home that a mark, or the note in a part, names; None if it is none, or gone."""
+    try:
+        if not 0 < directory.stat(name).st_size <= _LONGEST:
+            return None
+        content = os.fsdecode(directory.read(name))
+    except OSError:
+        return None
+    return content[:-1] if content.endswith("\n") and os.path.isabs(content) else None
 
 
 def share(parts: Iterable[str], home: str, roots: Iterable[str], inside: Iterable[str]) -> None:
@@ -72,49 +87,54 @@ def share(parts: Iterable[str], home: str, roots: Iterable[str], inside: Iterabl
         fs.set_access(Path(path), stat.S_IMODE(os.lstat(path).st_mode) | 0o070, group=writer.group)
 
 
-def sync(parts: Iterable[str], owner: str, marks: Iterable[str]) -> None:
+def sync(parts: Iterable[str], owner: Owner, marks: Iterable[str]) -> None:
     """Have the disk hold what lies in the private directories themselves, the owner file, and the marks."""
     for part in parts:
         with Directory.open(part) as private:
             for name in private.names():
                 fs.sync(private, name)
             fs.sync(private)
-    with Directory.open(os.path.dirname(owner)) as state:
-        fs.sync(state, os.path.basename(owner))
+    with Directory.open(owner.path.parent) as state:
+        fs.sync(state, owner.path.name)
         fs.sync(state)
-        name = os.path.basename(owner).removesuffix(SUFFIX) + MARK
+    mark = f"{owner.identifier}{MARK}"
     for directory in {*(os.path.dirname(os.path.dirname(part)) for part in parts), *marks}:
         with open_state(directory) as state, Directory.open(directory) as holder:
-            if state.exists(name):
-                fs.sync(state, name)
+            if state.exists(mark):
+                fs.sync(state, mark)
             fs.sync(state)
             fs.sync(holder)
 
 
-def delete(owner: Owner, home: str) -> None:
-    """Delete all that a transaction has, whoever's it was, the owner file last; lets that go in any case.
+def delete(home: str, identifier: str, note: OwnerNote) -> None:
+    """Delete all that a transaction has: parts and marks as `note` has them, then the journal, then the owner file.
 
-    Raises the first error, `OSError` or `Refused`, but goes on to what can be deleted. What is on a filesystem that is
-    gone is gone.
+    Raises the first error, `OSError` or `Refused`, but goes on to what can be deleted; then the owner file is still
+    there. What is on a filesystem that is gone is gone. After a crash another call goes on.
     """
     errors: list[Exception] = []
-    note, identifier = owner.note(), owner.identifier
-    try:
-        for part in note.parts:
-            with _kept(errors):
-                _delete_part(part, identifier, home)
-        for mark in note.marks:
-            with _kept(errors):
-                _delete_mark(mark, identifier, home)
-        with _kept(errors), open_state(home) as state:
-            fs.remove_below(state, identifier)
-            if not errors:
-                fs.remove(state, identifier + COMMITTED)
-        if errors:
-            raise errors[0]
-        owner.close()
-    finally:
-        owner.release()
+    for part in note.parts:
+        with _kept(errors):
+            _delete_part(part, identifier, home)
+    for mark in note.marks:
+        with _kept(errors):
+            _delete_mark(mark, f"{identifier}{MARK}", home)
+    with _kept(errors), open_state(home) as state:
+        fs.remove_below(state, identifier)
+        if not errors:
+            fs.remove(state, identifier + COMMITTED)
+            fs.remove(state, identifier + OWNER_FILE)
+    if errors:
+        raise errors[0]
+
+
+def delete_private(state: Directory, name: str) -> None:
+    """Delete a private directory; the note that names its home goes last, for the case of a crash."""
+    with suppress(FileNotFoundError):
+        with state.child(name) as private:
+            for each in sorted(private.names(), key=lambda each: each == HOME_NOTE):
+                fs.remove_below(private, each)
+        fs.remove_directory(state, name)
 
 
 @contextmanager
@@ -125,13 +145,16 @@ def _kept(errors: list[Exception]) -> Iterator[None]:
         errors.append(error)
 
 
+def _content(home: str) -> bytes:
+    return os.fsencode(f"{home}\n")
+
+
 def _make(state: Directory, identifier: str, home: str | None) -> None:
     fs.make_directory(state, identifier, 0o700)
     fs.set_mode(state, identifier, 0o700)  # whatever the umask took, or a set-group-ID bit above gave
     with state.child(identifier) as private:
         if home is not None:
-            # Whose it is: a note in an owner file may be forged, this cannot.
-            fs.write_new(private, HOME_NOTE, os.fsencode(f"{home}\n"))
+            fs.write_new(private, HOME_NOTE, _content(home))
         for name in (STAGE, TRASH):
             fs.make_directory(private, name, 0o700)
             fs.set_mode(private, name, 0o700)
@@ -153,7 +176,7 @@ def _in_state(directory: str, make: Callable[[Directory], None], *, is_tree: boo
         except FileNotFoundError:
             if not path.is_dir():
                 raise
-            # Removed at this moment by who has nothing in it any more.
+            # Another transaction has just removed it, with the last thing of its own in it.
     raise UnusableEnvironment(f"`{state_directory.path_of(path)}` is removed again and again")
 
 
@@ -173,39 +196,25 @@ def _delete_part(part: str, identifier: str, home: str) -> None:
         return
     with suppress(FileNotFoundError), open_state(directory) as state:
         with state.child(name) as private:
-            # What is made first may be torn.
+            # A crash may have torn the note, which is made first.
             is_ours = named_home(private, HOME_NOTE) == home or set(private.names()) <= {HOME_NOTE}
         if is_ours:
             delete_private(state, name)
     _delete_state(directory)
 
 
-def delete_private(state: Directory, name: str) -> None:
-    """Delete a private directory; whose it is can be told until the last, also after a crash."""
-    with suppress(FileNotFoundError):
-        with state.child(name) as private:
-            for each in sorted(private.names(), key=lambda each: each == HOME_NOTE):
-                fs.remove_below(private, each)
-        fs.remove_directory(state, name)
-
-
-def _delete_mark(state_path: str, identifier: str, home: str) -> None:
+def _delete_mark(state_path: str, name: str, home: str) -> None:
     directory, above = os.path.split(state_path)
     if above != state_directory.NAME or not os.path.isdir(directory):
         return
-    with suppress(FileNotFoundError), open_state(directory) as state:
-        delete_mark(state, f"{identifier}{MARK}", home)
+    with suppress(FileNotFoundError, NotADirectoryError, Refused), open_state(directory) as state:
+        if _is_mark(state, name, _content(home)):
+            fs.remove(state, name)
     _delete_state(directory)
 
 
-def delete_mark(state: Directory, name: str, home: str) -> None:
-    """Delete a mark, if it is one that leads to `home`."""
-    if _is_mark(state, name, os.fsencode(f"{home}\n")):
-        fs.remove(state, name)
-
-
 def _is_mark(state: Directory, name: str, content: bytes) -> bool:
-    # Killed, or out of space, while it was made, it has only a part of its content.
+    # A mark that a crash or a full disk has torn has only a part of its content.
     try:
         return state.stat(name).st_size <= len(content) and content.startswith(state.read(name))
     except OSError:
@@ -213,5 +222,6 @@ def _is_mark(state: Directory, name: str, content: bytes) -> bool:
 
 
 def _delete_state(directory: str) -> None:
-    with suppress(OSError), Directory.open(directory) as holder:
+    """Remove a state directory that was made for a part or a mark alone, if nothing is in it any more."""
+    with suppress(OSError, Refused), reach(directory) as holder:
         fs.remove_directory(holder, state_directory.NAME)

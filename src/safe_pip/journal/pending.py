@@ -1,4 +1,4 @@
-"""The journals of transactions that are at work or were left unfinished: found, read, and believed or not."""
+"""The journals of transactions that are at work or were left unfinished: found, read, and believed or refused."""
 
 import contextlib
 import errno
@@ -9,21 +9,18 @@ from typing import NamedTuple
 
 from safe_pip.errors import RecoveryNeeded, State, UnusableEnvironment
 from safe_pip.fs import Directory
-from safe_pip.journal import codec as codec
-from safe_pip.journal.directories import Refused, open_state, reach, status
-from safe_pip.journal.finish import OWNER, named_home
-from safe_pip.journal.writer import Writer, user_name
+from safe_pip.journal import codec
+from safe_pip.journal.directories import Refused, Writer, open_state, reach, status, user_name
+from safe_pip.journal.parts import named_home
 from safe_pip.locking import state_directory
+from safe_pip.locking.state_directory import COMMITTED, JOURNAL, MARK, OWNER_FILE
 from safe_pip.merge.plan import Journal
 
-JOURNAL = ".journal"
-COMMITTED = ".committed"
-HOME = ".home"
 _MOST_NAMED = 3
 
 
 class Unfinished(NamedTuple):
-    """A journal, `name` in the state directory of `home`: of a transaction that may still be at work."""
+    """The journal `name` in the state directory of `home`; its transaction may still be at work."""
 
     home: Path
     identifier: str
@@ -50,12 +47,12 @@ class Opened(NamedTuple):
 
 
 def owner_file(unfinished: Unfinished) -> Path:
-    """The file that the process whose transaction it is keeps locked."""
-    return state_directory.path_of(unfinished.home) / f"{unfinished.identifier}{OWNER}"
+    """The file that the process of the transaction keeps locked."""
+    return state_directory.path_of(unfinished.home) / f"{unfinished.identifier}{OWNER_FILE}"
 
 
 def find(directory: Path) -> tuple[Unfinished, ...]:
-    """The journals that concern `directory`, of living processes too: its own, and those that a `.home` mark leads to.
+    """The journals that concern `directory`, of living processes too: its own, and those that a mark leads to.
 
     A mark is believed if the journal names `directory`. Raises `UnusableEnvironment`.
     """
@@ -69,7 +66,7 @@ def find(directory: Path) -> tuple[Unfinished, ...]:
                 stem, dot, suffix = name.rpartition(".")
                 if dot + suffix == JOURNAL:
                     found.append(Unfinished(Path(real), stem, name))
-                elif dot + suffix == HOME and codec.is_identifier(stem):
+                elif dot + suffix == MARK and codec.is_identifier(stem):
                     found += _marked(real, stem, named_home(state, name))
     except (FileNotFoundError, NotADirectoryError, Refused):
         return ()
@@ -104,7 +101,7 @@ def _marked(directory: str, identifier: str, home: str | None) -> Iterator[Unfin
 
 @contextlib.contextmanager
 def opened(unfinished: Unfinished) -> Iterator[Opened]:
-    """Open the journal and believe it, or raise as `read` does."""
+    """Open the journal if it may be acted on, else raise what `read` raises."""
     try:
         state = open_state(str(unfinished.home))
     except (Refused, NotADirectoryError) as error:
@@ -125,7 +122,7 @@ def opened(unfinished: Unfinished) -> Iterator[Opened]:
         if writer is None:
             name, hint = user_name(made.st_uid), "Remove it, if that was not right"
             raise refused(unfinished, (f"`{name}` wrote it, who has no say there",), hint)
-        if unfinished.name.endswith(JOURNAL) and not state.exists(f"{unfinished.identifier}{OWNER}"):
+        if unfinished.name.endswith(JOURNAL) and not state.exists(f"{unfinished.identifier}{OWNER_FILE}"):
             state.stat(unfinished.name)
             raise refused(unfinished, ("its owner file is gone",))
         yield Opened(state, made, journal, writer)
@@ -138,7 +135,7 @@ def _load(state: Directory, unfinished: Unfinished) -> tuple[os.stat_result, Jou
     if made.st_nlink == 0:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), unfinished.name)
     try:
-        if made.st_nlink > 1:  # a link to what somebody else, perhaps root, has written elsewhere
+        if made.st_nlink > 1:  # a link to what another user, perhaps root, has written elsewhere
             raise codec.Damaged("it has another name as well")
         return made, codec.decode(content)
     except codec.Newer as error:

@@ -1,9 +1,8 @@
 """What a dead process left: undone, or finished if it was committed.
 
-As long as the journal is there the transaction is not committed: whatever happened of it is undone, and then the
-journal is removed. What is named `committed` is finished instead. Before anything is changed every operation is looked
-at, and nothing is changed if another program changed any of it in between, or if the journal's writer could not have
-done himself what it asks for.
+As long as the journal is there, the transaction is not committed: whatever happened of it is undone, then the journal
+is removed. What is named `committed` is finished instead. Every operation is looked at first. If another program has
+changed any of it, or if the journal's writer could not have made the change, nothing is changed.
 """
 
 import contextlib
@@ -16,37 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from safe_pip import fs
 from safe_pip.errors import State
 from safe_pip.fs import Directory
-from safe_pip.journal.directories import DURABLE, OpenDirectories, Refused, may_change, status
-from safe_pip.journal.finish import (
-    clean_up,
-    find_latecomers,
-    latecomers,
-    put_back,
-    remove_emptied,
-    remove_markers,
-    restore_unplanned,
-    seal,
-    take_markers,
-)
-from safe_pip.journal.observed import look
-from safe_pip.journal.pending import Opened, Unfinished, find, opened, owner_file, read, refused
-from safe_pip.journal.undo import Action, Step, carry_out, decide, undo
-from safe_pip.journal.writer import Writer
-
-__all__ = [
-    "Unfinished",
-    "check",
-    "decide",
-    "find",
-    "finish",
-    "latecomers",
-    "owner_file",
-    "put_back",
-    "read",
-    "remove_markers",
-    "roll_back",
-    "undo",
-]
+from safe_pip.journal import finish as finishing
+from safe_pip.journal import parts
+from safe_pip.journal.directories import OpenDirectories, Refused, Writer, may_change, status
+from safe_pip.journal.owner import OwnerNote
+from safe_pip.journal.pending import Opened, Unfinished, opened, refused
+from safe_pip.journal.undo import Action, Step, decide, observe, perform
+from safe_pip.locking import state_directory
+from safe_pip.merge.plan import Journal
 
 
 def roll_back(
@@ -57,55 +33,62 @@ def roll_back(
 ) -> tuple[str, ...]:
     """Undo a dead process's transaction; the caller holds the commit locks that it names, and its owner file.
 
-    On return the environment is as it was before, but for the returned paths, which other programs have changed: those
-    in directories that serve other environments too, and with `keep` all of them. If there are any, `aside` may take
-    what the transaction has of them before it is deleted, and before the journal is removed. Raises `RecoveryNeeded`,
-    with nothing changed unless the disk failed, and `FileNotFoundError` if somebody else was faster.
+    On return the environment is as it was before, except for the returned paths, which other programs have changed:
+    those in directories that serve other environments too, and with `keep` all of them. If there are any, `aside` is
+    called before the journal is removed and the private directories are deleted. Raises `RecoveryNeeded`, with nothing
+    changed unless the disk failed, and `FileNotFoundError` if another process was faster.
     """
-    with _opened(unfinished) as (found, places):
-        steps = _checked_steps(found, places, keep)
-        private = places.parts[0].private
-        # Whoever made it was promised that it survives a loss of power, whole or not at all.
-        durable = private is not None and private.exists(DURABLE)
-        left = carry_out(places, steps)
+    with _opened(unfinished) as (found, directories):
+        steps = _checked_steps(found, directories, keep)
+        private = directories.parts[0].private
+        # Its command promised that it survives a loss of power, whole or not at all.
+        durable = private is not None and private.exists(parts.DURABLE)
+        left = perform(directories, steps)
         if durable:
-            places.sync()
+            directories.sync()
         if left and aside is not None:
-            aside(places)
+            aside(directories)
         fs.remove(found.state, unfinished.name)
         if durable:
             fs.sync(found.state)
         if left:
             with contextlib.suppress(OSError, Refused):  # `doctor` finds what stays
-                take_markers(places)
-        with contextlib.suppress(OSError):  # what is left is for the next command that can
-            clean_up(places, None)
+                finishing.remove_markers(directories)
+        with contextlib.suppress(OSError, Refused):  # what is left is for the next command that can
+            _delete(found.journal)
         return left
 
 
 def finish(unfinished: Unfinished) -> tuple[str, ...]:
-    """Do what is left of a dead process's transaction after its commit point; locks as for `roll_back`.
+    """Do what is left of a dead process's transaction after its commit point; the locks are those of `roll_back`.
 
-    On return the paths of late-comers that could not be put back, as there is something else by now. Raises
-    `RecoveryNeeded`, and `FileNotFoundError` if somebody else was faster; then all is kept for the next command.
+    On return the paths of unplanned files that could not be restored, as there is something else by now. Raises
+    `RecoveryNeeded`, and `FileNotFoundError` if another process was faster; then all is kept for the next command.
     """
-    with _opened(unfinished) as (found, places):
-        _check_permission(places, (), found.state)
-        new = take_markers(places)
-        left = restore_unplanned(places, find_latecomers(places))
-        remove_emptied(places)
-        seal(places, new)
-        clean_up(places, unfinished.name)
+    with _opened(unfinished) as (found, directories):
+        _check_permission(directories, (), found.state)
+        new = finishing.remove_markers(directories)
+        left = finishing.restore_unplanned(directories, finishing.find_unplanned(directories))
+        finishing.remove_emptied(directories)
+        finishing.seal(directories, new)
+        _delete(found.journal)
         return left
 
 
 def check(unfinished: Unfinished, *, keep: bool = False) -> None:
     """Raise what `roll_back`, or `finish`, would raise before its first change; changes nothing, and needs no lock."""
-    with _opened(unfinished) as (found, places):
+    with _opened(unfinished) as (found, directories):
         if unfinished.state is State.COMMITTED:
-            _check_permission(places, (), found.state)
+            _check_permission(directories, (), found.state)
         else:
-            _checked_steps(found, places, keep)
+            _checked_steps(found, directories, keep)
+
+
+def _delete(journal: Journal) -> None:
+    """Delete all that the transaction has, by its journal: the owner file may be gone."""
+    others = [each for each in (*journal.trees, *journal.directories) if each != journal.home]
+    note = OwnerNote(parts=journal.parts[1:], marks=tuple(os.path.join(each, state_directory.NAME) for each in others))
+    parts.delete(journal.home, journal.identifier, note)
 
 
 @contextlib.contextmanager
@@ -114,55 +97,57 @@ def _opened(unfinished: Unfinished) -> Iterator[tuple[Opened, OpenDirectories]]:
     with (
         opened(unfinished) as found,
         _explained(unfinished, found.writer),
-        OpenDirectories(found.journal, found.writer, is_over=is_over) as places,
+        OpenDirectories(found.journal, found.writer, is_over=is_over) as directories,
     ):
-        yield found, places
+        yield found, directories
 
 
-def _checked_steps(found: Opened, places: OpenDirectories, keep: bool) -> tuple[Step, ...]:
-    """What undoes it; raises `Refused` and `PermissionError` where that is not to be done, or not by this user."""
+def _checked_steps(found: Opened, directories: OpenDirectories, keep: bool) -> tuple[Step, ...]:
+    """What undoes it; raises `Refused` if it may not be done, and `PermissionError` if this user may not do it."""
     kept = (lambda path: True) if keep else None
-    steps = decide(found.journal, lambda operation: look(places, operation, found.made), keep=kept)
-    _check_writer(places, steps)
-    _check_permission(places, steps, found.state)
+    steps = decide(found.journal, lambda operation: observe(directories, operation, found.made), keep=kept)
+    _check_writer(directories, steps)
+    _check_permission(directories, steps, found.state)
     return steps
 
 
-def _check_writer(places: OpenDirectories, steps: Sequence[Step]) -> None:
-    """Raise `Refused` if a step changes what the journal's writer could not have changed himself."""
-    writer, refused = places.writer, []
+def _check_writer(directories: OpenDirectories, steps: Sequence[Step]) -> None:
+    """Raise `Refused` if a step changes what the journal's writer could not have changed."""
+    writer, reasons = directories.writer, []
     for operation, action in steps:
         if writer is None or writer.is_trusted or action in (Action.LEAVE, Action.DROP_TRASH):
             continue
-        live = places.live(operation)
+        live = directories.live(operation)
         found = live.status()
-        is_his = live.directory is not None and writer.could_change(status(live.directory), found)
-        if not is_his or (action is Action.MODE and found is not None and not writer.could_set_mode(found)):
-            refused.append(f"`{places.path(operation)}` is not for `{writer.name}` to change, who wrote the journal")
-    if refused:
-        raise Refused(*refused)
+        is_theirs = live.directory is not None and writer.could_change(status(live.directory), found)
+        if not is_theirs or (action is Action.MODE and found is not None and not writer.could_set_mode(found)):
+            reasons.append(
+                f"`{directories.path(operation)}` is not for `{writer.name}` to change, who wrote the journal"
+            )
+    if reasons:
+        raise Refused(*reasons)
 
 
-def _check_permission(places: OpenDirectories, steps: Sequence[Step], state: Directory) -> None:
-    """Raise `PermissionError` if this user may not do all of this: a part of it is worse than nothing."""
-    needed = [state, *(each for part in places.parts for each in part[1:] if each is not None)]
+def _check_permission(directories: OpenDirectories, steps: Sequence[Step], state: Directory) -> None:
+    """Raise `PermissionError` if this user may not do all of it: a part of it is worse than nothing."""
+    needed = [state, *(each for part in directories.parts for each in part[1:] if each is not None)]
     for operation, action in steps:
         if action is Action.LEAVE:
             continue
-        spots = [places.live(operation)]
+        locations = [directories.live(operation)]
         if action in (Action.LIVE_TO_STAGE, Action.EXCHANGE):
-            spots.append(places.staged(operation))
-        for spot in spots:
-            if spot.directory is None or not may_change(spot.directory):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), places.path(operation))
-            _check_entry(spot.directory, spot.status())
+            locations.append(directories.staged(operation))
+        for location in locations:
+            if location.directory is None or not may_change(location.directory):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), directories.path(operation))
+            _check_entry(location.directory, location.status())
     for directory in needed:
         if not may_change(directory):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), directory.path)
 
 
 def _check_entry(directory: Directory, entry: os.stat_result | None) -> None:
-    """rename(2): in a directory with the sticky bit only what is one's own; a directory only if one may write in it."""
+    """Raise `PermissionError` if the sticky bit, or a directory's own mode, forbids to move an entry: rename(2)."""
     if sys.platform == "win32" or entry is None or os.geteuid() in (0, entry.st_uid):
         return
     above = status(directory)
@@ -173,7 +158,7 @@ def _check_entry(directory: Directory, entry: os.stat_result | None) -> None:
 
 @contextlib.contextmanager
 def _explained(unfinished: Unfinished, writer: Writer) -> Iterator[None]:
-    """Make errors of the disk, and what is not as the journal says, errors that say what to do."""
+    """Turn errors of the disk, and what is not as the journal says, into errors that say what to do."""
     try:
         yield
     except Refused as error:

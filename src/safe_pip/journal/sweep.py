@@ -1,6 +1,6 @@
-"""What dead processes left in the state directory of a tree: found under a lock, deleted without.
+"""What dead processes left in the state directory of a tree: found under a lock, deleted with no lock held.
 
-A journal is none of it: that is undone, not deleted.
+A transaction with a journal is not swept: it is undone.
 """
 
 import os
@@ -15,40 +15,34 @@ from typing import NamedTuple
 from safe_pip import fs
 from safe_pip.errors import SafePipError
 from safe_pip.fs import Directory
-from safe_pip.journal import parts
+from safe_pip.journal import parts, recovery
 from safe_pip.journal.codec import is_identifier
-from safe_pip.journal.directories import Refused, open_state
-from safe_pip.journal.finish import HOME_NOTE, named_home
-from safe_pip.journal.owner import SUFFIX, Owner
-from safe_pip.journal.writer import is_accepted
+from safe_pip.journal.directories import Refused, is_accepted, open_state
+from safe_pip.journal.owner import Owner
+from safe_pip.journal.parts import HOME_NOTE, named_home
+from safe_pip.journal.pending import Unfinished
 from safe_pip.locking import flock, state_directory
+from safe_pip.locking.state_directory import COMMITTED, JOURNAL, LOCKS, MARK, OWNER_FILE
 
-# What nobody has locked though somebody may be at it is let alone for so long, in seconds.
+# In seconds: what has no lock, though a process may be at work with it, is left alone for so long.
 _OLD = 3600.0
-_LOCKS = {
-    state_directory.COMMIT,
-    state_directory.COMMIT_GATE,
-    state_directory.ENVIRONMENT,
-    state_directory.ENVIRONMENT_GATE,
-    state_directory.OWNER,
-}
 
 
 class Remains(NamedTuple):
-    """What is to be deleted: all of these transactions, and private directories whose owner file is gone."""
+    """What is to be deleted: whole transactions, and private directories whose owner file is gone."""
 
     tree: str
     owners: tuple[Owner, ...] = ()
     orphans: tuple[str, ...] = ()
 
     def delete(self) -> None:
-        """Delete it, with no lock held but those of the dead owners: it may take its time.
+        """Delete it; no lock is held but those of the dead owners, so it may take its time.
 
-        What cannot be deleted now is left to the next one who sweeps. Never raises.
+        What cannot be deleted now is left to the next sweep. Never raises.
         """
         for owner in self.owners:
-            with suppress(OSError, Refused):
-                parts.delete(owner, self.tree)
+            with owner, suppress(OSError, Refused):
+                parts.delete(self.tree, owner.identifier, owner.note())
         with suppress(OSError, Refused), open_state(self.tree) as state:
             for name in self.orphans:
                 with suppress(OSError):
@@ -69,70 +63,68 @@ def find(tree: Path) -> Remains:
         names = set(state.names())
         for name in sorted(names):
             stem, suffix = os.path.splitext(name)
-            if not is_identifier(stem) or f"{stem}{parts.JOURNAL}" in names:
+            if not is_identifier(stem) or f"{stem}{JOURNAL}" in names:
                 continue
             with suppress(OSError, SafePipError):
-                if suffix == parts.COMMITTED:
-                    _finish(state, stem, f"{stem}{SUFFIX}" in names)
-                elif suffix == parts.MARK:
+                if suffix == COMMITTED:
+                    _finish(state, stem, f"{stem}{OWNER_FILE}" in names)
+                elif suffix == MARK:
                     if _is_stale(named_home(state, name), stem, state.stat(name)):
                         fs.remove(state, name)
-                elif f"{stem}{parts.COMMITTED}" in names:
+                elif f"{stem}{COMMITTED}" in names:
                     continue
-                elif suffix == SUFFIX and is_accepted(state.stat(name), os.stat(real)):
+                elif suffix == OWNER_FILE and is_accepted(state.stat(name), os.stat(real)):
                     owner = Owner.adopt(Path(state.join(name)))
                     if owner is None:
                         continue
-                    if _is_unfinished(state.names(), stem):  # It came this far, and died, since the names were read.
+                    if _is_unfinished(state.names(), stem):  # it came this far and died since the names were read
                         owner.release()
                     else:
                         owners.append(owner)
-                elif not suffix and f"{stem}{SUFFIX}" not in names:
+                elif not suffix and f"{stem}{OWNER_FILE}" not in names:
                     orphans += [name] if _is_orphan(state, name) else []
     return Remains(real, tuple(owners), tuple(orphans))
 
 
 def _is_unfinished(names: Collection[str], identifier: str) -> bool:
-    return not {f"{identifier}{parts.JOURNAL}", f"{identifier}{parts.COMMITTED}"}.isdisjoint(names)
+    return not {f"{identifier}{JOURNAL}", f"{identifier}{COMMITTED}"}.isdisjoint(names)
 
 
 def _finish(state: Directory, identifier: str, has_owner: bool) -> None:
-    from safe_pip.journal import recovery
-
-    owner = Owner.adopt(Path(state.join(f"{identifier}{SUFFIX}")))
+    owner = Owner.adopt(Path(state.join(f"{identifier}{OWNER_FILE}")))
     if owner is None and has_owner:
         return
     try:
         home = Path(os.path.dirname(state.path))
-        recovery.finish(recovery.Unfinished(home, identifier, f"{identifier}{parts.COMMITTED}"))
+        recovery.finish(Unfinished(home, identifier, f"{identifier}{COMMITTED}"))
     finally:
         if owner is not None:
             owner.release()
 
 
 def _is_orphan(state: Directory, identifier: str) -> bool:
-    """Whether a private directory has no owner: here there is none, it may be a part of one elsewhere."""
+    """Whether a private directory has no owner: not here, and not in the home of which it may be a part."""
     with state.child(identifier) as private:
         return _is_stale(named_home(private, HOME_NOTE), identifier, state.stat(identifier))
 
 
 def _is_stale(home: str | None, identifier: str, found: os.stat_result) -> bool:
-    """Whether the transaction is neither alive nor unfinished that what was `found` belongs to."""
-    # Whether it lives comes first: what dies after that has left its journal by the time the names are read.
-    if home is not None and flock.is_locked(Path(home, state_directory.NAME, f"{identifier}{SUFFIX}")):
+    """Whether `found` belongs to a transaction that is neither alive nor unfinished."""
+    # The lock comes first: a transaction that dies after that has left its journal by the time the names are read.
+    if home is not None and flock.is_locked(Path(home, state_directory.NAME, f"{identifier}{OWNER_FILE}")):
         return False
     try:
         there = os.listdir(os.path.join(home, state_directory.NAME)) if home else None
     except (FileNotFoundError, NotADirectoryError):
         there = None
     if there is None:
-        # Not complete yet, or of an environment that was removed, or that is not to be seen from here.
+        # It is not complete yet, or its environment was removed, or cannot be seen from here.
         return time.time() - found.st_mtime > _OLD
     return not _is_unfinished(there, identifier)
 
 
 def _delete_aside(tree: str) -> None:
-    """Delete state directories of this user's that were made, or removed, by a process that was killed at it."""
+    """Delete state directories of this user that a process was killed while making, or removing."""
     with Directory.open(tree) as opened:
         for name in opened.names():
             if name.startswith(f"{state_directory.NAME}-") and _is_left(opened, name):
@@ -146,4 +138,4 @@ def _is_left(tree: Directory, name: str) -> bool:
     if not stat.S_ISDIR(found.st_mode) or not is_ours or time.time() - found.st_mtime <= _OLD:
         return False
     with tree.child(name) as aside:
-        return _LOCKS.issuperset(aside.names())
+        return LOCKS.issuperset(aside.names())

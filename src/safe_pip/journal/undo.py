@@ -1,6 +1,6 @@
-"""What undoes the operations of a transaction, and doing it: last operation first.
+"""What undoes the operations of a transaction, last operation first, and what lies at their places now.
 
-Names alone tell what happened (S in the stage, T in the trash, `live` in its place); inode numbers do not stay.
+Names alone tell what happened (S in the stage, T in the trash, `live` in its place). Inode numbers do not stay.
 
 | kind     | do                         | undo                                                 |
 |----------|----------------------------|------------------------------------------------------|
@@ -13,8 +13,8 @@ Names alone tell what happened (S in the stage, T in the trash, `live` in its pl
 
 What is done only after the commit point (`Kind.is_late`) is never undone.
 
-Each action leads to a state that `do` can leave as well, or from which nothing more is undone: so all of it may be
-interrupted anywhere, and begun again.
+Each action leads to a state that the transaction itself can leave, or from which nothing more is undone. So an undo may
+be interrupted anywhere and begun again.
 """
 
 import enum
@@ -24,10 +24,25 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from safe_pip import fs
-from safe_pip.journal.directories import OpenDirectories, Refused
-from safe_pip.journal.observed import Observed, look
+from safe_pip.journal.directories import Location, OpenDirectories, Refused, walk
+from safe_pip.locking.state_directory import LOCKS, NAME
 from safe_pip.merge.plan import Journal, Kind, Operation, Seen
 from safe_pip.records import is_bytecode
+
+
+class Observed(NamedTuple):
+    """What is at the three places of an operation."""
+
+    live: Seen | None = None
+    staged: Seen | None = None
+    trash: Seen | None = None
+    is_marked: bool = False
+    """Whether the directory at `live` carries the marker, so that it is the new one."""
+    is_staged_marked: bool = False
+    is_changed: bool = False
+    """Whether another program has written in the new directory since it came to `live`."""
+    is_reachable: bool = True
+    """False if something above `live` is no directory."""
 
 
 class Action(enum.Enum):
@@ -54,20 +69,20 @@ def decide(
 ) -> tuple[Step, ...]:
     """What undoes the transaction, in this order, given what is to `see` at each operation; changes nothing.
 
-    Raises `Refused`, with all reasons, if anything was changed by another program since, unless `keep` says of its path
-    that it is left as it is: those are the ones in directories that serve other environments too.
+    Raises `Refused`, with all reasons, if another program has changed anything since, except paths that `keep` says to
+    leave as they are: by default those in directories that serve other environments too.
     """
     is_kept = keep or (lambda path: is_shared(journal, path))
     steps: list[Step] = []
     refused: list[str] = []
-    sights = [(each, see(each)) for each in reversed(journal.operations) if not each.kind.is_late]
-    if not any(has_begun(*each) for each in sights):
-        # Nothing has moved: there is nothing to undo, whatever others did there since.
-        return tuple(step for each in sights for step in steps_of(*each))
-    for operation, sight in sights:
+    observations = [(each, see(each)) for each in reversed(journal.operations) if not each.kind.is_late]
+    if not any(has_begun(*each) for each in observations):
+        # Nothing has moved: there is nothing to undo, whatever other programs did there since.
+        return tuple(step for each in observations for step in steps_of(*each))
+    for operation, observed in observations:
         path = os.path.join(journal.roots[operation.root], operation.path)
-        if is_bytecode(operation.path) or is_as_left(operation, sight):
-            steps += steps_of(operation, sight)
+        if is_bytecode(operation.path) or is_as_left(operation, observed):
+            steps += steps_of(operation, observed)
         elif is_kept(path):
             steps.append(Step(operation, Action.LEAVE))
         else:
@@ -77,16 +92,16 @@ def decide(
     return tuple(steps)
 
 
-def steps_of(operation: Operation, sight: Observed) -> Iterator[Step]:
+def steps_of(operation: Operation, observed: Observed) -> Iterator[Step]:
     """What undoes one operation, as far as it happened."""
-    staged, trash, live = (each is not None for each in (sight.staged, sight.trash, sight.live))
+    staged, trash, live = (each is not None for each in (observed.staged, observed.trash, observed.live))
     kind = operation.kind
     actions: list[Action] = []
     if kind is Kind.NEW and live and not staged:
         actions = [Action.LIVE_TO_STAGE]
     elif kind is Kind.FILE and trash:
         actions = [Action.DROP_TRASH if staged else Action.TRASH_OVER_LIVE]
-    elif kind is Kind.EXCHANGE and sight.is_marked:
+    elif kind is Kind.EXCHANGE and observed.is_marked:
         actions = [Action.EXCHANGE]
     elif kind is Kind.SWAP and trash:
         actions = [Action.LIVE_TO_STAGE, Action.TRASH_TO_LIVE] if live and not staged else [Action.TRASH_TO_LIVE]
@@ -97,42 +112,42 @@ def steps_of(operation: Operation, sight: Observed) -> Iterator[Step]:
     if is_bytecode(operation.path) and (
         (actions == [Action.TRASH_TO_LIVE] and live) or (actions == [Action.EXCHANGE] and not staged)
     ):
-        actions = []  # an importer was faster, and what he made is as good
-    return (Step(operation, action) for action in actions if sight.is_reachable)
+        actions = []  # an importer was faster, and what it made is as good
+    return (Step(operation, action) for action in actions if observed.is_reachable)
 
 
-def has_begun(operation: Operation, sight: Observed) -> bool:
-    """Whether anything may have moved for this operation; told by its own stage and trash, which are private."""
-    if not sight.is_reachable:
-        return True  # what is above it has been replaced: nothing is taken for granted
-    if operation.trash and sight.trash is not None:
+def has_begun(operation: Operation, observed: Observed) -> bool:
+    """Whether anything may have moved for this operation, by its own stage and trash, which are private."""
+    if not observed.is_reachable:
+        return True  # what is above it has been replaced
+    if operation.trash and observed.trash is not None:
         return True
     if operation.kind is Kind.EXCHANGE:
-        return sight.staged is None or not sight.is_staged_marked
-    return bool(operation.staged) and sight.staged is None
+        return observed.staged is None or not observed.is_staged_marked
+    return bool(operation.staged) and observed.staged is None
 
 
-def is_as_left(operation: Operation, sight: Observed) -> bool:
+def is_as_left(operation: Operation, observed: Observed) -> bool:
     """Whether the transaction, or a recovery of it, can have left this: `live` is the old object or the new one."""
-    if not sight.is_reachable or sight.is_changed:
+    if not observed.is_reachable or observed.is_changed:
         return False
-    staged, trash = sight.staged is not None, sight.trash is not None
-    is_old = is_same(sight.live, operation.old) and not sight.is_marked
-    is_new = is_same(sight.live, operation.new) and sight.is_marked == _is_directory(operation.new)
+    staged, trash = observed.staged is not None, observed.trash is not None
+    is_old = is_same(observed.live, operation.old) and not observed.is_marked
+    is_new = is_same(observed.live, operation.new) and observed.is_marked == _is_directory(operation.new)
     if operation.kind is Kind.NEW:
-        return is_old if staged or sight.live is None else is_new
+        return is_old if staged or observed.live is None else is_new
     if operation.kind is Kind.EXCHANGE:
-        return staged and (is_old if sight.is_staged_marked else is_new)
+        return staged and (is_old if observed.is_staged_marked else is_new)
     if operation.kind is Kind.MODE:
-        return True  # whose mode it is shows once what lies there now has moved
+        return True  # `_set_old_mode` compares it, once what lies there now has moved
     if not trash:
         return is_old and (staged or operation.kind is not Kind.SWAP)
     if operation.kind is Kind.FILE and staged:
         return is_old  # perhaps a part of a copy in the trash
-    if not is_same(sight.trash, operation.old):
+    if not is_same(observed.trash, operation.old):
         return False
     if operation.kind is Kind.REMOVE or staged:
-        return sight.live is None
+        return observed.live is None
     return is_new
 
 
@@ -157,35 +172,35 @@ def is_shared(journal: Journal, path: str) -> bool:
     return inside(journal.directories) and not inside(journal.trees)
 
 
-def carry_out(places: OpenDirectories, steps: Sequence[Step]) -> tuple[str, ...]:
+def perform(directories: OpenDirectories, steps: Sequence[Step]) -> tuple[str, ...]:
     """Do these steps; on return the paths that were left as they are. Raises `OSError` at the first that fails."""
     for step in steps:
-        _act(places, *step)
-    return tuple(places.path(operation) for operation, action in steps if action is Action.LEAVE)
+        _act(directories, *step)
+    return tuple(directories.path(operation) for operation, action in steps if action is Action.LEAVE)
 
 
-def undo(places: OpenDirectories, operation: Operation) -> None:
+def undo(directories: OpenDirectories, operation: Operation) -> None:
     """Undo what happened of one of this process's own operations; raises `OSError`, and may then be called again.
 
-    What other programs did is not looked for: no time has passed. Of a `FILE` operation S may be used up.
+    It does not look for what other programs did: no time has passed. Of a `FILE` operation S may be used up.
     """
-    carry_out(places, tuple(steps_of(operation, look(places, operation))))
+    perform(directories, tuple(steps_of(operation, observe(directories, operation))))
 
 
-def _act(places: OpenDirectories, operation: Operation, action: Action) -> None:
+def _act(directories: OpenDirectories, operation: Operation, action: Action) -> None:
     if action is Action.LEAVE:
         return
-    live = places.live(operation)
+    live = directories.live(operation)
     if action is Action.MODE:
-        _set_old_mode(places, operation)
+        _set_old_mode(directories, operation)
     elif action is Action.LIVE_TO_STAGE:
-        staged = places.staged(operation)
+        staged = directories.staged(operation)
         fs.move(live.parent, live.name, staged.parent, staged.name)
     elif action is Action.EXCHANGE:
-        staged = places.staged(operation)
+        staged = directories.staged(operation)
         fs.exchange(staged.parent, staged.name, live.parent, live.name)
     else:
-        trash = places.trash(operation)
+        trash = directories.trash(operation)
         if action is Action.DROP_TRASH:
             fs.remove(trash.parent, trash.name)
         elif action is Action.TRASH_OVER_LIVE:
@@ -194,22 +209,77 @@ def _act(places: OpenDirectories, operation: Operation, action: Action) -> None:
             fs.move(trash.parent, trash.name, live.parent, live.name)
 
 
-def _set_old_mode(places: OpenDirectories, operation: Operation) -> None:
-    """Set the old mode if the directory is there that was given the new one: the one before an exchange, or after."""
-    live, status = places.live(operation), places.live(operation).status()
+def _set_old_mode(directories: OpenDirectories, operation: Operation) -> None:
+    """Set the old mode if the directory that was given the new one is there: an exchange may have moved it."""
+    live, status = directories.live(operation), directories.live(operation).status()
     if status is None or operation.old is None or operation.new is None or not stat.S_ISDIR(status.st_mode):
         return
-    before = places.journal.operations[: places.journal.operations.index(operation)]
+    before = directories.journal.operations[: directories.journal.operations.index(operation)]
     is_of_new = any(
         each.path == operation.path
         and each.root == operation.root
         and each.kind in (Kind.NEW, Kind.EXCHANGE, Kind.SWAP)
         for each in before
     )
-    if places.is_marked(live) != is_of_new or stat.S_IMODE(status.st_mode) != stat.S_IMODE(operation.new.mode):
+    if directories.is_marked(live) != is_of_new or stat.S_IMODE(status.st_mode) != stat.S_IMODE(operation.new.mode):
         return
-    if places.writer is None or places.writer.could_set_mode(status):
+    if directories.writer is None or directories.writer.could_set_mode(status):
         fs.set_mode(live.parent, live.name, stat.S_IMODE(operation.old.mode))
+
+
+def observe(directories: OpenDirectories, operation: Operation, since: os.stat_result | None = None) -> Observed:
+    """What is at the places of this operation; with `since`, the journal's status, also whether it changed later."""
+    staged = directories.staged(operation) if operation.staged else Location(None, "")
+    trash = directories.trash(operation) if operation.trash else Location(None, "")
+    observed = Observed(None, _seen(staged), _seen(trash), is_staged_marked=directories.is_marked(staged))
+    try:
+        live = directories.live(operation)
+    except NotADirectoryError:
+        return observed._replace(is_reachable=False)
+    is_marked = directories.is_marked(live)
+    old = staged if operation.kind is Kind.EXCHANGE else trash
+    is_changed = is_marked and since is not None and _is_changed(directories, live, old, since)
+    return observed._replace(live=_seen(live), is_marked=is_marked, is_changed=is_changed)
+
+
+def is_same_file(directory: Location, path: str, other: os.stat_result) -> bool:
+    """Whether what is at `path` below a directory is another link to the same file."""
+    above, _, name = f"{directory.name}/{path}".rpartition("/")
+    try:
+        with directory.parent.child(above) as opened:
+            return os.path.samestat(opened.stat(name), other)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _seen(location: Location) -> Seen | None:
+    found = location.status()
+    return Seen.of(found) if found is not None else None
+
+
+def _is_changed(directories: OpenDirectories, live: Location, old: Location, since: os.stat_result) -> bool:
+    """Whether another program wrote in a new directory since the journal was written, caches of importers apart.
+
+    Both times of a file have to be later: a copied environment has new times of change, and a staged file may have any
+    time of modification. A file that the old directory holds as well cannot be lost.
+    """
+    with live.parent.child(live.name) as new:
+        if live.name.endswith(".dist-info") and not new.exists("METADATA"):
+            return True  # uninstalled: only our marker is left
+        changed = max(since.st_ctime_ns, new.stat(directories.marker).st_ctime_ns)
+        return any(
+            found.st_mtime_ns > since.st_mtime_ns
+            and found.st_ctime_ns > changed
+            and "__pycache__" not in path.split("/")
+            and not _is_lock(path)
+            and not (found.st_nlink > 1 and old.name and is_same_file(old, path, found))
+            for path, found in walk(new)
+        )
+
+
+def _is_lock(path: str) -> bool:
+    """Whether it is a lock file of a tree: a process makes it before it can find the journal."""
+    return os.path.basename(os.path.dirname(path)) == NAME and os.path.basename(path) in LOCKS
 
 
 def _is_directory(seen: Seen | None) -> bool:

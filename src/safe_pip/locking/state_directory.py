@@ -22,10 +22,15 @@ COMMIT_GATE = "commit.gate"
 ENVIRONMENT = "environment"
 ENVIRONMENT_GATE = "environment.gate"
 OWNER = "owner"
+# What a transaction has here: the names begin with its identifier, and end with one of these.
+OWNER_FILE = ".owner"
+"""Locked as long as the process of the transaction lives."""
 JOURNAL = ".journal"
-"""What the name of a journal ends with: a change that is not committed."""
-HOME = ".home"
-"""What the name of a mark ends with: a change of this directory whose journal is in another one's state directory."""
+"""A change that is not committed."""
+COMMITTED = ".committed"
+"""The journal from the commit point on, until nothing is left to do."""
+MARK = ".home"
+"""Leads to the state directory with the journal of a change of this directory."""
 
 _ALWAYS = (COMMIT, COMMIT_GATE, ENVIRONMENT_GATE)
 LOCKS = frozenset({*_ALWAYS, ENVIRONMENT, OWNER})
@@ -137,7 +142,7 @@ def has_journal(directory: Path) -> bool:
         return False
     except OSError as error:
         raise UnusableEnvironment(f"`{path_of(directory)}` cannot be read: {error.strerror}") from error
-    return any(name.endswith((JOURNAL, HOME)) for name in names)
+    return any(name.endswith((JOURNAL, MARK)) for name in names)
 
 
 def has_more(directory: Path) -> bool:

@@ -163,7 +163,7 @@ class _Merge:
             self._enter(found, (), is_going=found.path not in self._staying)
             is_filled = any(path.startswith(join(found.path, "")) for path in self._starts)
             if found.path not in self._staying and found.inside == live.inside and not is_filled:
-                self.planner.emptied.append(found.path)
+                self.planner.tidy(found.path)
 
     def _exchange(self, live: Entry, name: str, found: Entry, sources: Sequence[Source], *, is_going: bool) -> bool:
         """Plan to exchange the whole directory; False if it has to be entered."""

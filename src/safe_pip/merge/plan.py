@@ -29,7 +29,7 @@ class Kind(enum.Enum):
     MODE = "mode"
     """A directory gets other permissions, so that it, or an entry of it, can be moved."""
     TIDY = "tidy"
-    """After the commit point: a directory goes if it is empty."""
+    """After the commit point: a directory that could not be moved goes if it is empty."""
     SEAL = "seal"
     """After the commit point: a directory gets its final permissions and, if it is new, its time."""
 
@@ -91,8 +91,7 @@ class Plan(NamedTuple):
     first. `overwritten`: files of other owners, or of none, that are replaced. `top_level`: new names in a tree.
     `entered`: path, device and inode of each directory in which something is changed; `moved`: path, inode and ctime of
     each that leaves its place. `same_second`: staged sources (absolute paths) and the mtime of the live ones that they
-    replace in the same second: a `.pyc` could not tell them apart. `emptied`: directories that are empty afterwards and
-    cannot be moved; they are removed after the commit point, in this order, if they still are.
+    replace in the same second: a `.pyc` could not tell them apart.
     """
 
     operations: tuple[Operation, ...]
@@ -104,7 +103,6 @@ class Plan(NamedTuple):
     entered: tuple[tuple[str, int, int], ...]
     moved: tuple[tuple[str, int, int], ...]
     same_second: tuple[tuple[str, int], ...]
-    emptied: tuple[str, ...] = ()
 
 
 class Journal(NamedTuple):

@@ -53,7 +53,6 @@ class Planner:
     def __init__(self, situation: Situation) -> None:
         self.links: list[Link] = []
         self.overwritten: list[str] = []
-        self.emptied: list[str] = []
         self._situation = situation
         self._exactly = situation.exactly
         self._inside = tuple(join(tree, "") for tree in situation.trees)
@@ -65,6 +64,7 @@ class Planner:
         self._entered: dict[str, tuple[str, int, int]] = {}
         self._moved: list[tuple[str, int, int]] = []
         self._same_second: list[tuple[str, int]] = []
+        self._tidied: set[str] = set()
         self._refused: list[str] = []
 
     def is_in_tree(self, path: str) -> bool:
@@ -114,11 +114,10 @@ class Planner:
     def tidy(self, path: str) -> None:
         """Plan that a directory goes if it is empty once all is done."""
         root, relative = self._split(path)
-        if root >= 0:
+        if root >= 0 and path not in self._tidied:
+            self._tidied.add(path)
             old = Seen(stat.S_IFDIR | 0o755, 0, 0)
             self._operations.append((_deepest_first(7, path), Operation(Kind.TIDY, root, relative, old=old)))
-            self.emptied.append(path)
-            self.emptied.sort(key=lambda each: (-each.count("/"), each))
 
     def compare_times(self, staged: str, live: str) -> None:
         """Note a source that replaces one of the same second."""
@@ -140,7 +139,6 @@ class Planner:
             entered=tuple(self._entered.values()),
             moved=tuple(self._moved),
             same_second=tuple(self._same_second),
-            emptied=tuple(self.emptied),
         )
 
     def _open(self, live: Entry) -> None:

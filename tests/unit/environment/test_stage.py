@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip import fs
-from safe_pip.environment import staged
+from safe_pip.environment import stage as stage_module
 from safe_pip.environment.stage import Stage
 from safe_pip.errors import CommitFailed, SafePipError, State, UnusableEnvironment
 from safe_pip.fs import space
@@ -138,6 +138,20 @@ def test_as_long_as_there_is_a_journal_nothing_is_deleted(home: Path) -> None:
     assert path.read_text() == "x"
     assert journal.exists()
     assert not flock.is_locked(home / ".safe-pip" / f"{stage.identifier}.owner")
+
+
+def test_the_owner_file_is_removed_before_it_is_let_go(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    remove = fs.remove
+
+    def watched(directory: fs.Directory, name: str) -> None:
+        if name.endswith(".owner"):
+            seen.append(flock.is_locked(Path(directory.join(name))))
+        remove(directory, name)
+
+    monkeypatch.setattr(fs, "remove", watched)
+    Stage.open(home).close()
+    assert seen == [True]
 
 
 def test_what_is_committed_is_deleted_with_the_rest(home: Path) -> None:
@@ -302,7 +316,7 @@ def test_a_part_is_made_on_each_filesystem_and_noted_first(home: Path, elsewhere
     private = elsewhere / ".safe-pip" / stage.identifier
     assert stage.parts[1] == str(private)
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
-    assert stage.roots() == ((0, stage.root), (1, f"{private}/stage"))
+    assert stage.roots == (stage.root, f"{private}/stage")
     volumes = stage.volumes()
     assert sorted(volumes.values()) == [0, 1]
     assert {device for device, _ in volumes} == {home.stat().st_dev, elsewhere.stat().st_dev}
@@ -392,7 +406,7 @@ def test_what_moves_to_another_part_keeps_times_modes_and_links(home: Path, else
     number = stage.add_part(str(elsewhere))
     stage.move_to_part(str(top), number)
     assert not top.exists()
-    there = Path(stage.roots()[number][1] + str(home / "pkg"))
+    there = Path(stage.roots[number] + str(home / "pkg"))
     assert {path.relative_to(there): stamp(path) for path in [there, *there.rglob("*")]} == before
     assert os.readlink(there / "dangling") == "nowhere"
     cached = there / "sub" / "__pycache__" / Path(importlib.util.cache_from_source(str(source))).name
@@ -493,7 +507,7 @@ def staged_distribution(stage: Stage, home: Path, name: str, files: list[str]) -
 def staged_files(stage: Stage, home: Path) -> list[str]:
     return sorted(
         os.path.relpath(path, root + str(home))
-        for _, root in stage.roots()
+        for root in stage.roots
         for path in Path(root).rglob("*")
         if not path.is_dir()
     )
@@ -548,7 +562,7 @@ def test_a_source_of_the_same_second_gets_another_and_its_bytecode_knows(home: P
     other = put(stage, home / "pkg" / "mm.py", "y = 1\n")
     os.utime(other, ns=(5, 1_600_000_000_500_000_000))
     others = Path(py_compile.compile(str(other), doraise=True)).read_bytes()
-    stage.freshen([(str(source), 1_600_000_000_000_000_000)])
+    stage.bump_mtime([(str(source), 1_600_000_000_000_000_000)])
     assert source.stat().st_mtime_ns == 1_600_000_001_000_000_000
     for pyc in cached:
         header = struct.unpack("<4sIII", pyc.read_bytes()[:16])
@@ -565,7 +579,7 @@ def test_a_source_of_the_same_second_gets_another_and_its_bytecode_knows(home: P
 def test_the_new_second_is_none_of_those_that_it_replaces(home: Path, stage: Stage) -> None:
     source, _ = sources(stage, home)
     base = 1_600_000_000
-    stage.freshen([(str(source), (base + more) * 10**9 + 7) for more in (0, 1, 5, 2)])
+    stage.bump_mtime([(str(source), (base + more) * 10**9 + 7) for more in (0, 1, 5, 2)])
     assert source.stat().st_mtime_ns // 10**9 not in {base, base + 1, base + 2, base + 5}
 
 
@@ -575,7 +589,7 @@ def test_of_many_sources_in_one_directory_the_bytecode_is_looked_for_once(home, 
     for source in given.values():
         py_compile.compile(str(source), doraise=True)
     monkeypatch.setattr(fs.Directory, "names", lambda directory: looked_at.append(directory.path) or names(directory))
-    stage.freshen([(str(source), (base + number) * 10**9) for number, source in given.items()])
+    stage.bump_mtime([(str(source), (base + number) * 10**9) for number, source in given.items()])
     assert looked_at == [str(given[0].with_name("__pycache__"))]
     for number, source in given.items():
         assert source.stat().st_mtime_ns == (base + number + 1) * 10**9
@@ -589,15 +603,15 @@ def test_bytecode_that_goes_by_a_digest_stays_as_it_is(home: Path, stage: Stage)
     for mode in modes:
         pyc = Path(py_compile.compile(str(source), doraise=True, invalidation_mode=mode))
         before = pyc.read_bytes()
-        stage.freshen([(str(source), source.stat().st_mtime_ns)])
+        stage.bump_mtime([(str(source), source.stat().st_mtime_ns)])
         assert pyc.read_bytes() == before
 
 
 def test_a_source_without_bytecode_is_freshened_too(home: Path, stage: Stage) -> None:
     source = put(stage, home / "m.py")
-    stage.freshen([(str(source), source.stat().st_mtime_ns)])
+    stage.bump_mtime([(str(source), source.stat().st_mtime_ns)])
     put(stage, home / "__pycache__" / "m.cpython-313.pyc", "short")
-    stage.freshen([(str(source), source.stat().st_mtime_ns)])
+    stage.bump_mtime([(str(source), source.stat().st_mtime_ns)])
 
 
 # What a plan needs
@@ -621,7 +635,7 @@ def test_files_of_nobodys_are_linked_in_with_the_directories_they_are_in(home: P
     assert path.samefile(data)
     assert stamp(path.parent)[0] == stamp(data.parent)[0]
     assert stamp(path.parent)[2:4] == stamp(data.parent)[2:4]
-    stage.unprepare()
+    stage.reset()
     assert staged_files(stage, home) == ["pkg/__init__.py"]
     assert not path.parent.parent.exists()
     assert data.read_text() == "mine"
@@ -642,14 +656,14 @@ def test_directories_that_move_are_marked_and_files_are_not(home: Path, stage: S
     before = staged_files(stage, home)
     operations = [operation(stage, kind, home / name) for name, kind in kinds.items()]
     operations.append(Operation(Kind.REMOVE, 0, "gone", trash="1"))
-    stage.prepare(operations)
+    stage.add_markers(operations)
     marker = f".safe-pip-{stage.identifier}"
     marked = [f"{name}/{marker}" for name in ("new", "exchanged", "swapped")]
     assert staged_files(stage, home) == sorted([*before, *marked])
     assert os.path.getsize(f"{stage.root}{home}/new/{marker}") == 0
-    stage.unprepare()
+    stage.reset()
     assert staged_files(stage, home) == before
-    stage.prepare(operations)
+    stage.add_markers(operations)
 
 
 def test_what_was_moved_over_a_file_and_undone_can_be_planned_again(home: Path, stage: Stage) -> None:
@@ -659,15 +673,15 @@ def test_what_was_moved_over_a_file_and_undone_can_be_planned_again(home: Path, 
     before = stamp(path)
     operations = [operation(stage, Kind.FILE, home / "x.py")]
     for _ in range(2):
-        stage.prepare(operations)
+        stage.add_markers(operations)
         assert stamp(path) == before
         os.replace(path, home / "x.py")
         (home / "x.py").unlink()
         (home / "x.py").write_text("old")
-        stage.unprepare()
+        stage.reset()
         assert stamp(path) == before
-    stage.prepare(operations)
-    stage.unprepare()
+    stage.add_markers(operations)
+    stage.reset()
     assert stamp(path) == before
     assert path.stat().st_nlink == 1
 
@@ -717,7 +731,7 @@ def test_a_group_that_shares_everything_may_undo_what_is_prepared(tmp_path: Path
     stage = Stage.open(home)
     stage.mirror(str(home))
     put(stage, home / "pkg" / "a.py")
-    stage.prepare([operation(stage, Kind.NEW, home / "pkg")], [str(home)])
+    stage.add_markers([operation(stage, Kind.NEW, home / "pkg")], [str(home)])
     stage.write_journal(b"x")
     staged = f"{stage.root}{home}"
     os.rename(f"{staged}/pkg", home / "pkg")
@@ -745,7 +759,7 @@ def test_where_a_root_is_not_the_groups_nobody_else_is_let_in(tmp_path: Path, mo
     state_directory.make(home)
     stage = Stage.open(home)
     path = put(stage, home / "a.py")
-    stage.prepare([operation(stage, Kind.NEW, home / "a.py")], [str(home), str(shared)])
+    stage.add_markers([operation(stage, Kind.NEW, home / "a.py")], [str(home), str(shared)])
     assert stat.S_IMODE(os.stat(stage.parts[0]).st_mode) == 0o700
     assert path.exists()
     stage.close()
@@ -807,13 +821,13 @@ def test_every_change_that_is_refused_is_an_error_of_ours_and_leaves_nothing(hom
         stage.mirror(str(home))
         stage.write_like(str(home / "x.py"), b"1")
         stage.mark(str(elsewhere))
-        stage.unprepare()
+        stage.reset()
         stage.link([(str(home / "data" / "mine"), f"{stage.root}{home}/data/mine")])
-        stage.freshen([(f"{stage.root}{home}/x.py", 0)])
-        stage.prepare([operation(stage, Kind.FILE, home / "x.py")])
+        stage.bump_mtime([(f"{stage.root}{home}/x.py", 0)])
+        stage.add_markers([operation(stage, Kind.FILE, home / "x.py")])
         stage.write_journal(b"x")
         stage.sync()
-        stage.unprepare()
+        stage.reset()
         stage.move_to_part(f"{stage.root}{home}/x.py", stage.add_part(str(elsewhere)))
         stage.forget(str(home / "x.py"))
 
@@ -837,8 +851,8 @@ def test_what_goes_while_it_is_mirrored_is_staged_as_if_it_had_never_been(tmp_pa
     root, live = tmp_path / "root", tmp_path / "live"
     root.mkdir()
     live.mkdir()
-    monkeypatch.setattr(staged.attributes, "pass_on", lambda like, *rest: os.stat(f"{like}/gone"))
-    staged.mirror(str(root), str(live))
+    monkeypatch.setattr(stage_module.attributes, "pass_on", lambda like, *rest: os.stat(f"{like}/gone"))
+    stage_module._mirror(str(root), str(live))
     (tmp_path / "other").mkdir()
     mirrored = Path(f"{root}{live}")
     assert mirrored.stat().st_mode == (tmp_path / "other").stat().st_mode

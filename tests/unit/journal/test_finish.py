@@ -1,15 +1,18 @@
-"""After the commit point: markers go, late-comers come back, nothing is undone and nothing is left."""
+"""After the commit point: markers go, unplanned files come back, nothing is undone and nothing is left."""
 
 import contextlib
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from safe_pip.errors import RecoveryNeeded, State
-from safe_pip.journal import codec, recovery
-from safe_pip.merge.plan import Kind
+from safe_pip.journal import codec, pending, recovery
+from safe_pip.journal.directories import OpenDirectories
+from safe_pip.journal.finish import find_unplanned, remove_markers, restore_unplanned
+from safe_pip.merge.plan import Kind, Operation, Seen
 from tests.support.faults import disk
 from tests.support.faults.transaction import IDENTIFIER, Link, StagedTransaction, put
 
@@ -38,6 +41,10 @@ AFTER = {
     "x-2.dist-info": METADATA,
     "mod.py": "2.",
 }
+
+
+def opened(transaction: StagedTransaction) -> OpenDirectories:
+    return OpenDirectories(transaction.journal, is_over=True)
 
 
 def late(transaction: StagedTransaction) -> None:
@@ -77,7 +84,7 @@ def test_a_committed_transaction_is_finished_by_the_next_command(tmp_path):
     transaction = committed(tmp_path)
     transaction.do()
     transaction.commit()
-    assert recovery.find(transaction.home) == ()
+    assert pending.find(transaction.home) == ()
     assert recovery.finish(transaction.committed) == ()
     assert transaction.content()["0"] == AFTER
     assert transaction.leftovers() == []
@@ -90,6 +97,10 @@ def test_directories_that_were_emptied_and_could_not_be_moved_are_removed(tmp_pa
     for path in ("x-1.dist-info/METADATA", "ns/deep/er/gone.py", "ns/shared/gone.py"):
         transaction.add(Kind.REMOVE, path, "old")
     transaction.add(Kind.REMOVE, "share/gone", "old", root=1)
+    tidied = ((1, "share"), *((0, each) for each in ("x-1.dist-info", "ns/deep/er", "ns/deep", "ns/shared", "ns")))
+    for root, path in tidied:
+        old = Seen(stat.S_IFDIR | 0o755, 0, 0)
+        transaction.operations.append(Operation(Kind.TIDY, root, path, old=old))
     for path in ("ns/shared/stays.py", "ns/empty/"):
         put(transaction.home / path, {} if path.endswith("/") else "")
     transaction.write_journal()
@@ -100,7 +111,7 @@ def test_directories_that_were_emptied_and_could_not_be_moved_are_removed(tmp_pa
     assert transaction.leftovers() == []
 
 
-def test_late_comers_are_put_back_but_never_over_anything(tmp_path):
+def test_unplanned_files_are_put_back_but_never_over_anything(tmp_path):
     transaction = committed(tmp_path)
     late(transaction)
     transaction.do()
@@ -164,26 +175,28 @@ def test_the_process_that_committed_does_the_same_in_three_steps(tmp_path):
     late(transaction)
     transaction.do()
     transaction.commit()
-    with disk.record() as changes:
-        recovery.remove_markers(transaction.journal)
+    with opened(transaction) as directories, disk.record() as changes:
+        assert len(remove_markers(directories)) == 3
     assert {(change.operation, os.path.basename(change.path)) for change in changes} == {("remove", MARKER)}
     assert len(changes) == 3
     assert not [path for path in transaction.home.rglob(MARKER) if ".safe-pip" not in path.parts]
-    found = recovery.latecomers(transaction.journal)
-    assert len(found) == 7
-    assert recovery.put_back(transaction.journal, found) == (str(transaction.home / "pkg" / "c.py"),)
-    assert recovery.put_back(transaction.journal, found) == (str(transaction.home / "pkg" / "c.py"),)
+    with opened(transaction) as directories:
+        found = find_unplanned(directories)
+        assert len(found) == 7
+        assert restore_unplanned(directories, found) == (str(transaction.home / "pkg" / "c.py"),)
+        assert restore_unplanned(directories, found) == (str(transaction.home / "pkg" / "c.py"),)
     assert transaction.content()["0"] == WITH_LATE
 
 
-def test_without_late_comers_there_is_nothing_to_put_back(tmp_path):
+def test_without_unplanned_files_there_is_nothing_to_put_back(tmp_path):
     transaction = committed(tmp_path)
     transaction.do()
     transaction.commit()
-    assert recovery.latecomers(transaction.journal) == []
+    with opened(transaction) as directories:
+        assert find_unplanned(directories) == []
 
 
-def test_a_file_that_both_directories_hold_is_no_late_comer_that_is_lost(tmp_path):
+def test_a_file_that_both_directories_hold_is_not_lost(tmp_path):
     transaction = committed(tmp_path)
     (transaction.home / "pkg" / "data").write_text("of nobody's")
     os.link(
@@ -195,7 +208,7 @@ def test_a_file_that_both_directories_hold_is_no_late_comer_that_is_lost(tmp_pat
     assert (transaction.home / "pkg" / "data").read_text() == "of nobody's"
 
 
-def test_a_directory_that_is_made_again_for_a_late_comer_has_its_mode(tmp_path):
+def test_a_directory_that_is_made_again_for_an_unplanned_file_has_its_mode(tmp_path):
     transaction = committed(tmp_path)
     late(transaction)
     (transaction.home / "gone").chmod(0o2750)
@@ -225,7 +238,7 @@ def test_a_directory_that_is_made_again_has_its_mode_wherever_that_is_killed(tmp
         k += 1
 
 
-def test_a_late_comer_is_put_back_though_all_that_its_directory_lay_in_is_gone(tmp_path):
+def test_an_unplanned_file_is_put_back_though_all_that_its_directory_lay_in_is_gone(tmp_path):
     """Another command has removed it since: the last distribution of a namespace, perhaps."""
     transaction = StagedTransaction(tmp_path)
     transaction.add(Kind.REMOVE, "ns/deep/er", {"a.py": "1"}, known=("a.py",))
@@ -240,19 +253,21 @@ def test_a_late_comer_is_put_back_though_all_that_its_directory_lay_in_is_gone(t
     assert transaction.leftovers() == []
 
 
-def test_a_late_comer_that_its_program_has_taken_away_leaves_no_directory(tmp_path):
+def test_an_unplanned_file_that_its_program_has_taken_away_leaves_no_directory(tmp_path):
     transaction = committed(tmp_path)
     late(transaction)
     transaction.do()
     transaction.commit()
-    found = [each for each in recovery.latecomers(transaction.journal) if each.operation.path == "gone"]
+    with opened(transaction) as directories:
+        found = [each for each in find_unplanned(directories) if each.operation.path == "gone"]
     for path in (transaction.private / "trash" / each.operation.trash / each.path for each in found):
         path.unlink()
-    assert recovery.put_back(transaction.journal, found) == ()
+    with opened(transaction) as directories:
+        assert restore_unplanned(directories, found) == ()
     assert not (transaction.home / "gone").exists()
 
 
-def test_a_late_comer_is_never_put_through_a_symbolic_link(tmp_path):
+def test_an_unplanned_file_is_never_put_through_a_symbolic_link(tmp_path):
     transaction = committed(tmp_path)
     late(transaction)
     transaction.do()
@@ -318,6 +333,6 @@ def test_it_is_finished_though_its_owner_file_is_gone(tmp_path):
     transaction = committed(tmp_path)
     transaction.do()
     transaction.commit()
-    recovery.owner_file(transaction.committed).unlink()
+    pending.owner_file(transaction.committed).unlink()
     recovery.finish(transaction.committed)
     assert transaction.leftovers() == []

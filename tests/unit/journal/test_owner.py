@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import proc
 from safe_pip.journal.owner import Owner, OwnerNote, read
@@ -54,8 +53,8 @@ def test_one_of_a_dead_process_is_adopted_by_one(tmp_path: Path) -> None:
     assert adopted is not None
     assert adopted.identifier == path.name.removesuffix(".owner")
     assert Owner.adopt(path) is None
-    adopted.close()
-    assert os.listdir(tmp_path) == []
+    path.unlink()
+    adopted.release()
     assert Owner.adopt(path) is None
 
 
@@ -67,31 +66,10 @@ def test_released_it_stays_for_the_next_one(owner: Owner) -> None:
     assert owner.path.exists()
 
 
-def test_closed_it_is_gone_and_closing_it_again_does_nothing(tmp_path: Path, owner: Owner) -> None:
-    owner.close()
-    assert os.listdir(tmp_path) == []
-    owner.path.touch()
-    owner.close()
-    assert owner.path.exists()
-
-
-def test_it_is_removed_before_it_is_let_go(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    unlink = fs.unlink
-    seen = []
-
-    def watched(path: Path) -> None:
-        seen.append(flock.is_locked(path))
-        unlink(path)
-
-    monkeypatch.setattr(fs, "unlink", watched)
-    owner.close()
-    assert seen == [True]
-
-
-def test_a_forked_child_neither_has_it_nor_removes_it(owner: Owner) -> None:
+def test_a_forked_child_neither_has_it_nor_lets_it_go(owner: Owner) -> None:
     def act() -> None:
         assert not owner.is_ours
-        owner.close()
+        owner.release()
 
     in_child(act)
     assert owner.path.exists()
@@ -232,8 +210,10 @@ def test_one_whose_file_was_replaced_before_it_was_locked_is_made_anew(
 
 def test_an_error_while_it_is_made_leaves_nothing(tmp_path: Path) -> None:
     with disk.record() as changes:
-        Owner.make(tmp_path).close()
-    for k in range(len(changes) - 1):
+        made = Owner.make(tmp_path)
+    made.release()
+    made.path.unlink()
+    for k in range(len(changes)):
         with pytest.raises(OSError), disk.error_at(k, 5):
             Owner.make(tmp_path)
         assert os.listdir(tmp_path) == []
@@ -259,7 +239,8 @@ def test_a_kill_while_it_is_made_leaves_at_most_a_file_that_is_dead(tmp_path: Pa
             adopted = Owner.adopt(path)
             assert adopted is not None
             assert adopted.note().parts == ()
-            adopted.close()
+            adopted.release()
+            path.unlink()
         k += 1
     assert k >= 3
 
@@ -274,7 +255,7 @@ def test_threads_make_their_own(tmp_path: Path) -> None:
     assert len({each.identifier for each in made}) == 8
     assert all(flock.is_locked(each.path) for each in made)
     for each in made:
-        each.close()
+        each.release()
 
 
 def test_its_descriptor_is_closed_before_those_of_the_locks_if_the_process_is_killed(owner: Owner) -> None:

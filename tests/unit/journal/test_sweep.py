@@ -59,7 +59,7 @@ def live(home: Path, elsewhere: Path) -> Stage:
     stage.move_to_part(f"{stage.root}{home}/b.py", number)
     (elsewhere / "bin").mkdir(exist_ok=True)
     stage.mark(str(elsewhere / "bin"))
-    stage.prepare([Operation(Kind.FILE, 0, "a.py", staged=f"{home}/a.py"[1:])])
+    stage.add_markers([Operation(Kind.FILE, 0, "a.py", staged=f"{home}/a.py"[1:])])
     stage.write_journal(b"x")
     return stage
 
@@ -375,7 +375,8 @@ def test_a_note_deletes_nothing_that_belongs_to_another_home(tmp_path: Path, hom
     clean(home)
     assert Path(part, "trash", "data").read_text() == "precious"
     assert (state / f"{owner.identifier}.home").exists()
-    parts.delete(owner, str(other))
+    parts.delete(str(other), owner.identifier, owner.note())
+    owner.release()
 
 
 def test_a_note_deletes_nothing_of_another_transaction_of_the_same_home(home: Path, elsewhere: Path) -> None:

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from safe_pip.journal.directories import Refused
-from safe_pip.journal.observed import Observed
-from safe_pip.journal.undo import Action, decide
+from safe_pip.journal.undo import Action, Observed, decide
 from safe_pip.merge.plan import Journal, Kind, Operation, Seen
 
 PRIVATE = "/v/lib/.safe-pip/0123456789abcdef"

@@ -37,12 +37,15 @@ def in_site(*names: str) -> list[str]:
 
 def kinds(plan: Plan) -> dict[str, Kind]:
     """What is done, by path; below the tree relative to it."""
-    found = {}
-    for each in plan.operations:
-        path = f"{plan.roots[each.root]}/{each.path}".removeprefix(SITE)
-        found[path] = each.kind
-    assert len(found) == len(plan.operations)
+    operations = [each for each in plan.operations if not each.kind.is_late]
+    found = {f"{plan.roots[each.root]}/{each.path}".removeprefix(SITE): each.kind for each in operations}
+    assert len(found) == len(operations)
     return found
+
+
+def tidied(plan: Plan) -> list[str]:
+    """The directories that go if they are empty when all is done."""
+    return [f"{plan.roots[each.root]}/{each.path}" for each in plan.operations if each.kind is Kind.TIDY]
 
 
 def order(plan: Plan) -> list[str]:
@@ -239,7 +242,7 @@ def test_a_tree_and_a_root_and_what_they_lie_in_are_never_moved():
     disk.live["v"]["site"]["bin"] = Directory(tool="old")  # type: ignore[index,call-overload]
     plan = plan_of(disk, [f"{inner}/tool"], roots=(TREE, inner, "/v"))
     assert kinds(plan) == {"bin/tool": Kind.REMOVE}
-    assert plan.emptied == ()
+    assert tidied(plan) == []
 
 
 def test_a_record_that_names_the_tree_itself_takes_nothing_with_it():
@@ -364,8 +367,8 @@ def test_a_directory_that_cannot_be_moved_is_emptied_and_named():
     stuck = [f"{TREE}/pkg", f"{TREE}/pkg/sub", f"{TREE}/pkg/{CACHE}"]
     plan = plan_of(disk, [live[0], live[3]], entered=frozenset(stuck))
     assert set(kinds(plan)) == {path.removeprefix(SITE) for path in live}
-    assert set(plan.emptied) == set(stuck)
-    assert plan.emptied[-1] == f"{TREE}/pkg"
+    assert set(tidied(plan)) == set(stuck)
+    assert tidied(plan)[-1] == f"{TREE}/pkg"
 
 
 def test_a_file_that_is_gone_already_is_nothing():
@@ -649,7 +652,7 @@ def test_a_directory_that_only_a_symbolic_link_leads_into_is_exchanged_as_the_di
     assert kinds(plan) == {"pkg/sub": Kind.EXCHANGE}
     assert only(plan).old == Seen(stat.S_IFDIR | 0o755, 0, 0)
     assert [path for path, _, _ in plan.moved] == [f"{TREE}/pkg/sub"]
-    assert plan.emptied == (), "there is something in what it lies in"
+    assert tidied(plan) == [], "there is something in what it lies in"
 
 
 def test_a_symbolic_link_goes_with_a_directory_that_only_another_one_leads_into():
@@ -702,7 +705,7 @@ def test_a_directory_on_another_volume_is_not_moved():
     plan = plan_of(disk, ["/v/share/doc/pkg/a"])
     assert kinds(plan) == {"/v/share/doc": Kind.REMOVE}
     assert [each.part for each in plan.operations] == [1]
-    assert plan.emptied == ()
+    assert tidied(plan) == []
 
 
 def test_two_looks_at_one_directory_count_as_one():

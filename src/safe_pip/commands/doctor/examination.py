@@ -16,7 +16,7 @@ from safe_pip.commands.doctor.mending import Way
 from safe_pip.commands.doctor.strays import Owned
 from safe_pip.commands.environments import Place
 from safe_pip.environment.snapshot import Fingerprint, Snapshot
-from safe_pip.journal.pending import COMMITTED, JOURNAL, Unfinished
+from safe_pip.journal.pending import Unfinished
 from safe_pip.locking import flock, state_directory
 
 __all__ = ["Finding", "Report", "examine"]
@@ -75,7 +75,7 @@ def _outlook(transaction: Transaction) -> str:
 
 def found_of(transaction: Transaction) -> Unfinished:
     """The journal of a transaction that has one."""
-    suffix = JOURNAL if transaction.state is State.PREPARED else COMMITTED
+    suffix = state_directory.JOURNAL if transaction.state is State.PREPARED else state_directory.COMMITTED
     return Unfinished(transaction.tree, transaction.identifier, f"{transaction.identifier}{suffix}")
 
 

@@ -19,9 +19,8 @@ from safe_pip.errors import RecoveryNeeded, State
 from safe_pip.fs import Directory
 from safe_pip.journal import codec as codec
 from safe_pip.journal import owner, pending, recovery
-from safe_pip.journal.directories import OpenDirectories, Refused, open_state
+from safe_pip.journal.directories import OpenDirectories, Refused, is_accepted, open_state
 from safe_pip.journal.pending import Unfinished
-from safe_pip.journal.writer import is_accepted
 from safe_pip.locking import state_directory
 from safe_pip.locking.locker import Step
 from safe_pip.locking.order import Request, commit_lock, owner_lock, shared_directory
@@ -90,7 +89,7 @@ class Mending(Step):
         trees: Iterable[str] = (str(self._found.home),)
         directories: Iterable[str] = ()
         try:
-            journal = recovery.read(self._found)
+            journal = pending.read(self._found)
             trees, directories = journal.trees, journal.directories
         except FileNotFoundError:
             return  # Somebody else has undone it.
@@ -100,7 +99,7 @@ class Mending(Step):
             if tree.is_dir() and state_directory.exists(tree):
                 yield commit_lock(tree, exclusive=True)
         yield from (shared_directory(Path(each)) for each in directories if os.path.isdir(each))
-        path = recovery.owner_file(self._found)
+        path = pending.owner_file(self._found)
         if path.is_file():
             yield owner_lock(path, self._found.home)
 
@@ -148,7 +147,7 @@ def put_aside(found: Unfinished) -> list[str]:
             kept.append(state.join(name))
         with state.child(name) as directory:
             fs.move(state, found.name, directory, "refused-journal")
-        fs.remove(state, f"{identifier}{owner.SUFFIX}")
+        fs.remove(state, f"{identifier}{state_directory.OWNER_FILE}")
     return kept
 
 
@@ -156,7 +155,7 @@ def _noted_parts(found: Unfinished) -> tuple[str, ...]:
     """The parts on other filesystems; a forged note leads nowhere: what is moved is called as the transaction is."""
     if not codec.is_identifier(found.identifier):
         return ()
-    parts = owner.read(recovery.owner_file(found)).parts
+    parts = owner.read(pending.owner_file(found)).parts
     return tuple(
         part
         for part in parts

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from safe_pip.journal.writer import Writer, is_accepted
+from safe_pip.journal.directories import Writer, is_accepted
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has access lists")
 

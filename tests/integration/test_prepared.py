@@ -22,7 +22,6 @@ VARIANTS = [
     pytest.param(("--no-compile",), {}, id="no-compile"),
     pytest.param((), {"PYTHONOPTIMIZE": "1"}, id="optimized"),
     pytest.param((), {"SOURCE_DATE_EPOCH": "1700000000"}, id="reproducible"),
-    pytest.param((), {"SAFE_PIP_LINK_MODE": "hardlink"}, id="linked"),
 ]
 
 
@@ -116,27 +115,6 @@ def test_an_edited_file_changes_no_other_environment(cold_env):
     assert installed(cold_env) == without
 
 
-def test_with_hard_links_it_is_noticed_and_made_again(cold_env):
-    cold_env.more["SAFE_PIP_LINK_MODE"] = "hardlink"
-    cold_env.run("install", "other")
-    entry = entries(cold_env)["other"]
-    assert (cold_env.site / "other.py").samefile(entry / "files" / "other.py")
-    (cold_env.site / "other.py").write_text("edited = 1\n")
-    without = installed(cold_env, "--no-cache-dir")
-    assert installed(cold_env) == without
-    assert not (cold_env.site / "other.py").samefile(entries(cold_env)["other"] / "files" / "other.py")
-
-
-def test_with_hard_links_an_upgrade_in_the_same_second_changes_only_its_own(cold_env):
-    cold_env.more["SAFE_PIP_LINK_MODE"] = "hardlink"
-    cold_env.run("install", "other")
-    kept = entries(cold_env)["other"] / "files" / "other.py"
-    before = kept.stat().st_mtime_ns
-    cold_env.run("install", "--force-reinstall", "other")
-    assert kept.stat().st_mtime_ns == before
-    assert (cold_env.site / "other.py").stat().st_mtime_ns != before
-
-
 def test_two_wheels_with_one_file_leave_what_the_later_one_has(cold_env):
     one = Project("one", "1", files={"both.py": "one = 1\n", "one.py": ""})
     two = Project("two", "1", files={"both.py": "two = 22\n", "two.py": ""}, requires=("one",))
@@ -171,7 +149,7 @@ def test_where_files_can_share_blocks_they_do_unless_a_copy_is_asked_for(cold_en
     disk, shared = tmp_path / "disk", 0x2000
     disk.mkdir()
     with sharing(kind, disk, tmp_path / "image"):
-        for mode in ("clone", "copy", "clone", "hardlink"):
+        for mode in ("clone", "copy", "clone"):
             prefix = disk / "prefix"
             options = ("--ignore-installed", "--prefix", prefix, "--cache-dir", disk / "cache")
             cold_env.run("install", *options, "big", SAFE_PIP_LINK_MODE=mode)
@@ -181,7 +159,6 @@ def test_where_files_can_share_blocks_they_do_unless_a_copy_is_asked_for(cold_en
                 here, there = blocks(entry / name), blocks(site / name)
                 assert (here == there) == (mode != "copy"), (mode, name, here, there)
                 assert all(flags & shared for _, flags in there) == (mode == "clone"), (mode, name, there)
-                assert (entry / name).samefile(site / name) == (mode == "hardlink")
                 assert (site / name).read_bytes() == (entry / name).read_bytes()
             if mode == "clone":
                 (site / "big" / "data.bin").write_bytes(b"edited")

@@ -1,4 +1,4 @@
-"""What a file or directory has beside its content: times, and who may do what with it."""
+"""What a file or directory has beside its content: times, and access for users and groups."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import os
 import stat
 import sys
 
+from safe_pip.fs import files
 from safe_pip.fs.directory import Directory
-from safe_pip.fs.files import _copy_status
 from safe_pip.fs.watch import Changing
 
 _DEFAULT_ACL = "system.posix_acl_default"
@@ -18,16 +18,13 @@ _DEFAULT_ACL = "system.posix_acl_default"
 def set_time(directory: Directory, name: str, mtime_ns: int) -> None:
     """Give a file this time of modification, in nanoseconds."""
     with Changing("set_time", directory.join(name)):
-        if directory.fd is None:
-            os.utime(directory.at(name), ns=(mtime_ns, mtime_ns))
-        else:
-            os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=directory.fd, follow_symlinks=False)
+        follows = directory.fd is None  # Windows cannot do without
+        os.utime(directory.at(name), ns=(mtime_ns, mtime_ns), dir_fd=directory.fd, follow_symlinks=follows)
 
 
 def patch(directory: Directory, name: str, offset: int, content: bytes) -> None:
-    """Write `content` into a file at `offset`, in place: only for what nobody else reads yet."""
-    path = directory.join(name)
-    with Changing("write", path):
+    """Write `content` into a file at `offset`, in place: only for a file that no other process reads yet."""
+    with Changing("write", directory.join(name)):
         flags = os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         fd = os.open(directory.at(name), flags, dir_fd=directory.fd)
         try:
@@ -38,10 +35,10 @@ def patch(directory: Directory, name: str, offset: int, content: bytes) -> None:
 
 
 def pass_on(like: str, directory: Directory, name: str, mode: int) -> None:
-    """Have what is made in the directory `name` get what it would get in the directory at `like`, where that can be.
+    """Let files that are made in the directory `name` get the access that the directory at `like` gives to new files.
 
-    That is: the group and the set-group-ID bit, or none (inode(7)), and the default access list, or none (acl(5)).
-    Else it has `mode`.
+    That is the group and the set-group-ID bit, or none (inode(7)), and the default access list, or none (acl(5)), as
+    far as this user and the filesystem can. The directory gets `mode`.
     """
     if sys.platform == "win32":
         return
@@ -54,21 +51,17 @@ def pass_on(like: str, directory: Directory, name: str, mode: int) -> None:
                     os.fchown(fd, -1, status.st_gid)
             inherits = os.fstat(fd).st_gid == status.st_gid
             os.fchmod(fd, mode | (status.st_mode & stat.S_ISGID if inherits else 0))
-            if sys.platform == "linux":
-                _set_default_acl(fd, _default_acl(like))
+            _set_default_acl(fd, _default_acl(like))
         finally:
             os.close(fd)
 
 
 def handed_on(path: str) -> tuple[int, bytes | None]:
-    """What a directory hands on to what is made in it: its group, or -1, and its default access list, or None."""
+    """What a directory gives to all that is made in it: its group, or -1, and its default access list, or None."""
     if sys.platform == "win32":
         return -1, None
     status = os.stat(path)
-    group = status.st_gid if status.st_mode & stat.S_ISGID else -1
-    if sys.platform == "linux":
-        return group, _default_acl(path)
-    return group, None
+    return status.st_gid if status.st_mode & stat.S_ISGID else -1, _default_acl(path)
 
 
 def copy_status(source: Directory, name: str, directory: Directory, new_name: str) -> None:
@@ -78,29 +71,27 @@ def copy_status(source: Directory, name: str, directory: Directory, new_name: st
         new = directory.open_file(new_name)
         try:
             with Changing("set_mode", directory.join(new_name), source.join(name)):
-                _copy_status(old, new)
+                files.copy_status(old, new)
         finally:
             os.close(new)
     finally:
         os.close(old)
 
 
-if sys.platform == "linux":
-    # No such list, or a filesystem that has none.
-    _NONE = {errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP}
-
-    def _default_acl(where: str | int) -> bytes | None:
+def _default_acl(where: str | int) -> bytes | None:
+    if sys.platform == "linux":
         try:
             return os.getxattr(where, _DEFAULT_ACL)
         except OSError as error:
-            if error.errno not in _NONE:
+            # There is no such list, or the filesystem has none.
+            if error.errno not in (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP):
                 raise
-            return None
+    return None
 
-    def _set_default_acl(fd: int, wanted: bytes | None) -> None:
-        if wanted == _default_acl(fd):
-            return
-        # Of another filesystem, it may have none to give: then what is made there goes by the umask.
+
+def _set_default_acl(fd: int, wanted: bytes | None) -> None:
+    if sys.platform == "linux" and wanted != _default_acl(fd):
+        # A filesystem without access lists refuses. New files there get the mode of the umask.
         with contextlib.suppress(OSError):
             if wanted is None:
                 os.removexattr(fd, _DEFAULT_ACL)

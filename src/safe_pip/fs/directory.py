@@ -1,8 +1,8 @@
 """An open directory, and the changes to what is directly in it.
 
-Everything is relative to a descriptor, so that a path that somebody exchanges for another, or for a symbolic link,
-after it was opened leads nowhere else: openat(2), "Rationale for openat()". Where there are no such descriptors
-(Windows) the path stands in.
+Everything is relative to a descriptor: another process may exchange a path for another one, or for a symbolic link, and
+changes still go to the directory that was opened (openat(2), "Rationale for openat()"). Windows has no such
+descriptors; there the path is used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SEPARATORS = ("/", "\\", ":") if sys.platform == "win32" else ("/",)
 class Directory:
     """A directory that is held open; its `path` is where it was when it was opened.
 
-    Raises `FileNotFoundError` if it is not there, and `NotADirectoryError` for a symbolic link or a file.
+    Opening raises `FileNotFoundError` if it does not exist, and `NotADirectoryError` for a symbolic link or a file.
     """
 
     __slots__ = ("fd", "identity", "path")
@@ -34,8 +34,8 @@ class Directory:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Directory:
-        """Open the directory at the absolute `path`, whose last component is not followed if it is a link."""
-        # A slash at the end would have the kernel follow the link, and so would a dot.
+        """Open the directory at the absolute `path`; its last component must not be a symbolic link."""
+        # With a slash or a dot at the end, the kernel would follow a link.
         path = os.fspath(path)
         if not os.path.isabs(path) or os.path.basename(path.rstrip("/")) in (".", ".."):
             raise ValueError(f"not the absolute path of a directory: {path!r}")
@@ -66,12 +66,12 @@ class Directory:
         return os.path.join(self.path, name)
 
     def at(self, name: str) -> str:
-        """What to hand to a system call together with `fd`; raises `ValueError` if `name` is not a single name."""
+        """What a system call gets together with `fd`; raises `ValueError` if `name` is not a single name."""
         check(name)
         return name if self.fd is not None else self.join(name)
 
     def stat(self, name: str) -> os.stat_result:
-        """The entry itself, as lstat(2) tells it; raises `FileNotFoundError` if there is none."""
+        """The status of the entry itself (lstat(2)); raises `FileNotFoundError` if there is none."""
         return os.stat(self.at(name), dir_fd=self.fd, follow_symlinks=False)
 
     def exists(self, name: str) -> bool:
@@ -87,12 +87,12 @@ class Directory:
         return [entry.name for entry in self.entries()]
 
     def entries(self) -> list[os.DirEntry[str]]:
-        """The same with their kinds (`is_dir` and `stat` only with `follow_symlinks=False`, `path` never)."""
+        """All entries, in no order. Ask `is_dir` and `stat` only with `follow_symlinks=False`, and never `path`."""
         try:
             with os.scandir(self.path if self.fd is None else self.fd) as entries:
                 return list(entries)
         except OSError as error:
-            # EBADF: it may be passed through and not be read.
+            # EBADF: this user may pass through the directory and may not read it.
             number = errno.EACCES if error.errno == errno.EBADF else error.errno
             raise OSError(number, os.strerror(number or 0), self.path) from None
 
@@ -106,8 +106,8 @@ class Directory:
             os.close(fd)
 
     def open_file(self, name: str) -> int:
-        """A descriptor for reading the regular file or the directory `name`, following nothing."""
-        fd = os.open(self.at(name), _FLAGS, dir_fd=self.fd)
+        """A descriptor to read the regular file or the directory `name`; no link is followed."""
+        fd = os.open(self.at(name), READ, dir_fd=self.fd)
         mode = os.fstat(fd).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             os.close(fd)
@@ -134,15 +134,17 @@ def check(name: str) -> None:
 
 
 if sys.platform == "win32":
-    _FLAGS = os.O_RDONLY | os.O_BINARY | os.O_NOINHERIT
+    READ = os.O_RDONLY | os.O_BINARY | os.O_NOINHERIT
+    NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_BINARY | os.O_NOINHERIT
 
     def _open(name: str, parent: int | None, path: str) -> int | None:
         if not stat.S_ISDIR(os.lstat(name).st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
         return None
 else:
-    # NONBLOCK: opening a FIFO that somebody put there would wait for ever.
-    _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    # NONBLOCK: opening a FIFO that another user put there would wait for ever.
+    READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
     def _open(name: str, parent: int | None, path: str) -> int | None:
         flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -150,28 +152,28 @@ else:
             try:
                 return os.open(name, flags | os.O_RDONLY, dir_fd=parent)
             except PermissionError:
-                # One may pass through a directory that one may not list.
+                # A user may pass through a directory without the permission to list it.
                 return os.open(name, flags | getattr(os, "O_PATH", 0), dir_fd=parent)
         except OSError as error:
-            # Who wins between NOFOLLOW and DIRECTORY differs between the kernels.
+            # For a link, kernels differ: some answer for NOFOLLOW, some for DIRECTORY.
             number = errno.ENOTDIR if error.errno in (errno.ELOOP, errno.EMLINK) else error.errno
             raise OSError(number, os.strerror(number or 0), path) from None
 
 
 def remove(directory: Directory, name: str) -> None:
-    """Remove a file or a symbolic link; one that is gone already is no error."""
+    """Remove a file or a symbolic link, if it exists."""
     with Changing("remove", directory.join(name)), contextlib.suppress(FileNotFoundError):
         os.unlink(directory.at(name), dir_fd=directory.fd)
 
 
 def remove_directory(directory: Directory, name: str) -> None:
-    """Remove an empty directory; one that is gone already is no error, one that is not empty raises `OSError`."""
+    """Remove an empty directory, if it exists; raises `OSError` if it is not empty."""
     with Changing("remove_directory", directory.join(name)), contextlib.suppress(FileNotFoundError):
         os.rmdir(directory.at(name), dir_fd=directory.fd)
 
 
 def make_directory(directory: Directory, name: str, mode: int = 0o777) -> None:
-    """Make a directory, with this mode as far as the umask allows; raises `FileExistsError`."""
+    """Make a directory with this mode as far as the umask allows; raises `FileExistsError`."""
     with Changing("make_directory", directory.join(name)):
         os.mkdir(directory.at(name), mode, dir_fd=directory.fd)
 
@@ -197,14 +199,14 @@ def set_mode(directory: Directory, name: str, mode: int) -> None:
 
 
 def set_owner(directory: Directory, name: str, owner: int, group: int) -> None:
-    """Give a file or directory, or a link itself, to this owner and group: for root."""
+    """Give a file, a directory or a link itself to this owner and group; only root may."""
     if sys.platform != "win32":
         with Changing("set_owner", directory.join(name)):
             os.chown(directory.at(name), owner, group, dir_fd=directory.fd, follow_symlinks=False)
 
 
 def _set_mode_of_unreadable(directory: Directory, where: str, mode: int) -> None:
-    """chmod(2) without following and without opening: fchmodat(2) had no such flag before Linux 6.6."""
+    """chmod(2) that follows no link and opens nothing: fchmodat(2) has a flag for that only since Linux 6.6."""
     if sys.platform != "linux":
         os.chmod(where, mode, dir_fd=directory.fd, follow_symlinks=False)
         return

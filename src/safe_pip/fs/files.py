@@ -1,4 +1,7 @@
-"""Whole files and whole trees below an open directory: written, linked, copied, deleted, synced."""
+"""Whole files and whole trees below an open directory: written, linked, copied, deleted, synced.
+
+`fcntl` is imported where it is used: Windows has none.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +12,32 @@ import stat
 import sys
 from collections.abc import Iterator
 
-from safe_pip.fs.directory import Directory, remove, remove_directory, set_mode
+from safe_pip.fs.directory import NEW, Directory, remove, remove_directory, set_mode
 from safe_pip.fs.watch import Changing
 
+CLONE = 0x40049409  # ioctl_ficlone(2)
 # The disk is at fault, not the link: a copy would fail as well.
 _NOT_THE_LINK = {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 # What a filesystem answers that syncs no directories.
 _NOTHING_TO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
 _CHUNK = 1 << 20
-_CLONE = 0x40049409  # ioctl_ficlone(2)
-# What a directory with a default access list gives to all that is made in it (acl(5)).
+# A directory with a default access list gives these to everything that is made in it (acl(5)).
 _INHERITED = ("system.posix_acl_access", "system.posix_acl_default")
 _DEEP = 50
 
 
 def write_new(directory: Directory, name: str, content: bytes, mode: int = 0o600) -> None:
-    """Make the file `name`, with this mode as far as the umask allows; raises `FileExistsError` if there is one.
+    """Make the file `name` with this mode as far as the umask allows; raises `FileExistsError`.
 
-    After a crash, or an error, it may be there with a part of its content.
+    After a crash or an error the file may exist with a part of its content.
     """
-    path = directory.join(name)
+    create(directory.join(name), directory.at(name), directory.fd, content, mode)
+
+
+def create(path: str, where: str, parent: int | None, content: bytes, mode: int) -> None:
+    """Make the new file `where`, relative to the descriptor `parent`; `path` is for tests that watch."""
     with Changing("create", path):
-        fd = os.open(directory.at(name), _NEW, mode, dir_fd=directory.fd)
+        fd = os.open(where, NEW, mode, dir_fd=parent)
     try:
         append(fd, path, content)
     finally:
@@ -38,73 +45,56 @@ def write_new(directory: Directory, name: str, content: bytes, mode: int = 0o600
 
 
 def append(fd: int, path: str | os.PathLike[str], content: bytes) -> None:
-    """Write `content` to the end of the file that is open as `fd`; `path` is for those who watch."""
-    path = os.fspath(path)
-    with Changing("write", path):
+    """Write `content` to the end of the open file `fd`; `path` is for tests that watch."""
+    with Changing("write", os.fspath(path)):
         os.lseek(fd, 0, os.SEEK_END)
-        _write(fd, content)
+        write_all(fd, content)
+
+
+def write_all(fd: int, content: bytes) -> None:
+    """Write all of `content` where the open file is."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def link(source: Directory, name: str, destination: Directory, new_name: str) -> None:
-    """Make `new_name` a hard link of a file or of a symbolic link itself; where links are refused, a copy.
+    """Make `new_name` a hard link of a file or of a symbolic link itself; a copy where links are refused.
 
-    The copy has content, mode, times and, as far as that is allowed, owner, group and extended attributes. Raises
-    `FileExistsError` if the new name is taken. After a crash there may be a part of a copy.
+    Raises `FileExistsError` if the new name is taken. After a crash a part of a copy may exist.
     """
+    fds = {} if sys.platform == "win32" else {"src_dir_fd": source.fd, "dst_dir_fd": destination.fd}
     try:
         with Changing("link", destination.join(new_name), source.join(name)):
-            if sys.platform == "win32":
-                os.link(source.at(name), destination.at(new_name))
-            else:
-                os.link(
-                    source.at(name),
-                    destination.at(new_name),
-                    src_dir_fd=source.fd,
-                    dst_dir_fd=destination.fd,
-                    follow_symlinks=False,
-                )
+            os.link(source.at(name), destination.at(new_name), follow_symlinks=sys.platform == "win32", **fds)
     except OSError as error:
-        if error.errno in _NOT_THE_LINK:
+        kind = stat.S_IFMT(source.stat(name).st_mode)
+        if error.errno in _NOT_THE_LINK or kind not in (stat.S_IFREG, stat.S_IFLNK):
             raise
-        status = source.stat(name)
-        if stat.S_ISLNK(status.st_mode):
-            _copy_link(status, source, name, destination, new_name)
-        elif stat.S_ISREG(status.st_mode):
-            _copy(source, name, destination, new_name)
-        else:
-            raise
+        copy(source, name, destination, new_name)
 
 
 def copy(source: Directory, name: str, destination: Directory, new_name: str) -> None:
-    """Make `new_name` a copy of a file or of a symbolic link itself, with all that `link` gives its copies.
+    """Make `new_name` a copy of a file or of a symbolic link itself.
 
-    Where the filesystem can, both share their blocks until one is changed. Raises `FileExistsError` if the new name is
-    taken. After a crash there may be a part of a copy.
+    It has content, mode, times and, as far as that is allowed, owner, group and extended attributes. Where the
+    filesystem can, both files share their blocks until one is changed. Raises `FileExistsError` if the new name is
+    taken. After a crash a part of a copy may exist.
     """
-    status = source.stat(name)
+    path, status = destination.join(new_name), source.stat(name)
     if stat.S_ISLNK(status.st_mode):
-        _copy_link(status, source, name, destination, new_name)
-    else:
-        _copy(source, name, destination, new_name)
-
-
-def _copy_link(status: os.stat_result, source: Directory, name: str, destination: Directory, new_name: str) -> None:
-    with Changing("copy", destination.join(new_name), source.join(name)):
-        text = os.readlink(source.at(name), dir_fd=source.fd)
-        os.symlink(text, destination.at(new_name), dir_fd=destination.fd)
-        _copy_status_of_link(status, destination, new_name)
-
-
-def _copy(source: Directory, name: str, destination: Directory, new_name: str) -> None:
-    path = destination.join(new_name)
+        with Changing("copy", path, source.join(name)):
+            os.symlink(os.readlink(source.at(name), dir_fd=source.fd), destination.at(new_name), dir_fd=destination.fd)
+            _copy_status_of_link(status, destination, new_name)
+        return
     old = source.open_file(name)
     try:
         with Changing("copy", path, source.join(name)):
-            new = os.open(destination.at(new_name), _NEW, 0o600, dir_fd=destination.fd)
+            new = os.open(destination.at(new_name), NEW, 0o600, dir_fd=destination.fd)
         try:
             with Changing("write", path):
                 _copy_content(old, new)
-                _copy_status(old, new)
+                copy_status(old, new)
         except BaseException:
             with contextlib.suppress(OSError):
                 remove(destination, new_name)
@@ -116,13 +106,13 @@ def _copy(source: Directory, name: str, destination: Directory, new_name: str) -
 
 
 def _copy_content(old: int, new: int) -> None:
-    """Copy all that is in a file; holes stay holes where they are told."""
+    """Copy the whole content of a file; holes stay holes where the filesystem tells of them."""
     size = os.fstat(old).st_size
     if sys.platform == "linux":
         import fcntl
 
-        with contextlib.suppress(OSError):  # no filesystem for it, or another one
-            fcntl.ioctl(new, _CLONE, old)
+        with contextlib.suppress(OSError):  # another filesystem, or one that cannot
+            fcntl.ioctl(new, CLONE, old)
             return
     at = 0
     while (found := _next_data(old, at)) is not None:
@@ -131,36 +121,33 @@ def _copy_content(old: int, new: int) -> None:
         os.lseek(new, start, os.SEEK_SET)
         at = start + _copy_range(old, new, end - start)
         if at < end:
-            break  # it has become shorter
+            break  # the file has become shorter
     if at < size:
         os.ftruncate(new, size)
 
 
 def _next_data(fd: int, at: int) -> tuple[int, int] | None:
-    """The next stretch of a file that is no hole, None at its end; one that never ends where holes are not told."""
+    """The next stretch of a file that is no hole, None at its end. Where holes are not told: one without an end."""
     if sys.platform == "win32":
         return (0, sys.maxsize) if at == 0 else None
     try:
         start = os.lseek(fd, at, os.SEEK_DATA)
         return start, os.lseek(fd, start, os.SEEK_HOLE)
     except OSError as error:
-        if error.errno == errno.ENXIO:
-            return None
-        return (0, sys.maxsize) if at == 0 else None
+        return (0, sys.maxsize) if at == 0 and error.errno != errno.ENXIO else None
 
 
 def _copy_range(old: int, new: int, count: int) -> int:
     """Copy so many bytes, or up to the end, from where both files are; on return how many there were."""
     done = 0
     while done < count:
-        length = min(_CHUNK, count - done)
-        moved = 0
+        length, moved = min(_CHUNK, count - done), 0
         if sys.platform == "linux":
             with contextlib.suppress(OSError):  # two filesystems, or one that cannot
                 moved = os.copy_file_range(old, new, length)
-        if not moved:  # some files of the kernel's own have a content and say they have none
+        if not moved:  # some files of the kernel's own have content and say that they have none
             chunk = os.read(old, length)
-            _write(new, chunk)
+            write_all(new, chunk)
             moved = len(chunk)
         if not moved:
             break
@@ -174,11 +161,11 @@ def _copy_status_of_link(status: os.stat_result, directory: Directory, name: str
     for owner, group in ((status.st_uid, -1), (-1, status.st_gid)):
         with contextlib.suppress(OSError):
             os.chown(name, owner, group, dir_fd=directory.fd, follow_symlinks=False)
-    times = (status.st_atime_ns, status.st_mtime_ns)
-    os.utime(name, ns=times, dir_fd=directory.fd, follow_symlinks=False)
+    os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=directory.fd, follow_symlinks=False)
 
 
-def _copy_status(old: int, new: int) -> None:
+def copy_status(old: int, new: int) -> None:
+    """Give an open file the mode, times, extended attributes and, as far as allowed, owner and group of another."""
     status = os.fstat(old)
     if sys.platform == "win32":
         return
@@ -194,7 +181,7 @@ def _copy_status(old: int, new: int) -> None:
                 with contextlib.suppress(OSError):
                     os.setxattr(new, attribute, os.getxattr(old, attribute))
     mode, given = stat.S_IMODE(status.st_mode), os.fstat(new)
-    # To run as somebody is not passed on with a file that is not his.
+    # A file of another owner or group must not run as that owner or group.
     if given.st_uid != status.st_uid:
         mode &= ~stat.S_ISUID
     if given.st_gid != status.st_gid:
@@ -203,23 +190,11 @@ def _copy_status(old: int, new: int) -> None:
     os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def _write(fd: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-if sys.platform == "win32":
-    _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_BINARY | os.O_NOINHERIT
-else:
-    _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
 def remove_below(directory: Directory, name: str) -> None:
-    """Remove `name` and, if it is a directory, all below it, through no symbolic link; nothing there is no error.
+    """Remove `name` and, if it is a directory, all below it, through no symbolic link; if there is nothing, nothing.
 
-    Directories of this user that he may not change are made writable first. What is on another filesystem stays. It
-    goes on after an error, and raises the first one at the end.
+    Directories of this user are made writable first. What is on another filesystem stays. The deletion goes on after an
+    error, and raises the first one at the end.
     """
     errors: list[OSError] = []
     with _noting(errors):
@@ -236,8 +211,8 @@ def remove_below(directory: Directory, name: str) -> None:
 class _Emptying:
     """The deletion of all that is in the directory `top`.
 
-    What lies too deep in it is first lifted up to it: neither open files nor the stack of this interpreter would last
-    for a tree of any depth.
+    Directories that lie too deep are first moved up into it: a tree of any depth would exhaust the open files and the
+    stack of the interpreter.
     """
 
     def __init__(self, top: Directory, errors: list[OSError]) -> None:
@@ -266,7 +241,7 @@ class _Emptying:
                     self._lift(directory, entry.name)
 
     def _lift(self, directory: Directory, name: str) -> None:
-        """Rename a directory into `top`, to a name that it never had before."""
+        """Rename a directory into `top`, to a name that was not there before."""
         while (new_name := f"deep-{self._lifted}") in self._tried or self._top.exists(new_name):
             self._lifted += 1
         with Changing("move", self._top.join(new_name), directory.join(name)):
@@ -296,7 +271,7 @@ def _enter(directory: Directory, name: str) -> Directory:
 
 
 def sync(directory: Directory, name: str = "") -> None:
-    """Have the disk hold the file or directory `name`, or `directory` itself: fsync(2). Of a link there is nothing."""
+    """On return the disk holds the file or directory `name`, or `directory` itself (fsync(2)). Links are left out."""
     if not name:
         with Changing("sync", directory.path):
             if directory.fd is not None:
@@ -313,7 +288,7 @@ def sync(directory: Directory, name: str = "") -> None:
 
 
 def sync_tree(directory: Directory) -> None:
-    """The same for all files and directories below `directory`, and last itself; through no symbolic link."""
+    """On return the disk holds all files and directories below `directory` and itself; no link is followed."""
     for entry in directory.entries():
         if entry.is_dir(follow_symlinks=False):
             with directory.child(entry.name) as below:

@@ -1,28 +1,32 @@
-"""Changes by plain paths, for places that no other user can write: files, links, directories, private directories."""
+"""Changes by plain paths, in directories that no other user can write: files, links, directories.
+
+`py_compile` and `warnings` are imported where bytecode is written: few commands write any.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import secrets
 import stat
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from safe_pip.fs import watch
-from safe_pip.fs.directory import Directory
-from safe_pip.fs.files import append, remove_below
+from safe_pip.fs import files, watch
+from safe_pip.fs.directory import Directory, remove, set_mode
+from safe_pip.fs.rename import move_over
 from safe_pip.fs.watch import Changing
 
 _ATTEMPTS = 100
 
 
 def make_directories(path: Path, *, mode: int = 0o777) -> list[Path]:
-    """Make `path` and whatever parent is missing; on return those that this call made, outermost first.
+    """Make `path` and its missing parents; on return those that this call made, outermost first.
 
-    Any number of processes may ask for overlapping paths at once (mkdir(2): who loses finds it made), and some of them
-    may remove what they have made again. If it raises, nothing stays of what it made.
+    Any number of processes may make overlapping paths at once, and remove again what they made. If it raises, nothing
+    stays of what it made.
     """
     made: list[Path] = []
     attempts = 0
@@ -31,10 +35,10 @@ def make_directories(path: Path, *, mode: int = 0o777) -> list[Path]:
             try:
                 with _changing("make_directory", directory):
                     directory.mkdir(mode)
-            except FileExistsError:
+            except FileExistsError:  # made by another process
                 if is_no_directory(directory):
                     raise
-            except FileNotFoundError:
+            except FileNotFoundError:  # the parent was removed
                 attempts += 1
                 if attempts == _ATTEMPTS:  # as in /proc, where nothing can be made
                     raise
@@ -55,9 +59,9 @@ def _first_missing(path: Path) -> Path | None:
 
 
 def is_no_directory(path: Path) -> bool:
-    """Whether something lies at `path` that is no directory, nor leads to one.
+    """Whether something lies at `path` that is no directory and leads to none.
 
-    Others may make a directory there, or remove it, at any instant: two questions would get answers of different ones.
+    It is asked in one call: other processes may make or remove a directory between two.
     """
     try:
         return not stat.S_ISDIR(os.stat(path).st_mode)
@@ -66,14 +70,14 @@ def is_no_directory(path: Path) -> bool:
 
 
 def remove_empty_directories(paths: list[Path]) -> None:
-    """Remove each of `paths` that is an empty directory, last first; what is not empty, or gone, stays as it is."""
+    """Remove each of `paths` that is an empty directory, last first. Never raises."""
     for path in reversed(paths):
         with contextlib.suppress(OSError), _changing("remove_directory", path):
             path.rmdir()
 
 
 def make_private_directory(parent: Path | None = None, prefix: str = "safe-pip-") -> Path:
-    """Make a directory of mode 0700 with a name nobody can guess, in `parent` or the temporary directory."""
+    """Make a directory of mode 0700 with a name that cannot be guessed, in `parent` or the temporary directory."""
     with _changing("make_directory", (parent or temporary_directory()) / f"{prefix}*"):
         return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
 
@@ -84,12 +88,11 @@ def temporary_directory() -> Path:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove the directory `path` and all below it as far as permissions allow; never raises."""
+    """Remove the directory `path` and all below it as far as permissions allow. Never raises."""
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
-            path = Path(os.path.abspath(path))
-            with Directory.open(path.parent.resolve()) as parent:
-                remove_below(parent, path.name)
+            with _parent(path) as parent:
+                files.remove_below(parent, path.name)
 
 
 def rename_path(source: Path, destination: Path) -> None:
@@ -99,41 +102,51 @@ def rename_path(source: Path, destination: Path) -> None:
 
 
 def write(path: str | os.PathLike[str], content: bytes, *, mode: int = 0o600) -> None:
-    """Make the new file `path` with `content`; raises `FileExistsError` if there is one, follows no symbolic link."""
-    with _changing("create", path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), mode)
-    try:
-        append(descriptor, os.path.abspath(path), content)
-    finally:
-        os.close(descriptor)
+    """Make the new file `path`; raises `FileExistsError`, also for a symbolic link."""
+    files.create(os.path.abspath(path), os.fspath(path), None, content, mode)
 
 
 def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """Give `path` this content: readers see the old file or the new one, whole."""
-    descriptor, temporary = _temporary_file(path.parent)
+    """Give `path` this content and mode: readers see the whole old file or the whole new one."""
+    with _parent(path) as parent, _aside(parent) as name:
+        files.write_new(parent, name, content)
+        set_mode(parent, name, mode)
+        move_over(parent, name, parent, path.name)
+
+
+def copy_whole(source: Path, destination: Path) -> None:
+    """Copy a file: readers of `destination` see the whole old file or the whole new one."""
+    with _parent(source) as before, _parent(destination) as parent, _aside(parent) as name:
+        files.copy(before, source.name, parent, name)
+        move_over(parent, name, parent, destination.name)
+
+
+def link_or_copy(source: Path, destination: Path) -> None:
+    """Make the new file `destination` a hard link of `source`, or a copy where links are refused."""
+    with _parent(source) as before, _parent(destination) as parent:
+        files.link(before, source.name, parent, destination.name)
+
+
+@contextlib.contextmanager
+def _aside(directory: Directory) -> Iterator[str]:
+    """A new name in a directory; what has it is removed if the body raises."""
+    name = f".safe-pip-{secrets.token_hex(8)}"
     try:
-        try:
-            append(descriptor, temporary, content)
-        finally:
-            os.close(descriptor)
-        with _changing("set_mode", temporary):
-            os.chmod(temporary, mode)
-        with _changing("move_over", path, temporary):
-            os.replace(temporary, path)
+        yield name
     except BaseException:
         with contextlib.suppress(OSError):
-            unlink(temporary)
+            remove(directory, name)
         raise
 
 
 def unlink(path: Path) -> None:
-    """Remove the file `path`; one that is gone already is no error."""
+    """Remove the file `path`, if it exists."""
     with contextlib.suppress(FileNotFoundError), _changing("remove", path):
         path.unlink()
 
 
 def touch(path: Path) -> None:
-    """Give `path` the present time, as a sign that it is in use; where that is refused it keeps its own."""
+    """Give `path` the present time, as a sign that it is in use. Never raises."""
     with contextlib.suppress(OSError), _changing("touch", path):
         os.utime(path)
 
@@ -141,12 +154,12 @@ def touch(path: Path) -> None:
 def write_bytecode(source: Path) -> None:
     """Compile `source` for this interpreter into its `__pycache__`, in one step for readers.
 
-    A source that this interpreter cannot compile is left without; raises `OSError` where nothing can be written.
+    A source that this interpreter cannot compile is left without. Raises `OSError` if nothing can be written.
     """
     import py_compile
     import warnings
 
-    # Timestamps, whatever SOURCE_DATE_EPOCH says: they are what the import system checks without reading the source.
+    # Timestamps, whatever SOURCE_DATE_EPOCH says: the import system checks them without reading the source.
     timestamps = py_compile.PycInvalidationMode.TIMESTAMP
     with contextlib.suppress(py_compile.PyCompileError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -157,7 +170,7 @@ def write_bytecode(source: Path) -> None:
 def set_access(path: Path, mode: int, *, group: int, owner: int | None = None) -> None:
     """Give `path` this mode and group whatever the umask, and, where that is allowed, this owner.
 
-    Who may not give the group away keeps his own, and then lets that group do no more than everybody.
+    If this user may not give the group, `path` keeps its own, which then may do no more than all users.
     """
     if sys.platform != "win32":
         if owner is not None:
@@ -172,33 +185,6 @@ def set_access(path: Path, mode: int, *, group: int, owner: int | None = None) -
         os.chmod(path, mode)
 
 
-def link_or_copy(source: Path, destination: Path) -> None:
-    """Make the new file `destination` the same as `source`: a hard link, or a copy where links are refused."""
-    try:
-        with _changing("link", destination, source):
-            os.link(source, destination)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        with _changing("copy", destination, source):
-            shutil.copyfile(source, destination)
-
-
-def copy_whole(source: Path, destination: Path) -> None:
-    """Copy a file so that readers of `destination` see the old file or the new one, whole."""
-    descriptor, temporary = _temporary_file(destination.parent)
-    os.close(descriptor)
-    try:
-        with _changing("copy", temporary, source):
-            shutil.copy2(source, temporary)
-        with _changing("move_over", destination, temporary):
-            os.replace(temporary, destination)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            unlink(temporary)
-        raise
-
-
 def unnamed_file(content: bytes) -> int:
     """A descriptor, at its start, of a file with `content` and no name: it is gone with its last descriptor."""
     with _changing("create", temporary_directory() / "*"), tempfile.TemporaryFile() as file:
@@ -209,13 +195,11 @@ def unnamed_file(content: bytes) -> int:
     return descriptor
 
 
-def _temporary_file(directory: Path) -> tuple[int, Path]:
-    with _changing("create", directory / ".safe-pip-*"):
-        descriptor, name = tempfile.mkstemp(dir=directory, prefix=".safe-pip-")
-    return descriptor, Path(name)
+def _parent(path: Path) -> Directory:
+    return Directory.open(os.path.realpath(path.parent))
 
 
-def _changing(operation: str, path: str | os.PathLike[str], source: Path | None = None) -> Changing:
-    if watch.observer is None:  # nobody asks for absolute paths
+def _changing(operation: str, path: Path, source: Path | None = None) -> Changing:
+    if watch.observer is None:  # nothing needs absolute paths
         return Changing(operation, os.fspath(path), "" if source is None else str(source))
     return Changing(operation, os.path.abspath(path), "" if source is None else os.path.abspath(source))

@@ -1,4 +1,4 @@
-"""Is there room for what is to be staged, and what is said when the disk refuses it."""
+"""Is there room for what will be staged? And which error reports what the disk refused."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 
 from safe_pip.errors import CommitFailed, SafePipError, State, UnusableEnvironment
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
-# Nothing is packed more densely in a wheel: https://zlib.net/zlib_tech.html, "Maximum Compression Factor".
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_DIRECTORY = (errno.ENOTDIR, errno.EEXIST)
+# zlib packs nothing more densely: https://zlib.net/zlib_tech.html, "Maximum Compression Factor".
 _DENSEST = 1032
 
 
 def needed(wheels: Iterable[Path]) -> int:
-    """The bytes that the files in these wheels have, unpacked."""
+    """The bytes that the files in these wheels have, unpacked; pip reports wheels that are damaged."""
     total = 0
     for wheel in wheels:
-        # What is wrong with one that cannot be read is pip's to say.
         with suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(wheel) as archive:
             total += sum(info.file_size for info in archive.infolist())
     return total
@@ -35,17 +35,17 @@ def check_room(directory: str, wheels: Iterable[Path]) -> None:
     wheels = tuple(wheels)
     found = os.statvfs(directory)
     free = (found.f_bfree if os.geteuid() == 0 else found.f_bavail) * found.f_frsize
-    # To look into a wheel of thousands of files takes longer than all the rest, and there is room nearly always.
+    # To look into a wheel of thousands of files takes long, and there is nearly always room.
     if free >= _DENSEST * sum(os.path.getsize(wheel) for wheel in wheels):
         return
     wanted = needed(wheels)
     if wanted > free:
-        raise _full(directory, f": {_megabytes(wanted)} are needed, {_megabytes(free)} are free")
+        raise _full(directory, f": {wanted / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free")
 
 
 @contextmanager
 def unpacking(directory: str) -> Iterator[None]:
-    """Have a disk that is full end what is unpacked as an error of ours; what else goes wrong is raised as it is."""
+    """Within, an error that the disk is full becomes one of ours; other errors are raised unchanged."""
     try:
         yield
     except OSError as error:
@@ -56,7 +56,7 @@ def unpacking(directory: str) -> Iterator[None]:
 
 @contextmanager
 def staging(directory: str) -> Iterator[None]:
-    """Have whatever the disk refuses in the private tree end as an error of ours: nothing was changed."""
+    """Within, every error of the disk becomes one of ours: only a private tree is written, so nothing was changed."""
     try:
         yield
     except OSError as error:
@@ -64,27 +64,22 @@ def staging(directory: str) -> Iterator[None]:
 
 
 def refusal(directory: str, error: OSError) -> SafePipError:
-    """What to raise when the disk refuses something in, or for, a private tree in `directory`."""
+    """The error to raise when the disk refuses something in, or for, a private tree in `directory`."""
     if error.errno in _FULL:
         return _full(directory)
     where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else directory
-    if error.errno in _REFUSED:
+    if error.errno in _NOT_WRITABLE + _NO_DIRECTORY:
         return not_writable(Path(where), error)
     return CommitFailed(f"`{where}` could not be written: {error.strerror}", state=State.UNCHANGED)
 
 
 def not_writable(path: Path, error: OSError) -> UnusableEnvironment:
-    """What to raise when the disk refuses a change at `path`."""
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UnusableEnvironment(f"`{path}` is not writable: {error.strerror}")
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+    """The error to raise when the disk refuses a change at `path`."""
+    if error.errno in _NO_DIRECTORY:
         return UnusableEnvironment(f"`{path}` is not a directory")
-    return UnusableEnvironment(f"`{path}` cannot be written: {error.strerror}")
+    what = "is not writable" if error.errno in _NOT_WRITABLE else "cannot be written"
+    return UnusableEnvironment(f"`{path}` {what}: {error.strerror}")
 
 
 def _full(directory: str, figures: str = "") -> SafePipError:
     return CommitFailed(f"there is not enough space in `{directory}`{figures}", state=State.UNCHANGED)
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"

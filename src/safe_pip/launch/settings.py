@@ -23,7 +23,7 @@ class Settings(NamedTuple):
     verify: str | None = None
     """`import`: what is new is imported once before it is put in; None: nothing is."""
     link_mode: str = "clone"
-    """How files get from the store of prepared wheels into an environment: `clone`, `copy` or `hardlink`."""
+    """How files get from the store of prepared wheels into an environment: `clone` or `copy`."""
     cache_limit: int = 10_000_000_000
     """The bytes that the store of prepared wheels may take; with 0 there is none."""
 
@@ -154,9 +154,9 @@ def check(text: str, source: str) -> str | None:
 
 def link_mode(text: str, source: str) -> str:
     """How files get from the store into an environment; raises `UsageError`."""
-    if text in ("clone", "copy", "hardlink"):
+    if text in ("clone", "copy"):
         return text
-    raise UsageError(f"`{text}` is none of `clone`, `copy` and `hardlink` ({source})")
+    raise UsageError(f"`{text}` is neither `clone` nor `copy` ({source})")
 
 
 def size(text: str, source: str) -> int:

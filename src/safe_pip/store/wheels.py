@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import Directory, trust
-from safe_pip.fs.bulk import BYTECODE, Damaged, LinkMode, Listed, copy_files, make_parents, umask
+from safe_pip.fs.bulk import BYTECODE, Damaged, LinkMode, Listed, copy_files, make_parents
 from safe_pip.locking import flock
 from safe_pip.locking.entries import Entries, hold
 
@@ -101,14 +101,7 @@ class Entry(NamedTuple):
         except OSError:
             raise Damaged(group) from None
         with source:
-            shared: list[Listed] = []
-            if by is LinkMode.HARDLINK and umask() == self.listing.umask:
-                # An installer writes into its metadata in place; and a link keeps the mode that the file has.
-                shared = [file for file in files if ".dist-info/" not in file[0]]
-                files = [file for file in files if ".dist-info/" in file[0]]
-            own = LinkMode.COPY if by is LinkMode.HARDLINK else by
-            copy_files(source, destination, files, second=self.listing.second, by=own)
-            copy_files(source, destination, shared, second=self.listing.second, by=by)
+            copy_files(source, destination, files, second=self.listing.second, by=by)
 
 
 class Store(NamedTuple):

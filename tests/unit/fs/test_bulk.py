@@ -1,4 +1,4 @@
-"""What is linked in place of being copied is, but for its inode, what a copy would be."""
+"""What is copied from a listing."""
 
 from __future__ import annotations
 
@@ -6,113 +6,80 @@ import hashlib
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from safe_pip import fs
-from safe_pip.fs.bulk import EXECUTABLE, SOURCE, LinkMode, copy_files, write_file
+from safe_pip.fs.bulk import EXECUTABLE, SOURCE, Damaged, LinkMode, copy_files, write_file
 from tests.support.faults.mounts import as_root
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no store here")
 
 SECOND = 1_500_000_000
 KINDS = {"code.py": SOURCE, "tool": EXECUTABLE, "data.bin": 0, "inner/more.py": SOURCE | EXECUTABLE}
-CONTENT = b"x = 1\n"
-LISTED = [(name, len(CONTENT), hashlib.sha256(CONTENT).hexdigest(), kind) for name, kind in KINDS.items()]
+CONTENTS = {"small": b"x = 1\n", "empty": b"", "large": b"x" * 3_000_000}
 
 
 class Pair:
-    """What was prepared, and where it is linked to."""
+    """What was prepared, and where it is copied to."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, content: bytes) -> None:
+        self.content = content
         self.store, self.there = path / "store", path / "there"
         for directory in (self.store, self.there):
             (directory / "inner").mkdir(parents=True)
         with fs.Directory.open(self.store) as store:
             for name, kind in KINDS.items():
-                write_file(store, name, [CONTENT], kind, SECOND)
+                write_file(store, name, [content], kind, SECOND)
 
-    def link(self) -> set[str]:
-        """Link what can be; on return what was."""
+    def copy(self, by: LinkMode) -> None:
+        digest = hashlib.sha256(self.content).hexdigest()
+        listed = [(name, len(self.content), digest, kind) for name, kind in KINDS.items()]
         with fs.Directory.open(self.store) as store, fs.Directory.open(self.there) as there:
-            copy_files(store, there, LISTED, second=SECOND, by=LinkMode.HARDLINK)
-        for name in KINDS:
-            assert (self.there / name).read_bytes() == CONTENT
-        return {name for name in KINDS if (self.there / name).samefile(self.store / name)}
+            copy_files(store, there, listed, second=SECOND, by=by)
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
+@pytest.fixture(params=CONTENTS.values(), ids=CONTENTS)
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
     before = os.umask(0o022)
     try:
-        yield Pair(tmp_path)
+        yield Pair(tmp_path, request.param)
     finally:
         os.umask(before)
 
 
-def test_what_nobody_has_changed_is_linked(pair: Pair) -> None:
-    assert pair.link() == KINDS.keys()
-    assert pair.link() == KINDS.keys()
+@pytest.mark.parametrize("by", LinkMode)
+def test_files_have_the_modes_of_the_umask_and_sources_the_time_of_the_listing(pair: Pair, by: LinkMode) -> None:
+    os.umask(0o077)
+    for _ in range(2):  # the second time over what is there
+        pair.copy(by)
+        for name, kind in KINDS.items():
+            there = pair.there / name
+            assert there.read_bytes() == pair.content
+            assert not there.samefile(pair.store / name)
+            assert stat.S_IMODE(there.stat().st_mode) == (0o711 if kind & EXECUTABLE else 0o600)
+            assert (there.stat().st_mtime_ns == SECOND * 10**9) == bool(kind & SOURCE)
 
 
-def changes() -> list[object]:
-    def mode(path: Path) -> None:
-        path.chmod(0o600)
-
-    def bit(path: Path) -> None:
-        path.chmod(stat.S_IMODE(path.stat().st_mode) | stat.S_ISUID)
-
-    def time(path: Path) -> None:
-        os.utime(path, ns=(0, SECOND * 10**9 + 1))
-
-    def owner(path: Path) -> None:
-        os.chown(path, 65534, -1)
-
-    def group(path: Path) -> None:
-        os.chown(path, -1, 65534)
-
-    return [mode, bit, time, pytest.param(owner, marks=as_root), pytest.param(group, marks=as_root)]
-
-
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("change", changes())
-def test_what_was_changed_through_another_link_is_copied_as_if_nobody_had(
-    pair: Pair, name: str, change: Callable[[Path], None]
-) -> None:
-    before = (pair.store / name).stat()
-    change(pair.store / name)
-    if change.__name__ == "time" and not KINDS[name] & SOURCE:
-        assert pair.link() == KINDS.keys()
-        return
-    assert pair.link() == KINDS.keys() - {name}
-    after = (pair.there / name).stat()
-    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
-    if KINDS[name] & SOURCE:
-        assert after.st_mtime_ns == SECOND * 10**9
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux has attributes of this kind")
-def test_what_was_given_an_attribute_is_copied_without_it(pair: Pair) -> None:
-    try:
-        os.setxattr(pair.store / "code.py", "user.note", b"theirs")
-    except OSError:
-        pytest.skip("this filesystem has no such attributes")
-    assert pair.link() == KINDS.keys() - {"code.py"}
-    assert "user.note" not in os.listxattr(pair.there / "code.py")
+@pytest.mark.parametrize("by", LinkMode)
+@pytest.mark.parametrize("change", ["longer", "other", "gone", "directory"])
+def test_a_file_that_is_not_as_listed_is_damaged(pair: Pair, by: LinkMode, change: str) -> None:
+    file = pair.store / "data.bin"
+    file.unlink()
+    if change == "directory":
+        file.mkdir()
+    elif change != "gone":
+        file.write_bytes(pair.content + b"y" if change == "longer" else b"z" * (len(pair.content) or 1))
+    with pytest.raises(Damaged):
+        pair.copy(by)
 
 
 @as_root
-def test_in_a_directory_that_hands_on_its_group_files_have_that(pair: Pair) -> None:
+@pytest.mark.parametrize("by", LinkMode)
+def test_in_a_directory_that_hands_on_its_group_files_have_that(pair: Pair, by: LinkMode) -> None:
     os.chown(pair.there / "inner", -1, 65534)
     (pair.there / "inner").chmod(0o2755)
-    assert pair.link() == KINDS.keys() - {"inner/more.py"}
+    pair.copy(by)
     assert (pair.there / "inner" / "more.py").stat().st_gid == 65534
-
-
-def test_with_another_umask_files_have_the_modes_that_it_gives(pair: Pair) -> None:
-    os.umask(0o077)
-    assert pair.link() == set()
-    assert stat.S_IMODE((pair.there / "code.py").stat().st_mode) == 0o600
-    assert stat.S_IMODE((pair.there / "tool").stat().st_mode) == 0o711

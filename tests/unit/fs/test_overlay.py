@@ -97,10 +97,10 @@ def test_however_many_directories_of_a_lower_layer_are_to_be_moved_it_is_found_o
         """
 from pathlib import Path
 from tests.support.faults import disk
-from tests.support.venvs.direct_installs import Prefix
+from tests.support.venvs.direct_installs import DirectPrefix
 from tests.unit.fs.test_overlay import many
 
-prefix, plain = Prefix(Path("merged")), Prefix(Path("plain"))
+prefix, plain = DirectPrefix(Path("merged")), DirectPrefix(Path("plain"))
 for old, new in (("1", "22"), ("22", "1")):
     with disk.record() as changes:
         prefix.change(many(new), many(old))

@@ -198,17 +198,6 @@ def test_what_is_in_the_way_makes_room(store, wheel, tmp_path, by):
 
 
 @pytest.mark.parametrize("by", LinkMode)
-def test_a_file_is_shared_only_when_hard_links_were_asked_for(store, wheel, tmp_path, by):
-    entry = prepare(store, wheel)[wheel]
-    there = copied(entry, tmp_path / "there", by=by)
-    kept = entry.path / FILES
-    for name in files(there):
-        is_shared = (there / name).samefile(kept / name)
-        # An installer writes into its metadata in their place.
-        assert is_shared == (by is LinkMode.HARDLINK and ".dist-info" not in name), name
-
-
-@pytest.mark.parametrize("by", LinkMode)
 @pytest.mark.parametrize("name", ["demo/__init__.py", "demo/deep/data.bin"])
 @pytest.mark.parametrize("how", ["content", "shorter", "longer", "gone", "directory"])
 def test_a_file_that_is_not_as_it_was_prepared_is_never_copied(store, wheel, tmp_path, by, name, how):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pip._vendor.packaging.utils import canonicalize_name
@@ -39,7 +40,7 @@ class Installed:
         self._backend: Any = None
 
     def attach(self) -> None:
-        """Have pip ask here, whichever backend it selects, from its first question on."""
+        """Have pip ask this object from its first question on, whichever backend it selects."""
         original = SELECT_BACKEND.check()
 
         def select_backend() -> Any:
@@ -54,7 +55,7 @@ class Installed:
         EGG_LINK.put(types.SimpleNamespace(path=list(self.transaction.path)))
 
     def attach_to_resolver(self) -> None:
-        """Note which projects a resolve asks for: what backtracking rejects is in no result, yet decides it."""
+        """Note which projects a resolve asks for: those that backtracking rejects are in no result, but decide it."""
 
         def build(original: Any, factory: Any, *args: Any, **kw: Any) -> None:
             original(factory, *args, **kw)
@@ -90,11 +91,16 @@ class Installed:
         self._served = None
 
     def distributions(self, names: Iterable[str]) -> dict[str, BaseDistribution]:
-        """Those of these names that are on disk now; to be called under the locks of a commit, or of a reader."""
-        names = tuple(names)
-        listed = self._list(self._environment, self.transaction.path, self.transaction) if names else None
-        found = ((name, listed.find(name)) for name in names if listed is not None)
-        return {name: distribution for name, distribution in found if distribution is not None}
+        """The distributions of these names that are on disk now; the caller holds the locks of a commit or a reader."""
+        wanted = set(names)
+        if not wanted:
+            return {}
+        listed = self._list(self._environment, self.transaction.path, self.transaction)
+        found: dict[str, BaseDistribution] = {}
+        for each in listed._iter_distributions():
+            if each.canonical_name in wanted:
+                found.setdefault(str(each.canonical_name), each)
+        return found
 
     def _serve(self, environment: Any) -> None:
         from_paths = Seam(environment.__module__, "Environment.from_paths", ("paths",)).check()
@@ -123,10 +129,6 @@ class Installed:
                 transaction.asked(project)
                 return next((found for found in self.iter_all_distributions() if found.canonical_name == project), None)
 
-            def find(self, name: str) -> Any:
-                project = canonicalize_name(name)
-                return next((found for found in self._distributions if found.canonical_name == project), None)
-
         distributions = list(self._from_paths(environment, list(path))._iter_distributions())
         for distribution in distributions:
             _keep(distribution, transaction)
@@ -149,18 +151,26 @@ class _Asked(dict[str, Any]):
         return super().__contains__(name)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """As for any dictionary."""
         self._transaction.asked(name)
         return super().get(name, default)
 
 
 def _keep(distribution: Any, transaction: Transaction) -> None:
-    """Have `distribution` answer from what is read of it now; what it is asked for later is checked to be of now."""
-    inner = distribution._dist
+    """Have `distribution` answer from what is read of it now; what is read later is checked to be of this instant."""
+    inner, project = distribution._dist, str(distribution.canonical_name)
     if type(inner) is importlib.metadata.PathDistribution:
-        distribution._dist = _KeptFiles(inner, str(distribution.canonical_name), transaction)
+        distribution._dist = _KeptFiles(inner, project, transaction)
     elif hasattr(inner, "_provider") and hasattr(inner._provider, "get_metadata"):
-        inner._provider = _KeptProvider(inner._provider, str(distribution.canonical_name), transaction)
+        inner._provider = _KeptProvider(inner._provider, project, transaction)
+
+
+def _kept(read: Callable[[str], str | None]) -> dict[str, str | None]:
+    """What `read` gives for each file of `_KEPT`; one that cannot be read fails again when pip asks for it."""
+    found: dict[str, str | None] = {}
+    for name in _KEPT:
+        with suppress(OSError, ValueError):
+            found[name] = read(name)
+    return found
 
 
 class _KeptFiles(importlib.metadata.PathDistribution):
@@ -170,15 +180,10 @@ class _KeptFiles(importlib.metadata.PathDistribution):
         super().__init__(inner._path)
         self._project = project
         self._transaction = transaction
-        self._kept: dict[str, str | None] = {}
-        for name in _KEPT:
-            try:
-                self._kept[name] = super().read_text(name)
-            except (OSError, ValueError):
-                continue  # It fails the same way when pip asks for it.
+        self._kept = _kept(super().read_text)
 
     def read_text(self, filename: Any) -> str | None:
-        """As `importlib.metadata.PathDistribution.read_text`; raises `StalePlan` if it is not what it was."""
+        """The text of a metadata file; raises `StalePlan` if the distribution has changed since the snapshot."""
         if filename in self._kept:
             return self._kept[filename]
         read = super().read_text
@@ -186,30 +191,23 @@ class _KeptFiles(importlib.metadata.PathDistribution):
 
 
 class _KeptProvider:
-    """A metadata provider of the `pkg_resources` backend whose small files were read with the snapshot."""
+    """A metadata provider of the `pkg_resources` backend (`IMetadataProvider`) whose small files were read before."""
 
     def __init__(self, provider: Any, project: str, transaction: Transaction) -> None:
         self._provider = provider
         self._project = project
         self._transaction = transaction
-        self._kept: dict[str, str | None] = {}
-        for name in _KEPT:
-            try:
-                self._kept[name] = provider.get_metadata(name) if provider.has_metadata(name) else None
-            except (OSError, ValueError):
-                continue
+        self._kept = _kept(lambda name: provider.get_metadata(name) if provider.has_metadata(name) else None)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._provider, name)
 
     def has_metadata(self, name: str) -> bool:
-        """As pkg_resources' `IMetadataProvider`."""
         if name in self._kept:
             return self._kept[name] is not None
         return bool(self._transaction.read_later(self._project, lambda: self._provider.has_metadata(name)))
 
     def get_metadata(self, name: str) -> str:
-        """As pkg_resources' `IMetadataProvider`."""
         kept = self._kept.get(name)
         if kept is not None:
             return kept
@@ -217,8 +215,5 @@ class _KeptProvider:
         return text
 
     def get_metadata_lines(self, name: str) -> Iterator[str]:
-        """As pkg_resources' `IMetadataProvider`."""
-        for line in self.get_metadata(name).splitlines():
-            stripped = line.strip()
-            if stripped and not stripped.startswith("#"):
-                yield stripped
+        lines = (line.strip() for line in self.get_metadata(name).splitlines())
+        return (line for line in lines if line and not line.startswith("#"))

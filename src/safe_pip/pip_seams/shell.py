@@ -1,10 +1,15 @@
-"""How pip presents itself: its name, its version, the list of commands, completion, and `--python`."""
+"""How pip presents itself: its name, its version, the list of commands, completion, and `--python`.
 
+`own_verb` imports what it needs: `--version` and most commands do without.
+"""
+
+import importlib
 import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safe_pip.errors import UsageError
 from safe_pip.launch.start import RUNNER
 from safe_pip.pip_seams.seam import Seam
 
@@ -37,19 +42,19 @@ class Shell(NamedTuple):
     verbs: dict[str, str]
     """safe-pip's own verbs, each with its summary."""
     python_variables: dict[str, str]
-    """What a safe-pip for another interpreter (`--python`) is told through the environment."""
+    """The environment variables of a safe-pip for another interpreter (`--python`)."""
 
     def attach(self) -> None:
-        """Attach to what every command uses; `attach_to` adds what one command uses."""
+        """Attach to what every command uses; `attach_to` attaches to what one command uses."""
         self._show_origin(VERSIONS[0])
         PROGS[1].replace(lambda original: self.prog)
         RUNNABLE.replace(self._runner)
         commands = COMMANDS.check()
         for verb, summary in self.verbs.items():
-            commands[verb] = type(commands["install"])("safe_pip.pip_seams.verbs", "OwnVerb", summary)
+            commands[verb] = type(commands["install"])(__name__, "own_verb", summary)
 
     def attach_to_commands(self) -> None:
-        """Attach to what every command shows; `--version`, `--help` and errors do without, and so does pip."""
+        """Attach to what every command shows. `--version`, `--help` and errors import none of it."""
         PROGS[0].replace(lambda original: self.prog)
 
     def attach_to(self, command: str) -> None:
@@ -78,8 +83,29 @@ class Shell(NamedTuple):
         return RUNNER
 
 
+def own_verb(name: str, summary: str, **options: Any) -> Any:
+    """One of safe-pip's own verbs as a command of pip, for help and completion. `cli` runs the verb itself."""
+    from pip._internal.cli.base_command import Command
+
+    class OwnVerb(Command):
+        ignore_require_venv = True
+
+        def add_options(self) -> None:
+            for names, value, text in importlib.import_module("safe_pip.commands.options").listed(name):
+                if not any(map(self.parser.has_option, names)):
+                    action = "store" if value else "store_true"
+                    self.cmd_opts.add_option(*names, metavar=value, action=action, help=text)
+            self.parser.insert_option_group(0, self.cmd_opts)
+
+        def run(self, options: Any, args: list[str]) -> int:
+            # `cli` took the verb for the value of an option.
+            raise UsageError(f"`{name}` stands behind an option that is not written out, or not known here")
+
+    return OwnVerb(name, summary, **options)
+
+
 def _completing_us(script: str) -> str:
-    """pip's completion script under names of our own; where it names pip's programs, ours."""
+    """pip's completion script, for the program `safe-pip` and with function names of our own."""
     for theirs, ours in (
         ("_pip_completion", "_safe_pip_completion"),
         ("__fish_complete_pip", "__fish_complete_safe_pip"),
@@ -93,7 +119,7 @@ def _completing_us(script: str) -> str:
 
 
 def program() -> str:
-    """The name under which this program was called, as pip derives its own."""
+    """The name under which this program was called, derived as pip derives its own."""
     directory, name = os.path.split(sys.argv[0])
     if name not in ("__main__.py", "-c", "-m"):
         return name

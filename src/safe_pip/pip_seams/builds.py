@@ -1,4 +1,4 @@
-"""Builds: the environment stays as it is while a build reads it, and a source tree is built in by one at a time."""
+"""Builds: the environment stays as it is while a build reads it, and one build at a time works in a source tree."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHECKOUT = Seam("pip._internal.req.req_install", "InstallRequirement.update_edit
 
 
 def attach(transaction: Transaction) -> None:
-    """Hold, for each call of a build backend, the locks that it needs: the environment's first, then the tree's."""
+    """Hold the locks that each call of a build backend needs: that of the environment, then that of the source tree."""
     entered: list[tuple[ExitStack, Callable[[], None]]] = []
 
     def enter(original: Any, build_environment: Any) -> Any:
@@ -48,7 +48,7 @@ def attach(transaction: Transaction) -> None:
 
     def locate(original: Any, requirement: Any, build_dir: Any, *args: Any, **kw: Any) -> Any:
         if getattr(requirement, "req", None) is not None:
-            # pip asks whether it is there and then makes it: of several pips at once that fails all but one.
+            # pip asks whether the directory exists and then makes it: of several pips at once all but one fail.
             fs.make_directories(Path(os.path.abspath(build_dir)))
         return original(requirement, build_dir, *args, **kw)
 
@@ -58,7 +58,7 @@ def attach(transaction: Transaction) -> None:
             return original(requirement)
         source = Path(os.path.dirname(os.path.abspath(checkout)))
         while True:
-            # Both in one step: who holds one mutex may not wait for another.
+            # Both in one step: a command that holds one mutex may not wait for another.
             existing = [Path(checkout)] if os.path.isdir(checkout) else []
             with transaction.mutex(source, *existing):
                 if existing or not os.path.isdir(checkout):

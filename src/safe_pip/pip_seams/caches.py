@@ -6,8 +6,8 @@ import fnmatch
 import logging
 import os
 import textwrap
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,10 @@ logger = getLogger(_COMMAND)
 
 
 def attach_to_wheels(transaction: Transaction) -> Collection[Path]:
-    """What is found in the wheel cache becomes this command's own; what is built is put there whole.
+    """A wheel that is found in the wheel cache is copied for this command; one that is built is put there whole.
 
-    `pip cache purge` unlinks whatever it finds, the wheel that another command is building right there included. In
-    what is returned will be the wheels that this command builds and pip does not keep: whoever wants one again gets
-    another, built anew.
+    `pip cache purge` removes whatever it finds, also a wheel that another command is just building there. Returned is
+    a collection that gets the wheels which this command builds and pip does not keep.
     """
     caches: dict[str, str] = {}
     passing: set[Path] = set()
@@ -74,7 +73,13 @@ def attach_to_wheels(transaction: Transaction) -> Collection[Path]:
                 passing.add(Path(built))
             return built
         private = TempDirectory(kind="built-wheel", globally_managed=True).path
-        with _named(private, output_dir):
+
+        def rename(record: logging.LogRecord) -> bool:
+            if isinstance(record.args, tuple):
+                record.args = tuple(output_dir if value == private else value for value in record.args)
+            return True
+
+        with _filtered("pip._internal.wheel_builder", rename):
             built = original(req, private, *args, **kw)
         if built is not None:
             with _mutex(transaction, caches[output_dir]) as usable, suppress(OSError):
@@ -95,7 +100,7 @@ def attach_to_wheels(transaction: Transaction) -> Collection[Path]:
 
 
 def attach_to_pages() -> None:
-    """Read both files of a cached page at once: without its body, pip takes a purged page for an empty one."""
+    """Read both files of a cached page at once: pip takes a page without its body for an empty one."""
     bodies: dict[str, Any] = {}
     get_body = BODY.check()
 
@@ -137,39 +142,28 @@ def attach_to_command(transaction: Transaction) -> None:
 
 @contextmanager
 def _mutex(transaction: Transaction, cache_dir: str | None) -> Iterator[bool]:
-    """Yields whether the wheel cache may be used: not where there is none, or where it cannot be locked."""
-    if not cache_dir:
-        yield True
-        return
-    wheels = Path(cache_dir, "wheels")
-    try:
-        fs.make_directories(wheels)
-        lock = transaction.environment.mutex(wheels)
-        lock.__enter__()
-    except (OSError, UnusableEnvironment):
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.__exit__(None, None, None)
+    """Yields whether the wheel cache may be used: not if it cannot be locked."""
+    with ExitStack() as lock:
+        is_usable = True
+        if cache_dir:
+            wheels = Path(cache_dir, "wheels")
+            try:
+                fs.make_directories(wheels)
+                lock.enter_context(transaction.environment.mutex(wheels))
+            except (OSError, UnusableEnvironment):
+                is_usable = False
+        yield is_usable
 
 
 @contextmanager
-def _named(private: str, shown: str) -> Iterator[None]:
-    """Within, pip's wheel builder names `shown` where it means `private`."""
-
-    def rename(record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            record.args = tuple(shown if value == private else value for value in record.args)
-        return True
-
-    logger = logging.getLogger("pip._internal.wheel_builder")
-    logger.addFilter(rename)
+def _filtered(name: str, rule: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
+    """Within, one of pip's loggers says only what `rule` lets through."""
+    filtered = logging.getLogger(name)
+    filtered.addFilter(rule)
     try:
         yield
     finally:
-        logger.removeFilter(rename)
+        filtered.removeFilter(rule)
 
 
 def _info(original: Any, command: Any, options: Any, args: list[str]) -> Any:
@@ -186,7 +180,7 @@ def _info(original: Any, command: Any, options: Any, args: list[str]) -> Any:
 
 
 def _list(original: Any, command: Any, options: Any, args: list[str]) -> Any:
-    """List them for people; `--format=abspath` is for programs, which take what it lists for wheels."""
+    """List the prepared wheels for people. `--format=abspath` is for programs, which expect wheels."""
     result = original(command, options, args)
     entries = _matching(Store.existing(Path(options.cache_dir)), args[0] if args else "*")
     if entries and options.list_format == "human":
@@ -197,12 +191,17 @@ def _list(original: Any, command: Any, options: Any, args: list[str]) -> Any:
 
 
 def _remove(original: Any, command: Any, options: Any, args: list[str]) -> Any:
-    """Remove what matches and nobody uses; who is just preparing a wheel, or copying one, is not disturbed."""
+    """Remove what matches and is not in use; a command that prepares or copies a wheel is not disturbed."""
     store = Store.existing(Path(options.cache_dir))
     if store is None or not trust.is_trusted(store.path):
         return original(command, options, args)
     entries = _matching(store, args[0]) if len(args) == 1 else []
-    with _without_word_of_none(bool(entries)):
+
+    def is_true(record: logging.LogRecord) -> bool:
+        # pip looks at its own wheels only before it says that nothing matches.
+        return not (entries and str(record.msg).startswith("No matching packages"))
+
+    with _filtered(_COMMAND, is_true):
         result = original(command, options, args)
     removed = [entry for entry in entries if store.remove(entry)]
     if args == ["*"]:
@@ -230,17 +229,3 @@ def _made_for(entry: Entry) -> str:
     """The interpreters that can use an entry: their cache tag."""
     key = entry.path.name.split("-")[1:]
     return "-".join(key[:2]) if len(key) > 1 else "without bytecode"
-
-
-@contextmanager
-def _without_word_of_none(is_wrong: bool) -> Iterator[None]:
-    """Within, pip does not say that nothing matches, where that `is_wrong`: it looks at its own wheels only."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return not (is_wrong and str(record.msg).startswith("No matching packages"))
-
-    logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)

@@ -1,4 +1,7 @@
-"""What pip reads of the environment when it goes to the network, no earlier: user agent, keyring, and SOCKS proxies."""
+"""What pip reads of the environment when it goes to the network: user agent, keyring, and SOCKS proxies.
+
+`caches` is imported with the first session: `pip list` makes none.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ def _attach(transaction: Transaction) -> None:
     trust_authorities = _put_authorities_off()
 
     def request(original: Any, session: Any, *args: Any, **kw: Any) -> Any:
-        """Say who asks: known when the first request is made, for which pip starts other programs (rustc)."""
+        """Find the user agent for the first request, no earlier: pip starts other programs for it (rustc)."""
         trust_authorities()
         if session.headers.get("User-Agent") == _LATER:
             # It names the version of setuptools, which decides nothing.
@@ -81,7 +84,7 @@ def _attach(transaction: Transaction) -> None:
 
     from safe_pip.pip_seams import caches
 
-    with suppress(ImportError):  # `find_out` imports it, perhaps when nothing can be imported any more
+    with suppress(ImportError):  # `find_out` needs it, perhaps when nothing can be imported any more
         importlib.import_module("pip._vendor.distro")
     REQUEST.replace(request)
     USER_AGENT.replace(lambda original: _LATER)
@@ -90,10 +93,10 @@ def _attach(transaction: Transaction) -> None:
 
 
 def _put_authorities_off() -> Callable[[], None]:
-    """Have pip's bundle of certificates read when the function returned is called, and no longer with each session.
+    """Have pip's bundle of certificates read when the function returned is called, not with each session.
 
-    It takes as long as importing a tenth of pip, and most installs from files make no request. What is wrong with the
-    bundle is raised by that call. Without truststore (no `ssl`, an older platform) there is nothing to put off.
+    Reading it takes as long as importing a tenth of pip, and most installs from files make no request. That call raises
+    what is wrong with the bundle. Without truststore (no `ssl`, an older platform) there is nothing to put off.
     """
     later: list[Callable[[], None]] = []
     is_asked: list[bool] = []
@@ -109,14 +112,14 @@ def _put_authorities_off() -> Callable[[], None]:
         while later:
             later.pop(0)()
 
-    with suppress(SeamBroken):  # then it takes as long as it takes pip
+    with suppress(SeamBroken):  # it is only slower then
         AUTHORITIES.replace(load)
     return trust
 
 
 def _provider(base: type, transaction: Transaction) -> type:
     class Provider(base):  # type: ignore[misc]
-        """keyring as the environment has it, asked in another interpreter: this one imports nothing from there."""
+        """The environment's keyring, asked in a child interpreter: this one imports nothing of the environment."""
 
         def __init__(self) -> None:
             self._ask(None, None)

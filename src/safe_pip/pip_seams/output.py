@@ -1,29 +1,37 @@
-"""What pip says while a lock is held is kept back until it is let go: a full pipe would hold the lock for ever."""
+"""What pip says while a lock is held is kept until the lock is let go: a full pipe would hold the lock for ever."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from pip._internal.utils import logging as pip_logging
 
 _STORY = "pip._internal.req"
-"""Who tells of the distributions that go and come; that it is told says nothing of whether it happened."""
+"""The loggers that tell which distributions go and come, before it is known whether they do."""
 
 
 class KeptBack(logging.Handler):
     """Keeps every record with the indentation that pip had when it was made, and the project that it is about."""
 
-    def __init__(self) -> None:
+    def __init__(self, announced_by: Iterable[logging.Handler] = ()) -> None:
+        """The handlers `announced_by` show the first record, which announces the work and is true in any case."""
         super().__init__(level=0)
         self.kept: list[tuple[int, logging.LogRecord, str | None]] = []
         self.left_out: Callable[[logging.LogRecord], bool] = lambda record: False
         self.hidden = ""
-        """What stands before a path that is not to be seen: the root of the stage."""
+        """What is taken out of messages: the root of the stage."""
+        self._announced_by = tuple(announced_by)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep `record`, with its arguments as they are now."""
+        if self._announced_by and record.name == _STORY:
+            handlers, self._announced_by = self._announced_by, ()
+            for handler in handlers:
+                if record.levelno >= handler.level:
+                    handler.handle(record)
+            return
         record.msg, record.args = record.getMessage() if record.args else record.msg, None
         if self.hidden and isinstance(record.msg, str):
             record.msg = record.msg.replace(self.hidden, "")
@@ -48,28 +56,9 @@ class KeptBack(logging.Handler):
             pip_logging._log_state.indentation = before
 
 
-class AfterTheFirst(KeptBack):
-    """Lets through what announces the work, which is true whatever becomes of it."""
-
-    def __init__(self, handlers: list[logging.Handler]) -> None:
-        super().__init__()
-        self._handlers = handlers
-        self._has_begun = False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Show the first record; keep the others."""
-        if self._has_begun or record.name != _STORY:
-            super().emit(record)
-            return
-        self._has_begun = True
-        for handler in self._handlers:
-            if record.levelno >= handler.level:
-                handler.handle(record)
-
-
 @contextmanager
 def kept_back(*, say: bool = True) -> Iterator[KeptBack]:
-    """Within, nothing that is logged is shown; afterwards it is, unless the caller wants to `say` it himself."""
+    """Within, nothing that is logged is shown. Afterwards it is, unless `say` is false: then the caller shows it."""
     kept = KeptBack()
     try:
         with _handled_by(kept):
@@ -81,12 +70,11 @@ def kept_back(*, say: bool = True) -> Iterator[KeptBack]:
 
 @contextmanager
 def kept_until_done(*, first: bool) -> Iterator[KeptBack]:
-    """Within, nothing is shown, but with `first` what announces the work; the caller says the rest when it is done.
+    """Within, nothing is shown, but with `first` the message that announces the work. The caller shows the rest.
 
-    If the body raises, nothing of it was done: only warnings, and what is logged for those who look for errors, are
-    shown then.
+    If the body raises, nothing was done: only warnings and what is logged for debugging are shown then.
     """
-    kept = AfterTheFirst(logging.getLogger().handlers[:]) if first else KeptBack()
+    kept = KeptBack(logging.getLogger().handlers[:] if first else ())
     try:
         with _handled_by(kept):
             yield kept

@@ -1,4 +1,7 @@
-"""Where a command writes: pip's scheme for its options, as the trees and directories to lock."""
+"""Where a command writes: pip's scheme for its options, as the trees and directories to lock.
+
+`options_target` imports pip's install command when it is called: an uninstall needs it for a late attempt only.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pip._internal.exceptions import PipError
 from pip._internal.locations import get_bin_prefix, get_bin_user, get_scheme
 from pip._internal.utils.virtualenv import running_under_virtualenv
 
@@ -41,7 +45,7 @@ def scheme_target(
 
 
 def shared_directories(paths: Iterable[str], trees: Iterable[Path]) -> tuple[Path, ...]:
-    """Those of a scheme's directories that other environments write to as well: that lie outside this venv."""
+    """The directories of a scheme that lie outside this virtual environment, so that others write to them too."""
     inside = os.path.join(os.path.realpath(sys.prefix), "") if running_under_virtualenv() else None
     found: dict[Path, None] = {}
     for path in paths:
@@ -54,7 +58,7 @@ def shared_directories(paths: Iterable[str], trees: Iterable[Path]) -> tuple[Pat
 
 
 def reachable() -> tuple[str, ...]:
-    """The directories that pip installs into without being told where: what is removed lies below one of them."""
+    """The directories that pip installs into by default: what is removed lies below one of them."""
     if running_under_virtualenv():
         return (sys.prefix,)
     schemes = (get_scheme("", user=user) for user in (False, True))
@@ -63,7 +67,7 @@ def reachable() -> tuple[str, ...]:
 
 
 def tree_of(distribution: Any) -> Path:
-    """The tree that pip changes when it uninstalls `distribution`; of an egg and an egg-link, the one it lies in."""
+    """The tree that pip changes when it uninstalls `distribution`: that of an egg or egg-link is what it lies in."""
     location = Path(os.path.realpath(distribution.installed_location or distribution.location))
     return location if location.is_dir() and location.suffix != ".egg" else location.parent
 
@@ -77,16 +81,15 @@ def uninstall_target(trees: Iterable[Path]) -> Target:
 
 def options_target(path: Iterable[str], options: Any) -> Target:
     """The target of a command with these options, before pip has checked them; of an uninstall, this environment."""
-    from pip._internal.commands.install import decide_user_install
-    from pip._internal.exceptions import PipError
-
     if getattr(options, "target_dir", None):
         return scheme_target(path, target_dir=Path(options.target_dir))
+    from pip._internal.commands.install import decide_user_install
+
     root, prefix = getattr(options, "root_path", None), getattr(options, "prefix_path", None)
     try:
         with kept_back(say=False):
             asked = getattr(options, "use_user_site", False)
             user = decide_user_install(asked, prefix, None, root, options.isolated_mode)
     except PipError:
-        user = False
+        user = False  # pip itself says what is wrong
     return scheme_target(path, root=root, prefix=prefix, use_user_site=user)

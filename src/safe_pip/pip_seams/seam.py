@@ -25,7 +25,7 @@ class Seam(NamedTuple):
     parameters: tuple[str, ...] | None = None
 
     def check(self) -> Any:
-        """The object as it is; raises `SeamBroken` if it is missing or takes other parameters."""
+        """The object as pip has it; raises `SeamBroken` if it is missing or takes other parameters."""
         owner, name = self._owner()
         found = inspect.getattr_static(owner, name, None)
         found = found.__func__ if isinstance(found, staticmethod | classmethod) else found
@@ -65,7 +65,7 @@ class Seam(NamedTuple):
 
     def _check_parameters(self, found: Any) -> None:
         if isinstance(found, FunctionType) and not hasattr(found, "__wrapped__") and self.parameters:
-            code = found.__code__  # read in no time; the signature, which has more to say, is needed where this misses
+            code = found.__code__  # takes no time; the signature knows more, and is asked if this misses
             if set(self.parameters).issubset(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]):
                 return
         try:

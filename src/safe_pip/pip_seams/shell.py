@@ -16,20 +16,14 @@ from safe_pip.pip_seams.seam import Seam
 COMMANDS = Seam("pip._internal.commands", "commands_dict")
 CREATE = Seam("pip._internal.commands", "create_command", ("name",))
 RUNNABLE = Seam("pip._internal.cli.main_parser", "get_runnable_pip", ())
-_VERSION = "get_pip_version"
-VERSIONS = (
-    Seam("pip._internal.cli.main_parser", _VERSION, ()),
-    Seam("pip._internal.commands.install", _VERSION, ()),
-    Seam("pip._internal.commands.debug", _VERSION, ()),
-    Seam("pip._internal.commands.lock", _VERSION, ()),
-)
-_PROG = "get_prog"
-PROGS = (
-    Seam("pip._internal.cli.base_command", _PROG, ()),
-    Seam("pip._internal.cli.main_parser", _PROG, ()),
-    Seam("pip._internal.commands.configuration", _PROG, ()),
-    Seam("pip._internal.commands.completion", _PROG, ()),
-)
+VERSIONS = {
+    name: Seam(f"pip._internal.{name}", "get_pip_version", ())
+    for name in ("cli.main_parser", "commands.install", "commands.debug", "commands.lock")
+}
+PROGS = {
+    name: Seam(f"pip._internal.{name}", "get_prog", ())
+    for name in ("cli.base_command", "cli.main_parser", "commands.configuration", "commands.completion")
+}
 COMPLETION = Seam("pip._internal.commands.completion", "COMPLETION_SCRIPTS")
 
 
@@ -46,8 +40,8 @@ class Shell(NamedTuple):
 
     def attach(self) -> None:
         """Attach to what every command uses; `attach_to` attaches to what one command uses."""
-        self._show_origin(VERSIONS[0])
-        PROGS[1].replace(lambda original: self.prog)
+        self._show_origin(VERSIONS["cli.main_parser"])
+        PROGS["cli.main_parser"].replace(lambda original: self.prog)
         RUNNABLE.replace(self._runner)
         commands = COMMANDS.check()
         for verb, summary in self.verbs.items():
@@ -55,16 +49,15 @@ class Shell(NamedTuple):
 
     def attach_to_commands(self) -> None:
         """Attach to what every command shows. `--version`, `--help` and errors import none of it."""
-        PROGS[0].replace(lambda original: self.prog)
+        PROGS["cli.base_command"].replace(lambda original: self.prog)
 
     def attach_to(self, command: str) -> None:
         """Attach to what pip's `command` shows by itself."""
-        for seam in VERSIONS[1:]:
-            if seam.module.endswith(f".{command}"):
-                self._show_origin(seam)
-        names = {"config": PROGS[2], "completion": PROGS[3]}
-        if command in names:
-            names[command].replace(lambda original: self.prog)
+        module = f"commands.{'configuration' if command == 'config' else command}"
+        if module in VERSIONS:
+            self._show_origin(VERSIONS[module])
+        if module in PROGS:
+            PROGS[module].replace(lambda original: self.prog)
         if command == "completion":
             scripts = COMPLETION.check()
             for shell, script in scripts.items():

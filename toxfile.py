@@ -26,7 +26,7 @@ def find_interpreters() -> None:
 
 
 def available() -> int:
-    """The memory that can be had without taking it from anybody, in bytes; 0 where nobody says."""
+    """The memory that is available without swapping, in bytes; 0 if the system does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

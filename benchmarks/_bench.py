@@ -65,7 +65,7 @@ class Bench:
         return done.stdout
 
     def start(self, command: Sequence[str | Path], *arguments: str | Path) -> subprocess.Popen[bytes]:
-        """Start a command that nobody listens to."""
+        """Start a command and discard its output."""
         return subprocess.Popen(
             [*map(str, command), *map(str, arguments)],
             env=self.variables,

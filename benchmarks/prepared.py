@@ -122,7 +122,7 @@ class Measuring:
         return [*command, *what]
 
     def _check(self, scenario: Scenario, tool: str) -> None:
-        """Nobody was faster by installing less; pip with nothing around it may fail when it is not alone."""
+        """Check that every tool installed everything. Unprotected pips may fail when several run at once."""
         for environment in self.environments[: scenario.environments]:
             found = len([*environment.purelib.glob("*.dist-info")])
             if found != scenario.installed + 2 and tool != "pip":

@@ -1,4 +1,4 @@
-"""What tests of every kind share: the wheelhouse, and the workspace in which the tool under test runs.
+"""Fixtures of all tests: the wheelhouse, and the workspace in which the tool under test runs.
 
 SAFE_PIP_TEST_TOOL=safe-pip|flock|plain chooses what is tested (default: safe-pip), SAFE_PIP_TEST_PIP=oldest|newest
 the pip in the environments, SAFE_PIP_TEST_SEED the load, SAFE_PIP_WRECKS where the remains of a failed round go.
@@ -20,14 +20,14 @@ from tests.support.wheels.wheelhouse import IndexOutOfReach, Wheelhouse, open_wh
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "network: needs a package index or a wheelhouse")
     config.addinivalue_line("markers", "slow: real environments, many processes; left out of the quick selection")
-    # A shell starts what it puts into the background with these ignored; every program that a test starts inherits it.
+    # A shell ignores these signals in background jobs, and every program that a test starts inherits that.
     for number in (signal.SIGINT, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever asks for the wheelhouse, however deep, needs the network on a machine that has none yet."""
+    """Mark tests that use the wheelhouse, even indirectly: they need the network on a new machine."""
     for item in items:
         if "wheelhouse" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.network)
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _leaves_nothing_where_all_passed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
-    """What is made once per session goes at its end, too; pytest keeps all of it below a `--basetemp`."""
+    """Delete at the end what was made once per session, because pytest keeps all of it below a `--basetemp`."""
     yield
     if not request.session.testsfailed:
         shutil.rmtree(tmp_path_factory.getbasetemp(), ignore_errors=True)
@@ -60,5 +60,5 @@ def workspace(wheelhouse: Wheelhouse, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def seed() -> int:
-    """The seed of every load; the interleavings differ all the same."""
+    """The seed of every load. Interleavings still differ between runs."""
     return int(os.environ.get(SEED_VARIABLE, "1"))

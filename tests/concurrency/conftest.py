@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A directory that holds distributions, with nobody in it yet."""
+    """A directory for distributions that no process uses yet."""
     made = tmp_path / "venv" / "lib" / "python3" / "site-packages"
     made.mkdir(parents=True)
     return made
@@ -18,7 +18,7 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def nobody() -> str:
-    """The name of a second, unprivileged user whom this process may become."""
+    """The name of a second, unprivileged user for child processes."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to become another user")
     try:
@@ -30,7 +30,7 @@ def nobody() -> str:
 
 @pytest.fixture
 def common(nobody: str) -> Iterator[Path]:
-    """A directory that the second user can reach, and that this one owns."""
+    """A directory of this user that the second user can reach."""
     made = Path(tempfile.mkdtemp(prefix="safe-pip-test-"))
     made.chmod(0o755)
     yield made

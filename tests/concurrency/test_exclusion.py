@@ -1,4 +1,4 @@
-"""Two processes really exclude each other; who may hold what beside whom; who comes first."""
+"""Two processes really exclude each other: which modes may be held together, and in which order they are granted."""
 
 import itertools
 import os
@@ -134,7 +134,7 @@ def test_a_killed_waiter_leaves_the_queue(tree: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["fork", "exec"])
-def test_what_a_holder_leaves_running_does_not_keep_its_lock(tree: Path, way: str) -> None:
+def test_a_program_that_a_holder_leaves_running_does_not_keep_the_lock(tree: Path, way: str) -> None:
     with workers(tree, count=2) as (holder, waiter):
         holder.hold("exclusively")
         holder.tell(do=way)
@@ -208,7 +208,7 @@ def test_nothing_is_locked_for_uv_where_it_has_no_lock(tree: Path, tmp_path: Pat
         assert not lock.exists()
 
 
-def test_the_lock_that_uv_made_while_another_one_was_waited_for_is_taken_as_well(tree: Path, tmp_path: Path) -> None:
+def test_uvs_lock_is_taken_even_if_uv_makes_it_during_a_wait_for_another_lock(tree: Path, tmp_path: Path) -> None:
     lock = tmp_path / "venv" / ".lock"
     with workers(tree, count=2, uv_lock=str(lock)) as (holder, waiter):
         holder.hold("replacing")
@@ -219,7 +219,7 @@ def test_the_lock_that_uv_made_while_another_one_was_waited_for_is_taken_as_well
         assert holds(waiter.pid, lock)
 
 
-def test_who_waits_long_for_one_lock_holds_no_other(tree: Path, tmp_path: Path) -> None:
+def test_a_process_that_waits_long_for_one_lock_holds_no_other(tree: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     with workers(tree, count=3) as (builder, waiter, replacer):
         builder.hold("mutex", sources=[str(source)])

@@ -12,7 +12,7 @@ from safe_pip.locking.inheritance import VARIABLE
 from tests.support.processes.workers import Worker, holds, workers
 
 
-def test_what_uv_holds_above_us_is_not_waited_for(tree: Path, tmp_path: Path) -> None:
+def test_a_lock_that_uv_holds_above_is_not_waited_for(tree: Path, tmp_path: Path) -> None:
     lock = tmp_path / "venv" / ".lock"
     lock.touch()
     with workers(tree, count=1, uv_lock=str(lock), below=["flock", "-x", lock]) as (worker,):

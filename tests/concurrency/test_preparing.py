@@ -154,7 +154,7 @@ def is_whole(cache: Path, count: int) -> bool:
     return len(entries) == count
 
 
-def test_of_eight_one_prepares_a_wheel_and_all_have_it(cache, wheel):
+def test_one_of_eight_processes_prepares_a_wheel_and_all_use_it(cache, wheel):
     with preparers(*[(cache, wheel)] * 8) as all_eight:
         done = [each.next("done") for each in all_eight]
     assert [each["made"] for each in done].count(True) == 1
@@ -162,7 +162,7 @@ def test_of_eight_one_prepares_a_wheel_and_all_have_it(cache, wheel):
     assert is_whole(cache, 1)
 
 
-def test_when_the_one_who_prepares_is_killed_one_of_the_seven_who_wait_goes_on(cache, wheel):
+def test_if_the_preparing_process_is_killed_one_of_seven_waiting_processes_continues(cache, wheel):
     with preparers((cache, wheel), does="stays") as (first,):
         first.next("preparing")
         with preparers(*[(cache, wheel)] * 7) as seven:
@@ -176,7 +176,7 @@ def test_when_the_one_who_prepares_is_killed_one_of_the_seven_who_wait_goes_on(c
     assert is_whole(cache, 1)
 
 
-def test_when_the_one_who_prepares_is_stopped_another_one_prepares_aside(cache, wheel):
+def test_if_the_preparing_process_is_stopped_another_process_prepares_the_wheel(cache, wheel):
     with preparers((cache, wheel), does="stays") as (first,):
         first.next("preparing")
         os.kill(first.pid, signal.SIGSTOP)
@@ -189,8 +189,8 @@ def test_when_the_one_who_prepares_is_stopped_another_one_prepares_aside(cache, 
     assert is_whole(cache, 1)
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="the kernel does not tell who works")
-def test_who_works_on_one_module_for_longer_than_others_have_patience_is_waited_for(cache, wheel):
+@pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="the kernel does not tell which process works")
+def test_a_process_that_compiles_one_module_for_long_is_waited_for(cache, wheel):
     with preparers((cache, wheel), does="works") as (first,):
         first.next("preparing")
         with preparers(*[(cache, wheel)] * 3, patience=1.0) as three:
@@ -204,8 +204,8 @@ def test_who_works_on_one_module_for_longer_than_others_have_patience_is_waited_
     assert is_whole(cache, 1)
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="the kernel does not tell who works")
-def test_who_waits_for_the_disk_for_longer_than_others_have_patience_is_waited_for(cache, wheel, tmp_path):
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="the kernel does not tell which process works")
+def test_a_process_that_waits_long_for_the_disk_is_waited_for(cache, wheel, tmp_path):
     os.mkfifo(tmp_path / "gate")
     with preparers((cache, wheel), does="stores") as (first,):
         first.next("preparing")
@@ -221,7 +221,7 @@ def test_who_waits_for_the_disk_for_longer_than_others_have_patience_is_waited_f
     assert is_whole(cache, 1)
 
 
-def test_who_finds_a_wheel_being_prepared_goes_on_with_his_others_first(cache, wheel, tmp_path):
+def test_a_process_that_finds_a_wheel_being_prepared_first_prepares_its_other_wheels(cache, wheel, tmp_path):
     others = [Project(f"other{number}").write_wheel(tmp_path) for number in range(3)]
     with preparers((cache, wheel), does="stays") as (first,):
         first.next("preparing")
@@ -237,10 +237,10 @@ def test_who_finds_a_wheel_being_prepared_goes_on_with_his_others_first(cache, w
     assert is_whole(cache, 4)
 
 
-def test_two_who_want_the_same_in_another_order_wait_for_each_other_and_come_to_an_end(cache, wheel, tmp_path):
+def test_two_processes_that_want_the_same_wheels_in_another_order_both_end(cache, wheel, tmp_path):
     other = Project("other", "1").write_wheel(tmp_path)
     with preparers((cache, wheel, other), (cache, other, wheel), does="stays") as both:
-        # Each has one of them, and holds nothing more while he waits for the other.
+        # Each process has one wheel, and holds nothing more while it waits for the other.
         assert {*both[0].next("preparing")["what"]}.isdisjoint(both[1].next("preparing")["what"])
         for each in both:
             each.go_on()

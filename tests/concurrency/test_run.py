@@ -50,7 +50,7 @@ def test_a_command_that_a_signal_kills_gives_128_and_its_number(venv: Path) -> N
     assert run("--env", venv, "--", "sh", "-c", "kill -TERM $$").returncode == 143
 
 
-def test_a_command_that_is_not_there_gives_127_and_one_that_is_no_program_126(venv: Path, tmp_path: Path) -> None:
+def test_a_missing_command_gives_127_and_a_file_that_is_no_program_gives_126(venv: Path, tmp_path: Path) -> None:
     done = run("--env", venv, "--", tmp_path / "missing")
     assert done.returncode == 127
     assert "safe-pip: error: " in done.stderr
@@ -299,7 +299,7 @@ def test_a_lock_on_an_inherited_descriptor_counts(venv: Path, tree: Path, mode: 
     assert done.returncode == status, done.stderr
 
 
-def test_a_commit_lock_that_an_ancestor_shares_with_nobody_is_refused(venv: Path, tree: Path) -> None:
+def test_a_commit_lock_that_an_ancestor_holds_alone_is_refused(venv: Path, tree: Path) -> None:
     assert run("--exclusive", "--env", venv, "true").returncode == 0
     words = ["flock", str(tree / ".safe-pip" / "commit"), *map(str, below(venv, "--exclusive")), "true"]
     done = subprocess.run(words, env=variables(), timeout=LIMIT, capture_output=True, text=True)
@@ -307,7 +307,7 @@ def test_a_commit_lock_that_an_ancestor_shares_with_nobody_is_refused(venv: Path
     assert "commit lock" in done.stderr
 
 
-def test_a_claim_whose_holder_is_dead_counts_for_nothing(venv: Path, tree: Path) -> None:
+def test_a_claim_of_a_dead_holder_is_ignored(venv: Path, tree: Path) -> None:
     left = run("--exclusive", "--env", venv, "--", "sh", "-c", "echo $SAFE_PIP_HELD")
     with (
         workers(tree, count=1) as (holder,),

@@ -1,4 +1,4 @@
-"""Several users on one machine: who may lock what, and who is not believed."""
+"""Several users on one machine: which locks they may take, and which users are not trusted."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from tests.support.processes.workers import Worker, workers
 
 
 @pytest.mark.parametrize("how", ["reading", "building"])
-def test_a_user_without_write_permission_locks_what_he_reads(common: Path, nobody: str, how: str) -> None:
+def test_a_user_without_write_permission_can_lock_readable_directories(common: Path, nobody: str, how: str) -> None:
     with workers(common, count=1) as (root,), workers(common, count=1, user=nobody) as (user,):
         root.hold("adding")
         root.release()
@@ -36,7 +36,7 @@ def test_a_reader_without_write_permission_needs_no_state_directory(common: Path
 
 
 @pytest.mark.parametrize("how", ["adding", "replacing", "reserving"])
-def test_a_change_of_what_one_may_not_write_is_refused(common: Path, nobody: str, how: str) -> None:
+def test_a_change_without_write_permission_is_refused(common: Path, nobody: str, how: str) -> None:
     with workers(common, count=1, user=nobody) as (user,):
         user.tell(do="hold", how=how)
         event = user.expect("error")

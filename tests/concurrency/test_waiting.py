@@ -1,4 +1,4 @@
-"""What happens to who waits: messages, Ctrl-C, Ctrl-Z, time that runs out, directories replaced meanwhile."""
+"""A process that waits: messages, Ctrl-C, Ctrl-Z, timeouts, directories that are replaced meanwhile."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ def gate(tree: Path, name: str = "environment") -> Path:
     return tree / ".safe-pip" / f"{name}.gate"
 
 
-def test_who_waits_says_for_what_and_who_holds_it(tree: Path) -> None:
+def test_a_waiting_process_names_the_lock_and_its_holder(tree: Path) -> None:
     with workers(tree, count=1) as (holder,), workers(tree, count=1, first_message=SOON) as (waiter,):
         holder.hold("building")
         waiter.tell(do="hold", how="replacing")
@@ -45,7 +45,7 @@ def test_the_environment_is_called_by_the_name_of_its_venv(tree: Path, tmp_path:
 
 
 @pytest.mark.parametrize("how", ["building", "replacing"])
-def test_who_does_not_wait_gets_a_free_lock_and_is_refused_one_that_is_not(tree: Path, how: str) -> None:
+def test_a_process_that_does_not_wait_gets_a_free_lock_and_is_refused_a_held_lock(tree: Path, how: str) -> None:
     with workers(tree, count=2, timeout=0) as (one, other):
         one.hold("replacing")
         other.tell(do="hold", how=how)
@@ -54,7 +54,7 @@ def test_who_does_not_wait_gets_a_free_lock_and_is_refused_one_that_is_not(tree:
         other.hold(how)
 
 
-def test_who_does_not_wait_is_not_refused_for_a_gate_that_is_taken_for_an_instant(tree: Path, tmp_path: Path) -> None:
+def test_a_process_that_does_not_wait_is_not_refused_for_a_gate_held_for_an_instant(tree: Path, tmp_path: Path) -> None:
     counter = tmp_path / "counter"
     counter.write_text("0")
     with workers(tree, count=2) as (holder, other), workers(tree, count=1, timeout=0) as (eager,):
@@ -135,7 +135,7 @@ def test_a_process_that_is_stopped_at_the_gate_is_named_as_such(tree: Path) -> N
         waiter.expect("held")
 
 
-def test_a_tick_costs_who_has_the_gate_nothing(tree: Path) -> None:
+def test_a_tick_does_not_cost_the_holder_of_the_gate_its_place(tree: Path) -> None:
     with workers(tree, count=2, first_message=SOON) as (holder, waiter):
         holder.hold("building")
         waiter.tell(do="hold", how="replacing")
@@ -226,7 +226,7 @@ def test_a_first_replacement_waits_for_readers_without_a_state_directory(tree: P
         writer.start_to_wait("replacing")
 
 
-def test_the_state_directory_of_litter_is_gone_when_nobody_uses_it(tree: Path) -> None:
+def test_the_state_directory_of_a_stateless_tree_is_removed_when_it_is_unused(tree: Path) -> None:
     with workers(tree, count=1, stateless_trees=[str(tree)]) as (worker,):
         for how in ("replacing", "adding"):
             worker.hold(how)
@@ -234,7 +234,7 @@ def test_the_state_directory_of_litter_is_gone_when_nobody_uses_it(tree: Path) -
             assert os.listdir(tree) == []
 
 
-def test_the_state_directory_of_litter_stays_while_somebody_reads(tree: Path) -> None:
+def test_the_state_directory_of_a_stateless_tree_stays_while_a_process_reads(tree: Path) -> None:
     with workers(tree, count=2, stateless_trees=[str(tree)]) as (worker, builder):
         builder.hold("building")
         worker.hold("adding")
@@ -242,7 +242,7 @@ def test_the_state_directory_of_litter_stays_while_somebody_reads(tree: Path) ->
         assert os.listdir(tree) == [".safe-pip"]
 
 
-def test_who_waits_for_litter_gets_it_when_its_state_directory_was_removed(tree: Path) -> None:
+def test_a_process_that_waits_for_a_stateless_tree_gets_it_after_its_state_directory_was_removed(tree: Path) -> None:
     with workers(tree, count=3, stateless_trees=[str(tree)], first_message=1e6) as (holder, writer, reader):
         holder.hold("replacing")
         writer.start_to_wait("replacing")

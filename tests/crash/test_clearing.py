@@ -69,7 +69,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return Case(tmp_path_factory.mktemp("clearing"))
 
 
-def test_nothing_of_the_old_one_stays_but_its_site_packages_and_their_locks(case: Case) -> None:
+def test_clear_keeps_only_the_site_packages_directories_and_their_locks(case: Case) -> None:
     home, clear = case.prepare(1000)
     case.next_command(home)
     tree = next(home.glob("lib/python*/site-packages"))
@@ -81,7 +81,7 @@ def test_nothing_of_the_old_one_stays_but_its_site_packages_and_their_locks(case
     assert set(os.listdir(tree / ".safe-pip")) == {"commit", "commit.gate", "environment.gate"}
 
 
-def test_killed_at_any_change_the_old_one_or_the_new_one_is_there(case: Case) -> None:
+def test_a_clear_killed_at_any_change_leaves_the_old_environment_or_the_new_one(case: Case) -> None:
     print(f"SAFE_PIP_TEST_SEED={SEED}")
     home, clear = case.prepare(0)
     with disk.record() as changes:

@@ -56,14 +56,14 @@ CASES = {
     "upgrade": Case((ONE, TWO), (ONE_2,), (ONE,)),
     "upgrade in two renames": Case((ONE, TWO), (ONE_2,), (ONE,), exchange=False),
     "upgrade of two": Case((ONE, TWO), (ONE_2, TWO_2), (ONE, TWO)),
-    "upgrade with data of nobody": Case((ONE,), (ONE_2,), (ONE,), unowned=True),
+    "upgrade with unowned data": Case((ONE,), (ONE_2,), (ONE,), unowned=True),
     "upgrade with a shared directory": Case((ONE, TWO), (ONE_2, TWO_2), (ONE, TWO), shared_bin=True),
     "downgrade": Case((ONE_2, TWO_2), (ONE, TWO), (ONE_2, TWO_2)),
     "reinstall": Case((ONE,), (ONE,), (ONE,)),
     "a file for a directory": Case((ONE,), (TURNED,), (ONE,)),
     "uninstall": Case((ONE, TWO), (), (ONE,)),
     "uninstall of two": Case((ONE, TWO), (), (ONE, TWO)),
-    "uninstall beside data of nobody": Case((ONE, TWO), (), (ONE,), unowned=True),
+    "uninstall beside unowned data": Case((ONE, TWO), (), (ONE,), unowned=True),
 }
 
 
@@ -114,7 +114,7 @@ class Scenario:
         found = prefix.content()
         assert found in (self.old, self.new), why
         for aside in prefix.site.glob(".safe-pip-????????"):
-            os.utime(aside, (0, time.time() - 7200))  # Somebody may be at work in a younger one.
+            os.utime(aside, (0, time.time() - 7200))  # A process may be at work in a younger one.
         if found == self.old:
             self.run(prefix)
             assert prefix.content() == self.new, why
@@ -128,7 +128,7 @@ def scenario(request: pytest.FixtureRequest, tmp_path: Path) -> Scenario:
     return Scenario(CASES[request.param], tmp_path)
 
 
-def test_killed_before_any_change_it_is_the_old_environment_or_the_new_one(scenario: Scenario) -> None:
+def test_a_command_killed_before_any_change_leaves_the_old_environment_or_the_new_one(scenario: Scenario) -> None:
     for number, change in enumerate(scenario.changes()):
         for torn in {False, change.operation == "write"}:
             prefix = scenario.fresh()

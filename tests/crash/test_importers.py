@@ -42,7 +42,7 @@ def test_an_importer_that_holds_the_environment_lock_sees_one_version_during_upg
     assert set(met) == {ONE_VERSION}, details
 
 
-def test_what_importers_compiled_during_upgrades_belongs_to_the_source_that_is_there(env: PipEnvironment) -> None:
+def test_bytecode_that_importers_write_during_upgrades_matches_the_installed_source(env: PipEnvironment) -> None:
     python = [env.venv.python]
 
     def upgrade_without_bytecode() -> None:

@@ -115,12 +115,12 @@ class Scenario:
         assert prefix.private() == [], why
 
     def essential(self, content: dict[str, str]) -> dict[str, str]:
-        """Without directories where some are to go: one in which a journal was noted stays, empty, for who goes on."""
+        """The content; without directories if some are removed, because a directory of a journal may stay empty."""
         return {path: said for path, said in content.items() if said[0] != "d" or not self.case.is_taken_away}
 
 
 def let_asides_age(prefix: MergePrefix) -> None:
-    """Nobody can be at work any more in a state directory that was made aside."""
+    """Make state directories that were made aside so old that no process can be at work in them."""
     for aside in prefix.path.rglob(".safe-pip-????????"):
         if aside.is_dir():
             os.utime(aside, (0, time.time() - 7200))
@@ -172,7 +172,9 @@ def scene_check_with_other(scenario: Scenario, prefix: MergePrefix, why: object)
     """Check a trial in which another file may already have been merged."""
     let_asides_age(prefix)
     prefix.merge(prefix.path.parent / "other", "keep")
-    prefix.merge(stage(prefix.path.parent / "next", {"next": ""}))  # who changes nothing sweeps nothing but its own
+    prefix.merge(
+        stage(prefix.path.parent / "next", {"next": ""})
+    )  # a command without changes sweeps only its own remains
     found = prefix.content()
     assert "bin/other" in found
     rest = {path: said for path, said in found.items() if path not in ("bin/other", "bin", "next")}

@@ -1,4 +1,4 @@
-"""What the tests of the whole command share."""
+"""Fixtures of the tests that run the whole command."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def env(workspace: Workspace, tmp_path: Path) -> PipEnvironment:
 
 @pytest.fixture(scope="session")
 def toolbox(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Toolbox:
-    """Tools of others, fetched once per user; one that cannot be had skips the test that asks for it."""
+    """Other tools, fetched once per user. If a tool is not available, the test that asks for it is skipped."""
     return Toolbox(workspace.wheelhouse, tmp_path_factory.mktemp("tools"))
 
 
 @pytest.fixture
 def common() -> Iterator[Path]:
-    """A directory that everybody reaches, unlike those of the tests."""
+    """A directory that every user can reach, unlike those of the tests."""
     directory = Path(tempfile.mkdtemp())
     directory.chmod(0o755)
     yield directory
@@ -38,10 +38,10 @@ def common() -> Iterator[Path]:
 
 @pytest.fixture
 def cold_env(env: PipEnvironment, tmp_path: Path) -> PipEnvironment:
-    """The same with a cache of its own, in which nothing is prepared yet."""
+    """An environment with its own cache, which has no prepared wheel yet."""
     env.more["XDG_CACHE_HOME"] = str(tmp_path / "cache")
     frozen = env.workspace.scratch / "cache" / "safe-pip"
-    if frozen.is_dir():  # the frozen pip, which is made anew for every cache
+    if frozen.is_dir():  # the frozen pip, which would be made again for every cache
         shutil.copytree(frozen, tmp_path / "cache" / "safe-pip", symlinks=True)
     env.add_to_index(EVERYTHING, OTHER)
     return env

@@ -20,7 +20,7 @@ from tests.support.wheels.tiny import Project
 from tests.support.wheels.wheelhouse import NEWEST_PIP, OLDEST_PIP
 
 pytestmark = pytest.mark.slow
-# As `ensurepip` starts pip, and whoever imports it: the program is not pip.
+# Starts pip like `ensurepip` and other programs that import pip: the program itself is not pip.
 PLAIN = "import runpy, sys; sys.argv[0] = 'pip'; runpy.run_module('pip', run_name='__main__', alter_sys=True)"
 TREE = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
 
@@ -109,7 +109,7 @@ def test_it_calls_itself_pip_as_pip_does(adopted: PipEnvironment) -> None:
     assert usage.startswith("Usage: pip hash [options]")
 
 
-def test_who_only_imports_pip_gets_pip(adopted: PipEnvironment) -> None:
+def test_a_program_that_imports_pip_gets_plain_pip(adopted: PipEnvironment) -> None:
     """Also from a script that is called almost as pip is, or from a start that another file runs."""
     python = adopted.venv.python
     shown = "import pip; print(pip.__file__)"
@@ -179,7 +179,7 @@ def test_unadopted_it_is_byte_for_byte_as_it_was(env: PipEnvironment, spelled: s
     assert not is_safe_pip(env, [env.venv.python, "-m", "pip"])
 
 
-def test_what_was_there_of_safe_pip_stays_there(env: PipEnvironment) -> None:
+def test_a_safe_pip_that_was_installed_stays(env: PipEnvironment) -> None:
     env.add_to_index(Project("alpha"))
     env.run("install", "alpha")
     assert (env.site / ".safe-pip").is_dir()
@@ -221,7 +221,7 @@ def test_status_and_doctor_show_it_and_what_pip_prints_stays_the_same(env: PipEn
     assert (env.site / NAME).exists()
 
 
-def test_adopting_while_others_install_disturbs_nobody(env: PipEnvironment) -> None:
+def test_adopting_during_installs_delays_and_breaks_none_of_them(env: PipEnvironment) -> None:
     projects = [Project(f"p{number}") for number in range(8)]
     env.add_to_index(*projects)
     env.run("list")
@@ -268,7 +268,7 @@ def test_without_its_safe_pip_pip_refuses_and_all_other_programs_start(env: PipE
     assert not is_safe_pip(env, [other.python, "-m", "pip"])
 
 
-def test_who_uninstalls_safe_pip_is_told_what_that_does_to_pip(adopted: PipEnvironment) -> None:
+def test_uninstalling_safe_pip_prints_the_effect_on_pip(adopted: PipEnvironment) -> None:
     pip, python = adopted.venv.scripts / "pip", adopted.venv.python
     done = run(adopted, [pip, "uninstall", "-y", "safe-pip"])
     told = f"which is gone: pip refuses to run until `{adopted.site / NAME}` is deleted"
@@ -296,7 +296,7 @@ def refused(env: PipEnvironment, path: Path, words: str) -> None:
     assert everything(path) == before
 
 
-def test_what_cannot_be_adopted_is_refused(env: PipEnvironment, tmp_path: Path) -> None:
+def test_an_environment_that_cannot_be_adopted_is_refused(env: PipEnvironment, tmp_path: Path) -> None:
     managed = tmp_path / "managed"
     (managed / TREE).mkdir(parents=True)
     ((managed / TREE).parent / "EXTERNALLY-MANAGED").touch()

@@ -110,7 +110,7 @@ def test_an_index_that_the_bundle_vouches_for_is_trusted(asking: PipEnvironment,
     assert done.stderr.count(READ) == 1
 
 
-def test_an_index_that_nobody_vouches_for_is_not_trusted(asking: PipEnvironment, authority: trustme.CA) -> None:
+def test_an_index_without_a_known_authority_is_not_trusted(asking: PipEnvironment, authority: trustme.CA) -> None:
     with index_of(asking.index, authority) as url:
         done = noting(asking, "download", f"{url}aproject-1-py3-none-any.whl")
     assert done.returncode != 0
@@ -118,7 +118,7 @@ def test_an_index_that_nobody_vouches_for_is_not_trusted(asking: PipEnvironment,
     assert READ in done.stderr
 
 
-def test_who_makes_no_request_does_not_read_the_bundle(asking: PipEnvironment) -> None:
+def test_a_command_without_a_request_does_not_read_the_bundle(asking: PipEnvironment) -> None:
     done = noting(asking, "install", "aproject")
     assert done.returncode == 0, done.stderr
     assert READ not in done.stderr

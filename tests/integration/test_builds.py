@@ -1,4 +1,4 @@
-"""Builds that import from the environment hold up nobody but who changes it: docs/how-to/builds.md."""
+"""Builds that import from the environment delay only commands that change it: docs/how-to/builds.md."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def told(process: subprocess.Popen[str]) -> str:
     return lines[-1]
 
 
-def test_during_a_build_fresh_installs_go_through_and_an_upgrade_waits_says_for_whom_and_is_next(env, slow, start):
+def test_during_a_build_new_installs_complete_and_an_upgrade_waits_names_the_holder_and_is_next(env, slow, start):
     others = [env.waiting(Project(f"later-{number}", "1")) for number in range(2)]
     build = start(PAGE.command(SLOW))
     slow.begun(build)
@@ -79,7 +79,7 @@ def test_during_a_build_fresh_installs_go_through_and_an_upgrade_waits_says_for_
     later = [start(f"safe-pip install --no-build-isolation {other.tree}") for other in others]
     for process in later:
         wait_until(lambda process=process: is_waiter(process.pid))
-    # Whoever queues for the environment holds nothing that who only adds, or reads, would want.
+    # A command that queues for the environment lock holds nothing that a reader or an addition needs.
     env.add_to_index(Project("fresh", "2"), Project("also-fresh", "1"))
     env.run("install", "also-fresh", SAFE_PIP_LOCK_TIMEOUT="0")
     assert ["helper", "1"] in map(str.split, env.run("list", SAFE_PIP_LOCK_TIMEOUT="0").stdout.splitlines())
@@ -124,9 +124,7 @@ def test_an_upgrade_of_which_another_command_installs_a_part_meanwhile_keeps_its
 
 
 @pytest.mark.parametrize("words", OTHERS)
-def test_another_front_end_under_run_builds_while_others_add_and_nobody_changes_anything(
-    env, slow, toolbox, start, words
-):
+def test_another_front_end_under_run_builds_while_other_commands_only_add(env, slow, toolbox, start, words):
     env.run("install", "--no-deps", *toolbox.wheels("build"))
     build = start(PAGE.command(words))
     slow.begun(build)

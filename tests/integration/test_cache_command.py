@@ -1,4 +1,4 @@
-"""`safe-pip cache` knows the prepared wheels, and nobody who installs is disturbed by it."""
+"""`safe-pip cache` includes prepared wheels, and does not disturb commands that install."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_list_for_programs_has_nothing_that_is_not_a_wheel(cached):
     assert said(cached, "list", "--format=abspath") == ""
 
 
-def test_remove_takes_what_matches(cached):
+def test_remove_deletes_matching_entries(cached):
     done = cached.run("cache", "remove", "one")
     assert "Prepared wheels removed: 1 (" in done.stdout
     assert "No matching packages" not in done.stdout + done.stderr
@@ -71,14 +71,14 @@ def test_remove_takes_what_matches(cached):
     cached.run("install", "one", "twofold")
 
 
-def test_what_matches_nothing_is_said_as_pip_says_it(cached):
+def test_a_pattern_without_a_match_is_reported_like_pip(cached):
     done = cached.run("cache", "remove", "three")
     assert 'No matching packages for pattern "three"' in done.stdout + done.stderr
     assert "Prepared" not in done.stdout
     assert len(entries(cached)) == 2
 
 
-def test_purge_takes_all_damaged_ones_too(cached):
+def test_purge_deletes_all_entries_even_damaged_ones(cached):
     (entries(cached)[0] / "listing").write_bytes(b"rubbish")
     assert "Prepared wheels removed: 1 (" in said(cached, "purge")
     assert not entries(cached)
@@ -87,7 +87,7 @@ def test_purge_takes_all_damaged_ones_too(cached):
     assert len(entries(cached)) == 2
 
 
-def test_what_somebody_uses_is_left_to_him(cached):
+def test_an_entry_in_use_is_not_deleted(cached):
     held = entries(cached)[0]
     with subprocess.Popen(["flock", "-s", held, "sh", "-c", "echo; cat"], stdin=-1, stdout=-1) as user:
         assert user.stdout is not None

@@ -83,7 +83,7 @@ def test_from_the_second_command_on_pip_is_imported_from_one_file(counting: PipE
     assert kept.exists()
 
 
-def test_what_pip_draws_for_debug_alone_is_imported_for_it_alone(counting: PipEnvironment) -> None:
+def test_modules_for_debug_tracebacks_are_imported_only_with_debug(counting: PipEnvironment) -> None:
     lexers = "pip._vendor.pygments.lexers"
     if counting.workspace.pip_version != OLDEST_PIP:  # whose every log needs it
         assert lexers not in imports(counting, "install", "aproject")
@@ -98,7 +98,7 @@ def test_the_second_command_compiles_hardly_anything(counting: PipEnvironment) -
     assert counting.installed() == {"aproject": "1", "bproject": "1"}
 
 
-def test_a_damaged_file_hinders_nobody_and_is_mended(counting: PipEnvironment) -> None:
+def test_a_damaged_file_stops_no_command_and_is_written_again(counting: PipEnvironment) -> None:
     counting.run("list")
     (kept,) = (counting.directory / "cache").rglob(".programs.*")
     content = kept.read_bytes()

@@ -85,15 +85,15 @@ SAME = {
 OTHERWISE = {
     # A private directory has a name of sixteen digits.
     test_checker.plant_stage: (True, set()),
-    # pip stashes single files elsewhere: below the top this is somebody's own.
+    # pip stashes single files elsewhere, so below the top this may be a user's file.
     test_checker.plant_stashed_file: (True, {"unowned"}),
     test_checker.plant_unowned_module: (True, {"unowned"}),
     # A dist-info belongs to its distribution, whatever is in it.
     test_checker.plant_unrecorded_requested: (True, set()),
-    # Beside the trees anybody may have data, and programs of his own.
+    # Beside the trees users may keep data and programs of their own.
     test_checker.plant_unowned_data: (True, set()),
     test_checker.plant_stray_script: (True, set()),
-    # Bytecode is no data, and nobody's loss.
+    # Bytecode is not data.
     test_checker.plant_orphaned_bytecode: (True, set()),
 }
 PLANTED = test_checker.test_a_planted_violation_is_named.pytestmark[0].args[1]  # type: ignore[attr-defined]
@@ -180,7 +180,7 @@ def test_it_reads_what_is_installed_under_the_lock(environment: Venv) -> None:
         assert "Sound" in doctor("--env", environment.path, code=0)
 
 
-def test_what_is_no_environment_and_what_is_no_option_are_errors(tmp_path: Path) -> None:
+def test_a_path_without_environment_and_an_unknown_option_are_errors(tmp_path: Path) -> None:
     assert "does not exist" in doctor("--env", tmp_path / "missing", code=78)
     assert "unrecognized arguments: --fix" in doctor("--fix", code=2)
     assert doctor("--help", code=0).startswith("usage: safe-pip doctor ")
@@ -189,7 +189,7 @@ def test_what_is_no_environment_and_what_is_no_option_are_errors(tmp_path: Path)
 TOOL = Project("tool", "1", console_scripts={"tool": "tool:main"}, data={"share/tool.txt": "data"})
 
 
-def test_what_pip_and_safe_pip_have_installed_is_sound(env: PipEnvironment) -> None:
+def test_an_environment_that_pip_and_safe_pip_filled_is_sound(env: PipEnvironment) -> None:
     env.add_to_index(TOOL, Project("plain", "1"))
     env.run("install", "tool")
     env.plain("install", "plain")
@@ -199,7 +199,7 @@ def test_what_pip_and_safe_pip_have_installed_is_sound(env: PipEnvironment) -> N
     assert env.run("doctor", "--env", target).stdout == "Sound: 1 distributions\n"
 
 
-def test_what_plain_pip_leaves_of_an_uninstall_that_was_killed_is_found(env: PipEnvironment) -> None:
+def test_leftovers_of_a_killed_uninstall_of_plain_pip_are_found(env: PipEnvironment) -> None:
     env.add_to_index(TOOL)
     env.run("install", "tool")
     (env.site / "tool-1.dist-info").rename(env.site / "~ool-1.dist-info")
@@ -209,7 +209,7 @@ def test_what_plain_pip_leaves_of_an_uninstall_that_was_killed_is_found(env: Pip
     assert ("ownerless-script", "tool") in found
 
 
-def test_what_others_change_meanwhile_is_no_finding(env: PipEnvironment) -> None:
+def test_changes_by_other_commands_meanwhile_are_no_finding(env: PipEnvironment) -> None:
     big = {f"tool/m{number}.py": f"x = {number}\n" for number in range(300)}
     for version in ("1", "2"):
         files = big | {"tool/__init__.py": f"def main():\n    print({version})\n", f"tool/v{version}.py": ""}

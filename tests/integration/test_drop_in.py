@@ -1,4 +1,4 @@
-"""safe-pip in pip's place: the same words, the same exit status, and nobody held up by who listens."""
+"""safe-pip in pip's place: equal output and exit status, and a slow reader of the output delays no command."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_m_names_itself_as_it_was_called(env):
     assert f"{env.venv.python}-msafe_pipinstall" in "".join(done.stdout.split())
 
 
-def test_what_a_log_file_is_given_is_complete_and_in_order(env):
+def test_a_log_file_is_complete_and_in_order(env):
     env.add_to_index(A1)
     env.run("install", "aproject", "--log", "log")
     log = (env.directory / "log").read_text()
@@ -164,7 +164,7 @@ def test_a_command_that_never_asks_what_is_installed_takes_no_lock(env, args):
 
 
 @pytest.mark.parametrize("command", ["list", "install"])
-def test_standard_output_that_nobody_reads_holds_up_no_other_command(env, command):
+def test_unread_standard_output_delays_no_other_command(env, command):
     env.add_to_index(A1, Project("other", "1"))
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETFL, os.O_NONBLOCK)
@@ -200,7 +200,7 @@ def wait_until_it_writes(pid: int) -> None:
 
 @contextlib.contextmanager
 def private_index(directory: Path, agents: list[str] | None = None):
-    """Serve `directory` as a flat index to who knows the password; yields its URL. `agents` gets who asked."""
+    """Serve `directory` as a flat index that asks for a password; yields its URL. `agents` gets the user agents."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args):
@@ -254,7 +254,7 @@ def test_keyring_is_asked_for_credentials_as_by_pip(env):
     assert env.installed() == {"aproject": "1"}
 
 
-def test_who_asks_is_told_as_pip_tells_it_with_each_request(env):
+def test_each_request_has_the_user_agent_of_pip(env):
     env.add_to_index(A1)
     agents = []
     arguments = ("install", "aproject", "--no-input", "--find-links")

@@ -92,7 +92,7 @@ def test_an_install_works_whichever_seam_is_not_as_expected(changed, module, att
 
 
 @pytest.mark.parametrize("attribute", ["ZipBackedFile.save", "_fs_to_record_path", "is_within_directory"])
-def test_what_only_makes_an_install_faster_is_left_out_where_it_is_not_as_expected(changed, attribute):
+def test_an_unexpected_seam_that_only_saves_time_is_left_out(changed, attribute):
     changed.add_to_index(ONE)
     changed.seam = ("pip._internal.operations.install.wheel", attribute)
     for _ in range(2):

@@ -398,7 +398,7 @@ def test_a_package_that_is_a_mount_of_its_own_is_entered(new: ObservedEnvironmen
 # Links in the prefix
 
 
-def test_what_would_go_through_a_link_out_of_the_environment_is_refused_before_anything_is_changed(
+def test_an_install_through_a_link_out_of_the_environment_is_refused_before_any_change(
     new: ObservedEnvironment,
 ) -> None:
     elsewhere = new.directory / "outside"
@@ -430,7 +430,7 @@ def compare(
         assert differences(plain, ours) == [], step
 
 
-def test_what_is_installed_through_links_in_the_prefix_goes_where_they_lead_and_they_stay(
+def test_files_installed_through_links_in_the_prefix_go_to_their_targets_and_the_links_stay(
     observed: ObservedEnvironment,
 ) -> None:
     for version in ("1", "2"):
@@ -456,7 +456,7 @@ def test_what_is_installed_through_links_in_the_prefix_goes_where_they_lead_and_
     assert not (observed.root / "lib" / "linked").exists()
 
 
-# Who may do what with what is installed
+# Access rights of installed files
 
 NO_ID = 0xFFFFFFFF
 ENTRIES = ((1, 7, NO_ID), (2, 7, 65534), (4, 5, NO_ID), (0x10, 7, NO_ID), (0x20, 4, NO_ID))
@@ -477,7 +477,7 @@ def give_an_access_list(directory: Path) -> None:
 
 
 def access(root: Path) -> dict[str, object]:
-    """Who may do what with everything in the tree and in `share`."""
+    """The access rights of everything in the tree and in `share`."""
     found: dict[str, object] = {}
     for top in (root / "lib", root / "share", root / "bin", root / "etc"):
         for where, directories, names in os.walk(top):
@@ -495,7 +495,7 @@ def access(root: Path) -> dict[str, object]:
     [(0o002, (give_to_a_group,)), (0o077, (give_to_a_group, give_an_access_list))],
     ids=["002 setgid", "077 setgid and access list"],
 )
-def test_whoever_may_use_what_plain_pip_installs_may_use_it(
+def test_installed_files_have_the_access_rights_that_plain_pip_gives(
     observed: ObservedEnvironment, mask: int, gifts: tuple[Callable[[Path], None], ...]
 ) -> None:
     found: list[list[dict[str, object]]] = []
@@ -522,7 +522,7 @@ def test_whoever_may_use_what_plain_pip_installs_may_use_it(
 
 
 @pytest.mark.parametrize("following", [("list",), ("install", "next")], ids=" ".join)
-def test_what_was_killed_below_a_shared_run_is_healed_below_it(
+def test_a_command_killed_below_a_shared_run_is_recovered_below_it(
     new: ObservedEnvironment, following: tuple[str, ...]
 ) -> None:
     new.env.run("install", "other")
@@ -543,7 +543,7 @@ def installed(root: Path) -> Tree:
 
 
 @as_root
-def test_a_reader_who_may_not_undo_it_is_told_who_may_and_changes_nothing(
+def test_a_reader_without_permission_to_undo_names_the_user_with_permission_and_changes_nothing(
     new: ObservedEnvironment, common: Path
 ) -> None:
     new.env.run(*INSTALL)
@@ -565,7 +565,7 @@ def test_a_reader_who_may_not_undo_it_is_told_who_may_and_changes_nothing(
     assert readable.run("list").returncode == 0
 
 
-def test_what_plain_pip_changed_before_it_was_undone_is_refused_and_kept_until_the_doctor_is_asked(
+def test_a_journal_whose_files_plain_pip_changed_is_refused_and_kept_until_doctor_repairs(
     new: ObservedEnvironment,
 ) -> None:
     new.env.run(*INSTALL)
@@ -610,7 +610,7 @@ def test_a_state_directory_that_is_a_link_is_refused_and_nothing_is_touched_wher
 
 
 @as_root
-def test_what_there_is_no_room_for_is_refused_before_it_is_unpacked(new: ObservedEnvironment) -> None:
+def test_a_wheel_without_room_on_the_disk_is_refused_before_it_is_unpacked(new: ObservedEnvironment) -> None:
     big = Project("big", files={f"big/{number}.txt": str(number) * 300_000 for number in range(10, 22)})
     new.env.add_to_index(big)
     target = new.directory / "target"
@@ -627,7 +627,7 @@ def test_what_there_is_no_room_for_is_refused_before_it_is_unpacked(new: Observe
 
 
 @as_root
-def test_what_may_not_be_written_is_told_before_anybody_is_waited_for(new: ObservedEnvironment) -> None:
+def test_a_directory_without_write_permission_is_reported_before_any_wait(new: ObservedEnvironment) -> None:
     new.env.run(*INSTALL)
     before = new.tree()
     with contextlib.ExitStack() as held:

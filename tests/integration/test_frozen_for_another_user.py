@@ -32,7 +32,7 @@ def installed(tmp_path, probe):
 
 @pytest.fixture
 def shared():
-    """A directory that everybody reaches, unlike those of the tests."""
+    """A directory that every user can reach, unlike those of the tests."""
     directory = Path(tempfile.mkdtemp())
     directory.chmod(0o755)
     yield directory
@@ -59,7 +59,7 @@ def assert_private(report, cache):
 
 @pytest.fixture
 def name(installed, probe, tmp_path):
-    """What the copy will be called: anybody who has the same wheel can work it out."""
+    """The name of the copy: any user who has the same wheel can compute it."""
     copy, _, _ = probe.report([installed.script], tmp_path)["copy"]
     return Path(copy).name
 
@@ -87,7 +87,7 @@ def test_a_copy_planted_in_a_cache_that_others_can_write_is_not_used(
         assert sorted(path.name for path in shared.rglob("*")) == before
 
 
-def test_a_copy_of_the_other_user_in_a_cache_of_ones_own_is_replaced(shared, installed, probe, name, tmp_path):
+def test_a_copy_of_another_user_in_the_own_cache_is_replaced(shared, installed, probe, name, tmp_path):
     plant(shared / "cache" / "safe-pip" / "pip", name)
     for directory in ("", "safe-pip", "safe-pip/pip"):
         os.chown(shared / "cache" / directory, 0, 0)
@@ -97,9 +97,7 @@ def test_a_copy_of_the_other_user_in_a_cache_of_ones_own_is_replaced(shared, ins
 
 
 @pytest.mark.parametrize("link", ["cache", "cache/safe-pip", "cache/safe-pip/pip", "copy"])
-def test_a_symbolic_link_to_what_the_other_user_planted_is_not_followed_to_code(
-    link, shared, installed, probe, name, tmp_path
-):
+def test_a_symbolic_link_to_code_of_another_user_is_not_followed(link, shared, installed, probe, name, tmp_path):
     plant(shared / "theirs" / "safe-pip" / "pip", name)
     relative = f"cache/safe-pip/pip/{name}" if link == "copy" else link
     (shared / relative).parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +134,7 @@ def test_a_copy_that_the_other_user_gives_is_refused(runner, shared, installed, 
     assert "is not a copy of pip that this user alone can change" in done.stderr
 
 
-def test_a_user_without_a_home_of_his_own_gets_a_private_copy(shared, probe, tmp_path):
+def test_a_user_without_a_home_gets_a_private_copy(shared, probe, tmp_path):
     """With the interpreter of the tests if another user can run it, else with the system's."""
     package = shared / "package" / "safe_pip"
     shutil.copytree(probe.package, package, ignore=shutil.ignore_patterns("__pycache__"))

@@ -55,7 +55,7 @@ def site(tmp_path: Path):
     made.stage.close()
 
 
-def test_what_can_be_imported_passes_without_bytecode_and_without_a_word(
+def test_importable_modules_pass_without_bytecode_and_without_output(
     site: Site, capfd: pytest.CaptureFixture[str]
 ) -> None:
     site.put("pkg/__init__.py", "from . import sub\nprint('hello')\nimport sys; sys.stderr.write('hello')")
@@ -74,7 +74,7 @@ def test_where_there_is_nothing_to_import_no_program_is_started(site: Site, monk
     site.verify()
 
 
-def test_what_fails_is_named_with_the_last_lines_that_it_printed(site: Site) -> None:
+def test_a_failed_import_is_named_with_the_last_lines_that_it_printed(site: Site) -> None:
     site.put("good.py", "")
     site.put("bad/__init__.py", "import sys\nfor n in range(99):\n    print(n, file=sys.stderr)\nimport missing_thing")
     error = site.refused("`bad` cannot be imported: ModuleNotFoundError: No module named 'missing_thing'")
@@ -118,7 +118,7 @@ def test_the_stage_comes_before_what_is_installed(site: Site) -> None:
     site.refused("`user` cannot be imported: ModuleNotFoundError")
 
 
-def test_what_stays_installed_can_be_imported_by_what_is_new(site: Site) -> None:
+def test_new_modules_can_import_installed_modules(site: Site) -> None:
     site.put("installed.py", "x = 1", live=True)
     site.put("new.py", "import installed")
     site.verify()
@@ -172,7 +172,7 @@ def test_the_environment_of_the_user_is_passed_on(site: Site, monkeypatch: pytes
     site.verify()
 
 
-def test_metadata_of_what_is_new_is_found(site: Site) -> None:
+def test_metadata_of_new_distributions_is_found(site: Site) -> None:
     site.put("new-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: new\nVersion: 1\n", live=True)
     site.put("new-2.dist-info/METADATA", "Metadata-Version: 2.1\nName: new\nVersion: 2\n")
     site.put("new.py", "import importlib.metadata as m; assert m.version('new') == '2'")

@@ -18,7 +18,7 @@ from tests.support.venvs.pip_environment import PipEnvironment
 
 pytestmark = pytest.mark.slow
 LOOPS = 2
-"""So that programs overlap: where one ends another one has begun, and whoever upgrades has to be let in between."""
+"""Loops overlap: when one program ends, another is running. An upgrade must still get its turn."""
 
 
 def prepare(env: PipEnvironment) -> Page:

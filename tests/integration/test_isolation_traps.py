@@ -261,7 +261,7 @@ def test_a_directory_full_of_traps_is_no_danger_to_a_module_started_in_it(instal
     assert str(tmp_path / "trap") not in report["environment_path"]
 
 
-def test_a_vanished_working_directory_keeps_nobody_from_starting(command, installed, probe, tmp_path):
+def test_safe_pip_starts_without_a_working_directory(command, installed, probe, tmp_path):
     shell = 'mkdir gone && cd gone && rmdir ../gone && exec "$@"'
     report = probe.report(["/bin/sh", "-c", shell, "sh", *command], tmp_path)
     assert_isolated(report, installed)

@@ -83,7 +83,7 @@ def perform(env: PipEnvironment) -> None:
         **{f"moving-{digit}": "2" for digit in DIGITS},
     }
     assert check(env.venv, env.variables) == []
-    # Who lists after an own change finds that change, and what came before it.
+    # A recipe that lists after its own change finds that change, and the changes before it.
     listed = {path.name: path.read_text() for path in env.directory.glob("*-?.*") if path.suffix != ".installed"}
     assert len(listed) == 3 * len(DIGITS)
     for name, text in listed.items():

@@ -50,7 +50,7 @@ def forty(directory: Path) -> list[Path]:
 
 
 def everything(trees: list[Path]) -> dict[str, tuple[str, ...]]:
-    """What all of the trees together hold: times of common directories are nobody's."""
+    """What all trees together hold; times of common directories are left out."""
     found: dict[str, tuple[str, ...]] = {}
     for tree in trees:
         found |= {path: said[:4] for path, said in exact(tree).items()}
@@ -68,7 +68,7 @@ def test_forty_trees_with_common_parents_are_merged_by_sixteen_processes_at_once
         assert {path: said[:4] for path, said in exact(prefix).items()} == everything(trees)
         assert not [*prefix.rglob(".safe-pip*")]
         list(pool.map(lambda number: run("unmerge", tmp_path / f"{number}"), range(FORTY)))
-    # What one has made and others filled stays: it was not empty when the one who made it went.
+    # A directory that one merge made and others filled stays: it was not empty when the first merge was undone.
     assert {said[0] for said in exact(prefix).values()} <= {"d"}
     assert not [*prefix.rglob(".safe-pip*")]
 
@@ -132,7 +132,7 @@ def big(version: str) -> dict[str, str | Link | None]:
     return {**distribution("big", version, {**files, **modules}), "lib/libbig.so": Link(f"libbig.so.{version}")}
 
 
-def test_what_was_merged_is_merged_where_nobody_reads_it(tmp_path: Path) -> None:
+def test_a_merge_succeeds_although_its_output_cannot_be_written(tmp_path: Path) -> None:
     stage(tmp_path, {"tree/bin/x": ""})
     reading, writing = os.pipe()
     os.close(reading)
@@ -204,7 +204,7 @@ def _is_named(suffix: str, happened: Happened) -> bool:
 
 
 def _files(content: dict[str, str]) -> dict[str, str]:
-    """Without directories: one that is to go may stay, empty, when who removes it is killed."""
+    """The content without directories: a directory may stay empty if the command that removes it is killed."""
     return {path: said for path, said in content.items() if said[0] != "d"}
 
 
@@ -232,7 +232,7 @@ def test_the_next_command_of_any_kind_undoes_what_a_killed_merge_left(left: Merg
     assert is_as_it_was(left)
 
 
-def test_what_a_killed_merge_left_is_shown_and_repaired_by_the_doctor(left: MergePrefix) -> None:
+def test_doctor_shows_and_repairs_leftovers_of_a_killed_merge(left: MergePrefix) -> None:
     status = json.loads(run("status", "--json", "--env", left.path).stdout)
     assert [each["next"] for each in status["transactions"]] == ["roll back"]
     document = json.loads(run("doctor", "--json", "--env", left.path, status=1).stdout)
@@ -284,7 +284,7 @@ def test_a_user_merges_read_only_files_and_directories(common: Path) -> None:
 
 
 @as_root
-def test_a_prefix_of_somebody_else_is_refused(common: Path) -> None:
+def test_a_prefix_of_another_user_is_refused(common: Path) -> None:
     prefix, staged = MergePrefix(stage(common / "prefix", {"bin/x": ""})), stage(common / "staged", {"bin/y": ""})
     give(staged, forks.need_user())
 
@@ -315,7 +315,7 @@ def test_root_keeps_owners_and_lets_users_go_on(common: Path) -> None:
 
 
 @as_root
-def test_what_is_staged_on_another_filesystem_is_copied_beside_its_place_first(tmp_path: Path) -> None:
+def test_a_tree_on_another_filesystem_is_first_copied_beside_the_prefix(tmp_path: Path) -> None:
     (tmp_path / "memory").mkdir()
     prefix = MergePrefix(stage(tmp_path / "prefix", {"share/x": "", f"{SITE}/x.py": ""}))
     with tmpfs(tmp_path / "memory"):
@@ -396,7 +396,7 @@ def test_every_conflict_is_named_on_standard_error_and_in_the_document(tmp_path:
     assert (done.stdout, done.stderr) == (f"Nothing to merge: all of it is in `{prefix}`\n", "")
 
 
-def test_what_was_edited_is_kept_and_named_and_the_manifest_is_gone(tmp_path: Path) -> None:
+def test_an_edited_file_is_kept_and_named_and_the_manifest_is_removed(tmp_path: Path) -> None:
     staged, prefix = stage(tmp_path / "staged", {"etc/conf": "1", "etc/more": "1"}), tmp_path / "prefix"
     run("merge", staged, "--into", prefix, "--manifest", tmp_path / "m")
     (prefix / "etc/conf").write_text("edited")
@@ -430,7 +430,7 @@ def test_what_was_edited_is_kept_and_named_and_the_manifest_is_gone(tmp_path: Pa
         (("unmerge", "file"), 1, "is not the manifest of a merge"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line_and_changes_nothing(
+def test_an_impossible_merge_prints_one_line_and_changes_nothing(
     tmp_path: Path, words: tuple[str, ...], status: int, said: str
 ) -> None:
     stage(tmp_path, {"file": "", "tree/bin/x": ""})
@@ -477,7 +477,7 @@ def test_an_installed_distribution_is_upgraded_by_a_staged_one_and_pip_takes_it_
     assert env.installed() == {}
 
 
-def test_a_merge_that_replaces_waits_for_who_needs_the_old_and_one_that_adds_does_not(tmp_path: Path) -> None:
+def test_a_merge_that_replaces_waits_for_users_of_the_old_files_and_a_merge_that_adds_does_not(tmp_path: Path) -> None:
     prefix = MergePrefix(stage(tmp_path / "prefix", {f"{SITE}/x.py": "", "bin/x": "", "bin/python3": ""}))
     adds, replaces = stage(tmp_path / "adds", {"bin/y": ""}), stage(tmp_path / "replaces", {"bin/x": "x"})
     with workers(prefix.path / SITE, count=1) as (reader,):

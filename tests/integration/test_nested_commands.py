@@ -70,7 +70,7 @@ HIDING = {
 
 
 @pytest.mark.parametrize("hiding", HIDING)
-def test_below_a_shared_holder_what_would_hide_something_is_no_addition(env, hiding):
+def test_below_a_shared_holder_a_module_that_hides_another_is_no_addition(env, hiding):
     env.add_to_index(Project("aproject", "1", console_scripts={"aproject": "aproject:main"}), NAMESPACE, HIDING[hiding])
     env.run("install", "aproject", "portion")
     refused = env.run("run", "--shared", "--", *env.command("install", "hiding"), status=75)

@@ -37,7 +37,7 @@ def test_with_and_without_the_store_the_same_is_installed(cold_env, options, var
         assert entry.stat().st_ino == used[name][1]
 
 
-def test_what_is_said_is_the_same_too(cold_env):
+def test_the_output_is_the_same_too(cold_env):
     cold_env.more["PATH"] = os.defpath
     said = []
     for options in (("--no-cache-dir",), (), ()):
@@ -50,7 +50,7 @@ def test_what_is_said_is_the_same_too(cold_env):
 
 
 @pytest.mark.parametrize("options", [(), ("--no-cache-dir",)], ids=["store", "none"])
-def test_bytecode_that_is_wanted_elsewhere_is_left_to_who_imports(cold_env, tmp_path, options):
+def test_bytecode_with_another_prefix_is_left_to_the_importing_program(cold_env, tmp_path, options):
     elsewhere = tmp_path / "elsewhere"
     found = installed(cold_env, *options, PYTHONPYCACHEPREFIX=str(elsewhere))
     assert found
@@ -84,7 +84,7 @@ def test_the_store_is_where_pip_is_told_to_have_its_cache(cold_env, tmp_path):
 
 
 @pytest.mark.parametrize("options", [(), ("-e",)], ids=["directory", "editable"])
-def test_what_is_built_anew_each_time_is_not_prepared(cold_env, options):
+def test_a_wheel_that_is_built_each_time_is_not_prepared(cold_env, options):
     tree = Project("local").write_source_tree(cold_env.directory / "source")
     for _ in range(2):
         cold_env.run("install", *options, tree)
@@ -94,7 +94,7 @@ def test_what_is_built_anew_each_time_is_not_prepared(cold_env, options):
     assert entries(cold_env).keys() == {"other"}
 
 
-def test_what_is_built_and_kept_by_pip_is_prepared_and_so_is_a_wheel_from_anywhere(cold_env):
+def test_a_built_wheel_in_pips_cache_is_prepared_and_so_is_any_other_wheel(cold_env):
     sdist = Project("built").write_sdist(cold_env.index)
     wheel = Project("given").write_wheel(cold_env.directory)
     cold_env.run("install", "built", wheel, "other")

@@ -93,7 +93,7 @@ def test_each_interpreter_gets_bytecode_of_its_own_that_it_takes_as_it_is(both):
         assert one.bytecode() == before
 
 
-def test_what_one_interpreter_has_prepared_another_one_neither_uses_nor_changes(both):
+def test_an_interpreter_neither_uses_nor_changes_the_entries_of_another(both):
     first, second = both
     without = installed(first.env, "--no-cache-dir"), installed(second.env, "--no-cache-dir")
     assert installed(first.env) == without[0]
@@ -111,7 +111,7 @@ def test_what_one_interpreter_has_prepared_another_one_neither_uses_nor_changes(
 
 @dataclass(frozen=True)
 class Users:
-    """Root and somebody else, who share an interpreter, and an index."""
+    """Root and a second user, who share an interpreter and an index."""
 
     readable: ReadOnlyEnvironment
 
@@ -123,7 +123,7 @@ class Users:
         return home
 
     def install(self, user: int, *options: str | Path) -> tuple[dict[str, tuple[int, bytes]], str]:
-        """What a user's command puts into a prefix of his own, always at the same place, and what it says."""
+        """What a user's command installs into a private prefix, always at the same path, and what it prints."""
         prefix = self.readable.directory / "prefix"
         prefix.mkdir()
         os.chown(prefix, user, user)

@@ -20,8 +20,8 @@ from tests.support.wheels.tiny import Project
 pytestmark = pytest.mark.slow
 
 COMMANDS = 8
-# Says when it has planned, waits until all have, and writes down what it unpacks and what pip installs into its stage.
-# How long somebody is waited for who shows no progress is no matter here: this machine may be busy.
+# Reports when it has planned, waits until all have, and records what it unpacks and what pip installs into its stage.
+# The limits of waiting for a process without progress do not count here: the machine may be busy.
 PROGRAM = """
 import os, sys
 from safe_pip.launch import isolation
@@ -53,7 +53,7 @@ unpack.Unpacking.run = noting(unpack.Unpacking.run, "unpacked", lambda self, whe
 sys.argv[:4] = ["safe-pip"]
 sys.exit(main(sys.argv[1:]))
 """
-# For whom a second is over at once, and who then says so himself; he sees progress in all of them.
+# A process whose first second is over at once, so that it prints its message. It sees progress in all others.
 WAITER = """
 import os, sys
 from safe_pip.launch import isolation
@@ -137,7 +137,7 @@ class Crowd:
         return Counter(self._notes.read_text().splitlines())
 
 
-def test_of_eight_that_install_one_set_each_wheel_is_unpacked_once_and_one_stages_it(together, tmp_path):
+def test_eight_installs_of_one_set_unpack_each_wheel_once_and_stage_once(together, tmp_path):
     names = [project.name for project in PROJECTS]
     expected = together.plain("install", *names).stdout
     together.plain("uninstall", "-y", *names)
@@ -199,7 +199,7 @@ def waited(env: PipEnvironment, neighbour: Neighbour, *args: str) -> tuple[str, 
 
 
 @pytest.mark.parametrize("general", [(), ("-q",), ("--lock-timeout", "0")], ids=" ".join)
-def test_who_waits_for_a_wheel_of_another_one_says_so_once_unless_he_is_to_be_quiet(together, general):
+def test_a_command_that_waits_for_a_wheel_says_so_once_unless_it_is_quiet(together, general):
     together.run("install", "one")
     together.run("uninstall", "-y", "one")
     entry = entries(together)["one"]

@@ -40,7 +40,7 @@ def test_a_store_that_others_could_change_is_not_used_and_v_says_so(cold_env):
 
 
 @as_root
-def test_from_a_read_only_store_what_is_there_is_taken_and_the_rest_is_done_as_without(cold_env):
+def test_a_read_only_store_serves_its_entries_and_the_rest_is_installed_without_it(cold_env):
     without = installed(cold_env, "--no-cache-dir")
     cold_env.run("install", "other")
     with read_only(Path(cold_env.more["XDG_CACHE_HOME"])):

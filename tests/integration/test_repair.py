@@ -85,7 +85,7 @@ def test_damage_is_repaired_in_the_recorded_version(
     assert stocked.run("doctor").stdout.startswith("Sound: 4 distributions")
 
 
-def test_two_versions_become_the_complete_one(stocked: PipEnvironment) -> None:
+def test_two_versions_are_reduced_to_the_complete_version(stocked: PipEnvironment) -> None:
     saved = stocked.directory / "saved"
     shutil.copytree(info(stocked), saved)
     stocked.run("install", "tool==2")
@@ -97,7 +97,7 @@ def test_two_versions_become_the_complete_one(stocked: PipEnvironment) -> None:
     assert violations(stocked) == []
 
 
-def test_two_versions_of_which_none_is_complete_become_the_less_damaged_one(stocked: PipEnvironment) -> None:
+def test_two_incomplete_versions_are_reduced_to_the_less_damaged_version(stocked: PipEnvironment) -> None:
     saved = stocked.directory / "saved"
     shutil.copytree(info(stocked), saved)
     stocked.run("install", "tool==2")
@@ -116,7 +116,7 @@ def test_a_killed_uninstall_of_plain_pip_is_taken_back(stocked: PipEnvironment) 
     assert violations(stocked) == []
 
 
-def test_a_wrapper_of_nobody_goes_and_what_else_is_in_the_directory_stays(stocked: PipEnvironment) -> None:
+def test_an_unowned_wrapper_is_removed_and_other_files_stay(stocked: PipEnvironment) -> None:
     scripts = stocked.venv.scripts
     before = {path.name for path in scripts.iterdir()}
     content = (scripts / "tool").read_text().replace("from tool import", "from gone import")
@@ -126,7 +126,7 @@ def test_a_wrapper_of_nobody_goes_and_what_else_is_in_the_directory_stays(stocke
     assert {path.name for path in scripts.iterdir()} == before | {"mine"}
 
 
-def test_what_cannot_be_repaired_stays_a_finding_and_nothing_is_lost(stocked: PipEnvironment) -> None:
+def test_damage_that_cannot_be_repaired_stays_a_finding_and_nothing_is_lost(stocked: PipEnvironment) -> None:
     (stocked.index / TOOL.wheel_name).unlink()
     (stocked.site / "tool" / "data.txt").unlink()
     leftover = stocked.site / "~ther-1.dist-info"
@@ -191,7 +191,7 @@ def test_a_repair_changes_nothing_where_nothing_is_wrong(stocked: PipEnvironment
     assert {path: path.stat().st_ino for path in stocked.site.rglob("*") if ".safe-pip" not in path.parts} == before
 
 
-def test_what_is_nobodys_survives_the_reinstall(stocked: PipEnvironment) -> None:
+def test_unowned_files_survive_the_reinstall(stocked: PipEnvironment) -> None:
     (stocked.site / "tool" / "own.txt").write_text("mine")
     (stocked.site / "tool" / "data.txt").unlink()
     doctor(stocked, "--repair", status=0)
@@ -231,7 +231,7 @@ def test_an_unfinished_transaction_is_told_and_then_rolled_back(stocked: PipEnvi
     assert violations(stocked) == []
 
 
-def test_one_that_every_command_refuses_is_put_aside_and_what_it_damaged_reinstalled(stocked: PipEnvironment) -> None:
+def test_a_refused_transaction_is_put_aside_and_its_damage_is_reinstalled(stocked: PipEnvironment) -> None:
     path = crashed(stocked, changed=True)
     assert "safe-pip doctor --repair" in stocked.run("list", status=76).stderr
     assert "the next command: refuse: " in stocked.run("status").stdout
@@ -259,7 +259,7 @@ def test_a_damaged_journal_is_put_aside_whole(stocked: PipEnvironment) -> None:
     stocked.run("list")
 
 
-def test_what_a_killed_command_had_staged_is_deleted(stocked: PipEnvironment) -> None:
+def test_the_stage_of_a_killed_command_is_deleted(stocked: PipEnvironment) -> None:
     crashed(stocked, changed=False).rename(stocked.site / ".safe-pip" / ID / "journal")
     (stocked.site / "tool" / "data.txt").write_text("one")
     (finding,) = (each for each in doctor(stocked, status=1)["findings"] if each["kind"] != "changed-file")

@@ -61,7 +61,7 @@ def test_editable_checkouts_into_one_directory_take_turns(env):
     assert env.installed() == {"aproject": "1"}
 
 
-def test_a_purge_of_a_cold_cache_disturbs_nobody_who_builds(env):
+def test_a_purge_of_a_cold_cache_breaks_no_build(env):
     sdists = [Project(f"part{number}", "1") for number in range(3)]
     for project in sdists:
         project.write_sdist(env.index)

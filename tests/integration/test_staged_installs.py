@@ -292,7 +292,7 @@ class TestTarget:
             assert f"Target directory {there} already exists. Specify --upgrade to force replacement." in done.stderr
         assert text(tree(env.directory / "there")) == before
 
-    def test_what_is_missing_is_put_beside_what_is_there_as_pip_does(self, alike):
+    def test_missing_files_are_added_beside_existing_ones_as_pip_does(self, alike):
         def install(env, run):
             run("install", "--target", "there", "every-thing")
             return run("install", "--target", "there", "every-thing", "other").stderr

@@ -48,7 +48,7 @@ def test_a_project_installed_meanwhile_in_another_version_is_resolved_again(env)
     assert env.installed() == {"aproject": "1", "slow": "1"}
 
 
-def test_what_was_already_satisfied_and_removed_meanwhile_is_installed_again(env):
+def test_a_satisfied_requirement_that_is_removed_meanwhile_is_installed_again(env):
     env.add_to_index(A1)
     env.run("install", "aproject")
     needing = Project("slow", "1", requires=("aproject",))
@@ -64,7 +64,7 @@ def test_an_unrelated_change_makes_no_plan_stale(env):
         assert (status, "trying again" in err) == (0, False)
 
 
-def test_forced_reinstallation_of_what_came_meanwhile_is_done_again(env):
+def test_force_reinstall_installs_again_a_project_that_came_meanwhile(env):
     env.add_to_index(A1)
     do = [("install", "aproject")]
     with meanwhile(env, "--force-reinstall", "aproject", do=do) as (status, out, err):
@@ -73,7 +73,7 @@ def test_forced_reinstallation_of_what_came_meanwhile_is_done_again(env):
         assert "Successfully uninstalled aproject-1" in out
 
 
-def test_ignoring_what_is_installed_ignores_what_came_meanwhile(env):
+def test_ignore_installed_ignores_a_project_that_came_meanwhile(env):
     env.add_to_index(A1)
     do = [("install", "aproject")]
     with meanwhile(env, "--ignore-installed", "aproject", do=do) as (status, out, err):
@@ -101,7 +101,7 @@ def test_an_upgrade_that_another_command_made_meanwhile_is_not_made_twice(env):
 
 
 def test_a_user_site_that_another_command_made_meanwhile_is_looked_at(env):
-    """It was on nobody's path when the first command began."""
+    """The directory did not exist when the first command began."""
     env.add_to_index(A1, A2)
     python = Path(sys.base_prefix, "bin", "python{}.{}".format(*sys.version_info))
     arguments = ["-m", "safe_pip", "install", "--user", "--break-system-packages"]
@@ -176,7 +176,7 @@ def test_two_commands_whose_resolves_rejected_a_version_end_as_one_of_the_serial
     assert env.installed() in ({"aaa": "2", "bbb": "1"}, {"aaa": "1", "bbb": "2"})
 
 
-def test_what_backtracking_rejected_is_part_of_the_read_set(env):
+def test_versions_that_backtracking_rejected_belong_to_the_read_set(env):
     """`slow` needs `bbb`; its newest version needs `aaa==1`, and `aaa 2` is there; then `aaa` becomes 1 meanwhile."""
     env.add_to_index(Project("aaa", "1"), Project("aaa", "2"))
     env.add_to_index(Project("bbb", "1"), Project("bbb", "2", requires=("aaa==1",)))

@@ -113,7 +113,7 @@ def test_a_stopped_holder_is_called_stopped(tree: Path) -> None:
         building.signal(signal.SIGCONT)
 
 
-def test_who_has_inherited_a_lock_is_named_in_place_of_who_took_it(tree: Path) -> None:
+def test_the_heir_of_a_lock_is_named_in_place_of_its_first_holder(tree: Path) -> None:
     script = f"exec 9<{tree}; flock -s 9; echo in; read line"
     with subprocess.Popen(["bash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as shell:
         assert shell.stdout is not None
@@ -124,7 +124,7 @@ def test_who_has_inherited_a_lock_is_named_in_place_of_who_took_it(tree: Path) -
         shell.communicate("\n")
 
 
-def test_looking_disturbs_nobody(tree: Path) -> None:
+def test_status_waits_for_no_command_and_delays_none(tree: Path) -> None:
     with workers(tree, count=1, timeout=0) as (replacing,):
         for _ in range(3):
             before = document(tree)
@@ -154,7 +154,7 @@ def test_a_dead_transaction_is_shown_and_left_alone(tree: Path) -> None:
 
 
 AS_NOBODY = """
-import os, shlex, sys  # before the user changes: he may not be allowed to read the standard library
+import os, shlex, sys  # before the user changes: the new user may not read the standard library
 from safe_pip.launch import isolation
 from safe_pip.commands import options, status
 isolation.isolate()
@@ -179,13 +179,13 @@ def test_a_user_who_may_only_read_sees_the_same(common: Path) -> None:
         assert [[each["pid"] for each in one["holders"]] for one in locks] == [[holder.pid], [holder.pid]]
 
 
-def test_what_must_not_be_trusted_is_named(tree: Path) -> None:
+def test_untrusted_files_are_named(tree: Path) -> None:
     (tree / ".safe-pip").symlink_to(tree.parent)
     read = document(tree)
     assert read["problems"] == [f"`{tree / '.safe-pip'}` is a symbolic link"]
 
 
-def test_what_is_no_environment_is_an_error(tmp_path: Path) -> None:
+def test_a_path_without_environment_is_an_error(tmp_path: Path) -> None:
     assert "does not exist" in status("--env", tmp_path / "missing", code=78)
     assert "unrecognized arguments: --repair" in status("--repair", code=2)
 

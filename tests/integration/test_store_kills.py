@@ -130,7 +130,7 @@ def perform(env: PipEnvironment, rounds: range, seed: int) -> int:
     return killed
 
 
-def test_whoever_is_killed_the_others_install_the_same_and_the_store_is_whole(
+def test_after_any_kill_the_other_commands_install_the_same_and_the_store_is_whole(
     cold_env: PipEnvironment, seed: int
 ) -> None:
     assert perform(cold_env, range(3), seed) > 0

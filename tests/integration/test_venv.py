@@ -1,4 +1,4 @@
-"""`safe-pip venv`: many at once, some of them killed, beside others who use the environment; docs/how-to/venv.md."""
+"""`safe-pip venv`: many at once, some of them killed, while other commands use the environment; docs/how-to/venv.md."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def wrapper(env: PipEnvironment, name: str, then: str) -> Path:
 
 
 def venv(path: Path) -> Venv:
-    """The environment, with the files that it has of nobody's: those of the `venv` module."""
+    """The environment, with the unowned files that the `venv` module makes."""
     own = [*(path / "bin").glob("[aA]ctivate*"), *(path / "bin").glob("python*")]
     own += [path / "pyvenv.cfg", path / ".gitignore", path / ".lock"]
     return Venv(path, frozenset(os.path.relpath(file, path) for file in own))
@@ -116,7 +116,7 @@ def test_it_has_what_python_m_venv_makes(env: PipEnvironment) -> None:
             assert what == plain[path], path
 
 
-def test_those_who_wait_are_told_for_whom_and_may_give_up(env: PipEnvironment) -> None:
+def test_waiting_commands_name_the_holder_and_may_give_up(env: PipEnvironment) -> None:
     blocking, home = Blocking(env), env.directory / "here"
     first = env.start("venv", home, "--without-pip", "--python", blocking.python)
     blocking.begun()
@@ -220,7 +220,7 @@ def test_one_that_python_m_venv_made_is_taken_as_it_is(env: PipEnvironment) -> N
     assert tree_of(env.directory / "here") == before
 
 
-def test_what_cannot_be_an_environment_is_refused_and_stays(env: PipEnvironment) -> None:
+def test_a_path_that_cannot_be_an_environment_is_refused_and_stays(env: PipEnvironment) -> None:
     (env.directory / "project").mkdir()
     (env.directory / "project" / "setup.py").touch()
     (env.directory / "file").touch()
@@ -250,7 +250,7 @@ def test_what_cannot_be_an_environment_is_refused_and_stays(env: PipEnvironment)
     assert runs(env.directory / "broken")
 
 
-def test_cleared_it_has_nothing_of_what_was_there_and_the_same_site_packages(env: PipEnvironment) -> None:
+def test_clear_removes_all_content_and_keeps_the_site_packages_directory(env: PipEnvironment) -> None:
     env.add_to_index(Project("aproject", "1", console_scripts={"aprogram": "aproject:main"}))
     env.run("venv", "here")
     env.run("venv", "new")
@@ -268,7 +268,7 @@ def test_cleared_it_has_nothing_of_what_was_there_and_the_same_site_packages(env
     assert tree_of(home, ignored.__contains__).keys() == tree_of(env.directory / "new").keys()
 
 
-def test_cleared_for_another_python_it_has_that_ones_site_packages_alone(env: PipEnvironment) -> None:
+def test_clear_for_another_python_leaves_only_the_site_packages_of_that_python(env: PipEnvironment) -> None:
     minors = [minor for minor in range(10, 16) if minor != sys.version_info[1]]
     for minor in minors:
         words = "--without-pip", "--python", f"python3.{minor}"
@@ -305,7 +305,7 @@ def test_others_install_and_list_while_it_is_cleared(env: PipEnvironment) -> Non
         assert set(installed(venv(home))) <= {"aproject", "other"}
 
 
-def test_who_builds_with_the_environment_is_waited_for(env: PipEnvironment) -> None:
+def test_clear_waits_for_a_build_that_uses_the_environment(env: PipEnvironment) -> None:
     env.run("venv", "here", "--without-pip")
     user = env.start("run", "--shared", "--env", "here", "--", "sh", "-c", "echo in; cat")
     assert user.stdout is not None

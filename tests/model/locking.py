@@ -150,7 +150,7 @@ def take(me: Me, lock: Lock, mode: Mode, is_alone: bool = False) -> Steps:
         if not generation:
             yield from start_over(me)
         lock = lock._replace(generation=generation)
-    # Its owner may have taken the journal back, and wait for the very process that waits for him here.
+    # Its owner may have withdrawn the journal, and may wait for the very process that waits here.
     by_the_second = is_alone and lock.rank == "owner" and me.rules.owner_waited_for_by_the_second
     step = Take(lock, mode, Patience.SECOND if by_the_second else me.patience(real), gated)
     granted = yield step
@@ -202,7 +202,7 @@ def _is_looked_at(rules: Rules, lock: Lock) -> bool:
 
 
 def look_for_journal(me: Me, names: tuple[str, ...]) -> Steps:
-    """Start over with the recovery of what is found, after letting go: nobody recovers with what he holds."""
+    """If a journal is found, let go and start over with its recovery. No process recovers while it holds locks."""
     if not names:
         return
     found, marks = yield LookForJournal(names)

@@ -134,9 +134,9 @@ class Nodes:
         return any(r.process == process for r in world.relying)
 
     def is_in_the_way(self, world: World, holders: Iterable[Held], waiter: int, patience: Patience) -> bool:
-        """Does a holder outlast a patience of more than seconds?
+        """Whether a holder keeps its lock for longer than seconds.
 
-        He does if he is at work that is not brief, or waits, without letting go in time, for one who does, or for the
+        It does if its work is not brief, or if it waits, without letting go in time, for such a holder or for the
         waiter itself.
         """
         lets_go = {Patience.SECOND} if patience is Patience.LONGER else {Patience.SECOND, Patience.LONGER}
@@ -165,7 +165,7 @@ class Nodes:
             parent = self.scenario.processes[parent].parent
 
     def unused_generation(self, world: World) -> int:
-        """A number for a new state directory that nobody knows as that of another one: so there are few."""
+        """A number for a new state directory that no process uses for another one; reuse keeps the states few."""
         known = {1, *world.state_directories, *(held.lock.generation for held in world.held)}
         for number in world.at:
             if (run := self._runs[number]) is not None and isinstance(run, tuple):

@@ -15,7 +15,7 @@ GATED = ("environment", "commit")
 class Rules:
     """The rules of the protocol, each of which can be left out."""
 
-    # who takes what
+    # which process takes which lock
     snapshot_takes_commit_lock: bool = True
     adding_takes_commit_lock: bool = True
     replacing_takes_environment_lock: bool = True
@@ -101,7 +101,7 @@ SHARED, EXCLUSIVE = Mode.SHARED, Mode.EXCLUSIVE
 
 
 class Patience(enum.Enum):
-    """How long a taker waits. Times are abstract: a wait is long when whoever is in the way is at work or waits too."""
+    """How long a taker waits. Times are abstract: a wait is long if the blocking process works or waits."""
 
     NONE = "does not wait"
     SECOND = "a second, then lets everything go"

@@ -372,7 +372,7 @@ def removing_state_directory(me: Me, tree: str) -> Steps:
             me.own += [lock] if granted else []
     removed = granted and (yield RemoveStateDirectory(tree))
     yield from let_go(me)
-    # Whoever made another one meanwhile, and left, has met our lock on the tree.
+    # A process that made another state directory meanwhile, and left, has met our lock on the tree.
     if removed and me.rules.removers_look_again:
         me.carry = {}
         raise Again(leaves=True)

@@ -1,4 +1,4 @@
-"""Who may be kept from his end for ever, although nothing is wrong in any state: the fair cycles of a search."""
+"""Starvation: fair cycles of a search in which a process never ends, although every single state is correct."""
 
 from collections.abc import Iterable, Iterator
 

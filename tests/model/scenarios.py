@@ -304,7 +304,7 @@ SCENARIOS = {
         ),
         data=(1, 1),
     ),
-    # a journal that is not where somebody looks
+    # a journal that lies in another state directory
     "a killed and a finished change of one script, with the same content": Scenario(
         (does(wants(A_a=1, s_x=1)), does(wants(B_a=1, s_x=1), trees=("B",), killable=True)),
         ("A.a", "B.a", "s.x"),
@@ -371,7 +371,7 @@ SCENARIOS = {
         ("A.a", "B.a"),
         kills=1,
     ),
-    # a stage and who deletes what is left of it
+    # a stage and the processes that delete its remains
     "a stage that is killed beside a sweeper": Scenario((does(ADD, stages=True, killable=True), sweeps("A")), kills=1),
     "two stages and a sweeper": Scenario(
         (does(wants(A_a=1), stages=True), does(wants(A_b=1), stages=True), sweeps("A"))
@@ -406,7 +406,7 @@ SCENARIOS = {
         no_state_directory=("A",),
         shipped=("A",),
     ),
-    "three who leave a tree that is packed": Scenario(
+    "three processes leave a tree that is packed": Scenario(
         (
             does(wants(A_a=1), stages=True, litter=True),
             Process("remover", remover, litter=True),
@@ -415,7 +415,7 @@ SCENARIOS = {
         no_state_directory=("A",),
         shipped=("A",),
     ),
-    "a stage in a tree that is packed, and one who only looks at it": Scenario(
+    "a stage in a tree that is packed, and a reader of it": Scenario(
         (does(wants(A_a=1), stages=True, litter=True), reads(litter=True, tidies=True)),
         no_state_directory=("A",),
         shipped=("A",),

@@ -62,7 +62,7 @@ class Take:
     """Take a lock, through its gate if it has one; kernel queues may wake takers in any order.
 
     The gate is skipped where the lock could be had at once, and let go with the grant: both only shorten the time
-    that it is held by somebody who can go on. Comparing the inode is part of the step: a lock file that is gone does
+    that a process which can continue holds it. Comparing the inode is part of the step: a lock file that is gone does
     not come back, and one that is there cannot be removed under its lock.
     """
 
@@ -124,7 +124,7 @@ class Release:
 
 @dataclasses.dataclass(frozen=True)
 class Unlock:
-    """LOCK_UN on every inherited descriptor: it ends the lock for all who share the open file."""
+    """LOCK_UN on every inherited descriptor: it releases the lock for all processes that share the open file."""
 
     def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
         mine = {(h.lock, h.mode) for h in world.held if h.process == me}
@@ -177,7 +177,7 @@ class Inherited(NamedTuple):
 class LookAtAncestors:
     """What ancestors hold: by the variable while its `alive` is locked, else by /proc/locks.
 
-    Whoever has the variable of an ancestor that is being killed knows better than /proc/locks.
+    While an ancestor is being killed, its variable tells more than /proc/locks.
     """
 
     def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:

@@ -25,10 +25,10 @@ Acquired = tuple[str, str, bool]
 
 class SilentReporter:
     def waiting(self, event: Wait) -> None:
-        raise AssertionError("nobody is in the way")
+        raise AssertionError("no process is in the way")
 
     def granted(self, event: Wait, seconds: float) -> None:
-        raise AssertionError("nobody was in the way")
+        raise AssertionError("no process was in the way")
 
 
 def acquired_by_model(scenario: Scenario) -> list[Acquired]:

@@ -1,7 +1,7 @@
-"""With all rules the protocol is clean in every interleaving; without any one of them it is not.
+"""With all rules the protocol is correct in every interleaving. Without any one of them it is not.
 
-A rule may be needed so that nothing bad ever happens (a violation is found in some state), or so that everybody comes
-to his end (a way is found to go on for ever without him). Some rules are not missed alone, see `NOT_NEEDED`.
+Without some rules a violation appears in some state. Without others a process never ends while the rest goes on for
+ever. Some rules are not missed alone, see `NOT_NEEDED`.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ IN_USE_FOR_EVER = "a replacement over two trees, one of them in use for ever"
 
 # What is left out (with what else would make up for it), where that is missed, and what comes of it.
 NEEDED: list[tuple[dict[str, Any], str, str]] = [
-    # who takes what
+    # which process takes which lock
     ({"snapshot_takes_commit_lock": False}, "a reader beside a replacement", TORN),
     ({"adding_takes_commit_lock": False}, "a reader beside an addition", TORN),
     ({"replacing_takes_environment_lock": False}, "a build beside a replacement", CHANGED),
@@ -172,8 +172,8 @@ NEEDED: list[tuple[dict[str, Any], str, str]] = [
 
 # Left out alone, these are not missed in any scenario.
 NOT_NEEDED = {
-    "give_up_commit_below_mutex": "who wants a mutex below a holder of a commit lock gives up, so the cycle is broken",
-    "taking_back_ends_transaction": "who waits for its owner looks each second whether the journal is there still",
+    "give_up_commit_below_mutex": "a taker of a mutex below a holder of a commit lock gives up, so the cycle is broken",
+    "taking_back_ends_transaction": "a process that waits for the owner looks for the journal each second",
     "marks_before_journal": "before the first operation would do: of a journal with nothing done nothing is undone",
     "owner_made_under_commit_lock": "its maker notices when a sweeper has deleted it before it was locked",
     "sweeper_takes_commit_lock": "likewise",
@@ -240,7 +240,7 @@ def test_giving_up_a_commit_lock_below_a_mutex_fails_commands_that_had_only_to_w
 @pytest.mark.parametrize(
     "name", ["overlapping shared holders and a replacement", "overlapping readers and an addition"]
 )
-def test_behind_a_gate_nobody_starves_and_without_one_the_writer_does(name: str) -> None:
+def test_with_a_gate_no_process_starves_and_without_it_the_writer_does(name: str) -> None:
     writer = 2
     assert not starves(explore(ENDLESS[name], Rules()), writer)
     assert starves(explore(ENDLESS[name], without({"gate": False})), writer)
@@ -265,7 +265,7 @@ def test_a_replacement_over_two_busy_trees_ends_if_it_waits_longer_after_some_ro
     assert goes_round(explore(scenario, without({"patient_from_round": None})), {victim})
 
 
-def test_a_replacement_does_not_outlast_who_uses_both_trees_for_longer_than_its_patience() -> None:
+def test_a_replacement_may_starve_behind_longer_uses_of_both_trees() -> None:
     """A limit of the design: without an end to patience it would, and what it holds meanwhile would be missed."""
     scenario, victim = ENDLESS["shared holders of two trees and a replacement over both"], 2
     assert goes_round(explore(scenario, Rules()), {victim})

@@ -1,4 +1,4 @@
-"""The steps of a transaction: owner file, marks, journal, commit point; and of who undoes or sweeps what it left."""
+"""The steps of a transaction: owner file, marks, journal, commit point; and of undoing and sweeping."""
 
 import dataclasses
 
@@ -165,7 +165,7 @@ class Clean:
 
 @dataclasses.dataclass(frozen=True)
 class LookForJournal:
-    """List state directories: what is prepared there by others, and who left a mark there.
+    """List state directories: the journals and the marks of other processes in them.
 
     A journal comes with its identifier, whether its owner file is locked, and the trees and directories that it names.
     """

@@ -106,7 +106,7 @@ class Disk:
             node.mode,
             path,
             {name: self.entry(child, join(path, name), inside) for name, child in node.items()},
-            # Nobody looks at all that is in a tree.
+            # A merge does not look at everything in a tree.
             is_whole=path not in (TREE, "/v", "/"),
             inode=id(node),
             volume=volume,

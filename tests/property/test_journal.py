@@ -74,7 +74,7 @@ def journals(draw: st.DrawFn) -> Journal:
 
 @patient
 @given(journals())
-def test_what_was_written_is_read(written: Journal) -> None:
+def test_an_encoded_journal_decodes_to_itself(written: Journal) -> None:
     assert codec.decode(codec.encode(written)) == written
 
 
@@ -118,7 +118,7 @@ def test_no_bytes_at_all_are_misread(content: bytes) -> None:
 @given(
     journals(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=4), st.data()
 )
-def test_what_decodes_is_well_formed(written: Journal, value: object, data: st.DataObject) -> None:
+def test_a_decoded_journal_is_well_formed(written: Journal, value: object, data: st.DataObject) -> None:
     """Any value in the place of any other, with a header that belongs to it: refused, or a journal that encodes."""
     import hashlib
     import json

@@ -91,19 +91,19 @@ moments = (
     | st.builds(Moment, st.integers(0, 20), st.just(REMOVALS))
 )
 readers = st.lists(st.integers(0, 20), max_size=2)
-"""Who come next and are killed as well, each before so many changes."""
+"""The next commands, which are killed too, each before that number of changes."""
 
 
 class Expected(NamedTuple):
-    """All that is to be in the prefix: what is installed, the files of nobody, the bytecode that importers made."""
+    """All that is to be in the prefix: what is installed, the unowned files, the bytecode that importers made."""
 
     installed: Installed
-    nobody: Mapping[str, str] = {}
+    unowned: Mapping[str, str] = {}
     bytecode: Mapping[str, str] = {}
 
     def files(self) -> dict[str, str]:
         """Every file, by its path relative to the prefix."""
-        return {**self.nobody, **self.bytecode, **content_of(self.installed.values())}
+        return {**self.unowned, **self.bytecode, **content_of(self.installed.values())}
 
     def after(self, new: Collection[SmallDistribution], old: Collection[SmallDistribution]) -> "Expected":
         """The same once a command has come to an end that puts `new` in and takes `old` away."""
@@ -112,7 +112,7 @@ class Expected(NamedTuple):
         metadata = {directory for path in gone for directory in parents(path) if directory.endswith(".dist-info")}
         return Expected(
             {**kept, **{each.project: each for each in new}},
-            {path: text for path, text in self.nobody.items() if not (path in come or metadata & {*parents(path)})},
+            {path: text for path, text in self.unowned.items() if not (path in come or metadata & {*parents(path)})},
             {path: text for path, text in self.bytecode.items() if source_of(path) not in gone},
         )
 
@@ -153,7 +153,7 @@ class Machine(RuleBasedStateMachine):
         self.unfinished: Command | None = None
         """What a killed command was to do, while its journal is there."""
         self.away: set[str] = set()
-        """Files of nobody's that the next command that writes has to put back."""
+        """Unowned files that the next command that writes must restore."""
         self.numbers = itertools.count()
         self.locked = set(flock.own_descriptors())
         """What other tests of this process have left."""
@@ -175,7 +175,7 @@ class Machine(RuleBasedStateMachine):
         command = self.command(wish)
         if command is None:
             return
-        with self.somebody_writing(command, is_late) as late:
+        with self.another_program_writing(command, is_late) as late:
             is_done = self.run(command)
         assert is_done == is_possible(command.after.files())
         self.unfinished = None
@@ -202,11 +202,11 @@ class Machine(RuleBasedStateMachine):
         before = self.journals()
         with (
             disk.crash_at(number, torn=torn, only=only) as trial,
-            self.somebody_writing(command, is_late) as late,
+            self.another_program_writing(command, is_late) as late,
             contextlib.suppress(disk.Crashed),
         ):
             self.run(command)
-        flock._close_in_child()  # the kernel does it for who is killed
+        flock._close_in_child()  # the kernel does this for a killed process
         self.away |= late.keys()
         if is_committed(trial):
             assert not self.journals()
@@ -241,7 +241,7 @@ class Machine(RuleBasedStateMachine):
         files = self.expected.files()
         is_metadata = ".dist-info/" in path and os.path.dirname(path) not in {os.path.dirname(each) for each in files}
         if not self.unfinished and path not in files and is_possible({*files, path}) and not is_metadata:
-            text = f"of nobody {next(self.numbers)}"
+            text = f"unowned {next(self.numbers)}"
             self.prefix.write({path: text})
             self.expected = self.expected._replace(nobody={**self.expected.nobody, path: text})
 
@@ -304,7 +304,7 @@ class Machine(RuleBasedStateMachine):
     def run(self, command: Command) -> bool:
         """Whether it was done."""
         for made in (*self.prefix.site.glob(".safe-pip-????????"), *self.prefix.root.glob("*/.safe-pip/*.home")):
-            os.utime(made, (0, time.time() - 7200))  # Somebody may be just about to make a younger one.
+            os.utime(made, (0, time.time() - 7200))  # A process may be about to make a younger one.
         with contextlib.nullcontext() if self.can_exchange else without_exchange():
             try:
                 self.prefix.change(command.new, command.old)
@@ -313,8 +313,8 @@ class Machine(RuleBasedStateMachine):
         return True
 
     @contextlib.contextmanager
-    def somebody_writing(self, command: Command, is_late: bool) -> Iterator[dict[str, str]]:
-        """Somebody puts a file into the first directory that is replaced or removed, just before it is; yields it."""
+    def another_program_writing(self, command: Command, is_late: bool) -> Iterator[dict[str, str]]:
+        """Another program writes a file into the first directory to be replaced or removed, just before; yields it."""
         late: dict[str, str] = {}
         outer = fs.watch.observer
 
@@ -360,5 +360,5 @@ def check_metadata(found: Mapping[str, str], before: Installed, command: Command
 MANY = settings(deadline=None, max_examples=60, stateful_step_count=20, suppress_health_check=list(HealthCheck))
 
 
-def test_whatever_is_killed_what_is_installed_is_what_a_plain_dictionary_says() -> None:
+def test_after_any_kills_the_installed_files_match_a_plain_dictionary() -> None:
     run_state_machine_as_test(Machine, settings=MANY)

@@ -39,7 +39,7 @@ def paths(draw: st.DrawFn, places: Collection[str] = ()) -> str:
 
 
 class Case(NamedTuple):
-    """A live tree, whose files are ours, somebody else's or nobody's, and what is to take the place of ours."""
+    """A live tree, whose files belong to our distribution, to another or to none, and what replaces ours."""
 
     live: dict[str, str]
     going: frozenset[str]
@@ -108,7 +108,7 @@ def cases(draw: st.DrawFn, *, plain: bool = False) -> Case:
     # Most new versions are much like the old one.
     staged = draw(st.lists(st.sampled_from(live), max_size=6)) if live else []
     staged = consistent(staged + draw(st.lists(some, max_size=5)), aliases)
-    # Nobody stages bytecode without its source.
+    # Bytecode is never staged without its source.
     staged = consistent([path for each in staged for path in dict.fromkeys((each, source_of(each)))], aliases)
     owners = draw(st.lists(st.sampled_from(["ours", "ours", "ours", "foreign", "nobody"]), min_size=8, max_size=8))
     owner = dict(zip(live, owners, strict=False))
@@ -152,7 +152,7 @@ def check_result(case: Case, before: set[str], disk: Disk, *, tidy: str = "/") -
     for path in case.live:
         source = source_of(path)
         if is_bytecode(path) and not model.goes(path, case.going) and source in case.foreign and source in after:
-            assert source in places or path in after, "somebody else's bytecode is gone"
+            assert source in places or path in after, "bytecode of another distribution is gone"
     litter = disk.directories() - model.holding_data([*after, *map(source_of, places)]) - {*ROOTS, "/v/share"}
     left = {path for path in litter & model.holding_data(before) if path.startswith(tidy)}
     assert not left, "an empty directory is left"
@@ -346,7 +346,7 @@ def files_of(root: Path) -> dict[str, str]:
 @settings(max_examples=60)
 @given(cases())
 @example(Case({}, frozenset(), frozenset(), {}))
-def test_looking_at_what_matters_is_enough(case: Case) -> None:
+def test_a_look_at_the_relevant_directories_is_enough(case: Case) -> None:
     assume(is_possible(case.wanted()))
     with tempfile.TemporaryDirectory() as directory:
         top = Path(os.path.realpath(directory))
@@ -384,7 +384,7 @@ def test_looking_at_what_matters_is_enough(case: Case) -> None:
         check_shape(plan)
         carry_out(plan, stage, trash)
         disk = Disk(files_of(root), {})
-        # Elsewhere nobody looks into directories that nothing goes from.
+        # Elsewhere the merge does not look into directories from which nothing is removed.
         check_result(case, before, disk, tidy=f"{TREE}/")
         left = {path.removeprefix(str(root)) for path, _, _ in os.walk(f"{root}{TREE}")}
         litter = left - model.holding_data([*files_of(root), *map(source_of, case.places())]) - {TREE}

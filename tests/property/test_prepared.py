@@ -27,7 +27,7 @@ CONTENTS = st.one_of(st.binary(max_size=80), st.sampled_from([b"x = 1\n", b"def 
 
 @settings(deadline=None, max_examples=150)
 @given(files=st.dictionaries(PATHS, CONTENTS, max_size=6), by=st.sampled_from(LinkMode), bytecode=st.booleans())
-def test_what_is_copied_is_what_the_archive_has(files, by, bytecode):
+def test_a_copied_entry_has_the_content_of_the_archive(files, by, bytecode):
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         wheel = Project("p", "1", files=files).write_wheel(root)

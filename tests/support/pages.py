@@ -1,4 +1,4 @@
-"""The how-to pages as the tests read them: what a reader would type, and the files that he would save.
+"""The how-to pages as the tests read them: the commands that a reader types, and the files that a reader saves.
 
 A fenced block that is marked `sh` holds commands, run as they stand; one with a language and a file's name
 (`makefile Makefile`) holds that file; any other (`text`: output) is only to be read.

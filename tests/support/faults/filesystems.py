@@ -15,14 +15,14 @@ def is_usable(path: Path) -> bool:
 
 
 def another_filesystem(than: Path) -> Path | None:
-    """A directory that everybody uses on another filesystem than a given one, in memory if there is a choice."""
+    """A public directory on another filesystem than that of `than`, in memory if there is a choice."""
     device = than.stat().st_dev
     places = (MEMORY, Path(tempfile.gettempdir()), Path("/var/tmp"), Path("/run"))
     return next((each for each in places if is_usable(each) and each.stat().st_dev != device), None)
 
 
 def on_disk(path: Path) -> Path:
-    """The same directory, or if it is in memory one that is not, if there is any."""
+    """`path` if it is on a disk; else a directory that is on a disk, if there is one."""
     if not MEMORY.is_dir() or MEMORY.stat().st_dev != path.stat().st_dev:
         return path
     return another_filesystem(path) or path

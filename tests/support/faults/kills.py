@@ -1,7 +1,7 @@
-"""Upgrades of two distributions that are killed, and what the commands that come next make of it.
+"""Upgrades of two distributions that are killed, and what the next commands do about it.
 
-A victim is one environment that goes from version 1 to version 2 and back, again and again. What it looks like in
-either version was written down while nobody killed anything; after a kill, and one more command, it must look so again.
+A victim is an environment that goes from version 1 to version 2 and back, again and again. Its content in each version
+is recorded without any kill. After a kill and one more command it must have one of these contents again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.support.wheels.upgrades import PROBE, PROJECTS, upgrade_projects
 FILES = 200
 STATE_DIRECTORY = ".safe-pip"
 LOCK_FILES = {"commit", "commit.gate", "environment", "environment.gate", "owner"}
-# Nothing takes that long; a command that does waits for something that never comes.
+# No command takes that long unless it waits for ever.
 PATIENCE = 120.0
 KILL, INTERRUPT, TERMINATE = signal.SIGKILL, signal.SIGINT, signal.SIGTERM
 # pip says 1 when it is interrupted; before it is ready to say anything the interpreter dies of the signal.
@@ -110,7 +110,7 @@ class Victim:
         self.variables = clean_environment(self.directory / "home", cache=cache, TMPDIR=temporary, **offline(index))
         self._finish("install", *_pins("1"))
         for kept in ("alpha/kept.txt", "space/kept.txt"):
-            (self.environment.purelib / kept).write_text("this belongs to nobody")
+            (self.environment.purelib / kept).write_text("no distribution owns this")
         self.trees["1"] = self._tree()
         for version in ("2", "1", "2", "1"):
             self._measure(version)
@@ -130,14 +130,14 @@ class Victim:
         return [moment for moment in MOMENTS if all((version, moment) in self._spans for version in self.trees)]
 
     def stretches(self) -> list[str]:
-        """How long each stretch takes, for people."""
+        """How long each stretch takes, as lines of text."""
         seen = dict.fromkeys(self.moments)
         return [
             f"{each.name} {self._spans['1', each] * 1000:.1f}, {self._spans['2', each] * 1000:.1f}" for each in seen
         ]
 
     def round(self, number: int, chances: random.Random, signals: Sequence[signal.Signals]) -> Outcome:
-        """Kill one upgrade, and look at what the next commands do; on return all is well again, or made new."""
+        """Kill one upgrade and check what the next commands do. On return the environment is sound or new."""
         old, new = self.version, "2" if self.version == "1" else "1"
         moment, chosen = chances.choice(self.moments), chances.choice(signals)
         delay = chances.uniform(0, 1.1) * self._spans[new, moment]

@@ -1,4 +1,4 @@
-"""Filesystems that are there for one test; each is gone when it ends, whatever happens. Takes root."""
+"""Filesystems that are mounted for one test, and always unmounted when it ends. Needs root."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def mounted(directory: Path, *words: str | Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if subprocess.run(["umount", directory], capture_output=True).returncode:  # somebody is in it still
+        if subprocess.run(["umount", directory], capture_output=True).returncode:  # a process still uses it
             subprocess.run(["umount", "-l", directory], check=True)
 
 
@@ -63,7 +63,7 @@ def _in_file(kind: str, directory: Path, image: Path, size: int, *options: str) 
 
 @contextlib.contextmanager
 def read_only(directory: Path) -> Iterator[None]:
-    """Within, nobody may write in `directory`, not even root."""
+    """Within, no user may write in `directory`, not even root."""
     with mounted(directory, "--bind", directory):
         subprocess.run(["mount", "-o", "remount,ro,bind", directory], check=True)
         yield

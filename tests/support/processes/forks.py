@@ -50,7 +50,7 @@ def killed_at(k: int, act: Callable[[], object]) -> bool:
 
 
 def become(user: str, groups: tuple[int, ...] = ()) -> None:
-    """Be this user from now on, in these groups beside his own."""
+    """Become this user for ever, also in these supplementary groups."""
     found = pwd.getpwnam(user)
     os.setgroups(list(groups))
     os.setgid(found.pw_gid)
@@ -58,7 +58,7 @@ def become(user: str, groups: tuple[int, ...] = ()) -> None:
 
 
 def need_user(name: str = "nobody") -> pwd.struct_passwd:
-    """A second, unprivileged user whom a child may become; skips where there is none."""
+    """A second, unprivileged user for a child process; skips the test if there is none."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to become another user")
     try:

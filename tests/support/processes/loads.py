@@ -33,7 +33,7 @@ def pins(projects: tuple[str, ...], versions: dict[str, str]) -> dict[str, str]:
 
 def same_set(processes: int) -> Load:
     def load(load_run: LoadRun) -> list[Violation]:
-        """Everybody installs the same set into an empty environment."""
+        """All processes install one set into an empty environment."""
         environment = load_run.environment()
         before = installed(environment)
         lanes = [[install(**pins(WEB, NEW_PINS))] for _ in range(processes)]
@@ -44,7 +44,7 @@ def same_set(processes: int) -> Load:
 
 def same_upgrade(processes: int) -> Load:
     def load(load_run: LoadRun) -> list[Violation]:
-        """Everybody upgrades the same set."""
+        """All processes upgrade one set."""
         environment = load_run.environment(*load_run.workspace.wheelhouse.old(*WEB, "pygments"))
         before = installed(environment)
         projects = (*WEB, "pygments")
@@ -55,7 +55,7 @@ def same_upgrade(processes: int) -> Load:
 
 
 def overlapping_sets(load_run: LoadRun) -> list[Violation]:
-    """Everybody installs some of a pool, by name; dependencies come along."""
+    """Every process installs some projects of a pool by name, with their dependencies."""
     environment = load_run.environment()
     before = installed(environment)
     brings = {"requests": REQUESTS, "jinja2": JINJA}
@@ -68,7 +68,7 @@ def overlapping_sets(load_run: LoadRun) -> list[Violation]:
 
 
 def pool_versions(load_run: LoadRun) -> list[Violation]:
-    """Everybody moves some of a pool up or down, again and again."""
+    """Every process upgrades and downgrades some projects of a pool, several times."""
     environment = load_run.environment(*load_run.workspace.wheelhouse.old(*WEB))
     before = installed(environment)
 
@@ -150,7 +150,7 @@ def unisolated_builds(load_run: LoadRun) -> list[Violation]:
 
 def sdist_builds(processes: int) -> Load:
     def load(load_run: LoadRun) -> list[Violation]:
-        """Everybody builds the same sdist, isolated, with an empty cache; half of them install what they built."""
+        """All processes build one sdist, isolated, with an empty cache. Half of them install it."""
         environment = load_run.environment()
         before = installed(environment)
         sdist, version = "idna", SDISTS["idna"]
@@ -172,7 +172,7 @@ def sdist_builds(processes: int) -> Load:
 
 def tree_builds(processes: int) -> Load:
     def load(load_run: LoadRun) -> list[Violation]:
-        """Everybody builds one local source tree with setuptools, isolated, with an empty cache; half install it."""
+        """All processes build one source tree with setuptools, isolated, with an empty cache. Half install it."""
         modules = {f"sapling_{number}.py": f"x = {number}\n" for number in range(30)}
         project = Project("sapling", "1", files=modules)
         tree = str(project.write_source_tree(load_run.directory / "tree", backend="setuptools"))

@@ -1,7 +1,7 @@
 """Many commands on one environment at once: a load, what became of each command, and what nothing explains.
 
-A load is a list of lanes; a lane is what one process after another does. All lanes start together. What a command
-prints goes into files, so it outlives a command that hangs, and a daemon that it left behind holds nobody up.
+A load is a list of lanes. A lane is a list of commands that run one after another. All lanes start together. Output
+goes into files, so it survives a command that hangs, and a daemon that a command leaves behind delays no test.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.venvs.template import Venv
 TRACES = ("Traceback (most recent call last)", "Exception:")
 TEMPORARY_FAILURE = 75
 ATTEMPTS = 10
-# Nothing takes that long; a command that does waits for something that never comes.
+# No command takes that long unless it waits for ever.
 PATIENCE = 300.0
 HUNG = -1000
 

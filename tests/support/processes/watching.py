@@ -46,9 +46,9 @@ class Watch:
         *,
         is_awake: bool = False,
     ) -> bool:
-        """Return True when it has happened, False when the process has ended without; it has to end in time.
+        """Return True when it has happened, False if the process has ended before. Raises if neither happens in time.
 
-        To be woken up takes as long as a dozen renames: who stays awake meanwhile sees them one by one.
+        Waking up takes as long as a dozen renames. With `is_awake` this process polls, and sees them one by one.
         """
         end = time.monotonic() + timeout
         pidfd = os.pidfd_open(process.pid)

@@ -151,7 +151,7 @@ class Worker:
 
 
 def flocks() -> Iterator[tuple[bool, int, str]]:
-    """Every flock on this machine: whether it is waited for, by whom, and the inode."""
+    """Every flock on this machine: whether it is waited for, the pid, and the inode."""
     for line in Path("/proc/locks").read_text().splitlines():
         fields = line.split()[1:]
         is_waiting = fields[0] == "->"

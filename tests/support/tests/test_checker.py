@@ -60,7 +60,7 @@ def test_a_sound_environment_has_no_violation(environment: Venv) -> None:
     assert check_files(environment) == []
 
 
-def test_what_is_installed_is_read_from_metadata(environment: Venv) -> None:
+def test_installed_versions_are_read_from_metadata(environment: Venv) -> None:
     assert installed(environment) == {"left": "1", "right": "1"}
 
 
@@ -209,7 +209,7 @@ def test_a_state_directory_elsewhere_is_a_violation(environment: Venv) -> None:
 
 @pytest.fixture
 def variables(tmp_path: Path) -> dict[str, str]:
-    """A child interpreter that sees the environment's purelib, although nobody made a venv of it."""
+    """The variables of a child interpreter that sees the environment's purelib, which is not in a real venv."""
     return clean_environment(tmp_path / "home")
 
 

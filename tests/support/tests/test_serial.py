@@ -27,7 +27,7 @@ def test_a_lost_update_is_no_serial_order() -> None:
     assert not explains({}, at_once({"a": "1"}, {"b": "1"}), {"a": "1"})
 
 
-def test_what_nobody_touched_stays() -> None:
+def test_untouched_projects_must_stay_as_they_are() -> None:
     assert explains({"c": "1"}, at_once({"a": "1"}), {"a": "1", "c": "1"})
     assert not explains({"c": "1"}, at_once({"a": "1"}), {"a": "1"})
     assert not explains({}, at_once({"a": "1"}), {"a": "1", "c": "1"})

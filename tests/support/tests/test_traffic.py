@@ -17,7 +17,7 @@ def names(*outcomes: Outcome) -> list[str]:
     return [violation.name for violation in check_outcomes(outcomes)]
 
 
-def test_commands_say_what_they_leave() -> None:
+def test_commands_state_the_versions_that_they_leave() -> None:
     assert install("-U", idna="3.6", flit_core="3.9.0") == Command(
         ("install", "-U", "idna==3.6", "flit-core==3.9.0"), {"idna": "3.6", "flit-core": "3.9.0"}
     )

@@ -61,5 +61,5 @@ def test_bytecode_of_another_source_is_stale_and_without_one_orphaned(root: Path
     assert [value.split()[0] for path, value in tree_of(root).items() if path.endswith(".pyc")] == ["orphaned"]
 
 
-def test_what_is_ignored_is_left_out_with_all_below_it(root: Path) -> None:
+def test_ignored_paths_are_left_out_with_all_below_them(root: Path) -> None:
     assert set(tree_of(root, lambda path: path == "package")) == {"link"}

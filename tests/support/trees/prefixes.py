@@ -100,7 +100,7 @@ class MergePrefix:
 
 
 def exact(root: Path) -> dict[str, tuple[str, ...]]:
-    """Everything of everything: kind, permissions, content or target; owner, time; attributes, and with whom linked."""
+    """All entries with all properties: kind, permissions, content or target, owner, time, hard links, attributes."""
     found: dict[str, tuple[str, ...]] = {}
     linked: dict[tuple[int, int], str] = {}
     for where, directories, names in os.walk(root):

@@ -1,4 +1,4 @@
-"""What is wrong with an environment at rest: every violation has a name that tests and people can look for.
+"""What is wrong with an environment that no command is using. Every violation has a name.
 
 The files are compared with what the RECORDs say (PyPA's "Recording installed projects"), read here by hand: the
 checker shares no code with what it checks.
@@ -111,7 +111,7 @@ def installed(environment: Venv) -> dict[str, str]:
 
 
 def check(environment: Venv, variables: Mapping[str, str], *, pip_check: bool = True) -> list[Violation]:
-    """Every violation in an environment that nobody works on any more."""
+    """Every violation in an environment that no command uses any more."""
     found = check_files(environment) + check_imports(environment, variables)
     return sorted(found + (check_with_pip(environment, variables) if pip_check else []))
 
@@ -216,7 +216,7 @@ def _rows(each: Distribution, environment: Venv) -> Iterator[Violation]:
 def _scripts(each: Distribution, environment: Venv) -> Iterator[Violation]:
     for name in each.entry_points("console_scripts", "gui_scripts"):
         if re.fullmatch(r"pip\d.*", name):
-            continue  # whoever installs pip makes it for the Python that is there, whatever pip's wheel says
+            continue  # installers of pip name it after the Python that runs, not after pip's wheel
         try:
             first_line = (environment.scripts / name).read_bytes().partition(b"\n")[0]
         except OSError:

@@ -1,4 +1,4 @@
-"""Small distributions, put in and taken away by the real transaction with no pip at all: in milliseconds."""
+"""Small distributions that the real transaction installs and removes, without pip, in milliseconds."""
 
 import contextlib
 import functools
@@ -18,7 +18,7 @@ STAMP = 1_000_000_000
 
 
 class SilentReporter:
-    """Nobody is told of waiting."""
+    """Reports no wait."""
 
     def waiting(self, event: object) -> None:
         pass
@@ -88,7 +88,7 @@ class DirectPrefix:
         return Path(os.path.realpath(path.parent), path.name)
 
     def write(self, files: Mapping[str, str]) -> None:
-        """Put files there that belong to nobody."""
+        """Write files that no distribution owns."""
         for name, text in files.items():
             path = self.root / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[3]
 BUILD_INPUTS = ("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "src")
 OURS = ("PIP_", "PYTHON", "SAFE_PIP_", "VIRTUAL_ENV", "XDG_", "SETUPTOOLS_", "DISTUTILS_", "UV_", "SOURCE_DATE_EPOCH")
 OURS += ("TOX_", "NOX_", "PIPENV_", "MAKE", "MFLAGS")
-# Where pip finds one of these it asks nobody and draws no bars.
+# If one of these is set, pip asks no question and draws no progress bar.
 CI = ("BUILD_BUILDID", "BUILD_ID", "CI")
 
 

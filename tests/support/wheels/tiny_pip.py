@@ -22,7 +22,7 @@ def install_tiny_pip(
     """
     files = {
         "pip/__init__.py": f'__version__ = "{version}"\n',
-        "pip/__main__.py": "raise SystemExit('nobody runs this')\n",
+        "pip/__main__.py": "raise SystemExit('this must not run')\n",
         "pip/_internal/__init__.py": "",
         "pip/_internal/cli.py": "def main():\n    return 0\n",
         "pip/_vendor/__init__.py": f"DEBUNDLED = {debundled}\n",

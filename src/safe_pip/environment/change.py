@@ -1,10 +1,8 @@
 """What one command has staged and what it takes away: carried out whole, or not at all."""
 
-import errno
 import os
-import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,7 +52,9 @@ class Change:
         self.shadows = terms.shadows
         self._terms = terms
         self._is_durable = is_durable
-        self._stage = stage
+        self.stage = stage
+        self.root = stage.root
+        """What the absolute path of a file is put behind, to get its path in the stage."""
         self._trees = tuple(dict.fromkeys(map(os.path.realpath, (*target.trees, *trees))))
         self._roots = dict.fromkeys(os.path.realpath(path) for path in (*target.trees, *target.directories))
         self._staged: dict[str, str] = {}
@@ -63,13 +63,8 @@ class Change:
         self._remains: list[sweep.Remains] = []
 
     @property
-    def root(self) -> str:
-        """What the absolute path of a file is put behind, to get its path in the stage."""
-        return self._stage.root
-
-    @property
     def removals(self) -> Collection[Removal]:
-        """What goes."""
+        """What is removed."""
         return self._removals.values()
 
     @property
@@ -77,65 +72,54 @@ class Change:
         """Whether there is nothing to do."""
         return not self._staged and not self._removals and self._terms.exact is None
 
-    @contextmanager
-    def unpacking(self, wheels: Iterable[Path]) -> Iterator[None]:
-        """Within, wheels are unpacked; raises `CommitFailed`, with nothing changed, where there is no room for them."""
-        self._stage.check_room(wheels)
-        with self._stage.unpacking():
-            yield
-
     def staged(self, path: str) -> str:
         """Where the file that is to be at the absolute `path` is staged."""
-        return self._stage.root + path
+        return self.root + path
 
     def allow(self, directory: str) -> None:
-        """Let the change reach whatever lies below this directory; one that is missing is made where it is to be."""
+        """Let the change reach whatever lies below this directory, which may be missing."""
         real = os.path.realpath(directory)
         while not os.path.isdir(real):
             real = os.path.dirname(real)
         self._roots[real] = None
 
     def mirror(self, directory: str) -> None:
-        """Make a directory of the target in the stage, so that what is made in it gets the modes it would have got."""
+        """Make a directory of the target in the stage: what is made in it gets the modes that it would get there."""
         self.allow(directory)
-        self._stage.mirror(directory)
-
-    def mirror_below(self, directory: str, names: Iterable[str]) -> None:
-        """Mirror those directories below `directory`, which is mirrored, that files of these relative names lie in."""
-        self._stage.mirror_below(directory, {os.path.dirname(name) for name in names})
+        self.stage.mirror(directory)
 
     def add(self, project: str, record: str) -> None:
-        """Count in a distribution that is staged and verified; `record` is its RECORD, in the stage."""
+        """Add a distribution that is staged and verified; `record` is its RECORD in the stage."""
         self._staged[project] = record
 
     def put(self, path: str, content: bytes) -> None:
-        """Stage a file of no distribution at the absolute `path`: who may read its directory may read it."""
+        """Stage a file of no distribution at the absolute `path`; its mode follows that of its directory."""
         self.mirror(os.path.dirname(path))
-        self._staged[f"`{path}`"] = self._stage.write(path, content)
+        self._staged[f"`{path}`"] = self.stage.write(path, content)
 
     def remove(self, removal: Removal) -> None:
-        """Take a distribution away."""
+        """Remove a distribution."""
         self._removals[removal.project] = removal
         self.allow(str(removal.tree))
         for path, content in removal.edits.items():
-            self._stage.write_like(path, content)
+            self.stage.write_like(path, content)
 
     def drop(self, projects: Iterable[str]) -> None:
-        """Leave these projects as they are after all."""
-        self._stage.reset()  # It would put back what was kept of them for another plan.
+        """Leave these projects as they are."""
+        self.stage.reset()  # It would put back what was kept of them for another plan.
         for project in projects:
             record = self._staged.pop(project, None)
             if record is not None:
-                self._stage.drop(record, tuple(self._staged.values()))
+                self.stage.drop(record, tuple(self._staged.values()))
             removal = self._removals.pop(project, None)
             if removal is not None:
                 for path in removal.edits:
-                    self._stage.forget(path)
+                    self.stage.forget(path)
 
     def verify_imports(self, path: Iterable[str]) -> None:
         """Import what is new in a child interpreter; raises an error of ours, with nothing changed, if that fails."""
         if self._staged:
-            import_check.verify_imports(self._stage, self._trees, path)
+            import_check.verify_imports(self.stage, self._trees, path)
 
     def prepare(self, entered: frozenset[str] = frozenset()) -> ReadyPlan:
         """Plan against the target as it is now, and write the journal; changes nothing outside the private tree.
@@ -143,25 +127,25 @@ class Change:
         `entered` are directories that the filesystem refused to move as a whole. Raises `UnusableEnvironment` for what
         is in the way, or may not be written.
         """
-        self._stage.reset()
-        self._stage.prune()
+        self.stage.reset()
+        self.stage.prune()
         going, metadata = self._going()
         ownership = Ownership(self._trees, metadata)
         while True:
             plan = self._merged(going, ownership, entered)
             if not plan.same_second:
                 break
-            self._stage.bump_mtime(plan.same_second)
+            self.stage.bump_mtime(plan.same_second)
         self._terms.judge(plan)
-        self._stage.link(plan.links)
+        self.stage.link(plan.links)
         written = self._journal(plan)
-        self._stage.add_markers(written.operations, written.roots)
-        self._stage.write_journal(codec.encode(written))
+        self.stage.add_markers(written.operations, written.roots)
+        self.stage.write_journal(codec.encode(written))
         # Asked now: after the commit these files belong to what has replaced them.
         overwritten = tuple((path, ownership.owner(path)) for path in plan.overwritten)
         commit.check_permissions(written)
         if self._is_durable:
-            self._stage.sync()
+            self.stage.sync()
         return ReadyPlan(plan, written, overwritten)
 
     def carry_out(self, ready: ReadyPlan, check: Callable[[], None]) -> Overwritten:
@@ -182,7 +166,7 @@ class Change:
                 entered |= rejected.entered
             except CommitFailed as error:
                 if error.state is State.COMMITTED:
-                    self._stage.leave()
+                    self.stage.leave()
                 raise
             ready = self.prepare(entered)
         self._committed = ready.journal
@@ -213,9 +197,9 @@ class Change:
                 with OpenDirectories(self._committed, is_over=True) as directories:
                     finish.seal(directories, finish.remove_markers(directories))
         except OSError:
-            self._stage.leave()
+            self.stage.leave()
         else:
-            self._stage.close()
+            self.stage.close()
         for each in self._remains:
             each.delete()
 
@@ -228,16 +212,16 @@ class Change:
         return files, metadata
 
     def _merged(self, going: set[str], ownership: Ownership, entered: frozenset[str]) -> Plan:
-        parts = self._stage.volumes()
+        parts = self.stage.volumes()
         trees = tuple(each for each in self._trees if each not in going)  # an egg on `sys.path` is a tree, and may go
         while True:
-            staged = [(part, tree.scan(root)) for part, root in enumerate(self._stage.roots)]
+            staged = [(part, tree.scan(root)) for part, root in enumerate(self.stage.roots)]
             situation = merge.Situation(
                 roots=tuple(self._roots),
                 trees=trees,
                 parts=parts,
                 entered=entered,
-                can_exchange=self._stage.can_exchange(),
+                can_exchange=self.stage.can_exchange(),
                 uid=os.geteuid() if hasattr(os, "geteuid") else 0,
                 foreign=lambda path: ownership.owner(path) is not None,
                 order=tuple(os.path.basename(os.path.dirname(record)) for record in self._staged.values()),
@@ -249,9 +233,9 @@ class Change:
             except merge.NeedsPart as need:
                 if need.volume not in parts:
                     is_tree = need.directory in self._trees
-                    parts = {**parts, need.volume: self._stage.add_part(need.directory, is_tree=is_tree)}
+                    parts = {**parts, need.volume: self.stage.add_part(need.directory, is_tree=is_tree)}
                 if need.staged:
-                    self._stage.move_to_part(need.staged, parts[need.volume])
+                    self.stage.move_to_part(need.staged, parts[need.volume])
 
     def _journal(self, plan: Plan) -> Journal:
         changed = {os.path.join(plan.roots[each.root], each.path) for each in plan.operations}
@@ -260,21 +244,12 @@ class Change:
             inside = [os.path.join(directory, "") for directory in directories]
             return tuple(each[:-1] for each in inside if any(path.startswith(each) for path in changed))
 
-        home = str(self._stage.home)
+        home = str(self.stage.home)
         trees = tuple(dict.fromkeys((home, *touched(self._trees))))
         directories = touched(map(os.path.realpath, self.target.directories))
         for directory in filter(lambda each: each != home, (*trees, *directories)):
-            self._stage.mark(directory, is_tree=directory in trees)
-        return Journal(self._stage.identifier, home, trees, directories, plan.roots, self._stage.parts, plan.operations)
-
-
-def check_writable(trees: Iterable[Path]) -> None:
-    """Raise `UnusableEnvironment` for a tree in which this user may not write."""
-    for path in trees:
-        if path.is_dir() and not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
-            is_read_only = sys.platform != "win32" and os.statvfs(path).f_flag & os.ST_RDONLY
-            reason = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
-            raise UnusableEnvironment(f"`{path}` is not writable: {reason}")
+            self.stage.mark(directory, is_tree=directory in trees)
+        return Journal(self.stage.identifier, home, trees, directories, plan.roots, self.stage.parts, plan.operations)
 
 
 def sweep_target(environment: Environment, target: Target) -> None:

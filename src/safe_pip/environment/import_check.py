@@ -1,4 +1,4 @@
-"""Can what was staged be imported? Asked in a child interpreter, before anything of it is in the environment."""
+"""`--verify=import`: a child interpreter imports what was staged before any of it is in the environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safe_pip.errors import ImportFailed
 
 _SHOWN = 20
 
-# In a program of the user's the modules print where they like; what is being imported goes to a file of its own.
+# The modules may print to standard output. The names of what is imported go to the file that it led to before.
 _CHILD = """\
 import importlib, json, os, site, sys, traceback
 path, staged, names = json.loads(sys.argv[1])
@@ -41,8 +41,8 @@ os._exit(0)
 def verify_imports(stage: Stage, trees: Iterable[str], path: Iterable[str]) -> None:
     """Import every top-level module that is staged for one of `trees`, in a child; raises `ImportFailed`.
 
-    The child sees what the environment's interpreter sees on `path`, and the stage in front of the trees in it. It
-    leaves no bytecode. Packages without `__init__` are not imported themselves: their parts may lie anywhere.
+    The child sees what the environment's interpreter sees on `path`, with the stage in front of its trees. It leaves no
+    bytecode. Packages without `__init__` are not imported: their parts may lie anywhere.
     """
     staged = [(tree, root + tree) for root in stage.roots for tree in trees if os.path.isdir(root + tree)]
     names = [name for _, directory in staged for name in sorted(set(top_level(directory)))]
@@ -54,7 +54,7 @@ def verify_imports(stage: Stage, trees: Iterable[str], path: Iterable[str]) -> N
         child = subprocess.run(
             [sys.executable, "-c", _CHILD, arguments],
             stdin=subprocess.DEVNULL,
-            # Files and not pipes: what a module leaves running would hold them open.
+            # Files and not pipes: a process that a module starts would hold pipes open.
             stdout=report,
             stderr=errors,
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
@@ -72,20 +72,19 @@ def top_level(directory: str) -> Iterator[str]:
     suffixes = sorted(importlib.machinery.all_suffixes(), key=len, reverse=True)
     with os.scandir(directory) as entries:
         for entry in entries:
+            suffix = next(filter(entry.name.endswith, suffixes), None)
             if entry.is_dir():
-                if any(os.path.isfile(os.path.join(entry.path, f"__init__{suffix}")) for suffix in suffixes):
-                    yield from filter(str.isidentifier, [entry.name])
-                continue
-            for suffix in suffixes:
-                if entry.name.endswith(suffix):
-                    name = entry.name[: -len(suffix)]
-                    if name.isidentifier() and name not in ("__init__", "__main__"):
-                        yield name
-                    break
+                is_module = any(os.path.isfile(os.path.join(entry.path, f"__init__{each}")) for each in suffixes)
+                name = entry.name
+            else:
+                is_module = suffix is not None
+                name = entry.name.removesuffix(suffix or "")
+            if is_module and name.isidentifier() and name not in ("__init__", "__main__"):
+                yield name
 
 
 def _in_front(path: Iterable[str], staged: Sequence[tuple[str, str]]) -> list[str]:
-    """The path with each staged tree right before the tree that it is for; first of all, where that is not on it."""
+    """The path with each staged tree right before the tree that it is for, or first if that tree is not on it."""
     found: list[str] = []
     missing = dict.fromkeys(directory for _, directory in staged)
     for name in path:

@@ -1,4 +1,4 @@
-"""What is installed at one instant: the identity of every project, to tell later whether it is still the same.
+"""What is installed at one instant: the identity of every project, to find out later whether it has changed.
 
 Nothing here knows pip. Names are those of the files that the PyPA specifications let an installer write
 (https://packaging.python.org/en/latest/specifications/recording-installed-packages/) and of setuptools' older ones.
@@ -16,11 +16,11 @@ _SUFFIXES = (".dist-info", ".egg-info", ".egg-link", ".egg")
 _FILES = ("RECORD", "METADATA", "PKG-INFO", "direct_url.json")
 
 Fingerprint = tuple[object, ...]
-"""Everything that stat(2) tells apart two states of one project's metadata by; equal means unchanged."""
+"""What stat(2) says of one project's metadata; equal fingerprints mean unchanged metadata."""
 
 
 class Snapshot(NamedTuple):
-    """The identity of every project on some directories, as it was at one instant if taken under their commit locks."""
+    """The identity of every project in some directories; of one instant if it is taken under their commit locks."""
 
     projects: Mapping[str, tuple[Fingerprint, ...]] = MappingProxyType({})
 
@@ -46,14 +46,14 @@ class Snapshot(NamedTuple):
         return self.projects.get(project, ())
 
     def is_current(self, project: str) -> bool:
-        """Whether the metadata that the snapshot found of `project` is the same now."""
+        """Whether the metadata of `project` that the snapshot found is unchanged now."""
         return all(
             _fingerprint(str(seen[0]), os.path.splitext(str(seen[0]))[1]) == seen for seen in self.identity(project)
         )
 
 
 class ReadSet:
-    """The projects whose installed state a command has asked for, each with the identity that it was shown."""
+    """The projects that a command has asked for, each with the identity that it was shown."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[Fingerprint, ...]] = {}
@@ -62,7 +62,7 @@ class ReadSet:
         return len(self._seen)
 
     def add(self, project: str, snapshot: Snapshot) -> None:
-        """Note that `project` was asked for; what was noted first stays."""
+        """Note that `project` was asked for; the first note stays."""
         self._seen.setdefault(project, snapshot.identity(project))
 
     def add_all(self, snapshot: Snapshot) -> None:
@@ -71,11 +71,11 @@ class ReadSet:
             self.add(project, snapshot)
 
     def changed(self, now: Snapshot) -> tuple[str, ...]:
-        """The projects that are not, `now`, what this command was shown; in alphabetical order."""
+        """The projects that are not what this command was shown, in alphabetical order."""
         return tuple(sorted(project for project, seen in self._seen.items() if now.identity(project) != seen))
 
     def changed_or_removed(self, now: Snapshot) -> tuple[str, ...]:
-        """As `changed`, without the projects that were not installed and are `now`."""
+        """The projects that this command was shown as installed and that are changed or gone `now`."""
         return tuple(project for project in self.changed(now) if self._seen[project])
 
 

@@ -168,18 +168,19 @@ class Transaction:
     def staging(self, target: Target, terms: "Terms | None" = None) -> "Iterator[Change]":
         """Begin a change of `target`, private until `commit` and deleted at the end. No lock is held within.
 
-        Makes trees that are missing; if the body raises, exactly those that were made are removed. Raises
-        `UnusableEnvironment` where a tree cannot be written.
+        Makes missing trees; if the body raises, exactly those are removed. Raises `UnusableEnvironment` for a tree that
+        cannot be written.
         """
         from safe_pip.environment import change
         from safe_pip.environment.stage import Stage
+        from safe_pip.journal.commit import check_writable
 
         with self.failing():
-            change.check_writable(target.trees)
+            for tree in target.trees:
+                check_writable(str(tree))
         with self._taking(self.environment.staging(target, Stage.open)) as stage:
-            made = change.Change(
-                stage, target, self.environment.trees(), terms or change.Terms(), is_durable=self._durable
-            )
+            trees, terms = self.environment.trees(), terms or change.Terms()
+            made = change.Change(stage, target, trees, terms, is_durable=self._durable)
             try:
                 yield made
                 unplanned = made.find_unplanned()
@@ -228,14 +229,6 @@ class _Planned(NamedTuple):
     adds: bool
 
 
-class _Locked(NamedTuple):
-    """The locks, what is installed under them, and whether the command keeps them rather than plan without them."""
-
-    held: Held
-    now: Snapshot
-    is_patient: bool
-
-
 class _Commit:
     """One change on its way into the target: plan, lock, validate, carry out."""
 
@@ -258,10 +251,10 @@ class _Commit:
                 return ()
             planned = self._plan()
             try:
-                with self._lock(planned) as locked:
-                    ready = self._validate(planned, locked)
+                with self._lock(planned) as (held, now, is_patient):
+                    ready = self._validate(planned, now, is_patient=is_patient)
                     if ready is not None:
-                        return self._change.carry_out(ready, locked.held.check)
+                        return self._change.carry_out(ready, held.check)
             except Rejected:
                 self._was_rejected = True
         raise StalePlan((), "what this command was to change did not stay the same while it was planned")
@@ -275,27 +268,30 @@ class _Commit:
         return _Planned(ready, seen, ready.plan.adds and not self._change.shadows() and not self._replaces)
 
     @contextmanager
-    def _lock(self, planned: _Planned) -> Iterator[_Locked]:
-        """Take the locks that the plan needs. A command that waited long, or planned often, is next: it keeps them."""
+    def _lock(self, planned: _Planned) -> Iterator[tuple[Held, Snapshot, bool]]:
+        """Take the locks that the plan needs. Yields them, what is installed now, and whether to plan under them.
+
+        A command plans under its locks if it has waited long or planned often.
+        """
         asked = time.monotonic()
         with self._transaction._locked(self._change, adds=planned.adds) as held:
             is_patient = self._plans > _OPTIMISTIC or time.monotonic() - asked >= _LONG
-            yield _Locked(held, Snapshot.take(self._transaction.path), is_patient)
+            yield held, Snapshot.take(self._transaction.path), is_patient
 
-    def _validate(self, planned: _Planned, locked: _Locked) -> "ReadyPlan | None":
+    def _validate(self, planned: _Planned, now: Snapshot, *, is_patient: bool) -> "ReadyPlan | None":
         """The plan to carry out under these locks; None if it has to be made anew without them."""
         change = self._change
-        dropped = tuple(self._is_valid(locked.now))
+        dropped = tuple(self._is_valid(now))
         if dropped:
             change.drop(dropped)
-        is_changed = locked.now != planned.seen
+        is_changed = now != planned.seen
         # Another distribution may have come into a directory that is to be moved as a whole.
         is_outdated = bool(dropped) or (is_changed and bool(planned.ready.plan.moved))
-        if is_outdated and (change.is_empty or not locked.is_patient):
+        if is_outdated and (change.is_empty or not is_patient):
             return None
         if is_changed and planned.adds and change.shadows():
             return None
-        if not locked.is_patient or not (self._was_rejected or is_outdated):
+        if not is_patient or not (self._was_rejected or is_outdated):
             return planned.ready
         ready = change.prepare()  # under the locks: no other safe-pip can outdate it again
         if planned.adds and not ready.plan.adds:

@@ -42,19 +42,21 @@ def check_permissions(journal: Journal) -> None:
 
     A directory that is gone was replaced meanwhile: the plan is stale, which is found under the locks.
     """
-    effective = os.access in os.supports_effective_ids
     opened = {_live(journal, each) for each in journal.operations if each.kind is Kind.MODE}
     changed = (os.path.dirname(_live(journal, each)) for each in journal.operations if not each.kind.is_late)
     for path in dict.fromkeys(changed):
-        if (
-            path not in opened
-            and not os.access(path, os.W_OK | os.X_OK, effective_ids=effective)
-            and os.path.isdir(path)
-        ):
-            reason = os.strerror(errno.EACCES)
-            with suppress(FileNotFoundError):
-                if sys.platform != "win32" and os.statvfs(path).f_flag & os.ST_RDONLY:
-                    reason = os.strerror(errno.EROFS)
+        if path not in opened:
+            check_writable(path)
+
+
+def check_writable(path: str) -> None:
+    """Raise `UnusableEnvironment` for a directory in which this process may not change anything."""
+    if os.access(path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        return
+    with suppress(OSError):  # it is gone
+        if stat.S_ISDIR(os.stat(path).st_mode):
+            is_read_only = sys.platform != "win32" and os.statvfs(path).f_flag & os.ST_RDONLY
+            reason = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
             raise UnusableEnvironment(f"`{path}` is not writable: {reason}")
 
 

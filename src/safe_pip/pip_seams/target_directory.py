@@ -1,4 +1,4 @@
-"""`--target`: what pip moves into the directory afterwards, entry by entry, is committed with the rest."""
+"""`--target`: what pip would move into the directory at the end, entry by entry, is committed with the rest."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class TargetDirectory:
     """The directory that `--target` names, as it is now and as it is to be.
 
     pip's rules, for each entry of its library and data directories: what exists stays as it is, or with `--upgrade` is
-    replaced whole; a symbolic link always stays. One is ours: a project that is there in another version is replaced,
-    or stays, as a whole; pip would leave the metadata of both.
+    replaced whole; a symbolic link always stays. One rule is ours: a project that is there in another version is
+    replaced, or stays, as a whole. pip would leave the metadata of both.
     """
 
     def __init__(self, directory: str, change: Change, *, upgrade: bool) -> None:
@@ -49,9 +49,9 @@ class TargetDirectory:
         change.mirror(directory)
 
     def arrange(self, staged: list[Staged]) -> list[Staged]:
-        """Put what pip has installed into `home` in its place; on return what has come there of each distribution.
+        """Put what pip has installed into `home` in its place; on return the distributions that are staged there.
 
-        `home` is gone then, with what is not to replace anything.
+        `home` is gone then, with what may not replace anything.
         """
         self._projects = {each.project for each in staged}
         self._identities = self._identify()
@@ -84,11 +84,11 @@ class TargetDirectory:
         return [each for each in placed if infos[each.project] in self._moved]
 
     def top_level(self) -> set[str]:
-        """What is staged directly in the directory, metadata and bytecode apart."""
+        """What is staged directly in the directory, but for metadata and bytecode."""
         return set(filter(is_importable, self._moved))
 
     def check(self) -> None:
-        """Raise `StalePlan` if what decided is not so any more; to be called under the locks."""
+        """Raise `StalePlan` if the directory has changed since `arrange`; called under the locks."""
         changed = {name for name, was in self._seen.items() if self._occupied(name) != was}
         if changed or self._identify() != self._identities:
             raise StalePlan((), f"`{self._directory}` changed while this command was at work")
@@ -100,7 +100,7 @@ class TargetDirectory:
             logger.warning(words, path)
 
     def _sources(self) -> tuple[list[str], list[str]]:
-        """The library directories and the data directory in `home`, as far as anything is in them."""
+        """The library directories and the data directory in `home` that exist."""
         scheme: Any = get_scheme("", home=self.home)
         libraries = [each for each in dict.fromkeys((scheme.purelib, scheme.platlib)) if os.path.isdir(each)]
         return libraries, [each for each in (scheme.data,) if os.path.isdir(each)]
@@ -120,7 +120,7 @@ class TargetDirectory:
         staged = Path(self._change.staged(live))
         if name in self._moved:
             _remove(staged)
-        if exists and name != "__pycache__":  # Bytecode stays with its source, whoever's it is.
+        if exists and name != "__pycache__":  # bytecode stays with its source
             self._remove(min(owners or self._projects), [os.path.join(self._tree, name)])
         fs.rename_path(Path(source, name), staged)
         self._moved.add(name)
@@ -143,7 +143,7 @@ class TargetDirectory:
         return [path for path in found if path.endswith(".dist-info")]
 
     def _owners(self, rows: dict[str, list[str]]) -> dict[str, set[str]]:
-        """For each entry of the directory, the projects that bring something of it."""
+        """For each entry of the directory, the projects that install something in it."""
         owners: dict[str, set[str]] = {}
         for project, paths in rows.items():
             for path in paths:
@@ -151,7 +151,7 @@ class TargetDirectory:
         return owners
 
     def _files(self, info: str) -> Iterator[str]:
-        """What the RECORD in a dist-info directory that is there names, as far as it lies in the directory."""
+        """What the RECORD of an installed distribution lists, as far as it lies in the directory."""
         for row in listed(os.path.join(info, "RECORD")):
             below = self._below(row)
             parent = os.path.realpath(os.path.join(self._tree, os.path.dirname(below)))

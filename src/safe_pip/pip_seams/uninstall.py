@@ -1,4 +1,4 @@
-"""What pip would uninstall: it lists and tells everything as ever, and moves nothing; and `pip uninstall` itself.
+"""What pip would uninstall: pip lists it and says so, and moves nothing. And `pip uninstall` itself.
 
 `pip uninstall` asks its question with no lock held; the answer is validated under the locks.
 """
@@ -47,12 +47,12 @@ class Removals:
         self._after: dict[str, bytes] = {}
 
     def attach(self, remove: Callable[..., Any]) -> None:
-        """Have pip call `remove(original, paths, ...)`, whose original lists what goes; nothing is touched."""
+        """Have pip call `remove(original, paths, ...)`, whose original only lists what goes."""
         for seam in SEAMS:
             seam.check()
         STASH.replace(lambda original, stash, path: path)
         UNLIST.replace(self._unlist)
-        # There is nothing to take back either: until the change is committed nothing has happened.
+        # There is nothing to roll back: until the change is committed nothing has happened.
         for seam in (COMMIT, ROLLBACK):
             seam.replace(lambda original, paths: None)
         REMOVE.replace(remove)
@@ -80,11 +80,11 @@ class Removals:
                 raise StalePlan((), f"`{file}` changed while this command was at work")
 
     def notices(self) -> list[str]:
-        """What the user is to be told of the removal."""
+        """What to tell the user of the removal."""
         return [f"`{path}` lies outside the environment and was left alone" for path in self._left_alone]
 
     def _unlist(self, original: Any, entries: Any) -> None:
-        """Take lines off a `.pth` file in memory; two distributions may each have theirs in one file."""
+        """Remove lines of a `.pth` file in memory; one file may have lines of several distributions."""
         _logger.log(VERBOSE, "Removing pth entries from %s:", entries.file)
         if not os.path.isfile(entries.file):
             _logger.warning("Cannot remove entries from nonexistent file %s", entries.file)

@@ -173,7 +173,7 @@ class WheelStaging:
             there = set(os.listdir(live)) if base and os.path.isdir(live) else set()
             paths = [path for path in paths if path.partition("/")[0] in there and os.pardir not in path.split("/")]
             if paths:
-                change.mirror_below(live, paths)
+                change.stage.mirror_below(live, set(map(os.path.dirname, paths)))
 
     def _compile_file(self, path: str, **kw: Any) -> Any:
         """Compile with the path relative to the tree; the import system puts the whole path in its place."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.venvs.pip_environment import PipEnvironment
+from tests.support.venvs.probe import Probe, ProbeVenv
 from tests.support.venvs.tools import Toolbox
 from tests.support.venvs.workspace import Workspace
 from tests.support.wheels.tiny import EVERYTHING, OTHER
@@ -45,3 +46,15 @@ def cold_env(env: PipEnvironment, tmp_path: Path) -> PipEnvironment:
         shutil.copytree(frozen, tmp_path / "cache" / "safe-pip", symlinks=True)
     env.add_to_index(EVERYTHING, OTHER)
     return env
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> Probe:
+    """A safe-pip that reports what its process is like."""
+    return Probe.make(tmp_path_factory.mktemp("probe"))
+
+
+@pytest.fixture
+def installed(tmp_path: Path, probe: Probe) -> ProbeVenv:
+    """A virtual environment with the probe in it."""
+    return ProbeVenv.make(tmp_path / "venv", probe)

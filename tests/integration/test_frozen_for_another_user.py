@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.venvs.probe import Probe, ProbeVenv
 from tests.support.wheels.tiny_pip import install_tiny_pip
 
 NOBODY = 65534
@@ -18,16 +17,6 @@ PLANTED = "raise SystemExit('the planted code was run')\n"
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can play the part of two users"
 )
-
-
-@pytest.fixture(scope="module")
-def probe(tmp_path_factory):
-    return Probe.make(tmp_path_factory.mktemp("probe"))
-
-
-@pytest.fixture
-def installed(tmp_path, probe):
-    return ProbeVenv.make(tmp_path / "venv", probe)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.venvs.probe import Probe, ProbeVenv
+from tests.support.venvs.probe import ProbeVenv
 from tests.support.wheels.tiny_pip import install_tiny_pip
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="virtual environments of POSIX")
@@ -40,16 +40,6 @@ def install():
     sys.path_importer_cache.clear()
     sys.path.append("__editable__.project-1.0.finder.__path_hook__")
 """
-
-
-@pytest.fixture(scope="module")
-def probe(tmp_path_factory):
-    return Probe.make(tmp_path_factory.mktemp("probe"))
-
-
-@pytest.fixture
-def installed(tmp_path, probe):
-    return ProbeVenv.make(tmp_path / "venv", probe)
 
 
 @pytest.fixture(params=["script", "module", "runner"])

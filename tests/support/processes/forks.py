@@ -1,4 +1,4 @@
-"""A forked child that does one thing: dies at it, or does it as another user."""
+"""A forked child that calls one function: it is killed meanwhile, or runs as another user."""
 
 from __future__ import annotations
 
@@ -15,38 +15,41 @@ from tests.support.faults import disk
 
 
 def in_child(act: Callable[[], object], *, user: str | None = None, groups: tuple[int, ...] = ()) -> None:
-    """Have a child do it, and end without cleaning up; fails where it raises."""
+    """Call `act` in a child, which ends without cleaning up; fails if `act` raises."""
+
+    def act_as_user() -> None:
+        if user is not None:
+            become(user, groups)
+        act()
+
+    assert _status(act_as_user) == 0
+
+
+def killed_at(k: int, act: Callable[[], object]) -> bool:
+    """Call `act` in a child that is killed before its change `k`; False if it makes fewer changes."""
+
+    def act_until_killed() -> None:
+        with disk.kill_at(k):
+            act()
+
+    status = _status(act_until_killed)
+    assert status in (0, -signal.SIGKILL)
+    return status != 0
+
+
+def _status(act: Callable[[], object]) -> int:
+    """The exit status of a child that calls `act`: 1 if it raises, negative if a signal kills the child."""
     pid = os.fork()
     if not pid:
         status = 1
         try:
-            if user is not None:
-                become(user, groups)
             act()
             status = 0
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
-def killed_at(k: int, act: Callable[[], object]) -> bool:
-    """Have a child do it that is killed before its change `k`; False if it does not make so many."""
-    pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            with disk.kill_at(k):
-                act()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert status in (0, -signal.SIGKILL)
-    return status != 0
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def become(user: str, groups: tuple[int, ...] = ()) -> None:
@@ -68,7 +71,7 @@ def need_user(name: str = "nobody") -> pwd.struct_passwd:
 
 
 def reachable(path: Path) -> Path:
-    """Let others pass through the directories of pytest's above `path`, which they may enter."""
+    """Let other users reach `path`: give them access to the directories of pytest above it."""
     for directory in (path, *path.parents):
         if directory.stat().st_uid == os.geteuid() and len(directory.parts) > 2:
             directory.chmod(directory.stat().st_mode | 0o055)

@@ -1,15 +1,12 @@
-"""Tools of others that call pip, or stand in its place: fetched from the package index once per user, then kept.
+"""Other tools that call pip or replace it: fetched from the package index once per user, then kept.
 
-A test that cannot have one of them is skipped by the tool's name. Like the wheelhouse, what is fetched is made aside
-and renamed in; nothing but the fetching sees the index.
+If a tool is not available, a test that needs it is skipped by the tool's name. Only the fetching uses the index.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.venvs.template import clean_environment
-from tests.support.wheels.wheelhouse import NEWEST_PIP, Wheelhouse, any_pip, user_cache
+from tests.support.wheels.wheelhouse import NEWEST_PIP, Wheelhouse, any_pip, fetch_once, user_cache
 
-# Each with what it needs, as pip resolves it on the day when it is fetched.
+# Dependencies are what pip resolves on the day of fetching.
 VERSIONS = {
     "build": "1.6.1",
     "nox": "2026.10.20",
@@ -41,23 +38,16 @@ def fetched(name: str) -> Path:
     path = user_cache() / "safe-pip-tests" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if path.is_dir():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix="fetching-"))
-    try:
+
+    def fetch(directory: Path) -> None:
         with tempfile.TemporaryDirectory() as scratch:
-            command = [*any_pip(Path(scratch)), "download", "-q", "--only-binary", ":all:", "-d", str(aside)]
+            command = [*any_pip(Path(scratch)), "download", "-q", "--only-binary", ":all:", "-d", str(directory)]
             command.append(f"{name}=={VERSIONS[name]}")
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ToolOutOfReach(f"{name} {VERSIONS[name]} cannot be fetched: {done.stderr[-1000:]}")
-        aside.chmod(0o755)
-        os.rename(aside, path)
-    except OSError:
-        if not path.is_dir():
-            raise  # not the loser of a race between two test runs
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return path
+
+    return fetch_once(path, fetch)
 
 
 @dataclass
@@ -69,14 +59,14 @@ class Toolbox:
     _made: dict[str, Path] = field(default_factory=dict)
 
     def wheels(self, name: str) -> list[Path]:
-        """The wheels of a tool and of all that it needs; a tool that cannot be had skips the test."""
+        """The wheels of a tool and of all that it needs; skips the test if the tool is not available."""
         try:
             return sorted(fetched(name).glob("*.whl"))
         except ToolOutOfReach as error:
             pytest.skip(str(error))
 
     def program(self, name: str) -> Path:
-        """The tool's executable; a tool that cannot be had skips the test."""
+        """The tool's executable; skips the test if the tool is not available."""
         if name not in self._made:
             wheels = self.wheels(name)
             prefix = self.scratch / name

@@ -1,7 +1,7 @@
-"""Real distributions from the package index, fetched once and kept in the user's cache; all else works from there.
+"""Real distributions from the package index, fetched once and kept in the user's cache.
 
-Only the fetching sees the index, with whatever the machine has configured for pip. It is made aside and renamed in,
-so any number of test runs may start at once on a machine that has never seen it.
+Only the fetching uses the index, with the pip configuration of the machine. The directory is renamed into place when it
+is complete, so any number of test runs may start at once on a new machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,19 +126,26 @@ def open_wheelhouse() -> Wheelhouse:
         if _manifest(path) == json.loads((path / "manifest.json").read_text()):
             return Wheelhouse(path)
         shutil.rmtree(path)
+    return Wheelhouse(fetch_once(path, _fetch))
+
+
+def fetch_once(path: Path, fetch: Callable[[Path], None]) -> Path:
+    """Have `fetch` fill a directory that is renamed to `path` when it is complete; on return `path` exists.
+
+    Two test runs may do this at once: the result of the slower one is discarded.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix="fetching-"))
     try:
-        _fetch(aside)
-        (aside / "manifest.json").write_text(json.dumps(_manifest(aside), indent=1))
+        fetch(aside)
         aside.chmod(0o755)
         os.rename(aside, path)
     except OSError:
         if not path.is_dir():
-            raise  # not the loser of a race between two test runs
+            raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return Wheelhouse(path)
+    return path
 
 
 def _manifest(path: Path) -> dict[str, str]:
@@ -158,6 +165,7 @@ def _fetch(directory: Path) -> None:
                     "the tests on real distributions fetch them once from the package index, and cannot: "
                     f"`{' '.join(command)}` exited {done.returncode}:\n{done.stdout}{done.stderr}"
                 )
+    (directory / "manifest.json").write_text(json.dumps(_manifest(directory), indent=1))
 
 
 def any_pip(scratch: Path) -> list[str]:

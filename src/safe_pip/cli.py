@@ -14,8 +14,8 @@ from safe_pip.environment.environment import Environment
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import Replaced, SafePipError, StalePlan, UnusableEnvironment, UsageError
 from safe_pip.launch import bundle, frozen_pip, isolation, settings
-from safe_pip.launch.attempt import LAST, Attempt
 from safe_pip.launch.compiled import Compiled
+from safe_pip.launch.restart import LAST, Attempt
 from safe_pip.locking import flock
 from safe_pip.messages import Reporter, say
 
@@ -156,7 +156,7 @@ def _run_pip(line: CommandLine, chosen: settings.Settings, attempt: Attempt) -> 
         if isolation.is_current() or attempt.number >= LAST:
             raise
         transaction.environment.read(lambda: None)
-        attempt._replace(number=attempt.number + 1).begin(isolation.start)
+        attempt._replace(number=attempt.number + 1).reexec(isolation.start)
 
 
 def _run_seams(
@@ -167,17 +167,17 @@ def _run_seams(
     copy: frozen_pip.FrozenPip,
 ) -> int:
     sys.path.append(str(copy.path))
-    compiled = Compiled(copy.copy.beside("programs"))
-    if not copy.copy.is_private:
+    compiled = Compiled(copy.beside("programs"))
+    if not copy.is_private:
         compiled.attach()
-        bundle.attach(copy.path, copy.copy.beside("bundle"))
+        bundle.attach(copy.path, copy.beside("bundle"))
     from safe_pip.pip_seams.seams import SeamBroken, Seams, Shell, program
 
-    if copy.copy.is_private and line.wants_more:
+    if copy.is_private and line.wants_more:
         say(f"the cache cannot be used, so pip runs from a copy of this command's own in `{copy.path}`")
     if line.is_version and line.is_verbose:
         say(f"safe-pip {__version__}, with pip {copy.version} from {copy.path}")
-    shell = Shell(copy.origin, program(), VERBS, {**copy.for_child(), **_for_child(chosen)})
+    shell = Shell(copy.origin, program(), VERBS, {**copy.for_child(), **chosen.for_child()})
     seams = Seams(transaction, shell, attempt, chosen, begin=compiled.keep)
     status = seams.run(list(line.for_pip))
     for notice in transaction.noticed:
@@ -190,29 +190,15 @@ def _run_seams(
         copy.discard()
         if isinstance(seams.error, Replaced):
             transaction.environment.read(lambda: None)  # Until then there may be no safe-pip to start.
-        Attempt(attempt.number + 1, answered=frozenset(seams.answered), inputs=seams.inputs).begin(isolation.start)
+        Attempt(attempt.number + 1, answered=frozenset(seams.answered), inputs=seams.inputs).reexec(isolation.start)
     return _fail(seams.error) if seams.error is not None else status
-
-
-def _for_child(chosen: settings.Settings) -> dict[str, str]:
-    """The settings in force, as variables for another interpreter's safe-pip."""
-    found = {}
-    if chosen.lock_timeout is not None:
-        found["SAFE_PIP_LOCK_TIMEOUT"] = str(chosen.lock_timeout)
-    if chosen.durable:
-        found["SAFE_PIP_DURABLE"] = "1"
-    if chosen.verify is not None:
-        found["SAFE_PIP_VERIFY"] = chosen.verify
-    found["SAFE_PIP_LINK_MODE"] = chosen.link_mode
-    found["SAFE_PIP_CACHE_LIMIT"] = str(chosen.cache_limit)
-    return found
 
 
 def _fall_back(line: CommandLine, attempt: Attempt, reason: str) -> int:
     """Begin again with all of pip under one exclusive lock: slower, as safe."""
     if line.wants_more:
         say(f"{reason}, so all of it runs under one exclusive lock")
-    attempt._replace(is_fallback=True).begin(isolation.start)
+    attempt._replace(is_fallback=True).reexec(isolation.start)
 
 
 def _run_unchanged(line: CommandLine, copy: frozen_pip.FrozenPip | None) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from safe_pip.launch.start import Start
+    from safe_pip.launch.restart import Start
 
 #: pip, and what it or we vendor under a name that an environment may have as well.
 SHADOWED = frozenset(("pip", "filelock", "importlib_metadata", "zipp", "typing_extensions"))
@@ -53,7 +53,7 @@ def isolate() -> None:
 
     import os
 
-    from safe_pip.launch.start import Start
+    from safe_pip.launch.restart import Start
 
     start = Start.now()
     environment_path = tuple(_with_user_site(before[1:] if _is_of_the_start(before, os) else before))

@@ -1,31 +1,119 @@
 """safe-pip's own settings: from the command line, the environment, and pip's configuration files.
 
-The files are read here and not by pip, because the first lock is taken before pip can be imported.
+The files are read here and not by pip, because the first lock is taken before pip can be imported. `configparser` and
+`locale` are imported only if there is such a file.
 """
 
 import os
 import sys
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from safe_pip.errors import UsageError
 
 
 class Settings(NamedTuple):
-    """What the user asked of safe-pip itself."""
+    """What the user asked of safe-pip itself; the defaults stand here."""
 
     lock_timeout: float | None = None
-    """Seconds to wait for locks; None waits for ever, 0 does not wait."""
     proxies: tuple[str, ...] = ()
     """Every proxy that pip may be told to use; only looked at to see whether one is a SOCKS proxy."""
     durable: bool = False
-    """Whether a change is to survive a loss of power, not only the death of the process."""
     verify: str | None = None
-    """`import`: what is new is imported once before it is put in; None: nothing is."""
     link_mode: str = "clone"
-    """How files get from the store of prepared wheels into an environment: `clone` or `copy`."""
     cache_limit: int = 10_000_000_000
-    """The bytes that the store of prepared wheels may take; with 0 there is none."""
+    fast_start: bool = True
+
+    def for_child(self) -> dict[str, str]:
+        """The settings in force, as variables for another interpreter's safe-pip."""
+        values = {each.variable: getattr(self, each.name) for each in TABLE}
+        return {
+            variable: str(int(value) if isinstance(value, bool) else value)
+            for variable, value in values.items()
+            if value is not None
+        }
+
+
+def seconds(text: str, source: str) -> float:
+    """A time, 0 or more seconds; raises `UsageError`, which names the `source` of the text."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 10**9:
+        raise UsageError(f"`{text}` is not a number of seconds ({source})")
+    return value
+
+
+def switch(text: str, source: str) -> bool:
+    """Yes or no, in the words that pip's configuration takes; raises `UsageError`."""
+    if text.lower() in ("y", "yes", "t", "true", "on", "1"):
+        return True
+    if text.lower() in ("n", "no", "f", "false", "off", "0"):
+        return False
+    raise UsageError(f"`{text}` is neither yes nor no ({source})")
+
+
+def check(text: str, source: str) -> str | None:
+    """`import`, or None for `none`; raises `UsageError`."""
+    if text in ("import", "none"):
+        return text if text == "import" else None
+    raise UsageError(f"`{text}` is neither `import` nor `none` ({source})")
+
+
+def link_mode(text: str, source: str) -> str:
+    """`clone` or `copy`; raises `UsageError`."""
+    if text in ("clone", "copy"):
+        return text
+    raise UsageError(f"`{text}` is neither `clone` nor `copy` ({source})")
+
+
+def size(text: str, source: str) -> int:
+    """A number of bytes, or of kB, MB, GB or TB with that first letter behind it; raises `UsageError`."""
+    number, unit = (text[:-1], text[-1:].upper()) if text[-1:].isalpha() else (text, "")
+    try:
+        value = float(number) * 1000 ** ["", "K", "M", "G", "T"].index(unit)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 10**18:
+        raise UsageError(f"`{text}` is not a size like `500M` or `10G` ({source})")
+    return int(value)
+
+
+class Setting(NamedTuple):
+    """One setting: the field of `Settings`, the parser of its value, and what help says."""
+
+    name: str
+    parse: Callable[[str, str], Any]
+    help: str
+    takes: str = ""
+    """What the value of its option is; empty for an option without a value."""
+    has_option: bool = False
+
+    @property
+    def key(self) -> str:
+        """The key in section `[safe-pip]` of pip's configuration."""
+        return self.name.replace("_", "-")
+
+    @property
+    def option(self) -> str:
+        """The option that stands before the command."""
+        return f"--{self.key}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return f"SAFE_PIP_{self.name.upper()}"
+
+
+TABLE = (
+    Setting("lock_timeout", seconds, "Seconds to wait for locks; 0: do not wait.", "a number of seconds", True),
+    Setting("durable", switch, "Changes survive a loss of power, not only the death of the process.", "", True),
+    Setting("verify", check, "`import`: import what is new once before it is put in.", "`import` or `none`", True),
+    Setting("link_mode", link_mode, "How prepared wheels get into an environment: `clone` or `copy`."),
+    Setting("cache_limit", size, "What the store of prepared wheels may take, like `500M`; 0: no store."),
+    Setting("fast_start", switch, "Whether pip's start is made cheaper (see docs/performance.md)."),
+)
 
 
 def configuration_files(environ: Mapping[str, str], *, isolated: bool = False) -> list[str]:
@@ -45,57 +133,40 @@ def configuration_files(environ: Mapping[str, str], *, isolated: bool = False) -
     else:
         shared = (environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(os.pathsep)
         system = [*(os.path.join(directory, "pip") for directory in shared), "/etc"]
-        user = [
-            os.path.join(home, ".pip"),
-            os.path.join(environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config"), "pip"),
-        ]
-    directories = list(system)
-    if not isolated and not (named and os.path.exists(named)):
-        directories += user
-    directories.append(sys.prefix)
-    files = [os.path.join(directory, name) for directory in directories]
+        settings = environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
+        user = [os.path.join(home, ".pip"), os.path.join(settings, "pip")]
+    is_users = not isolated and not (named and os.path.exists(named))
+    files = [os.path.join(directory, name) for directory in (*system, *(user if is_users else ()), sys.prefix)]
     return files + [named] if named else files
 
 
 def load(
-    environ: Mapping[str, str],
-    *,
-    lock_timeout: str | None = None,
-    durable: bool = False,
-    verify: str | None = None,
-    proxy: str | None = None,
-    isolated: bool = False,
+    environ: Mapping[str, str], *, proxy: str | None = None, isolated: bool = False, **options: str | bool | None
 ) -> Settings:
-    """The settings in force; the option wins over the environment, the environment over the files.
+    """The settings in force: an option wins over the environment, the environment over the files.
 
-    Raises `UsageError` for a value that is none. A file that cannot be read or parsed is left to pip, which says so.
+    `options` are the values of options by the names in `Settings`; None or False for one that was not given. Raises
+    `UsageError` for a value that cannot be parsed. A file that cannot be read or parsed is left to pip, which says so.
     """
-    settings = Settings()
+    found: dict[str, Any] = {}
+    proxies: list[str | None] = []
     for file in configuration_files(environ, isolated=isolated):
         if os.path.isfile(file):
-            settings = _with_file(settings, file)
-    variables = {} if isolated else environ
-    if variables.get("SAFE_PIP_LOCK_TIMEOUT"):
-        settings = settings._replace(lock_timeout=seconds(variables["SAFE_PIP_LOCK_TIMEOUT"], "SAFE_PIP_LOCK_TIMEOUT"))
-    if variables.get("SAFE_PIP_DURABLE"):
-        settings = settings._replace(durable=switch(variables["SAFE_PIP_DURABLE"], "SAFE_PIP_DURABLE"))
-    if variables.get("SAFE_PIP_VERIFY"):
-        settings = settings._replace(verify=check(variables["SAFE_PIP_VERIFY"], "SAFE_PIP_VERIFY"))
-    if variables.get("SAFE_PIP_LINK_MODE"):
-        settings = settings._replace(link_mode=link_mode(variables["SAFE_PIP_LINK_MODE"], "SAFE_PIP_LINK_MODE"))
-    if variables.get("SAFE_PIP_CACHE_LIMIT"):
-        settings = settings._replace(cache_limit=size(variables["SAFE_PIP_CACHE_LIMIT"], "SAFE_PIP_CACHE_LIMIT"))
-    if lock_timeout is not None:
-        settings = settings._replace(lock_timeout=seconds(lock_timeout, "--lock-timeout"))
-    if verify is not None:
-        settings = settings._replace(verify=check(verify, "--verify"))
-    settings = settings._replace(durable=durable or settings.durable)
+            _read(file, found, proxies)
+    for each in TABLE:
+        value, given = environ.get(each.variable), options.get(each.name)
+        if value and not isolated:
+            found[each.name] = each.parse(value, each.variable)
+        if isinstance(given, str):
+            found[each.name] = each.parse(given, each.option)
+        elif given:
+            found[each.name] = given
     named = ("PIP_PROXY", "ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
-    proxies = [proxy, *(environ.get(name) for name in named)]
-    return settings._replace(proxies=settings.proxies + tuple(value for value in proxies if value))
+    proxies += [proxy, *(environ.get(name) for name in named)]
+    return Settings(proxies=tuple(value for value in proxies if value), **found)
 
 
-def _with_file(settings: Settings, file: str) -> Settings:
+def _read(file: str, found: dict[str, Any], proxies: list[str | None]) -> None:
     import configparser
     import locale
 
@@ -103,69 +174,9 @@ def _with_file(settings: Settings, file: str) -> Settings:
     try:
         parser.read(file, encoding=locale.getpreferredencoding(False))
     except (configparser.Error, OSError, UnicodeDecodeError):
-        return settings
-    timeout = parser.get("safe-pip", "lock-timeout", fallback=None)
-    if timeout is not None:
-        settings = settings._replace(lock_timeout=seconds(timeout, f"lock-timeout in {file}"))
-    durable = parser.get("safe-pip", "durable", fallback=None)
-    if durable is not None:
-        settings = settings._replace(durable=switch(durable, f"durable in {file}"))
-    verify = parser.get("safe-pip", "verify", fallback=None)
-    if verify is not None:
-        settings = settings._replace(verify=check(verify, f"verify in {file}"))
-    mode = parser.get("safe-pip", "link-mode", fallback=None)
-    if mode is not None:
-        settings = settings._replace(link_mode=link_mode(mode, f"link-mode in {file}"))
-    limit = parser.get("safe-pip", "cache-limit", fallback=None)
-    if limit is not None:
-        settings = settings._replace(cache_limit=size(limit, f"cache-limit in {file}"))
-    found = tuple(parser.get(section, "proxy") for section in parser.sections() if parser.has_option(section, "proxy"))
-    return settings._replace(proxies=settings.proxies + found)
-
-
-def seconds(text: str, source: str) -> float:
-    """A time of the user's, 0 or more; raises `UsageError`, which names its source."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 10**9:
-        raise UsageError(f"`{text}` is not a number of seconds ({source})")
-    return value
-
-
-def switch(text: str, source: str) -> bool:
-    """A choice between yes and no, in the words that pip's configuration takes; raises `UsageError`."""
-    if text.lower() in ("y", "yes", "t", "true", "on", "1"):
-        return True
-    if text.lower() in ("n", "no", "f", "false", "off", "0"):
-        return False
-    raise UsageError(f"`{text}` is neither yes nor no ({source})")
-
-
-def check(text: str, source: str) -> str | None:
-    """What is to be checked of new distributions before they are put in; raises `UsageError`."""
-    if text == "import":
-        return text
-    if text == "none":
-        return None
-    raise UsageError(f"`{text}` is neither `import` nor `none` ({source})")
-
-
-def link_mode(text: str, source: str) -> str:
-    """How files get from the store into an environment; raises `UsageError`."""
-    if text in ("clone", "copy"):
-        return text
-    raise UsageError(f"`{text}` is neither `clone` nor `copy` ({source})")
-
-
-def size(text: str, source: str) -> int:
-    """A number of bytes, or of kB, MB, GB or TB with the first letter behind it; raises `UsageError`."""
-    number, unit = (text[:-1], text[-1:].upper()) if text[-1:].isalpha() else (text, "")
-    try:
-        value = float(number) * 1000 ** ["", "K", "M", "G", "T"].index(unit)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 10**18:
-        raise UsageError(f"`{text}` is not a size like `500M` or `10G` ({source})")
-    return int(value)
+        return
+    for each in TABLE:
+        value = parser.get("safe-pip", each.key, fallback=None)
+        if value is not None:
+            found[each.name] = each.parse(value, f"{each.key} in {file}")
+    proxies += [parser.get(section, "proxy") for section in parser.sections() if parser.has_option(section, "proxy")]

@@ -21,7 +21,7 @@ from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import NestingRefused, Replaced, SafePipError
 from safe_pip.fs.rename import load as load_rename
 from safe_pip.launch import isolation
-from safe_pip.launch.attempt import RESERVING, Attempt
+from safe_pip.launch.restart import RESERVING, Attempt
 from safe_pip.launch.settings import Settings
 from safe_pip.pip_seams import tracebacks
 from safe_pip.pip_seams.seam import Seam, SeamBroken

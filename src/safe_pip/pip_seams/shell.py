@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safe_pip.errors import UsageError
-from safe_pip.launch.start import RUNNER
+from safe_pip.launch.restart import RUNNER
 from safe_pip.pip_seams.seam import Seam
 
 COMMANDS = Seam("pip._internal.commands", "commands_dict")

@@ -54,7 +54,7 @@ def main(argv):
         "caches": list(sys.path_importer_cache),
         "modules": {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())},
         "copy": [str(copy.path), str(copy.origin), copy.version],
-        "is_private": copy.copy.is_private,
+        "is_private": copy.is_private,
         "start": [start.executable, start.argv, start.directory, sorted(start.environ)],
     }))
     return 0

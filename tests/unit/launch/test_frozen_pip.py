@@ -12,8 +12,8 @@ import pytest
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import trust
-from safe_pip.launch import copies, frozen_pip
-from safe_pip.locking import flock
+from safe_pip.launch import frozen_pip
+from safe_pip.locking import entries, flock
 from tests.support.wheels.tiny_pip import install_tiny_pip
 
 LONG_AGO = time.time() - 31 * 24 * 3600
@@ -61,13 +61,13 @@ def sources(directory: Path) -> set[str]:
 
 
 def stored(cache: Path) -> list[str]:
-    return sorted(os.listdir(cache / "safe-pip" / "pip"))
+    return sorted(name for name in os.listdir(cache / "safe-pip" / "pip") if name != ".aside")
 
 
 def close(copy):
     """Let a copy go, as the end of its process does."""
-    if copy.copy.held is not None:
-        copy.copy.held.close()
+    if copy.held is not None:
+        copy.held.close()
 
 
 # Which pip
@@ -296,7 +296,7 @@ def test_a_home_that_does_not_exist_is_not_made(site, tmp_path, monkeypatch):
     install_tiny_pip(site)
     copy = frozen_pip.freeze([str(site)], environ={"HOME": str(tmp_path / "nobody")})
     assert not (tmp_path / "nobody").exists()
-    assert copy.copy.is_private
+    assert copy.is_private
     copy.discard()
 
 
@@ -304,7 +304,7 @@ def test_a_cache_that_is_full_gives_a_private_copy(site, environ, cache, monkeyp
     install_tiny_pip(site)
     monkeypatch.setattr(fs, "write", full_below(cache))
     copy = freeze(site, environ)
-    assert copy.copy.is_private
+    assert copy.is_private
     assert stored(cache) == []
     copy.discard()
 
@@ -359,7 +359,7 @@ def test_a_damaged_copy_that_somebody_runs_from_is_left_alone(site, environ, cac
     copy = freeze(site, environ)
     (copy.path / "pip/_internal/cli.py").unlink()
     other = freeze(site, environ)
-    assert other.copy.is_private
+    assert other.is_private
     assert (other.path / "pip/_internal/cli.py").exists()
     other.discard()
     assert stored(cache) == [copy.path.name]
@@ -374,11 +374,12 @@ def test_copies_that_nobody_used_for_a_month_go_when_a_new_one_is_made(tmp_path,
     close(kept["26.1"])
     for version in ("25.3", "26.0"):
         os.utime(kept[version].path, (LONG_AGO, LONG_AGO))
-    (cache / "safe-pip/pip/.aside-of-a-killed-process").mkdir()
-    os.utime(cache / "safe-pip/pip/.aside-of-a-killed-process", (LONG_AGO, LONG_AGO))
+    left = cache / "safe-pip/pip/.aside/of-a-killed-process"
+    left.mkdir()
     install_tiny_pip(tmp_path / "26.3", "26.3")
     new = freeze(tmp_path / "26.3", environ)
     assert stored(cache) == sorted([kept["26.0"].path.name, kept["26.1"].path.name, new.path.name])
+    assert not left.exists()
 
 
 def test_using_a_copy_counts_as_use(site, environ):
@@ -409,10 +410,10 @@ def test_a_copy_that_is_being_removed_is_not_used(site, environ, monkeypatch):
     install_tiny_pip(site)
     copy = freeze(site, environ)
     close(copy)
-    held = copies._lock(copy.path, exclusive=True)
+    held = entries.hold(copy.path, exclusive=True)
     other = freeze(site, environ)
     held.close()
-    assert other.copy.is_private
+    assert other.is_private
     other.discard()
 
 

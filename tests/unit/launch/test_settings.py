@@ -79,3 +79,21 @@ def test_the_files_are_those_that_pip_reads(environ):
     theirs = [file for kind in ("global", "user", "site") for file in kinds[kind]]
     ours = settings.configuration_files({"HOME": environ["HOME"]})
     assert [file for file in ours if "xdg" not in file] == [file for file in theirs if "xdg" not in file]
+
+
+def test_every_setting_has_an_option_or_a_variable_and_a_key(environ, tmp_path):
+    values = {"lock_timeout": "2", "durable": "yes", "verify": "import", "link_mode": "copy", "cache_limit": "1k"}
+    values["fast_start"] = "off"
+    assert values.keys() == {each.name for each in settings.TABLE}
+    expected = settings.Settings(2, (), True, "import", "copy", 1000, False)
+    variables = {f"SAFE_PIP_{name.upper()}": value for name, value in values.items()}
+    assert settings.load(environ | variables) == expected
+    lines = [f"{name.replace('_', '-')} = {value}" for name, value in values.items()]
+    write(tmp_path / "home/.config/pip/pip.conf", "\n".join(["[safe-pip]", *lines]))
+    assert settings.load(environ) == expected
+
+
+def test_another_interpreter_is_told_what_is_in_force(environ):
+    chosen = settings.Settings(2.5, (), True, "import", "copy", 1000, fast_start=False)
+    assert settings.load(environ | chosen.for_child()) == chosen
+    assert settings.load(environ | settings.Settings().for_child()) == settings.Settings()

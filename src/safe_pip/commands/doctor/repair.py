@@ -19,7 +19,7 @@ from safe_pip.environment.environment import Target
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.errors import SafePipError, StalePlan
 from safe_pip.journal import sweep
-from safe_pip.launch.start import RUNNER
+from safe_pip.launch.restart import RUNNER
 from safe_pip.merge.plan import Removal
 from safe_pip.messages import say
 

@@ -12,7 +12,7 @@ from safe_pip.commands.environments import Context, Interpreter, python_of, tree
 from safe_pip.commands.options import Namespace, Parser, text
 from safe_pip.commands.venv import virtual
 from safe_pip.errors import NotMade, OtherPython, UnusableEnvironment, UsageError
-from safe_pip.launch.start import RUNNER
+from safe_pip.launch.restart import RUNNER
 from safe_pip.locking import state_directory
 from safe_pip.messages import say
 

@@ -4,19 +4,18 @@ import os
 import subprocess
 import sys
 
-from safe_pip.launch.attempt import Attempt
+from safe_pip.launch.restart import Attempt
 
 FIRST = """
 import os, sys
 from types import MappingProxyType
-from safe_pip.launch.attempt import Attempt
-from safe_pip.launch.start import Start
+from safe_pip.launch.restart import Attempt, Start
 attempt = Attempt.taken_from(os.environ)
 if attempt.number == 1:
     os.environ["SET_LATER"] = "yes"
     start = Start(sys.executable, tuple(sys.orig_argv), os.getcwd(), {**os.environ, "SET_LATER": "no"}, frozenset())
     os.chdir("/")
-    Attempt(2, answered=frozenset({"b", "a"}), inputs={"/dev/fd/63": "six\\n"}).begin(start)
+    Attempt(2, answered=frozenset({"b", "a"}), inputs={"/dev/fd/63": "six\\n"}).reexec(start)
 print(attempt.number, sorted(attempt.answered), dict(attempt.inputs), os.environ["SET_LATER"], os.getcwd())
 print("SAFE_PIP_ATTEMPT" in os.environ, sys.argv[1:])
 """

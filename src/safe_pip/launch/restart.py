@@ -1,0 +1,101 @@
+"""How this process was started, and starting the command again in a fresh process in its place.
+
+A stale plan is tried again that way. What the next attempt has to know travels in a file without a name.
+"""
+
+import json
+import os
+import signal
+import stat
+import sys
+from collections.abc import Mapping, MutableMapping
+from types import MappingProxyType
+from typing import NamedTuple, NoReturn
+
+from safe_pip import fs
+from safe_pip.errors import UnusableEnvironment
+
+RUNNER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "_runner.py")
+"""safe-pip for any interpreter, run by its path: `-m safe_pip` needs a safe-pip in that interpreter's environment."""
+LAST = 10
+RESERVING = 3
+"""From this attempt on the environment lock is taken before the snapshot, so that the attempt is the last one."""
+_VARIABLE = "SAFE_PIP_ATTEMPT"
+
+
+class Start(NamedTuple):  # at every start: to make a frozen dataclass takes ten times as long
+    """The command line, the working directory, the environment variables and the signal mask of the start.
+
+    `executable` is None where the interpreter does not know itself; `directory` is None if the working directory had
+    vanished. pip changes the variables later (PIP_BUILD_TRACKER and others), and a signal mask survives exec.
+    """
+
+    executable: str | None
+    argv: tuple[str, ...]
+    directory: str | None
+    environ: Mapping[str, str]
+    signal_mask: frozenset[int]
+
+    @classmethod
+    def now(cls) -> "Start":
+        """Take down what is true of this process now."""
+        try:
+            directory = os.getcwd()
+        except OSError:
+            directory = None
+        mask: frozenset[int] = frozenset()
+        if sys.platform != "win32":
+            mask = frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        return cls(sys.executable or None, tuple(sys.orig_argv), directory, MappingProxyType(dict(os.environ)), mask)
+
+
+class Attempt(NamedTuple):
+    """One attempt at a command."""
+
+    number: int = 1
+    is_fallback: bool = False
+    """Whether all of pip runs under one exclusive lock, because a seam was not as expected."""
+    answered: frozenset[str] = frozenset()
+    """The projects whose removal was agreed to, where the question cannot be asked again."""
+    inputs: Mapping[str, str] = MappingProxyType({})
+    """What was read from pipes: they are empty the second time."""
+
+    @classmethod
+    def taken_from(cls, environ: MutableMapping[str, str]) -> "Attempt":
+        """This attempt; its variable is taken out of the environment before anything is spawned.
+
+        The variable names the descriptor of a file without a name: a killed process leaves nothing behind.
+        """
+        named = environ.pop(_VARIABLE, None)
+        if named is None:
+            return cls()
+        try:
+            status = os.fstat(int(named))
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink:
+                return cls()
+            with open(int(named), encoding="utf-8") as file:
+                state = json.load(file)
+            answered, inputs = frozenset(map(str, state["answered"])), dict(state["inputs"])
+            return cls(int(state["number"]), bool(state["is_fallback"]), answered, inputs)
+        except (OSError, ValueError, KeyError, TypeError):
+            return cls()
+
+    def reexec(self, start: Start) -> NoReturn:
+        """Begin this attempt in place of the running process, with everything as it was at the start of the first one.
+
+        Raises `UnusableEnvironment` if the interpreter cannot be started again.
+        """
+        if start.executable is None:
+            raise UnusableEnvironment("this interpreter does not know its own path, so the command cannot start again")
+        state = {**self._asdict(), "answered": sorted(self.answered), "inputs": dict(self.inputs)}
+        descriptor = fs.unnamed_file(json.dumps(state).encode())
+        os.set_inheritable(descriptor, True)
+        if start.directory is not None:
+            os.chdir(start.directory)
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_SETMASK, start.signal_mask)
+        variables = {**start.environ, _VARIABLE: str(descriptor)}
+        try:
+            os.execve(start.executable, [start.executable, *start.argv[1:]], variables)
+        except OSError as error:
+            raise UnusableEnvironment(f"`{start.executable}` could not be started again: {error.strerror}") from error

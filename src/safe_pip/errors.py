@@ -1,7 +1,7 @@
 """Every error that safe-pip reports by itself: what happened, its exit status, and the state it leaves behind.
 
-Exit statuses follow sysexits(3) where it has one. None of these derives from `OSError`: pip reports every `OSError`
-that passes through its install command as its own ("Could not install packages due to an OSError").
+Exit statuses follow sysexits(3) where it has one. No error derives from `OSError`: pip reports every `OSError` that
+passes through its install command as its own ("Could not install packages due to an OSError").
 """
 
 import enum
@@ -17,18 +17,23 @@ class State(enum.Enum):
 
 
 class SafePipError(Exception):
-    """The root of all errors: `message`, and optionally what the user can do about it.
+    """The root of all errors.
 
-    `message` is one line without a full stop, names in back quotes.
+    `message` is one line without a full stop, names in back quotes; `hint` says what the user can do; `output` is what
+    a program printed that failed. `code` is the name of the class in lower case with hyphens.
     """
 
     code = "error"
     exit_status = 1
     state: State | None = State.UNCHANGED
 
-    def __init__(self, message: str, *, hint: str | None = None, state: State | None = None) -> None:
+    def __init_subclass__(cls) -> None:
+        cls.code = "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in cls.__name__)[1:]
+
+    def __init__(self, message: str, output: str = "", *, hint: str | None = None, state: State | None = None) -> None:
         super().__init__(message)
         self.message = message
+        self.output = output
         self.hint = hint
         if state is not None:
             self.state = state
@@ -39,30 +44,26 @@ class SafePipError(Exception):
 
 
 class UsageError(SafePipError):
-    """The command line is not one that can be run (EX_USAGE is 64; pip and argparse use 2)."""
+    """The command line cannot be run (2, as pip and argparse have it)."""
 
-    code = "usage"
     exit_status = 2
 
 
 class LockTimeout(SafePipError):
     """A lock was not granted within the time the user allowed (EX_TEMPFAIL)."""
 
-    code = "lock-timeout"
     exit_status = 75
 
 
 class NestingRefused(SafePipError):
-    """What an ancestor of this process holds forbids what this command needs; waiting would never end (EX_TEMPFAIL)."""
+    """A lock of an ancestor forbids what this command needs; waiting would never end (EX_TEMPFAIL)."""
 
-    code = "nesting-refused"
     exit_status = 75
 
 
 class StalePlan(SafePipError):
     """The environment changed since the snapshot in a way the plan depends on (EX_TEMPFAIL after the last attempt)."""
 
-    code = "stale-plan"
     exit_status = 75
 
     def __init__(self, projects: "tuple[str, ...]", message: str | None = None) -> None:
@@ -74,52 +75,32 @@ class StalePlan(SafePipError):
 class Replaced(SafePipError):
     """safe-pip itself was replaced on disk before all of it was loaded: the command begins again (EX_TEMPFAIL)."""
 
-    code = "replaced"
     exit_status = 75
 
 
 class Mismatch(SafePipError):
-    """What a wheel was unpacked to is not what its RECORD says (1, as pip has for a wheel that it cannot install)."""
-
-    code = "mismatch"
+    """The unpacked files of a wheel are not what its RECORD says (1, as pip has it for a wheel that it rejects)."""
 
 
 class ImportFailed(SafePipError):
-    """What is new cannot be imported (1, as for a wheel that is damaged); `output`: the last lines that it printed."""
-
-    code = "import-failed"
-
-    def __init__(self, message: str, output: str = "") -> None:
-        super().__init__(message)
-        self.output = output
+    """A new module cannot be imported (1); `output`: the last lines that the import printed."""
 
 
 class NotMade(SafePipError):
-    """The `venv` module could not make an environment (1, as it has it itself); `output`: what it printed."""
-
-    code = "not-made"
-
-    def __init__(self, message: str, output: str = "") -> None:
-        super().__init__(message)
-        self.output = output
+    """The `venv` module could not make an environment (1); `output`: what it printed."""
 
 
 class OtherPython(SafePipError):
-    """The environment that is there is one of another Python than was asked for (1)."""
-
-    code = "other-python"
+    """The environment that exists is one of another Python than was asked for (1)."""
 
 
 class Unmergeable(SafePipError):
-    """What was staged cannot be put there, or taken away, as it was asked for (1, as `cp` has it)."""
-
-    code = "unmergeable"
+    """What is staged cannot be put there, or removed, as the user asked (1, as `cp` has it)."""
 
 
 class CommitFailed(SafePipError):
     """The disk refused an operation of the commit (EX_IOERR)."""
 
-    code = "commit-failed"
     exit_status = 74
     state = State.RESTORED
 
@@ -127,18 +108,14 @@ class CommitFailed(SafePipError):
 class RecoveryNeeded(SafePipError):
     """An unfinished transaction is in the way and cannot be undone by this command (EX_PROTOCOL)."""
 
-    code = "recovery-needed"
     exit_status = 76
 
 
 class UnusableEnvironment(SafePipError):
     """The environment cannot be worked on: missing, unreadable, unlockable, or not what it says it is (EX_CONFIG)."""
 
-    code = "unusable-environment"
     exit_status = 78
 
 
 class MergeRefused(UnusableEnvironment):
-    """Something is in the way of what is to be installed and belongs to nobody who leaves: no pip could do it."""
-
-    code = "merge-refused"
+    """Something in the way of an install belongs to no distribution that goes: pip could not install it either."""

@@ -1,4 +1,4 @@
-"""What safe-pip says while it works: to standard error, one line each, and never at the price of holding up others."""
+"""What safe-pip says while it works: on standard error, one line each, without ever waiting for a reader."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PREFIX = "safe-pip: "
 
 
 def say(message: str) -> None:
-    """Say one line on standard error; left out if nobody can take it now, for the speaker may hold a lock or a gate."""
+    """Print one line on standard error. It is left out if standard error cannot take it now: a lock may be held."""
     line = (_PREFIX + message + "\n").encode(errors="backslashreplace")
     if sys.platform == "win32":
         _write(line)
@@ -24,7 +24,7 @@ def say(message: str) -> None:
     poll.register(2, select.POLLOUT)
     if not any(event & select.POLLOUT for _, event in poll.poll(0)):
         return
-    # A background process that writes to its terminal may be stopped for it, with all that it holds.
+    # A background process that writes to its terminal may be stopped for it, with all its locks.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
     try:
         _write(line)
@@ -36,11 +36,11 @@ def _write(line: bytes) -> None:
     try:
         os.write(2, line)
     except OSError:
-        return  # Standard error is closed: there is nobody to tell.
+        return  # standard error is closed
 
 
 class Reporter:
-    """Tells the user what is waited for, who is in the way, and how long it took (`environment.Waiting`)."""
+    """Tells the user which lock is waited for, which processes are in the way, and how long it took (`Waiting`)."""
 
     def waiting(self, event: Wait) -> None:
         """Say that a lock is waited for."""
@@ -48,11 +48,11 @@ class Reporter:
         say(f"waiting for the {mode} lock on `{event.path}`{_by(event.holders)}")
 
     def waiting_for_turn(self, what: str, holders: tuple[Holder, ...]) -> None:
-        """Say that somebody else does `what` this command is about to do, and that he is waited for."""
+        """Say that another process does `what` this command was about to do, and that it is waited for."""
         say(f"waiting for the turn to {what}{_by(holders)}")
 
     def granted(self, event: Wait, seconds: float) -> None:
-        """Say that it was granted, after so many seconds."""
+        """Say that the lock was granted, after so many seconds."""
         say(f"got the lock after {seconds:.1f} s")
 
 
@@ -63,11 +63,7 @@ def _by(holders: tuple[Holder, ...]) -> str:
 
 def _described(holder: Holder) -> str:
     how = "asked for first by" if holder.is_waiting else "held by" if holder.exclusive else "shared by"
-    state = "stopped" if holder.is_stopped else ""
     since = f" for {max(time.time() - holder.since, 0):.0f} s" if holder.since is not None else ""
-    who = (
-        f"`{holder.command}` (pid {holder.pid}{', ' + state if state else ''})"
-        if holder.command
-        else f"pid {holder.pid}"
-    )
-    return f"{how} {who}{since}"
+    if not holder.command:
+        return f"{how} pid {holder.pid}{since}"
+    return f"{how} `{holder.command}` (pid {holder.pid}{', stopped' if holder.is_stopped else ''}){since}"

@@ -1,8 +1,9 @@
-"""Where there is no flock (Windows): one exclusive lock, by `filelock`, for everything a command does.
+"""Where there is no flock (Windows): one exclusive lock for a whole command, by `filelock`. Untested on Windows.
 
-Slower, as safe. Readers and writers alike hold it around the whole command, so a user who cannot write a tree cannot
-lock it either, and is refused. A file's existence never means "locked": where `filelock` could offer no more than that
-the environment is unusable.
+It is slower, and as safe. Readers hold it too, so a user who cannot write a tree cannot lock it, and the command fails.
+A file's existence never means "locked": if `filelock` has no other lock to offer, the environment is unusable.
+
+`filelock` is imported when a lock is made: a Python with flock never needs it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _FIRST_MESSAGE, _RAREST_MESSAGE = 1.0, 60.0
 
 
 class Sole:
-    """All that this process holds where there is no flock: trees, each wholly or not at all."""
+    """All locks of this process where there is no flock: one for each tree."""
 
     def __init__(self, waiting: Waiting, timeout: float | None) -> None:
         self._waiting = waiting
@@ -38,7 +39,7 @@ class Sole:
 
     @contextmanager
     def holding(self, directories: Iterable[Path]) -> Iterator[None]:
-        """Have these directories to oneself; those held already, here or by an ancestor, are not waited for."""
+        """Lock these directories, but for those that this process or an ancestor holds already."""
         missing = sorted(set(directories) - self._held)
         with ExitStack() as stack:
             for directory in missing:
@@ -76,7 +77,7 @@ class Sole:
             file_lock.release()
 
     def _next_wait(self, begun: float) -> float:
-        """How long to wait until the user is told, or the time is over."""
+        """The seconds until the user is told again, or the time is over."""
         waited = time.monotonic() - begun
         pause = min(max(waited, _FIRST_MESSAGE), _RAREST_MESSAGE)
         return pause if self._timeout is None else max(0.0, min(pause, self._timeout - waited))
@@ -104,7 +105,7 @@ def _acquire(file_lock: BaseFileLock, seconds: float) -> bool:
 
 @contextmanager
 def _published(directories: Iterable[Path]) -> Iterator[None]:
-    """Tell child programs what is held, by a private directory whose `alive` is locked as long as that is true."""
+    """Tell child programs what is held: in a private directory whose file `alive` is locked as long as that is true."""
     inherited = _inherited()
     before = os.environ.get(VARIABLE)
     directory = fs.make_private_directory(prefix="safe-pip-held-")
@@ -126,7 +127,7 @@ def _published(directories: Iterable[Path]) -> Iterator[None]:
 
 
 def _inherited() -> tuple[Path, list[str]] | None:
-    """What an ancestor holds, if it is alive."""
+    """The private directory of an ancestor that is alive, and the trees that it holds."""
     name = os.environ.get(VARIABLE)
     if not name:
         return None

@@ -1,14 +1,15 @@
 """One kernel lock: flock(2) on a descriptor, waited for in the kernel.
 
-The only module that calls flock, and the only one that waits. Three rules of it hold everywhere:
+Nothing else calls flock, and nothing else waits for it. Three rules hold everywhere:
 
 - A lock is let go by closing its descriptor, never by LOCK_UN: a forked child that unlocks releases its parent's lock.
-- Descriptors are not inherited by child programs and are closed in forked children, so that nothing that outlives
-  this process keeps its locks. The kernel drops them when it dies, however it dies.
-- A wait blocks in the kernel, where the queue is first come, first served. Polling destroys that. What ends a wait is
-  a signal of ITIMER_REAL, and each one costs the place in the queue: so there are few.
+- Descriptors are not inherited by child programs and are closed in forked children, so a program that outlives this
+  process keeps none of its locks. The kernel drops them when the process dies, however it dies.
+- A wait blocks in the kernel, where the queue is first come, first served. Polling destroys that. A signal of
+  ITIMER_REAL ends a wait, and each one costs the place in the queue: so there are few.
 
-flock(2), setitimer(2); "Interruption of system calls" in signal(7).
+flock(2), setitimer(2); "Interruption of system calls" in signal(7). Windows has no flock (`supported`); there
+`locking.fallback` is used in place of this module.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 from types import FrameType
 
 from safe_pip.errors import UnusableEnvironment
+from safe_pip.fs.directory import READ, Directory
 
 try:
     import fcntl
@@ -36,7 +38,7 @@ else:
 
 # What a kernel or a file server answers that has no locks to give (EBADF: NFS wants a writable descriptor).
 _CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL}
-# Behind a tick that came just before the system call began, so that it is not lost.
+# The timer may fire just before the system call begins; it fires again after this time, in seconds.
 _SECOND_TICK = 0.1
 _POLL = 0.05
 _TURN = 0.001
@@ -56,8 +58,8 @@ class _Tick(BaseException):
 class Descriptor:
     """An open file or directory that can be locked; closing it lets the lock go.
 
-    Opening raises `FileNotFoundError` for what is not there; through a symbolic link at the end of `path`, or of its
-    directory, it never goes.
+    Opening raises `FileNotFoundError` if the file does not exist, and never follows a symbolic link at the end of
+    `path` or of its directory.
     """
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
@@ -87,11 +89,11 @@ class Descriptor:
             self._beside.close()
 
     def close_with(self, other: Descriptor) -> None:
-        """Close `other` when this one is closed: it stands in for this one on a file server."""
+        """Close `other` together with this one: on a file server it is the lock that other hosts see."""
         self._beside = other
 
     def is_current(self) -> bool:
-        """Whether the path still leads to what this descriptor has open: a lock on anything else is worth nothing."""
+        """Whether the path still leads to the file that is open: a lock on any other file is worth nothing."""
         try:
             status = os.stat(self.path, follow_symlinks=False)
         except OSError:
@@ -100,9 +102,9 @@ class Descriptor:
 
     def raise_to(self, number: int) -> None:
         """Move to about this number, or as high as is allowed: of a killed process the highest one is closed first."""
-        if sys.platform == "win32":
-            raise NotImplementedError
         while number > self.fd:
+            if sys.platform == "win32":
+                return
             try:
                 fd = fcntl.fcntl(self.fd, fcntl.F_DUPFD_CLOEXEC, number)
             except OSError:  # beyond the limit on open files
@@ -117,7 +119,7 @@ _descriptors: set[Descriptor] = set()
 
 
 def own_descriptors() -> set[int]:
-    """The descriptors that this process opened to lock, unlike those that it inherited."""
+    """The descriptors that this process opened to lock, without those that it inherited."""
     return {descriptor.fd for descriptor in _descriptors}
 
 
@@ -131,17 +133,10 @@ if sys.platform != "win32":
 
 
 def _open(path: Path, writable: bool) -> int:
-    if sys.platform == "win32":
-        raise NotImplementedError
-    # NONBLOCK: opening a FIFO that somebody put there would wait for ever.
-    flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     if path.parent == path:
-        return os.open(path, flags | os.O_RDONLY | os.O_DIRECTORY)
-    parent = os.open(path.parent, flags | os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fd = os.open(path.name, flags | (os.O_RDWR if writable else os.O_RDONLY), dir_fd=parent)
-    finally:
-        os.close(parent)
+        return os.open(path, READ)
+    with Directory.open(path.parent) as parent:
+        fd = os.open(path.name, READ | (os.O_RDWR if writable else 0), dir_fd=parent.fd)
     mode = os.fstat(fd).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         os.close(fd)
@@ -150,18 +145,16 @@ def _open(path: Path, writable: bool) -> int:
 
 
 def try_lock(descriptor: Descriptor, *, exclusive: bool) -> bool:
-    """Take the lock if nobody is in the way; raises `UnusableEnvironment` where there are no locks to take."""
-    if sys.platform == "win32":
-        raise NotImplementedError
+    """Take the lock if no other process is in the way. Raises `UnusableEnvironment` if the file cannot be locked."""
     try:
-        _flock(descriptor, fcntl.LOCK_NB | (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH))
+        _flock(descriptor, exclusive=exclusive, blocks=False)
     except BlockingIOError:
         return False
     return True
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds the file `path` exclusively; nothing there to lock is not locked."""
+    """Whether a process holds the file `path` exclusively; False if it does not exist."""
     try:
         descriptor = Descriptor(path)
     except FileNotFoundError:
@@ -175,7 +168,7 @@ def is_locked(path: Path) -> bool:
 def wait_lock(descriptor: Descriptor, *, exclusive: bool, seconds: float) -> bool:
     """Block until the lock is granted, or `seconds` are over (False).
 
-    In the main thread it blocks in the kernel; a timer cannot end the wait of another thread, so that one polls. If it
+    In the main thread it blocks in the kernel. A timer cannot end the wait of another thread, so that one polls. If it
     raises (`KeyboardInterrupt`, `Suspended`) the lock may have been granted: close the descriptor.
     """
     if try_lock(descriptor, exclusive=exclusive):
@@ -185,13 +178,13 @@ def wait_lock(descriptor: Descriptor, *, exclusive: bool, seconds: float) -> boo
     if threading.current_thread() is not threading.main_thread():
         return _poll_lock(descriptor, exclusive, seconds)
     with _ticking(seconds) as ticker:
-        ticker.block(lambda: _block(descriptor, exclusive))
-    # The tick may have come just after the grant; to ask again for what one has is granted at once.
+        ticker.block(lambda: _flock(descriptor, exclusive=exclusive, blocks=True))
+    # The tick may have come just after the grant. A lock that is held is granted again at once.
     return try_lock(descriptor, exclusive=exclusive)
 
 
 def wait_turn(descriptor: Descriptor, *, seconds: float) -> bool:
-    """Take exclusively what each taker holds for a moment only; False if one does so for longer than `seconds`.
+    """Take exclusively a lock that every process holds for a moment only; False after `seconds`.
 
     There is no queue, and no signal is handled: it can be called with other locks held.
     """
@@ -199,28 +192,20 @@ def wait_turn(descriptor: Descriptor, *, seconds: float) -> bool:
 
 
 def stop() -> None:
-    """Stop this process as SIGTSTP would have done without us; returns when it is continued."""
-    if sys.platform == "win32":
-        raise NotImplementedError
-    signal.raise_signal(signal.SIGTSTP)
+    """Stop this process as SIGTSTP does by default; returns when it is continued."""
+    if sys.platform != "win32":
+        signal.raise_signal(signal.SIGTSTP)
 
 
-def _block(descriptor: Descriptor, exclusive: bool) -> None:
-    if sys.platform == "win32":
-        raise NotImplementedError
-    _flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
-
-
-def _flock(descriptor: Descriptor, operation: int) -> None:
+def _flock(descriptor: Descriptor, *, exclusive: bool, blocks: bool) -> None:
     if sys.platform == "win32":
         raise NotImplementedError
     try:
-        fcntl.flock(descriptor.fd, operation)
+        fcntl.flock(descriptor.fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if blocks else fcntl.LOCK_NB))
     except BlockingIOError:
         raise
     except OSError as error:
-        known = error.errno in _CANNOT_LOCK
-        why = "is on a filesystem that cannot lock it" if known else "cannot be locked"
+        why = "is on a filesystem that cannot lock it" if error.errno in _CANNOT_LOCK else "cannot be locked"
         raise UnusableEnvironment(f"`{descriptor.path}` {why} ({error.strerror})") from error
 
 
@@ -235,7 +220,7 @@ def _poll_lock(descriptor: Descriptor, exclusive: bool, seconds: float, pause: f
 
 
 class _Ticker:
-    """The handlers of SIGALRM and SIGTSTP while one wait lasts; each raises once, and only out of `block`."""
+    """The handlers of SIGALRM and SIGTSTP during one wait; each raises once, and only inside `block`."""
 
     def __init__(self) -> None:
         self._armed = False
@@ -261,7 +246,7 @@ class _Ticker:
                 call()
             self._armed = False
         except _Tick as tick:
-            if tick.__context__ not in (None, handled):  # it came on top of a Ctrl-C, which must not be lost
+            if tick.__context__ not in (None, handled):  # the tick interrupted a Ctrl-C, which must not be lost
                 raise tick.__context__ from None
         if self._suspended:
             raise Suspended
@@ -269,9 +254,9 @@ class _Ticker:
 
 @contextlib.contextmanager
 def _ticking(seconds: float) -> Iterator[_Ticker]:
-    """Let ITIMER_REAL tick after `seconds`; timer, handlers and mask are the caller's again afterwards.
+    """Let ITIMER_REAL tick after `seconds`. Afterwards timer, handlers and mask are as before.
 
-    A Ctrl-C that comes while they are changed is held back until they are complete.
+    A Ctrl-C that comes while they are changed is held back until all of them are.
     """
     if sys.platform == "win32":
         raise NotImplementedError
@@ -291,8 +276,8 @@ def _ticking(seconds: float) -> Iterator[_Ticker]:
         finally:
             signal.pthread_sigmask(signal.SIG_BLOCK, held_back)
     finally:
-        # Timer first, while SIGALRM is not blocked and its handler is ours: a tick that is kept back until the
-        # default action is in place again would kill the process.
+        # The timer first, while SIGALRM is not blocked and the handler is this one: a tick that arrives after the
+        # default action is back would kill the process.
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL if alarm is None else alarm)
         if suspend is not signal.SIG_IGN:

@@ -1,10 +1,10 @@
 """What the ancestors of this process hold: it is inherited, and never waited for.
 
-A holder whose child programs may be safe-pip again makes a private directory and names it in SAFE_PIP_HELD: `alive`,
-which is locked as long as what the directory says is true, `commit` and its gate, which stand in for the commit locks
-that the holder has, and `held`, the list of its locks. No pid is tested, so nothing can be gained by forging one.
+If child programs of a holder may run safe-pip, the holder makes a private directory and names it in SAFE_PIP_HELD. In
+it are `alive`, locked as long as the rest is true; `commit` and its gate, which child programs take in place of the
+commit locks of the holder; and `held`, the list of its locks. No pid is tested, so forging one gains nothing.
 
-Where the variable was dropped (tox, `env -i`, sudo), the holders in /proc/locks are compared with our ancestors.
+If the variable was dropped (tox, `env -i`, sudo), the holders in /proc/locks are compared with the ancestors.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ VARIABLE = "SAFE_PIP_HELD"
 _PREFIX = "safe-pip-held-"
 _ALIVE, _COMMIT, _COMMIT_GATE, _LIST = "alive", "commit", "commit.gate", "held"
 _OLD = 3600.0
-# Linux and macOS close the descriptors of a killed process from the highest one down (measured): `alive` must be free
-# before any lock is, so it goes above all of them.
+# Linux and macOS close the descriptors of a killed process from the highest one down (measured). `alive` must be free
+# before any lock is, so its number is above all of them.
 _HIGH_DESCRIPTOR = 900
 
 
@@ -45,7 +45,7 @@ class Claim(NamedTuple):
 
 
 class ClaimsDirectory:
-    """The private directory that tells child programs what this process holds; its path goes into SAFE_PIP_HELD."""
+    """The private directory that tells child programs what this process holds; SAFE_PIP_HELD names it."""
 
     def __init__(self) -> None:
         with _room_to_write():
@@ -60,7 +60,7 @@ class ClaimsDirectory:
         self._is_published = False
 
     def publish(self, claims: Iterable[Claim]) -> None:
-        """Say what is held, now that it is, and name the directory in `os.environ`."""
+        """Write down what is held now, and name the directory in `os.environ`."""
         self._before = os.environ.get(VARIABLE)
         listed = [[claim.rank.value, claim.exclusive, list(claim.identity), str(claim.path)] for claim in claims]
         content = {"pid": os.getpid(), "outer": self._before, "locks": listed}
@@ -70,7 +70,7 @@ class ClaimsDirectory:
         self._is_published = True
 
     def close(self) -> bool:
-        """End the claim, before any of its locks is let go, and remove the directory; False in a forked child."""
+        """End all claims and remove the directory, before any lock is let go; False in a forked child."""
         if self._alive.fd < 0:
             return False
         self._alive.close()
@@ -84,14 +84,14 @@ class ClaimsDirectory:
         return True
 
     def note(self) -> bytes:
-        """The content of the `owner` note that leads here a descendant who lost the variable."""
+        """The content of the `owner` note. It leads a descendant that lost the variable to this directory."""
         content = {**proc.own_note(), "start": proc.start_ticks(os.getpid()), "held": str(self.path)}
         return json.dumps(content).encode()
 
 
 @contextlib.contextmanager
 def _room_to_write() -> Iterator[None]:
-    """Say what is wrong with the temporary directory: where none can be used, `tempfile` raises `FileNotFoundError`."""
+    """Within, errors become one that names the temporary directory (`tempfile` raises `FileNotFoundError` for none)."""
     try:
         yield
     except OSError as error:
@@ -103,7 +103,7 @@ def _room_to_write() -> Iterator[None]:
 
 @functools.cache
 def _sweep() -> None:
-    """Once per process, remove what killed holders left in the temporary directory; a new one may be unlocked yet."""
+    """Once per process, remove what killed holders left in the temporary directory. A new one may not be locked yet."""
     for path in fs.temporary_directory().glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             status = os.stat(path, follow_symlinks=False)
@@ -113,7 +113,7 @@ def _sweep() -> None:
 
 
 def noted(path: Path) -> Holder | None:
-    """Who left this `owner` note; for messages."""
+    """The process that left this `owner` note; for messages."""
     try:
         pid, command, since = proc.read_note(json.loads(path.read_bytes()))
         return Holder(pid, True, command, since)
@@ -131,29 +131,29 @@ class Inherited(NamedTuple):
     """Only for the order of ancestors among each other."""
 
     def is_alive(self) -> bool:
-        """Whether all of it is true still."""
+        """Whether all of it is still true."""
         return flock.is_locked(self.directory / _ALIVE)
 
 
 class ObservedClaim(NamedTuple):
-    """A lock that /proc/locks showed with an ancestor, or with a descriptor that we inherited."""
+    """A lock that /proc/locks shows with an ancestor, or with a descriptor that this process inherited."""
 
     claim: Claim
     file: str
     pid: int
 
     def is_alive(self) -> bool:
-        """Whether it is held still, by the family."""
+        """Whether this process or an ancestor still has it."""
         family = holders.held_by_ancestors(flock.own_descriptors())
         return any(entry.file == self.file and entry.exclusive == self.claim.exclusive for entry in family)
 
 
 ClaimSource = Inherited | ObservedClaim
-"""Whose life what was inherited depends on."""
+"""The ancestor whose life a claim depends on."""
 
 
 def _load(directory: Path, trusted: Collection[int]) -> Inherited | None:
-    """Read an ancestor's directory; None if it is not private to one of the trusted users, or says nothing."""
+    """Read an ancestor's directory; None if it is not private to one of the trusted users, or is damaged."""
     try:
         status = os.stat(directory, follow_symlinks=False)
         if not stat.S_ISDIR(status.st_mode) or status.st_uid not in trusted or status.st_mode & 0o077:
@@ -169,7 +169,7 @@ def _load(directory: Path, trusted: Collection[int]) -> Inherited | None:
 
 
 class Ancestry:
-    """What is inherited: innermost ancestor first, since the nearest one decides what is allowed below it."""
+    """What is inherited, innermost ancestor first: the nearest one decides what is allowed below it."""
 
     def __init__(self, variable: str | None) -> None:
         self._chain: list[Inherited] = []
@@ -205,34 +205,34 @@ class Ancestry:
         return (seen.claim, seen) if seen else None
 
     def resolve(self, request: Request, identity: Identity) -> tuple[Request | None, ClaimSource | None]:
-        """What is left to be locked of a request whose file is `identity`, and on whose life that depends.
+        """What is left to be locked of a request whose file is `identity`, and the ancestor on which that depends.
 
-        None if the lock is inherited; another request where an ancestor's directory stands in for it. Raises
+        None if the lock is inherited; another request where a file in an ancestor's directory takes its place. Raises
         `NestingRefused` for what an ancestor's lock forbids.
         """
         found = self._find(identity)
         if found is None:
             return request, None
-        claim, witness = found
+        claim, source = found
         if request.exclusive and not claim.exclusive:
-            raise self._refusal(request, witness)
+            raise self._refusal(request, source)
         if not claim.exclusive and not self._is_held_exclusively(identity):
-            # Behind the gate somebody may wait for that very ancestor to end.
-            return request._replace(gate=None), witness
+            # Behind the gate another process may wait until that ancestor ends.
+            return request._replace(gate=None), source
         if request.rank is not Rank.COMMIT:
-            return None, witness
-        if isinstance(witness, ObservedClaim):
-            raise self._refusal(request, witness)
-        path, gate = witness.directory / _COMMIT, witness.directory / _COMMIT_GATE
-        return request._replace(path=path, gate=gate, needs_writing=True), witness
+            return None, source
+        if isinstance(source, ObservedClaim):
+            raise self._refusal(request, source)
+        path, gate = source.directory / _COMMIT, source.directory / _COMMIT_GATE
+        return request._replace(path=path, gate=gate, needs_writing=True), source
 
     def refuse_if_held(self, request: Request, identity: Identity) -> None:
-        """Raise `NestingRefused` if the lock that stands in for another one is an ancestor's own."""
+        """Raise `NestingRefused` if an ancestor holds the lock that takes the place of another one."""
         if identity in self._seen:
             raise self._refusal(request, self._seen[identity])
 
     def _is_held_exclusively(self, identity: Identity) -> bool:
-        """Whether an ancestor further out has the whole lock, and a nearer one only says what may be done below it."""
+        """Whether an outer ancestor has the exclusive lock, and a nearer one only limits what is done below it."""
         return any(claim.exclusive and claim.identity == identity for claim in self._claims())
 
     def _claims(self) -> list[Claim]:
@@ -240,10 +240,10 @@ class Ancestry:
         return listed + [seen.claim for seen in self._seen.values()]
 
     @staticmethod
-    def _refusal(request: Request, witness: ClaimSource) -> NestingRefused:
+    def _refusal(request: Request, source: ClaimSource) -> NestingRefused:
         by = ""
-        if isinstance(witness, ObservedClaim) and (command := proc.command(witness.pid)):
-            by = f" by `{command}` (pid {witness.pid})"
+        if isinstance(source, ObservedClaim) and (command := proc.command(source.pid)):
+            by = f" by `{command}` (pid {source.pid})"
         if request.rank is Rank.COMMIT:
             return NestingRefused(
                 f"the commit lock of `{request.shown}` is held{by}, which this command is part of",
@@ -256,7 +256,7 @@ class Ancestry:
         )
 
     def learn(self, wanted: Sequence[tuple[Request, Descriptor]]) -> bool:
-        """Look in /proc/locks for what ancestors hold of `wanted`; True if that is news."""
+        """Look in /proc/locks for what ancestors hold of `wanted`; True if that was not known."""
         family = {entry.file: entry for entry in holders.held_by_ancestors(flock.own_descriptors())}
         if not family:
             return False
@@ -274,7 +274,7 @@ class Ancestry:
         return self._learn_of_uv(wanted, family) or is_new
 
     def _learn_of_uv(self, wanted: Sequence[tuple[Request, Descriptor]], family: Mapping[str, Entry]) -> bool:
-        """Whether uv above us holds the lock of an environment, which counts for the order though we do not want it."""
+        """Whether an ancestor is uv and holds its lock on an environment: that counts for the order of locks."""
         is_new = False
         for path in {request.shown / ".lock" for request, _ in wanted}:
             try:
@@ -316,9 +316,9 @@ class Ancestry:
             descriptor.close()
 
     def breaks_order(self, rank: Rank, identity: Identity) -> bool:
-        """Whether a wait for this lock comes out of order, an ancestor's locks counted as ours.
+        """Whether a wait for this lock comes out of order, with the locks of ancestors counted.
 
-        For a commit lock below a mutex as well: another family may hold that commit lock and want the mutex.
+        A commit lock below a mutex does too: another family may hold that commit lock and want the mutex.
         """
         return any(
             (claim.rank, claim.identity) > (rank, identity) or (claim.rank is Rank.MUTEX and rank is Rank.COMMIT)

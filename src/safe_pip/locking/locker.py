@@ -1,11 +1,12 @@
-"""What this process holds, and the one way to get more: in order, visibly, and never waiting while others wait for it.
+"""All locks of this process, and the one way to get more: in order, visibly, and without blocking others meanwhile.
 
 **Order.** All requests of a scope are opened, sorted by rank, device and inode, each file once, and locked one after
-the other: gate, then lock, then the gate is let go. Never a lock past a held gate, never an upgrade.
+the other: gate, then lock, then the gate is let go. A lock is never taken past a held gate, and never upgraded.
 
-**Let go and start over.** What is not granted within a second while something else is held: everything is let go, that
-one alone is waited for and let go, and the scope starts over. So does it whenever a path leads to another file than
-the one that was locked, an ancestor turns out to hold something, or the process was stopped and continued.
+**Let go and start over.** If a lock is not granted within a second while another is held, everything is let go. That
+lock alone is waited for and let go, and the scope starts over. The scope also starts over when a path leads to another
+file than the one that was locked, when an ancestor turns out to hold something, and when the process was stopped and
+continued.
 """
 
 from __future__ import annotations
@@ -65,15 +66,15 @@ class Scope:
         self.is_published = is_published
         self.granted: list[tuple[Request, Descriptor]] = []
         self.claims: list[Claim] = []
-        """What child programs are to respect: what is granted, and what an outer scope or an ancestor holds already."""
-        self.witnesses: list[ClaimSource] = []
+        """What child programs must respect: what is granted, and what an outer scope or an ancestor holds already."""
+        self.sources: list[ClaimSource] = []
         self.is_held = False
         self._directory: ClaimsDirectory | None = None
         self._noted: list[Path] = []
 
     def is_inheritance_alive(self) -> bool:
-        """Whether the ancestors whose locks stand in for ours still hold them."""
-        return all(witness.is_alive() for witness in self.witnesses)
+        """Whether the ancestors whose locks this scope uses still hold them."""
+        return all(source.is_alive() for source in self.sources)
 
     def make_claims_directory(self) -> None:
         """Make what child programs will need. Called before the first lock, so that it is let go before any lock."""
@@ -81,16 +82,16 @@ class Scope:
             self._directory = ClaimsDirectory()
 
     def publish(self) -> None:
-        """Tell child programs, and whoever may have to wait, what is held."""
+        """Tell child programs, and processes that have to wait, what is held."""
         if self._directory is not None:
             self._directory.publish(self.claims)
             for path in {note for request, _ in self.granted if (note := _note(request)) is not None}:
-                with contextlib.suppress(OSError):  # who only reads the state directory leaves none
+                with contextlib.suppress(OSError):  # this user may only read the state directory
                     fs.replace(path, self._directory.note(), mode=0o644)
                     self._noted.append(path)
 
     def let_go(self) -> None:
-        """Let all locks go, last first; what child programs believe ends before."""
+        """Let all locks go, last first; before that, end what child programs rely on."""
         self.is_held = False
         if self._directory is not None:
             if self._directory.close():
@@ -102,11 +103,11 @@ class Scope:
             descriptor.close()
         self.granted.clear()
         self.claims.clear()
-        self.witnesses.clear()
+        self.sources.clear()
 
 
 def _note(request: Request) -> Path | None:
-    """Where to say who has this lock, for who may not see it in /proc: beside the lock file, or its gate."""
+    """Where to note the holder of this lock for processes that cannot see it in /proc: beside the lock file or gate."""
     if not request.exclusive or request.gate is None:
         return None
     return request.gate.with_name(state_directory.OWNER)
@@ -126,28 +127,28 @@ class Locker:
         self._scopes: list[Scope] = []
 
     def take(self, scope: Scope, *, alone: bool = False) -> None:
-        """Take all locks of `scope`; waits at most the timeout. If it raises, none of them is held.
+        """Take all locks of `scope`; wait at most the timeout. If it raises, none of them is held.
 
-        What outer scopes had to let go is taken again with them, unless this is to be done `alone`, before that.
+        Locks that outer scopes had to let go are taken again with them, unless `scope` is to be taken `alone`.
 
         Raises `LockTimeout`, `NestingRefused`, `UnusableEnvironment`; `StalePlan` if what an outer scope had reserved
         had to be let go.
         """
-        patience = WaitBudget(self._waiting, self._timeout)
+        budget = WaitBudget(self._waiting, self._timeout)
         late: Request | None = None
         while True:
             try:
                 if late is not None:
-                    self._wait_alone(late, patience)
+                    self._wait_alone(late, budget)
                     late = None
                 if not alone and any(outer.keep is Keep.RESERVED and not outer.is_held for outer in self._scopes):
                     raise StalePlan((), "what this command had reserved had to be let go for another one")
-                self._attempt([scope] if alone else [*self._without_locks(), scope], patience)
+                self._attempt([scope] if alone else [*self._without_locks(), scope], budget)
             except StartOver:
                 continue
             except NotInTime as error:
                 late = error.request
-                patience.rounds += late.rank is Rank.ENVIRONMENT
+                budget.rounds += late.rank is Rank.ENVIRONMENT
                 self._let_go()
             except Interrupted as found:
                 self._recover(found)
@@ -156,11 +157,11 @@ class Locker:
                 flock.stop()
             else:
                 self._scopes.append(scope)
-                patience.end()
+                budget.end()
                 return
 
     def _recover(self, found: Interrupted) -> None:
-        """Undo what was left unfinished, with none of the locks of the step that found it."""
+        """Undo what was left unfinished, without the locks of the step that found it."""
         for directory in found.directories:
             scope = Scope(self._recovering(directory))
             self.take(scope, alone=True)
@@ -172,7 +173,7 @@ class Locker:
         self._scopes.remove(scope)
 
     def holds(self, identity: Identity, *, exclusive: bool) -> bool:
-        """Whether this process itself, no ancestor, holds the lock on this file in such a mode."""
+        """Whether this process, not an ancestor, holds the lock on this file in such a mode."""
         return any(
             descriptor.identity == identity and descriptor.fd >= 0 and (request.exclusive or not exclusive)
             for scope in self._scopes
@@ -184,17 +185,17 @@ class Locker:
             if scope.keep is not Keep.FIRMLY:
                 scope.let_go()
 
-    def _wait_alone(self, request: Request, patience: WaitBudget) -> None:
+    def _wait_alone(self, request: Request, budget: WaitBudget) -> None:
         descriptors: list[tuple[Request, Descriptor]] = []
         try:
             descriptors.append((request, Descriptor(request.path, writable=_can_write(request))))
-            self._grant(*descriptors[0], descriptors, patience, is_first=request.rank is not Rank.OWNER)
+            self._grant(*descriptors[0], descriptors, budget, is_first=request.rank is not Rank.OWNER)
         except NotInTime:
             if request.rank is not Rank.OWNER:
                 raise
-            # Its journal may be gone though it lives, and it may wait for what runs this command.
+            # The owner lives, but its journal may be gone. It may wait for the program that runs this command.
         except (FileNotFoundError, StartOver):
-            pass  # what was waited for is another file by now
+            pass  # the path leads to another file now
         finally:
             _close(descriptors)
 
@@ -202,7 +203,7 @@ class Locker:
         """The outer scopes that had to let go."""
         return [outer for outer in self._scopes if not outer.is_held]
 
-    def _attempt(self, scopes: Sequence[Scope], patience: WaitBudget) -> None:
+    def _attempt(self, scopes: Sequence[Scope], budget: WaitBudget) -> None:
         opened: list[tuple[Request, Descriptor, Scope]] = []
         try:
             self._ancestry.refresh()
@@ -213,7 +214,7 @@ class Locker:
             ordered = sorted(opened, key=lambda item: (item[0].rank, item[1].identity))
             wanted = [item[:2] for item in ordered]
             for number, (request, descriptor, each) in enumerate(ordered):
-                self._grant(request, descriptor, wanted, patience, is_first=number == 0)
+                self._grant(request, descriptor, wanted, budget, is_first=number == 0)
                 each.granted.append((request, descriptor))
             if not all(descriptor.is_current() for _, descriptor in wanted):
                 raise StartOver  # while the later ones were waited for
@@ -233,15 +234,15 @@ class Locker:
             raise
 
     def _open(self, request: Request, scope: Scope, opened: list[tuple[Request, Descriptor, Scope]]) -> None:
-        """Open what is to be locked; what is held already, by us or by an ancestor, needs none."""
+        """Open what has to be locked: not what this process or an ancestor holds already."""
         descriptor = Descriptor(request.path, writable=_can_write(request))
-        left, witness = request, None
+        left, source = request, None
         try:
             scope.claims.append(Claim(request.rank, request.exclusive, descriptor.identity, request.path))
             if not self._is_ours(request, descriptor.identity):
-                resolved, witness = self._ancestry.resolve(request, descriptor.identity)
-                if witness is not None:
-                    scope.witnesses.append(witness)
+                resolved, source = self._ancestry.resolve(request, descriptor.identity)
+                if source is not None:
+                    scope.sources.append(source)
                 if resolved is not None:
                     left = resolved
                     if left.path != request.path:
@@ -267,19 +268,19 @@ class Locker:
         request: Request,
         descriptor: Descriptor,
         wanted: Sequence[tuple[Request, Descriptor]],
-        patience: WaitBudget,
+        budget: WaitBudget,
         *,
         is_first: bool,
     ) -> None:
-        """Lock one file, through its gate, together with the file that stands in for it on a file server."""
+        """Lock one file, through its gate, together with the file that other hosts see."""
         limit = Limit.NONE
         if self._ancestry.breaks_order(request.rank, descriptor.identity) or self._is_kept_firmly():
             limit = Limit.OUT_OF_ORDER
         elif not is_first or self._is_anything_held():
             limit = Limit.WHILE_HOLDING
-            if request.rank is Rank.ENVIRONMENT and patience.rounds >= ROUNDS:
+            if request.rank is Rank.ENVIRONMENT and budget.rounds >= ROUNDS:
                 limit = Limit.PATIENT
-        turn = LockWait(self._ancestry, patience, request, descriptor, wanted, limit)
+        turn = LockWait(self._ancestry, budget, request, descriptor, wanted, limit)
         with_gate: list[Descriptor] = []
         try:
             if request.gate is not None:
@@ -310,7 +311,7 @@ def _can_write(request: Request) -> bool:
 def _merge(
     request: Request, descriptor: Descriptor, scope: Scope, opened: list[tuple[Request, Descriptor, Scope]]
 ) -> None:
-    """Add a request to the opened ones: a file that two of them name is locked once, in the stronger mode."""
+    """Add a request to the opened ones. A file that two of them name is locked once, in the stronger mode."""
     for number, (other, kept, owner) in enumerate(opened):
         if kept.identity == descriptor.identity:
             rank, exclusive = min(other.rank, request.rank), other.exclusive or request.exclusive

@@ -9,7 +9,7 @@ from safe_pip.locking import state_directory
 
 
 class Rank(enum.IntEnum):
-    """The order in which locks are taken; within a rank by device and inode. Nobody waits for an earlier one."""
+    """The order in which locks are taken; within a rank by device and inode. No command waits for an earlier one."""
 
     ENVIRONMENT = 1
     MUTEX = 2
@@ -20,10 +20,10 @@ class Rank(enum.IntEnum):
 
 
 class Request(NamedTuple):
-    """What to lock: `path`, queueing at `gate` if there is one; `shown` is what messages call it.
+    """What to lock: `path`, queueing at `gate` if there is one; messages call it `shown`.
 
-    `also` is a file that is locked in the same mode before the gate is let go: on a file server a directory is locked
-    only locally. `needs_writing`: the filesystem grants an exclusive lock only to who may write the file.
+    `also` is a file that is locked in the same mode before the gate is let go: other hosts see no lock on a directory
+    of a file server. `needs_writing`: the filesystem grants an exclusive lock only on a writable descriptor.
     """
 
     rank: Rank
@@ -36,7 +36,7 @@ class Request(NamedTuple):
 
 
 def environment_lock(tree: Path, *, exclusive: bool) -> Request:
-    """The environment lock of `tree`: flock on the directory itself, queueing where there is a state directory."""
+    """The environment lock of `tree`: flock on the directory itself, with a gate if there is a state directory."""
     gate = also = None
     if state_directory.has_locks(tree):
         gate = state_directory.path_of(tree) / state_directory.ENVIRONMENT_GATE
@@ -51,13 +51,12 @@ def commit_lock(tree: Path, *, exclusive: bool) -> Request:
     state = state_directory.path_of(tree)
     gate = state / state_directory.COMMIT_GATE
     on_network = state_directory.is_on_network(tree)
-    return Request(
-        Rank.COMMIT, state / state_directory.COMMIT, exclusive, shown_name(tree), gate, needs_writing=on_network
-    )
+    path = state / state_directory.COMMIT
+    return Request(Rank.COMMIT, path, exclusive, shown_name(tree), gate, needs_writing=on_network)
 
 
 def mutex(directory: Path) -> Request:
-    """The mutex of a directory in which only one may write; without a gate, since it is only taken exclusively."""
+    """The mutex of a directory in which one process at a time writes. Taken exclusively only, it needs no gate."""
     return Request(Rank.MUTEX, directory, True, directory)
 
 
@@ -67,7 +66,7 @@ def shared_directory(directory: Path) -> Request:
 
 
 def uv_lock(path: Path) -> Request:
-    """The lock that uv holds while it works; a file server grants it only to who may write it."""
+    """The lock that uv holds while it works."""
     return Request(Rank.UV, path, True, path, needs_writing=state_directory.is_on_network(path.parent))
 
 
@@ -77,7 +76,7 @@ def owner_lock(path: Path, tree: Path) -> Request:
 
 
 def shown_name(tree: Path) -> Path:
-    """What messages call a tree: the virtual environment it belongs to (PEP 405), or its own path."""
-    # `lib/python3.13/site-packages` or `Lib/site-packages`: any other directory below is no part of it.
+    """What messages call a tree: the virtual environment that it belongs to (PEP 405), or its own path."""
+    # Only `lib/python3.13/site-packages` and `Lib/site-packages` are parts of a virtual environment.
     homes = tuple(tree.parents)[1:3] if tree.name == "site-packages" else ()
     return next((home for home in homes if (home / "pyvenv.cfg").is_file()), tree)

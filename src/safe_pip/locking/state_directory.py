@@ -1,7 +1,7 @@
 """The state directory `.safe-pip` of a tree: the lock files, and who may have made it.
 
-It is complete or absent: the first writer makes it under a name nobody can guess, with the lock files in it, and
-renames it into place. What has another owner than a tree's own people, or is a symbolic link, is not used.
+It is complete or absent: the first writer makes it under a name that cannot be guessed, with the lock files in it, and
+renames it into place. A symbolic link is never used, nor a directory of a user who has no say in the tree.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MARK = ".home"
 
 _ALWAYS = (COMMIT, COMMIT_GATE, ENVIRONMENT_GATE)
 LOCKS = frozenset({*_ALWAYS, ENVIRONMENT, OWNER})
-"""What may be in the state directory of a tree with which nobody is at work."""
+"""All that is in the state directory of a tree at which no command is at work."""
 # A directory on these can be locked only locally; a file in it is locked on the server.
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs"}
 
@@ -45,12 +45,12 @@ def path_of(tree: Path) -> Path:
 
 
 def is_on_network(tree: Path) -> bool:
-    """Whether other machines may see this tree, so that its locks need files (told by the filesystem's type)."""
+    """Whether other machines may see this tree, so that its locks need files; the filesystem's type tells."""
     return proc.filesystem_type(tree) in _NETWORK
 
 
 def exists(tree: Path) -> bool:
-    """Whether `tree` has a state directory; raises `UnusableEnvironment` if what is there must not be trusted."""
+    """Whether `tree` has a state directory; raises `UnusableEnvironment` if what lies there must not be trusted."""
     path = path_of(tree)
     try:
         status = os.stat(path, follow_symlinks=False)
@@ -70,22 +70,22 @@ def exists(tree: Path) -> bool:
 
 
 def _is_trusted(status: os.stat_result, tree: os.stat_result) -> bool:
-    """This user's, the tree owner's or root's; or of the tree's group, where that group may write the tree."""
+    """Whether it belongs to this user, the tree's owner or root; or to the tree's group, if that may write the tree."""
     if not hasattr(os, "geteuid") or status.st_uid in (os.geteuid(), tree.st_uid, 0):
         return True
     return bool(tree.st_mode & stat.S_IWGRP) and not tree.st_mode & stat.S_IWOTH and status.st_gid == tree.st_gid
 
 
 def has_locks(tree: Path) -> bool:
-    """As `exists`, and its lock files are all there: not so where it holds but a part or a mark of a transaction."""
+    """Whether `tree` has a state directory with all lock files; a part or a mark of a transaction is not enough."""
     return exists(tree) and all((path_of(tree) / name).exists() for name in _ALWAYS)
 
 
 def make(tree: Path) -> bool:
-    """Make the state directory of `tree`, or what is missing in it; on return it is complete, True if by this call.
+    """Make the state directory of `tree`, or what is missing in it. On return it is complete; True: this call made it.
 
     Any number of processes may do so at once. Raises `FileNotFoundError` if it, or the tree, is removed meanwhile.
-    After a crash a `.safe-pip-` directory that nobody uses may stay.
+    After a crash an unused `.safe-pip-` directory may stay.
     """
     try:
         if not exists(tree):
@@ -111,7 +111,7 @@ def _make_aside(tree: Path) -> bool:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
-        exists(tree)  # Somebody else was first; may his be used? If it is gone again, whoever opens it starts over.
+        exists(tree)  # Another process was first: raises if its directory must not be trusted.
         return False
     finally:
         if aside.exists():
@@ -135,7 +135,7 @@ def _names(tree: Path) -> tuple[str, ...]:
 
 
 def has_journal(directory: Path) -> bool:
-    """Whether the state directory of `directory`, if it has one, holds the journal of a change or points to one."""
+    """Whether `directory` has a state directory that holds the journal of a change or leads to one."""
     try:
         names = os.listdir(path_of(directory))
     except (FileNotFoundError, NotADirectoryError):
@@ -146,7 +146,7 @@ def has_journal(directory: Path) -> bool:
 
 
 def has_more(directory: Path) -> bool:
-    """Whether anything but lock files is in the state directory: somebody is at work, or has died."""
+    """Whether anything but lock files is in the state directory: a command is at work, or has died."""
     try:
         return not LOCKS.issuperset(os.listdir(path_of(directory)))
     except OSError:
@@ -154,9 +154,9 @@ def has_more(directory: Path) -> bool:
 
 
 def remove(tree: Path) -> bool:
-    """Remove the state directory if nothing but lock files is in it; the caller holds both locks exclusively.
+    """Remove the state directory if only lock files are in it; the caller holds both locks exclusively.
 
-    It is renamed aside first, so that it is complete or absent for everybody else.
+    It is renamed aside first, so for other processes it is complete or absent. True if it was removed. Never raises.
     """
     path = path_of(tree)
     try:

@@ -16,17 +16,17 @@ from safe_pip.locking.order import Request
 # All in seconds.
 WHILE_HOLDING = 1.0
 OUT_OF_ORDER = 60.0
-# For an environment lock, the first in the order, after as many rounds: a replacement over two trees that are never
-# free together would wait for ever. Short enough for what waits out of order for who waits like this.
+# The limit for an environment lock, the first in the order, after so many rounds: a replacement over two trees that are
+# never free together would wait for ever. It is shorter than OUT_OF_ORDER, for the commands that wait meanwhile.
 PATIENT, ROUNDS = 15.0, 3
-# A gate is held for an instant unless somebody waits behind it: even who does not wait, waits that long.
+# A gate is held for an instant unless a process waits behind it. Even a command that does not wait, waits so long.
 AT_GATE = 0.1
 FIRST_MESSAGE = 1.0
 RAREST_MESSAGE = 60.0
 
 
 class Wait(NamedTuple):
-    """A wait as the user is told of it: for which lock, who is in the way, and for how long already."""
+    """A wait as the user is told of it: for which lock, which processes are in the way, and for how long already."""
 
     path: Path
     exclusive: bool
@@ -35,21 +35,21 @@ class Wait(NamedTuple):
 
 
 class Waiting(Protocol):
-    """Who tells the user; must not wait for the user to read it."""
+    """Tells the user of a wait, and does not wait until that is read."""
 
     def waiting(self, event: Wait) -> None:
-        """A lock is waited for since `event.seconds`; called after 1, 2, 4, ... seconds, then every minute."""
+        """Called after 1, 2, 4, ... seconds of waiting for a lock, then every minute."""
 
     def granted(self, event: Wait, seconds: float) -> None:
-        """It was granted after so many seconds; called only if `waiting` was."""
+        """Called when the lock is granted, if `waiting` was called."""
 
 
 class StartOver(Exception):
-    """What was opened or granted is not what is there now."""
+    """What was opened or granted is not what the path leads to now, or not what the step needs now."""
 
 
 class Interrupted(Exception):
-    """A change was left unfinished in one of these directories: it is undone before anything is read or written."""
+    """A change was left unfinished in these directories: it is undone before anything is read or written."""
 
     def __init__(self, directories: tuple[Path, ...]) -> None:
         super().__init__(*directories)
@@ -68,7 +68,7 @@ class Limit(enum.Enum):
 
     NONE = "nothing else is held"
     WHILE_HOLDING = "what else is held will be let go"
-    PATIENT = "the same, later: it had to be let go again and again"
+    PATIENT = "what else is held will be let go, but later: it had to be let go several times"
     OUT_OF_ORDER = "what else is held cannot be let go"
 
 
@@ -82,7 +82,7 @@ class WaitBudget:
         self.deadline = None if timeout is None else self.begun + timeout
         self.next_message = self.begun + FIRST_MESSAGE
         self.rounds = 0
-        """How often an environment lock was not granted in time, so that everything was let go."""
+        """How often everything was let go because an environment lock was not granted in time."""
         self._told: Wait | None = None
 
     def elapsed(self) -> float:
@@ -103,14 +103,14 @@ class LockWait(NamedTuple):
     """Waiting for one lock and what belongs to it."""
 
     ancestry: Ancestry
-    patience: WaitBudget
+    budget: WaitBudget
     request: Request
     descriptor: Descriptor
     wanted: Sequence[tuple[Request, Descriptor]]
     limit: Limit
 
     def wait(self, descriptor: Descriptor, *, exclusive: bool, gate: Descriptor | None = None) -> None:
-        """Return when `descriptor` is locked, and still what its path leads to; else raises."""
+        """Return when `descriptor` is locked and its path still leads to it; else raise."""
         if not flock.try_lock(descriptor, exclusive=exclusive):
             self._wait(descriptor, exclusive, gate)
         if not descriptor.is_current():
@@ -124,19 +124,20 @@ class LockWait(NamedTuple):
             until, is_limit = self._until(begun, is_gate=gate is not None)
             if until is not None and now >= until:
                 self._give_up(is_limit, gate)
-            wake = self.patience.next_message if until is None else min(self.patience.next_message, until)
+            wake = self.budget.next_message if until is None else min(self.budget.next_message, until)
             if wake > now and flock.wait_lock(descriptor, exclusive=exclusive, seconds=wake - now):
                 return
-            if time.monotonic() >= self.patience.next_message:
+            if time.monotonic() >= self.budget.next_message:
                 self._learn()
-                self.patience.tell(self._event(gate))
+                self.budget.tell(self._event(gate))
 
     def _learn(self) -> None:
+        """Start over if an ancestor turns out to hold one of the locks."""
         if self.ancestry.learn(self.wanted):
             raise StartOver
 
     def _until(self, begun: float, *, is_gate: bool) -> tuple[float | None, bool]:
-        deadline = self.patience.deadline
+        deadline = self.budget.deadline
         if deadline is not None and is_gate:
             deadline = max(deadline, begun + AT_GATE)
         seconds = {
@@ -152,10 +153,10 @@ class LockWait(NamedTuple):
     def _event(self, gate: Descriptor | None) -> Wait:
         who = holders.holders(self.descriptor.fd, None if gate is None else gate.fd)
         if not who and self.request.gate is not None:
-            # Nobody to be seen from this pid namespace; an exclusive holder left a note.
+            # No holder can be seen from this pid namespace; an exclusive holder left a note.
             noted = inheritance.noted(self.request.gate.with_name(state_directory.OWNER))
             who = () if noted is None else (noted,)
-        return Wait(self.request.shown, self.request.exclusive, who, self.patience.elapsed())
+        return Wait(self.request.shown, self.request.exclusive, who, self.budget.elapsed())
 
     def _give_up(self, is_limit: bool, gate: Descriptor | None) -> None:
         if is_limit and self.limit in (Limit.WHILE_HOLDING, Limit.PATIENT):
@@ -170,9 +171,9 @@ class LockWait(NamedTuple):
                 f"gave up after {OUT_OF_ORDER:g} s waiting for the {mode} lock on `{event.path}`{by}: "
                 "what runs this command holds a lock that the other one may be waiting for",
             )
-        if not self.patience.timeout:
+        if not self.budget.timeout:
             raise LockTimeout(f"the {mode} lock on `{event.path}` is not free{by}")
         raise LockTimeout(
-            f"gave up after {self.patience.timeout:g} s waiting for the {mode} lock on `{event.path}`{by}",
+            f"gave up after {self.budget.timeout:g} s waiting for the {mode} lock on `{event.path}`{by}",
             hint="Set SAFE_PIP_LOCK_TIMEOUT to wait longer",
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -104,46 +104,37 @@ class Environment:
                     if step.is_current() and scope.is_inheritance_alive():
                         return value
 
-    @contextmanager
-    def building(self, *sources: Path) -> Iterator[None]:
+    def building(self, *sources: Path) -> AbstractContextManager[Scope]:
         """Keep what is installed as it is, for a build that imports from it, and have each of `sources` to itself.
 
         Child programs may add to the environment, and may not replace. If a mutex inside has to be waited for, the
         environment is let go and taken again: compare what is installed after the last lock is granted.
         """
         trees = list if self._has_all else self.trees
-        with self._taking(SharedUse(trees, sources), keep=Keep.RENEWED, is_published=True):
-            yield
+        return self._taking(SharedUse(trees, sources), keep=Keep.RENEWED, is_published=True)
 
-    @contextmanager
-    def reserving(self, target: Target, also: Iterable[Path] = ()) -> Iterator[None]:
+    def reserving(self, target: Target, also: Iterable[Path] = ()) -> AbstractContextManager[Held]:
         """Keep other commands from changing or removing anything in the target until this ends: they can only add.
 
         If another lock has to be waited for meanwhile, the reservation is let go, and taking that lock raises
         `StalePlan`.
         """
-        step = Changing(target, also, commit=False)
-        with self._changing(step, keep=Keep.RESERVED, is_published=True):
-            yield
+        return self._changing(Changing(target, also, commit=False), keep=Keep.RESERVED, is_published=True)
 
-    @contextmanager
-    def replacing(self, target: Target, also: Iterable[Path] = ()) -> Iterator[Held]:
+    def replacing(self, target: Target, also: Iterable[Path] = ()) -> AbstractContextManager[Held]:
         """Have the target to itself, to change or remove what is in it; the rest of the environment does not change.
 
         Makes trees and directories that are missing. If the body raises, exactly those that were made are removed,
         unless something is in them.
         """
-        with self._changing(Changing(target, also, others=self.trees)) as held:
-            yield held
+        return self._changing(Changing(target, also, others=self.trees))
 
-    @contextmanager
-    def adding(self, target: Target, also: Iterable[Path] = ()) -> Iterator[Held]:
+    def adding(self, target: Target, also: Iterable[Path] = ()) -> AbstractContextManager[Held]:
         """Change the target by additions alone, while builds and programs that use the environment go on.
 
         Makes and removes directories like `replacing`.
         """
-        with self._changing(Changing(target, also, others=self.trees, environment=False)) as held:
-            yield held
+        return self._changing(Changing(target, also, others=self.trees, environment=False))
 
     @contextmanager
     def staging(self, target: Target, make: Callable[[Path], T]) -> Iterator[T]:
@@ -187,29 +178,21 @@ class Environment:
             finally:
                 self._has_all = outer
 
-    @contextmanager
-    def mutex(self, *directories: Path) -> Iterator[None]:
+    def mutex(self, *directories: Path) -> AbstractContextManager[Scope]:
         """Be the only process that writes in these directories, which are made if they are missing."""
-        with self._taking(SharedUse(list, directories), is_published=True):
-            yield
+        return self._taking(SharedUse(list, directories), is_published=True)
 
-    @contextmanager
-    def keeping(self) -> Iterator[None]:
+    def keeping(self) -> AbstractContextManager[Scope]:
         """Keep what is installed as it is while another program runs; that program may add to it."""
-        with self._taking(SharedUse(self.trees), is_published=True):
-            yield
+        return self._taking(SharedUse(self.trees), is_published=True)
 
-    @contextmanager
-    def occupying(self, target: Target) -> Iterator[None]:
+    def occupying(self, target: Target) -> AbstractContextManager[Held]:
         """Have the target to itself while another program runs."""
-        with self._changing(Changing(target), is_published=True):
-            yield
+        return self._changing(Changing(target), is_published=True)
 
-    @contextmanager
-    def directory(self, path: Path, *, exclusive: bool) -> Iterator[None]:
+    def directory(self, path: Path, *, exclusive: bool) -> AbstractContextManager[Scope]:
         """Lock a directory that is no environment while another program runs; it is made if it is missing."""
-        with self._taking(Locking(path, exclusive=exclusive), is_published=True):
-            yield
+        return self._taking(Locking(path, exclusive=exclusive), is_published=True)
 
     @contextmanager
     def making(self, path: Path) -> Iterator[None]:

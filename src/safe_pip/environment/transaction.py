@@ -150,7 +150,7 @@ class Transaction:
             self._check_build()
             yield self._check_build
 
-    def mutex(self, *directories: Path) -> AbstractContextManager[None]:
+    def mutex(self, *directories: Path) -> AbstractContextManager[object]:
         """Within, this command alone writes in these directories."""
         return self._taking(self.environment.mutex(*directories))
 

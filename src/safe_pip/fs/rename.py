@@ -20,24 +20,9 @@ if sys.platform == "darwin":
 else:
     NO_REPLACE, EXCHANGE = 1, 2
 
-# The system call, for C libraries that do not wrap it: asm/unistd.h of each architecture. The
-# second number is that of a 32-bit process.
-_NUMBERS = {
-    "x86_64": (316, 353),
-    "i686": (353, 353),
-    "i586": (353, 353),
-    "i386": (353, 353),
-    "aarch64": (276, 382),
-    "armv8l": (382, 382),
-    "armv7l": (382, 382),
-    "armv6l": (382, 382),
-    "ppc64le": (357, 357),
-    "ppc64": (357, 357),
-    "s390x": (347, 347),
-    "riscv64": (276, 276),
-    "loongarch64": (276, 276),
-}
-# What a kernel or a filesystem answers that does not know the flag; EPERM is what an old sandbox says.
+# The system call in a 64-bit process, for C libraries that do not wrap it: asm/unistd.h of each architecture.
+_NUMBERS = {"x86_64": 316, "aarch64": 276, "riscv64": 276, "loongarch64": 276, "s390x": 347, "ppc64le": 357}
+# What a kernel or a filesystem answers that does not know the flag; an old sandbox answers EPERM.
 _NO_FLAGS = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
 
 Call = Callable[[int, bytes, int, bytes, int], int]
@@ -46,7 +31,7 @@ _get_errno: Callable[[], int] | None = None
 
 
 def load() -> None:
-    """Import all that is imported only when it is used: pip lets nothing be imported once it has begun to install."""
+    """Import and find the system call. To be called before pip begins to install: then it allows no more imports."""
     global _call, _get_errno
     if _get_errno is None:
         try:
@@ -68,11 +53,10 @@ def _find(library: object) -> Call | None:
         function.restype = number
         call: Call = function
         return call
-    if sys.platform != "linux" or os.uname().machine not in _NUMBERS:
+    if sys.platform != "linux" or sys.maxsize < 2**32:
         return None
-    which = _NUMBERS[os.uname().machine][0 if sys.maxsize > 2**32 else 1]
-    system_call = getattr(library, "syscall", None)
-    if system_call is None:
+    which, system_call = _NUMBERS.get(os.uname().machine), getattr(library, "syscall", None)
+    if which is None or system_call is None:
         return None
     system_call.argtypes = (ctypes.c_long, number, text, number, text, flags)
     system_call.restype = ctypes.c_long
@@ -84,7 +68,7 @@ def _rename(source: int | None, name: str, destination: int | None, new_name: st
     load()
     if _call is None or _get_errno is None or source is None or destination is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    # An interrupted call is no error of these: rename(2) does not know EINTR, filesystems of their own might.
+    # rename(2) has no EINTR, but a filesystem in user space may answer it: then the call is repeated.
     while _call(source, os.fsencode(name), destination, os.fsencode(new_name), flag) != 0:
         number = _get_errno()
         if number != errno.EINTR:
@@ -92,10 +76,9 @@ def _rename(source: int | None, name: str, destination: int | None, new_name: st
 
 
 def move(source: Directory, name: str, destination: Directory, new_name: str) -> None:
-    """Rename, never over anything: raises `FileExistsError` if the new name is taken, by whatever.
+    """Rename; raises `FileExistsError` if the new name is taken, whatever has it.
 
-    Where neither kernel nor filesystem can do that in one step it looks first: the commit lock keeps other safe-pips
-    away.
+    If kernel or filesystem cannot do that in one step, it looks first: the commit lock keeps other safe-pips away.
     """
     old, new = source.at(name), destination.at(new_name)
     with Changing("move", destination.join(new_name), source.join(name)):
@@ -113,9 +96,9 @@ def move(source: Directory, name: str, destination: Directory, new_name: str) ->
 
 
 def move_over(source: Directory, name: str, destination: Directory, new_name: str) -> None:
-    """Rename, over a file that is there: who opens the new name finds the old file or the new one.
+    """Rename over a file: a reader that opens the new name finds the old file or the new one.
 
-    On return the old name is gone, also if both were links to the same file, with which rename(2) does nothing.
+    On return the old name is gone, also if both names were links to one file, where rename(2) does nothing.
     """
     with Changing("move_over", destination.join(new_name), source.join(name)):
         os.replace(source.at(name), destination.at(new_name), src_dir_fd=source.fd, dst_dir_fd=destination.fd)
@@ -126,8 +109,8 @@ def move_over(source: Directory, name: str, destination: Directory, new_name: st
 def exchange(one: Directory, name: str, other: Directory, other_name: str) -> None:
     """Let two entries of any kind change places in one step.
 
-    Raises `OSError`: EXDEV where the filesystem refuses it for one of them (a directory of a lower overlayfs layer),
-    EINVAL or ENOSYS where it cannot do it at all.
+    Raises `OSError`: EXDEV if the filesystem refuses it for one of them (a directory of a lower overlayfs layer),
+    EINVAL or ENOSYS if it cannot do it at all.
     """
     old, new = one.at(name), other.at(other_name)
     with Changing("exchange", other.join(other_name), one.join(name)):
@@ -135,7 +118,7 @@ def exchange(one: Directory, name: str, other: Directory, other_name: str) -> No
 
 
 def can_exchange(directory: Directory) -> bool:
-    """Whether directories can be exchanged there, found out with two of our own in the private `directory`."""
+    """Whether directories can be exchanged there; two are made for it in the private `directory`, and removed."""
     first, second, inner = "exchange-first", "exchange-second", "inner"
     try:
         make_directory(directory, first)

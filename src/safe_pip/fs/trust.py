@@ -1,8 +1,10 @@
 """Which directories may hold code that this process is going to run, and where such directories are made.
 
-Root runs safe-pip too, in homes and below temporary directories of others. Code is run only from a directory that this
-user owns and that nobody else can write, checked up to the root; anything else could be replaced between our look at
-it and the import. Where no such directory is to be had there is a private temporary one, removed at exit.
+Root runs safe-pip too, in homes and temporary directories of other users. Code is run only from a directory that this
+user owns and that no other user can write, checked up to the root: any other could be replaced between the check and
+the import. If there is no such directory, a private temporary one is made, and removed at exit.
+
+`pwd` is imported when HOME is not set: Windows has none.
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ from safe_pip import fs
 
 
 def is_trusted(directory: Path, *, as_parent: bool = False) -> bool:
-    """Whether nobody but this user and root can change what lies at `directory`, which exists and is resolved.
+    """Whether only this user and root can change what lies at `directory`, which exists and is resolved.
 
-    `as_parent`: whether that holds for a directory that this user makes in it. Then it may be root's, and others may
-    write in it if it has the sticky bit (unlink(2), rename(2): only the owner of an entry removes or renames it).
+    `as_parent`: whether that holds for a directory that this user makes in it. Then it may belong to root, and other
+    users may write in it if it has the sticky bit (unlink(2), rename(2): only the owner of an entry removes it).
     """
-    if sys.platform == "win32":  # LOCALAPPDATA and the temporary directory are the user's by their access lists
+    if sys.platform == "win32":  # access lists protect LOCALAPPDATA and the temporary directory
         return True
     user = os.geteuid()
     reachable = True
@@ -31,9 +33,8 @@ def is_trusted(directory: Path, *, as_parent: bool = False) -> bool:
         last = path == directory and not as_parent
         if not stat.S_ISDIR(info.st_mode) or info.st_uid not in ((user,) if last else (user, 0)):
             return False
-        # The bits of the group are also the most that an access list can grant (acl(5)). Where users have a group each
-        # and so a umask of 002, they matter only if the group can get there: not behind a directory, the home mostly,
-        # that others cannot search.
+        # An access list grants no more than the bits of the group (acl(5)). These matter only if the group can get
+        # there: with a umask of 002, directories in a home that others cannot search are safe.
         writers = 0o022 if last or reachable else 0o002
         if info.st_mode & writers and (last or not info.st_mode & stat.S_ISVTX):
             return False
@@ -42,10 +43,9 @@ def is_trusted(directory: Path, *, as_parent: bool = False) -> bool:
 
 
 def cache_directory(environ: Mapping[str, str]) -> Path | None:
-    """The directory that a program keeps its user's caches in; None if this user has none. It need not exist.
+    """The directory for caches of this user; None if there is none. It need not exist, but its home does.
 
-    As the XDG Base Directory Specification, Apple's File System Programming Guide and Windows have it. A home that does
-    not exist is never made.
+    Sources: the XDG Base Directory Specification, Apple's File System Programming Guide.
     """
     if sys.platform == "win32":
         local = environ.get("LOCALAPPDATA", "")
@@ -61,7 +61,7 @@ def cache_directory(environ: Mapping[str, str]) -> Path | None:
 def make_trusted(directory: Path) -> Path | None:
     """Make `directory`, private to this user; on return its resolved path, or None if it cannot be made or trusted.
 
-    Nothing is made in a directory that is not trusted: root leaves nothing behind in the homes of others.
+    Nothing is made in a directory that is not trusted: root leaves nothing behind in the homes of other users.
     """
     try:
         existing = directory
@@ -78,7 +78,7 @@ def make_trusted(directory: Path) -> Path | None:
 
 
 def make_temporary() -> Path:
-    """Make a private directory in a temporary one, if possible one where others cannot exchange it for theirs."""
+    """Make a private directory in a temporary one, if possible where other users cannot replace it."""
     for name in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp"):
         try:
             if sys.platform != "win32" and name and is_trusted(Path(os.path.realpath(name)), as_parent=True):
@@ -89,7 +89,7 @@ def make_temporary() -> Path:
 
 
 def _home() -> str:
-    """The home that the system has on record, where HOME is not set."""
+    """The home in the system's user database, for when HOME is not set."""
     if sys.platform == "win32":
         return ""
     import pwd

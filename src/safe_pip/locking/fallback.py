@@ -9,6 +9,7 @@ A file's existence never means "locked": if `filelock` has no other lock to offe
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -21,12 +22,10 @@ from safe_pip.errors import LockTimeout, UnusableEnvironment
 from safe_pip.locking import state_directory
 from safe_pip.locking.inheritance import VARIABLE
 from safe_pip.locking.order import shown_name
-from safe_pip.locking.waiting import Wait, Waiting
+from safe_pip.locking.waiting import Wait, WaitBudget, Waiting
 
 if TYPE_CHECKING:
     from safe_pip._vendor.filelock import BaseFileLock
-
-_FIRST_MESSAGE, _RAREST_MESSAGE = 1.0, 60.0
 
 
 class Sole:
@@ -61,26 +60,17 @@ class Sole:
 
     @contextmanager
     def _locked(self, path: Path, shown: Path) -> Iterator[None]:
-        file_lock = _file_lock(path)
-        begun, told = time.monotonic(), None
-        while not _acquire(file_lock, self._next_wait(begun)):
-            waited = time.monotonic() - begun
-            if self._timeout is not None and waited >= self._timeout:
+        file_lock, budget = _file_lock(path), WaitBudget(self._waiting, self._timeout)
+        end = math.inf if budget.deadline is None else budget.deadline
+        while not _acquire(file_lock, max(0.0, min(end, budget.next_message) - time.monotonic())):
+            if time.monotonic() >= end:
                 raise LockTimeout(f"gave up after {self._timeout:g} s waiting for the exclusive lock on `{shown}`")
-            told = Wait(shown, True, (), waited)
-            self._waiting.waiting(told)
-        if told is not None:
-            self._waiting.granted(told, time.monotonic() - begun)
+            budget.tell(Wait(shown, True, (), budget.elapsed()))
+        budget.end()
         try:
             yield
         finally:
             file_lock.release()
-
-    def _next_wait(self, begun: float) -> float:
-        """The seconds until the user is told again, or the time is over."""
-        waited = time.monotonic() - begun
-        pause = min(max(waited, _FIRST_MESSAGE), _RAREST_MESSAGE)
-        return pause if self._timeout is None else max(0.0, min(pause, self._timeout - waited))
 
 
 def _file_lock(path: Path) -> BaseFileLock:

@@ -236,22 +236,22 @@ class Locker:
     def _open(self, request: Request, scope: Scope, opened: list[tuple[Request, Descriptor, Scope]]) -> None:
         """Open what has to be locked: not what this process or an ancestor holds already."""
         descriptor = Descriptor(request.path, writable=_can_write(request))
-        left, source = request, None
         try:
             scope.claims.append(Claim(request.rank, request.exclusive, descriptor.identity, request.path))
-            if not self._is_ours(request, descriptor.identity):
-                resolved, source = self._ancestry.resolve(request, descriptor.identity)
-                if source is not None:
-                    scope.sources.append(source)
-                if resolved is not None:
-                    left = resolved
-                    if left.path != request.path:
-                        descriptor.close()
-                        descriptor = Descriptor(left.path, writable=_can_write(left))
-                        if self._is_ours(left, descriptor.identity):
-                            return
-                        self._ancestry.refuse_if_held(left, descriptor.identity)
-                    _merge(left, descriptor, scope, opened)
+            if self._is_ours(request, descriptor.identity):
+                return
+            left, source = self._ancestry.resolve(request, descriptor.identity)
+            if source is not None:
+                scope.sources.append(source)
+            if left is None:
+                return
+            if left.path != request.path:
+                descriptor.close()
+                descriptor = Descriptor(left.path, writable=_can_write(left))
+                if self._is_ours(left, descriptor.identity):
+                    return
+                self._ancestry.refuse_if_held(left, descriptor.identity)
+            _merge(left, descriptor, scope, opened)
         finally:
             if all(descriptor is not kept for _, kept, _ in opened):
                 descriptor.close()

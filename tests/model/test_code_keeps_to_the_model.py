@@ -16,7 +16,6 @@ from .model import EXCLUSIVE, GATED, LOCK_ORDER, Rules
 from .scenarios import does, wants
 from .steps import Take
 
-fcntl = pytest.importorskip("fcntl")
 pytestmark = pytest.mark.skipif(not lock.supported, reason="no flock here")
 
 Acquired = tuple[str, str, bool]
@@ -89,9 +88,9 @@ def test_a_real_change_takes_what_the_model_takes(
     recorded: list[Acquired] = []
     flock: Any = lock._flock
 
-    def record(descriptor: lock.Descriptor, operation: int) -> None:
-        recorded.append((*names[descriptor.path], bool(operation & fcntl.LOCK_EX)))
-        flock(descriptor, operation)
+    def record(descriptor: lock.Descriptor, *, exclusive: bool, blocks: bool) -> None:
+        recorded.append((*names[descriptor.path], exclusive))
+        flock(descriptor, exclusive=exclusive, blocks=blocks)
 
     environment = Environment([str(t) for t in trees], waiting=SilentReporter(), timeout=0)
     target = Target((by_name["B"], by_name["A"]), directories=(scripts,), uv_lock=uv)

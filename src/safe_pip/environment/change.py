@@ -249,7 +249,8 @@ class Change:
         directories = touched(map(os.path.realpath, self.target.directories))
         for directory in filter(lambda each: each != home, (*trees, *directories)):
             self.stage.mark(directory, is_tree=directory in trees)
-        return Journal(self.stage.identifier, home, trees, directories, plan.roots, self.stage.parts, plan.operations)
+        parts = tuple(self.stage.parts)
+        return Journal(self.stage.identifier, home, trees, directories, plan.roots, parts, plan.operations)
 
 
 def sweep_target(environment: Environment, target: Target) -> None:

@@ -12,7 +12,7 @@ import stat
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, MutableMapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from safe_pip import fs
@@ -46,7 +46,8 @@ class Stage:
         self.home = home
         self.identifier = owner.identifier
         self._owner = owner
-        self._parts: list[str] = []
+        self.parts: list[str] = []
+        """The private directories, the one in `home` first."""
         self._marks: set[str] = set()
         self._mirrored = {"/"}
         self._exchanging: dict[int, bool] = {}
@@ -65,21 +66,16 @@ class Stage:
         with staging(str(home)):
             stage = cls(home, Owner.make(state_directory.path_of(home)))
             try:
-                stage._parts.append(parts.make_first(str(home), stage.identifier))
+                stage.parts.append(parts.make_first(str(home), stage.identifier))
             except BaseException:
                 stage.close()
                 raise
         return stage
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """The private directories, the one in `home` first."""
-        return tuple(self._parts)
-
-    @property
     def roots(self) -> tuple[str, ...]:
         """For each part, what is put before the absolute path of a file to get its path in the stage."""
-        return tuple(os.path.join(part, STAGE) for part in self._parts)
+        return tuple(os.path.join(part, STAGE) for part in self.parts)
 
     @property
     def root(self) -> str:
@@ -92,7 +88,7 @@ class Stage:
 
     def can_exchange(self) -> frozenset[int]:
         """The parts in which one directory can take the place of another in one step."""
-        for number, part in enumerate(self._parts):
+        for number, part in enumerate(self.parts):
             if number not in self._exchanging:
                 with Directory.open(part) as private:
                     self._exchanging[number] = fs.can_exchange(private)
@@ -100,13 +96,15 @@ class Stage:
 
     # What is made in it.
 
-    def check_room(self, wheels: Iterable[Path]) -> None:
-        """Raise `CommitFailed` if there is no room for these wheels, unpacked."""
-        check_room(self._parts[0], wheels)
+    @contextmanager
+    def unpacking(self, wheels: Iterable[Path]) -> Iterator[None]:
+        """Within, wheels are unpacked: raises `CommitFailed` if there is no room for them, at once or on the way.
 
-    def unpacking(self) -> AbstractContextManager[None]:
-        """Within, a full disk raises `CommitFailed`; any other `OSError` stays what it is."""
-        return unpacking(self._parts[0])
+        Any other `OSError` stays what it is.
+        """
+        check_room(self.parts[0], wheels)
+        with unpacking(self.parts[0]):
+            yield
 
     def mirror(self, live: str) -> None:
         """Make the directory that stands for `live` in the stage: what is made in it is as if made there."""
@@ -169,8 +167,8 @@ class Stage:
         """Make a part in `directory`, which is on another filesystem; on return its number."""
         directory = os.path.realpath(directory)
         with staging(directory):
-            self._parts.append(parts.make_part(self._owner, str(self.home), directory, is_tree=is_tree))
-        return len(self._parts) - 1
+            self.parts.append(parts.make_part(self._owner, str(self.home), directory, is_tree=is_tree))
+        return len(self.parts) - 1
 
     def move_to_part(self, path: str, part: int) -> None:
         """Move what is staged at the absolute `path` to another part; modes and times stay."""
@@ -232,9 +230,9 @@ class Stage:
         `roots` are those of the plan: where a group shares them all, it may undo the plan.
         """
         operations = tuple(operations)
-        with staging(self._parts[0]):
+        with staging(self.parts[0]):
             inside = {os.path.join(self.roots[each.part], os.path.dirname(each.staged)) for each in operations}
-            parts.share(self._parts, str(self.home), roots, inside)
+            parts.share(self.parts, str(self.home), roots, inside)
             for operation in operations:
                 if not operation.staged:
                     continue
@@ -249,7 +247,7 @@ class Stage:
 
     def reset(self) -> None:
         """Have the stage as it was before `link` and `add_markers`, also after an operation was done and undone."""
-        with staging(self._parts[0]):
+        with staging(self.parts[0]):
             for path, spare in reversed(self._spares):
                 with _parent_of(spare) as (spares, number), _parent_of(path) as (directory, name):
                     if not directory.exists(name):
@@ -263,22 +261,22 @@ class Stage:
 
     def write_journal(self, content: bytes) -> None:
         """Write the journal into the private directory, from where a rename publishes it."""
-        path = Path(self._parts[0], parts.JOURNAL)
-        with staging(self._parts[0]):
+        path = Path(self.parts[0], parts.JOURNAL)
+        with staging(self.parts[0]):
             fs.unlink(path)
             fs.write(path, content)
             give_access(path)
 
     def sync(self) -> None:
         """Have the disk hold all that is staged, then the journal, and the way to it; an undo will be synced too."""
-        with staging(self._parts[0]):
-            with Directory.open(self._parts[0]) as private:
+        with staging(self.parts[0]):
+            with Directory.open(self.parts[0]) as private:
                 if not private.exists(parts.DURABLE):
                     fs.write_new(private, parts.DURABLE, b"")
             for root in self.roots:
                 with Directory.open(root) as opened:
                     fs.sync_tree(opened)
-            parts.sync(self._parts, self._owner, self._marks)
+            parts.sync(self.parts, self._owner, self._marks)
 
     # The end of it.
 
@@ -289,13 +287,13 @@ class Stage:
         """
         if not self._owner.is_ours:
             return
-        with self._owner, suppress(OSError, Refused):
+        with closing(self._owner), suppress(OSError, Refused):
             if not os.path.lexists(self._owner.path.with_suffix(state_directory.JOURNAL)):
                 parts.delete(str(self.home), self.identifier, self._owner.note())
 
     def leave(self) -> None:
         """Keep all as it is, for the next sweep."""
-        self._owner.release()
+        self._owner.close()
 
     def _located(self, path: str) -> tuple[int, str]:
         """The part in which a staged path is, and its path in the target."""
@@ -337,7 +335,7 @@ class Stage:
 
     def _spare(self, part: int, path: str, directory: Directory, name: str) -> None:
         """Keep a link of a staged file that is to be moved over another: undone, the move leaves nothing of it."""
-        with Directory.open(self._parts[part]) as private:
+        with Directory.open(self.parts[part]) as private:
             if not private.exists(_SPARE):
                 fs.make_directory(private, _SPARE, 0o700)
             with private.child(_SPARE) as spares:

@@ -1,8 +1,8 @@
-"""The journal's format: a plan to bytes and back, where no damage goes unnoticed.
+"""The journal's format: a plan to bytes and back. No damage goes unnoticed.
 
 One header line (magic word, format number, length and SHA-256 of the body), then the body in JSON. A file that was torn
-off, or has one wrong, missing or additional byte, is `Damaged`; what another version of safe-pip wrote is `Newer`. What
-decodes is well-formed: every index in range, every path relative and without `..`, every operation as its kind wants.
+off, or has one wrong, missing or additional byte, is `Damaged`; a file in another format is `Newer`. What decodes is
+well-formed: every index in range, every path relative and without `..`, every operation as its kind needs it.
 
 Names are kept as the bytes that the filesystem has, so that a journal means the same in every locale.
 """
@@ -13,7 +13,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from safe_pip.merge.plan import Journal, Kind, Operation, Seen
 
@@ -41,11 +41,11 @@ T = TypeVar("T")
 
 
 class Damaged(Exception):
-    """These bytes are not a whole journal: the message says what is wrong with them."""
+    """These bytes are not a whole journal; the message says what is wrong with them."""
 
 
 class Newer(Exception):
-    """A version of safe-pip wrote this whose journals have another format."""
+    """A version of safe-pip whose journals have another format wrote this."""
 
 
 def is_identifier(text: str) -> bool:
@@ -54,21 +54,23 @@ def is_identifier(text: str) -> bool:
 
 
 def marker(identifier: str) -> str:
-    """The name of the empty file in a staged directory by which it is known again in its place."""
+    """The name of the empty file in a staged directory that identifies the directory in its place."""
     return f".safe-pip-{identifier}"
 
 
 def encode(journal: Journal) -> bytes:
     """The bytes of `journal`; raises `ValueError` if `decode` would not take them."""
-    fields = _outward((*journal[:-1], [_row(operation) for operation in journal.operations]))
+    rows = [(operation.kind.value, *operation[1:]) for operation in journal.operations]
+    # All text as UTF-8 that stands for the filesystem's bytes.
+    fields = _mapped((*journal[:-1], rows), lambda text: os.fsencode(text).decode("utf-8", "surrogateescape"))
     body = json.dumps(dict(zip(_FIELDS, fields, strict=True)), separators=(",", ":")).encode("ascii")
     content = _header(body) + body
-    if len(content) > LIMIT:
-        raise ValueError(f"a journal of {len(content)} bytes")
     try:
         _check(journal)
     except Damaged as error:
         raise ValueError(str(error)) from error
+    if len(content) > LIMIT:
+        raise ValueError(f"a journal of {len(content)} bytes")
     return content
 
 
@@ -86,7 +88,8 @@ def decode(content: bytes) -> Journal:
         fields = json.loads(body)
         if not isinstance(fields, dict) or tuple(fields) != _FIELDS:
             _damaged("its fields are not those of a journal")
-        journal = _read(*_inward(list(fields.values())))
+        values = list(fields.values())
+        journal = _read(*_mapped(values, lambda text: os.fsdecode(text.encode("utf-8", "surrogateescape"))))
     except (ValueError, RecursionError) as error:  # not JSON, or names that no filesystem has
         raise Damaged(str(error)) from error
     _check(journal)
@@ -97,41 +100,16 @@ def _header(body: bytes) -> bytes:
     return f"{_MAGIC} {FORMAT} {len(body)} {hashlib.sha256(body).hexdigest()}\n".encode("ascii")
 
 
-def _row(operation: Operation) -> tuple[object, ...]:
-    return (operation.kind.value, *operation[1:])
-
-
-def _outward(value: object) -> list[object]:
-    """All text in `value` as UTF-8 that stands for the filesystem's bytes."""
-    result = _map(value, lambda text: os.fsencode(text).decode("utf-8", "surrogateescape"))
-    assert isinstance(result, list)
-    return result
-
-
-def _inward(value: list[object]) -> list[object]:
-    result = _map(value, lambda text: os.fsdecode(text.encode("utf-8", "surrogateescape")))
-    assert isinstance(result, list)
-    return result
-
-
-def _map(value: object, change: Callable[[str], str]) -> object:
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return value if value.isascii() else change(value)
-    return [_map(item, change) for item in value] if isinstance(value, (list, tuple)) else value
+    return [_mapped(item, change) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _read(
-    identifier: object, home: object, trees: object, directories: object, roots: object, parts: object, rows: object
-) -> Journal:
-    return Journal(
-        _is(str, identifier),
-        _is(str, home),
-        _texts(trees),
-        _texts(directories),
-        _texts(roots),
-        _texts(parts),
-        tuple(_operation(row) for row in _is(list, rows)),
-    )
+def _read(identifier: object, home: object, *rest: object) -> Journal:
+    trees, directories, roots, parts = map(_texts, rest[:-1])
+    operations = tuple(map(_operation, _is(list, rest[-1])))
+    return Journal(_is(str, identifier), _is(str, home), trees, directories, roots, parts, operations)
 
 
 def _operation(row: object) -> Operation:
@@ -143,17 +121,10 @@ def _operation(row: object) -> Operation:
         which = Kind(kind)
     except ValueError:
         _damaged(f"there is no operation {kind!r}")
-    return Operation(
-        which,
-        _is(int, root),
-        _is(str, path),
-        _is(int, part),
-        _is(str, staged),
-        _is(str, trash),
-        _seen(old),
-        _seen(new),
-        _texts(known),
-    )
+    for number, text in ((root, path), (part, staged), (0, trash)):
+        _is(int, number)
+        _is(str, text)
+    return Operation(which, root, path, part, staged, trash, _seen(old), _seen(new), _texts(known))
 
 
 def _seen(value: object) -> Seen | None:

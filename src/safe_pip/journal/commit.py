@@ -17,10 +17,10 @@ from contextlib import contextmanager, suppress
 from safe_pip import fs
 from safe_pip.errors import CommitFailed, State, UnusableEnvironment
 from safe_pip.journal import finish, parts
-from safe_pip.journal.directories import Location, OpenDirectories, Refused
+from safe_pip.journal.directories import OpenDirectories, Refused
 from safe_pip.journal.undo import undo
 from safe_pip.locking.state_directory import COMMITTED, JOURNAL
-from safe_pip.merge.plan import Journal, Kind, Operation, Plan
+from safe_pip.merge.plan import Journal, Kind, Operation, Plan, Seen
 
 # What the filesystem answers when the target is not what was planned for; anything else is a failure.
 _CHANGED = {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ELOOP, errno.ESTALE}
@@ -80,7 +80,8 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
             check()
             for operation in journal.operations:
                 done += 1
-                _do(directories, operation)
+                if not operation.kind.is_late:
+                    _do(directories, operation)
             if durable:
                 directories.sync()
             _rename(directories, JOURNAL, COMMITTED)
@@ -104,16 +105,6 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
                 directories.sync()
 
 
-@contextmanager
-def _opened(journal: Journal) -> Iterator[OpenDirectories]:
-    try:
-        directories = OpenDirectories(journal)
-    except Refused:
-        raise Rejected from None
-    with directories:
-        yield directories
-
-
 def _rename(directories: OpenDirectories, old: str, new: str) -> None:
     """Rename the journal, in the state directory or from the private directory into it."""
     state, private = directories.parts[0].state, directories.parts[0].private
@@ -130,51 +121,48 @@ def _sync_state(directories: OpenDirectories, *, durable: bool) -> None:
         fs.sync(state)
 
 
+def _opened(journal: Journal) -> OpenDirectories:
+    try:
+        return OpenDirectories(journal)
+    except Refused:
+        raise Rejected from None
+
+
 def _validate(journal: Journal, plan: Plan) -> None:
     """Compare what the plan is about with what is there; raises `Rejected`."""
     try:
         for path, device, inode in plan.entered:
-            found = os.stat(path, follow_symlinks=False)
+            found = os.lstat(path)
             if (found.st_dev, found.st_ino) != (device, inode) or not stat.S_ISDIR(found.st_mode):
                 raise Rejected
         for path, inode, changed in plan.moved:
-            found = os.stat(path, follow_symlinks=False)
+            found = os.lstat(path)
             if (found.st_ino, found.st_ctime_ns) != (inode, changed):
                 raise Rejected
         for operation in journal.operations:
-            if operation.old is not None and not stat.S_ISDIR(operation.old.mode):
-                found = os.stat(_live(journal, operation), follow_symlinks=False)
-                if (found.st_mode, found.st_size, found.st_mtime_ns) != operation.old:
-                    raise Rejected
+            is_file = operation.old is not None and not stat.S_ISDIR(operation.old.mode)
+            if is_file and Seen.of(os.lstat(_live(journal, operation))) != operation.old:
+                raise Rejected
     except OSError:
         raise Rejected from None
 
 
 def _do(directories: OpenDirectories, operation: Operation) -> None:
-    if operation.kind.is_late:
-        return
-    live = directories.live(operation)
-    if operation.kind is Kind.MODE:
+    kind, live = operation.kind, directories.live(operation)
+    if kind is Kind.MODE:
         assert operation.new is not None
         fs.set_mode(live.parent, live.name, stat.S_IMODE(operation.new.mode))
         return
-    trash = directories.trash(operation)
-    if operation.kind in (Kind.REMOVE, Kind.SWAP):
-        _move(live, trash)
-    if operation.kind is Kind.REMOVE:
-        return
-    staged = directories.staged(operation)
-    if operation.kind is Kind.FILE:
+    staged, trash = directories.staged(operation), directories.trash(operation)
+    if kind is Kind.FILE:
         fs.link(live.parent, live.name, trash.parent, trash.name)
-        fs.move_over(staged.parent, staged.name, live.parent, live.name)
-    elif operation.kind is Kind.EXCHANGE:
-        fs.exchange(staged.parent, staged.name, live.parent, live.name)
-    else:
-        _move(staged, live)
-
-
-def _move(source: Location, destination: Location) -> None:
-    fs.move(source.parent, source.name, destination.parent, destination.name)
+        staged.move_over(live)
+    elif kind is Kind.EXCHANGE:
+        staged.exchange(live)
+    if kind in (Kind.REMOVE, Kind.SWAP):
+        live.move(trash)
+    if kind in (Kind.NEW, Kind.SWAP):
+        staged.move(live)
 
 
 def _undo(directories: OpenDirectories, done: int, *, durable: bool) -> None:
@@ -199,9 +187,7 @@ def _translated(error: OSError, journal: Journal, at: int) -> Exception:
     is_directory = any(seen is not None and stat.S_ISDIR(seen.mode) for seen in (operation.old, operation.new))
     if error.errno == errno.EXDEV and is_directory and operation.old is not None:
         return Rejected(_unmoved(journal, operation.part))
-    if error.errno in _CHANGED:
-        return Rejected()
-    return _failed(error, State.RESTORED)
+    return Rejected() if error.errno in _CHANGED else _failed(error, State.RESTORED)
 
 
 def _unmoved(journal: Journal, part: int) -> frozenset[str]:

@@ -136,6 +136,18 @@ class Location(NamedTuple):
         except FileNotFoundError:
             return None
 
+    def move(self, to: "Location") -> None:
+        """Move it, never over anything."""
+        fs.move(self.parent, self.name, to.parent, to.name)
+
+    def move_over(self, to: "Location") -> None:
+        """Move it over what is there."""
+        fs.move_over(self.parent, self.name, to.parent, to.name)
+
+    def exchange(self, other: "Location") -> None:
+        """Let the two take each other's place."""
+        fs.exchange(self.parent, self.name, other.parent, other.name)
+
 
 class Part(NamedTuple):
     """One private directory of a transaction and what is in it; None for what is not there (any more)."""
@@ -146,7 +158,7 @@ class Part(NamedTuple):
     trash: Directory | None
 
 
-class OpenDirectories:
+class OpenDirectories(contextlib.ExitStack):
     """The open directories of one transaction; closed by `close`, or at the end of a `with` statement."""
 
     def __init__(self, journal: Journal, writer: Writer | None = None, *, is_over: bool = False) -> None:
@@ -154,17 +166,15 @@ class OpenDirectories:
 
         Raises `Refused` if a root or a part is not what it was, or not the writer's; `PermissionError`.
         """
+        super().__init__()
         self.journal = journal
         self.writer = writer
         self.marker = codec.marker(journal.identifier)
-        self.roots: list[Directory | None] = []
-        self.parts: list[Part] = []
+        self._is_over = is_over
         self._open: OrderedDict[tuple[str, int, str], Directory] = OrderedDict()
         try:
-            for root in journal.roots:
-                self._open_root(root, is_over)
-            for part in journal.parts:
-                self._open_part(part, is_over)
+            self.roots = [self._opened_root(root) for root in journal.roots]
+            self.parts = [self._opened_part(part) for part in journal.parts]
         except BaseException:
             self.close()
             raise
@@ -204,45 +214,28 @@ class OpenDirectories:
                 if operation.kind in (Kind.MODE, Kind.SEAL) and live.status() is not None:
                     fs.sync(live.parent, live.name)
 
-    def close(self) -> None:
-        """Close all of them; again it does nothing."""
-        for directory in (*self._open.values(), *self.roots, *(each for part in self.parts for each in part)):
-            if directory is not None:
-                directory.close()
-        self._open.clear()
-
-    def __enter__(self) -> "OpenDirectories":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def _open_root(self, path: str, is_over: bool) -> None:
+    def _opened_root(self, path: str) -> Directory | None:
         try:
-            self.roots.append(reach(path))
+            return self.enter_context(reach(path))
         except Refused:
-            if not is_over:
+            if not self._is_over:
                 raise
-            self.roots.append(None)
+            return None
 
-    def _open_part(self, path: str, is_over: bool) -> None:
-        opened: list[Directory | None] = []
-        try:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                opened.append(open_state(os.path.dirname(os.path.dirname(path)), checked=self.writer is not None))
-                for name in (self.journal.identifier, STAGE, TRASH):
-                    opened.append(_child(opened[min(len(opened) - 1, 1)], name))
-            part = Part(*opened, *[None] * (4 - len(opened)))
-            if not is_over and None in part:
-                raise Refused(f"`{path}` is not as it was left")
-            private = part.private
-            if private is not None and self.writer is not None and not self.writer.made(status(private)):
-                raise Refused(f"`{path}` does not belong to `{self.writer.name}`, who wrote the journal")
-        except BaseException:
-            for directory in filter(None, opened):
-                directory.close()
-            raise
-        self.parts.append(part)
+    def _opened_part(self, path: str) -> Part:
+        opened: list[Directory | None] = [None] * 4
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            checked = self.writer is not None
+            opened[0] = state = self.enter_context(open_state(os.path.dirname(os.path.dirname(path)), checked=checked))
+            opened[1] = private = self.enter_context(state.child(self.journal.identifier))
+            for number, name in ((2, STAGE), (3, TRASH)):
+                with contextlib.suppress(FileNotFoundError):
+                    opened[number] = self.enter_context(private.child(name))
+        if not self._is_over and None in opened:
+            raise Refused(f"`{path}` is not as it was left")
+        if opened[1] is not None and self.writer is not None and not self.writer.made(status(opened[1])):
+            raise Refused(f"`{path}` does not belong to `{self.writer.name}`, who wrote the journal")
+        return Part(*opened)
 
     def _location(self, kind: str, number: int, base: Directory | None, path: str) -> Location:
         above, _, name = path.rpartition("/")
@@ -251,7 +244,7 @@ class OpenDirectories:
         key = (kind, number, above)
         if key not in self._open:
             try:
-                directory = base.child(above)
+                directory = self.enter_context(base.child(above))
             except FileNotFoundError:
                 return Location(None, name)
             while len(self._open) >= _MOST:
@@ -301,10 +294,3 @@ def may_change(directory: Directory) -> bool:
         return os.access(directory.path, os.W_OK)
     effective = os.access in os.supports_effective_ids
     return os.access(".", os.W_OK | os.X_OK, dir_fd=directory.fd, effective_ids=effective)
-
-
-def _child(directory: Directory | None, name: str) -> Directory | None:
-    try:
-        return None if directory is None else directory.child(name)
-    except FileNotFoundError:
-        return None

@@ -40,7 +40,7 @@ class OwnerNote(NamedTuple):
 
 
 class Owner:
-    """A locked owner file. Once it is released it is like that of a dead process, unless it was removed before."""
+    """A locked owner file. Once it is closed it is like that of a dead process, unless it was removed before."""
 
     def __init__(self, descriptor: Descriptor) -> None:
         self.path = descriptor.path
@@ -97,15 +97,9 @@ class Owner:
         """What it says."""
         return read(self.path)
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Let it go: unless it was removed, the next sweep deletes the transaction. A forked child does nothing."""
         self._descriptor.close()
-
-    def __enter__(self) -> "Owner":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.release()
 
     def _append(self, content: dict[str, object]) -> None:
         # A newline before it as well: a line that a full disk has torn damages no other.

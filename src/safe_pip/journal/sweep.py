@@ -8,7 +8,7 @@ import stat
 import sys
 import time
 from collections.abc import Collection
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ class Remains(NamedTuple):
         What cannot be deleted now is left to the next sweep. Never raises.
         """
         for owner in self.owners:
-            with owner, suppress(OSError, Refused):
+            with closing(owner), suppress(OSError, Refused):
                 parts.delete(self.tree, owner.identifier, owner.note())
         with suppress(OSError, Refused), open_state(self.tree) as state:
             for name in self.orphans:
@@ -78,7 +78,7 @@ def find(tree: Path) -> Remains:
                     if owner is None:
                         continue
                     if _is_unfinished(state.names(), stem):  # it came this far and died since the names were read
-                        owner.release()
+                        owner.close()
                     else:
                         owners.append(owner)
                 elif not suffix and f"{stem}{OWNER_FILE}" not in names:
@@ -99,7 +99,7 @@ def _finish(state: Directory, identifier: str, has_owner: bool) -> None:
         recovery.finish(Unfinished(home, identifier, f"{identifier}{COMMITTED}"))
     finally:
         if owner is not None:
-            owner.release()
+            owner.close()
 
 
 def _is_orphan(state: Directory, identifier: str) -> bool:

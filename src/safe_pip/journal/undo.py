@@ -188,25 +188,20 @@ def undo(directories: OpenDirectories, operation: Operation) -> None:
 
 
 def _act(directories: OpenDirectories, operation: Operation, action: Action) -> None:
-    if action is Action.LEAVE:
-        return
-    live = directories.live(operation)
     if action is Action.MODE:
         _set_old_mode(directories, operation)
-    elif action is Action.LIVE_TO_STAGE:
-        staged = directories.staged(operation)
-        fs.move(live.parent, live.name, staged.parent, staged.name)
-    elif action is Action.EXCHANGE:
-        staged = directories.staged(operation)
-        fs.exchange(staged.parent, staged.name, live.parent, live.name)
-    else:
-        trash = directories.trash(operation)
-        if action is Action.DROP_TRASH:
+    elif action is not Action.LEAVE:
+        live, trash = directories.live(operation), directories.trash(operation)
+        if action is Action.LIVE_TO_STAGE:
+            live.move(directories.staged(operation))
+        elif action is Action.EXCHANGE:
+            directories.staged(operation).exchange(live)
+        elif action is Action.DROP_TRASH:
             fs.remove(trash.parent, trash.name)
         elif action is Action.TRASH_OVER_LIVE:
-            fs.move_over(trash.parent, trash.name, live.parent, live.name)
+            trash.move_over(live)
         else:
-            fs.move(trash.parent, trash.name, live.parent, live.name)
+            trash.move(live)
 
 
 def _set_old_mode(directories: OpenDirectories, operation: Operation) -> None:

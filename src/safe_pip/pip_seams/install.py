@@ -194,8 +194,7 @@ class Install:
     def _stage(self, original: Any, call: dict[str, Any], change: Change, kept: KeptBack) -> list[Any]:
         """Have the wheels prepared, then have pip install into the stage; on return its results."""
         try:
-            change.stage.check_room([Path(each.local_file_path) for each in self._wanted.requirements])
-            with change.stage.unpacking():
+            with change.stage.unpacking([Path(each.local_file_path) for each in self._wanted.requirements]):
                 self._prepare(change.target)
                 call["requirements"] = self._wanted.requirements
                 if not call["requirements"]:

@@ -446,7 +446,7 @@ def test_an_owner_who_lives_on_when_his_journal_is_gone_is_not_waited_for(
     here = Environment([str(prefix.site)], waiting=Telling(journal.unlink), timeout=20)
     assert here.read(prefix.content) == before
     assert flock.is_locked(owner.path)
-    owner.release()
+    owner.close()
 
 
 def test_a_file_where_a_tree_is_expected_is_an_error_with_a_name(tmp_path: Path) -> None:

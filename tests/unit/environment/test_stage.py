@@ -783,7 +783,8 @@ def test_wheels_for_which_there_is_no_room_are_refused_before_they_are_unpacked(
     tmp_path: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     big = wheel(tmp_path / "a.whl", 1_000_000)
-    stage.check_room([big])
+    with stage.unpacking([big]):
+        pass
     real = os.statvfs(tmp_path)
 
     class Full:
@@ -792,22 +793,26 @@ def test_wheels_for_which_there_is_no_room_are_refused_before_they_are_unpacked(
 
     assert real
     monkeypatch.setattr(os, "statvfs", lambda path: Full())
-    with pytest.raises(CommitFailed, match=r"not enough space .*: 1.0 MB are needed, 1.0 MB are free") as caught:
-        stage.check_room([big])
+    with (
+        pytest.raises(CommitFailed, match=r"not enough space .*: 1.0 MB are needed, 1.0 MB are free") as caught,
+        stage.unpacking([big]),
+    ):
+        pytest.fail("it was not refused")
     assert caught.value.state is State.UNCHANGED
     Full.f_bfree = Full.f_bavail = 1001
-    stage.check_room([big])
+    with stage.unpacking([big]):
+        pass
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_disk_that_is_full_while_unpacking_ends_it_the_same_way(stage: Stage, number: int) -> None:
-    with pytest.raises(CommitFailed, match="not enough space") as caught, stage.unpacking():
+    with pytest.raises(CommitFailed, match="not enough space") as caught, stage.unpacking([]):
         raise OSError(number, "full")
     assert caught.value.state is State.UNCHANGED
 
 
 def test_another_error_while_unpacking_stays_what_it_is(stage: Stage) -> None:
-    with pytest.raises(OSError) as caught, stage.unpacking():
+    with pytest.raises(OSError) as caught, stage.unpacking([]):
         raise OSError(errno.ENAMETOOLONG, "too long")
     assert caught.value.errno == errno.ENAMETOOLONG
 

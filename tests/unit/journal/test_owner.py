@@ -20,7 +20,7 @@ from tests.support.processes.forks import in_child, killed_at, need_user, reacha
 def owner(tmp_path: Path):
     made = Owner.make(tmp_path)
     yield made
-    made.release()
+    made.close()
 
 
 def test_it_is_named_after_the_transaction_and_says_who_is_at_it(tmp_path: Path, owner: Owner) -> None:
@@ -54,22 +54,22 @@ def test_one_of_a_dead_process_is_adopted_by_one(tmp_path: Path) -> None:
     assert adopted.identifier == path.name.removesuffix(".owner")
     assert Owner.adopt(path) is None
     path.unlink()
-    adopted.release()
+    adopted.close()
     assert Owner.adopt(path) is None
 
 
 def test_released_it_stays_for_the_next_one(owner: Owner) -> None:
-    owner.release()
+    owner.close()
     adopted = Owner.adopt(owner.path)
     assert adopted is not None
-    adopted.release()
+    adopted.close()
     assert owner.path.exists()
 
 
 def test_a_forked_child_neither_has_it_nor_lets_it_go(owner: Owner) -> None:
     def act() -> None:
         assert not owner.is_ours
-        owner.release()
+        owner.close()
 
     in_child(act)
     assert owner.path.exists()
@@ -151,7 +151,7 @@ def test_whoever_can_read_the_state_directory_can_read_it(tmp_path: Path, mask: 
     finally:
         os.umask(before)
     assert stat.S_IMODE(made.path.stat().st_mode) == mode & 0o666 | 0o444
-    made.release()
+    made.close()
 
 
 def test_another_user_can_adopt_what_he_can_only_read(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_it_belongs_to_the_group_of_the_tree(tmp_path: Path) -> None:
     made = Owner.make(tmp_path)
     assert made.path.stat().st_gid == group
     assert made.path.stat().st_mode & 0o777 == 0o664
-    made.release()
+    made.close()
 
 
 def test_one_that_somebody_looks_at_while_it_is_made_is_made_anew(
@@ -184,7 +184,7 @@ def test_one_that_somebody_looks_at_while_it_is_made_is_made_anew(
     made = Owner.make(tmp_path)
     assert len(set(tried)) == 2
     assert os.listdir(tmp_path) == [made.path.name] == tried[1:]
-    made.release()
+    made.close()
 
 
 def test_one_whose_file_was_replaced_before_it_was_locked_is_made_anew(
@@ -205,13 +205,13 @@ def test_one_whose_file_was_replaced_before_it_was_locked_is_made_anew(
     assert [made.path] != first
     assert flock.is_locked(made.path)
     assert os.listdir(tmp_path) == [made.path.name]
-    made.release()
+    made.close()
 
 
 def test_an_error_while_it_is_made_leaves_nothing(tmp_path: Path) -> None:
     with disk.record() as changes:
         made = Owner.make(tmp_path)
-    made.release()
+    made.close()
     made.path.unlink()
     for k in range(len(changes)):
         with pytest.raises(OSError), disk.error_at(k, 5):
@@ -239,7 +239,7 @@ def test_a_kill_while_it_is_made_leaves_at_most_a_file_that_is_dead(tmp_path: Pa
             adopted = Owner.adopt(path)
             assert adopted is not None
             assert adopted.note().parts == ()
-            adopted.release()
+            adopted.close()
             path.unlink()
         k += 1
     assert k >= 3
@@ -255,7 +255,7 @@ def test_threads_make_their_own(tmp_path: Path) -> None:
     assert len({each.identifier for each in made}) == 8
     assert all(flock.is_locked(each.path) for each in made)
     for each in made:
-        each.release()
+        each.close()
 
 
 def test_its_descriptor_is_closed_before_those_of_the_locks_if_the_process_is_killed(owner: Owner) -> None:

@@ -200,7 +200,7 @@ def test_what_was_committed_by_a_living_process_is_left_to_it(tmp_path: Path) ->
     clean(transaction.home)
     assert transaction.committed.path.exists()
     assert (transaction.home / "new" / f".safe-pip-{transaction.identifier}").exists()
-    owner.release()
+    owner.close()
     clean(transaction.home)
     assert transaction.leftovers_of_home() == []
 
@@ -272,7 +272,7 @@ def test_a_mark_stays_if_what_it_leads_to_becomes_unfinished_while_it_is_looked_
 
     def die() -> None:
         (state / f"{owner.identifier}.journal").touch()
-        owner.release()
+        owner.close()
 
     def look_and_die(path: Path) -> bool:
         found = is_locked(path)
@@ -376,7 +376,7 @@ def test_a_note_deletes_nothing_that_belongs_to_another_home(tmp_path: Path, hom
     assert Path(part, "trash", "data").read_text() == "precious"
     assert (state / f"{owner.identifier}.home").exists()
     parts.delete(str(other), owner.identifier, owner.note())
-    owner.release()
+    owner.close()
 
 
 def test_a_note_deletes_nothing_of_another_transaction_of_the_same_home(home: Path, elsewhere: Path) -> None:

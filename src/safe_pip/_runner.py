@@ -27,7 +27,7 @@ spec = load("safe_pip", directory + "/__init__.py", submodule_search_locations=[
 package = sys.modules["safe_pip"] = create(spec)
 spec.loader.exec_module(package)
 
-from safe_pip.__main__ import program as main  # noqa: E402
+from safe_pip.__main__ import main  # noqa: E402
 
 # As pip has it below `--python`: it then calls itself `PATH -m pip`.
 sys.argv[0] = directory + "/__main__.py"

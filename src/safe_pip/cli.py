@@ -13,8 +13,8 @@ from safe_pip.commands import VERBS
 from safe_pip.environment.environment import Environment
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import Replaced, SafePipError, StalePlan, UnusableEnvironment, UsageError
-from safe_pip.launch import bundle, frozen_pip, isolation, settings
-from safe_pip.launch.compiled import Compiled
+from safe_pip.launch import frozen_pip, isolation, settings
+from safe_pip.launch.fast_start import FastStart
 from safe_pip.launch.restart import LAST, Attempt
 from safe_pip.locking import flock
 from safe_pip.messages import Reporter, say
@@ -167,10 +167,10 @@ def _run_seams(
     copy: frozen_pip.FrozenPip,
 ) -> int:
     sys.path.append(str(copy.path))
-    compiled = Compiled(copy.beside("programs"))
-    if not copy.is_private:
-        compiled.attach()
-        bundle.attach(copy.path, copy.beside("bundle"))
+    if not chosen.fast_start:
+        gc.enable()
+    start = FastStart(copy.beside("programs") if chosen.fast_start and not copy.is_private else None)
+    start.attach()
     from safe_pip.pip_seams.seams import SeamBroken, Seams, Shell, program
 
     if copy.is_private and line.wants_more:
@@ -178,7 +178,7 @@ def _run_seams(
     if line.is_version and line.is_verbose:
         say(f"safe-pip {__version__}, with pip {copy.version} from {copy.path}")
     shell = Shell(copy.origin, program(), VERBS, {**copy.for_child(), **chosen.for_child()})
-    seams = Seams(transaction, shell, attempt, chosen, begin=compiled.keep)
+    seams = Seams(transaction, shell, attempt, chosen, begin=start.end)
     status = seams.run(list(line.for_pip))
     for notice in transaction.noticed:
         say(notice)

@@ -8,7 +8,6 @@ import pytest
 
 from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.wheels.tiny import Project
-from tests.support.wheels.wheelhouse import OLDEST_PIP
 
 pytestmark = pytest.mark.slow
 
@@ -51,50 +50,17 @@ def parsed(env: PipEnvironment, *args: str) -> int:
     return int(done.stderr.splitlines()[-1])
 
 
-def imports(env: PipEnvironment, *args: str) -> str:
-    """What a command says on its standard error, and the interpreter of all that is imported for it."""
-    done = subprocess.run(
-        env.command(*args),
-        env=env.variables | {"PYTHONVERBOSE": "1"},
-        cwd=env.directory,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert f"import 'pip._internal.commands.{args[-2]}'" in done.stderr
-    return done.stderr
-
-
-def files_of_pip(env: PipEnvironment, *args: str) -> list[str]:
-    """The files of pip's bytecode that a command opens."""
-    return [line for line in imports(env, *args).splitlines() if "matches " in line and "/pip/_" in line]
-
-
-def test_from_the_second_command_on_pip_is_imported_from_one_file(counting: PipEnvironment) -> None:
-    counting.run("list")
-    assert files_of_pip(counting, "install", "aproject") == []
-    (kept,) = (counting.directory / "cache").rglob(".bundle.*")
-    content = kept.read_bytes()
-    kept.write_bytes(content[: len(content) // 2])
-    assert len(files_of_pip(counting, "list", "-q")) > 50
-    assert not kept.exists()
-    assert files_of_pip(counting, "list", "-q") == []
-    assert kept.exists()
-
-
-def test_modules_for_debug_tracebacks_are_imported_only_with_debug(counting: PipEnvironment) -> None:
-    lexers = "pip._vendor.pygments.lexers"
-    if counting.workspace.pip_version != OLDEST_PIP:  # whose every log needs it
-        assert lexers not in imports(counting, "install", "aproject")
-    failed = imports(counting, "--debug", "install", "nothing-of-the-kind")
-    for drawn in (lexers, "\N{BOX DRAWINGS LIGHT ARC DOWN AND RIGHT}", " locals ", "DistributionNotFound"):
-        assert drawn in failed
-
-
 def test_the_second_command_compiles_hardly_anything(counting: PipEnvironment) -> None:
     first, second = parsed(counting, "install", "aproject"), parsed(counting, "install", "bproject")
     assert 4 * second < first
+    assert counting.installed() == {"aproject": "1", "bproject": "1"}
+
+
+def test_the_setting_switches_it_off(counting: PipEnvironment) -> None:
+    counting.more["SAFE_PIP_FAST_START"] = "0"
+    first, second = parsed(counting, "install", "aproject"), parsed(counting, "install", "bproject")
+    assert 2 * second > first
+    assert not list((counting.directory / "cache").rglob(".programs.*"))
     assert counting.installed() == {"aproject": "1", "bproject": "1"}
 
 

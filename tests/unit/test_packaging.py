@@ -86,7 +86,7 @@ def test_the_wheel_holds_the_source_tree_and_nothing_else(wheel):
 
 def test_the_wheel_installs_one_command(wheel):
     [content] = [content for name, content in wheel.items() if name.endswith("/entry_points.txt")]
-    assert content.decode().split() == ["[console_scripts]", "safe-pip", "=", "safe_pip.__main__:program"]
+    assert content.decode().split() == ["[console_scripts]", "safe-pip", "=", "safe_pip.__main__:main"]
 
 
 def test_the_sdist_builds_the_same_wheel(sdist, wheel, tmp_path):

@@ -22,7 +22,6 @@ from typing import NamedTuple
 from safe_pip import fs, records
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import trust
-from safe_pip.launch import bundle
 from safe_pip.locking import entries, flock
 from safe_pip.locking.entries import Entries
 
@@ -190,10 +189,10 @@ class FrozenPip(NamedTuple):
         """
         if self.is_private or sys.pycache_prefix is not None:  # bytecode is looked up there and nowhere else
             return
-        done, bundled = self.beside("compiled"), self.beside("bundle")
+        done = self.beside("compiled")
         mutex = None
         try:
-            if bundled.exists() or not os.access(self.path, os.W_OK):
+            if done.exists() or not os.access(self.path, os.W_OK):
                 return
             with contextlib.suppress(UnusableEnvironment):
                 mutex = entries.hold(self.path / "pip", exclusive=True)
@@ -201,7 +200,6 @@ class FrozenPip(NamedTuple):
                 for source in sorted(self.path.glob("pip/**/*.py")):
                     fs.write_bytecode(source)
                 fs.write(done, b"")
-            bundle.make(self.path, bundled)
         except OSError:
             pass
         finally:

@@ -7,7 +7,6 @@ The other modules of this package import the part of pip that they replace. `Sea
 imported that part, so that `pip list` does without what `pip install` needs.
 """
 
-import gc
 import importlib
 import os
 import stat
@@ -23,7 +22,6 @@ from safe_pip.fs.rename import load as load_rename
 from safe_pip.launch import isolation
 from safe_pip.launch.restart import RESERVING, Attempt
 from safe_pip.launch.settings import Settings
-from safe_pip.pip_seams import tracebacks
 from safe_pip.pip_seams.seam import Seam, SeamBroken
 from safe_pip.pip_seams.shell import CREATE, Shell, program
 
@@ -33,9 +31,6 @@ if TYPE_CHECKING:
     from safe_pip.pip_seams.uninstall import Uninstall
 
 __all__ = ["SeamBroken", "Seams", "Shell", "program", "run_unchanged"]
-
-_GARBAGE = 50_000
-"""So many new objects are worth a search for garbage: a command that lasts a second makes hardly any."""
 
 CONTENT = Seam("pip._internal.req.req_file", "get_file_content", ("url", "session"))
 
@@ -89,7 +84,6 @@ class Seams:
                 from safe_pip.pip_seams.network import load_socks
 
                 load_socks(self.transaction)
-            tracebacks.attach()
             self.shell.attach()
             self._replace_create()
             if "PIP_AUTO_COMPLETE" in os.environ:
@@ -119,17 +113,12 @@ class Seams:
         """Run a command; an error of ours becomes its exit status here, before pip takes it for its own."""
         transaction = self.transaction
         self._begin()
-        gc.freeze()  # What was imported stays; the collector need not look at it again.
-        gc.set_threshold(_GARBAGE)
-        gc.enable()
         try:
             # All of ours that this command needs is loaded by now; it must be of one version.
             if not isolation.is_current():
                 raise Replaced("safe-pip was replaced while this command started")
             with ExitStack() as work:
                 if name == "install":
-                    if not options.debug_mode:
-                        tracebacks.leave_out()
                     work.enter_context(self._install.at_work(options))
                 if name == "uninstall":
                     work.enter_context(self._uninstall.at_work())

@@ -13,7 +13,6 @@ from pip._internal.models.scheme import SCHEME_KEYS
 from pip._vendor.packaging.utils import canonicalize_name
 
 from safe_pip.environment.change import Change
-from safe_pip.pip_seams import archive
 from safe_pip.pip_seams.output import KeptBack
 from safe_pip.pip_seams.seam import Seam, arguments
 from safe_pip.pip_seams.store import PreparedWheels
@@ -75,7 +74,6 @@ class WheelStaging:
         """Attach to where pip installs one requirement; an isolated build's requirements stay pip's own."""
         for seam in SEAMS:
             seam.check()
-        archive.attach_to_metadata()
         SCHEME.replace(self._stage_scheme)
         INSTALL.replace(self._install)
 
@@ -84,7 +82,6 @@ class WheelStaging:
         for seam in WHEEL_SEAMS:
             seam.check()
         PARSE.replace(self._parse)
-        archive.attach_to_wheels()
         self._prepared.attach()
         self._is_pure, self._compile = IS_PURE.check(), COMPILE.check()
         COMPILER.put(types.SimpleNamespace(compile_file=self._compile_file))

@@ -110,7 +110,7 @@ class ProbeVenv:
         (installed.purelib / "safe_pip").symlink_to(probe.package)
         install_tiny_pip(installed.purelib)
         installed.script.write_text(
-            f"#!{installed.python}\nimport sys\nfrom safe_pip.__main__ import program\nsys.exit(program())\n"
+            f"#!{installed.python}\nimport sys\nfrom safe_pip.__main__ import main\nsys.exit(main())\n"
         )
         installed.script.chmod(0o755)
         return installed

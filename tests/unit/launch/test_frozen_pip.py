@@ -106,7 +106,6 @@ def test_the_copy_holds_what_record_lists_below_pip_and_bytecode(site, environ):
     (site / "other.py").write_text("")
     copy = freeze(site, environ)
     assert {name for name in sources(copy.path) if not name.endswith(".pyc")} == {
-        f".bundle.{sys.implementation.cache_tag}",
         f".compiled.{sys.implementation.cache_tag}",
         "pip/__init__.py",
         "pip/__main__.py",
@@ -159,17 +158,6 @@ def test_a_copy_is_compiled_whatever_the_user_wants_for_his_own_sources(site, en
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     install_tiny_pip(site)
     assert list(freeze(site, environ).path.glob("pip/_internal/__pycache__/cli.*.pyc"))
-
-
-def test_a_bundle_that_is_gone_is_made_anew_of_what_was_compiled(site, environ, monkeypatch):
-    install_tiny_pip(site)
-    copy = freeze(site, environ)
-    (bundle,) = copy.path.glob(".bundle.*")
-    content = bundle.read_bytes()
-    bundle.unlink()
-    monkeypatch.delattr(fs, "write_bytecode")
-    freeze(site, environ)
-    assert bundle.read_bytes() == content
 
 
 def test_a_second_interpreter_compiles_a_copy_that_it_meets(site, environ, monkeypatch):

@@ -1,14 +1,18 @@
-"""What importing pip compiles besides its modules is compiled once: a fifth of what a small install computes.
+"""What makes a start cheaper than pip's own; `docs/performance.md` says what each trick saves.
 
-Libraries compile more than 200 regular expressions while they are imported, and `collections` and `dataclasses` the
-source of methods for 150 classes. What comes of it, the program of an expression or a code object, is kept beside the
-frozen copy of pip, as the bytecode of its modules is, for the very build of Python that made it. From then on it is
-taken as it is. The matching engine checks each program it is given; what is not kept is compiled as ever.
+- The garbage collector rests until the command begins: until then modules are imported, and hardly anything is garbage.
+- What importing pip compiles besides its modules is compiled once. Libraries compile more than 200 regular expressions
+  while they are imported, and `collections` and `dataclasses` the source of methods for 150 classes. The results, the
+  programs of expressions and code objects, are kept beside the frozen copy of pip for the very build of Python that
+  made them. The matching engine checks each program that it is given; what is not kept is compiled as usual.
+
+`SAFE_PIP_FAST_START=0` (`fast-start` in pip's configuration) switches all of it off.
 """
 
 import builtins
 import collections
 import dataclasses
+import gc
 import hashlib
 import importlib
 import marshal
@@ -25,9 +29,13 @@ _FORMAT = 1
 MOST = 5000
 """So many are kept of each kind; pip and its libraries have some hundred."""
 _DIGEST = hashlib.sha256().digest_size
+_WORD = 4
+"""The size of a word of the matching engine's code, in bytes."""
+_GARBAGE = 50_000
+"""The collector looks after so many new objects: a command that lasts a second makes hardly any garbage."""
 
 Expression = tuple[bool, str | bytes, int]
-"""Whether it is of bytes (`python -bb` forbids to compare them with text), the expression, its flags."""
+"""Whether it is of bytes (`python -bb` forbids comparing them with text), the expression, its flags."""
 
 
 class Program(NamedTuple):
@@ -47,13 +55,13 @@ class Kept(NamedTuple):
     sources: dict[tuple[str, str], CodeType]
 
 
-class Compiled:
-    """What `re`, `collections` and `dataclasses` ask in this process, from `attach` on."""
+class FastStart:
+    """The tricks of one process: between `attach` and `end` `re`, `collections` and `dataclasses` ask this object."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path | None) -> None:
+        """`file` is where the results are kept; None switches everything off."""
         self._file = file
         self._kept = Kept({}, {})
-        self._is_learning = False
         self._is_new = False
         self._made: Program | None = None
         self._compiler: Any = None
@@ -61,8 +69,8 @@ class Compiled:
         self._compile: Any = None
 
     def attach(self) -> None:
-        """Have taken what is kept; with an interpreter that is not made as expected all stays as it is."""
-        if sys.implementation.name != "cpython":
+        """Use what is kept; an interpreter that is not made as expected is left alone."""
+        if self._file is None or sys.implementation.name != "cpython":
             return
         with suppress(ImportError, AttributeError):
             compiler: Any = importlib.import_module("re._compiler" if sys.version_info >= (3, 11) else "sre_compile")
@@ -72,27 +80,33 @@ class Compiled:
             self._kept = _read(self._file, _identity(engine))
             recording = SimpleNamespace(**vars(engine))
             recording.compile = self._record
-            self._compiler, self._engine, self._is_learning = compiler, engine, True
+            self._compiler, self._engine = compiler, engine
             compiler._sre, compiler.compile = recording, self._program
             # Both call the built-in function, always with the namespaces that they want.
             vars(collections)["eval"] = self._running("eval", builtins.eval)
             vars(dataclasses)["exec"] = self._running("exec", builtins.exec)
 
-    def keep(self) -> None:
-        """Learn no more, and keep what was new: what comes from now on is made of what users write.
+    def end(self) -> None:
+        """The command begins: leave the standard library as it was, keep what was new, and wake the collector.
 
-        Of several processes that do so at once the last one's is kept. Where nothing can be written nothing is.
+        Of several processes that keep something at once, the last one's is kept. Where nothing can be written nothing
+        is kept.
         """
-        if not self._is_learning:
-            return
-        self._is_learning = False
-        self._compiler._sre = self._engine
-        if self._is_new and all(len(kept) <= MOST for kept in self._kept):
-            programs = {expression: tuple(program) for expression, program in self._kept.programs.items()}
-            kept: Any = (_identity(self._engine), programs, self._kept.sources)
-            content = marshal.dumps(kept)
-            with suppress(OSError):
-                fs.replace(self._file, hashlib.sha256(content).digest() + content)
+        if self._compiler is not None:
+            self._compiler._sre, self._compiler.compile = self._engine, self._compile
+            del vars(collections)["eval"], vars(dataclasses)["exec"]
+            self._compiler = None
+            if self._is_new and all(len(kept) <= MOST for kept in self._kept):
+                programs = {expression: tuple(program) for expression, program in self._kept.programs.items()}
+                kept: Any = (_identity(self._engine), programs, self._kept.sources)
+                content = marshal.dumps(kept)
+                with suppress(OSError):
+                    assert self._file is not None
+                    fs.replace(self._file, hashlib.sha256(content).digest() + content)
+        if not gc.isenabled():
+            gc.freeze()  # What was imported stays; the collector need not look at it again.
+            gc.set_threshold(_GARBAGE)
+            gc.enable()
 
     def _program(self, pattern: Any, flags: int = 0) -> Any:
         """In place of the function of `re` that compiles."""
@@ -105,7 +119,7 @@ class Compiled:
             return self._engine.compile(pattern, all_flags, memoryview(code).cast("I").tolist(), *rest)
         self._made = None
         found = self._compile(pattern, flags)
-        if self._is_learning and self._made is not None:
+        if self._made is not None:
             self._kept.programs[expression] = self._made
             self._is_new = True
         return found
@@ -132,26 +146,21 @@ class Compiled:
                 kept = self._kept.sources.get((mode, source))
                 if kept is None:
                     kept = compile(source, "<string>", mode, dont_inherit=True)
-                    if self._is_learning:
-                        self._kept.sources[mode, source] = kept
-                        self._is_new = True
+                    self._kept.sources[mode, source] = kept
+                    self._is_new = True
                 source = kept
             return run(source, *namespaces)
 
         return running
 
 
-_WORD = 4
-"""The size of a word of the engine's code, in bytes."""
-
-
 def _identity(engine: Any) -> tuple[object, ...]:
-    """What it is made for: nobody else takes it."""
+    """What the results are made for: no other interpreter uses them."""
     return (_FORMAT, sys.version, sys.byteorder, engine.MAGIC, sys.flags.optimize)
 
 
 def _read(file: Path, identity: tuple[object, ...]) -> Kept:
-    """What is kept; nothing if that is damaged, or of another interpreter."""
+    """What is kept; nothing if the file is damaged, or another interpreter's."""
     with suppress(OSError, ValueError, EOFError, TypeError):
         content = file.read_bytes()
         if hashlib.sha256(content[_DIGEST:]).digest() == content[:_DIGEST]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import gc
 import importlib
 import os
 import random
@@ -18,8 +19,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from safe_pip.launch import compiled
-from safe_pip.launch.compiled import Compiled
+from safe_pip.launch import fast_start
+from safe_pip.launch.fast_start import FastStart
 
 pytestmark = pytest.mark.skipif(sys.implementation.name != "cpython", reason="only CPython's `re` is known")
 
@@ -85,13 +86,13 @@ def everything() -> list[Any]:
 def once(file: Path, *, keep: bool = True) -> list[Any]:
     """What a process does that ends then."""
     before = COMPILER._sre, COMPILER.compile
-    asked = Compiled(file)
+    asked = FastStart(file)
     asked.attach()
     try:
         found = everything()
     finally:
         if keep:
-            asked.keep()
+            asked.end()
         COMPILER._sre, COMPILER.compile = before
         vars(collections).pop("eval", None)
         vars(dataclasses).pop("exec", None)
@@ -105,7 +106,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("it was compiled")
 
     monkeypatch.setattr(COMPILER, "compile", refuse)
-    monkeypatch.setattr(compiled, "compile", refuse, raising=False)
+    monkeypatch.setattr(fast_start, "compile", refuse, raising=False)
 
 
 def test_what_is_kept_is_what_compiling_gives_and_nothing_is_compiled_again(
@@ -133,6 +134,36 @@ def test_what_is_kept_is_what_compiling_gives_and_nothing_is_compiled_again(
     assert file.read_bytes() == content
 
 
+def test_the_standard_library_is_as_it_was_when_the_command_begins(file: Path) -> None:
+    before = COMPILER._sre, COMPILER.compile
+    start = FastStart(file)
+    start.attach()
+    assert (COMPILER._sre, COMPILER.compile) != before
+    start.end()
+    assert (COMPILER._sre, COMPILER.compile) == before
+    assert "eval" not in vars(collections)
+    assert "exec" not in vars(dataclasses)
+
+
+def test_switched_off_nothing_is_replaced() -> None:
+    before = COMPILER._sre, COMPILER.compile
+    FastStart(None).attach()
+    assert (COMPILER._sre, COMPILER.compile) == before
+    assert "eval" not in vars(collections)
+
+
+def test_the_collector_wakes_when_the_command_begins(file: Path) -> None:
+    before = gc.get_threshold()
+    gc.disable()
+    try:
+        FastStart(None).end()
+        assert gc.isenabled()
+    finally:
+        gc.enable()
+        gc.unfreeze()
+        gc.set_threshold(*before)
+
+
 def test_it_is_kept_for_this_user_alone(file: Path) -> None:
     once(file)
     assert file.stat().st_mode & 0o777 == 0o600
@@ -140,14 +171,14 @@ def test_it_is_kept_for_this_user_alone(file: Path) -> None:
 
 
 def test_what_comes_after_the_start_is_not_kept(file: Path) -> None:
-    asked = Compiled(file)
+    asked = FastStart(file)
     asked.attach()
     re.compile("what a library compiles", re.ASCII)
-    asked.keep()
+    asked.end()
     content = file.read_bytes()
     re.compile("what a user wrote", re.ASCII)
     collections.namedtuple("users", "own")
-    asked.keep()
+    asked.end()
     assert file.read_bytes() == content
     assert b"what a library" in content
     assert b"own" not in content
@@ -155,10 +186,10 @@ def test_what_comes_after_the_start_is_not_kept(file: Path) -> None:
 
 def test_more_is_added_to_what_is_kept(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     once(file)
-    asked = Compiled(file)
+    asked = FastStart(file)
     asked.attach()
     re.compile("one that is new", re.ASCII)
-    asked.keep()
+    asked.end()
     assert b"one that is new" in file.read_bytes()
     refusing(monkeypatch)
     once(file)
@@ -192,11 +223,11 @@ def test_another_interpreter_takes_none_of_it(file: Path, monkeypatch: pytest.Mo
 
 def test_what_is_no_expression_is_refused_as_ever(file: Path) -> None:
     for _ in range(2):
-        asked = Compiled(file)
+        asked = FastStart(file)
         asked.attach()
         with pytest.raises(re.error) as refused:
             re.compile("(", re.ASCII)
-        asked.keep()
+        asked.end()
         assert "unterminated subpattern" in str(refused.value)
         assert not file.exists()
 
@@ -207,7 +238,7 @@ def test_where_nothing_can_be_written_nothing_is_kept(tmp_path: Path, file: Path
 
 
 def test_too_much_is_not_kept(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "MOST", 3)
+    monkeypatch.setattr(fast_start, "MOST", 3)
     assert once(file) == everything()
     assert not file.exists()
 
@@ -215,6 +246,6 @@ def test_too_much_is_not_kept(file: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_interpreter_that_is_made_otherwise_is_left_alone(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(COMPILER, "_sre")
     before = COMPILER.compile
-    Compiled(file).attach()
+    FastStart(file).attach()
     assert COMPILER.compile is before
     assert "eval" not in vars(collections)

@@ -1,9 +1,10 @@
-"""`safe-pip doctor --repair` in real environments: what it says would be done is done, and the rest stays a finding."""
+"""`safe-pip doctor --repair` in real environments: it does what it says, and prints the command that does the rest."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,17 @@ def doctor(env: PipEnvironment, *more: str, status: int, **variables: str) -> di
     return read
 
 
+def repair(env: PipEnvironment, *more: str, **variables: str) -> dict[str, Any]:
+    """Repair, and run what is printed to reinstall the rest; on return the report of the repair."""
+    done = env.run("doctor", "--json", "--repair", *more, status=None, **variables)
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == (1 if report["findings"] else 0)
+    assert bool(report["reinstall"]) == any("reinstall" in (each["repair"] or "") for each in report["findings"])
+    for command in report["reinstall"]:
+        subprocess.run(command, shell=True, check=True, cwd=env.directory, env=env.variables | variables)
+    return report
+
+
 def info(env: PipEnvironment) -> Path:
     return env.site / "tool-1.dist-info"
 
@@ -77,15 +89,36 @@ def test_damage_is_repaired_in_the_recorded_version(
     damage(stocked)
     found = doctor(stocked, status=1)
     assert all(each["repair"] for each in found["findings"])
-    repaired = doctor(stocked, "--repair", status=0)
-    assert repaired["repaired"]
-    assert repaired["failed"] == repaired["findings"] == []
+    repaired = repair(stocked)
+    assert repaired["repaired"] or repaired["reinstall"]
+    assert repaired["failed"] == []
     assert stocked.installed() == {"tool": "1", "other": "1"}
     assert violations(stocked) == []
     assert stocked.run("doctor").stdout.startswith("Sound: 4 distributions")
 
 
-def test_two_versions_are_reduced_to_the_complete_version(stocked: PipEnvironment) -> None:
+def test_the_command_is_the_last_line_and_reinstalls_all_that_is_damaged(stocked: PipEnvironment) -> None:
+    (stocked.site / "tool" / "data.txt").unlink()
+    (stocked.site / "other-1.dist-info" / "RECORD").unlink()
+    before, told, command = stocked.run("doctor", "--repair", status=1).stdout.rstrip().rsplit("\n", 2)
+    assert "missing-record: other 1" in before
+    assert told == "To reinstall what is damaged, run:"
+    assert command.endswith(" install --force-reinstall --no-deps --no-user --ignore-installed other==1 tool==1")
+    assert stocked.installed() == {"tool": "1", "other": "1"}
+    subprocess.run(command, shell=True, check=True, env=stocked.variables)
+    assert violations(stocked) == []
+    assert stocked.run("doctor").stdout.startswith("Sound: ")
+
+
+def test_in_an_active_environment_the_command_begins_with_safe_pip(stocked: PipEnvironment) -> None:
+    (stocked.site / "tool" / "data.txt").unlink()
+    stocked.activate()
+    (command,) = repair(stocked)["reinstall"]
+    assert command == "safe-pip install --force-reinstall --no-deps --no-user tool==1"
+    assert violations(stocked) == []
+
+
+def test_two_versions_become_the_complete_one(stocked: PipEnvironment) -> None:
     saved = stocked.directory / "saved"
     shutil.copytree(info(stocked), saved)
     stocked.run("install", "tool==2")
@@ -103,7 +136,7 @@ def test_two_incomplete_versions_are_reduced_to_the_less_damaged_version(stocked
     stocked.run("install", "tool==2")
     shutil.copytree(saved, info(stocked))
     (stocked.site / "tool" / "__init__.py").write_text("")
-    doctor(stocked, "--repair", status=0)
+    repair(stocked)
     assert stocked.installed() in ({"tool": "1", "other": "1"}, {"tool": "2", "other": "1"})
     assert violations(stocked) == []
 
@@ -111,7 +144,10 @@ def test_two_incomplete_versions_are_reduced_to_the_less_damaged_version(stocked
 def test_a_killed_uninstall_of_plain_pip_is_taken_back(stocked: PipEnvironment) -> None:
     info(stocked).rename(stocked.site / "~ool-1.dist-info")
     (stocked.site / "tool").rename(stocked.site / "~ool")
-    doctor(stocked, "--repair", status=0)
+    report = repair(stocked)
+    assert {each["kind"] for each in report["findings"]} == {"leftover"}
+    assert stocked.installed()["tool"] == "1"
+    repair(stocked)
     assert stocked.installed() == {"tool": "1", "other": "1"}
     assert violations(stocked) == []
 
@@ -126,23 +162,24 @@ def test_an_unowned_wrapper_is_removed_and_other_files_stay(stocked: PipEnvironm
     assert {path.name for path in scripts.iterdir()} == before | {"mine"}
 
 
-def test_damage_that_cannot_be_repaired_stays_a_finding_and_nothing_is_lost(stocked: PipEnvironment) -> None:
-    (stocked.index / TOOL.wheel_name).unlink()
-    (stocked.site / "tool" / "data.txt").unlink()
-    leftover = stocked.site / "~ther-1.dist-info"
-    shutil.copytree(stocked.site / "other-1.dist-info", leftover)
-    done = doctor(stocked, "--repair", status=1)
-    assert done["failed"] == [f"`tool==1` could not be reinstalled in `{stocked.site}`"]
-    assert {each["kind"] for each in done["findings"]} == {"missing-file", "leftover"}
-    assert leftover.is_dir()
-    assert stocked.installed()["tool"] == "1"
+def test_a_leftover_stays_as_long_as_it_is_all_there_is_of_a_project(stocked: PipEnvironment) -> None:
+    (stocked.site / "other-1.dist-info").rename(stocked.site / "~ther-1.dist-info")
+    another = stocked.site / "~ool-1.dist-info"
+    shutil.copytree(info(stocked), another)
+    for _ in range(2):
+        done = doctor(stocked, "--repair", status=1)
+        assert (done["repaired"], done["failed"], len(done["reinstall"])) == ([], [], 1)
+        assert another.is_dir()
+    repair(stocked)
+    assert doctor(stocked, "--repair", status=0)["repaired"]
+    assert not another.exists()
+    assert stocked.installed() == {"tool": "1", "other": "1"}
 
 
-def test_options_of_pip_reach_the_reinstall_but_none_that_leads_elsewhere(stocked: PipEnvironment) -> None:
+def test_variables_of_pip_do_not_lead_the_command_elsewhere(stocked: PipEnvironment) -> None:
     (stocked.site / "tool" / "data.txt").unlink()
     elsewhere = stocked.directory / "elsewhere"
-    doctor(stocked, "--repair", status=1, PIP_FIND_LINKS=str(stocked.directory / "nowhere"))
-    doctor(stocked, "--repair", status=0, PIP_TARGET=str(elsewhere), PIP_DRY_RUN="1")
+    repair(stocked, PIP_TARGET=str(elsewhere), PIP_DRY_RUN="1")
     assert not elsewhere.exists()
     assert violations(stocked) == []
 
@@ -158,10 +195,10 @@ def test_a_distribution_is_reinstalled_from_where_it_came_from(env: PipEnvironme
     (env.site / "tool" / "data.txt").unlink()
     (finding,) = doctor(env, status=1)["findings"]
     assert finding["repair"].startswith("reinstall `tool @ file://")
-    doctor(env, "--repair", status=0)
+    repair(env)
     assert json.loads((info(env) / "direct_url.json").read_text())["url"] == json.loads(before)["url"]
     (env.site / "other-1.dist-info" / "METADATA").unlink()
-    doctor(env, "--repair", status=0)
+    repair(env)
     assert "editable" in (env.site / "other-1.dist-info" / "direct_url.json").read_text()
     assert violations(env) == []
 
@@ -170,14 +207,14 @@ def test_other_environments_and_targets_are_repaired_where_they_are(stocked: Pip
     target = stocked.directory / "target"
     stocked.run("install", "--target", target, "tool==1")
     (target / "tool" / "data.txt").unlink()
-    assert doctor(stocked, "--repair", "--env", str(target), status=0)["repaired"] == ["reinstalled `tool==1`"]
+    assert "--target" in repair(stocked, "--env", str(target))["reinstall"][0]
     assert (target / "tool" / "data.txt").read_text() == "one"
     other = PipEnvironment(
         stocked.workspace, stocked.directory, stocked.workspace.maker.make(stocked.directory / "other-venv")
     )
     stocked.run("--python", other.venv.python, "install", "tool==1")
     (other.site / "tool" / "data.txt").unlink()
-    doctor(stocked, "--repair", "--env", str(other.venv.path), status=0)
+    assert "--python" in repair(stocked, "--env", str(other.venv.path))["reinstall"][0]
     assert (other.site / "tool" / "data.txt").read_text() == "one"
     assert stocked.installed() == {"tool": "1", "other": "1"}
 
@@ -194,7 +231,7 @@ def test_a_repair_changes_nothing_where_nothing_is_wrong(stocked: PipEnvironment
 def test_unowned_files_survive_the_reinstall(stocked: PipEnvironment) -> None:
     (stocked.site / "tool" / "own.txt").write_text("mine")
     (stocked.site / "tool" / "data.txt").unlink()
-    doctor(stocked, "--repair", status=0)
+    repair(stocked)
     assert (stocked.site / "tool" / "own.txt").read_text() == "mine"
 
 
@@ -231,16 +268,15 @@ def test_an_unfinished_transaction_is_told_and_then_rolled_back(stocked: PipEnvi
     assert violations(stocked) == []
 
 
-def test_a_refused_transaction_is_put_aside_and_its_damage_is_reinstalled(stocked: PipEnvironment) -> None:
+def test_a_refused_transaction_is_put_aside_and_what_it_damaged_is_reinstalled(stocked: PipEnvironment) -> None:
     path = crashed(stocked, changed=True)
     assert "safe-pip doctor --repair" in stocked.run("list", status=76).stderr
     assert "the next command: refuse: " in stocked.run("status").stdout
     (finding,) = doctor(stocked, status=1)["findings"]
     assert finding["repair"].startswith("undo what can be undone, put aside")
-    report = doctor(stocked, "--repair", status=0)
+    report = repair(stocked)
     kept = path.with_name(f"kept-{ID}")
     assert f"put aside `{kept}`" in report["repaired"]
-    assert "reinstalled `tool==1`" in report["repaired"]
     assert (kept / "trash" / "0").read_text() == "one"
     assert [(each["kind"], each["path"]) for each in report["notes"]] == [("put-aside", str(kept))]
     assert (stocked.site / "tool" / "data.txt").read_text() == "one"
@@ -251,7 +287,7 @@ def test_a_refused_transaction_is_put_aside_and_its_damage_is_reinstalled(stocke
 def test_a_damaged_journal_is_put_aside_whole(stocked: PipEnvironment) -> None:
     path = crashed(stocked, changed=False)
     path.write_bytes(path.read_bytes()[:-1])
-    doctor(stocked, "--repair", status=0)
+    repair(stocked)
     kept = path.with_name(f"kept-{ID}")
     assert (kept / "refused-journal").exists()
     assert (kept / "trash" / "0").read_text() == "one"

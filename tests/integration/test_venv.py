@@ -352,7 +352,7 @@ def test_requirements_that_cannot_be_installed_leave_the_environment_without_the
     (env.directory / "r.txt").write_text("no-such-project\n")
     done = env.run("venv", "here", "--without-pip", "-r", "r.txt", status=1)
     assert "No matching distribution found for no-such-project" in done.stderr
-    assert "the environment `here` is there, without what could not be installed" in done.stderr
+    assert "the environment `here` exists, without what could not be installed" in done.stderr
     assert runs(env.directory / "here")
 
 

@@ -5,7 +5,7 @@ VERBS = {
     "doctor": "Find what is wrong with the environment, and repair it.",
     "merge": "Merge a staged tree (DESTDIR) into a prefix, as one transaction.",
     "run": "Run any command under the environment's lock.",
-    "status": "Show who holds or waits for the environment's locks.",
+    "status": "Show which commands hold or wait for the environment's locks.",
     "unadopt": "Make the environment's pip be pip again.",
     "unmerge": "Remove what a merge has put, by its manifest.",
     "venv": "Create a virtual environment. Safe to run many times at once.",

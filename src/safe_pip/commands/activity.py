@@ -1,8 +1,8 @@
-"""What goes on in a tree, seen from outside: who holds or waits for its locks, which transactions are unfinished.
+"""What goes on in a tree, seen from outside: processes that hold or wait for its locks, and unfinished transactions.
 
-Nothing is locked for it, not for an instant: to test a lock by taking it gets in the way of others. Linux shows all
-locks in /proc/locks; from within another pid namespace only its own processes', and elsewhere there is none. Then the
-notes that holders leave are all there is, and what is not known is None.
+It takes no lock, not for an instant: testing a lock by taking it would delay other commands. Linux shows all locks in
+/proc/locks, but in another pid namespace only those of its own processes. Elsewhere there is no such file, and only the
+notes that holders leave are known. What is not known is None.
 """
 
 import enum
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from safe_pip.errors import RecoveryNeeded
-from safe_pip.journal import owner
+from safe_pip.journal import owner, recovery
+from safe_pip.journal.pending import Unfinished
 from safe_pip.locking import holders, inheritance, order, state_directory
 from safe_pip.locking.holders import Entry, Holder, View
 from safe_pip.locking.state_directory import COMMITTED, JOURNAL, OWNER_FILE
@@ -23,29 +24,17 @@ _NAME = re.compile(r"([0-9a-f]{16})(?:\.(owner|committed|home))?|(.+)\.journal")
 _LONGEST = 64 * 1024
 
 
-class Party(NamedTuple):
-    """One process at a lock; `exclusive` is None if it stands at the gate, where nobody sees which mode it wants.
-
-    `since` is when it took the lock where it left a note of that, or else when it began (epoch); `is_seen` is False if
-    there is nothing but the note.
-    """
-
-    pid: int
-    exclusive: bool | None
-    command: str = ""
-    since: float | None = None
-    is_stopped: bool = False
-    is_seen: bool = True
-
-
 class Lock(NamedTuple):
-    """One lock: `path` is what is locked; who waits is listed in the order in which it will be granted."""
+    """One lock: `path` is what is locked; `waiting` is in the order in which it will be granted.
+
+    A process at the gate (`is_waiting`) has not yet said which kind of lock it wants.
+    """
 
     name: str
     tree: Path
     path: Path
-    holders: tuple[Party, ...] = ()
-    waiting: tuple[Party, ...] = ()
+    holders: tuple[Holder, ...] = ()
+    waiting: tuple[Holder, ...] = ()
 
 
 class State(enum.Enum):
@@ -67,6 +56,17 @@ class Transaction(NamedTuple):
     command: str = ""
     since: float | None = None
 
+    def path(self, suffix: str | None = None) -> Path:
+        """Its journal, or its private directory before there is one; or what is named with this suffix."""
+        if suffix is None:
+            suffix = {State.STAGING: "", State.PREPARED: JOURNAL, State.COMMITTED: COMMITTED}[self.state]
+        return state_directory.path_of(self.tree) / f"{self.identifier}{suffix}"
+
+    @property
+    def unfinished(self) -> Unfinished:
+        """Its journal."""
+        return Unfinished(self.tree, self.identifier, self.path().name)
+
 
 def locks(tree: Path, view: View, directories: Iterable[Path] = ()) -> Iterator[Lock]:
     """The locks of `tree`, then those of shared `directories` and the mutexes and uv's lock of its environment."""
@@ -79,7 +79,7 @@ def locks(tree: Path, view: View, directories: Iterable[Path] = ()) -> Iterator[
         environment, commit = (_with_since(each, note) for each in (environment, commit))
         known = {party.pid for each in (environment, commit) for party in each.holders}
         if note.pid not in known and not view.is_complete:
-            unseen = Party(note.pid, True, note.command, note.since, is_seen=False)
+            unseen = note._replace(exclusive=True, is_seen=False)
             environment = environment._replace(holders=(*environment.holders, unseen))
     yield environment
     yield commit
@@ -92,36 +92,31 @@ def locks(tree: Path, view: View, directories: Iterable[Path] = ()) -> Iterator[
 
 
 def _lock(name: str, tree: Path, paths: list[Path], gate: Path | None, view: View) -> Lock:
-    holding: dict[int, Party] = {}
-    waiting: dict[int, Party] = {}
+    holding: dict[int, Holder] = {}
+    waiting: dict[int, Holder] = {}
     for path in paths:
         held, blocked = view.at(path)
         holding |= {party.pid: party for entry in held for party in _parties(entry)}
-        waiting |= {entry.pid: _party(entry) for entry in blocked}
+        waiting |= {entry.pid: holders.describe(entry)._replace(is_waiting=False) for entry in blocked}
     if gate is not None:
-        # Who holds the gate is the next in turn, and stands in the wait for the lock itself already or at once.
+        # The holder of the gate is the next in turn, and already waits for the lock itself, or does so at once.
         held, blocked = view.at(gate)
         for entry in held + blocked:
-            waiting.setdefault(entry.pid, _party(entry)._replace(exclusive=None))
+            waiting.setdefault(entry.pid, holders.describe(entry)._replace(is_waiting=True))
     return Lock(name, tree, paths[0], tuple(holding.values()), tuple(waiting.values()))
 
 
-def _parties(entry: Entry) -> list[Party]:
-    """Who holds a lock: who took it, or, if he has ended, those who have inherited his descriptor (`flock 9; make`)."""
-    party = _party(entry)
+def _parties(entry: Entry) -> list[Holder]:
+    """The process that took a lock; if it has ended, those that inherited its descriptor (`flock 9; make`)."""
+    party = holders.describe(entry)
     if party.command or party.since is not None:
         return [party]
-    inheritors = [_party(entry._replace(pid=pid)) for pid in holders.inheritors(entry.file)]
+    inheritors = [holders.describe(entry._replace(pid=pid)) for pid in holders.inheritors(entry.file)]
     return inheritors or [party]
 
 
-def _party(entry: Entry) -> Party:
-    holder = holders.describe(entry)
-    return Party(holder.pid, holder.exclusive, holder.command, holder.since, holder.is_stopped)
-
-
 def _with_since(lock: Lock, note: Holder) -> Lock:
-    """The note says since when its process has the lock; `/proc` only when that process began."""
+    """The lock with the time when it was taken, from the note: `/proc` tells only when the process began."""
     changed = (each._replace(since=note.since) if each.pid == note.pid else each for each in lock.holders)
     return lock._replace(holders=tuple(changed))
 
@@ -136,14 +131,14 @@ def transactions(trees: Iterable[Path]) -> list[Transaction]:
                 wanted[home, identifier] = state
     if not wanted:
         return []
-    # Looked at later than the names were listed: what has begun in between is seen alive, never dead.
+    # The locks are read after the names: a transaction that began in between is seen alive, never dead.
     view = View.take()
     found = [_transaction(identifier, home, state, view) for (home, identifier), state in sorted(wanted.items())]
     return [each for each in found if each.is_alive or _state(each.tree, each.identifier) is not None]
 
 
 def _named(tree: Path) -> Iterator[tuple[Path, str]]:
-    """Which transactions the state directory of `tree` tells of, each with its home."""
+    """The transactions that the state directory of `tree` names, each with its home."""
     directory = state_directory.path_of(tree)
     try:
         names = os.listdir(directory)
@@ -166,7 +161,7 @@ def _named(tree: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _state(home: Path, identifier: str) -> State | None:
-    """How far it got; None if nothing is left of it."""
+    """How far a transaction got; None if nothing is left of it."""
     path = state_directory.path_of(home) / identifier
     for suffix, state in ((JOURNAL, State.PREPARED), (COMMITTED, State.COMMITTED)):
         if os.path.lexists(f"{path}{suffix}"):
@@ -175,13 +170,15 @@ def _state(home: Path, identifier: str) -> State | None:
 
 
 def _transaction(identifier: str, tree: Path, state: State, view: View) -> Transaction:
-    path = state_directory.path_of(tree) / f"{identifier}{OWNER_FILE}"
-    found, note = Transaction(identifier, tree, state, _is_alive(path, view)), owner.read(path)
+    found = Transaction(identifier, tree, state, None)
+    path = found.path(OWNER_FILE)
+    note = owner.read(path)
+    found = found._replace(is_alive=_is_alive(path, view))
     return found._replace(pid=note.pid, command=note.command, since=note.since) if note.pid else found
 
 
 def _is_alive(path: Path, view: View) -> bool | None:
-    """Whether somebody has locked the owner file; who was killed has not."""
+    """Whether a process has locked the owner file. A killed one has not."""
     if not os.path.lexists(path):
         return False
     if view.at(path)[0]:
@@ -189,22 +186,17 @@ def _is_alive(path: Path, view: View) -> bool | None:
     return False if view.is_complete or sys.platform == "win32" else None
 
 
-def outlook(transaction: Transaction) -> str:
+def next_action(transaction: Transaction) -> str:
     """What the next command of this user does about it."""
     if transaction.is_alive:
         return "wait"
     then = {State.STAGING: "delete", State.PREPARED: "roll back", State.COMMITTED: "finish"}[transaction.state]
     if transaction.state is not State.STAGING:
-        from safe_pip.journal import recovery
-        from safe_pip.journal.pending import Unfinished
-
-        is_prepared = transaction.state is State.PREPARED
-        name = transaction.identifier + (JOURNAL if is_prepared else COMMITTED)
         try:
-            recovery.check(Unfinished(transaction.tree, transaction.identifier, name))
+            recovery.check(transaction.unfinished)
         except RecoveryNeeded as error:
             hint = f" ({error.hint})" if error.hint else ""
             then = f"refuse: {error.message}{hint}"
         except FileNotFoundError:
-            pass  # somebody was faster
+            pass  # another command was faster
     return then if transaction.is_alive is False else f"wait, or {then} if it is dead"

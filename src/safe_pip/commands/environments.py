@@ -27,6 +27,9 @@ from safe_pip.locking import order, state_directory
 PACKAGES = ("site-packages", "dist-packages")
 """What a directory is called that an interpreter looks for distributions in."""
 
+MISLEADING = ("TARGET", "PREFIX", "ROOT", "USER", "PYTHON", "DRY_RUN", "REPORT")
+"""The variables of pip (after `PIP_`) that send an install elsewhere, or let it install nothing."""
+
 _LIBRARY = re.compile(r"(python|pypy)[\d.]*t?")
 _SCRIPTS = "Scripts" if sys.platform == "win32" else "bin"
 _PYTHON = "python.exe" if sys.platform == "win32" else "python"

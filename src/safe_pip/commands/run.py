@@ -25,8 +25,8 @@ The exit status is COMMAND's; 128 + n if signal n killed it; 127 if it was not f
         "--shared",
         dest="exclusive",
         action="store_false",
-        help="keep what is installed as it is while COMMAND runs; others may add to it. For test runs, and for builds"
-        " that import from the environment (default)",
+        help="keep what is installed as it is while COMMAND runs; other commands may add to it. For test runs, and for"
+        " builds that import from the environment (default)",
     )
     parser.add_argument(
         "--exclusive",

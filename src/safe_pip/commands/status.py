@@ -1,4 +1,4 @@
-"""`safe-pip status`: who holds or waits for which lock, and what was left unfinished."""
+"""`safe-pip status`: which commands hold or wait for which lock, and what was left unfinished."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from safe_pip.commands import activity
-from safe_pip.commands.activity import Lock, Party, Transaction
+from safe_pip.commands.activity import Lock, Transaction
 from safe_pip.commands.environments import Context, Place
 from safe_pip.commands.options import Namespace, Parser
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.launch import adoption
 from safe_pip.locking import order, state_directory
-from safe_pip.locking.holders import View
+from safe_pip.locking.holders import Holder, View
 
 
 def describe(parser: Parser) -> None:
@@ -49,7 +49,7 @@ def main(options: Namespace, context: Context) -> int:
     """Run the verb; on return its exit status."""
     place = Place.find(options.env, context)
     problems = tuple(_problems(place.trees))
-    transactions = [(each, activity.outlook(each)) for each in activity.transactions(place.trees)]
+    transactions = [(each, activity.next_action(each)) for each in activity.transactions(place.trees)]
     view = View.take()
     found = [lock for tree, scripts in place.scripts().items() for lock in activity.locks(tree, view, [scripts])]
     locks = list({(lock.name, lock.path): lock for lock in reversed(found)}.values())[::-1]
@@ -75,7 +75,7 @@ def _lines(
     transactions: list[tuple[Transaction, str]],
     problems: tuple[str, ...],
 ) -> Iterator[str]:
-    """The report, a line for each who has to do with a lock, and for each transaction."""
+    """The report: a line for each process at a lock, and for each transaction."""
     for tree in trees:
         yield (str(order.shown_name(tree)) if order.shown_name(tree) == tree else f"{order.shown_name(tree)} ({tree})")
         said = [line for lock in locks if lock.tree == tree for line in _told(lock)]
@@ -94,13 +94,13 @@ def _told(lock: Lock) -> Iterator[str]:
     for party in lock.holders:
         yield f"{name}: {'held' if party.exclusive else 'shared'} by {_who(party)}"
     for party in lock.waiting:
-        mode = {True: "exclusively ", False: "shared ", None: ""}[party.exclusive]
+        mode = "" if party.is_waiting else "exclusively " if party.exclusive else "shared "
         yield f"{name}: waited for {mode}by {_who(party)}"
 
 
-def _who(party: Party | Transaction) -> str:
+def _who(party: Holder | Transaction) -> str:
     facts = [f"pid {party.pid}"]
-    if isinstance(party, Party):
+    if isinstance(party, Holder):
         facts += ["stopped"] if party.is_stopped else []
         facts += [] if party.is_seen else ["by the note it left"]
     named = f"`{party.command}` ({', '.join(facts)})" if party.command else ", ".join(facts)
@@ -156,11 +156,11 @@ def _adoption(found: adoption.Adoption) -> dict[str, Any]:
     return {"tree": str(found.tree), "home": str(found.home), "file": str(found.file), "works": found.works}
 
 
-def _party(party: Party) -> dict[str, Any]:
+def _party(party: Holder) -> dict[str, Any]:
     return {
         "pid": party.pid,
         "command": party.command,
-        "mode": {True: "exclusive", False: "shared", None: None}[party.exclusive],
+        "mode": None if party.is_waiting else "exclusive" if party.exclusive else "shared",
         "since": party.since,
         "stopped": party.is_stopped,
         "seen": party.is_seen,

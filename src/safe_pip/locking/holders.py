@@ -13,7 +13,10 @@ from safe_pip.fs import proc
 
 
 class Holder(NamedTuple):
-    """One process that holds a lock, or stands before this one at its gate (`is_waiting`); `since`: see `Process`."""
+    """One process that holds a lock, or stands before this one at its gate (`is_waiting`); `since`: see `Process`.
+
+    `is_seen` is False if only a note tells of it.
+    """
 
     pid: int
     exclusive: bool
@@ -21,6 +24,7 @@ class Holder(NamedTuple):
     since: float | None = None
     is_stopped: bool = False
     is_waiting: bool = False
+    is_seen: bool = True
 
 
 class Work(NamedTuple):

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from safe_pip.commands import activity
-from safe_pip.commands.activity import Party, State, outlook
+from safe_pip.commands.activity import State, next_action
 from safe_pip.fs import proc
 from safe_pip.journal import codec
 from safe_pip.locking.flock import Descriptor, try_lock
-from safe_pip.locking.holders import Entry, View
+from safe_pip.locking.holders import Entry, Holder, View
 from safe_pip.merge.plan import Journal
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/locks"), reason="there is no /proc/locks")
@@ -43,8 +43,8 @@ def found(tree: Path, view: View) -> dict[str, activity.Lock]:
     return {lock.name: lock for lock in activity.locks(tree, view)}
 
 
-def pids(parties: tuple[Party, ...]) -> list[tuple[int, bool | None]]:
-    return [(party.pid, party.exclusive) for party in parties]
+def pids(parties: tuple[Holder, ...]) -> list[tuple[int, bool | None]]:
+    return [(party.pid, None if party.is_waiting else party.exclusive) for party in parties]
 
 
 def test_nobody_holds_what_is_free(tree: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_note_whose_writer_holds_nothing_counts_only_where_holders_may_be_hidd
     (tree / ".safe-pip" / "owner").write_text(json.dumps({"pid": DEAD, "command": "pip install x", "since": 5.0}))
     assert found(tree, view())["environment"].holders == ()
     hidden = found(tree, view(is_complete=False))["environment"].holders
-    assert hidden == (Party(DEAD, True, "pip install x", 5.0, is_seen=False),)
+    assert hidden == (Holder(DEAD, True, "pip install x", 5.0, is_seen=False),)
 
 
 def test_the_lock_of_uv_and_the_mutex_of_checkouts_are_shown_where_they_are(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_what_is_whole_is_put_right_by_the_next_command(
         plant(tree, ".owner", "/")
     before = sorted((tree / ".safe-pip").rglob("*"))
     (transaction,) = activity.transactions([tree])
-    assert outlook(transaction) == next_
+    assert next_action(transaction) == next_
     assert sorted((tree / ".safe-pip").rglob("*")) == before
 
 
@@ -171,8 +171,8 @@ def test_what_the_next_command_will_refuse_is_told_with_the_reason(tree: Path, m
     monkeypatch.setattr(proc, "sees_all_processes", lambda: True)
     plant(tree, ".owner", "/", ".journal")
     (transaction,) = activity.transactions([tree])
-    assert outlook(transaction).startswith("refuse: ")
-    assert "damaged" in outlook(transaction)
+    assert next_action(transaction).startswith("refuse: ")
+    assert "damaged" in next_action(transaction)
 
 
 def test_one_whose_owner_file_is_locked_is_alive_whatever_its_pid(tree: Path) -> None:
@@ -182,7 +182,7 @@ def test_one_whose_owner_file_is_locked_is_alive_whatever_its_pid(tree: Path) ->
     (transaction,) = activity.transactions([tree])
     descriptor.close()
     assert transaction.is_alive is True
-    assert outlook(transaction) == "wait"
+    assert next_action(transaction) == "wait"
 
 
 def test_where_holders_may_be_hidden_nobody_is_called_dead(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_where_holders_may_be_hidden_nobody_is_called_dead(tree: Path, monkeypat
     plant_whole(tree, ".journal")
     (transaction,) = activity.transactions([tree])
     assert transaction.is_alive is None
-    assert outlook(transaction) == "wait, or roll back if it is dead"
+    assert next_action(transaction) == "wait, or roll back if it is dead"
 
 
 def test_a_mark_leads_to_the_transaction_in_another_tree(tree: Path, tmp_path: Path) -> None:

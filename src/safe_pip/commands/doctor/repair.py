@@ -1,78 +1,88 @@
-"""Repairing what was found, by the same transactions as every other command's."""
+"""`doctor --repair`: settles unfinished transactions, removes what is superfluous, and says what to reinstall.
+
+A transaction that recovery refuses is got out of the way, and nothing of it is deleted. What can be undone is undone.
+The rest stays as it is: another program changed it since, or the journal cannot be read. What the transaction had of it
+is put aside: `<id>` becomes `kept-<id>` in each state directory that has one, and an unreadable journal goes in there
+too. Then the journal is gone, and comparing the distributions with their RECORDs finds what is damaged. All of it may
+be killed at any step, and done again.
+"""
 
 from __future__ import annotations
 
 import os
-import subprocess
+import shlex
+import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safe_pip import fs
 from safe_pip.commands.activity import State
-from safe_pip.commands.doctor import remedy
-from safe_pip.commands.doctor.checkup import Finding, Installed, Kind
-from safe_pip.commands.doctor.examination import Report, examine, found_of
-from safe_pip.commands.doctor.mending import Mending, Way, way
-from safe_pip.commands.environments import Place
+from safe_pip.commands.doctor.examination import (
+    KEPT,
+    NOT_UNINSTALLABLE,
+    Finding,
+    Installed,
+    Kind,
+    Report,
+    Way,
+    examine,
+    way,
+)
+from safe_pip.commands.environments import MISLEADING, Place
 from safe_pip.environment.environment import Target
 from safe_pip.environment.snapshot import Snapshot
-from safe_pip.errors import SafePipError, StalePlan
-from safe_pip.journal import sweep
+from safe_pip.errors import RecoveryNeeded, SafePipError, StalePlan
+from safe_pip.fs import Directory
+from safe_pip.journal import codec, owner, pending, recovery, sweep
+from safe_pip.journal.directories import OpenDirectories, Refused, open_state
+from safe_pip.journal.pending import Unfinished
 from safe_pip.launch.restart import RUNNER
+from safe_pip.locking import state_directory
+from safe_pip.locking.locker import Step
+from safe_pip.locking.order import Request, commit_lock, owner_lock, shared_directory
 from safe_pip.merge.plan import Removal
 from safe_pip.messages import say
 
 _ROUNDS = 5
-# What would send a reinstall elsewhere, or install something else with it.
-_MISLEADING = ("TARGET", "PREFIX", "ROOT", "USER", "PYTHON", "REQUIREMENT", "EDITABLE", "GROUP", "DRY_RUN", "REPORT")
-_NOT_UNINSTALLED = (Kind.MISSING_METADATA, Kind.WRONG_METADATA, Kind.MISSING_RECORD, Kind.UNREADABLE_RECORD)
-"""What pip cannot uninstall, so that it has to be installed over."""
 
 
 class Repair:
-    """One `doctor --repair`: `done` is what was done, `failed` what was tried, a line each."""
+    """One `doctor --repair`: `done` is what was done, `failed` what was tried, a line each.
+
+    `commands` reinstall what is damaged, one for each tree that has something damaged: the user runs them.
+    """
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._timeout = place.context.settings.lock_timeout
-        self._tried: set[tuple[Path, remedy.Requirement]] = set()
         self._removed: set[str] = set()
-        self._is_reinstalled = True
         self.done: list[str] = []
         self.failed: list[str] = []
+        self.commands: list[str] = []
 
     def run(self) -> Report:
         """Repair what can be; on return what is left."""
         report = examine(self._place)
         if report.unfinished:
-            self._finish(report)
+            self._settle(report)
             report = examine(self._place)
         for _ in range(_ROUNDS):
-            if report.installed is None or not self._improve(report):
+            if report.installed is None or not self._remove(report, _superfluous(report)):
                 break
             report = examine(self._place)
+        self.commands = list(_commands(self._place, report))
         return report
 
-    def _improve(self, report: Report) -> bool:
-        """Do the next part of the work; whether there was anything to do. What may be needed still is removed last."""
-        findings = [finding for finding, repair in report.findings if repair]
-        return (
-            self._remove(report, _superfluous(findings, report.installed or ()))
-            or self._reinstall(findings, report.installed or ())
-            or self._remove(report, _strays(findings, is_all=self._is_reinstalled))
-        )
-
-    def _finish(self, report: Report) -> None:
+    def _settle(self, report: Report) -> None:
         """Undo, finish or delete what dead processes have left; what is refused is put aside."""
         for each in report.unfinished:
             with self._telling():
-                found = found_of(each)
-                how = Way.USUAL if each.state is State.STAGING else way(found)
+                how = Way.USUAL if each.state is State.STAGING else way(each.unfinished)
                 if how in (Way.KEEPING, Way.ASIDE):
-                    mending = Mending(found)
-                    self._place.environment.carry_out(mending)
-                    self.done += mending.told
+                    step = PutAside(each.unfinished)
+                    self._place.environment.carry_out(step)
+                    self.done += step.told
                 elif how is Way.USUAL and each.state is State.PREPARED:
                     self._place.context.environment([str(each.tree)]).read(lambda: None)
                     self.done.append(f"rolled back the unfinished transaction `{each.identifier}`")
@@ -85,7 +95,7 @@ class Repair:
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """Within, an error of ours ends this part of the work alone, and is told."""
+        """Within, an error of safe-pip ends this part of the work alone, and is told."""
         try:
             yield
         except SafePipError as error:
@@ -104,7 +114,7 @@ class Repair:
                 try:
                     self._commit(report.snapshot, tree, several)
                 except StalePlan:
-                    # Others were at work: it is looked at again.
+                    # Other commands were at work: the next round looks again.
                     self._removed -= {each.project for each in several}
                     continue
                 self.done += [f"removed {each.project}" for each in several]
@@ -132,63 +142,25 @@ class Repair:
                 change.remove(each)
             transaction.commit(change, validate)
 
-    def _reinstall(self, findings: list[Finding], installed: Iterable[Installed]) -> bool:
-        """Reinstall what is damaged, and what only a leftover is left of; whether there was any to try."""
-        by_info = {each.info: each for each in installed}
-        there = {(each.tree, each.project) for each in installed}
-        wanted: dict[tuple[Path, remedy.Requirement], bool] = {}
-        for finding in findings:
-            about = by_info.get(finding.info)
-            again = None
-            if about is not None and remedy.needs_reinstalling(finding, about):
-                again = remedy.requirement(about)
-            elif finding.kind is Kind.LEFTOVER and finding.version and (finding.tree, finding.project) not in there:
-                again = remedy.Requirement((f"{finding.project}=={finding.version}",))
-            if again is not None:
-                key = Path(finding.tree), again
-                wanted[key] = wanted.get(key, False) or finding.kind in _NOT_UNINSTALLED
-        new = {key: is_over for key, is_over in wanted.items() if key not in self._tried}
-        for (tree, again), is_over in new.items():
-            self._tried.add((tree, again))
-            status = self._install(tree, again, is_over=is_over)
-            self._is_reinstalled &= status == 0
-            if status == 0:
-                self.done.append(f"reinstalled `{again}`")
-            else:
-                self.failed.append(f"`{again}` could not be reinstalled in `{tree}`")
-        return bool(new)
 
-    def _install(self, tree: Path, wanted: remedy.Requirement, *, is_over: bool) -> int:
-        """Run `safe-pip install`; on return its exit status. What it prints goes to standard error."""
-        options = self._place.installing(tree)
-        if options is None:
-            return 1
-        timeout = [] if self._timeout is None else [f"--lock-timeout={self._timeout}"]
-        how = "--ignore-installed" if is_over else "--force-reinstall"
-        command = [sys.executable, RUNNER, *timeout, *options[0]]
-        command += ["install", "--no-deps", how, *options[1], *wanted.words]
-        misleading = {f"PIP_{name}" for name in _MISLEADING}
-        variables = {name: value for name, value in os.environ.items() if name not in misleading}
-        sys.stdout.flush()
-        return subprocess.run(command, stdout=2, env=variables, check=False).returncode
+def _superfluous(report: Report) -> Iterator[Removal]:
+    """What may go: all but one of several dist-infos, those that say nothing, leftovers, scripts without an owner.
 
-
-def _superfluous(findings: Iterable[Finding], installed: Sequence[Installed]) -> Iterator[Removal]:
-    """What is in the way of a reinstall: all but one of several dist-infos, and those that say nothing."""
-    hopeless = {each.info for each in installed if remedy.is_hopeless(each)}
-    for finding in findings:
+    The leftovers of a tree stay as long as one of them is all there is of a project.
+    """
+    installed = report.installed or ()
+    needed = {finding.tree for finding in report.findings if finding.kind is Kind.LEFTOVER and finding.again}
+    hopeless = {each.info for each in installed if each.is_hopeless}
+    for finding in report.findings:
         if finding.kind is Kind.DOUBLED_PROJECT:
             for each in installed:
                 if (each.tree, each.project) == (finding.tree, finding.project) and each.info != finding.info:
                     yield _removal(finding, each.info, _own_files(each, installed))
         elif finding.kind is Kind.MISSING_METADATA and finding.info in hopeless:
             yield _removal(finding, finding.info, (finding.info,))
-
-
-def _strays(findings: Iterable[Finding], *, is_all: bool) -> Iterator[Removal]:
-    """What nobody needs; leftovers only if `is_all`: as long as a reinstall failed they may be all there is."""
-    for finding in findings:
-        if finding.kind in (Kind.OWNERLESS_SCRIPT, Kind.ABANDONED) or (finding.kind is Kind.LEFTOVER and is_all):
+        elif finding.kind in (Kind.OWNERLESS_SCRIPT, Kind.ABANDONED) or (
+            finding.kind is Kind.LEFTOVER and finding.tree not in needed
+        ):
             yield _removal(finding, finding.path, (finding.path,))
 
 
@@ -203,9 +175,123 @@ def _own_files(loser: Installed, installed: Iterable[Installed]) -> set[str]:
     return {*(path for path in files if not path.startswith(os.path.join(loser.info, ""))), loser.info}
 
 
+def _commands(place: Place, report: Report) -> Iterator[str]:
+    """For each tree, the command for a POSIX shell that reinstalls what is damaged there, in its recorded version."""
+    for tree in place.trees:
+        damaged = [finding for finding in report.findings if finding.again and finding.tree == str(tree)]
+        options = place.installing(tree)
+        if damaged and options is not None:
+            words = _program() + [*options[0], "install", "--force-reinstall", "--no-deps", *options[1]]
+            if any(finding.kind in NOT_UNINSTALLABLE for finding in damaged):
+                words.append("--ignore-installed")
+            for again in dict.fromkeys(finding.again for finding in damaged):
+                words += again  # one word, or `-e` and a directory
+            yield shlex.join(words)
+
+
+def _program() -> list[str]:
+    """How to start this safe-pip from a shell, without the variables of pip that would lead an install elsewhere."""
+    names = [f"PIP_{name}" for name in (*MISLEADING, "REQUIREMENT", "EDITABLE", "GROUP")]
+    misleading = [name for name in names if name in os.environ]
+    unset = ["env", *(word for name in misleading for word in ("-u", name))] if misleading else []
+    found = shutil.which("safe-pip")
+    is_own = found is not None and os.path.dirname(found) == os.path.dirname(sys.executable)
+    return [*unset, *(["safe-pip"] if is_own else [sys.executable, RUNNER])]
+
+
 def _state(path: str) -> tuple[int, ...] | None:
     try:
         status = os.lstat(path)
     except OSError:
         return None
     return status.st_ino, status.st_mode, status.st_ctime_ns
+
+
+# -- transactions that recovery refuses --------------------------------------------------------------------------------
+
+
+class PutAside(Step):
+    """Gets a transaction out of the way, under the commit locks that it names. `told` is what was done, a line each."""
+
+    def __init__(self, found: Unfinished) -> None:
+        self._found = found
+        self.told: list[str] = []
+
+    def requests(self) -> Iterator[Request]:
+        trees: Iterable[str] = (str(self._found.home),)
+        directories: Iterable[str] = ()
+        try:
+            journal = pending.read(self._found)
+            trees, directories = journal.trees, journal.directories
+        except FileNotFoundError:
+            return  # another command has undone it
+        except RecoveryNeeded:
+            pass  # nothing in it is believed; its home is where it lies
+        for tree in map(Path, trees):
+            if tree.is_dir() and state_directory.exists(tree):
+                yield commit_lock(tree, exclusive=True)
+        yield from (shared_directory(Path(each)) for each in directories if os.path.isdir(each))
+        path = pending.owner_file(self._found)
+        if path.is_file():
+            yield owner_lock(path, self._found.home)
+
+    def on_grant(self) -> None:
+        how = way(self._found)
+        try:
+            if how is Way.KEEPING:
+                kept: list[str] = []
+                left = recovery.roll_back(self._found, keep=True, aside=lambda places: kept.extend(_aside(places)))
+                self.told.append(f"rolled back `{self._found.identifier}`, but for what other programs have changed")
+                self.told += [f"left `{path}` as it is" for path in left]
+                self.told += [f"put aside `{path}`" for path in kept]
+            elif how is Way.ASIDE:
+                self.told += [f"put aside `{path}`" for path in put_aside(self._found)]
+        except FileNotFoundError:
+            pass
+        except Refused as refused:
+            raise pending.refused(self._found, refused.reasons) from refused
+        except OSError as error:
+            raise pending.refused(self._found, (f"`{error.filename}`: {error.strerror}",)) from error
+
+
+def _aside(places: OpenDirectories) -> Iterator[str]:
+    """Put the private directories aside before the rest of the transaction is deleted."""
+    for part in places.parts:
+        if part.state is not None:
+            yield from _moved(part.state, places.journal.identifier)
+
+
+def put_aside(found: Unfinished) -> list[str]:
+    """Put aside all that a transaction has, its journal last; the caller holds the commit lock of its home.
+
+    On return: the paths of what is kept. Raises `OSError` and `Refused`.
+    """
+    kept: list[str] = []
+    identifier, name = found.identifier, f"{KEPT}{found.identifier}"
+    for other in _noted_homes(found):
+        with suppress(FileNotFoundError, NotADirectoryError, Refused), open_state(other) as state:
+            kept += _moved(state, identifier)
+    with open_state(str(found.home)) as state:
+        kept += _moved(state, identifier)
+        if not state.exists(name):
+            fs.make_directory(state, name, 0o700)
+            kept.append(state.join(name))
+        with state.child(name) as directory:
+            fs.move(state, found.name, directory, "refused-journal")
+        fs.remove(state, f"{identifier}{state_directory.OWNER_FILE}")
+    return kept
+
+
+def _noted_homes(found: Unfinished) -> Iterator[str]:
+    """The directories on other filesystems that have a part of it. A forged note leads to nothing with another name."""
+    if codec.is_identifier(found.identifier):
+        for part in owner.read(pending.owner_file(found)).parts:
+            home = os.path.dirname(os.path.dirname(part))
+            if part == os.path.join(home, state_directory.NAME, found.identifier) and home != str(found.home):
+                yield home
+
+
+def _moved(state: Directory, identifier: str) -> Iterator[str]:
+    if state.exists(identifier):
+        fs.move(state, identifier, state, f"{KEPT}{identifier}")
+        yield state.join(f"{KEPT}{identifier}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safe_pip.commands.environments import Context, prefix_finder
-from safe_pip.commands.merge.merging import Conflicts, Merged, Owned, Policy, Request, merge
+from safe_pip.commands.merge.transfer import Conflicts, Merged, Owned, Policy, Request, merge
 from safe_pip.commands.options import Namespace, Parser, text
 from safe_pip.errors import Unmergeable
 from safe_pip.messages import say
@@ -29,7 +29,7 @@ A file that exists with the same content, permissions and (for root) owner is le
 twice is merging once. A symbolic link is left alone if its target is the same. A file in the place of a directory, or
 the reverse, is refused. A staged directory over a symbolic link to a directory of the prefix goes where that link
 leads; a staged link over a directory is refused, unless it leads to that directory. A distribution that is there in
-another version is upgraded: its old files go. Bytecode in `__pycache__` and `.safe-pip` are never merged.
+another version is upgraded: its old files go. `__pycache__` and `.safe-pip` are never merged.
 """
     parser.epilog = """\
 The JSON document has:
@@ -101,12 +101,12 @@ def main(options: Namespace, context: Context) -> int:
 
 
 def tell(text: str) -> None:
-    """Print what came of a change on standard output; if that takes nothing, the change was made all the same."""
+    """Print the result of a change. The change was made even if standard output cannot be written."""
     try:
         print(text, flush=True)
     except OSError as error:
         say(f"warning: standard output could not be written: {error.strerror}")
-        with contextlib.suppress(OSError):  # what is left in the buffer goes nowhere, at the end of the process
+        with contextlib.suppress(OSError):  # at the end of the process the rest of the buffer is dropped
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.stdout.fileno())
             os.close(nowhere)
@@ -141,10 +141,7 @@ def _document(merged: Merged, manifest: Path | None, conflicts: tuple[Owned, ...
         "format": 1,
         "into": str(merged.into),
         "changed": merged.is_changed,
-        "put": list(merged.put),
-        "made": list(merged.made),
-        "same": list(merged.same),
-        "removed": list(merged.removed),
+        **{name: getattr(merged, name) for name in ("put", "made", "same", "removed")},
         "replaced": _named(merged.replaced),
         "kept": _named(merged.kept),
         "conflicts": _named(conflicts),

@@ -1,10 +1,10 @@
-"""A staged tree held against what is live, file by file: what is new, what is there already, what is in conflict.
+"""A staged tree compared with a prefix, file by file: what is new, what exists already, what is in conflict.
 
-Only reads. A file is there already if content, permissions and, for root, owner are the same; times do not count, so
-that what was built anew and did not change is not touched.
+Only reads. A file exists already if content, permissions and, for root, owner are the same. Times do not count, so that
+a file that was built again and did not change is left alone. Bytecode in `__pycache__` is left out: the import system
+makes it again.
 """
 
-import csv
 import enum
 import os
 import stat
@@ -17,11 +17,11 @@ from safe_pip.environment.access import Prefix
 from safe_pip.environment.ownership import Ownership
 from safe_pip.errors import Unmergeable
 from safe_pip.locking.state_directory import NAME
-from safe_pip.records import canonical, is_bytecode
+from safe_pip.records import RECORD, RealPaths, is_bytecode, project_of
 
 _CHUNK = 1 << 20
 _DEEPEST = 256
-"""How many directories may lie in each other: whoever walks through them later has an interpreter's stack for it."""
+"""How many directories may lie in each other. Walking through them takes as many frames of the interpreter's stack."""
 _INFO = (".dist-info", ".egg-info")
 
 
@@ -31,12 +31,8 @@ class Verdict(enum.Enum):
     NEW = "new"
     SAME = "same"
     OURS = "ours"
-    """It takes the place of a file of the distribution that it replaces, or of bytecode."""
+    """It takes the place of a file of the distribution that it replaces."""
     CONFLICT = "conflict"
-    FOLLOWS = "follows"
-    """Bytecode of a source that is in conflict: it comes with it, or not."""
-    STALE = "stale"
-    """Bytecode that would not fit the source that is there, or is not needed."""
 
 
 class Item(NamedTuple):
@@ -94,8 +90,7 @@ def compare(staged: str, prefix: Prefix) -> Comparison:
     replaced = tuple(_replaced(items, projects, root))
     owned = {path for each in replaced for path in each.files}
     going = tuple(os.path.join(path, "") for path in owned if path.endswith(_INFO))
-    sources = {item.path: item for item in items if item.path.endswith(".py")}
-    judged = [_judged(item, owned, going, sources) for item in items]
+    judged = [_judged(item, owned, going) for item in items]
     conflicts = [item.live for item in judged if item.verdict is Verdict.CONFLICT]
     ownership = Ownership(map(str, prefix.trees), owned)
     return Comparison(tuple(judged), replaced, projects, {path: ownership.owner(path) for path in conflicts})
@@ -109,9 +104,9 @@ def _walk(staged: str, below: str, live: str, *, is_there: bool = True) -> Itera
     except OSError as error:
         raise unreadable(error) from error
     for name in names:
-        if name == NAME or name.startswith(f"{NAME}-"):
-            continue
         path = os.path.join(below, name)
+        if name == NAME or name.startswith(f"{NAME}-") or is_bytecode(path):
+            continue
         if path.count(os.sep) > _DEEPEST:
             raise Unmergeable(f"`{directory}` lies too deep")
         status = os.lstat(os.path.join(staged, path))
@@ -133,7 +128,7 @@ def _walk(staged: str, below: str, live: str, *, is_there: bool = True) -> Itera
 
 
 def _once(staged: str, items: Iterator[Item]) -> Iterator[Item]:
-    """Each file once: by way of a link in the prefix two of them may have the same place."""
+    """Each file once: through a link in the prefix two staged files may have the same place."""
     found: dict[str, Item] = {}
     for item in items:
         other = found.setdefault(item.live, item) if not item.is_directory else item
@@ -147,12 +142,12 @@ def _once(staged: str, items: Iterator[Item]) -> Iterator[Item]:
 
 def _verdict(source: str, item: Item) -> Verdict:
     if item.seen is None or (stat.S_ISDIR(item.seen.st_mode) and not item.target):
-        return Verdict.NEW  # where there is a directory, the merge says what is to be said
+        return Verdict.NEW  # over a directory, the plan of the merge is refused
     if item.target:
         if stat.S_ISLNK(item.seen.st_mode):
             return Verdict.SAME if os.readlink(item.live) == item.target else Verdict.CONFLICT
         if stat.S_ISDIR(item.seen.st_mode):
-            # `lib64 -> lib`, where `lib` leads to the directory `lib64`: who follows the link comes there already.
+            # `lib64 -> lib`, where `lib` leads to the directory `lib64`: the link leads there already.
             leads_to = os.path.realpath(os.path.join(os.path.dirname(item.live), item.target))
             return Verdict.SAME if leads_to == item.live else Verdict.NEW
         return Verdict.CONFLICT
@@ -170,7 +165,7 @@ def _is_same(source: str, status: os.stat_result, live: str, seen: os.stat_resul
         if os.geteuid() == 0:
             if (status.st_uid, status.st_gid) != (seen.st_uid, seen.st_gid):
                 return False
-        else:  # to run as somebody is not passed on with a file that is not his
+        else:  # setuid and setgid are not passed on with a file of another user
             mode &= ~(stat.S_ISUID if status.st_uid != seen.st_uid else 0)
             mode &= ~(stat.S_ISGID if status.st_gid != seen.st_gid else 0)
     if mode != stat.S_IMODE(seen.st_mode) or _attributes(source) != _attributes(live):
@@ -183,7 +178,7 @@ def _is_same(source: str, status: os.stat_result, live: str, seen: os.stat_resul
 
 
 def _attributes(path: str) -> dict[str, bytes]:
-    """The extended attributes that are copied by whoever may set them."""
+    """The extended attributes that a copy keeps, for a user who may set them."""
     if sys.platform != "linux":
         return {}
     found = {}
@@ -194,36 +189,12 @@ def _attributes(path: str) -> dict[str, bytes]:
     return found
 
 
-def _judged(item: Item, owned: set[str], going: tuple[str, ...], sources: Mapping[str, Item]) -> Item:
-    """The verdict in the light of what is replaced, and of its source."""
-    if item.is_directory:
+def _judged(item: Item, owned: set[str], going: tuple[str, ...]) -> Item:
+    """The verdict, if a distribution is replaced whose files are `owned`, with all that lies in `going`."""
+    if item.is_directory or item.seen is None:
         return item
-    source = sources.get(_source_of(item.path)) if is_bytecode(item.path) else None
-    if item.seen is None:
-        # It goes by its source's time, in seconds (PEP 552), and by that of the source that stays.
-        is_useless = source is not None and source.verdict is Verdict.SAME and not _has_its_time(source)
-        return item._replace(verdict=Verdict.STALE) if is_useless else _following(item, source)
-    if item.live in owned or item.live.startswith(going):
-        return item._replace(verdict=Verdict.OURS)
-    if item.verdict is Verdict.SAME or not is_bytecode(item.path):
-        return item
-    if source is not None and source.verdict is Verdict.SAME:
-        return item._replace(verdict=Verdict.STALE)  # what is there fits the source that stays
-    return _following(item._replace(verdict=Verdict.OURS), source)
-
-
-def _following(item: Item, source: Item | None) -> Item:
-    is_open = source is not None and source.verdict is Verdict.CONFLICT
-    return item._replace(verdict=Verdict.FOLLOWS) if is_open else item
-
-
-def _has_its_time(source: Item) -> bool:
-    return source.seen is not None and int(source.seen.st_mtime) == int(source.status.st_mtime)
-
-
-def _source_of(path: str) -> str:
-    directory, name = os.path.split(path)
-    return os.path.join(os.path.dirname(directory), f"{name.partition('.')[0]}.py")
+    is_ours = item.live in owned or item.live.startswith(going)
+    return item._replace(verdict=Verdict.OURS) if is_ours else item
 
 
 def _projects(staged: str, items: list[Item], prefix: Prefix) -> Iterator[tuple[str, str, str]]:
@@ -233,7 +204,7 @@ def _projects(staged: str, items: list[Item], prefix: Prefix) -> Iterator[tuple[
         tree = os.path.dirname(item.live)
         if not item.is_directory or not item.path.endswith(".dist-info") or not prefix.is_tree(tree):
             continue
-        project = canonical(os.path.basename(item.path).partition("-")[0])
+        project = project_of(item.path)
         other = found.setdefault((tree, project), item.path)
         if other != item.path:
             raise Unmergeable(f"`{staged}` holds `{project}` twice, in `{other}` and in `{item.path}`")
@@ -242,63 +213,32 @@ def _projects(staged: str, items: list[Item], prefix: Prefix) -> Iterator[tuple[
 
 def _replaced(items: list[Item], projects: tuple[tuple[str, str, str], ...], root: str) -> Iterator[Replaced]:
     """The distributions that are there, in another state than the staged ones of their project."""
+    paths = RealPaths()
     for project, tree, info in projects:
-        old = [os.path.join(tree, name) for name in _names(tree) if _is_of(name, project)]
+        old = [
+            os.path.join(tree, name) for name in _names(tree) if name.endswith(_INFO) and project_of(name) == project
+        ]
         if not old or _is_unchanged(info, items, old):
             continue
         files: set[str] = set()
         outside: list[str] = []
         for path in old:
             files.add(path)
-            for file in _files(project, path):
+            if path.endswith(".dist-info") and not os.path.lexists(os.path.join(path, RECORD)):
+                raise Unmergeable(
+                    f"`{project}` is there in `{path}`, which has no RECORD: nothing says which files it has"
+                )
+            for file in paths.files_of(path):
                 (files.add if file.startswith(os.path.join(root, "")) else outside.append)(file)
         yield Replaced(project, tree, frozenset(files), tuple(outside))
 
 
-def _is_of(name: str, project: str) -> bool:
-    stem, suffix = os.path.splitext(name)
-    return suffix in _INFO and canonical(stem.partition("-")[0]) == project
-
-
 def _is_unchanged(info: str, items: list[Item], old: list[str]) -> bool:
-    """Whether the one that is there is the same; a file of it that is not as it was is in conflict like any other."""
+    """Whether the installed one is the same. A file of it that was changed since is in conflict like any other."""
     if [os.path.basename(path) for path in old] != [os.path.basename(info)]:
         return False
     record = os.path.join(info, "RECORD")
     return any(item.path == record and item.verdict is Verdict.SAME for item in items)
-
-
-def _files(project: str, info: str) -> Iterator[str]:
-    """The files of a distribution, their parents resolved."""
-    tree = os.path.dirname(info)
-    if info.endswith(".egg-info"):
-        listed, base = os.path.join(info, "installed-files.txt"), info
-        names = _lines(listed)
-    else:
-        listed, base = os.path.join(info, "RECORD"), tree
-        if not os.path.lexists(listed):
-            raise Unmergeable(f"`{project}` is there in `{info}`, which has no RECORD: nothing says which files it has")
-        names = rows(listed)
-    for name in names:
-        parent, last = os.path.split(os.path.normpath(os.path.join(base, name)))
-        yield os.path.join(os.path.realpath(parent), last)
-
-
-def rows(record: str) -> list[str]:
-    """The paths in a RECORD, as they stand there; none if it cannot be read."""
-    try:
-        with open(record, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return [row[0] for row in csv.reader(file) if row and row[0]]
-    except (OSError, csv.Error):
-        return []
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return [line.rstrip("\r\n") for line in file if line.strip()]
-    except OSError:
-        return []
 
 
 def _names(directory: str) -> list[str]:

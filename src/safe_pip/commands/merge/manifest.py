@@ -1,12 +1,11 @@
-"""The manifest of a merge: what it has put where, so that exactly that can be taken away again.
+"""The manifest of a merge: what it has put where, so that `unmerge` can remove exactly that.
 
-JSON. Paths are relative to the prefix, with no symbolic link among their parents. What a merge found to be there
-already is listed too, and is not its own to take away.
+It is JSON. Paths are relative to the prefix, with no symbolic link among their parents. Files that the merge found in
+place are listed too, and are never removed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -21,10 +20,10 @@ from safe_pip.errors import Unmergeable
 from safe_pip.fs import space
 from safe_pip.journal.codec import is_relative
 from safe_pip.locking import state_directory
+from safe_pip.records import digest_file
 
 FORMAT = 1
 _LIMIT = 1 << 28
-_CHUNK = 1 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MODE = re.compile(r"[0-7]{3,4}")
 
@@ -45,15 +44,15 @@ class Put:
         mode = stat.S_IMODE(status.st_mode)
         if stat.S_ISLNK(status.st_mode):
             return cls(mode, target=os.readlink(path), was_there=was_there)
-        return cls(mode, sha256=digest(path), was_there=was_there)
+        return cls(mode, sha256=digest_file(path)[1].hex(), was_there=was_there)
 
     def is_at(self, path: str) -> bool:
-        """Whether that is what is at `path` now; permissions do not count, whoever changes them changes no content."""
+        """Whether that is what is at `path` now. Permissions do not count."""
         try:
             status = os.lstat(path)
             if self.target:
                 return stat.S_ISLNK(status.st_mode) and os.readlink(path) == self.target
-            return stat.S_ISREG(status.st_mode) and digest(path) == self.sha256
+            return stat.S_ISREG(status.st_mode) and digest_file(path)[1].hex() == self.sha256
         except OSError:
             return False
 
@@ -108,7 +107,7 @@ class Manifest:
         return cls(prefix, entries, made, tuple(_below(name) for name in document["read_only"]))
 
     def write(self, path: Path) -> None:
-        """Write it, whole or not at all; raises an error of ours where that is refused."""
+        """Write it, whole or not at all; raises a `SafePipError` if the disk refuses."""
         entries = {
             _outward(name): {
                 "kind": "link" if put.target else "file",
@@ -131,7 +130,7 @@ class Manifest:
             raise space.not_writable(path, error) from error
 
     def with_earlier(self, earlier: Manifest) -> Manifest:
-        """This one after an earlier merge with the same manifest: what that had put, and is as it was, is its own."""
+        """This manifest, with what an earlier merge has put and what is still as that put it."""
         if earlier.prefix != self.prefix:
             return self
         entries = dict(earlier.entries)
@@ -142,15 +141,6 @@ class Manifest:
             entries[name] = replace(put, was_there=put.was_there and not (is_own and is_same))
         made = tuple(dict.fromkeys((*earlier.made, *self.made)))
         return Manifest(self.prefix, entries, made, tuple(dict.fromkeys((*earlier.read_only, *self.read_only))))
-
-
-def digest(path: str) -> str:
-    """The SHA-256 of a file's content, in hexadecimal digits; raises `OSError`."""
-    found = hashlib.sha256(usedforsecurity=False)
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            found.update(chunk)
-    return found.hexdigest()
 
 
 def _below(name: object) -> str:
@@ -167,5 +157,5 @@ def _text(value: object) -> str:
 
 
 def _outward(text: str) -> str:
-    """As UTF-8 that stands for the filesystem's bytes, whatever the locale."""
+    """The text as UTF-8 that stands for the bytes of the filesystem, in any locale."""
     return os.fsencode(text).decode("utf-8", "surrogateescape")

@@ -10,7 +10,7 @@ from safe_pip import fs
 from safe_pip.commands.environments import Context, prefix_finder
 from safe_pip.commands.merge import tell
 from safe_pip.commands.merge.manifest import Manifest
-from safe_pip.commands.merge.merging import ATTEMPTS, Owned, Transactions
+from safe_pip.commands.merge.transfer import Owned, Transactions, is_closed, recover, state_of, until_current
 from safe_pip.commands.options import Namespace, Parser, text
 from safe_pip.environment.access import Prefix
 from safe_pip.environment.change import Terms, sweep_target
@@ -24,7 +24,7 @@ from safe_pip.messages import say
 class Unmerged(NamedTuple):
     """What was done; all paths are absolute.
 
-    `changed` is there with other content, `owned` belongs to a distribution, `elsewhere` would be reached through a
+    `changed` has other content, `owned` belongs to a distribution, `elsewhere` would be reached through a
     symbolic link: all of that was kept. `gone` was not there any more; `left` are directories with something else in.
     """
 
@@ -92,29 +92,13 @@ def _warnings(unmerged: Unmerged) -> Iterator[str]:
 
 
 def _document(unmerged: Unmerged) -> dict[str, Any]:
-    return {
-        "format": 1,
-        "prefix": str(unmerged.prefix),
-        "removed": list(unmerged.removed),
-        "directories": list(unmerged.directories),
-        "changed": list(unmerged.changed),
-        "owned": [{"path": path, "owner": owner} for path, owner in unmerged.owned],
-        "elsewhere": list(unmerged.elsewhere),
-        "gone": list(unmerged.gone),
-        "left": list(unmerged.left),
-    }
+    owned = [{"path": path, "owner": owner} for path, owner in unmerged.owned]
+    return {"format": 1, **unmerged._asdict(), "prefix": str(unmerged.prefix), "owned": owned}
 
 
 def unmerge(manifest: Manifest, find: Callable[[], Prefix], transactions: Transactions) -> Unmerged:
     """Take away what the manifest lists; on return it is gone, on error nothing was changed."""
-    attempt = 0
-    while True:
-        attempt += 1
-        try:
-            return _Unmerge(manifest, find, transactions).carry_out()
-        except StalePlan:
-            if attempt == ATTEMPTS:
-                raise
+    return until_current(lambda: _Unmerge(manifest, find, transactions).carry_out())
 
 
 class _Unmerge:
@@ -131,7 +115,7 @@ class _Unmerge:
         if not self._prefix.path.is_dir():
             return Unmerged(self._prefix.path, gone=tuple(map(self._path, self._manifest.entries)))
         try:
-            self._recover()
+            recover(self._transaction, self._find, self._prefix)
             found = self._sorted()
             made = tuple(path for path in map(self._path, self._manifest.made) if _is_directory(path))
             if found.removed or made:
@@ -140,19 +124,13 @@ class _Unmerge:
                 sweep_target(self._transaction.environment, self._prefix.target)
         finally:
             self._transaction.environment.tidy(self._prefix.stateless_trees)
-        # Those that held a lock or a journal of ours until now.
+        # Directories that held a lock or a journal of this command until now.
         fs.remove_empty_directories(sorted(map(Path, made)))
         return found._replace(
             changed=tuple(filter(os.path.lexists, found.changed)),
             directories=tuple(path for path in made if not os.path.lexists(path)),
             left=tuple(path for path in made if os.path.lexists(path)),
         )
-
-    def _recover(self) -> None:
-        """See to it that what is looked at is no half of a merge that died."""
-        self._transaction.take_snapshot(lambda: None)
-        if self._find().trees != self._prefix.trees:
-            raise StalePlan((), f"an unfinished change of `{self._prefix.path}` was undone")
 
     def _sorted(self) -> Unmerged:
         """What is to be removed, and what is kept and why."""
@@ -182,11 +160,11 @@ class _Unmerge:
 
     def _commit(self, removed: tuple[str, ...], made: tuple[str, ...]) -> None:
         target = self._prefix.target
-        before = {path: _state(path) for path in removed}
+        before = {path: state_of(path) for path in removed}
 
         def validate(now: Snapshot) -> tuple[str, ...]:
             is_same = now == self._transaction.snapshot and self._find().trees == self._prefix.trees
-            if not is_same or any(_state(path) != state for path, state in before.items()):
+            if not is_same or any(state_of(path) != state for path, state in before.items()):
                 raise StalePlan((), f"`{self._prefix.path}` changed while this command was at work")
             return ()
 
@@ -207,14 +185,4 @@ def _is_directory(path: str) -> bool:
 
 
 def _is_opened(path: str) -> bool:
-    """Whether it is a read-only directory of this user's."""
-    status = os.lstat(path)
-    return hasattr(os, "geteuid") and os.geteuid() == status.st_uid != 0 and not status.st_mode & 0o200
-
-
-def _state(path: str) -> tuple[int, ...] | None:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns
+    return is_closed(os.lstat(path))

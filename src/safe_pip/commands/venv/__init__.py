@@ -8,16 +8,13 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from safe_pip.commands.environments import Context, Interpreter, python_of, trees_of
+from safe_pip.commands.environments import MISLEADING, Context, Interpreter, python_of, trees_of
 from safe_pip.commands.options import Namespace, Parser, text
 from safe_pip.commands.venv import virtual
 from safe_pip.errors import NotMade, OtherPython, UnusableEnvironment, UsageError
 from safe_pip.launch.restart import RUNNER
 from safe_pip.locking import state_directory
 from safe_pip.messages import say
-
-# Variables that would send an install elsewhere, or let it install nothing.
-_MISLEADING = ("TARGET", "PREFIX", "ROOT", "USER", "PYTHON", "DRY_RUN", "REPORT")
 
 
 def describe(parser: Parser) -> None:
@@ -164,7 +161,7 @@ def _install(options: Namespace, context: Context) -> int:
     command += [] if settings.lock_timeout is None else [f"--lock-timeout={settings.lock_timeout}"]
     command += ["--python", str(python_of(Path(options.directory))), "install"]
     command += [word for name in options.requirements for word in ("-r", name)]
-    misleading = {f"PIP_{name}" for name in _MISLEADING}
+    misleading = {f"PIP_{name}" for name in MISLEADING}
     variables = {name: value for name, value in os.environ.items() if name not in misleading}
     sys.stdout.flush()
     status = subprocess.run(command, env=variables, check=False).returncode

@@ -12,7 +12,6 @@ little longer than its parent. A private directory without a lock is a leftover.
 
 from __future__ import annotations
 
-import base64
 import errno
 import hashlib
 import os
@@ -34,6 +33,7 @@ from safe_pip.fs import Directory, space
 from safe_pip.locking import flock, state_directory
 from safe_pip.locking.flock import Descriptor
 from safe_pip.merge.plan import Removal
+from safe_pip.records import encoded
 
 CONFIGURATION = "pyvenv.cfg"
 _READY = ".safe-pip-venv"
@@ -335,5 +335,4 @@ def _relocate(aside: Path) -> None:
 
 def _row(content: bytes) -> bytes:
     """Digest and size of a file as a RECORD has them (PyPA specification "Recording installed projects")."""
-    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=")
-    return b"sha256=%s,%d" % (digest, len(content))
+    return f"sha256={encoded(hashlib.sha256(content).digest())},{len(content)}".encode()

@@ -1,29 +1,35 @@
-"""One staged tree merged into a prefix: compared, staged, and committed like an install."""
+"""A staged tree brought into a prefix: compared, copied into the stage as `cp -Rp` does, committed as one change.
+
+Directories stay writable for their owner as long as they are staged; the plan gets the modes that they are to have.
+"""
 
 import enum
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from safe_pip import fs
-from safe_pip.commands.merge.comparison import Comparison, Item, Verdict, compare
-from safe_pip.commands.merge.copying import Copying, wanted
+from safe_pip.commands.merge.comparison import Comparison, Item, Verdict, compare, unreadable
 from safe_pip.commands.merge.manifest import Manifest, Put
 from safe_pip.environment.access import Prefix
 from safe_pip.environment.change import Terms, sweep_target
 from safe_pip.environment.snapshot import Snapshot, hides
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import MergeRefused, SafePipError, StalePlan, State, Unmergeable
+from safe_pip.fs import Directory, attributes
+from safe_pip.fs.space import staging
 from safe_pip.merge.plan import ExactTree, Kind, Plan, Removal, Seen
 from safe_pip.records import is_bytecode
 
-ATTEMPTS = 10
-"""How often a merge begins anew when the prefix did not stay what it was held against."""
+_ATTEMPTS = 10
+"""How often a merge starts over when the prefix changed after it was compared."""
+_STAGED = (Verdict.NEW, Verdict.OURS)
 
+T = TypeVar("T")
 Transactions = Callable[[Sequence[str]], Transaction]
 """Makes the transaction of an environment whose distributions lie in these directories."""
 Owned = tuple[str, "str | None"]
@@ -31,7 +37,7 @@ Owned = tuple[str, "str | None"]
 
 
 class Policy(enum.Enum):
-    """What becomes of a file that is there with other content."""
+    """What becomes of a file that exists with other content."""
 
     WARN = "warn"
     FAIL = "fail"
@@ -39,7 +45,7 @@ class Policy(enum.Enum):
 
 
 class Conflicts(Unmergeable):
-    """There are files with other content, and the user wants none of them replaced."""
+    """Files exist with other content, and the user wants none of them replaced."""
 
     code = "conflicts"
 
@@ -60,7 +66,7 @@ class Request:
 
 
 class Merged(NamedTuple):
-    """What a merge has done; all paths are absolute. `outside` was left alone, as it lies outside the prefix."""
+    """What a merge has done; all paths are absolute. `outside` lies outside the prefix, and was left alone."""
 
     into: Path
     put: tuple[str, ...] = ()
@@ -73,7 +79,7 @@ class Merged(NamedTuple):
 
     @property
     def is_changed(self) -> bool:
-        """Whether anything in the prefix is another than before."""
+        """Whether anything in the prefix has changed."""
         return bool(self.put or self.made or self.removed)
 
 
@@ -82,16 +88,28 @@ def merge(request: Request, find: Callable[[], Prefix], transactions: Transactio
 
     Raises `Unmergeable` for what cannot be merged and every error of a transaction.
     """
-    attempt = 0
-    while True:
-        attempt += 1
-        try:
-            return _Merge(request, find, transactions).carry_out()
-        except MergeRefused as error:
-            raise Unmergeable(error.message) from error
-        except StalePlan:
-            if attempt == ATTEMPTS:
-                raise
+    try:
+        return until_current(lambda: _Merge(request, find, transactions).carry_out())
+    except MergeRefused as error:
+        raise Unmergeable(error.message) from error
+
+
+def until_current(attempt: Callable[[], T]) -> T:
+    """Call `attempt`, again whenever the prefix changes meanwhile; at last raises `StalePlan`."""
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(StalePlan):
+            return attempt()
+    return attempt()
+
+
+def recover(transaction: Transaction, find: Callable[[], Prefix], prefix: Prefix) -> None:
+    """Take the snapshot, which undoes a change that a killed command left unfinished.
+
+    Raises `StalePlan` if the prefix has other trees afterwards: a site-packages may go.
+    """
+    transaction.take_snapshot(lambda: None)
+    if find().trees != prefix.trees:
+        raise StalePlan((), f"an unfinished change of `{prefix.path}` was undone")
 
 
 class _Merge:
@@ -111,7 +129,7 @@ class _Merge:
             self._transaction.environment.tidy(self._prefix.stateless_trees)
 
     def _carry_out(self) -> Merged:
-        self._recover()
+        recover(self._transaction, self._find, self._prefix)
         comparison = self._compared = compare(str(self._request.staged), self._prefix)
         found = tuple((item.live, comparison.owners[item.live]) for item in comparison.conflicts)
         policy = self._request.policy
@@ -141,12 +159,6 @@ class _Merge:
             self._delete_staged()
         return merged
 
-    def _recover(self) -> None:
-        """See to it that what is compared is no half of a merge that died: with that a site-packages may go."""
-        self._transaction.take_snapshot(lambda: None)
-        if self._find().trees != self._prefix.trees:
-            raise StalePlan((), f"an unfinished change of `{self._prefix.path}` was undone")
-
     def _commit(self, items: list[Item], merged: Merged) -> Merged:
         place = str(self._prefix.path)
         modes: dict[str, Seen] = {}  # filled when the directories are staged
@@ -163,12 +175,12 @@ class _Merge:
             for each in self._compared.replaced:
                 change.remove(Removal(each.project, Path(each.tree), each.files))
             overwritten = self._transaction.commit(change, self._validate)
-        return merged._replace(replaced=tuple(each for each in overwritten if not is_bytecode(each[0])))
+        return merged._replace(replaced=overwritten)
 
     def _judge(self, plan: Plan) -> None:
         """Raise `StalePlan` if what is replaced was not in conflict, `Unmergeable` if a file replaces a directory."""
         known = {item.live for item in self._compared.conflicts}
-        if any(path not in known and not is_bytecode(path) for path in plan.overwritten):
+        if not known.issuperset(plan.overwritten):
             raise StalePlan((), "what is to be replaced has changed while it was compared")
         going = {path for each in self._compared.replaced for path in each.files}
         for operation in plan.operations:
@@ -180,7 +192,7 @@ class _Merge:
                 raise Unmergeable(f"`{path}` is a directory: a file has to be there")
 
     def _validate(self, now: Snapshot) -> tuple[str, ...]:
-        """Raise `StalePlan` if the prefix is not what was compared; under the locks."""
+        """Raise `StalePlan` if the prefix is not what was compared. The locks are held."""
         self._check()
         before = self._transaction.snapshot or Snapshot()
         projects = [project for project, _, _ in self._compared.projects]
@@ -190,7 +202,7 @@ class _Merge:
         return ()
 
     def _check(self) -> None:
-        """The same for what is not to be changed."""
+        """Raise `StalePlan` if something that the merge leaves alone has changed."""
         if self._find().trees != self._prefix.trees:
             raise StalePlan((), f"`{self._prefix.path}` got another site-packages while this command was at work")
         for item in self._compared.items:
@@ -199,13 +211,13 @@ class _Merge:
                 raise StalePlan((), f"`{item.live}` changed while this command was at work")
 
     def _shadows(self, items: list[Item]) -> bool:
-        """Whether what is new hides a module or a project of another tree, or is hidden by one."""
+        """Whether something new hides a module or a project of another tree, or is hidden by one."""
         if self._prefix.is_shipped:
             return False
         new: dict[Path, set[str]] = {}
         for item in items:
             tree, name = os.path.split(item.live)
-            if self._prefix.is_tree(tree) and name != "__pycache__" and not name.endswith(".dist-info"):
+            if self._prefix.is_tree(tree) and not name.endswith(".dist-info"):
                 new.setdefault(Path(tree), set()).add(name)
         projects = (project for project, _, info in self._compared.projects if f"{info}/RECORD" in self._put)
         return hides(new, self._transaction.environment.trees(), projects)
@@ -214,7 +226,7 @@ class _Merge:
     def _recorded(self, merged: Merged) -> Iterator[None]:
         """Within, the manifest says what the merge is about to put; if it puts nothing, the manifest is as before.
 
-        Written before the commit, so that nothing is put that no manifest names, whoever dies in between.
+        It is written before the commit, so that after a crash everything that was put is in a manifest.
         """
         path = self._request.manifest
         if path is None:
@@ -249,33 +261,40 @@ class _Merge:
         return Manifest(str(self._prefix.path), entries, made, opened)
 
     def _delete_staged(self) -> None:
-        """Delete what was merged, now that it is in its place; what came to it since, or was kept out, stays."""
-        left = (Verdict.CONFLICT, Verdict.FOLLOWS) if self._request.policy is Policy.KEEP else ()
+        """Delete what was merged, with its bytecode. What came to it since, or was kept out, stays."""
+        left = (Verdict.CONFLICT,) if self._request.policy is Policy.KEEP else ()
         for item in reversed(self._compared.items):
             path = self._request.staged / item.path
             if item.is_directory:
-                fs.remove_empty_directories([path])
-            elif item.verdict in left:
-                continue
-            elif _is_as_seen(item._replace(live=str(path), seen=item.status)):
+                _remove_if_empty(path)
+            elif item.verdict not in left and _is_as_seen(item._replace(live=str(path), seen=item.status)):
                 with suppress(OSError):
                     fs.unlink(path)
-        fs.remove_empty_directories([self._request.staged])
+        _remove_if_empty(self._request.staged)
+
+
+def _remove_if_empty(path: Path) -> None:
+    """Remove a directory in which there is nothing but bytecode."""
+    fs.remove_tree(path / "__pycache__")
+    fs.remove_empty_directories([path])
 
 
 def _removed(comparison: Comparison) -> set[str]:
-    """The files of distributions that are replaced which the new ones do not have."""
+    """The files of replaced distributions that the new ones do not have."""
     staged = {item.live for item in comparison.items}
     files = {path for each in comparison.replaced for path in each.files}
-    return {path for path in files if path not in staged and os.path.lexists(path) and not os.path.isdir(path)}
+    gone = {path for path in files if path not in staged and not is_bytecode(path)}
+    return {path for path in gone if os.path.lexists(path) and not os.path.isdir(path)}
 
 
 def _is_opened(item: Item) -> bool:
-    """Whether it is a directory that is read-only here as it is there, and this user's to open."""
-    if item.seen is None or not item.is_directory or not hasattr(os, "geteuid"):
-        return False
-    is_read_only = not (item.status.st_mode | item.seen.st_mode) & 0o200
-    return is_read_only and os.geteuid() == item.seen.st_uid != 0
+    """Whether it is a directory that is read-only, staged and in its place, and that this user may open."""
+    return item.is_directory and item.seen is not None and not item.status.st_mode & 0o200 and is_closed(item.seen)
+
+
+def is_closed(status: os.stat_result) -> bool:
+    """Whether it is a read-only directory of this user, and this user is not root."""
+    return hasattr(os, "geteuid") and os.geteuid() == status.st_uid != 0 and not status.st_mode & 0o200
 
 
 def _live(item: Item) -> str:
@@ -283,13 +302,100 @@ def _live(item: Item) -> str:
 
 
 def _is_as_seen(item: Item) -> bool:
+    now = state_of(item.live)  # without the inode: overlayfs gives a file that is linked another one
+    return now is not None and item.seen is not None and now[1:] == _facts(item.seen)[1:]
+
+
+def state_of(path: str) -> tuple[int, ...] | None:
+    """What tells whether a file was changed or replaced; None if there is none."""
     try:
-        now = os.lstat(item.live)
+        return _facts(os.lstat(path))
     except OSError:
-        return False
-    seen = item.seen
-    return seen is not None and (now.st_mode, now.st_size, now.st_mtime_ns) == (
-        seen.st_mode,
-        seen.st_size,
-        seen.st_mtime_ns,
-    )
+        return None
+
+
+def _facts(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns
+
+
+def wanted(items: Iterable[Item], *, conflicts: bool) -> list[Item]:
+    """Those of the items that are to be staged: new ones, those in `conflicts`, and the directories above them."""
+    items = tuple(items)
+    chosen = [item for item in items if item.verdict in _STAGED or (conflicts and item.verdict is Verdict.CONFLICT)]
+    needed: set[str] = set()
+    for item in chosen:
+        above = os.path.dirname(item.path)
+        while above and above not in needed:
+            needed.add(above)
+            above = os.path.dirname(above)
+    taken = {item.path for item in chosen} | needed
+    return [item for item in items if item.path in taken]
+
+
+class Copying:
+    """One staged tree on its way into the stage."""
+
+    def __init__(
+        self, source: str, destination: str, place: str, modes: dict[str, Seen], *, is_moved: bool = False
+    ) -> None:
+        """`place` is where it will be: `destination` ends with it. `is_moved`: files are linked where they can be.
+
+        `modes` gets what each directory is to become (`plan.ExactTree`).
+        """
+        self._modes = modes
+        self._source = source
+        self._destination = destination
+        self._place = place.strip("/")
+        self._is_moved = is_moved
+        self._linked: dict[tuple[int, int], str] = {}
+
+    def copy(self, items: Collection[Item]) -> None:
+        """Copy these items, parents before what is in them; raises `Unmergeable` if one cannot be read, or changes."""
+        directories = [item for item in items if item.is_directory]
+        with staging(self._destination):
+            for item in items:
+                with ExitStack() as opened:
+                    self._copy(item, opened)
+            for item in reversed(directories):  # times last, when nothing is put into them any more
+                with ExitStack() as opened:
+                    destination, name = self._at(opened, self._destination, item.path)
+                    attributes.set_time(destination, name, item.status.st_mtime_ns)
+
+    def _copy(self, item: Item, opened: ExitStack) -> None:
+        try:
+            source, name = self._at(opened, self._source, item.path)
+            if not item.target:
+                os.close(source.open_file(name))
+        except OSError as error:
+            error.filename = os.path.join(self._source, item.path)
+            raise unreadable(error) from error
+        destination, name = self._at(opened, self._destination, item.path)
+        status = item.status
+        if item.is_directory:
+            fs.make_directory(destination, name, 0o700)
+            attributes.copy_status(source, name, destination, name)
+            given = destination.stat(name).st_mode
+            fs.set_mode(destination, name, stat.S_IMODE(given) | 0o700)
+            path = f"{self._place}/{item.path}".strip("/")
+            self._modes[path] = Seen(given, 0, status.st_mtime_ns)
+            return
+        inode = status.st_dev, status.st_ino
+        other = self._linked.get(inode)
+        if other is not None:
+            first, first_name = self._at(opened, self._destination, other)
+            fs.link(first, first_name, destination, name)
+        elif self._is_moved:
+            fs.link(source, name, destination, name)
+        else:
+            fs.copy(source, name, destination, name)
+        if status.st_nlink > 1:
+            self._linked.setdefault(inode, item.path)
+        now = source.stat(name)
+        if (now.st_ino, now.st_size, now.st_mtime_ns) != (status.st_ino, status.st_size, status.st_mtime_ns):
+            raise Unmergeable(f"`{os.path.join(self._source, item.path)}` was changed while it was merged")
+
+    @staticmethod
+    def _at(opened: ExitStack, root: str, path: str) -> tuple[Directory, str]:
+        above, name = os.path.split(path)
+        directory = opened.enter_context(Directory.open(root))
+        return (opened.enter_context(directory.child(above)) if above else directory), name

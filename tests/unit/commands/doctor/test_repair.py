@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip.commands.doctor.mending import Mending, Way, way
+from safe_pip.commands.doctor.examination import Way, way
+from safe_pip.commands.doctor.repair import PutAside
 from safe_pip.environment.environment import Environment
 from safe_pip.errors import RecoveryNeeded
 from safe_pip.journal import pending, recovery
@@ -58,9 +59,9 @@ def transaction(tmp_path: Path) -> StagedTransaction:
 
 
 def mend(transaction: StagedTransaction) -> list[str]:
-    mending = Mending(transaction.unfinished)
-    Environment([str(transaction.home)], waiting=SilentReporter(), timeout=0).carry_out(mending)
-    return mending.told
+    step = PutAside(transaction.unfinished)
+    Environment([str(transaction.home)], waiting=SilentReporter(), timeout=0).carry_out(step)
+    return step.told
 
 
 def journal_path(transaction: StagedTransaction) -> Path:
@@ -163,9 +164,9 @@ def test_a_committed_transaction_that_cannot_be_finished_is_put_aside(transactio
     damage(transaction)
     transaction.commit()
     assert way(transaction.committed) is Way.ASIDE
-    mending = Mending(transaction.committed)
-    Environment([str(transaction.home)], waiting=SilentReporter(), timeout=0).carry_out(mending)
-    assert mending.told == [f"put aside `{transaction.state / KEPT}`"]
+    step = PutAside(transaction.committed)
+    Environment([str(transaction.home)], waiting=SilentReporter(), timeout=0).carry_out(step)
+    assert step.told == [f"put aside `{transaction.state / KEPT}`"]
     assert transaction.leftovers_of_home() == []
 
 

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
-from safe_pip.commands.doctor import checkup
-from safe_pip.commands.doctor.checkup import Finding, Installed, Kind, RealPaths, check, judge, same_version
+from safe_pip.commands.doctor import examination
+from safe_pip.commands.doctor.examination import (
+    Finding,
+    Installed,
+    Kind,
+    check,
+    judge,
+    named,
+    requirement,
+    rows_of,
+    same_version,
+    with_repairs,
+)
+from safe_pip.records import RealPaths, Row
 from tests.support.wheels.tiny import digest
 
 FILES = {"demo/__init__.py": "x = 1\n", "demo/data.txt": "data\n"}
@@ -41,14 +54,14 @@ def install(
 
 def read(info: Path, **more: object) -> Installed:
     """What is installed, read by hand."""
-    name, version = checkup.named(str(info))
+    name, version = named(str(info))
     metadata, rows, problem = None, None, ""
     if (info / "METADATA").is_file():
         fields = dict(line.split(": ") for line in (info / "METADATA").read_text().splitlines())
         metadata = fields["Name"], fields["Version"]
     if (info / "RECORD").is_file():
         try:
-            rows = RealPaths().rows(str(info.parent), (info / "RECORD").read_text())
+            rows = rows_of(str(info.parent), (info / "RECORD").read_text(), RealPaths())
         except ValueError as error:
             problem = str(error)
     installer = (info / "INSTALLER").read_text().strip() if (info / "INSTALLER").is_file() else ""
@@ -115,10 +128,10 @@ def test_a_file_below_what_is_no_directory_is_missing(tree: Path) -> None:
 def test_a_file_that_may_not_be_read_is_found_as_such(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = install(tree)
 
-    def refuse(path: str, mode: str) -> None:
+    def refuse(path: str, algorithm: str) -> None:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(checkup, "open", refuse, raising=False)
+    monkeypatch.setattr(examination, "digest_file", refuse)
     assert {kind for kind, _ in found(info)} == {Kind.UNREADABLE_FILE}
 
 
@@ -222,17 +235,17 @@ def test_rows_lead_where_the_files_are_through_links_and_out_of_a_target(tmp_pat
     tree.mkdir(parents=True)
     (tmp_path / "lib64").symlink_to("lib")
     paths = RealPaths()
-    (row,) = paths.rows(str(tmp_path / "lib64" / "site-packages"), "../../bin/demo,,\n")
+    (row,) = rows_of(str(tmp_path / "lib64" / "site-packages"), "../../bin/demo,,\n", paths)
     assert row.path == str(tmp_path / "bin" / "demo")
     target = tmp_path / "target"
     (target / "bin").mkdir(parents=True)
     (target / "bin" / "demo").touch()
-    (row,) = paths.rows(str(target), "../../bin/demo,,\n")
+    (row,) = rows_of(str(target), "../../bin/demo,,\n", paths)
     assert row.path == str(target / "bin" / "demo")
 
 
 def test_names_with_line_separators_and_commas_are_read_whole(tree: Path) -> None:
-    rows = RealPaths().rows(str(tree), '"a,b.py",,\r\n"c\u2028d.py",,1\r\n')
+    rows = rows_of(str(tree), '"a,b.py",,\r\n"c\u2028d.py",,1\r\n', RealPaths())
     assert [os.path.basename(row.path) for row in rows] == ["a,b.py", "c\u2028d.py"]
 
 
@@ -263,3 +276,83 @@ def test_a_finding_is_of_the_distribution_it_was_found_in(tree: Path) -> None:
     (finding,) = check(read(info))
     path = str(tree / "demo" / "data.txt")
     assert finding == Finding(Kind.MISSING_FILE, str(tree), path, "demo", "1", "", str(info))
+
+
+DEMO_INFO = "/v/demo-1.dist-info"
+DEMO = Installed("/v", DEMO_INFO, "demo", "1", ("demo", "1"), (Row("/v/demo.py"),), installer="pip")
+
+
+def repair(kind: Kind, *installed: Installed, info: str = DEMO_INFO, version: str = "1") -> str:
+    """What repairs a finding about `demo`, with the arguments of `pip install` that it names."""
+    (found,) = with_repairs([Finding(kind, "/v", "/v/x", "demo", version, info=info)], installed)
+    assert all(word in found.repair for word in found.again)
+    return found.repair
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Kind.MISSING_FILE, Kind.CHANGED_FILE, Kind.MISSING_METADATA, Kind.WRONG_METADATA, Kind.MISSING_RECORD]
+    + [Kind.UNREADABLE_RECORD],
+)
+def test_a_damaged_distribution_is_reinstalled_in_its_version(kind: Kind) -> None:
+    assert repair(kind, DEMO) == "reinstall `demo==1`"
+
+
+@pytest.mark.parametrize("kind", [Kind.OVERWRITTEN_FILE, Kind.UNREADABLE_FILE])
+def test_what_a_reinstall_does_not_help_is_not_repaired(kind: Kind) -> None:
+    assert repair(kind, DEMO) == ""
+
+
+def test_what_another_tool_looks_after_is_left_to_it() -> None:
+    assert repair(Kind.CHANGED_FILE, DEMO._replace(installer="conda")) == ""
+    assert repair(Kind.CHANGED_FILE, DEMO._replace(installer="uv")) == "reinstall `demo==1`"
+
+
+def test_what_says_nothing_of_itself_is_removed() -> None:
+    assert repair(Kind.MISSING_METADATA, DEMO._replace(metadata=None, rows=None)) == "remove the directory"
+    assert repair(Kind.MISSING_RECORD, DEMO._replace(metadata=None, rows=None)) == "remove the directory"
+
+
+def test_leftovers_wrappers_and_what_safe_pip_left_are_removed() -> None:
+    for kind in (Kind.OWNERLESS_SCRIPT, Kind.ABANDONED):
+        assert repair(kind, info="") == "remove it"
+    assert repair(Kind.LEFTOVER, DEMO, info="") == "remove it"
+    assert repair(Kind.LEFTOVER, info="", version="") == "remove it"
+
+
+def test_a_leftover_that_is_all_there_is_of_a_project_brings_it_back() -> None:
+    assert repair(Kind.LEFTOVER, info="") == "reinstall `demo==1`, then remove it"
+
+
+def test_of_several_versions_one_stays() -> None:
+    assert repair(Kind.DOUBLED_PROJECT, DEMO) == "remove the others"
+
+
+@pytest.mark.parametrize(
+    ("origin", "words"),
+    [
+        ({"url": "file:///src/de%20mo", "dir_info": {"editable": True}}, ("-e", "/src/de mo")),
+        ({"url": "file:///src", "dir_info": {"editable": True}, "subdirectory": "demo"}, ("-e", "/src/demo")),
+        ({"url": "file:///src/demo", "dir_info": {}}, ("demo @ file:///src/demo",)),
+        (
+            {"url": "https://host/demo.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}, "subdirectory": "x"},
+            ("demo @ git+https://host/demo.git@abc#subdirectory=x",),
+        ),
+        (
+            {"url": "file:///d.whl", "archive_info": {"hashes": {"sha256": "12"}}},
+            ("demo @ file:///d.whl#sha256=12",),
+        ),
+        ({"url": "file:///d.whl", "archive_info": {}}, ("demo @ file:///d.whl",)),
+        ({"no": "url"}, ("demo==1",)),
+        (["no", "object"], ("demo==1",)),
+    ],
+)
+def test_it_comes_from_where_it_came_from(origin: object, words: tuple[str, ...]) -> None:
+    assert requirement(DEMO._replace(origin=json.dumps(origin))) == words
+
+
+def test_metadata_that_was_exchanged_does_not_say_which_version_it_was() -> None:
+    assert requirement(DEMO._replace(version="2", metadata=("demo", "2"))) == ("demo==1",)
+    assert requirement(DEMO._replace(name="other", metadata=("other", "1"))) == ("demo==1",)
+    assert requirement(DEMO._replace(name="Demo", version="1.0")) == ("Demo==1.0",)
+    assert requirement(DEMO._replace(name="demo", version="", info="/v/demo.dist-info")) == ()

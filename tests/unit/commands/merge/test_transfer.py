@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from safe_pip.commands.merge.manifest import Manifest
-from safe_pip.commands.merge.merging import Conflicts
+from safe_pip.commands.merge.transfer import Conflicts
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import NestingRefused, SafePipError, State, Unmergeable, UnusableEnvironment
 from tests.support.faults import disk
@@ -352,26 +352,23 @@ def test_an_old_file_may_become_a_directory_and_the_reverse(prefix: MergePrefix,
     assert (prefix.path / "share/b").is_file()
 
 
-def test_bytecode_of_a_source_that_is_there_is_left_out(prefix: MergePrefix, staged: Path) -> None:
-    prefix.merge(staged)
-    stage(prefix.path, {f"{SITE}/tool/__pycache__/__init__.cpython-313.pyc": "made by an import"})
-    stage(staged, {f"{SITE}/tool/__pycache__/__init__.cpython-313.pyc": "staged"})
-    assert not prefix.merge(staged, "fail").is_changed
-
-
-def test_bytecode_comes_with_its_source_or_stays_away_with_it(prefix: MergePrefix, empty: Path) -> None:
+def test_bytecode_is_never_merged(prefix: MergePrefix, empty: Path) -> None:
     cached = f"{SITE}/__pycache__"
-    stage(prefix.path, {f"{SITE}/kept.py": "1", f"{SITE}/same.py": "1", f"{cached}/kept.cpython-313.pyc": "old"})
-    files = {f"{SITE}/{name}.py": text for name, text in (("kept", "22"), ("same", "1"), ("new", "1"))}
-    files |= {f"{cached}/{name}.cpython-313.pyc": "staged" for name in ("kept", "same", "new")}
+    stage(prefix.path, {f"{SITE}/old.py": "1", f"{cached}/old.cpython-313.pyc": "made by an import"})
+    files = {
+        f"{SITE}/old.py": "22",
+        f"{SITE}/new.py": "1",
+        f"{SITE}/pkg/__init__.py": "",
+        f"{SITE}/sourceless.pyc": "1",
+    }
+    files |= {f"{cached}/{name}.cpython-313.pyc": "staged" for name in ("old", "new")}
+    files |= {f"{SITE}/pkg/__pycache__/__init__.cpython-313.pyc": "staged"}
     staged = stage(empty / "bytecode", files)
-    os.utime(staged / SITE / "same.py", (7, 7))
-    assert not {"kept.py", "same.py"}.intersection(map(os.path.basename, prefix.merge(staged, "keep").put))
-    assert sorted(os.listdir(prefix.path / cached)) == ["kept.cpython-313.pyc", "new.cpython-313.pyc"]
-    assert (prefix.path / cached / "kept.cpython-313.pyc").read_text() == "old"
-    assert [os.path.basename(path) for path, _ in prefix.merge(staged).replaced] == ["kept.py"]
-    assert (prefix.path / cached / "kept.cpython-313.pyc").read_text() == "staged"
-    assert not prefix.merge(staged).is_changed
+    merged = prefix.merge(staged, is_moved=True)
+    assert {os.path.basename(path) for path in merged.put} == {"old.py", "new.py", "__init__.py", "sourceless.pyc"}
+    assert list((prefix.path / cached).glob("*")) == []  # what was made of the old source goes with it
+    assert os.listdir(prefix.path / SITE / "pkg") == ["__init__.py"]
+    assert not staged.exists()
 
 
 # What a manifest is good for.

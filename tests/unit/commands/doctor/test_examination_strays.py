@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip.commands.doctor import strays
-from safe_pip.commands.doctor.checkup import Installed, Kind, Row
-from safe_pip.commands.doctor.strays import Owned, Wrapper
+from safe_pip.commands.doctor import examination
+from safe_pip.commands.doctor.examination import Installed, Kind, Owned, Wrapper
+from safe_pip.records import Row
 
 ID = "0123456789abcdef"
 NOW = 10_000_000.0
@@ -40,7 +40,7 @@ def owned(tree: Path, *more: str, scripts: tuple[str, ...] = (), rows: bool = Tr
 
 
 def found(tree: Path, by: Owned | None = None, unfinished: tuple[str, ...] = ()) -> list[tuple[Kind, str]]:
-    findings = strays.of_tree(str(tree), by or owned(tree), unfinished, NOW)
+    findings = examination.strays(str(tree), by or owned(tree), unfinished, NOW)
     return [(finding.kind, os.path.relpath(finding.path, tree)) for finding in findings]
 
 
@@ -69,7 +69,7 @@ def test_unowned_files_are_notes_and_a_directory_of_them_is_one(tree: Path) -> N
         (Kind.UNOWNED, "link"),
         (Kind.UNOWNED, "own.py"),
     ]
-    plugins = next(each for each in strays.of_tree(str(tree), owned(tree), ()) if "plugins" in each.path)
+    plugins = next(each for each in examination.strays(str(tree), owned(tree), ()) if "plugins" in each.path)
     assert (plugins.detail, plugins.path[-1]) == ("2 files", os.sep)
     assert Kind.UNOWNED.is_note
 
@@ -100,7 +100,7 @@ def test_a_name_that_a_record_has_is_no_leftover(tree: Path) -> None:
 
 def test_a_directory_that_only_stands_on_the_path_is_none_of_ours(tmp_path: Path) -> None:
     put(tmp_path / "home" / "~backup" / "x")
-    assert strays.of_tree(str(tmp_path / "home"), Owned.by([]), ()) == []
+    assert examination.strays(str(tmp_path / "home"), Owned.by([]), ()) == []
 
 
 def test_leftovers_beside_data_files_are_found_inside_the_environment_only(tree: Path, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_leftovers_beside_data_files_are_found_inside_the_environment_only(tree:
     files = [os.path.normpath(path) for path in by.files]
     put(tmp_path / "share" / "~emo" / "x.txt")
     put(tmp_path / "share" / "~file")
-    assert list(strays.beside(files, str(tmp_path), [str(tree)])) == [str(tmp_path / "share" / "~emo")]
+    assert list(examination.beside(files, str(tmp_path), [str(tree)])) == [str(tmp_path / "share" / "~emo")]
 
 
 @pytest.mark.parametrize("name", [".safe-pip-abcdefgh", f".safe-pip-{ID}"])
@@ -198,7 +198,7 @@ def scripts(tmp_path: Path) -> Path:
 
 
 def ownerless(tree: Path, scripts: Path, by: Owned) -> list[str]:
-    found = strays.scripts(str(tree), str(scripts), by, [str(scripts / "python")])
+    found = examination.scripts(str(tree), str(scripts), by, [str(scripts / "python")])
     return [os.path.basename(finding.path) for finding in found]
 
 

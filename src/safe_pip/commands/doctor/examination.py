@@ -230,7 +230,7 @@ def examine(place: Place) -> Report:
     findings = {_unfinished(each) for each in unfinished}
     if any(each.state is State.PREPARED for each in unfinished):
         # Half a change is never read; and a command that takes the lock undoes it, but a look is to change nothing.
-        return Report(tuple(findings), None, unfinished)
+        return Report(_ordered(findings), None, unfinished)
     look = _Look(place, frozenset(each.identifier for each in unfinished))
     for _ in range(_ROUNDS):
         snapshot, texts = place.environment.read(look.see)
@@ -240,8 +240,11 @@ def examine(place: Place) -> Report:
     else:
         snapshot, installed, found = place.environment.read(lambda: (look.snapshot(), *look.judge(*look.see())))
     findings.update(with_repairs(found, installed))
-    ordered = sorted(findings, key=lambda each: (each.tree, each.project, each.path, each.kind.value))
-    return Report(tuple(ordered), installed, unfinished, snapshot)
+    return Report(_ordered(findings), installed, unfinished, snapshot)
+
+
+def _ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(findings, key=lambda each: (each.tree, each.project, each.path, each.kind.value)))
 
 
 def _is_at_work(transaction: Transaction) -> bool:

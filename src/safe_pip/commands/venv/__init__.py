@@ -156,15 +156,12 @@ class _Command:
 
 def _install(options: Namespace, context: Context) -> int:
     """Run `safe-pip install` for the environment; on return its exit status."""
-    settings = context.settings
-    command = [sys.executable, RUNNER, *(["--durable"] if settings.durable else [])]
-    command += [] if settings.lock_timeout is None else [f"--lock-timeout={settings.lock_timeout}"]
-    command += ["--python", str(python_of(Path(options.directory))), "install"]
+    command = [sys.executable, RUNNER, "--python", str(python_of(Path(options.directory))), "install"]
     command += [word for name in options.requirements for word in ("-r", name)]
     misleading = {f"PIP_{name}" for name in MISLEADING}
-    variables = {name: value for name, value in os.environ.items() if name not in misleading}
+    kept = {name: value for name, value in os.environ.items() if name not in misleading}
     sys.stdout.flush()
-    status = subprocess.run(command, env=variables, check=False).returncode
+    status = subprocess.run(command, env=kept | context.settings.for_child(), check=False).returncode
     if status != 0:
         say(f"error: the environment `{options.directory}` exists, without what could not be installed")
     return status if status >= 0 else 128 - status

@@ -308,7 +308,7 @@ def test_an_environment_that_cannot_be_adopted_is_refused(env: PipEnvironment, t
 
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused(env, empty, "is no environment")
+    refused(env, empty, "is not an environment")
 
     taken = env.workspace.maker.make(tmp_path / "taken")
     (taken.purelib / NAME).write_text("# mine\n")

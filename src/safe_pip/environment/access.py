@@ -1,7 +1,7 @@
 """Which locks each kind of access to an environment takes, and what must exist on disk before they can be taken.
 
-`journal.recovery` is imported inside functions: only a command that meets a journal needs it. `on_grant` imports it
-while a lock keeps safe-pip itself as it is.
+`journal.pending` and `journal.recovery` are imported inside functions: only a command that meets a journal needs them.
+That happens in `on_grant`, while a lock keeps safe-pip itself as it is.
 """
 
 import contextlib
@@ -127,17 +127,13 @@ def resolved(paths: Iterable[Path]) -> list[Path]:
 
 def look_for_journals(directories: Iterable[Path]) -> None:
     """Raise `Interrupted` if a change was left unfinished: it is undone before anything is read or written."""
-    found = tuple(directory for directory in directories if _is_unfinished(directory))
+    found = tuple(filter(state_directory.has_journal, directories))
     if found:
-        raise Interrupted(found)
+        from safe_pip.journal import pending
 
-
-def _is_unfinished(directory: Path) -> bool:
-    if not state_directory.has_journal(directory):
-        return False
-    from safe_pip.journal import pending
-
-    return bool(pending.find(directory))
+        found = tuple(filter(pending.find, found))
+        if found:
+            raise Interrupted(found)
 
 
 def _make_directory(path: Path) -> list[Path]:

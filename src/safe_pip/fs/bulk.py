@@ -17,7 +17,6 @@ from contextlib import suppress
 from enum import Enum
 from typing import Any
 
-from safe_pip import records
 from safe_pip.fs import watch
 from safe_pip.fs.directory import NEW, READ, Directory
 from safe_pip.fs.files import CLONE, write_all
@@ -80,16 +79,6 @@ def write_file(directory: Directory, path: str, chunks: Iterable[bytes], kind: i
         finally:
             os.close(fd)
     return size, digest.hexdigest()
-
-
-def digest_file(directory: Directory, path: str) -> tuple[int, str]:
-    """Size and digest of a file."""
-    fd = os.open(path, READ, dir_fd=directory.fd)
-    try:
-        size, digest = records.digest(fd)
-        return size, digest.hex()
-    finally:
-        os.close(fd)
 
 
 def copy_files(

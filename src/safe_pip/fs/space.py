@@ -45,7 +45,7 @@ def check_room(directory: str, wheels: Iterable[Path]) -> None:
 
 @contextmanager
 def unpacking(directory: str) -> Iterator[None]:
-    """Within, an error that the disk is full becomes one of ours; other errors are raised unchanged."""
+    """Within, the error that the disk is full becomes a `CommitFailed`; other errors are raised unchanged."""
     try:
         yield
     except OSError as error:
@@ -56,7 +56,7 @@ def unpacking(directory: str) -> Iterator[None]:
 
 @contextmanager
 def staging(directory: str) -> Iterator[None]:
-    """Within, every error of the disk becomes one of ours: only a private tree is written, so nothing was changed."""
+    """Within, every error of the disk becomes a `SafePipError`. Only a private tree is written: nothing was changed."""
     try:
         yield
     except OSError as error:

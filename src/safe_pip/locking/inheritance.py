@@ -216,7 +216,8 @@ class Ancestry:
         claim, source = found
         if request.exclusive and not claim.exclusive:
             raise self._refusal(request, source)
-        if not claim.exclusive and not self._is_held_exclusively(identity):
+        # An outer ancestor may have the exclusive lock, and a nearer one only limit what is done below it.
+        if not claim.exclusive and not any(each.exclusive and each.identity == identity for each in self._claims()):
             # Behind the gate another process may wait until that ancestor ends.
             return request._replace(gate=None), source
         if request.rank is not Rank.COMMIT:
@@ -230,10 +231,6 @@ class Ancestry:
         """Raise `NestingRefused` if an ancestor holds the lock that takes the place of another one."""
         if identity in self._seen:
             raise self._refusal(request, self._seen[identity])
-
-    def _is_held_exclusively(self, identity: Identity) -> bool:
-        """Whether an outer ancestor has the exclusive lock, and a nearer one only limits what is done below it."""
-        return any(claim.exclusive and claim.identity == identity for claim in self._claims())
 
     def _claims(self) -> list[Claim]:
         listed = [claim for inherited in self._chain for claim in inherited.claims]

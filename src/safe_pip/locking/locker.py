@@ -143,7 +143,7 @@ class Locker:
                     late = None
                 if not alone and any(outer.keep is Keep.RESERVED and not outer.is_held for outer in self._scopes):
                     raise StalePlan((), "what this command had reserved had to be let go for another one")
-                self._attempt([scope] if alone else [*self._without_locks(), scope], budget)
+                self._attempt([*(outer for outer in self._scopes if not outer.is_held and not alone), scope], budget)
             except StartOver:
                 continue
             except NotInTime as error:
@@ -198,10 +198,6 @@ class Locker:
             pass  # the path leads to another file now
         finally:
             _close(descriptors)
-
-    def _without_locks(self) -> list[Scope]:
-        """The outer scopes that had to let go."""
-        return [outer for outer in self._scopes if not outer.is_held]
 
     def _attempt(self, scopes: Sequence[Scope], budget: WaitBudget) -> None:
         opened: list[tuple[Request, Descriptor, Scope]] = []
@@ -274,9 +270,10 @@ class Locker:
     ) -> None:
         """Lock one file, through its gate, together with the file that other hosts see."""
         limit = Limit.NONE
-        if self._ancestry.breaks_order(request.rank, descriptor.identity) or self._is_kept_firmly():
+        kept = {scope.keep for scope in self._scopes if scope.is_held and scope.granted}
+        if self._ancestry.breaks_order(request.rank, descriptor.identity) or Keep.FIRMLY in kept:
             limit = Limit.OUT_OF_ORDER
-        elif not is_first or self._is_anything_held():
+        elif not is_first or kept:
             limit = Limit.WHILE_HOLDING
             if request.rank is Rank.ENVIRONMENT and budget.rounds >= ROUNDS:
                 limit = Limit.PATIENT
@@ -296,12 +293,6 @@ class Locker:
         finally:
             for gate in with_gate:
                 gate.close()
-
-    def _is_kept_firmly(self) -> bool:
-        return any(scope.is_held and scope.granted and scope.keep is Keep.FIRMLY for scope in self._scopes)
-
-    def _is_anything_held(self) -> bool:
-        return any(scope.is_held and scope.granted for scope in self._scopes)
 
 
 def _can_write(request: Request) -> bool:

@@ -1,4 +1,4 @@
-"""The state directory `.safe-pip` of a tree: the lock files, and who may have made it.
+"""The state directory `.safe-pip` of a tree: the lock files, and which users it is accepted from.
 
 It is complete or absent: the first writer makes it under a name that cannot be guessed, with the lock files in it, and
 renames it into place. A symbolic link is never used, nor a directory of a user who has no say in the tree.

@@ -151,12 +151,12 @@ class LockWait(NamedTuple):
         return deadline, False
 
     def _event(self, gate: Descriptor | None) -> Wait:
-        who = holders.holders(self.descriptor.fd, None if gate is None else gate.fd)
-        if not who and self.request.gate is not None:
+        found = holders.holders(self.descriptor.fd, None if gate is None else gate.fd)
+        if not found and self.request.gate is not None:
             # No holder can be seen from this pid namespace; an exclusive holder left a note.
             noted = inheritance.noted(self.request.gate.with_name(state_directory.OWNER))
-            who = () if noted is None else (noted,)
-        return Wait(self.request.shown, self.request.exclusive, who, self.budget.elapsed())
+            found = () if noted is None else (noted,)
+        return Wait(self.request.shown, self.request.exclusive, found, self.budget.elapsed())
 
     def _give_up(self, is_limit: bool, gate: Descriptor | None) -> None:
         if is_limit and self.limit in (Limit.WHILE_HOLDING, Limit.PATIENT):

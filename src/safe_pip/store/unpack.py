@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from safe_pip import fs
+from safe_pip import fs, records
 from safe_pip.errors import Mismatch
 from safe_pip.fs import Directory, bulk
 from safe_pip.store.compile import Source, compile_sources
@@ -95,8 +95,8 @@ class Unpacking:
             if path not in failed:
                 file[3] |= bulk.COMPILED
                 compiled = importlib.util.cache_from_source(file[0])
-                known = bulk.digest_file(root, os.path.join(group, compiled))
-                self._files[group].append([compiled, *known, bulk.BYTECODE])
+                length, digest = records.digest_file(os.path.join(root.path, group, compiled))
+                self._files[group].append([compiled, length, digest.hex(), bulk.BYTECODE])
 
     def _content(self, info: zipfile.ZipInfo) -> Iterator[bytes]:
         if info.file_size <= _CHUNK:

@@ -1,60 +1,36 @@
 """Every change that safe-pip makes to a disk passes through here, so that each can be recorded or made to fail."""
 
-from safe_pip.fs.directory import Directory, make_directory, remove, remove_directory, set_mode, set_owner
-from safe_pip.fs.files import append, copy, link, remove_below, sync, sync_tree, write_new
-from safe_pip.fs.paths import (
-    copy_whole,
-    is_no_directory,
-    link_or_copy,
-    make_directories,
-    make_private_directory,
-    remove_empty_directories,
-    remove_tree,
-    rename_path,
-    replace,
-    set_access,
-    temporary_directory,
-    touch,
-    unlink,
-    unnamed_file,
-    write,
-    write_bytecode,
-)
-from safe_pip.fs.rename import can_exchange, exchange, load, move, move_over
-
-__all__ = [
-    "Directory",
-    "append",
-    "can_exchange",
-    "copy",
-    "copy_whole",
-    "exchange",
-    "is_no_directory",
-    "link",
-    "link_or_copy",
-    "load",
-    "make_directories",
-    "make_directory",
-    "make_private_directory",
-    "move",
-    "move_over",
-    "remove",
-    "remove_below",
-    "remove_directory",
-    "remove_empty_directories",
-    "remove_tree",
-    "rename_path",
-    "replace",
-    "set_access",
-    "set_mode",
-    "set_owner",
-    "sync",
-    "sync_tree",
-    "temporary_directory",
-    "touch",
-    "unlink",
-    "unnamed_file",
-    "write",
-    "write_bytecode",
-    "write_new",
-]
+from safe_pip.fs.directory import Directory as Directory
+from safe_pip.fs.directory import make_directory as make_directory
+from safe_pip.fs.directory import remove as remove
+from safe_pip.fs.directory import remove_directory as remove_directory
+from safe_pip.fs.directory import set_mode as set_mode
+from safe_pip.fs.directory import set_owner as set_owner
+from safe_pip.fs.files import append as append
+from safe_pip.fs.files import copy as copy
+from safe_pip.fs.files import link as link
+from safe_pip.fs.files import remove_below as remove_below
+from safe_pip.fs.files import sync as sync
+from safe_pip.fs.files import sync_tree as sync_tree
+from safe_pip.fs.files import write_new as write_new
+from safe_pip.fs.paths import copy_whole as copy_whole
+from safe_pip.fs.paths import is_no_directory as is_no_directory
+from safe_pip.fs.paths import link_or_copy as link_or_copy
+from safe_pip.fs.paths import make_directories as make_directories
+from safe_pip.fs.paths import make_private_directory as make_private_directory
+from safe_pip.fs.paths import remove_empty_directories as remove_empty_directories
+from safe_pip.fs.paths import remove_tree as remove_tree
+from safe_pip.fs.paths import rename_path as rename_path
+from safe_pip.fs.paths import replace as replace
+from safe_pip.fs.paths import set_access as set_access
+from safe_pip.fs.paths import temporary_directory as temporary_directory
+from safe_pip.fs.paths import touch as touch
+from safe_pip.fs.paths import unlink as unlink
+from safe_pip.fs.paths import unnamed_file as unnamed_file
+from safe_pip.fs.paths import write as write
+from safe_pip.fs.paths import write_bytecode as write_bytecode
+from safe_pip.fs.rename import can_exchange as can_exchange
+from safe_pip.fs.rename import exchange as exchange
+from safe_pip.fs.rename import load as load
+from safe_pip.fs.rename import move as move
+from safe_pip.fs.rename import move_over as move_over

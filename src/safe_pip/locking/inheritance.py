@@ -13,7 +13,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -257,34 +257,26 @@ class Ancestry:
         family = {entry.file: entry for entry in holders.held_by_ancestors(flock.own_descriptors())}
         if not family:
             return False
-        is_new = False
+        before = len(self._chain) + len(self._seen)
         for request, descriptor in wanted:
             entry = family.get(proc.kernel_name(descriptor.fd))
-            if entry is None or self._find(descriptor.identity) is not None:
-                continue
-            if request.rank is Rank.COMMIT and entry.exclusive and self._follow_note(request.path, entry.pid):
-                is_new = True
-                continue
-            claim = Claim(request.rank, entry.exclusive, descriptor.identity, request.path)
-            self._seen[descriptor.identity] = ObservedClaim(claim, entry.file, entry.pid)
-            is_new = True
-        return self._learn_of_uv(wanted, family) or is_new
-
-    def _learn_of_uv(self, wanted: Sequence[tuple[Request, Descriptor]], family: Mapping[str, Entry]) -> bool:
-        """Whether an ancestor is uv and holds its lock on an environment: that counts for the order of locks."""
-        is_new = False
+            if entry is not None and self._find(descriptor.identity) is None:
+                is_noted = request.rank is Rank.COMMIT and entry.exclusive
+                if not (is_noted and self._follow_note(request.path, entry.pid)):
+                    self._observe(request.rank, request.path, descriptor, entry)
+        # If an ancestor is uv, its lock on an environment counts for the order.
         for path in {request.shown / ".lock" for request, _ in wanted}:
-            try:
+            with contextlib.suppress(FileNotFoundError, UnusableEnvironment):
                 descriptor = Descriptor(path)
-            except (FileNotFoundError, UnusableEnvironment):
-                continue
-            entry = family.get(proc.kernel_name(descriptor.fd))
-            if entry is not None and entry.exclusive and self._find(descriptor.identity) is None:
-                claim = Claim(Rank.UV, True, descriptor.identity, path)
-                self._seen[descriptor.identity] = ObservedClaim(claim, entry.file, entry.pid)
-                is_new = True
-            descriptor.close()
-        return is_new
+                entry = family.get(proc.kernel_name(descriptor.fd))
+                if entry is not None and entry.exclusive and self._find(descriptor.identity) is None:
+                    self._observe(Rank.UV, path, descriptor, entry)
+                descriptor.close()
+        return len(self._chain) + len(self._seen) > before
+
+    def _observe(self, rank: Rank, path: Path, descriptor: Descriptor, entry: Entry) -> None:
+        claim = Claim(rank, entry.exclusive, descriptor.identity, path)
+        self._seen[descriptor.identity] = ObservedClaim(claim, entry.file, entry.pid)
 
     def _follow_note(self, commit: Path, pid: int) -> bool:
         """Find the directory of the ancestor that holds this commit lock through its `owner` note."""

@@ -14,20 +14,23 @@ from time import perf_counter
 FILE, START, *ARGUMENTS = sys.argv[1:]
 
 PHASES = {
-    "reading what is installed": ["transaction:Transaction.read"],
-    "making the stage": ["transaction:Transaction.staging"],
-    "mirroring directories": ["pip_seams.staging:Staging._stage_scheme", "pip_seams.staging:Staging._mirror_below"],
+    "reading what is installed": ["environment.transaction:Transaction.read"],
+    "making the stage": ["environment.transaction:Transaction.staging"],
+    "mirroring directories": [
+        "pip_seams.wheels:WheelStaging._stage_scheme",
+        "pip_seams.wheels:WheelStaging._mirror_below",
+    ],
     "finding what is prepared": ["pip_seams.install:Install._prepare"],
-    "hashing wheels": ["preparing:Preparing._key"],
-    "unpacking, verifying": ["unpacking:Unpacking._unpack"],
-    "compiling": ["unpacking:compile_sources"],
-    "hashing bytecode": ["unpacking:Unpacking._compile"],
-    "copying from the store": ["prepared:Entry.copy"],
-    "comparing with the archive": ["pip_seams.prepared:Prepared._find"],
-    "pip's own staging": ["pip_seams.staging:Staging._install"],
-    "verifying what pip unpacked": ["pip_seams.staging:verify"],
-    "planning, commit": ["transaction:Transaction.commit"],
-    "deleting the stage": ["stage:Stage.close"],
+    "hashing wheels": ["store.prepare:Preparing._key"],
+    "unpacking, verifying": ["store.unpack:Unpacking._unpack"],
+    "compiling": ["store.unpack:compile_sources"],
+    "hashing bytecode": ["store.unpack:Unpacking._compile"],
+    "copying from the store": ["pip_seams.store:Entry.copy"],
+    "comparing with the archive": ["pip_seams.store:_arranged"],
+    "pip's own staging": ["pip_seams.wheels:WheelStaging._install"],
+    "verifying what pip unpacked": ["pip_seams.wheels:verify"],
+    "planning, commit": ["environment.transaction:Transaction.commit"],
+    "deleting the stage": ["environment.stage:Stage.close"],
 }
 
 seconds: dict[str, float] = {"start of the interpreter": perf_counter() - float(START)}

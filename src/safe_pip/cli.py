@@ -1,4 +1,7 @@
-"""The command line: one of our own verbs, or pip; its errors and its exit status."""
+"""The command line: one of our own verbs, or pip; its errors and its exit status.
+
+What runs a verb, or pip, is imported when the command line has said which of them runs.
+"""
 
 import errno
 import gc
@@ -31,70 +34,44 @@ _WITH_VALUE = frozenset(
 _OWN_WITH_VALUE = {"--lock-timeout": "a number of seconds", "--verify": "`import` or `none`"}
 """Our own options with a value, each with what that is."""
 
+_LONG = {"-v": "--verbose", "-V": "--version", "-h": "--help"}
+
 
 class CommandLine(NamedTuple):
-    """What stands before the command, as far as it concerns us, and what pip is to be given."""
+    """The arguments for pip; the command, if there is one, and what follows it; the options before it, by long name."""
 
-    for_pip: tuple[str, ...] = ()
-    command: str | None = None
-    rest: tuple[str, ...] = ()
-    lock_timeout: str | None = None
-    is_durable: bool = False
-    verify: str | None = None
-    proxy: str | None = None
-    python: str | None = None
-    is_isolated: bool = False
-    is_verbose: bool = False
-    is_version: bool = False
-    is_help: bool = False
+    for_pip: tuple[str, ...]
+    command: str | None
+    rest: tuple[str, ...]
+    options: dict[str, str]
 
     @property
-    def wants_more(self) -> bool:
+    def is_verbose(self) -> bool:
         """Whether more output is asked for, before the command or behind it."""
-        return self.is_verbose or not {"-v", "-vv", "-vvv", "--verbose"}.isdisjoint(self.rest)
+        return "--verbose" in self.options or not {"-v", "-vv", "-vvv", "--verbose"}.isdisjoint(self.rest)
 
     @property
     def is_about_pip(self) -> bool:
         """Whether pip shows its version or help, whatever the command."""
-        return self.is_version or self.is_help
+        return "--version" in self.options or "--help" in self.options
 
     @classmethod
     def parse(cls, argv: list[str]) -> "CommandLine":
         """Take our own options, which stand before the command; raises `UsageError` where a value is missing."""
-        line = cls(for_pip=tuple(argv))
-        words, kept = list(argv), list[str]()
-        while words:
+        words, kept, options = list(argv), list[str](), dict[str, str]()
+        while words and words[0].startswith("-") and words[0] != "-":
             word = words.pop(0)
-            if not word.startswith("-") or word == "-":
-                return line._replace(for_pip=(*kept, word, *words), command=word, rest=tuple(words))
             name, equals, value = word.partition("=")
             taken = [word]
             if not equals and words and (name in _WITH_VALUE or name in _OWN_WITH_VALUE):
                 value = words.pop(0)
                 taken.append(value)
-            if name == "--durable" and not equals:
-                line = line._replace(is_durable=True)
-                continue
-            if name in _OWN_WITH_VALUE:
-                if not value:
-                    raise UsageError(f"{name} takes {_OWN_WITH_VALUE[name]}")
-                line = line._replace(verify=value) if name == "--verify" else line._replace(lock_timeout=value)
-                continue
-            kept.extend(taken)
-            line = line._with(name, value)
-        return line._replace(for_pip=tuple(kept))
-
-    def _with(self, name: str, value: str) -> "CommandLine":
-        if name == "--proxy":
-            return self._replace(proxy=value)
-        if name == "--python":
-            return self._replace(python=value)
-        return self._replace(
-            is_isolated=self.is_isolated or name == "--isolated",
-            is_verbose=self.is_verbose or name == "--verbose" or (name[:2] == "-v" and not name.startswith("--")),
-            is_version=self.is_version or name in ("--version", "-V"),
-            is_help=self.is_help or name in ("--help", "-h"),
-        )
+            if name in _OWN_WITH_VALUE and not value:
+                raise UsageError(f"{name} takes {_OWN_WITH_VALUE[name]}")
+            if name not in _OWN_WITH_VALUE and word != "--durable":
+                kept += taken
+            options[_LONG.get(name[:2], name)] = value
+        return cls((*kept, *words), words[0] if words else None, tuple(words[1:]), options)
 
 
 def main(argv: list[str]) -> int:
@@ -104,11 +81,11 @@ def main(argv: list[str]) -> int:
         line = CommandLine.parse(argv)
         chosen = settings.load(
             os.environ,
-            lock_timeout=line.lock_timeout,
-            durable=line.is_durable,
-            verify=line.verify,
-            proxy=line.proxy,
-            isolated=line.is_isolated,
+            lock_timeout=line.options.get("--lock-timeout"),
+            durable="--durable" in line.options,
+            verify=line.options.get("--verify"),
+            proxy=line.options.get("--proxy"),
+            isolated="--isolated" in line.options,
         )
         if line.command is not None and line.command in VERBS and not line.is_about_pip:
             return _run_verb(line, line.command, line.rest, chosen)
@@ -125,7 +102,7 @@ def _run_verb(line: CommandLine, verb: str, rest: tuple[str, ...], chosen: setti
     from safe_pip.commands import options
 
     gc.enable()
-    python = line.python or (None if verb == "venv" else os.environ.get("PIP_PYTHON"))
+    python = line.options.get("--python") or (None if verb == "venv" else os.environ.get("PIP_PYTHON"))
     try:
         return options.run(verb, list(rest), chosen, Reporter(), python)
     except OSError as error:
@@ -173,9 +150,9 @@ def _run_seams(
     start.attach()
     from safe_pip.pip_seams.seams import SeamBroken, Seams, Shell, program
 
-    if copy.is_private and line.wants_more:
+    if copy.is_private and line.is_verbose:
         say(f"the cache cannot be used, so pip runs from a copy of this command's own in `{copy.path}`")
-    if line.is_version and line.is_verbose:
+    if "--version" in line.options and line.is_verbose:
         say(f"safe-pip {__version__}, with pip {copy.version} from {copy.path}")
     shell = Shell(copy.origin, program(), VERBS, {**copy.for_child(), **chosen.for_child()})
     seams = Seams(transaction, shell, attempt, chosen, begin=start.end)
@@ -195,8 +172,8 @@ def _run_seams(
 
 
 def _fall_back(line: CommandLine, attempt: Attempt, reason: str) -> int:
-    """Begin again with all of pip under one exclusive lock: slower, as safe."""
-    if line.wants_more:
+    """Start again with all of pip under one exclusive lock: slower, but as safe."""
+    if line.is_verbose:
         say(f"{reason}, so all of it runs under one exclusive lock")
     attempt._replace(is_fallback=True).reexec(isolation.start)
 

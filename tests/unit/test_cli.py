@@ -33,7 +33,7 @@ def test_pip_is_given_everything_but_our_own_options(argv, for_pip, command):
 
 def test_options_before_the_command_are_understood():
     line = CommandLine.parse(["--isolated", "-vv", "--python", "x", "--proxy=socks5://y", "run", "--", "make", "-v"])
-    assert (line.is_isolated, line.is_verbose, line.python, line.proxy) == (True, True, "x", "socks5://y")
+    assert line.options == {"--isolated": "", "--verbose": "", "--python": "x", "--proxy": "socks5://y"}
     assert line.rest == ("--", "make", "-v")
 
 

@@ -170,13 +170,11 @@ class Install:
         """Have pip install into the stage, then commit that; on return the target is as pip would have left it."""
         target = self._target(call)
         with ExitStack() as closing:
-            closing.callback(self._prepared.end_turn)
             change = closing.enter_context(self.transaction.staging(target, Terms(lambda: self._shadows(target))))
-            with kept_until_done(first=True) as kept:
+            with kept_until_done(first=True) as kept, self._prepared.turn:
                 kept.hidden = change.root
                 done = self._stage(original, call, change, kept)
                 overwritten = self.transaction.commit(change, self._validate)
-                self._prepared.end_turn()
             kept.say(leave_out=tuple(self._wanted.there))
             for bar in self._bars:
                 list(bar(()))

@@ -7,7 +7,7 @@ used, or a wheel is not in it, pip unpacks and compiles by itself.
 import hashlib
 import os
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from safe_pip.locking.holders import Holder
 from safe_pip.messages import Reporter
 from safe_pip.pip_seams.seam import Seam, SeamBroken
 from safe_pip.store import compile
-from safe_pip.store.prepare import InstallSlot, Preparing
+from safe_pip.store.prepare import Preparing
 from safe_pip.store.wheels import Damaged, Entry, Store
 
 _WHEEL = "pip._internal.operations.install.wheel"
@@ -54,7 +54,10 @@ class PreparedWheels:
         self._refused = ""
         self._is_attached = False
         self._preparing: Preparing | None = None
-        self._turn: InstallSlot | None = None
+        self.turn = ExitStack()
+        """Closed when what was staged is in its place, or will never be."""
+        self.show_progress: Callable[[], None] = lambda: None
+        """Tells commands that wait for their turn that something was staged."""
         self._entries: dict[Path, Entry] = {}
         self._copied: Copied | None = None
         """The wheel that pip is at work on."""
@@ -93,23 +96,16 @@ class PreparedWheels:
             self._refused = str(self._preparing.refused)
 
     def take_turn(self, target: Target, is_over: Callable[[], bool]) -> None:
-        """Wait while another command stages the same wheels for the same target; until `end_turn` others wait.
+        """Wait while another command stages the same wheels for the same target; until `turn` is closed others wait.
 
         `is_over`: whether nothing is left to be staged, because the other command has put it in place.
         """
         if self._preparing is not None and self._entries:
             names = sorted(entry.path.name for entry in self._entries.values())
-            self._turn = self._preparing.take_turn("\n".join((*map(str, target.trees), *names)), is_over)
-
-    def show_progress(self) -> None:
-        """Tell commands that wait for their turn that something was staged."""
-        if self._turn is not None:
-            self._turn.show_progress()
-
-    def end_turn(self) -> None:
-        """Let commands that wait go on: what was staged is in its place, or will never be."""
-        if self._turn is not None:
-            self._turn.close()
+            turn = self._preparing.take_turn("\n".join((*map(str, target.trees), *names)), is_over)
+            if turn is not None:
+                self.turn.callback(turn.close)
+                self.show_progress = turn.show_progress
 
     def notices(self, options: Any) -> list[str]:
         """What `-v` says."""

@@ -140,7 +140,13 @@ class Uninstall:
                 asked = {f"Uninstalling {_described(paths)}:" for paths, asked in self._agreed if asked}
                 kept.left_out = lambda record: record.getMessage() in asked  # the question has said it
                 for paths, _ in self._agreed:
-                    self._collect(paths, change)
+                    try:
+                        self._list(paths, auto_confirm=True, verbose=False)
+                        self._removals.take(paths, change)
+                    except OSError as error:
+                        where = f"`{error.filename}`" if error.filename else "the environment"
+                        message = f"{where} could not be read: {error.strerror}"
+                        raise CommitFailed(message, state=State.UNCHANGED) from error
                     kept.mark(project_of(paths))
                 self.transaction.commit(change, self._validate)
             for paths, _ in self._agreed:
@@ -154,14 +160,6 @@ class Uninstall:
             adopted = filter(None, map(adoption.find, target.trees))
             self.transaction.noticed += [each.told() for each in adopted if not each.works]
             self._closing.push(closing.pop_all())
-
-    def _collect(self, paths: Any, change: Any) -> None:
-        try:
-            self._list(paths, auto_confirm=True, verbose=False)
-            self._removals.take(paths, change)
-        except OSError as error:
-            where = f"`{error.filename}`" if error.filename else "the environment"
-            raise CommitFailed(f"{where} could not be read: {error.strerror}", state=State.UNCHANGED) from error
 
     def _validate(self, now: Snapshot) -> tuple[str, ...]:
         """The projects that are gone by now; raises `StalePlan` for one that was replaced. Called under the locks."""

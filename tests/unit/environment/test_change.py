@@ -1,4 +1,4 @@
-"""One change of a target: what it says it replaced, what of it goes in, and what is left out after all."""
+"""One change of a target: what it reports as replaced, what it puts in place, and what it leaves out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def prefix(tmp_path: Path) -> DirectPrefix:
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
 def test_what_is_dropped_after_a_plan_was_made_stays_as_it_is(prefix: DirectPrefix, exchange: bool) -> None:
-    """As it happens to an install whose distribution another command has installed meanwhile."""
+    """This happens to an install whose distribution another command has installed meanwhile."""
     before = prefix.content()
     transaction = prefix.transaction()
     with transaction.staging(prefix.target) as change:
@@ -62,8 +62,8 @@ def test_what_is_dropped_under_the_locks_stays_as_it_is(prefix: DirectPrefix) ->
     assert prefix.private() == []
 
 
-def test_a_directory_that_nothing_is_staged_in_does_not_come_to_be(prefix: DirectPrefix) -> None:
-    """Not even inside one that goes in as a whole: pip asks for a directory of headers for each distribution."""
+def test_a_directory_in_which_nothing_is_staged_is_not_made(prefix: DirectPrefix) -> None:
+    """Also inside a directory that is moved as a whole: pip asks for a header directory of each distribution."""
     transaction = prefix.transaction()
     with transaction.staging(prefix.target) as change:
         change.allow(str(prefix.root))
@@ -77,7 +77,7 @@ def test_a_directory_that_nothing_is_staged_in_does_not_come_to_be(prefix: Direc
     assert sorted(os.listdir(prefix.root / "include")) == ["tool"]
 
 
-def test_what_is_overwritten_is_said_with_whom_it_belonged_to_before(prefix: DirectPrefix) -> None:
+def test_a_commit_names_overwritten_files_with_their_former_owners(prefix: DirectPrefix) -> None:
     prefix.write({"site/nobodys.py": "n = 1\n"})
     transaction = prefix.transaction()
     with transaction.staging(prefix.target) as change:
@@ -100,7 +100,7 @@ def test_an_egg_goes_although_its_directory_is_a_tree_of_the_environment(prefix:
     assert prefix.private() == []
 
 
-def test_a_directory_that_was_removed_after_a_plan_was_made_is_not_one_without_permission(prefix: DirectPrefix) -> None:
+def test_a_directory_that_was_removed_after_the_plan_does_not_count_as_unwritable(prefix: DirectPrefix) -> None:
     (prefix.site / "tool" / "nobodys.txt").write_text("")
     transaction = prefix.transaction()
     with transaction.staging(prefix.target) as change:

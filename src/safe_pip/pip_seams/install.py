@@ -40,7 +40,9 @@ SEAMS = (INSTALL, SUMMARY, CONFLICTS, DETERMINE, CHECK, MOVE, BAR)
 class Wanted:
     """What pip has decided to install, less what other commands have installed meanwhile."""
 
-    def __init__(self, requirements: Collection[Any], options: Any, transaction: Transaction, installed: Installed):
+    def __init__(
+        self, requirements: Collection[Any], options: Any, transaction: Transaction, installed: Installed
+    ) -> None:
         self.planned = {str(canonicalize_name(each.name)): each for each in requirements}
         self.there: dict[str, Any] = {}
         """The distributions that others have installed meanwhile as planned; these projects are left out."""
@@ -74,10 +76,10 @@ class Wanted:
 
     def _leave_out(self, there: dict[str, Any]) -> tuple[str, ...]:
         self.there = there
-        gone = self._left_out - self.there.keys()
+        gone = self._left_out - there.keys()
         if gone:
             raise StalePlan(tuple(sorted(gone)))
-        new = tuple(project for project in self.there if project not in self._left_out)
+        new = tuple(project for project in there if project not in self._left_out)
         self._left_out.update(new)
         return new
 
@@ -95,7 +97,7 @@ class Wanted:
         stale = tuple(each for each in changed if each not in found or not self._would_keep(each, found[each]))
         if stale:
             raise StalePlan(stale)
-        return found
+        return {each: found[each] for each in changed}
 
     def _would_keep(self, project: str, found: Any) -> bool:
         """Whether pip, asked again, would leave `found` in place (as `should_reinstall` in its resolver decides)."""
@@ -137,7 +139,7 @@ class Install:
         self._removals.attach(self._remove)
         INSTALL.replace(self._install)
         SUMMARY.replace(lambda original, paths: self._planned())
-        # pip looks for conflicts before it installs, among what it knew then; they are told of afterwards.
+        # pip looks for conflicts before it installs. This looks for those that there are afterwards.
         self._determine = DETERMINE.replace(lambda original, command, to_install: ())
         CHECK.replace(self._check_conflicts)
         CONFLICTS.replace(self._warn_about_conflicts)
@@ -146,7 +148,7 @@ class Install:
 
     @contextmanager
     def at_work(self, options: Any) -> Iterator[None]:
-        """Within, pip runs the command; at the end, when all has been said, what was replaced is deleted."""
+        """Within, pip runs the command. What was replaced is deleted at the end, after pip's last message."""
         self._options = options
         with self._closing:
             yield
@@ -274,7 +276,7 @@ class Install:
         return types.SimpleNamespace(iter_all_distributions=lambda: iter(found))
 
     def _warn_about_conflicts(self, original: Any, command: Any, conflict_details: Any, *args: Any, **kw: Any) -> None:
-        """Warn of the conflicts there are now; a command that has only satisfied requirements changed nothing."""
+        """Warn of the conflicts that there are now, unless the command had nothing to install."""
         found = self._determine(command, list(self._wanted.planned.values()))
         if found is not None:
             original(command, found, *args, **kw)

@@ -122,7 +122,7 @@ class Uninstall:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Within, pip runs the command; at the end, when all has been said, what was removed is deleted."""
+        """Within, pip runs the command. What was removed is deleted at the end, after pip's last message."""
         with self._closing:
             yield
 

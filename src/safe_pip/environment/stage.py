@@ -117,7 +117,7 @@ class Stage:
         """Mirror those of the `directories` below `live` that exist and hand on other access than their parents do."""
         with staging(live):
             found = {live: attributes.handed_on(live)} if os.path.isdir(live) else {}
-            for relative in sorted({above for each in directories for above in _with_parents(each)}):
+            for relative in sorted({str(above) for each in directories for above in (Path(each), *Path(each).parents)}):
                 path = os.path.join(live, relative)
                 parent = os.path.dirname(path)
                 if parent in found and os.path.isdir(path):
@@ -374,12 +374,6 @@ def _mirror(root: str, live: str, *, is_moved: bool = False) -> None:
                 else:
                     fs.make_directory(here, name)
             here = opened.enter_context(here.child(name))
-
-
-def _with_parents(path: str) -> Iterator[str]:
-    while path.strip("/"):
-        yield path
-        path = os.path.dirname(path)
 
 
 def _copy_below(source: Directory, name: str, destination: Directory, linked: _Linked) -> None:

@@ -234,7 +234,7 @@ class OpenDirectories(contextlib.ExitStack):
         if not self._is_over and None in opened:
             raise Refused(f"`{path}` is not as it was left")
         if opened[1] is not None and self.writer is not None and not self.writer.made(status(opened[1])):
-            raise Refused(f"`{path}` does not belong to `{self.writer.name}`, who wrote the journal")
+            raise Refused(f"`{path}` does not belong to `{self.writer.name}`, the journal's writer")
         return Part(*opened)
 
     def _location(self, kind: str, number: int, base: Directory | None, path: str) -> Location:
@@ -268,7 +268,7 @@ def open_state(directory: str, *, checked: bool = True) -> Directory:
         state = holder.child(state_directory.NAME)
         if checked and not is_accepted(status(state), status(holder)):
             state.close()
-            raise Refused(f"`{state.path}` was made by a user who has no say there")
+            raise Refused(f"`{state.path}` was made by a user that has no say there")
         return state
 
 

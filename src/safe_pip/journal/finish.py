@@ -91,7 +91,7 @@ def remove_emptied(directories: OpenDirectories) -> None:
 
 
 def find_unplanned(directories: OpenDirectories) -> list[UnplannedFile]:
-    """The files that the plan did not know of when their directory left its place, bytecode apart: somebody's data."""
+    """The files, bytecode apart, that the plan did not know of when their directory left its place."""
     found = []
     for operation in directories.journal.operations:
         old = _old_directory(directories, operation)
@@ -183,4 +183,4 @@ def _is_there_too(old: Location, path: str, target: str) -> bool:
 
 def _check(directories: OpenDirectories, directory: Directory) -> None:
     if directories.writer is not None and not directories.writer.could_change(status(directory)):
-        raise Refused(f"`{directory.path}` is not for `{directories.writer.name}` to change, who wrote the journal")
+        raise Refused(f"`{directory.path}` is not for `{directories.writer.name}` to change, the journal's writer")

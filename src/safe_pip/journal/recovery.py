@@ -122,7 +122,7 @@ def _check_writer(directories: OpenDirectories, steps: Sequence[Step]) -> None:
         is_theirs = live.directory is not None and writer.could_change(status(live.directory), found)
         if not is_theirs or (action is Action.MODE and found is not None and not writer.could_set_mode(found)):
             reasons.append(
-                f"`{directories.path(operation)}` is not for `{writer.name}` to change, who wrote the journal"
+                f"`{directories.path(operation)}` is not for `{writer.name}` to change, the journal's writer"
             )
     if reasons:
         raise Refused(*reasons)

@@ -27,10 +27,7 @@ def merge(staged: Sequence[tuple[int, Entry, Entry]], going: Collection[str], si
     work = _Merge(Outgoing(going), situation)
     for part, entry, live in staged:
         work.start(Source(part, live.path.strip("/"), entry.path, entry), live)
-    work.enter_all()
-    for path in (situation.exactly.made if situation.exactly is not None else None) or ():
-        work.planner.tidy(path)
-    return work.planner.finished()
+    return work.finish()
 
 
 class _Node(NamedTuple):
@@ -43,7 +40,8 @@ class _Node(NamedTuple):
 class _Merge:
     def __init__(self, going: Outgoing, situation: Situation) -> None:
         self.planner = Planner(situation)
-        self._exactly = situation.exactly
+        self._is_exact = situation.exactly is not None
+        self._made = situation.exactly.made if situation.exactly is not None else None
         self._going = going
         self._situation = situation
         self._nodes: dict[str, _Node] = {}
@@ -67,7 +65,7 @@ class _Merge:
         entries = live.entries or {}
         for name, child in (source.entry.entries or {}).items():
             found = entries.get(name) if child.entries is not None else None
-            if found is None or not found.is_directory or not (self._exactly or has_files(child)):
+            if found is None or not found.is_directory or not (self._is_exact or has_files(child)):
                 continue
             if found.target:
                 path = join(live.path, name)
@@ -79,34 +77,34 @@ class _Merge:
                 found = found._replace(target="")
             self._pair(source.child(name, child), found)
 
-    def enter_all(self) -> None:
+    def finish(self) -> Plan:
         """Decide what is to be done, from the first directory down, then where only a symbolic link leads."""
         for path in self._starts:
             if path not in self._met:
                 self._met.add(path)
                 self._enter(*self._nodes[path], is_going=self._goes_with_all(path))
+        for path in self._made or ():
+            self.planner.tidy(path)
+        return self.planner.finished()
 
     def _enter(self, live: Entry, sources: Sequence[Source], *, is_going: bool) -> None:
         """Merge what is staged into a directory with what is in it, name by name."""
         self.planner.enter(live)
         entries = live.entries or {}
-        staged = children(sources, is_exact=self._exactly is not None)
+        staged = children(sources, is_exact=self._is_exact)
         if "__pycache__" in entries:
             self._going.add_bytecode(live, staged, is_going=is_going)
         for name in sorted({*staged, *entries}, key=lambda name: (name != "__pycache__", name)):
             found, given = entries.get(name), staged.get(name, [])
             if found is None:
-                self._put(live, name, given)
+                source = self._one(join(live.path, name), given)
+                if source is not None:
+                    self.planner.add(Kind.NEW, live, name, source)
             elif not found.is_directory or found.target:
                 goes = is_going or join(live.path, name) in self._going
                 self._replace_file(live, name, found, given, is_going=goes)
             else:
                 self._merge_directory(live, name, found, given, is_going=is_going)
-
-    def _put(self, live: Entry, name: str, given: Sequence[Source]) -> None:
-        source = self._one(join(live.path, name), given)
-        if source is not None:
-            self.planner.add(Kind.NEW, live, name, source)
 
     def _replace_file(self, live: Entry, name: str, found: Entry, given: Sequence[Source], *, is_going: bool) -> None:
         if found.target and not is_going and all(source.entry.is_directory for source in given):
@@ -123,9 +121,7 @@ class _Merge:
         elif is_going:
             self.planner.add(Kind.SWAP, live, name, source, old=found)
         else:
-            self.planner.refuse(
-                f"`{path}` is a file, and nothing that is replaced owns it: a directory has to be there"
-            )
+            self._refuse_file(path)
 
     def _merge_directory(
         self, live: Entry, name: str, found: Entry, given: Sequence[Source], *, is_going: bool
@@ -194,11 +190,10 @@ class _Merge:
 
     def _may_go(self, found: Entry) -> bool:
         """Whether this directory and all below it may go: made by what goes, or by the import system."""
-        made = self._exactly.made if self._exactly is not None else None
-        if made is None or found.path.endswith("/__pycache__"):
+        if self._made is None or found.path.endswith("/__pycache__"):
             return True
         below = (child for child in (found.entries or {}).values() if child.is_directory and not child.target)
-        return found.path in made and all(map(self._may_go, below))
+        return found.path in self._made and all(map(self._may_go, below))
 
     def _can_move(self, live: Entry, found: Entry) -> bool:
         is_allowed = self._situation.uid in (0, found.uid) or found.is_writable
@@ -225,9 +220,7 @@ class _Merge:
         if entry is None:
             self.planner.links.append(Link(path, f"{source.real}/{relative}"))
         elif entry.is_directory:
-            self.planner.refuse(
-                f"`{path}` is a file, and nothing that is replaced owns it: a directory has to be there"
-            )
+            self._refuse_file(path)
         else:
             self.planner.overwritten.append(path)
 

@@ -1,4 +1,4 @@
-"""What lies in a directory, staged or live, as far as a merge has to know it: names, kinds, and who may move what.
+"""What lies in a directory, staged or live, as far as a merge has to know it: names, kinds, and what may be moved.
 
 Files have a kind and nothing else. Most of them move with their directory, and asking for the state of each of 20,000
 files takes longer than the rest of a plan.

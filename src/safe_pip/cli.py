@@ -31,7 +31,7 @@ _WITH_VALUE = frozenset(
 )
 """pip's general options that take a value, which may be the next word."""
 
-_OWN_WITH_VALUE = {"--lock-timeout": "a number of seconds", "--verify": "`import` or `none`"}
+_OWN_WITH_VALUE = {each.option: each.takes for each in settings.TABLE if each.takes}
 """Our own options with a value, each with what that is."""
 
 _LONG = {"-v": "--verbose", "-V": "--version", "-h": "--help"}

@@ -275,8 +275,11 @@ def _take(installed: InstalledPip | None, copies: Entries | None, *, makes: bool
         if installed.version is None or installed.dist_info is None or installed.is_debundled:
             return None
         record = PipRecord.read(installed.dist_info)
-        found = _find(copies, installed.version, record, installed.package)
-        return found or (_make(copies, installed, record) if makes else None)
+        if copies is not None:
+            place = copies.directory / f"{installed.version}-{record.digest}"
+            if found := _hold(place, installed.version, installed.package, record):
+                return found
+        return _make(copies, installed, record) if makes else None
     except Unfaithful:
         return None
 
@@ -286,11 +289,6 @@ def _copies(environ: Mapping[str, str]) -> Entries | None:
     cache = trust.cache_directory(environ)
     directory = cache and trust.make_trusted(cache / "safe-pip" / "pip")
     return Entries(directory, directory / ".aside") if directory else None
-
-
-def _find(copies: Entries | None, version: str, record: PipRecord, origin: Path | None) -> FrozenPip | None:
-    """The complete copy of what `record` lists, held; None if there is none."""
-    return _hold(copies.directory / f"{version}-{record.digest}", version, origin, record) if copies else None
 
 
 def _hold(place: Path, version: str, origin: Path | None, record: PipRecord | None = None) -> FrozenPip | None:
@@ -321,7 +319,7 @@ def _newest(installed: InstalledPip | None, copies: Entries | None) -> FrozenPip
         with contextlib.suppress(Unfaithful):
             record = PipRecord.read(place / f"pip-{match[1]}.dist-info")
             if record.digest == match[2] and record.suits(place, sys.version_info[:2]):
-                if found := _find(copies, match[1], record, None):
+                if found := _hold(place, match[1], None, record):
                     return found
     raise _no_pip(installed)
 
@@ -340,7 +338,7 @@ def _make(copies: Entries | None, installed: InstalledPip, record: PipRecord) ->
             record.copy(installed.site, aside / name)
             for _ in range(2):
                 copies.publish(aside / name, name)
-                if found := _find(copies, installed.version, record, installed.package):
+                if found := _hold(copies.directory / name, installed.version, installed.package, record):
                     return found
                 if not copies.remove(name):  # damaged, and another process runs from it
                     break

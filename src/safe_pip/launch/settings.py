@@ -87,8 +87,7 @@ class Setting(NamedTuple):
     parse: Callable[[str, str], Any]
     help: str
     takes: str = ""
-    """What the value of its option is; empty for an option without a value."""
-    has_option: bool = False
+    """What the value of its option before the command is; empty if there is no such option, or it has no value."""
 
     @property
     def key(self) -> str:
@@ -107,9 +106,9 @@ class Setting(NamedTuple):
 
 
 TABLE = (
-    Setting("lock_timeout", seconds, "Seconds to wait for locks; 0: do not wait.", "a number of seconds", True),
-    Setting("durable", switch, "Changes survive a loss of power, not only the death of the process.", "", True),
-    Setting("verify", check, "`import`: import what is new once before it is put in.", "`import` or `none`", True),
+    Setting("lock_timeout", seconds, "Seconds to wait for locks; 0: do not wait.", "a number of seconds"),
+    Setting("durable", switch, "Changes survive a loss of power, not only the death of the process."),
+    Setting("verify", check, "`import`: import what is new once before it is put in.", "`import` or `none`"),
     Setting("link_mode", link_mode, "How prepared wheels get into an environment: `clone` or `copy`."),
     Setting("cache_limit", size, "What the store of prepared wheels may take, like `500M`; 0: no store."),
     Setting("fast_start", switch, "Whether pip's start is made cheaper (see docs/performance.md)."),

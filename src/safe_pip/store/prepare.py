@@ -76,13 +76,13 @@ class Preparing:
                 if (entry := self._store.find(key)) is not None:
                     self._add(wheel, entry, found)
                     del missing[wheel]
-            busy = [wheel for wheel in missing if not self._make_alone(wheel, missing[wheel], found)]
+            busy = [wheel for wheel in missing if not self._obtain(wheel, missing[wheel], found)]
             while busy and self._takes:
                 gone = unneeded()
                 busy = [wheel for wheel in busy if wheel not in gone]
                 for wheel in busy[:1]:
                     self._wait(wheel, missing[wheel], found)
-                busy = [wheel for wheel in busy[1:] if not self._make_alone(wheel, missing[wheel], found)]
+                busy = [wheel for wheel in busy[1:] if not self._obtain(wheel, missing[wheel], found)]
             if self._has_made:
                 self._store.sweep()
         except BaseException:
@@ -115,7 +115,7 @@ class Preparing:
                 held = slot.take(self._mutex(key, 0 if heartbeat is None else _PATIENCE))
             except (OSError, UnusableEnvironment) as error:
                 slot.close()
-                self._give_up(error)
+                self.refused, self._takes = error, False
                 return slot
             try:
                 if (held is not None or heartbeat is not None) and is_over():
@@ -146,44 +146,33 @@ class Preparing:
             entry = entry._replace(held=None)
         found[wheel] = entry
 
-    def _make_alone(self, wheel: Path, key: str, found: dict[Path, Entry]) -> bool:
-        """Prepare a wheel unless another process is doing it; on return whether there is nothing left to do."""
+    def _obtain(self, wheel: Path, key: str, found: dict[Path, Entry], heartbeat: Heartbeat | None = None) -> bool:
+        """Take a wheel from the store, or prepare it; on return whether there is nothing left to do.
+
+        If another process prepares it, this returns at once; with a `heartbeat` it waits for a second, and prepares the
+        wheel if that process does nothing.
+        """
         if not self._takes:
             return True
         try:
-            with self._mutex(key, 0) as held:
+            with self._mutex(key, 0 if heartbeat is None else _PATIENCE) as held:
                 entry = self._store.find(key)
-                if entry is None and held is not None:
+                if entry is None and (held is not None or (heartbeat is not None and heartbeat.look())):
                     entry = self._make(wheel, key, held)
         except Unpreparable:
             return True
         except (OSError, UnusableEnvironment) as error:
-            self._give_up(error)
+            self.refused, self._takes = error, False
             return True
         if entry is not None:
             self._add(wheel, entry, found)
         return entry is not None
 
-    def _give_up(self, error: Exception) -> None:
-        self.refused, self._takes = error, False
-
     def _wait(self, wheel: Path, key: str, found: dict[Path, Entry]) -> None:
         """Wait until another process has prepared a wheel; prepare it here if that process died or does nothing."""
         heartbeat = Heartbeat(self._store, key)
-        try:
-            while (entry := self._store.find(key)) is None:
-                with self._mutex(key, _PATIENCE) as held:
-                    entry = self._store.find(key)
-                    if entry is None and (held is not None or heartbeat.look()):
-                        entry = self._make(wheel, key, held)
-                if entry is not None:
-                    break
-                self._tell(f"prepare `{wheel.name}`", key)
-            self._add(wheel, entry, found)
-        except Unpreparable:
-            pass
-        except (OSError, UnusableEnvironment) as error:
-            self._give_up(error)
+        while not self._obtain(wheel, key, found, heartbeat):
+            self._tell(f"prepare `{wheel.name}`", key)
 
     def _tell(self, what: str, key: str) -> None:
         if not self._has_told:

@@ -160,11 +160,6 @@ class Store(NamedTuple):
         """Where entries are, damaged ones included."""
         return [self.wheels.directory / name for name in sorted(self.wheels.names())]
 
-    @property
-    def size(self) -> int:
-        """The bytes that all entries take on the disk, about."""
-        return sum(entry.size for entry in self.entries())
-
     def remove(self, entry: Entry | Path) -> bool:
         """Remove an entry unless it is in use; on return whether it is gone."""
         return self.wheels.remove(entry.path.name if isinstance(entry, Entry) else entry.name)

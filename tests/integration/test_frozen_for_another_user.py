@@ -94,8 +94,8 @@ def test_a_symbolic_link_to_code_of_another_user_is_not_followed(link, shared, i
     give(shared / "theirs")
     probe_report = probe.report([installed.script], tmp_path, XDG_CACHE_HOME=str(shared / "cache"))
     copy = Path(probe_report["copy"][0])
-    assert probe_report["is_private"]
-    assert not copy.is_relative_to(shared / "theirs")
+    assert probe_report["is_private"] or link == "copy", "only a link in a cache of its own is replaced"
+    assert not Path(os.path.realpath(copy)).is_relative_to(shared / "theirs")
 
 
 def test_root_leaves_nothing_in_the_home_of_another_user(shared, installed, probe, tmp_path):

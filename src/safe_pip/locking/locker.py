@@ -20,11 +20,11 @@ from typing import Protocol
 
 from safe_pip import fs
 from safe_pip.errors import NestingRefused, StalePlan
-from safe_pip.locking import flock, state_directory
+from safe_pip.locking import flock, state_directory, waiting
 from safe_pip.locking.flock import Descriptor, Identity
 from safe_pip.locking.inheritance import Ancestry, Claim, ClaimsDirectory, ClaimSource
 from safe_pip.locking.order import Rank, Request
-from safe_pip.locking.waiting import ROUNDS, Interrupted, Limit, LockWait, NotInTime, StartOver, WaitBudget, Waiting
+from safe_pip.locking.waiting import Interrupted, LockWait, NotInTime, StartOver, WaitBudget, Waiting
 
 
 class Keep(enum.Enum):
@@ -269,30 +269,25 @@ class Locker:
         is_first: bool,
     ) -> None:
         """Lock one file, through its gate, together with the file that other hosts see."""
-        limit = Limit.NONE
+        wait = LockWait(self._ancestry, budget, request, descriptor, wanted)
         kept = {scope.keep for scope in self._scopes if scope.is_held and scope.granted}
         if self._ancestry.breaks_order(request.rank, descriptor.identity) or Keep.FIRMLY in kept:
-            limit = Limit.OUT_OF_ORDER
+            wait = wait._replace(limit=waiting.OUT_OF_ORDER)
         elif not is_first or kept:
-            limit = Limit.WHILE_HOLDING
-            if request.rank is Rank.ENVIRONMENT and budget.rounds >= ROUNDS:
-                limit = Limit.PATIENT
-        turn = LockWait(self._ancestry, budget, request, descriptor, wanted, limit)
-        with_gate: list[Descriptor] = []
-        try:
+            is_patient = request.rank is Rank.ENVIRONMENT and budget.rounds >= waiting.ROUNDS
+            limit = waiting.PATIENT if is_patient else waiting.WHILE_HOLDING
+            wait = wait._replace(limit=limit, starts_over=True)
+        with contextlib.ExitStack() as gates:
             if request.gate is not None:
                 writable = not request.needs_writing or os.access(request.gate, os.W_OK)
                 gate = Descriptor(request.gate, writable=request.needs_writing and writable)
-                with_gate.append(gate)
-                turn.wait(gate, exclusive=writable, gate=gate)
-            turn.wait(descriptor, exclusive=request.exclusive)
+                gates.callback(gate.close)
+                wait.wait(gate, exclusive=writable, gate=gate)
+            wait.wait(descriptor, exclusive=request.exclusive)
             if request.also is not None:
                 beside = Descriptor(request.also, writable=_can_write(request._replace(path=request.also)))
                 descriptor.close_with(beside)
-                turn.wait(beside, exclusive=request.exclusive)
-        finally:
-            for gate in with_gate:
-                gate.close()
+                wait.wait(beside, exclusive=request.exclusive)
 
 
 def _can_write(request: Request) -> bool:

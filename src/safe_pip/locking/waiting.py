@@ -1,6 +1,5 @@
 """One wait: how long it may last, when the user is told of it, and what ends it."""
 
-import enum
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from safe_pip.locking.holders import Holder
 from safe_pip.locking.inheritance import Ancestry
 from safe_pip.locking.order import Request
 
-# All in seconds.
+# How long one lock may be waited for, in seconds: while another one is held that can be let go, or that cannot.
 WHILE_HOLDING = 1.0
 OUT_OF_ORDER = 60.0
 # The limit for an environment lock, the first in the order, after so many rounds: a replacement over two trees that are
@@ -63,15 +62,6 @@ class NotInTime(Exception):
         self.request = request
 
 
-class Limit(enum.Enum):
-    """How long one lock may be waited for, whatever the user allows."""
-
-    NONE = "nothing else is held"
-    WHILE_HOLDING = "what else is held will be let go"
-    PATIENT = "what else is held will be let go, but later: it had to be let go several times"
-    OUT_OF_ORDER = "what else is held cannot be let go"
-
-
 class WaitBudget:
     """How long a step may wait in all, and when the user is told of it."""
 
@@ -100,14 +90,19 @@ class WaitBudget:
 
 
 class LockWait(NamedTuple):
-    """Waiting for one lock and what belongs to it."""
+    """Waiting for one lock and what belongs to it.
+
+    `limit`: the seconds that it may take, whatever the user allows. `starts_over`: then everything is let go and the
+    scope starts over (`NotInTime`); else it is an error.
+    """
 
     ancestry: Ancestry
     budget: WaitBudget
     request: Request
     descriptor: Descriptor
     wanted: Sequence[tuple[Request, Descriptor]]
-    limit: Limit
+    limit: float | None = None
+    starts_over: bool = False
 
     def wait(self, descriptor: Descriptor, *, exclusive: bool, gate: Descriptor | None = None) -> None:
         """Return when `descriptor` is locked and its path still leads to it; else raise."""
@@ -140,14 +135,8 @@ class LockWait(NamedTuple):
         deadline = self.budget.deadline
         if deadline is not None and is_gate:
             deadline = max(deadline, begun + AT_GATE)
-        seconds = {
-            Limit.NONE: None,
-            Limit.WHILE_HOLDING: WHILE_HOLDING,
-            Limit.PATIENT: PATIENT,
-            Limit.OUT_OF_ORDER: OUT_OF_ORDER,
-        }[self.limit]
-        if seconds is not None and (deadline is None or begun + seconds < deadline):
-            return begun + seconds, True
+        if self.limit is not None and (deadline is None or begun + self.limit < deadline):
+            return begun + self.limit, True
         return deadline, False
 
     def _event(self, gate: Descriptor | None) -> Wait:
@@ -159,7 +148,7 @@ class LockWait(NamedTuple):
         return Wait(self.request.shown, self.request.exclusive, found, self.budget.elapsed())
 
     def _give_up(self, is_limit: bool, gate: Descriptor | None) -> None:
-        if is_limit and self.limit in (Limit.WHILE_HOLDING, Limit.PATIENT):
+        if is_limit and self.starts_over:
             raise NotInTime(self.request)
         event = self._event(gate)
         mode = "exclusive" if event.exclusive else "shared"

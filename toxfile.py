@@ -1,10 +1,10 @@
-"""What a machine has for tox: interpreters that pyenv has installed, and memory for the files of the tests.
+"""Finds what a machine offers to tox: the interpreters of pyenv, and memory for the files of the tests.
 
-Every interpreter of pyenv is found, not only the ones that are switched on in this directory; without pyenv tox finds
-what is on PATH, and skips the rest by name.
+Every interpreter of pyenv is found, not only those that are active in this directory. Without pyenv tox finds those on
+PATH and skips the others by name.
 
-The tests make and remove hundreds of environments, which is most of what a disk journals meanwhile: in memory a third
-of the time is saved. Where there is not plenty of it, or programs may not be run from it, the files go below `.tox`.
+The tests make and remove hundreds of environments, which keeps the disk busy. In memory they need a third less time.
+If there is not enough memory, or programs may not run from there, the files go below `.tox`.
 """
 
 import hashlib
@@ -13,11 +13,11 @@ from pathlib import Path
 
 MEMORY = Path("/dev/shm")
 ROOM = 2 << 30
-"""What the tests of one core may need at the most, with room to spare, in bytes."""
+"""An upper bound of the room that the tests of one core need, in bytes."""
 
 
 def find_interpreters() -> None:
-    """Name every version that pyenv has."""
+    """Select every version that pyenv has."""
     versions = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     numbered = [path.name for path in versions.glob("3.*") if path.name.replace(".", "").isdigit()]
     if numbered:
@@ -35,7 +35,7 @@ def available() -> int:
 
 
 def find_memory() -> None:
-    """Name a directory of this checkout's and this user's own in memory, if there is room for one."""
+    """Select a private directory in memory for this checkout and this user, if there is room."""
     room = ROOM * (os.cpu_count() or 1)
     try:
         found = os.statvfs(MEMORY)
@@ -47,7 +47,7 @@ def find_memory() -> None:
         status = directory.lstat()
         if status.st_uid == os.getuid() and not directory.is_symlink():
             os.environ.setdefault("SAFE_PIP_TEST_FILES", str(directory))
-    except (OSError, AttributeError):  # there is none, or no such system
+    except (OSError, AttributeError):  # no such directory, or another system
         return
 
 

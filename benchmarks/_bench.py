@@ -77,7 +77,7 @@ class Bench:
 
 
 class Emptied:
-    """An environment that is set back to what it was after each measurement, without any installer."""
+    """An environment that is restored after each measurement, without an installer."""
 
     def __init__(self, environment: Venv) -> None:
         self.environment = environment

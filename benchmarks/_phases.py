@@ -47,7 +47,7 @@ def switch() -> None:
 
 
 def timed(phase, function):
-    """The same function, its time noted."""
+    """Wrap the function so that its time is recorded."""
 
     @functools.wraps(function)
     def wrapper(*arguments, **keywords):
@@ -73,7 +73,7 @@ def wrap(phase: str, place: str) -> None:
 
 
 def write() -> None:
-    """Write down what was noted."""
+    """Write the recorded times."""
     switch()
     with open(FILE, "w") as file:
         json.dump(seconds, file)

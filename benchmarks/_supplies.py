@@ -60,7 +60,7 @@ def hundred(shared: Bench, chosen: Path) -> Iterator[Path]:
 
 
 def batches_of(wheels: Sequence[Path]) -> list[list[Path]]:
-    """The same in as few commands as there are versions of one project."""
+    """Fetch these pins with as few commands as possible: one for each version of a project."""
     batches: list[dict[str, Path]] = []
     for wheel in wheels:
         for batch in batches:

@@ -88,7 +88,7 @@ def pip() -> int:
 
 
 def write() -> None:
-    """Write down what was noted."""
+    """Write the recorded times."""
     with open(FILE, "w") as file:
         for kind, path, seconds in noted:
             print(json.dumps({"kind": kind, "path": path, "seconds": seconds}), file=file)

@@ -60,7 +60,7 @@ def differences(
 
 
 def interval(values: list[float]) -> tuple[float, float, float]:
-    """The median, and between what it lies with 95 % confidence (order statistics of the binomial distribution)."""
+    """The median and its 95 % confidence interval (order statistics of the binomial distribution)."""
     ordered = sorted(values)
     reach = round(0.98 * len(ordered) ** 0.5)
     middle = len(ordered) // 2

@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def measure(shared: Bench, name: str, tool: str, uv: Path | None, upgrades: int, loops: int) -> dict[str, object]:
-    """One row of the table: what was met during so many upgrades by a tool."""
+    """One row of the table: the results during a number of upgrades by one tool."""
     environment = shared.environment(name)
     commands: dict[str, Sequence[str | Path]] = {
         "safe-pip": [*shared.safe_pip(environment), "install"],
@@ -68,7 +68,7 @@ def measure(shared: Bench, name: str, tool: str, uv: Path | None, upgrades: int,
 
 
 def fetch_uv(directory: Path) -> Path | None:
-    """uv from the index, with whatever this machine has configured for pip; None where that does not work."""
+    """uv from the index, with pip's configuration of this machine; None if that fails."""
     venv.EnvBuilder(with_pip=True).create(directory)
     command = [str(directory / "bin" / "python"), "-m", "pip", "install", "-q", "uv"]
     done = subprocess.run(command, check=False)

@@ -65,7 +65,7 @@ TARGETS = {
 
 @dataclass
 class Measuring:
-    """All tools and all environments; the times by what was measured and tool."""
+    """All tools and all environments; times by measurement and tool."""
 
     bench: Bench
     uv: Path | None

@@ -26,7 +26,7 @@ UNCOUNTED = 2
 
 
 def without(*prefixes: str) -> dict[str, str]:
-    """The variables of this process but for those that begin so."""
+    """The variables of this process without those that start with these prefixes."""
     return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
 
 

@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def report(times: Times) -> None:
-    """Print seconds, and the medians of the ratios of what was measured together."""
+    """Print seconds, and the medians of the ratios of paired measurements."""
     rows = []
     for what in dict.fromkeys(what for what, _ in times):
         row: dict[str, object] = {"install": what}

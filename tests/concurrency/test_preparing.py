@@ -1,4 +1,4 @@
-"""Many processes want one wheel prepared: one of them does it, the others wait for it, and never for the dead."""
+"""Many processes want one prepared wheel: one of them prepares it, the others wait, and never for a dead process."""
 
 from __future__ import annotations
 

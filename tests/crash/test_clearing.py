@@ -28,7 +28,7 @@ def is_ours(path: str) -> bool:
 
 
 class Case:
-    """An environment with something in it, and one beside it that is to take its place; made anew for every trial."""
+    """An environment with content and the one that will replace it; made again for every trial."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch

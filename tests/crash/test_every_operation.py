@@ -40,7 +40,7 @@ def some(numbered: list[tuple[int, disk.Change]], count: int) -> list[tuple[int,
 
 
 class Case(NamedTuple):
-    """What is there, what comes, what goes."""
+    """What is installed before, what is added, what is removed."""
 
     before: tuple[SmallDistribution, ...]
     new: tuple[SmallDistribution, ...] = ()
@@ -68,7 +68,7 @@ CASES = {
 
 
 class Scenario:
-    """A prefix in its state before, made anew for every trial, and the command."""
+    """A prefix in its initial state, made again for every trial, and the command."""
 
     def __init__(self, case: Case, directory: Path) -> None:
         self.case = case
@@ -109,7 +109,7 @@ class Scenario:
         return changes
 
     def check(self, prefix: DirectPrefix, why: object) -> None:
-        """The next command sees the old environment or the new one; one that writes leaves nothing behind."""
+        """Check that the next command sees the old or the new environment, and that a writer leaves no remains."""
         prefix.read()
         found = prefix.content()
         assert found in (self.old, self.new), why

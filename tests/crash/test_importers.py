@@ -17,7 +17,7 @@ VERSIONS = "2121212121"
 
 @pytest.fixture
 def env(workspace: Workspace, tmp_path: Path) -> PipEnvironment:
-    """An environment with version 1 of what is imported."""
+    """An environment with version 1 of the imported distribution."""
     env = PipEnvironment.open(workspace, tmp_path)
     env.add_to_index(*both_versions())
     env.run("install", f"{NAME}==1")

@@ -35,7 +35,7 @@ DESTDIR: Files = {
 
 
 class Case(NamedTuple):
-    """What is there, and what is merged; with `is_taken_away` it is merged before and taken away instead."""
+    """What the prefix holds and what is merged. With `is_taken_away` it was merged before and is now unmerged."""
 
     before: Files
     staged: Files
@@ -56,7 +56,7 @@ CASES = {
 
 
 class Scenario:
-    """A prefix in its state before, made anew for every trial, and the command."""
+    """A prefix in its initial state, made again for every trial, and the command."""
 
     def __init__(self, case: Case, directory: Path) -> None:
         self.case = case
@@ -101,7 +101,7 @@ class Scenario:
         return changes
 
     def check(self, prefix: MergePrefix, why: object) -> None:
-        """The same command does it, whatever was left; and so does one that wants something else."""
+        """Check that the same command succeeds with any remains, and that another command does too."""
         let_asides_age(prefix)
         copy = Path(f"{prefix.path}-next")
         shutil.copytree(prefix.path, copy, symlinks=True)

@@ -1,4 +1,4 @@
-"""`safe-pip adopt`: every way to start an environment's pip is safe-pip, until `unadopt`, and nothing else changes."""
+"""`safe-pip adopt`: until `unadopt`, every way to start an environment's pip runs safe-pip; nothing else changes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(
 
 
 def is_safe_pip(env: PipEnvironment, command: Sequence[str | Path]) -> bool:
-    """Whether this is safe-pip: pip has no such command."""
+    """Whether this is safe-pip; pip has no such command."""
     done = run(env, [*command, "status"], status=None)
     assert (done.returncode == 0) == ("nothing is unfinished" in done.stdout), done.stderr
     assert done.returncode or not done.stderr
@@ -78,7 +78,7 @@ def spellings(environment: Venv) -> list[list[str]]:
 
 
 def everything(root: Path) -> dict[str, tuple[object, ...]]:
-    """What is below a directory: kinds, modes, contents, and the times of all but directories."""
+    """All entries below a directory: kinds, modes, contents, and times except those of directories."""
     found: dict[str, tuple[object, ...]] = {}
     for path in sorted(root.rglob("*")):
         status = path.lstat()

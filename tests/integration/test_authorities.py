@@ -1,4 +1,4 @@
-"""Which certificates are trusted is what pip trusts, though its bundle is read no earlier than a request is made."""
+"""safe-pip trusts the certificates that pip trusts, and reads the bundle only before the first request."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def index_of(directory: Path, authority: trustme.CA) -> Iterator[str]:
 
 
 def have_pip_trust(env: PipEnvironment, authority: trustme.CA) -> None:
-    """Put the authority into the bundle of the environment's pip, and into its RECORD: it is one that came so."""
+    """Add the authority to the bundle of the environment's pip and update RECORD, as if pip came with it."""
     bundle = env.site / BUNDLE
     content = bundle.read_bytes() + authority.cert_pem.bytes()
     bundle.write_bytes(content)
@@ -87,7 +87,7 @@ def have_pip_trust(env: PipEnvironment, authority: trustme.CA) -> None:
 
 
 def noting(env: PipEnvironment, *args: str) -> subprocess.CompletedProcess[str]:
-    """Run a command that says when the bundle is read."""
+    """Run a command that reports when the bundle is read."""
     command = [str(env.venv.python), "-c", PROGRAM, *args]
     return subprocess.run(
         command, env=env.variables, cwd=env.directory, stdin=subprocess.DEVNULL, capture_output=True, text=True

@@ -57,7 +57,7 @@ def start(env: PipEnvironment) -> Iterator[Start]:
 
 
 def told(process: subprocess.Popen[str]) -> str:
-    """The line in which it says that it waits."""
+    """The message that the command waits."""
     assert process.stderr is not None
     lines: list[str] = []
     while not (lines and "waiting for" in lines[-1]):

@@ -1,4 +1,4 @@
-"""What is made when pip is imported is made by the first command, whichever that is, and then kept."""
+"""The first command keeps what importing pip compiles, and later commands use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a user can cause is told in a sentence: nothing is lost, and readers still work."""
+"""Errors that users can cause give one sentence. Nothing is lost, and readers still work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where pip is not as expected, or there is no flock, commands still work and still exclude each other."""
+"""If pip is not as expected, or flock is missing, commands still work and exclude each other."""
 
 from __future__ import annotations
 

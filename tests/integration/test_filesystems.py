@@ -1,4 +1,4 @@
-"""The whole command on filesystems that refuse things, spread over several of them, and killed on any of them."""
+"""Real commands on filesystems that refuse operations, on several filesystems at once, and killed on each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Code that another user put where a copy of pip is looked for is never run, by root least of all."""
+"""safe-pip never runs code that another user placed where it looks for a copy of pip, not even as root."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Programs under `safe-pip run --shared` while what they import goes up and down: docs/how-to/importers.md.
+"""Programs under `safe-pip run --shared` during upgrades and downgrades of what they import: docs/how-to/importers.md.
 
 `python -m tests.integration importers --rounds 500` does it five hundred times.
 """

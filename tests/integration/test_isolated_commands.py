@@ -1,4 +1,4 @@
-"""Real commands with a real pip: what they import, and what they can do without."""
+"""Real commands with a real pip: which modules they import, and which they do not need."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What an environment can do to a process that imports from it, each tried on a process that must not be touched."""
+"""Traps in an environment for importing processes; none may affect safe-pip."""
 
 import os
 import shutil

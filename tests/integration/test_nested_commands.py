@@ -1,4 +1,4 @@
-"""safe-pip below safe-pip: what the outer one holds is inherited, never waited for; with its variable, and without."""
+"""safe-pip below safe-pip: the inner command inherits the locks of the outer one and never waits for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is installed from the store of prepared wheels is, to the byte, what is installed without it."""
+"""An install from the store of prepared wheels gives the same bytes as an install without it."""
 
 from __future__ import annotations
 

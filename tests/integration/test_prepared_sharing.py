@@ -1,4 +1,4 @@
-"""One store of prepared wheels, and several interpreters and users: shared where it can be, and never mixed."""
+"""One store of prepared wheels for several interpreters and users: shared where possible, never mixed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that want the same wheels at the same time: each wheel is unpacked once, and the set is staged by one."""
+"""Commands that want the same wheels at once: each wheel is unpacked once, and one command stages the set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is wrong with the store of prepared wheels, what is installed is what is installed without it."""
+"""With any fault of the store of prepared wheels, an install gives the same result as without the store."""
 
 from __future__ import annotations
 

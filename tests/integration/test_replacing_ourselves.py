@@ -1,4 +1,4 @@
-"""pip and safe-pip themselves are upgraded and removed like anything else, by themselves and under others at work."""
+"""pip and safe-pip are upgraded and removed like other distributions, by themselves and during other commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pips that work at once share besides the environment: source trees, checkouts, and caches."""
+"""Places that concurrent pips share besides the environment: source trees, checkouts and caches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is staged and committed is, to the byte, what pip would have installed; nothing in it tells of the stage."""
+"""A staged and committed install gives the same bytes as pip, and does not contain the path of the stage."""
 
 from __future__ import annotations
 

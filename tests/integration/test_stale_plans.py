@@ -1,4 +1,4 @@
-"""What other commands did meanwhile is kept, noticed, or resolved again; never torn and never overwritten unseen."""
+"""Changes by other commands meanwhile are kept, noticed or resolved again; never torn or silently overwritten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`safe-pip status`: holders, waiters and unfinished transactions of real processes, seen without a lock."""
+"""`safe-pip status`: holders, waiting commands and unfinished transactions of real processes, read without a lock."""
 
 from __future__ import annotations
 

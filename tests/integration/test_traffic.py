@@ -1,4 +1,4 @@
-"""Any number of commands at once on one environment leave what some serial order of them would have left.
+"""Many commands at once on one environment leave the result of some serial order.
 
 Every load of `tests.support.processes.loads`, seeded; `python -m tests.chaos` runs hundreds of them.
 """

@@ -1,4 +1,4 @@
-"""The checks find it when plain pip breaks an environment, and do not cry out when commands take turns."""
+"""The checks detect environments that plain pip breaks, and accept commands that take turns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How locks are taken, and what is done when a journal is found behind one: the part that all programs share.
+"""How locks are taken, and what a process does if it finds a journal: the part that all programs share.
 
 A program is a generator of steps, which gets the outcome of each one back. It must depend on nothing else, because
 the search runs it again from its start, with the outcomes it had, to get to a later step. `Again` and `Ended` leave it
@@ -17,7 +17,7 @@ Steps = Generator[Step, Any, Any]
 
 
 class Again(Exception):
-    """Start over, with what is to be done first."""
+    """Start over; the argument states what to do first."""
 
     def __init__(self, **carry: Any) -> None:
         self.carry = carry
@@ -103,7 +103,7 @@ def begin(
     recover: tuple[int, tuple[str, ...]] | None = None,
     rounds: int = 0,
 ) -> Steps:
-    """What comes before every start and new start of a program."""
+    """The steps before every start and every new start of a program."""
     me.rounds = rounds
     if rounds:
         me.carry["rounds"] = rounds

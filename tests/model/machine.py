@@ -216,7 +216,7 @@ class Nodes:
         )
 
     def check_end(self, world: World) -> None:
-        """What must be true when everything has ended: nothing half-applied or lost, and a serial order exists."""
+        """The conditions when all processes have ended: nothing is half-applied or lost, and a serial order exists."""
         data = world.data
         killed = self.scenario.kills or any("dies" in p.arguments for p in self.scenario.processes)
         if not killed and (world.owners or world.marks or world.journals):

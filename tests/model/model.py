@@ -157,7 +157,7 @@ class Reliance(NamedTuple):
 
 
 class World(NamedTuple):
-    """All of the shared state, and, for the checks, what it ought to be."""
+    """All shared state, and the expected state for the checks."""
 
     at: tuple[int, ...]  # the node of its program that each process has reached
     held: frozenset[Held]

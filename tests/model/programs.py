@@ -53,7 +53,7 @@ class Goal:
 
 
 def snapshot(me: Me, places: tuple[str, ...]) -> Steps:
-    """What is installed at one instant."""
+    """The installed versions at one instant."""
     if me.rules.snapshot_takes_commit_lock:
         unguarded = []
         wanted = []
@@ -81,7 +81,7 @@ def snapshot(me: Me, places: tuple[str, ...]) -> Steps:
 
 
 def take_to_read(me: Me, wanted: list[tuple[Lock, Mode]]) -> Steps:
-    """As `take_all`, of lock files that are open already: a reader makes none; where none is there, no gate is."""
+    """Take locks whose files are open already. A reader makes no lock file; a missing file has no gate."""
     if not me.litter:
         yield from take_all(me, wanted)
         return

@@ -44,7 +44,7 @@ def components(edges: dict[int, list[int]]) -> Iterator[list[int]]:
 
 
 def starves(found: Found, victim: int) -> bool:
-    """Can the others go on for ever while `victim` is blocked in every state? (Then no fair kernel helps it.)"""
+    """Whether the others can run for ever while `victim` is blocked in every state, so that no fair kernel helps it."""
     blocked = {s for s, out in found.edges.items() if all(p != victim for p, _ in out)}
     blocked = {s for s in blocked if found.nodes.status(found.worlds[s], victim) is None}
     inside = {s: [(p, t) for p, t in found.edges[s] if t in blocked] for s in blocked}
@@ -52,7 +52,7 @@ def starves(found: Found, victim: int) -> bool:
 
 
 def goes_round(found: Found, victims: Iterable[int]) -> bool:
-    """Can all of `victims` take steps for ever, and none of them come to its end?"""
+    """Whether all of `victims` can take steps for ever without an end."""
     return any(set(victims) <= moving for moving in _fair_cycles(found, found.edges, set()))
 
 

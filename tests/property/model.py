@@ -29,7 +29,7 @@ Links = Mapping[str, str]
 
 
 class Directory(dict[str, "Directory | str | Alias"]):
-    """Names and what they stand for; a file is its content."""
+    """Names and what they name; a file is its content."""
 
     mode = stat.S_IFDIR | 0o755
     volume: Volume | None = None
@@ -46,7 +46,7 @@ Node = Directory | str | Alias
 
 
 class Disk:
-    """What is live, and for each part what is staged and what was thrown away."""
+    """The live files, and for each part the staged and the discarded files."""
 
     def __init__(
         self,
@@ -218,7 +218,7 @@ def emptied(plan: Plan) -> list[str]:
 
 
 def clean_up(plan: Plan, disk: Disk) -> None:
-    """What is done after the commit point."""
+    """The operations after the commit point."""
     for path in emptied(plan):
         parent, name = place(disk.live, path)
         assert parent.pop(name) == {}
@@ -290,7 +290,7 @@ def undo_one(plan: Plan, disk: Disk, operation: Operation) -> None:
 
 
 def expected(live: Files, aliases: Links, going: Collection[str], staged: Files) -> dict[str, str]:
-    """All files but bytecode, once `staged` is merged: what goes is gone before what is staged follows any link."""
+    """All files but bytecode after `staged` is merged. Removals happen before staged files follow any link."""
     links = staying(aliases, going)
     result = {path: content for path, content in live.items() if not goes(path, going) and not is_bytecode(path)}
     result.update({path: f"-> {target}" for path, target in links.items()})

@@ -1,4 +1,4 @@
-"""Any history of commands, of which any is killed anywhere: what is installed is what a plain dictionary says."""
+"""Any history of commands, with kills anywhere: the installed files are those of a plain dictionary."""
 
 import contextlib
 import itertools
@@ -95,7 +95,7 @@ readers = st.lists(st.integers(0, 20), max_size=2)
 
 
 class Expected(NamedTuple):
-    """All that is to be in the prefix: what is installed, the unowned files, the bytecode that importers made."""
+    """The expected content of the prefix: installed files, unowned files, bytecode that importers made."""
 
     installed: Installed
     unowned: Mapping[str, str] = {}
@@ -106,7 +106,7 @@ class Expected(NamedTuple):
         return {**self.unowned, **self.bytecode, **content_of(self.installed.values())}
 
     def after(self, new: Collection[SmallDistribution], old: Collection[SmallDistribution]) -> "Expected":
-        """The same once a command has come to an end that puts `new` in and takes `old` away."""
+        """The expected content after a command that installs `new` and removes `old`."""
         kept = {project: each for project, each in self.installed.items() if each not in old}
         come, gone = content_of(new), content_of(old)
         metadata = {directory for path in gone for directory in parents(path) if directory.endswith(".dist-info")}
@@ -123,19 +123,19 @@ def content_of(distributions: Iterable[SmallDistribution]) -> dict[str, str]:
 
 
 def bytecode_of(path: str) -> str:
-    """Where an interpreter of an old version puts what it has compiled."""
+    """The path of the bytecode of an interpreter of an old version."""
     directory, name = os.path.split(path)
     return f"{directory}/__pycache__/{name.removesuffix('.py')}.cpython-310.pyc"
 
 
 def source_of(path: str) -> str:
-    """What was compiled to the bytecode at `path`."""
+    """The source text that was compiled to the bytecode at `path`."""
     directory, _, name = path.partition("/__pycache__/")
     return f"{directory}/{name.partition('.')[0]}.py"
 
 
 class Command(NamedTuple):
-    """What one command does, and what it is to come to."""
+    """What one command does, and the expected result."""
 
     new: Sequence[SmallDistribution]
     old: Sequence[SmallDistribution]
@@ -143,7 +143,7 @@ class Command(NamedTuple):
 
 
 class Machine(RuleBasedStateMachine):
-    """One prefix, and what it has to be; every command is one of the real transaction."""
+    """One prefix and its expected content; every command uses the real transaction."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(wish=wishes, is_late=st.booleans())
     def a_command_comes_to_its_end(self, wish: Wish, is_late: bool) -> None:
-        """Whatever was left unfinished is undone or finished before, and nothing is left of anything."""
+        """Unfinished transactions are undone or finished first, and nothing remains of any."""
         command = self.command(wish)
         if command is None:
             return
@@ -194,7 +194,7 @@ class Machine(RuleBasedStateMachine):
         self.a_command_is_killed(wish, moment, is_late, again)
 
     def a_command_is_killed(self, wish: Wish, moment: Moment, is_late: bool, again: list[int]) -> None:
-        """Its recovery of what was left before included; the journal decides whether anything has happened."""
+        """A kill may fall into an earlier recovery. The journal decides whether the command took effect."""
         command = self.command(wish)
         if command is None:
             return
@@ -228,7 +228,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def somebody_reads(self) -> None:
-        """What was left unfinished is undone before."""
+        """Unfinished transactions are undone first."""
         found = self.prefix.read()
         assert found.projects.keys() == self.expected.installed.keys()
         assert not self.journals()
@@ -261,7 +261,7 @@ class Machine(RuleBasedStateMachine):
         assert set(flock.own_descriptors()) <= self.locked
 
     def check(self) -> None:
-        """Compare the prefix with what it has to be, or, while it is half changed, with what it may be."""
+        """Compare the prefix with its expected content; while it is half changed, with the allowed contents."""
         found = self.prefix.content()
         if self.unfinished is not None:
             check_metadata(found, self.expected.installed, self.unfinished)
@@ -276,7 +276,7 @@ class Machine(RuleBasedStateMachine):
         assert {path: content for path, content in found.items() if path not in made} == seen
 
     def seen(self, files: Mapping[str, str]) -> dict[str, str]:
-        """What `Prefix.content` says of these files alone: they and the directories they are in, the roots apart."""
+        """The part of `DirectPrefix.content` for these files: the files and their directories below the roots."""
         mode = self.prefix.site.stat().st_mode
         directories = {"site", "bin"} | {above for path in files for above in parents(path)}
         regular = stat.filemode(stat.S_IFREG | mode & 0o666)

@@ -1,4 +1,4 @@
-"""What is true of every merge."""
+"""Properties of every merge."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class Case(NamedTuple):
     aliases: Mapping[str, str] = MappingProxyType({})
 
     def wanted(self) -> dict[str, str]:
-        """All files but bytecode, as they have to be afterwards."""
+        """All files but bytecode that are expected afterwards."""
         return expected(self.live, self.aliases, self.going, self.staged)
 
     def places(self) -> dict[str, str]:
-        """Where what is staged comes to be, with its content."""
+        """The final paths of the staged files, with their content."""
         links = model.staying(self.aliases, self.going)
         return {model.resolved(path, links): content for path, content in self.staged.items()}
 
@@ -159,7 +159,7 @@ def check_result(case: Case, before: set[str], disk: Disk, *, tidy: str = "/") -
 
 
 def check_shape(plan: Plan) -> None:
-    """Check what is true of every plan, whatever it is about."""
+    """Check the properties that every plan has."""
     paths = live_paths(plan)
     assert len(set(paths)) == len(paths)
     assert not any(above in paths for path in paths for above in model.parents(path)), "operations are nested"

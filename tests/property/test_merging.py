@@ -1,4 +1,4 @@
-"""What is true of every staged tree and every prefix: merged twice is merged once, and unmerged is as it was."""
+"""Properties of all staged trees and prefixes: a second merge changes nothing, and unmerge restores the prefix."""
 
 from __future__ import annotations
 

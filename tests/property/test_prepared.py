@@ -1,4 +1,4 @@
-"""Whatever a wheel has in it: it is copied from the store as it is in the archive, or left to the installer."""
+"""A wheel with any content is copied from the store as it is in the archive, or left to the installer."""
 
 from __future__ import annotations
 

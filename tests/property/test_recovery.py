@@ -1,4 +1,4 @@
-"""Whatever a transaction does, wherever it is killed, and however often its recovery is: the tree is the old one."""
+"""A transaction with any operations, killed anywhere, with any kills of its recovery: the tree is the old one."""
 
 import shutil
 import tempfile

@@ -1,4 +1,4 @@
-"""What can happen to a disk on the way: every change through `safe_pip.fs` recorded, refused, or the last one ever.
+"""Faults of a disk: each change through `safe_pip.fs` can be recorded, refused, torn, or the last one.
 
 Changes are counted from 0. A trial that is to meet every one of them records first:
 
@@ -23,7 +23,7 @@ GROWING = frozenset({"create", "write", "copy", "link", "make_directory", "write
 
 
 class Crashed(BaseException):
-    """The process died here: nothing can be changed any more, by no cleaning up."""
+    """The process died here: not even clean-up code can change anything any more."""
 
 
 class Change(NamedTuple):
@@ -35,12 +35,12 @@ class Change(NamedTuple):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """All paths that are told of it."""
+        """All paths of this change."""
         return (self.path, self.source) if self.source else (self.path,)
 
 
 class Trial:
-    """The changes of one trial, the refused ones included; `struck` is the one that the fault hit first."""
+    """The changes of one trial, including refused ones; `struck` is the first change that the fault hit."""
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
@@ -101,7 +101,7 @@ def _fault(
     only: Collection[str] | None,
     after: Collection[str] | None,
 ) -> Iterator[Trial]:
-    """`after`: which operations are hit for ever after, None for all."""
+    """`after`: the operations that fail for ever after the first fault; None for all."""
     trial = Trial()
     counted = 0
     tearing: Change | None = None

@@ -251,7 +251,7 @@ class Victim:
             return process.wait(PATIENCE) == -KILL
 
     def _toggle_probe(self) -> None:
-        """Run a command that writes: readers leave behind what is no journal."""
+        """Run a command that writes, because readers delete only journals."""
         self._finish("uninstall", "-y", PROBE) if self._has_probe else self._finish("install", PROBE)
         self._has_probe = not self._has_probe
 
@@ -299,7 +299,7 @@ class Victim:
             yield f"next command: it lists versions {versions}"
 
     def _left(self) -> list[str]:
-        """What is in the environment that is neither installed nor a lock file."""
+        """Files in the environment that are neither installed nor lock files."""
         found = []
         for directory, directories, files in os.walk(self.environment.path):
             here = Path(directory)

@@ -1,4 +1,4 @@
-"""An overlayfs with a real lower layer, as every container has one, mounted in a namespace of our own."""
+"""An overlayfs with a real lower layer, like that of a container, mounted in a private namespace."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def run_python(directory: Path, code: str, *arguments: str) -> str:
-    """What the program `code` prints there; raises `AssertionError` with what it complained of if it fails."""
+    """The output of the program `code` in the overlay; raises `AssertionError` with its errors if it fails."""
     done = run(directory, sys.executable, "-c", code, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -47,7 +47,7 @@ def run_python(directory: Path, code: str, *arguments: str) -> str:
 
 @functools.cache
 def why_not() -> str:
-    """Why there can be no such mount on this machine, or nothing."""
+    """Why this machine cannot make such a mount; empty if it can."""
     if sys.platform != "linux" or shutil.which("unshare") is None:
         return "no unshare(1)"
     with tempfile.TemporaryDirectory() as name:

@@ -38,7 +38,7 @@ def put(path: Path, content: Content) -> None:
 
 
 def content_of(path: Path) -> Content | None:
-    """What is there, as `put` takes it."""
+    """The content of `path`, in the form that `put` takes."""
     if path.is_symlink():
         return Link(os.readlink(path))
     if path.is_dir():
@@ -47,7 +47,7 @@ def content_of(path: Path) -> Content | None:
 
 
 def seen(path: Path) -> Seen:
-    """What the journal says of what is at `path`."""
+    """The state of `path`, in the form that the journal uses."""
     status = os.lstat(path)
     if stat.S_ISDIR(status.st_mode):
         return Seen(status.st_mode, 0, 0)
@@ -55,7 +55,7 @@ def seen(path: Path) -> Seen:
 
 
 class StagedTransaction:
-    """The tree `home`, the shared directory `bin`, and one transaction that is about to change them."""
+    """The tree `home`, the shared directory `bin`, and one transaction that will change them."""
 
     def __init__(self, root: Path, identifier: str = IDENTIFIER) -> None:
         root = root.resolve()
@@ -88,7 +88,7 @@ class StagedTransaction:
 
     @property
     def journal(self) -> Journal:
-        """The journal of what was added."""
+        """The journal of all added operations."""
         home, shared = str(self.home), str(self.bin)
         roots = tuple(map(str, self.roots))
         return Journal(self.identifier, home, (home,), (shared,), roots, (str(self.private),), tuple(self.operations))
@@ -151,7 +151,7 @@ class StagedTransaction:
                 do(places, operation)
 
     def content(self) -> Content | None:
-        """What is in the target, without the state directories."""
+        """The content of the target, without the state directories."""
         return {
             str(number): {name: content for name, content in found.items() if name != ".safe-pip"}
             for number, root in enumerate(self.roots)
@@ -159,16 +159,16 @@ class StagedTransaction:
         }
 
     def leftovers(self) -> list[Path]:
-        """What the transaction has left in state directories; the one of `bin` was made for it alone."""
+        """Remains of the transaction in state directories. The state directory of `bin` was made for it alone."""
         return self.leftovers_of_home() + [*self.bin.glob(".safe-pip")]
 
     def leftovers_of_home(self) -> list[Path]:
-        """The same in the tree alone."""
+        """Remains of the transaction in the state directory of the tree."""
         return sorted(self.state.glob(f"{self.identifier}*"))
 
 
 def do(places: OpenDirectories, operation: Operation) -> None:
-    """Carry out one operation as the design has it."""
+    """Carry out one operation as the design describes it."""
     live, trash, staged = places.live(operation), places.trash(operation), places.staged(operation)
     if operation.kind is Kind.MODE:
         assert operation.new is not None

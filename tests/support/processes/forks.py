@@ -53,7 +53,7 @@ def _status(act: Callable[[], object]) -> int:
 
 
 def become(user: str, groups: tuple[int, ...] = ()) -> None:
-    """Become this user for ever, also in these supplementary groups."""
+    """Become this user, with these supplementary groups."""
     found = pwd.getpwnam(user)
     os.setgroups(list(groups))
     os.setgid(found.pw_gid)

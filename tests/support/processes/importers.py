@@ -1,4 +1,4 @@
-"""Interpreters that import a distribution in a loop while it is upgraded, and what they met."""
+"""Interpreters that import a distribution in a loop while it is upgraded, and their results."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ KINDS = (
 
 
 def both_versions() -> tuple[Project, Project]:
-    """Both versions of what is imported: the same modules of the same size, so that nothing but its content tells."""
+    """Both versions of the imported distribution. Modules have equal names and sizes, so only the content differs."""
     return _version("1"), _version("2")
 
 
@@ -61,7 +61,7 @@ def _version(version: str) -> Project:
 
 
 def import_once(command: Sequence[str | Path], variables: Mapping[str, str]) -> tuple[str, str]:
-    """What one fresh interpreter, started by `command` and more, met: one of `KINDS`, and more about it."""
+    """The result of one new interpreter, started by `command`: one of `KINDS`, and details."""
     done = subprocess.run(
         [*command, "-I", "-c", IMPORTER], env=dict(variables), stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
@@ -74,7 +74,7 @@ def import_once(command: Sequence[str | Path], variables: Mapping[str, str]) -> 
 def import_during(
     changes: Callable[[], None], commands: Sequence[Sequence[str | Path]], variables: Mapping[str, str]
 ) -> tuple[Counter[str], list[str]]:
-    """Import by each of `commands` in a loop of its own while `changes` runs; on return what was met, how often.
+    """Import with each of `commands` in a separate loop while `changes` runs; on return the count of each result.
 
     The second value tells more of each import that did not meet one version.
     """

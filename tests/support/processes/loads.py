@@ -193,7 +193,7 @@ def tree_builds(processes: int) -> Load:
 
 
 def built(load_run: LoadRun, outcomes: list[Outcome], modules: set[str]) -> list[Violation]:
-    """What is wrong with the wheels that were built: each must be whole and have exactly these modules."""
+    """Violations of the built wheels: each must be complete and have exactly these modules."""
     found = []
     for outcome in outcomes:
         if outcome.status == 0 and outcome.command.arguments[0] == "wheel":
@@ -206,14 +206,14 @@ def built(load_run: LoadRun, outcomes: list[Outcome], modules: set[str]) -> list
 
 
 def either_order(load_run: LoadRun) -> list[Violation]:
-    """Two installs each of which would decide otherwise had it seen the other."""
+    """Two installs, each of which would decide otherwise after the other."""
     projects = [Project("aaa", "1"), Project("aaa", "2", ("bbb==1",)), Project("bbb", "1")]
     projects.append(Project("bbb", "2", ("aaa==1",)))
     return _as_serial(load_run, projects, [], [("install", "aaa"), ("install", "bbb")])
 
 
 def requirement_moved(load_run: LoadRun) -> list[Violation]:
-    """What one command finds satisfied is upgraded or removed by others."""
+    """A satisfied requirement of one command is upgraded or removed by others."""
     projects = [Project("lib", version) for version in ("1", "2", "3")]
     projects += [Project("app", "1", ("lib<3",)), Project("tool", "1", ("lib",), extras={"new": ("lib>=2",)})]
     commands = [("install", "app"), ("install", "--upgrade", "lib"), ("uninstall", "-y", "lib")]
@@ -245,7 +245,7 @@ def random_resolves(load_run: LoadRun) -> list[Violation]:
 def _as_serial(
     load_run: LoadRun, projects: list[Project], there: list[Project], commands: list[tuple[str, ...]]
 ) -> list[Violation]:
-    """Run commands at once and hold what they leave, and say, against every serial order of plain pip."""
+    """Run commands at once and compare the result and the exit statuses with every serial order of plain pip."""
     for project in projects:
         project.write_wheel(load_run.index)
     variables = load_run.variables | {"PIP_FIND_LINKS": str(load_run.index)}

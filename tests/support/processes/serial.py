@@ -1,4 +1,4 @@
-"""Which results the commands of a load could have had one after another, in any order.
+"""Results that the commands of a load could have one after another, in any order.
 
 Two ways to know. Commands that pin everything they touch are blind writes, and whether a serial order explains what
 is installed can be decided from the end backwards. For commands that resolve, plain pip really runs every order.
@@ -54,7 +54,7 @@ def explains(initial: Mapping[str, str], commands: Sequence[Writing], final: Map
 
 @dataclass(frozen=True)
 class Result:
-    """What is installed in the end, and the exit status of each command in the order given (not in that of running)."""
+    """What is installed at the end, and the exit status of each command in the given order."""
 
     installed: Installed
     statuses: tuple[int, ...]
@@ -65,7 +65,7 @@ class Result:
 
 @dataclass
 class SerialOrders:
-    """Runs commands one after another with plain pip; a step that is known is not run twice."""
+    """Runs commands one after another with plain pip. A known step is not run again."""
 
     maker: VenvMaker
     variables: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""Many commands on one environment at once: a load, what became of each command, and what nothing explains.
+"""Many commands on one environment at once: a load, the outcome of each command, and unexplained outcomes.
 
 A load is a list of lanes. A lane is a list of commands that run one after another. All lanes start together. Output
 goes into files, so it survives a command that hangs, and a daemon that a command leaves behind delays no test.
@@ -30,7 +30,7 @@ HUNG = -1000
 
 @dataclass(frozen=True)
 class Tool:
-    """What is tested: how the command line of one tool begins, for an environment."""
+    """A tool under test: the start of its command line for an environment."""
 
     name: str
     command: Callable[[Venv], list[str]]
@@ -60,7 +60,7 @@ Lane = Sequence[Command]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one command."""
+    """The outcome of one command."""
 
     lane: int
     command: Command
@@ -83,7 +83,7 @@ def install(*options: str, **versions: str) -> Command:
 
 
 def uninstall(*projects: str) -> Command:
-    """Remove these projects; what is not installed is skipped."""
+    """Remove these projects; missing ones are skipped."""
     return Command(("uninstall", "-y", *projects), dict.fromkeys(map(normalize, projects)))
 
 
@@ -132,7 +132,7 @@ def _run(lane: int, command: Command, argv: list[str], variables: Mapping[str, s
 
 
 def check_outcomes(outcomes: Sequence[Outcome]) -> list[Violation]:
-    """What no serial order explains in the commands themselves: their statuses, tracebacks, what readers saw."""
+    """Outcomes that no serial order explains: exit statuses, tracebacks, torn reads."""
     found = []
     for outcome in outcomes:
         tail = "\n".join(text.rstrip() for text in (outcome.stdout[-300:], outcome.stderr[-1500:]) if text)
@@ -160,7 +160,7 @@ def _gave_up(outcome: Outcome, others: Sequence[Outcome]) -> bool:
 
 
 def one_instant(families: Sequence[Sequence[Mapping[str, str]]]) -> list[Command]:
-    """The readers: each lists what is installed, and must have seen one generation of every family, or none of it.
+    """Reading commands: each must see one generation of every family, or none of it.
 
     A family is a list of generations; a generation gives the version of each project that is installed together.
     """

@@ -1,4 +1,4 @@
-"""What happens in directories, as it happens: inotify(7), without a package, and the end of a process beside it."""
+"""Watch directories with inotify(7), and the end of a process, without another package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that take and let go of locks when they are told to, and say what happens to them.
+"""Processes that take and release locks on request, and report what happens.
 
 A worker is a real process. It is told what to do by lines of JSON and answers with events; whether it is blocked in
 the kernel is read from /proc/locks. Nothing here sleeps: waiting is for a pipe, with a limit.
@@ -78,7 +78,7 @@ class Worker:
         self.expect("released")
 
     def next_event(self, timeout: float = LIMIT) -> Event | None:
-        """The next thing that it says; None if it says nothing in time, or no more."""
+        """The next event; None if no event comes in time, or the worker has ended."""
         assert self._process.stdout is not None
         end = time.monotonic() + timeout
         while b"\n" not in self._rest:
@@ -111,7 +111,7 @@ class Worker:
         raise AssertionError(f"{self.pid} is not blocked")
 
     def is_blocked(self) -> bool:
-        """Whether it waits in the kernel; False as soon as it says that it holds what it asked for."""
+        """Whether it waits in the kernel; False as soon as it reports that it holds the locks."""
         end = time.monotonic() + LIMIT
         while time.monotonic() < end:
             if is_waiter(self.pid):
@@ -141,7 +141,7 @@ class Worker:
         wait_until(is_stopped)
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """Kill the worker and delete its files."""
         self.kill()
         shutil.rmtree(self._temporary)
         for pipe in (self._process.stdin, self._process.stdout):
@@ -201,7 +201,7 @@ def say(**event: Any) -> None:
 
 
 class Reporter:
-    """Passes on what the user would be told."""
+    """Reports what the user would be told."""
 
     def waiting(self, event: Any) -> None:
         fields = ("pid", "command", "exclusive", "is_stopped", "is_waiting")
@@ -213,7 +213,7 @@ class Reporter:
 
 
 def orders() -> Iterator[Event]:
-    """What the test tells us, without reading ahead."""
+    """The orders of the test, without reading ahead."""
     while True:
         line = b""
         while not line.endswith(b"\n"):
@@ -225,7 +225,7 @@ def orders() -> Iterator[Event]:
 
 
 def serve() -> None:
-    """Do what the test says."""
+    """Carry out the orders of the test."""
     given = orders()
     begin = next(given)
     if begin.get("without_flock"):

@@ -1,4 +1,4 @@
-"""Each violation is planted in an environment that is otherwise sound, and named by the checker."""
+"""The checker names each violation that is planted in a sound environment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RIGHT = Project("right", "1", files={"right/__init__.py": "", "right/deep/a.py":
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Venv:
-    """An environment that was filled by hand: no process, and no code of pip's."""
+    """An environment that was filled by hand, without a process and without pip."""
     made = Venv(tmp_path / "env", frozenset({"bin/python"}))
     made.scripts.mkdir(parents=True)
     made.python.symlink_to(sys.executable)

@@ -1,4 +1,4 @@
-"""Which final states some order of blind writes explains."""
+"""Final states that some order of blind writes explains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a load's commands may print and how they may end, without running any."""
+"""Allowed outputs and exit statuses of a load's commands, without running them."""
 
 from __future__ import annotations
 

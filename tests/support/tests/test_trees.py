@@ -1,4 +1,4 @@
-"""The comparison of two directory trees sees every difference that a program could see, and no other."""
+"""The comparison of two directory trees finds every difference that a program can see, and no other."""
 
 from __future__ import annotations
 

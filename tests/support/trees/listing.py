@@ -23,7 +23,7 @@ def tree_of(root: Path, is_ignored: Callable[[str], bool] = lambda path: False) 
 
 
 def differences(before: Tree, after: Tree) -> list[str]:
-    """One line for each path that is not the same in both."""
+    """One line for each path that differs."""
     found = []
     for path in sorted(before.keys() | after.keys()):
         if before.get(path) != after.get(path):

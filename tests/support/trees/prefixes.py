@@ -1,4 +1,4 @@
-"""Staged trees, the prefixes that they are merged into, and everything that can be told of either."""
+"""Staged trees, the prefixes that they are merged into, and the full content of both."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class MergePrefix:
         return unmerge(Manifest.read(manifest), lambda: Prefix.at(self.path), context.transaction)
 
     def content(self) -> dict[str, str]:
-        """Kind, permissions and content of everything in it, but for what is safe-pip's own."""
+        """Kind, permissions and content of every entry, without safe-pip's own files."""
         return {path: " ".join(said[:3]) for path, said in exact(self.path).items()}
 
     def private(self) -> list[str]:
@@ -139,7 +139,7 @@ def command(*args: object) -> list[str]:
 
 
 def variables() -> dict[str, str]:
-    """The environment variables of such a command."""
+    """The environment variables of a safe-pip command."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SAFE_PIP_", "PIP_"))}
     return kept | {"PYTHONPATH": str(Path(safe_pip.__file__).parent.parent)}
 

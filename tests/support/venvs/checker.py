@@ -40,7 +40,7 @@ json.dump(failed, sys.stdout)
 
 @dataclass(frozen=True, order=True)
 class Violation:
-    """One thing that no sequence of pip commands, one after another, would have left behind."""
+    """One fault that no sequence of pip commands, one after another, leaves behind."""
 
     name: str
     detail: str
@@ -106,7 +106,7 @@ def distributions(environment: Venv) -> list[Distribution]:
 
 
 def installed(environment: Venv) -> dict[str, str]:
-    """Which version of each project is there, as far as it can be told."""
+    """The installed version of each project, as far as it can be read."""
     return dict(each.identity or each.directory_name for each in distributions(environment))
 
 
@@ -134,7 +134,7 @@ def check_files(environment: Venv) -> list[Violation]:
 
 
 def check_imports(environment: Venv, variables: Mapping[str, str]) -> list[Violation]:
-    """Import every top-level module in one child interpreter, and what fails there once more in one of its own.
+    """Import all top-level modules in one child interpreter, and each module that fails again in its own interpreter.
 
     Some only import before others: setuptools 75 on Python 3.10 refuses to come after `pkg_resources`.
     """
@@ -166,7 +166,7 @@ def check_with_pip(environment: Venv, variables: Mapping[str, str]) -> list[Viol
 
 
 def check_wheel(wheel: Path, modules: Collection[str]) -> list[Violation]:
-    """What is wrong with a wheel file that was built: its RECORD tells, and it must have exactly `modules`."""
+    """Violations of a built wheel: it must match its RECORD and have exactly `modules`."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             content = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}

@@ -43,7 +43,7 @@ class SmallDistribution(NamedTuple):
 
 
 class DirectPrefix:
-    """A prefix with a tree `site` and scripts in `bin`, and what is installed there."""
+    """A prefix with the tree `site` and scripts in `bin`."""
 
     def __init__(self, root: Path, *, shared_bin: bool = False) -> None:
         self.root = Path(os.path.realpath(root))
@@ -99,7 +99,7 @@ class DirectPrefix:
         return self.transaction().read(lambda: Snapshot.take([str(self.site)]))
 
     def content(self) -> dict[str, str]:
-        """Every file's text and mode, every link and directory; but for what is a transaction's."""
+        """The text and mode of every file, and every link and directory, without the files of transactions."""
         found: dict[str, str] = {}
         for where, directories, names in os.walk(self.root):
             directories[:] = [name for name in directories if not name.startswith(".safe-pip")]

@@ -1,4 +1,4 @@
-"""Interpreters of other versions than the one that runs the tests, where this machine has any."""
+"""Interpreters of other versions than the one that runs the tests, if this machine has any."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OLDEST, NEWEST = (3, 10), (3, 14)
 
 
 def another() -> str:
-    """One of another version, which safe-pip supports; skips the test where there is none."""
+    """An interpreter of another supported version; skips the test if there is none."""
     found = _another()
     if found is None:
         pytest.skip("there is no other interpreter on PATH or among those of pyenv")

@@ -1,4 +1,4 @@
-"""One environment with safe-pip in it, an index of tiny distributions, and a build that waits to be told."""
+"""An environment with safe-pip, an index of tiny distributions, and a build that waits for the test."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ build_editable = build_wheel
 
 @dataclass(frozen=True)
 class Waiting:
-    """A source tree whose build, the first time, says that it has begun and waits to be released."""
+    """A source tree whose first build reports that it has begun, and waits until it is released."""
 
     tree: Path
     ready: Path
@@ -60,7 +60,7 @@ class Waiting:
 
 @dataclass
 class PipEnvironment:
-    """Where a test installs tiny distributions with safe-pip."""
+    """A venv with pip and safe-pip, in which a test installs tiny distributions."""
 
     workspace: Workspace
     directory: Path
@@ -162,7 +162,7 @@ class PipEnvironment:
 
 @contextmanager
 def ended(process: subprocess.Popen[str], given: str | None = None):
-    """Yield (status, stdout, stderr) of a process that comes to its end; one that does not is killed."""
+    """Wait for a process and yield (status, stdout, stderr); a process that does not end is killed."""
     try:
         out, err = process.communicate(given, timeout=120)
         yield process.returncode, out, err

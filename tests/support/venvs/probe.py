@@ -1,4 +1,4 @@
-"""safe-pip with a `cli` that tells what the process is like once it has started, in place of running pip.
+"""A safe-pip whose `cli` reports the state of the started process in place of running pip.
 
 The package is the real one but for `cli.py`; it is made once and linked into environments, so that its bytecode is too.
 """
@@ -87,7 +87,7 @@ class Probe:
         )  # fmt: skip
 
     def report(self, command: list[str | Path], directory: Path, **variables: str) -> dict[str, Any]:
-        """Run a command that starts the probe; on return what it tells."""
+        """Run a command that starts the probe; on return its report."""
         done = self.run(command, directory, **variables)
         assert done.returncode == 0, done.stderr
         report: dict[str, Any] = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""The store of prepared wheels as a test meets it: what is in it, and what is installed with and without it."""
+"""The store of prepared wheels in tests: its entries, and what is installed with and without it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tree(root: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def installed(env: PipEnvironment, *options: str, **more: str) -> dict[str, tuple[int, bytes]]:
-    """What a command puts into a prefix of its own, always at the same place."""
+    """The files that a command installs into a private prefix, always at the same path."""
     prefix = env.directory / "prefix"
     env.run("install", "--ignore-installed", "--prefix", prefix, *options, "every-thing", "other", **more)
     found = tree(prefix)

@@ -1,4 +1,4 @@
-"""Virtual environments in a tenth of a second, with a given pip, safe-pip and whatever else.
+"""Virtual environments in a tenth of a second, with a given pip, safe-pip and other wheels.
 
 pip installs a set of wheels once per session into a template; each venv is made by `venv` and filled with a copy of
 what the template has, compiled files included. Scripts name their interpreter, so they and their RECORD rows change.

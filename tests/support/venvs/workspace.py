@@ -1,4 +1,4 @@
-"""Where rounds of traffic are run: environments, caches, the tool under test, and what is kept of a failed round."""
+"""Where loads run: environments, caches, the tool under test, and the files that are kept of a failed run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Wrecked(AssertionError):
 
 @dataclass(frozen=True)
 class Workspace:
-    """What the rounds of one session share."""
+    """What all runs of one session share."""
 
     wheelhouse: Wheelhouse
     scratch: Path
@@ -92,7 +92,7 @@ class Workspace:
 
 @dataclass
 class LoadRun:
-    """One round: its directory, its random numbers, and the load once it has run."""
+    """One run of a load: its directory and its random numbers."""
 
     workspace: Workspace
     directory: Path
@@ -105,7 +105,7 @@ class LoadRun:
 
     @cached_property
     def variables_with_empty_cache(self) -> dict[str, str]:
-        """The same with a cache that is empty."""
+        """The environment variables of all commands, with an empty cache."""
         return self._variables(self.directory / "cache")
 
     def _variables(self, cache: Path) -> dict[str, str]:
@@ -119,7 +119,7 @@ class LoadRun:
 
     @property
     def index(self) -> Path:
-        """A directory for tiny distributions of this round's own; to be filled before `variables` are asked for."""
+        """A directory for tiny distributions of this run. Fill it before the first use of `variables`."""
         path = self.directory / "index"
         path.mkdir(exist_ok=True)
         return path
@@ -145,7 +145,7 @@ class LoadRun:
         return self.check(environment, outcomes, pip_check=pip_check) + unexplained(initial, environment, outcomes)
 
     def check(self, environment: Venv, outcomes: Sequence[Outcome], *, pip_check: bool = True) -> list[Violation]:
-        """All violations after a load, but for what is installed."""
+        """All violations after a load, without a check of the installed versions."""
         return check_outcomes(outcomes) + check(environment, self.variables, pip_check=pip_check)
 
 
@@ -153,7 +153,7 @@ Load = Callable[[LoadRun], list[Violation]]
 
 
 def unexplained(initial: dict[str, str], environment: Venv, outcomes: Iterable[Outcome]) -> list[Violation]:
-    """What is installed, if no serial order of the commands that succeeded leads there."""
+    """A violation if no serial order of the successful commands leads to what is installed."""
     final = installed(environment)
     succeeded = [
         Writing(each.command.writes, each.started, each.ended)

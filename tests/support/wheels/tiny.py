@@ -15,7 +15,7 @@ from pathlib import Path
 
 Content = str | bytes
 
-# A backend that needs nothing from anywhere: the sdist brings its wheel along.
+# A backend without requirements: the sdist contains its wheel.
 IN_TREE_BACKEND = """\
 import os, shutil
 
@@ -146,7 +146,7 @@ class Project:
         return directory
 
 
-# One that has everything that a wheel can have, and one that shares directories with it.
+# A wheel with every kind of file, and a wheel that shares directories with it.
 EVERYTHING = Project(
     "every-thing",
     "1",

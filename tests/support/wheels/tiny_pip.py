@@ -1,4 +1,4 @@
-"""A pip of five files: what is frozen, without what pip does."""
+"""A pip of five files: it can be frozen, but does nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is upgraded while it is killed: two distributions in two versions, with all that a plan can meet.
+"""Distributions for upgrades that are killed: two projects in two versions, with all cases that a plan handles.
 
 Packages and modules that change, come and go; a file that becomes a directory; portions of one namespace; scripts of
 both kinds; data in directories of their own and in one that both share.
@@ -16,7 +16,7 @@ PROBE = "probe"
 
 
 def upgrade_projects(files: int) -> Iterator[Project]:
-    """Both versions of both distributions, each with so many files, and the probe."""
+    """Both versions of both distributions, each with this number of files, and the probe."""
     for name, version in itertools.product(PROJECTS, ("1", "2")):
         content: dict[str, Content] = {f"{name}/__init__.py": f"__version__ = {version!r}\ndef main(): pass\n"}
         for number in range(files):

@@ -56,7 +56,7 @@ NEW = {
     "urllib3": "2.2.3",
     "wheel": "0.45.1",
 }
-# What hatchling, the backend of safe-pip itself, needs to build without an index.
+# Requirements of hatchling, the build backend of safe-pip, to build without an index.
 BACKENDS = {
     "hatchling": "1.27.0",
     "pathspec": "0.12.1",
@@ -64,10 +64,10 @@ BACKENDS = {
     "tomli": "2.0.2",
     "trove-classifiers": "2024.10.21.16",
 }
-# jinja2 needs it, and it has wheels for one interpreter each.
+# A requirement of jinja2, with a wheel for each interpreter.
 OLD_BINARY = {"markupsafe": "3.0.1"}
 NEW_BINARY = {"markupsafe": "3.0.2"}
-# One that builds with setuptools, one with flit_core.
+# The first builds with setuptools, the second with flit_core.
 SDISTS = {"six": "1.17.0", "idna": "3.10"}
 
 ANY_INTERPRETER = ("--platform", "any", "--implementation", "py", "--abi", "none", "--python-version", "3.10")

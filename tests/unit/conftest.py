@@ -1,4 +1,4 @@
-"""Where what `fs` does is tried: filesystems of different kinds, and users of different power."""
+"""Fixtures for `fs`: different filesystems, and users with different rights."""
 
 import os
 import stat
@@ -35,7 +35,7 @@ def elsewhere(empty: Path) -> Iterator[fs.Directory]:
 
 @pytest.fixture
 def as_a_user(empty: Path) -> Iterator[None]:
-    """For root, to whom everything is allowed, become somebody else, to whom `empty` and all in it belongs."""
+    """As root, which may do everything, become another user who owns `empty` and all in it."""
     if os.geteuid() != 0:
         yield
         return

@@ -1,4 +1,4 @@
-"""The rules of the house: which package may import which, and who alone may print, lock, change a disk or know pip."""
+"""Rules of the packages: which package imports which, and which modules print, lock, change a disk or know pip."""
 
 import ast
 import re

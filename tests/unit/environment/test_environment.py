@@ -68,7 +68,7 @@ def test_a_state_directory_that_is_not_complete_holds_no_reader_up_and_is_comple
         assert (tmp_path / ".safe-pip" / missing).exists()
 
 
-def test_the_error_of_who_reads_is_passed_on_and_the_lock_is_let_go(tmp_path: Path) -> None:
+def test_an_error_of_the_reading_function_is_passed_on_and_the_lock_is_released(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         environment(tmp_path).read(lambda: 1 // 0)
     with environment().replacing(Target((tmp_path,))):
@@ -115,10 +115,10 @@ def test_the_state_directory_of_a_tree_that_was_there_stays(tmp_path: Path) -> N
     assert os.listdir(tmp_path) == [".safe-pip"]
 
 
-def test_of_two_who_leave_litter_at_once_the_last_one_removes_it(
+def test_if_two_processes_leave_a_stateless_tree_at_once_the_last_removes_the_state_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second comes when the first one, who has both locks to look, has just seen that it is in use still."""
+    """The second process comes when the first, which holds both locks, has just seen that the tree is in use."""
     state_directory.make(tmp_path)
     remove, waits = state_directory.remove, threading.Event()
     second = threading.Thread(target=lambda: (environment().tidy([tmp_path]), waits.set()))
@@ -144,7 +144,7 @@ def test_of_two_who_leave_litter_at_once_the_last_one_removes_it(
     assert os.listdir(tmp_path) == []
 
 
-def test_who_has_removed_litter_looks_again_for_who_met_his_locks(
+def test_a_process_that_removes_a_state_directory_looks_again_for_processes_that_met_its_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state_directory.make(tmp_path)
@@ -164,7 +164,7 @@ def test_who_has_removed_litter_looks_again_for_who_met_his_locks(
 
 
 @pytest.mark.parametrize("held", [".", ".safe-pip/commit"])
-def test_litter_that_somebody_uses_is_let_alone(tmp_path: Path, held: str) -> None:
+def test_the_state_directory_of_a_stateless_tree_in_use_stays(tmp_path: Path, held: str) -> None:
     state_directory.make(tmp_path)
     user = flock.Descriptor(tmp_path / held)
     assert flock.try_lock(user, exclusive=False)
@@ -317,7 +317,7 @@ def test_below_an_exclusive_holder_siblings_exclude_each_other(tmp_path: Path) -
         assert other.read(lambda: "free") == "free"
 
 
-def test_a_commit_whose_lender_died_is_told_before_its_first_change(tmp_path: Path) -> None:
+def test_a_commit_whose_lender_died_ends_before_its_first_change(tmp_path: Path) -> None:
     target = Target((tmp_path,))
     lender = environment(tmp_path).occupying(target)
     lender.__enter__()
@@ -345,7 +345,7 @@ def test_a_reader_whose_lender_died_reads_again_under_the_real_lock(tmp_path: Pa
 
 
 @pytest.mark.parametrize("way", ["reading", "building", "adding", "replacing", "reserving"])
-def test_an_unfinished_change_is_in_the_way_of_everybody(tmp_path: Path, way: str) -> None:
+def test_an_unfinished_change_stops_every_access(tmp_path: Path, way: str) -> None:
     state_directory.make(tmp_path)
     (tmp_path / ".safe-pip" / f"{16 * '0'}.journal").touch()
     here, target = environment(tmp_path), Target((tmp_path,))
@@ -365,7 +365,7 @@ def test_an_unfinished_change_is_in_the_way_of_everybody(tmp_path: Path, way: st
 
 
 class Telling(SilentReporter):
-    """Does something as soon as somebody waits and tells child programs of no lock that he holds."""
+    """Calls a function as soon as a process waits that publishes no lock to child programs."""
 
     def __init__(self, act: Callable[[], None]) -> None:
         self._act: Callable[[], None] | None = act
@@ -431,10 +431,8 @@ def test_half_a_change_that_comes_while_a_build_had_to_let_go_is_undone_before_i
             pass
 
 
-def test_an_owner_who_lives_on_when_his_journal_is_gone_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """He may wait for what runs this very command."""
+def test_a_living_owner_without_a_journal_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner may wait for the program that runs this command."""
     prefix = DirectPrefix(tmp_path)
     before = prefix.content()
     die_installing(prefix, 0)
@@ -456,7 +454,9 @@ def test_a_file_where_a_tree_is_expected_is_an_error_with_a_name(tmp_path: Path)
             pass
 
 
-def test_a_gate_is_waited_for_even_by_who_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gate_is_waited_for_briefly_even_with_a_timeout_of_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state_directory.make(tmp_path)
     gate = flock.Descriptor(tmp_path / ".safe-pip" / "environment.gate")
     flock.try_lock(gate, exclusive=True)
@@ -502,7 +502,7 @@ def test_on_a_file_server_a_file_is_locked_beside_the_directory(
         assert flock.is_locked(tmp_path / ".safe-pip" / "environment")
     monkeypatch.undo()
     monkeypatch.delenv(inheritance.VARIABLE, raising=False)
-    with environment().replacing(Target((tmp_path,))):  # by everybody from then on
+    with environment().replacing(Target((tmp_path,))):  # by every process from then on
         assert flock.is_locked(tmp_path / ".safe-pip" / "environment")
     assert not flock.is_locked(tmp_path / ".safe-pip" / "environment")
 

@@ -94,7 +94,7 @@ def test_it_is_an_owner_file_and_a_private_directory_and_gone_when_it_is_closed(
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o027, 0o077, 0o777])
 @pytest.mark.parametrize("mode", [0o755, 0o2775, 0o777])
-def test_nobody_else_can_get_in_whatever_the_umask_and_the_tree(tmp_path: Path, mask: int, mode: int) -> None:
+def test_no_other_user_can_enter_with_any_umask_and_any_tree(tmp_path: Path, mask: int, mode: int) -> None:
     tmp_path.chmod(mode)
     state_directory.make(tmp_path)
     opened = []
@@ -111,7 +111,7 @@ def test_an_error_while_it_is_made_leaves_nothing_and_says_that_nothing_was_chan
     stage.close()
     for k, change in enumerate(changes):
         if change.operation == "set_owner" and number == errno.EACCES:
-            continue  # who may not give it to a group keeps it to himself
+            continue  # without the right to give it to a group it stays private
         with pytest.raises(SafePipError) as caught, disk.error_at(k, number):
             Stage.open(home)
         assert caught.value.state is State.UNCHANGED
@@ -161,7 +161,7 @@ def test_what_is_committed_is_deleted_with_the_rest(home: Path) -> None:
     assert left_in(home) == LOCKS
 
 
-def test_left_it_stays_for_who_sweeps(home: Path) -> None:
+def test_an_abandoned_stage_stays_for_the_sweep(home: Path) -> None:
     stage = Stage.open(home)
     before = left_in(home)
     stage.leave()
@@ -621,7 +621,7 @@ def operation(stage: Stage, kind: Kind, live: Path) -> Operation:
     return Operation(kind, 0, str(live)[1:], staged=str(live)[1:])
 
 
-def test_files_of_nobodys_are_linked_in_with_the_directories_they_are_in(home: Path, stage: Stage) -> None:
+def test_unowned_files_are_linked_in_with_their_directories(home: Path, stage: Stage) -> None:
     data = home / "pkg" / "data" / "deep" / "mine"
     data.parent.mkdir(parents=True)
     data.write_text("mine")
@@ -686,9 +686,7 @@ def test_what_was_moved_over_a_file_and_undone_can_be_planned_again(home: Path, 
     assert path.stat().st_nlink == 1
 
 
-def test_the_journal_lies_ready_readable_for_who_can_read_the_tree_and_can_be_written_again(
-    home: Path, stage: Stage
-) -> None:
+def test_the_journal_is_ready_is_as_readable_as_the_tree_and_can_be_written_again(home: Path, stage: Stage) -> None:
     path = Path(stage.parts[0], "journal")
     with_mask(0o077, lambda: stage.write_journal(b"first"))
     stage.write_journal(b"second")
@@ -748,7 +746,7 @@ def test_a_group_that_shares_everything_may_undo_what_is_prepared(tmp_path: Path
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o777])
-def test_where_a_root_is_not_the_groups_nobody_else_is_let_in(tmp_path: Path, mode: int) -> None:
+def test_no_other_user_is_let_in_if_a_root_does_not_belong_to_the_group(tmp_path: Path, mode: int) -> None:
     user = need_user()
     home, shared = tmp_path / "lib", tmp_path / "bin"
     for path in (home, shared):

@@ -103,7 +103,7 @@ def test_a_fault_beyond_the_last_change_does_nothing(tmp_path: Path) -> None:
     assert trial.struck is None
 
 
-def test_nobody_watches_afterwards_and_who_watched_before_watches_again(tmp_path: Path) -> None:
+def test_the_earlier_observer_is_restored_afterwards(tmp_path: Path) -> None:
     with disk.record() as outer:
         with pytest.raises(disk.Crashed), disk.crash_at(0):
             act(tmp_path)

@@ -103,11 +103,11 @@ def test_a_file_on_another_filesystem_is_copied(path: Path, place: fs.Directory,
 
 @pytest.mark.parametrize("no_links", ["EPERM"], indirect=True)
 @pytest.mark.usefixtures("no_links")
-def test_the_rights_of_an_owner_are_not_given_to_somebody_else(
+def test_the_rights_of_an_owner_are_not_given_to_another_user(
     path: Path, place: fs.Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if os.geteuid() != 0:
-        pytest.skip("needs root, to have a file of somebody else")
+        pytest.skip("needs root, to have a file of another user")
     (path / "file").write_bytes(b"")
     os.chown(path / "file", 12345, 54321)
     (path / "file").chmod(0o6755)

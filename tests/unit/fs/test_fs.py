@@ -310,7 +310,7 @@ def test_a_c_library_without_the_function_is_passed_by(place: fs.Directory, monk
         fs.move(place, "file", place, "other")
 
 
-def test_a_machine_that_nobody_knows_has_no_such_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_machine_type_has_no_such_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "", "", "", "pdp11")))
     assert rename._find(object()) is None
 
@@ -465,7 +465,7 @@ def test_every_function_that_changes_a_disk_is_among_those_that_are_tried_here()
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_who_watches_is_told_before_anything_is_changed(
+def test_an_observer_is_called_before_each_change(
     path: Path, place: fs.Directory, change: Callable[[fs.Directory], object]
 ) -> None:
     before = listing(path)

@@ -36,7 +36,7 @@ def test_accepted_are_this_user_root_and_the_environments_owner(uid):
 
 
 @pytest.mark.parametrize("uid", [MEMBER, STRANGER])
-def test_nobody_else_is_accepted_where_no_group_shares_the_environment(uid):
+def test_no_other_user_is_accepted_if_no_group_shares_the_environment(uid):
     assert Writer.of(file(uid), status(OWNER), []) is None
 
 
@@ -122,11 +122,11 @@ def test_only_its_owner_changes_the_mode_of_a_directory():
         (Writer(ROOT, None, True), status(OWNER, 0o700), False),
     ],
 )
-def test_a_private_directory_is_its_writers_and_nobody_else_writes_in_it(writer, private, expected):
+def test_a_private_directory_belongs_to_its_writer_and_no_other_user_writes_in_it(writer, private, expected):
     assert writer.made(private) is expected
 
 
-def test_a_state_directory_is_made_by_who_has_a_say_in_its_tree():
+def test_a_state_directory_is_made_by_a_user_with_rights_in_its_tree():
     assert [is_accepted(status(uid), SHARED) for uid in (ME, ROOT, OWNER, MEMBER)] == [True] * 4
     assert not is_accepted(status(STRANGER), status(OWNER))
     assert not is_accepted(status(STRANGER, 0o755, OTHER_GROUP), SHARED)

@@ -162,7 +162,7 @@ def renames(request: pytest.FixtureRequest) -> Iterator[None]:
 def durable(request: pytest.FixtureRequest, prefix: DirectPrefix, renames: None) -> Watched:
     """One change, watched, of an environment that is as it has to be before."""
     prefix.change([OTHER] if request.param == "install" else [ONE, OTHER])
-    prefix.write({"site/one/mine.txt": "of nobody"} if request.param != "install" else {})
+    prefix.write({"site/one/mine.txt": "unowned"} if request.param != "install" else {})
     with watching() as watched:
         CHANGES[request.param](prefix)
     assert prefix.private() == []

@@ -198,14 +198,14 @@ def test_without_unplanned_files_there_is_nothing_to_put_back(tmp_path):
 
 def test_a_file_that_both_directories_hold_is_not_lost(tmp_path):
     transaction = committed(tmp_path)
-    (transaction.home / "pkg" / "data").write_text("of nobody's")
+    (transaction.home / "pkg" / "data").write_text("unowned")
     os.link(
         transaction.home / "pkg" / "data", transaction.private / "stage" / transaction.operations[0].staged / "data"
     )
     transaction.do()
     transaction.commit()
     assert recovery.finish(transaction.committed) == ()
-    assert (transaction.home / "pkg" / "data").read_text() == "of nobody's"
+    assert (transaction.home / "pkg" / "data").read_text() == "unowned"
 
 
 def test_a_directory_that_is_made_again_for_an_unplanned_file_has_its_mode(tmp_path):
@@ -304,7 +304,7 @@ def test_the_journal_and_then_the_owner_file_go_last(tmp_path):
     assert f"{IDENTIFIER}.home" in names
 
 
-def test_the_note_of_whose_it_is_is_the_last_thing_in_a_private_directory_elsewhere(tmp_path):
+def test_the_note_of_its_home_is_removed_last_from_a_private_directory_elsewhere(tmp_path):
     transaction = committed(tmp_path)
     elsewhere = transaction.bin / ".safe-pip" / IDENTIFIER
     put(elsewhere, {"home": f"{transaction.home}\n", "stage": {"more": "1"}, "trash": {"0": "old"}})

@@ -23,7 +23,7 @@ def owner(tmp_path: Path):
     made.close()
 
 
-def test_it_is_named_after_the_transaction_and_says_who_is_at_it(tmp_path: Path, owner: Owner) -> None:
+def test_the_owner_file_has_the_name_of_the_transaction_and_describes_its_process(tmp_path: Path, owner: Owner) -> None:
     assert owner.path == tmp_path / f"{owner.identifier}.owner"
     assert len(owner.identifier) == 16
     assert os.listdir(tmp_path) == [owner.path.name]
@@ -36,7 +36,7 @@ def test_it_is_named_after_the_transaction_and_says_who_is_at_it(tmp_path: Path,
     assert note.parts == note.marks == ()
 
 
-def test_nobody_adopts_it_while_its_process_lives(owner: Owner) -> None:
+def test_an_owner_file_is_not_adopted_while_its_process_lives(owner: Owner) -> None:
     assert Owner.adopt(owner.path) is None
     in_child(lambda: check(Owner.adopt(owner.path) is None))
     assert flock.is_locked(owner.path)
@@ -133,7 +133,7 @@ def test_what_is_no_file_is_neither_read_nor_waited_for(tmp_path: Path) -> None:
         assert Owner.adopt(tmp_path / name) is None
 
 
-def test_a_command_line_cannot_write_on_the_terminal_of_who_reads_it(tmp_path: Path) -> None:
+def test_a_command_line_cannot_send_control_characters_to_the_terminal_of_a_reader(tmp_path: Path) -> None:
     path = tmp_path / "x.owner"
     path.write_text(json.dumps({"pid": 1, "command": "\033[2J" + "x" * 999, "since": 1.5}))
     note = read(path)
@@ -143,7 +143,9 @@ def test_a_command_line_cannot_write_on_the_terminal_of_who_reads_it(tmp_path: P
 
 @pytest.mark.parametrize("mask", [0o000, 0o027, 0o077, 0o777])
 @pytest.mark.parametrize("mode", [0o700, 0o755, 0o2775])
-def test_whoever_can_read_the_state_directory_can_read_it(tmp_path: Path, mask: int, mode: int) -> None:
+def test_every_user_who_can_read_the_state_directory_can_read_the_owner_file(
+    tmp_path: Path, mask: int, mode: int
+) -> None:
     tmp_path.chmod(mode)
     before = os.umask(mask)
     try:
@@ -154,7 +156,7 @@ def test_whoever_can_read_the_state_directory_can_read_it(tmp_path: Path, mask: 
     made.close()
 
 
-def test_another_user_can_adopt_what_he_can_only_read(tmp_path: Path) -> None:
+def test_another_user_can_adopt_a_read_only_owner_file(tmp_path: Path) -> None:
     need_user()
     in_child(lambda: Owner.make(reachable(tmp_path)))
     (path,) = tmp_path.iterdir()
@@ -171,7 +173,7 @@ def test_it_belongs_to_the_group_of_the_tree(tmp_path: Path) -> None:
     made.close()
 
 
-def test_one_that_somebody_looks_at_while_it_is_made_is_made_anew(
+def test_an_owner_file_that_is_inspected_while_it_is_made_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     try_lock, tried = flock.try_lock, []
@@ -187,10 +189,10 @@ def test_one_that_somebody_looks_at_while_it_is_made_is_made_anew(
     made.close()
 
 
-def test_one_whose_file_was_replaced_before_it_was_locked_is_made_anew(
+def test_an_owner_file_that_is_replaced_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its inode would be locked, and nobody would ever meet it again."""
+    """Its inode would be locked, and no other process would ever find it."""
     try_lock, first = flock.try_lock, []
 
     def replaced(descriptor: flock.Descriptor, *, exclusive: bool) -> bool:
@@ -259,5 +261,5 @@ def test_threads_make_their_own(tmp_path: Path) -> None:
 
 
 def test_its_descriptor_is_closed_before_those_of_the_locks_if_the_process_is_killed(owner: Owner) -> None:
-    """The kernel closes from the highest down: who gets the commit lock next is not to find it alive."""
+    """The kernel closes the highest descriptor first, so the next holder of the commit lock finds the owner dead."""
     assert max(flock.own_descriptors()) > 100

@@ -304,7 +304,7 @@ def test_what_changed_in_a_shared_directory_is_left_and_reported(place):
     assert (transaction.home / "mod.py").read_text() == "old"
 
 
-def test_bytecode_that_was_written_meanwhile_is_in_nobodys_way(place):
+def test_bytecode_that_was_written_meanwhile_does_not_stop_a_recovery(place):
     def build(transaction: StagedTransaction) -> None:
         transaction.add(Kind.EXCHANGE, "x", OLD, NEW)
         transaction.add(Kind.REMOVE, "y/__pycache__/m.pyc", "old")
@@ -318,7 +318,7 @@ def test_bytecode_that_was_written_meanwhile_is_in_nobodys_way(place):
     assert transaction.content()["0"]["x"] == OLD
 
 
-def test_permissions_that_somebody_else_gave_meanwhile_stay(place):
+def test_permissions_that_another_program_set_meanwhile_stay(place):
     transaction = prepared(place(), exchange_of_read_only_directories)
     crashed(transaction.do, 1)
     (transaction.home / "x").chmod(0o711)
@@ -329,7 +329,7 @@ def test_permissions_that_somebody_else_gave_meanwhile_stay(place):
 def test_data_that_both_directories_hold_may_be_written_meanwhile(place):
     transaction = prepared(place(), BUILDS["an exchange"])
     staged = transaction.private / "stage" / transaction.operations[0].staged
-    (transaction.home / "x" / "data").write_text("of nobody's")
+    (transaction.home / "x" / "data").write_text("unowned")
     os.link(transaction.home / "x" / "data", staged / "data")
     transaction.do()
     rewritten(transaction.home / "x" / "data", "written on")
@@ -565,7 +565,7 @@ def test_the_owner_file_is_beside_the_journal(place):
     assert pending.owner_file(transaction.unfinished) == transaction.state / f"{IDENTIFIER}.owner"
 
 
-def test_the_order_in_which_a_recovery_cleans_up_leaves_nothing_that_nobody_finds(place):
+def test_a_recovery_cleans_up_in_an_order_that_leaves_every_remainder_findable(place):
     """The journal first, for it is undone; the owner file last, for it leads to the rest."""
     transaction = prepared(place(), several)
     transaction.do()

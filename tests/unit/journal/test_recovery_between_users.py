@@ -1,4 +1,4 @@
-"""Root, owners, members of a group and strangers: who undoes whose transactions, and what nobody can make root do."""
+"""Root, owners, group members and strangers: which transactions they undo, and what root never does for others."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ MARKER = f".safe-pip-{IDENTIFIER}"
 
 @pytest.fixture
 def common() -> Iterator[Path]:
-    """A directory that everybody can reach."""
+    """A directory that every user can reach."""
     made = Path(tempfile.mkdtemp(prefix="safe-pip-test-"))
     made.chmod(0o755)
     yield made
@@ -96,7 +96,7 @@ def assert_nothing_happens(transaction: StagedTransaction, match: str, *kept: Pa
 OLD_TREE = {"0": {"pkg": {"a.py": "old"}, "gone.py": "old"}, "1": {"tool": "old"}}
 
 
-def test_root_undoes_what_a_user_left_in_his_own_environment(common):
+def test_root_undoes_the_transaction_of_a_user_in_the_users_own_environment(common):
     transaction = of_user(common)
     recovery.roll_back(transaction.unfinished)
     assert transaction.content() == OLD_TREE
@@ -104,7 +104,7 @@ def test_root_undoes_what_a_user_left_in_his_own_environment(common):
     assert {path.lstat().st_uid for root in transaction.roots for path in (root, *root.rglob("*"))} == {USER}
 
 
-def test_a_user_undoes_what_he_left_himself(common):
+def test_a_user_undoes_an_own_transaction(common):
     transaction = of_user(common)
     with user(USER):
         recovery.roll_back(transaction.unfinished)
@@ -112,7 +112,7 @@ def test_a_user_undoes_what_he_left_himself(common):
     assert transaction.leftovers() == []
 
 
-def test_a_reader_who_may_not_undo_it_is_told_who_may(common):
+def test_a_reader_without_permission_names_the_user_with_permission_to_undo(common):
     transaction = upgrade(common)
     transaction.write_journal()
     transaction.do()
@@ -166,7 +166,7 @@ def shared(root: Path, uid: int = USER) -> StagedTransaction:
 
 
 @pytest.mark.parametrize("who", [0, USER, OTHER, 54324], ids=["root", "himself", "the owner", "another member"])
-def test_everybody_of_the_group_undoes_what_a_member_left(common, who):
+def test_any_member_of_the_group_undoes_the_transaction_of_another_member(common, who):
     transaction = shared(common)
     with user(who, GROUP):
         recovery.roll_back(transaction.unfinished)
@@ -207,7 +207,7 @@ def test_a_private_directory_that_others_can_write_is_refused(common, mode):
     assert_nothing_happens(transaction, "does not belong to")
 
 
-# What a user may write into his own journal, and root reads.
+# Journals that a user writes and root reads.
 
 
 def crafted(common: Path, victim: Path, *operations: Operation) -> StagedTransaction:
@@ -236,7 +236,7 @@ ATTACKS: dict[str, Callable[[Path], Operation]] = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
-def test_root_does_nothing_for_a_user_that_he_could_not_do_himself(common, victim, attack):
+def test_root_does_nothing_for_a_user_beyond_the_rights_of_that_user(common, victim, attack):
     operation = attack(victim)
     if operation.trash:
         operation = operation._replace(old=operation.old)
@@ -263,7 +263,7 @@ def test_an_exchange_needs_a_marker_that_only_the_directorys_people_can_have_mad
 
 
 def test_a_directory_of_roots_below_a_users_own_is_not_moved(common, victim):
-    """He may rename it, but not move it into another directory, where it would be deleted."""
+    """The user may rename it, but not move it into another directory, where it would be deleted."""
     transaction = StagedTransaction(common)
     transaction.add(Kind.NEW, "roots", None, {"file": "precious"})
     transaction.write_journal()
@@ -350,7 +350,7 @@ def test_what_a_user_puts_into_a_private_directory_is_deleted_and_what_it_leads_
 
 
 def test_a_mark_makes_root_look_at_a_journal_and_do_no_more(common, victim):
-    """Whoever may make a mark in a shared directory can name his own home in it."""
+    """A user who can make a mark in a shared directory can name any home in it."""
     operation = Operation(Kind.NEW, 2, "file", 0, "gone", "", None, seen(victim / "file"))
     transaction = crafted(common, victim, operation)
     (victim / ".safe-pip").mkdir()
@@ -371,7 +371,7 @@ def test_a_mark_of_another_user_is_not_removed_for_a_journal(common, victim):
 
 
 @pytest.mark.parametrize("where", ["new", "directory/new"])
-def test_root_puts_nothing_back_for_a_user_where_he_could_not(common, victim, where):
+def test_root_restores_no_file_where_the_user_has_no_rights(common, victim, where):
     transaction = crafted(common, victim)
     put(transaction.private / "trash" / "1", {"new": "evil", "directory": {"new": "evil"}})
     give(transaction.private, USER)
@@ -402,7 +402,7 @@ def test_root_puts_nothing_back_into_a_directory_of_roots_below_a_users_own(comm
     assert changes == []
 
 
-def test_root_takes_no_marker_for_a_user_from_where_he_could_not(common, victim):
+def test_root_removes_no_marker_where_the_user_has_no_rights(common, victim):
     (victim / "directory" / MARKER).touch()
     operation = Operation(Kind.NEW, 2, "directory", 0, "gone", "", None, DIRECTORY)
     transaction = crafted(common, victim, operation)
@@ -413,7 +413,7 @@ def test_root_takes_no_marker_for_a_user_from_where_he_could_not(common, victim)
     assert (victim / "directory" / MARKER).exists()
 
 
-def test_directories_that_root_makes_for_a_late_comer_belong_to_whom_they_did(common):
+def test_directories_that_root_makes_for_an_unplanned_file_keep_their_owner(common):
     transaction = StagedTransaction(common)
     transaction.add(Kind.REMOVE, "pkg", {"a.py": "1", "sub": {"late": "late"}}, known=("a.py",))
     transaction.write_journal()

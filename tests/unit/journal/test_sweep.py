@@ -1,4 +1,4 @@
-"""What the dead left is deleted, what is alive or unfinished is not, and nobody's word is taken for what is his."""
+"""Remains of dead processes are deleted, living and unfinished transactions are not, and no claim is trusted."""
 
 import os
 import shutil
@@ -117,7 +117,9 @@ def test_one_that_lives_is_left_alone(home: Path, elsewhere: Path) -> None:
     check_nothing_is_left(home, elsewhere)
 
 
-def test_nothing_is_deleted_before_delete_is_called_and_nobody_else_takes_it_over(home: Path, elsewhere: Path) -> None:
+def test_nothing_is_deleted_before_delete_is_called_and_no_other_process_takes_it_over(
+    home: Path, elsewhere: Path
+) -> None:
     in_child(lambda: live(home, elsewhere))
     before = left_in(home)
     with disk.record() as changes:
@@ -228,7 +230,7 @@ def test_a_private_directory_whose_owner_file_is_gone_is_deleted_when_it_is_old_
     (state / "mine").mkdir()
     (state / "0123").mkdir()
     clean(home)
-    assert (state / OTHER / "stage").exists()  # of somebody who is just about to say whose it is
+    assert (state / OTHER / "stage").exists()  # of a process that is about to write its owner file
     for name in (OTHER, "mine", "0123"):
         os.utime(state / name, (0, 0))
     (state / f"{OTHER}.txt").touch()
@@ -351,7 +353,7 @@ def test_that_of_another_user_is_left_alone(tmp_path: Path) -> None:
     assert path.exists()
 
 
-# Nobody is let in
+# Other users
 
 
 def forge(home: Path, *lines: str) -> Path:
@@ -361,7 +363,7 @@ def forge(home: Path, *lines: str) -> Path:
 
 
 def test_a_note_deletes_nothing_that_belongs_to_another_home(tmp_path: Path, home: Path, elsewhere: Path) -> None:
-    """Somebody who may write in one environment names the private directory of another one's transaction."""
+    """A user with write access to one environment names the private directory of a transaction of another."""
     other = tmp_path / "other"
     other.mkdir()
     state_directory.make(other)
@@ -449,7 +451,7 @@ def test_what_a_stranger_put_there_is_not_believed(tmp_path: Path) -> None:
     assert (home / ".safe-pip" / "1111111111111111").is_dir()
 
 
-def test_who_may_not_delete_it_leaves_it_to_who_may(tmp_path: Path) -> None:
+def test_remains_that_this_user_may_not_delete_are_left(tmp_path: Path) -> None:
     user = need_user()
     home, elsewhere = reachable(tmp_path) / "lib", tmp_path / "elsewhere"
     home.mkdir()

@@ -117,7 +117,7 @@ def test_undoing_what_is_undone_changes_nothing(case):
 
 
 def has_moved(operation: Operation, state: State) -> bool:
-    """Whether anything has, as far as our own stage and trash tell; what is live may be anybody's."""
+    """Whether any operation has happened, according to stage and trash alone; live files may belong to others."""
     if operation.kind is Kind.EXCHANGE:
         return state.staged != "new"
     return bool(state.trash) or (bool(operation.staged) and not state.staged)
@@ -130,7 +130,7 @@ def test_what_no_crash_can_have_left_is_refused(case):
     names = ("", "old", "new", "other", "part")
     allowed = reachable(case)
     if operation.kind is Kind.NEW:
-        allowed.add(State())  # taken away by somebody else: as it was before
+        allowed.add(State())  # another program removed it: as it was before
     for state in itertools.product(names, names if operation.staged else ("",), names if operation.trash else ("",)):
         state = State(*state)
         if (operation.new is None and "new" in state) or (operation.old is None and "old" in state):

@@ -66,7 +66,7 @@ def file(tmp_path: Path) -> Iterator[Path]:
 
 
 def everything() -> list[Any]:
-    """Compile all of it, as `re` does for who asks the first time, and make a few classes."""
+    """Compile all of it, as `re` does at the first request, and make a few classes."""
     re.purge()
     patterns = [re.compile(expression, flags) for expression, flags in EXPRESSIONS]
     point = collections.namedtuple("point", "x y z", defaults=[3])
@@ -212,7 +212,7 @@ def test_a_damaged_file_is_as_none_and_is_made_anew(file: Path, seed: int) -> No
 
 def test_another_interpreter_takes_none_of_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     once(file)
-    monkeypatch.setattr(sys, "version", "3.99.0 (of somebody else)")
+    monkeypatch.setattr(sys, "version", "3.99.0 (another build)")
     with monkeypatch.context() as patches:
         refusing(patches)
         with pytest.raises(AssertionError) as refused:

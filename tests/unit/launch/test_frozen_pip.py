@@ -86,7 +86,7 @@ def test_a_dist_info_without_a_package_is_no_pip(site):
     assert frozen_pip.find_pip([str(site)]) is None
 
 
-def test_a_pip_that_nobody_installed_is_not_frozen(site, environ):
+def test_a_pip_without_a_dist_info_is_not_frozen(site, environ):
     shutil.rmtree(install_tiny_pip(site))
     assert frozen_pip.find_pip([str(site)]).dist_info is None
     assert freeze(site, environ) is None
@@ -118,7 +118,7 @@ def test_the_copy_holds_what_record_lists_below_pip_and_bytecode(site, environ):
     assert (copy.version, copy.origin) == ("26.3", site / "pip")
 
 
-def test_nobody_else_can_read_or_write_a_copy(site, environ):
+def test_no_other_user_can_read_or_write_a_copy(site, environ):
     install_tiny_pip(site)
     copy = freeze(site, environ)
     assert not [path for path in (copy.path, *copy.path.rglob("*.py")) if path.stat().st_mode & 0o077]
@@ -154,7 +154,7 @@ def test_a_copy_is_made_once(site, environ, monkeypatch):
     assert freeze(site, environ).path == first.path
 
 
-def test_a_copy_is_compiled_whatever_the_user_wants_for_his_own_sources(site, environ, monkeypatch):
+def test_a_copy_is_compiled_with_any_setting_for_the_users_own_sources(site, environ, monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     install_tiny_pip(site)
     assert list(freeze(site, environ).path.glob("pip/_internal/__pycache__/cli.*.pyc"))
@@ -329,7 +329,7 @@ def test_what_was_copied_twice_because_the_environment_was_read_twice_is_kept_on
     copy.discard()
 
 
-# Who else uses the copies
+# Other processes that use the copies
 
 
 def test_a_damaged_copy_is_made_again(site, environ):
@@ -342,7 +342,7 @@ def test_a_damaged_copy_is_made_again(site, environ):
     assert (copy.path / "pip/_internal/cli.py").exists()
 
 
-def test_a_damaged_copy_that_somebody_runs_from_is_left_alone(site, environ, cache):
+def test_a_damaged_copy_in_use_is_left_alone(site, environ, cache):
     install_tiny_pip(site)
     copy = freeze(site, environ)
     (copy.path / "pip/_internal/cli.py").unlink()
@@ -353,7 +353,7 @@ def test_a_damaged_copy_that_somebody_runs_from_is_left_alone(site, environ, cac
     assert stored(cache) == [copy.path.name]
 
 
-def test_copies_that_nobody_used_for_a_month_go_when_a_new_one_is_made(tmp_path, environ, cache):
+def test_copies_unused_for_a_month_are_removed_when_a_new_copy_is_made(tmp_path, environ, cache):
     kept = {}
     for version in ("25.3", "26.0", "26.1"):
         install_tiny_pip(tmp_path / version, version)
@@ -378,7 +378,7 @@ def test_using_a_copy_counts_as_use(site, environ):
     assert copy.path.stat().st_mtime > LONG_AGO + 1
 
 
-def test_who_loses_the_renaming_uses_the_copy_of_the_winner(site, environ, cache, monkeypatch):
+def test_the_loser_of_the_rename_uses_the_copy_of_the_winner(site, environ, cache, monkeypatch):
     install_tiny_pip(site)
     rename, winners = fs.rename_path, []
 

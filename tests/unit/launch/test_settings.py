@@ -37,7 +37,7 @@ def test_the_option_wins_over_the_variable_and_the_variable_over_the_files(envir
     assert settings.load(environ, lock_timeout="0").lock_timeout == 0
 
 
-def test_the_file_of_the_environment_wins_over_the_users_and_his_over_the_systems(environ, tmp_path):
+def test_the_file_of_the_environment_wins_over_the_users_file_and_that_over_the_systems(environ, tmp_path):
     write(tmp_path / "xdg/pip/pip.conf", "[safe-pip]\nlock-timeout = 1\n")
     assert settings.load(environ).lock_timeout == 1
     write(tmp_path / "home/.pip/pip.conf", "[safe-pip]\nlock-timeout = 2\n")

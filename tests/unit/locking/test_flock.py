@@ -256,7 +256,7 @@ def test_a_tick_outside_the_wait_raises_nothing() -> None:
 def test_a_tick_that_comes_just_before_the_wait_is_followed_by_another(file: Path) -> None:
     with opened(file, file) as (first, second), flock._ticking(0.001) as ticker:
         try_lock(first, exclusive=True)
-        signal.pause()  # ends with the first tick, which finds nobody waiting yet
+        signal.pause()  # ends with the first tick, which finds no waiter yet
         ticker.block(lambda: flock._flock(second, exclusive=True, blocks=True))
         assert not try_lock(second, exclusive=True)
 

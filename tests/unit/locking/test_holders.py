@@ -1,4 +1,4 @@
-"""Who holds a lock, as /proc tells it."""
+"""Holders of a lock, as /proc shows them."""
 
 import os
 from pathlib import Path
@@ -46,9 +46,7 @@ def test_what_fits_into_one_page_is_read_once(tmp_path, monkeypatch) -> None:
     assert [entry.pid for entry in holders.entries()] == [7]
 
 
-def test_who_holds_a_lock_and_waits_for_no_other_shows_what_he_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_holder_that_waits_for_no_other_lock_shows_its_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states = {11: "R", 12: "S", 13: "R", 14: "R", 15: "T", 16: "D"}
     for pid, state in states.items():
         files = {f"{pid}__schedstat": f"{pid} 7 1\n", f"{pid}__stat": f"{pid} (a R b) {state} 1 2"}

@@ -1,4 +1,4 @@
-"""The state directory: complete or absent, with the tree's own access, and only from people who may."""
+"""The state directory: complete or absent, with the access rights of the tree, and made only by permitted users."""
 
 import os
 from pathlib import Path
@@ -38,7 +38,9 @@ def test_it_is_made_once_and_completed_if_a_file_is_missing(tmp_path: Path) -> N
     assert (tmp_path / ".safe-pip" / "commit").stat().st_ino == inode
 
 
-def test_who_loses_the_race_to_make_it_uses_the_winners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loser_of_the_race_uses_the_state_directory_of_the_winner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rename = fs.rename_path
 
     def late(source: Path, destination: Path) -> None:

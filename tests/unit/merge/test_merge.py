@@ -142,7 +142,7 @@ def test_a_file_over_a_file_of_ours_is_one_step():
 
 
 @pytest.mark.parametrize("foreign", [(), ("/v/bin/tool",)])
-def test_a_file_of_others_or_of_nobody_is_overwritten_and_named(foreign):
+def test_a_file_of_another_owner_or_of_none_is_overwritten_and_named(foreign):
     plan = planned(["/v/bin/tool"], ["/v/bin/tool"], (), foreign)
     assert kinds(plan) == {"/v/bin/tool": Kind.FILE}
     assert plan.overwritten == ("/v/bin/tool",)
@@ -277,10 +277,10 @@ def unlisted(entry: Entry, path: str) -> Entry:
     return entry._replace(entries=entries if entry.entries is not None else None)
 
 
-# Files that nobody owns.
+# Unowned files.
 
 
-def test_a_file_of_nobodys_is_linked_into_the_directory_that_comes():
+def test_an_unowned_file_is_linked_into_the_new_directory():
     disk, live = upgrade()
     directory_at(disk.live, f"{TREE}/pkg/local")["settings"] = "mine"
     plan = plan_of(disk, live)
@@ -289,7 +289,7 @@ def test_a_file_of_nobodys_is_linked_into_the_directory_that_comes():
     assert not plan.overwritten
 
 
-def test_a_file_of_nobodys_that_comes_itself_is_overwritten_and_named():
+def test_an_unowned_file_that_is_also_staged_is_overwritten_and_named():
     disk, live = upgrade()
     directory_at(disk.live, f"{TREE}/pkg")["new.py"] = "mine"
     plan = plan_of(disk, live)
@@ -299,7 +299,7 @@ def test_a_file_of_nobodys_that_comes_itself_is_overwritten_and_named():
 
 
 @pytest.mark.parametrize(("mine", "theirs"), [("pkg/x", "pkg/x/y"), ("pkg/x/y", "pkg/x")])
-def test_a_file_of_nobodys_in_the_way_of_a_directory_or_below_a_file_is_refused(mine, theirs):
+def test_an_unowned_file_in_the_place_of_a_directory_or_below_a_file_is_refused(mine, theirs):
     with pytest.raises(MergeRefused, match="pkg/x") as caught:
         planned(in_site("pkg/a.py", mine), in_site("pkg/a.py", theirs), in_site("pkg/a.py"))
     assert caught.value.state is State.UNCHANGED
@@ -310,7 +310,7 @@ def test_all_that_is_in_the_way_is_named():
         planned(in_site("pkg/x", "pkg/y"), in_site("pkg/x/a", "pkg/y/a"))
 
 
-def test_who_owns_a_file_is_asked_only_where_it_matters():
+def test_the_owner_of_a_file_is_looked_up_only_if_it_matters():
     asked: list[str] = []
 
     def foreign(path: str) -> bool:
@@ -326,7 +326,7 @@ def test_who_owns_a_file_is_asked_only_where_it_matters():
     assert asked == [f"{TREE}/pkg/local"]
 
 
-def test_the_mark_of_a_transaction_that_is_just_over_is_nobodys_data():
+def test_the_mark_of_a_finished_transaction_is_not_data():
     disk, live = upgrade()
     directory_at(disk.live, f"{TREE}/pkg")[".safe-pip-0123456789abcdef"] = ""
     plan = plan_of(disk, live)
@@ -354,7 +354,7 @@ def test_of_directories_left_empty_the_highest_goes():
     assert kinds(plan) == {"/v/share": Kind.REMOVE}
 
 
-def test_a_directory_with_files_of_others_or_of_nobody_is_entered():
+def test_a_directory_with_files_of_other_owners_or_of_none_is_entered():
     live = in_site("ns/ours/a.py", "ns/b.py", "ns/mixed/c.py", "ns/mixed/data")
     plan = planned(live, [], [live[0], live[2]])
     assert kinds(plan) == {"ns/ours": Kind.REMOVE, "ns/mixed/c.py": Kind.REMOVE}

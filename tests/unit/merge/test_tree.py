@@ -1,4 +1,4 @@
-"""What is seen of a directory, and what nobody looks at."""
+"""What a scan sees of a directory, and what it does not look at."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_directory_that_vanishes_meanwhile_is_not_taken_for_empty(site, monkey
     assert not below(scan(str(site)), "pkg/sub").is_whole
 
 
-def test_only_who_may_write_a_directory_of_another_user_is_said_to(site, monkeypatch):
+def test_a_directory_of_another_user_counts_as_writable_only_with_write_permission(site, monkeypatch):
     make(site, "pkg/a.py")
     monkeypatch.setattr(os, "geteuid", lambda: os.stat(site).st_uid + 1)
     for answer in (True, False):

@@ -1,4 +1,4 @@
-"""Who does what another one does just now waits for him, as long as he gets on, and then has nothing left to do."""
+"""A process that wants work which another does now waits while the other makes progress, and then has nothing to do."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def is_free(store: Store) -> bool:
     return not os.path.exists(store.path / "making") or not os.listdir(store.path / "making")
 
 
-def test_who_is_alone_has_his_turn_at_once_and_leaves_nothing(store: Store) -> None:
+def test_a_process_without_competitors_gets_its_turn_at_once_and_leaves_nothing(store: Store) -> None:
     turn = tool(store).take_turn("this", not_yet)
     assert turn is not None
     turn.show_progress()
@@ -49,7 +49,7 @@ def test_who_is_alone_has_his_turn_at_once_and_leaves_nothing(store: Store) -> N
     assert is_free(store)
 
 
-def test_of_something_else_nobody_is_waited_for(store: Store) -> None:
+def test_an_install_of_something_else_is_not_waited_for(store: Store) -> None:
     first, second = tool(store).take_turn("this", not_yet), tool(store).take_turn("that", not_yet)
     assert first is not None
     assert second is not None
@@ -59,7 +59,7 @@ def test_of_something_else_nobody_is_waited_for(store: Store) -> None:
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set when somebody has found that he has to wait; he waits as long as it takes."""
+    """Set when a process has found that it must wait; it waits without limit."""
     event, wait_lock = threading.Event(), flock.wait_lock
 
     def note(descriptor: flock.Descriptor, *, exclusive: bool, seconds: float) -> bool:
@@ -72,7 +72,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return event
 
 
-def test_who_waited_and_finds_it_done_has_no_turn(store: Store, begun: threading.Event) -> None:
+def test_a_process_that_finds_the_work_done_after_waiting_has_no_turn(store: Store, begun: threading.Event) -> None:
     first = tool(store).take_turn("this", not_yet)
     assert first is not None
     found: list[object] = []
@@ -85,7 +85,7 @@ def test_who_waited_and_finds_it_done_has_no_turn(store: Store, begun: threading
     assert is_free(store)
 
 
-def test_who_finds_it_not_done_has_the_next_turn(store: Store, begun: threading.Event) -> None:
+def test_a_process_that_finds_the_work_not_done_has_the_next_turn(store: Store, begun: threading.Event) -> None:
     first = tool(store).take_turn("this", not_yet)
     assert first is not None
     found: list[prepare.InstallSlot | None] = []
@@ -101,7 +101,7 @@ def test_who_finds_it_not_done_has_the_next_turn(store: Store, begun: threading.
     assert is_free(store)
 
 
-def test_who_does_nothing_is_not_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_process_is_not_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare, "_PATIENCE", 0.0)
     first = tool(store).take_turn("this", not_yet)
     assert first is not None
@@ -122,7 +122,7 @@ def test_who_does_nothing_is_not_waited_for(store: Store, monkeypatch: pytest.Mo
         pytest.param("1RRRRRR111", id="ready to run"),
     ],
 )
-def test_who_works_is_waited_for_until_he_does_not(store, monkeypatch, seen: str) -> None:
+def test_a_working_process_is_waited_for_until_it_stops_working(store, monkeypatch, seen: str) -> None:
     first, looks = tool(store).take_turn("this", not_yet), iter(seen)
     waits(monkeypatch)
     monkeypatch.setattr(holders, "work_at", lambda path: (work(next(looks)),))
@@ -134,11 +134,11 @@ def test_who_works_is_waited_for_until_he_does_not(store, monkeypatch, seen: str
 
 
 def work(seen: str) -> Work:
-    """One who has computed what this stands for, or, with R, nothing yet, and is ready to."""
+    """The state of a process that has used this CPU time; with R none yet, but it is ready to run."""
     return Work(1, "1" if seen == "R" else seen, is_busy=seen == "R")
 
 
-def test_who_works_and_shows_nothing_for_a_minute_is_not_waited_for(store, monkeypatch) -> None:
+def test_a_process_without_a_result_for_a_minute_is_not_waited_for(store, monkeypatch) -> None:
     first, count = tool(store).take_turn("this", not_yet), itertools.count()
     waits(monkeypatch)
     monkeypatch.setattr(holders, "work_at", lambda path: (Work(1, f"{next(count)}", is_busy=False),))
@@ -149,7 +149,7 @@ def test_who_works_and_shows_nothing_for_a_minute_is_not_waited_for(store, monke
     first.close()
 
 
-def test_where_there_can_be_no_turns_everybody_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_place_for_turns_every_process_continues(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Store, key: str) -> Path:
         raise PermissionError(13, "Permission denied", key)
 
@@ -161,7 +161,7 @@ def test_where_there_can_be_no_turns_everybody_goes_on(store: Store, monkeypatch
     assert isinstance(tools.refused, PermissionError)
 
 
-def test_who_comes_when_it_was_just_done_has_no_turn(store: Store) -> None:
+def test_a_process_that_comes_just_after_the_work_was_done_has_no_turn(store: Store) -> None:
     asked = []
 
     def is_over() -> bool:
@@ -173,7 +173,7 @@ def test_who_comes_when_it_was_just_done_has_no_turn(store: Store) -> None:
     assert is_free(store)
 
 
-def test_who_fails_when_he_asks_has_no_turn(store: Store) -> None:
+def test_a_process_whose_question_fails_has_no_turn(store: Store) -> None:
     def fail() -> bool:
         raise RuntimeError("what was planned cannot be done any more")
 
@@ -198,7 +198,7 @@ def test_a_turn_that_ends_just_when_another_one_begins_to_wait_is_followed_by_hi
 
 
 def waits(monkeypatch: pytest.MonkeyPatch, *meanwhile: Callable[[], None]) -> None:
-    """Have a second be over at once for whoever waits; one thing after the other happens in these seconds."""
+    """Make each second of a wait pass at once; one event after the other happens in these seconds."""
     wait_lock, seconds_to_come = flock.wait_lock, [*meanwhile]
 
     def wait(descriptor: flock.Descriptor, *, exclusive: bool, seconds: float) -> bool:
@@ -219,7 +219,7 @@ def telling(store: Store, told: list[str]) -> Preparing:
     return tool(store, lambda what, holders: told.append(what))
 
 
-def test_who_waits_longer_than_a_second_for_his_turn_is_told_so_once(store, telling, told, monkeypatch) -> None:
+def test_a_wait_of_more_than_a_second_for_a_turn_is_reported_once(store, telling, told, monkeypatch) -> None:
     first = tool(store).take_turn("this", not_yet)
     times = iter(range(1, 9))
 
@@ -232,7 +232,7 @@ def test_who_waits_longer_than_a_second_for_his_turn_is_told_so_once(store, tell
     turn.close()
 
 
-def test_who_waits_no_longer_than_a_second_is_told_nothing(store, telling, told, monkeypatch) -> None:
+def test_a_wait_of_at_most_a_second_is_not_reported(store, telling, told, monkeypatch) -> None:
     first = tool(store).take_turn("this", not_yet)
     waits(monkeypatch, first.close)
     turn = telling.take_turn("this", not_yet)
@@ -241,7 +241,7 @@ def test_who_waits_no_longer_than_a_second_is_told_nothing(store, telling, told,
     assert told == []
 
 
-def test_who_goes_on_by_himself_was_told_for_whom_he_waited(store, telling, told, monkeypatch) -> None:
+def test_a_process_that_continues_alone_has_named_the_process_it_waited_for(store, telling, told, monkeypatch) -> None:
     first = tool(store).take_turn("this", not_yet)
     waits(monkeypatch)
     turn = telling.take_turn("this", not_yet)

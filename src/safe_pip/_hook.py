@@ -1,7 +1,7 @@
 """What `safe-pip adopt` writes into an environment: Python runs it when it may have been started to be pip.
 
-It stays there as it was written, whatever becomes of safe-pip, so it does little, and needs `os` and `sys` alone. From
-safe-pip it wants one thing: that `_runner.py`, run, has a `main`. This text is never imported.
+It stays there when safe-pip changes or goes, so it does little, and needs only `os` and `sys`. It needs one thing of
+safe-pip: that `_runner.py` has a `main`. This text is never imported.
 """
 
 import os
@@ -25,7 +25,7 @@ def is_pip(argv: "list[str]", word: str, tree: str) -> bool:
     if name == "__main__.py" or os.path.isdir(word):
         place = os.path.dirname(word) if name == "__main__.py" else word
         return os.path.realpath(place) == os.path.realpath(os.path.join(tree, "pip"))
-    # Who calls it by a link may have called that as he liked.
+    # A link to the script may have any name.
     if not any(map(is_name, (name, os.path.basename(os.path.realpath(word))))):
         return False
     try:
@@ -49,7 +49,7 @@ def begin(tree: str, home: str, name: str) -> None:
 
 
 class Pip:
-    """Finds and loads `pip`, for the program that this interpreter was started for and for nobody else."""
+    """Finds and loads `pip`, only for the program that this interpreter was started for."""
 
     def __init__(self, tree: str, home: str, name: str) -> None:
         self.tree = tree

@@ -1,10 +1,10 @@
 """safe-pip for another interpreter: what `safe-pip --python PATH` starts under PATH, as pip starts itself there.
 
-Nothing is needed in that interpreter's environment, neither pip nor safe-pip: this file loads the package that it lies
-in, and the pip to run is the frozen copy that SAFE_PIP_FROZEN names. It is run by path, never imported.
+That interpreter's environment needs neither pip nor safe-pip: this file loads the package that it lies in, and the pip
+to run is the frozen copy that SAFE_PIP_FROZEN names. It is run by path, never imported.
 """
 
-# Any Python can be asked for, so all of this file is for Python 2.7 to read, and the version comes first.
+# The user may name any Python, so Python 2.7 must be able to parse this file, and the version is checked first.
 import sys
 
 MINIMUM = (3, 10)

@@ -16,28 +16,28 @@ _PACKAGE = Path(os.path.abspath(__file__)).parents[1]
 
 
 class Adoption(NamedTuple):
-    """That an environment is adopted: by the file NAME in `tree`, for the safe-pip package at `home`."""
+    """An adopted environment: the file NAME in `tree` names the safe-pip package at `home`."""
 
     tree: Path
     home: Path
 
     @property
     def file(self) -> Path:
-        """The file that makes it so."""
+        """The `.pth` file."""
         return self.tree / NAME
 
     @property
     def works(self) -> bool:
-        """Whether that safe-pip is there; if not, pip refuses to run."""
+        """Whether safe-pip is there; if not, pip refuses to run."""
         return os.access(self.home / _RUNNER, os.R_OK)
 
     def told(self) -> str:
-        """This, for a user."""
+        """A phrase for the user."""
         where = f"`pip` is safe-pip, of `{self.home}`"
         return where if self.works else f"{where}, which is gone: pip refuses to run until `{self.file}` is deleted"
 
     def content(self) -> bytes:
-        """What the file has to contain; a safe-pip that is in the tree is found there wherever that is moved."""
+        """What the file contains. A safe-pip in the tree is named relative to it, so that the tree can be moved."""
         home = os.path.relpath(self.home, self.tree) if self.home.is_relative_to(self.tree) else str(self.home)
         hook = (_PACKAGE / "_hook.py").read_text(encoding="utf-8") + "\n\nbegin(TREE, HOME, NAME)\n"
         names = f"{{'TREE': sitedir, 'HOME': {home!a}, 'NAME': {NAME!a}}}"
@@ -59,7 +59,7 @@ def find(tree: str | Path) -> Adoption | None:
 
 
 def wanted(tree: Path) -> Adoption:
-    """The adoption that is to be: for the safe-pip that is installed in the tree, or else for this one."""
+    """The adoption that `adopt` makes: by the safe-pip that is installed in the tree, or else by this one."""
     own = tree / "safe_pip"
     is_own = (own / _RUNNER).is_file() or own == _PACKAGE
     return Adoption(tree, own if is_own else _PACKAGE)

@@ -1,12 +1,12 @@
-"""From here on nothing is imported from the environment: other commands change it while this one runs.
+"""Isolation: from here on nothing is imported from the environment, which other commands change while this one runs.
 
 The interpreter has run `site`, `.pth` files and `sitecustomize` before our first line, and the script of a wheel cannot
 carry flags. Starting once more with `-I -S` would come too late as well, and would lose `sys.prefix`, the user site
-and PYTHONPATH. So the process is isolated from within, with `sys` alone: whatever else this module imported could come
-from the environment (a `json.py` on PYTHONPATH, or in the directory that `python -m` was started in).
+and PYTHONPATH. So the process is isolated from within, with `sys` alone: any other module that this one imports at its
+top could come from the environment (a `json.py` on PYTHONPATH, or in the directory that `python -m` was started in).
 
-Left alone are `sys.prefix`, `site` and the modules that are loaded already (coverage, debuggers), except those that
-carry the name of a standard or a vendored module and come from elsewhere.
+`sys.prefix`, `site` and the modules that are loaded already (coverage, debuggers) stay, except modules that have the
+name of a standard or a vendored module and come from elsewhere.
 """
 
 import sys
@@ -27,14 +27,14 @@ environment_path: tuple[str, ...] = ()
 #: (st_dev, st_ino) of our own package directory when this process began; (0, 0) if it was gone by then.
 package_identity: tuple[int, int] = (0, 0)
 
-#: What is needed to start this command once more, taken before anything could change it.
+#: How to start this command once more, noted before anything could change it.
 start: "Start"
 
 _isolated = False
 
 
 def isolate() -> None:
-    """Import from the standard library alone from now on, and remember what the environment was.
+    """Import from the standard library alone from now on, and note what the environment was.
 
     On return `environment_path`, `package_identity` and `start` are set. A second call does nothing.
     """
@@ -46,7 +46,7 @@ def isolate() -> None:
     library = standard_library()
     sys.path[:] = library
     _take_finders_off()
-    # Built into the interpreter; `os` may be an impostor still.
+    # Built into the interpreter; `os` may still be an impostor.
     system = __import__("nt" if "nt" in sys.builtin_module_names else "posix")
     package_identity = _identity(system.stat, sys.modules["safe_pip"].__path__[0])
     _forget_impostors(library, system.stat)
@@ -84,7 +84,7 @@ def standard_library() -> list[str]:
 
 
 def _take_finders_off() -> None:
-    """Leave the interpreter's own importers, made anew: an editable install's hook is gone, and so are its caches."""
+    """Leave only the interpreter's own importers, made anew: without hooks of editable installs, and without caches."""
     importlib: Any = sys.modules["_frozen_importlib"]
     external: Any = sys.modules["_frozen_importlib_external"]
     sys.meta_path[:] = [importlib.BuiltinImporter, importlib.FrozenImporter, external.PathFinder]
@@ -132,9 +132,9 @@ def _directory(module: "ModuleType") -> str | None:
 
 
 def _with_user_site(path: list[str]) -> list[str]:
-    """The same path with the user site in its place (before the system's) where that may be used, but does not exist.
+    """`path` with the user site in its place (before the system's) if that may be used, but does not exist.
 
-    `site` leaves it out then. The first `--user` install makes it, and who began before must not miss what is in it.
+    `site` leaves it out then. The first `--user` install makes it, and a command that began before has to see it.
     """
     site: Any = sys.modules.get("site")
     user = getattr(site, "ENABLE_USER_SITE", None) and getattr(site, "USER_SITE", None)

@@ -135,7 +135,7 @@ class _Work:
     def _start_children(self) -> None:
         worth = sum(each.size for each in self._files) // _WORTH - 1
         if worth > 0 and _IS_REPRODUCIBLE:
-            with contextlib.suppress(OSError):  # nobody misses one that cannot be started
+            with contextlib.suppress(OSError):  # this process does without one that cannot start
                 for _ in range(min(worth, _MOST, idle_cores())):
                     self._children.append(Child(self._style))
 

@@ -25,7 +25,7 @@ PHASES = {
     "unpacking, verifying": ["store.unpack:Unpacking._unpack"],
     "compiling": ["store.unpack:compile_sources"],
     "hashing bytecode": ["store.unpack:Unpacking._compile"],
-    "copying from the store": ["pip_seams.store:Entry.copy"],
+    "copying from the store": ["store.wheels:Entry.copy"],
     "comparing with the archive": ["pip_seams.store:_arranged"],
     "pip's own staging": ["pip_seams.wheels:WheelStaging._install"],
     "verifying what pip unpacked": ["pip_seams.wheels:verify"],

@@ -235,7 +235,7 @@ class _Commit:
     def __init__(self, transaction: Transaction, change: "Change", validate: Validate) -> None:
         self._transaction = transaction
         self._change = change
-        self._is_valid = validate
+        self._check = validate
         self._plans = 0
         self._was_rejected = False
         """Whether a plan was refused by the target, which was not what the plan was made for."""
@@ -281,7 +281,7 @@ class _Commit:
     def _validate(self, planned: _Planned, now: Snapshot, *, is_patient: bool) -> "ReadyPlan | None":
         """The plan to carry out under these locks; None if it has to be made anew without them."""
         change = self._change
-        dropped = tuple(self._is_valid(now))
+        dropped = tuple(self._check(now))
         if dropped:
             change.drop(dropped)
         is_changed = now != planned.seen

@@ -3,7 +3,7 @@
 Sources: proc_locks(5), proc_pid_cmdline(5), proc_pid_fdinfo(5), proc_pid_mountinfo(5), proc_pid_stat(5). Where there is
 no /proc nothing is known, and every question has an empty answer.
 
-`shlex` is imported when a command line is shown: most commands show none (`pip_seams.seams.PRELOADED` names it).
+`shlex` is imported when a command line is shown, which is rare. `pip_seams.seams.preload` imports it for an install.
 """
 
 import contextlib

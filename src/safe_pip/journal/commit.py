@@ -42,8 +42,8 @@ def check_permissions(journal: Journal) -> None:
 
     A directory that is gone was replaced meanwhile: the plan is stale, which is found under the locks.
     """
-    opened = {_live(journal, each) for each in journal.operations if each.kind is Kind.MODE}
-    changed = (os.path.dirname(_live(journal, each)) for each in journal.operations if not each.kind.is_late)
+    opened = {journal.path(each) for each in journal.operations if each.kind is Kind.MODE}
+    changed = (os.path.dirname(journal.path(each)) for each in journal.operations if not each.kind.is_late)
     for path in dict.fromkeys(changed):
         if path not in opened:
             check_writable(path)
@@ -141,7 +141,7 @@ def _validate(journal: Journal, plan: Plan) -> None:
                 raise Rejected
         for operation in journal.operations:
             is_file = operation.old is not None and not stat.S_ISDIR(operation.old.mode)
-            if is_file and Seen.of(os.lstat(_live(journal, operation))) != operation.old:
+            if is_file and Seen.of(os.lstat(journal.path(operation))) != operation.old:
                 raise Rejected
     except OSError:
         raise Rejected from None
@@ -196,17 +196,13 @@ def _unmoved(journal: Journal, part: int) -> frozenset[str]:
     An overlayfs refuses to move each that has a lower layer; trying them one by one would take as many plans.
     """
     leaving = (Kind.EXCHANGE, Kind.SWAP, Kind.REMOVE)
-    paths = (_live(journal, each) for each in journal.operations if each.part == part and each.kind in leaving)
+    paths = (journal.path(each) for each in journal.operations if each.part == part and each.kind in leaving)
     return frozenset(directory for path in paths if not os.path.islink(path) for directory, _, _ in os.walk(path))
 
 
 def _failed(error: OSError, state: State) -> CommitFailed:
     where = f"`{error.filename}`" if error.filename else "the environment"
     return CommitFailed(f"{where} could not be changed: {error.strerror}", state=state)
-
-
-def _live(journal: Journal, operation: Operation) -> str:
-    return os.path.join(journal.roots[operation.root], operation.path)
 
 
 @contextmanager

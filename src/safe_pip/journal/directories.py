@@ -191,10 +191,6 @@ class OpenDirectories(contextlib.ExitStack):
         """T, its place in the trash."""
         return Location(self.parts[operation.part].trash, operation.trash)
 
-    def path(self, operation: Operation) -> str:
-        """The absolute path of `live`."""
-        return os.path.join(self.journal.roots[operation.root], operation.path)
-
     def is_marked(self, location: Location) -> bool:
         """Whether there is a directory with the transaction's marker in it."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), location.parent.child(location.name) as below:

@@ -46,7 +46,7 @@ def remove_markers(directories: OpenDirectories) -> frozenset[str]:
                 with live.parent.child(live.name) as marked:
                     _check(directories, marked)
                     fs.remove(marked, directories.marker)
-                new.add(directories.path(operation))
+                new.add(directories.journal.path(operation))
         except NotADirectoryError:
             continue  # not there any more
         except OSError as failed:
@@ -73,7 +73,7 @@ def seal(directories: OpenDirectories, new: Collection[str]) -> None:
             is_ours = directories.writer is None or directories.writer.could_set_mode(found)
             if is_ours and was != wanted and stat.S_IMODE(found.st_mode) == was:
                 fs.set_mode(live.parent, live.name, wanted)
-            if is_ours and directories.path(operation) in new:
+            if is_ours and directories.journal.path(operation) in new:
                 attributes.set_time(live.parent, live.name, operation.new.mtime_ns)
 
 
@@ -119,13 +119,15 @@ def restore_unplanned(directories: OpenDirectories, unplanned: list[UnplannedFil
         old = _old_directory(directories, each.operation)
         if old is None:
             continue
-        target = os.path.join(directories.path(each.operation), each.path)
+        target = os.path.join(directories.journal.path(each.operation), each.path)
         try:
             with contextlib.ExitStack() as opened:
                 _restore(directories, each, old, opened)
         except (FileExistsError, NotADirectoryError):
-            if not _is_there_too(old, each.path, target):
-                refused.append(target)
+            with contextlib.suppress(OSError):
+                if is_same_file(old, each.path, os.lstat(target)):
+                    continue  # another link to it
+            refused.append(target)
         except FileNotFoundError:
             continue  # it is back already, or its own program has taken it away
     return tuple(refused)
@@ -144,7 +146,7 @@ def _restore(
         source = opened.enter_context(source.child(each))
     source.stat(name)
     if target is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), directories.path(unplanned.operation))
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), directories.journal.path(unplanned.operation))
     for each, like in zip((*above, last, *below), likes, strict=True):
         if not target.exists(each):
             _check(directories, target)
@@ -171,14 +173,6 @@ def _old_directory(directories: OpenDirectories, operation: Operation) -> Locati
     if operation.old is None or not stat.S_ISDIR(operation.old.mode):
         return None
     return directories.staged(operation) if operation.kind is Kind.EXCHANGE else directories.trash(operation)
-
-
-def _is_there_too(old: Location, path: str, target: str) -> bool:
-    """Whether the file in the way is the unplanned file itself, by another link."""
-    try:
-        return is_same_file(old, path, os.lstat(target))
-    except OSError:
-        return False
 
 
 def _check(directories: OpenDirectories, directory: Directory) -> None:

@@ -104,8 +104,7 @@ def _opened(unfinished: Unfinished) -> Iterator[tuple[Opened, OpenDirectories]]:
 
 def _checked_steps(found: Opened, directories: OpenDirectories, keep: bool) -> tuple[Step, ...]:
     """What undoes it; raises `Refused` if it may not be done, and `PermissionError` if this user may not do it."""
-    kept = (lambda path: True) if keep else None
-    steps = decide(found.journal, lambda operation: observe(directories, operation, found.made), keep=kept)
+    steps = decide(found.journal, lambda operation: observe(directories, operation, found.made), keep=keep)
     _check_writer(directories, steps)
     _check_permission(directories, steps, found.state)
     return steps
@@ -122,7 +121,7 @@ def _check_writer(directories: OpenDirectories, steps: Sequence[Step]) -> None:
         is_theirs = live.directory is not None and writer.could_change(status(live.directory), found)
         if not is_theirs or (action is Action.MODE and found is not None and not writer.could_set_mode(found)):
             reasons.append(
-                f"`{directories.path(operation)}` is not for `{writer.name}` to change, the journal's writer"
+                f"`{directories.journal.path(operation)}` is not for `{writer.name}` to change, the journal's writer"
             )
     if reasons:
         raise Refused(*reasons)
@@ -139,7 +138,7 @@ def _check_permission(directories: OpenDirectories, steps: Sequence[Step], state
             locations.append(directories.staged(operation))
         for location in locations:
             if location.directory is None or not may_change(location.directory):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), directories.path(operation))
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), directories.journal.path(operation))
             _check_entry(location.directory, location.status())
     for directory in needed:
         if not may_change(directory):

@@ -64,15 +64,12 @@ class Step(NamedTuple):
     action: Action
 
 
-def decide(
-    journal: Journal, see: Callable[[Operation], Observed], *, keep: Callable[[str], bool] | None = None
-) -> tuple[Step, ...]:
+def decide(journal: Journal, see: Callable[[Operation], Observed], *, keep: bool = False) -> tuple[Step, ...]:
     """What undoes the transaction, in this order, given what is to `see` at each operation; changes nothing.
 
-    Raises `Refused`, with all reasons, if another program has changed anything since, except paths that `keep` says to
-    leave as they are: by default those in directories that serve other environments too.
+    Paths that another program has changed since are left as they are in directories that serve other environments too,
+    and with `keep` everywhere. Raises `Refused`, with all reasons, if there are any others.
     """
-    is_kept = keep or (lambda path: is_shared(journal, path))
     steps: list[Step] = []
     refused: list[str] = []
     observations = [(each, see(each)) for each in reversed(journal.operations) if not each.kind.is_late]
@@ -80,10 +77,10 @@ def decide(
         # Nothing has moved: there is nothing to undo, whatever other programs did there since.
         return tuple(step for each in observations for step in steps_of(*each))
     for operation, observed in observations:
-        path = os.path.join(journal.roots[operation.root], operation.path)
+        path = journal.path(operation)
         if is_bytecode(operation.path) or is_as_left(operation, observed):
             steps += steps_of(operation, observed)
-        elif is_kept(path):
+        elif keep or is_shared(journal, path):
             steps.append(Step(operation, Action.LEAVE))
         else:
             refused.append(f"`{path}` was changed by another program since")
@@ -176,7 +173,7 @@ def perform(directories: OpenDirectories, steps: Sequence[Step]) -> tuple[str, .
     """Do these steps; on return the paths that were left as they are. Raises `OSError` at the first that fails."""
     for step in steps:
         _act(directories, *step)
-    return tuple(directories.path(operation) for operation, action in steps if action is Action.LEAVE)
+    return tuple(directories.journal.path(operation) for operation, action in steps if action is Action.LEAVE)
 
 
 def undo(directories: OpenDirectories, operation: Operation) -> None:

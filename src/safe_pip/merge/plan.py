@@ -122,6 +122,10 @@ class Journal(NamedTuple):
     parts: tuple[str, ...]
     operations: tuple[Operation, ...]
 
+    def path(self, operation: Operation) -> str:
+        """The absolute path of the operation's place in the target."""
+        return os.path.join(self.roots[operation.root], operation.path)
+
 
 class Removal(NamedTuple):
     """The files of a distribution that is uninstalled or replaced, as pip lists them; of an egg, its directory.

@@ -71,7 +71,7 @@ class Repair:
             if report.installed is None or not self._remove(report, _superfluous(report)):
                 break
             report = examine(self._place)
-        self.commands = list(_commands(self._place, report))
+        self.commands = list(self._reinstalls(report))
         return report
 
     def _settle(self, report: Report) -> None:
@@ -92,6 +92,23 @@ class Repair:
                     remains = sweep.find(tree)
                 remains.delete()
                 self.done.append(f"removed what killed commands had left in `{tree}`")
+
+    def _reinstalls(self, report: Report) -> Iterator[str]:
+        """For each tree, the command for a POSIX shell that reinstalls what is damaged, in its recorded version."""
+        for tree in self._place.trees:
+            damaged = [finding for finding in report.findings if finding.again and finding.tree == str(tree)]
+            options = self._place.installing(tree)
+            if not damaged:
+                continue
+            if options is None:
+                self.failed.append(f"no Python is known that installs into `{tree}`: name its environment with `--env`")
+                continue
+            words = [*_program(), *options[0], "install", "--force-reinstall", "--no-deps", *options[1]]
+            if any(finding.kind in NOT_UNINSTALLABLE for finding in damaged):
+                words.append("--ignore-installed")
+            for again in dict.fromkeys(finding.again for finding in damaged):
+                words += again  # one word, or `-e` and a directory
+            yield shlex.join(words)
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -173,20 +190,6 @@ def _own_files(loser: Installed, installed: Iterable[Installed]) -> set[str]:
     others = {row.path for each in installed if each.info != loser.info for row in each.rows or ()}
     files = {row.path for row in loser.rows or () if row.path not in others}
     return {*(path for path in files if not path.startswith(os.path.join(loser.info, ""))), loser.info}
-
-
-def _commands(place: Place, report: Report) -> Iterator[str]:
-    """For each tree, the command for a POSIX shell that reinstalls what is damaged there, in its recorded version."""
-    for tree in place.trees:
-        damaged = [finding for finding in report.findings if finding.again and finding.tree == str(tree)]
-        options = place.installing(tree)
-        if damaged and options is not None:
-            words = _program() + [*options[0], "install", "--force-reinstall", "--no-deps", *options[1]]
-            if any(finding.kind in NOT_UNINSTALLABLE for finding in damaged):
-                words.append("--ignore-installed")
-            for again in dict.fromkeys(finding.again for finding in damaged):
-                words += again  # one word, or `-e` and a directory
-            yield shlex.join(words)
 
 
 def _program() -> list[str]:

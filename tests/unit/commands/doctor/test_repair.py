@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from safe_pip.commands import options
 from safe_pip.commands.doctor.examination import Way, way
 from safe_pip.commands.doctor.repair import PutAside
 from safe_pip.environment.environment import Environment
 from safe_pip.errors import RecoveryNeeded
 from safe_pip.journal import pending, recovery
+from safe_pip.launch.settings import Settings
 from safe_pip.locking import flock, inheritance
 from safe_pip.merge.plan import Kind
 from tests.support.faults import disk
@@ -209,3 +212,19 @@ def test_killed_anywhere_it_is_done_again_and_nothing_is_lost(
         if trial.struck is None:
             break
     assert k >= 3
+
+
+def test_a_tree_that_no_known_python_installs_into_is_named_with_the_way_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    info = tmp_path / "site-packages" / "demo-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Name: demo\nVersion: 1\n")
+    (info / "RECORD").write_text("demo.py,,\n")
+    words = ["--repair", "--json", "--env", str(info.parent)]
+    assert options.run("doctor", words, Settings(lock_timeout=0), SilentReporter()) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["reinstall"] == []
+    assert report["failed"] == [
+        f"no Python is known that installs into `{info.parent}`: name its environment with `--env`"
+    ]

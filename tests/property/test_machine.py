@@ -180,7 +180,7 @@ class Machine(RuleBasedStateMachine):
         assert is_done == is_possible(command.after.files())
         self.unfinished = None
         if is_done:
-            self.expected = command.after._replace(nobody={**command.after.nobody, **late})
+            self.expected = command.after._replace(unowned={**command.after.unowned, **late})
             self.away.clear()
             assert self.prefix.private() == []
         self.check()
@@ -211,7 +211,7 @@ class Machine(RuleBasedStateMachine):
         if is_committed(trial):
             assert not self.journals()
             self.expected = command.after
-        self.expected = self.expected._replace(nobody={**self.expected.nobody, **late})
+        self.expected = self.expected._replace(unowned={**self.expected.unowned, **late})
         if self.journals() != before:
             self.unfinished = command if self.journals() else None
         self.check()
@@ -243,7 +243,7 @@ class Machine(RuleBasedStateMachine):
         if not self.unfinished and path not in files and is_possible({*files, path}) and not is_metadata:
             text = f"unowned {next(self.numbers)}"
             self.prefix.write({path: text})
-            self.expected = self.expected._replace(nobody={**self.expected.nobody, path: text})
+            self.expected = self.expected._replace(unowned={**self.expected.unowned, path: text})
 
     @rule(project=st.sampled_from(sorted(SHOP)))
     def somebody_imports(self, project: str) -> None:
@@ -324,7 +324,7 @@ class Machine(RuleBasedStateMachine):
             live = {"exchange": path, "move": source}.get(operation, "")
             if not is_late or late or not live or ".safe-pip" in live or not os.path.isdir(live):
                 return
-            name = f"{os.path.relpath(live, self.prefix.root)}/late-{len(self.expected.nobody)}.txt"
+            name = f"{os.path.relpath(live, self.prefix.root)}/late-{len(self.expected.unowned)}.txt"
             if not live.endswith((".dist-info", "__pycache__")) and is_possible({*command.after.files(), name}):
                 late[name] = "late"
                 self.prefix.write(late)

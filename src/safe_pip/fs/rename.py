@@ -1,6 +1,8 @@
 """Renames: never over anything, over a file, and two entries for each other.
 
 The standard library does not offer the first and the last: renameat2(2), renamex_np(2) of macOS.
+
+`ctypes` is imported by `load`: commands that rename nothing do not need it, and some interpreters have none.
 """
 
 from __future__ import annotations

@@ -108,12 +108,10 @@ def is_accepted(made: os.stat_result, directory: os.stat_result) -> bool:
 
 def user_name(uid: int) -> str:
     """The name of a user, or the number where there is no name."""
-    if sys.platform == "win32":
-        return ""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user {uid}"
+    if sys.platform != "win32":
+        with contextlib.suppress(KeyError):
+            return pwd.getpwuid(uid).pw_name
+    return f"user {uid}"
 
 
 class Location(NamedTuple):

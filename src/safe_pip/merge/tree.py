@@ -97,7 +97,9 @@ class _Reader:
 
     def __init__(self) -> None:
         self._mounts = mount_points()
-        self._uid = 0 if sys.platform == "win32" else os.geteuid()
+        self._uid = 0
+        if sys.platform != "win32":
+            self._uid = os.geteuid()
         self._found: dict[str, tuple[Entry, dict[str, Entry]]] = {}
 
     def directory(self, path: str, outer: Volume) -> Entry:

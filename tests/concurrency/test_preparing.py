@@ -30,12 +30,12 @@ pytestmark = [
 PROGRAM = """
 import json, os, select, sys
 from pathlib import Path
-from safe_pip.store import compile, heartbeat, prepare, unpack
+from safe_pip.store import compile, prepare, unpack
 from safe_pip.store.wheels import Store
 
 cache, seconds, stays, *wheels = sys.argv[1:]
 prepare._PATIENCE = float(seconds)
-heartbeat.LONGEST = sys.maxsize
+prepare.LONGEST = sys.maxsize
 compile_sources = unpack.compile_sources
 
 def compile_and_stay(files, **more):
@@ -56,7 +56,7 @@ def compile_and_store(files, **more):
     os.posix_spawn("/bin/true", ["true"], os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 9, gate, os.O_RDONLY, 0)])
     return compile_sources(files, **more)
 
-def look(self, ask=heartbeat.Heartbeat.look):
+def look(self, ask=prepare.Heartbeat.look):
     found = ask(self)
     print(json.dumps({"event": "looked"}), flush=True)
     return found
@@ -64,7 +64,7 @@ def look(self, ask=heartbeat.Heartbeat.look):
 def waiting(what, holders):
     print(json.dumps({"event": "waiting", "for": [holder.pid for holder in holders]}), flush=True)
 
-heartbeat.Heartbeat.look = look
+prepare.Heartbeat.look = look
 if stays != "goes":
     unpack.compile_sources = {
         "stays": compile_and_stay, "works": compile_and_work, "stores": compile_and_store

@@ -59,11 +59,11 @@ import os, sys
 from safe_pip.launch import isolation
 isolation.isolate()
 from safe_pip.locking import flock
-from safe_pip.store import heartbeat, prepare
+from safe_pip.store import prepare
 from safe_pip.cli import main
 
 told, go = map(int, sys.argv[1:3])
-heartbeat.Heartbeat.look = lambda self: False
+prepare.Heartbeat.look = lambda self: False
 
 def wait(descriptor, *, exclusive, seconds, original=flock.wait_lock):
     if seconds != prepare._PATIENCE:

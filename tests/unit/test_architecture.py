@@ -98,6 +98,15 @@ def test_a_module_whose_name_starts_with_an_underscore_is_for_its_own_package(pa
 
 
 @every_source
+def test_a_module_that_imports_inside_a_function_says_why_in_its_docstring(path):
+    """Imports at the top are the rule: after pip's first change nothing can be imported any more."""
+    tree = ast.parse(path.read_bytes())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    late = [node for each in functions for node in ast.walk(each) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not late or "import" in (ast.get_docstring(tree) or "")
+
+
+@every_source
 def test_only_the_command_line_the_verbs_and_messages_print(path):
     printing = re.compile(r"print\(.*|sys\.(stdout|stderr)\.write\(.*|os\.write\([12],.*", re.DOTALL)
     if package_of(path) not in ("cli", "messages", "commands", "_hook"):

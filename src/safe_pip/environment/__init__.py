@@ -1,5 +1,5 @@
 """One environment: which locks each access to it takes, and one command's change of it.
 
 Public are `environment` (`Environment`), `access` (`Target`, `Prefix`), `transaction` (`Transaction`), `change`
-(`Change`, `Terms`), `snapshot` (`Snapshot`, `hides`) and `ownership` (`Ownership`).
+(`Change`, `Terms`) and `snapshot` (`Snapshot`, `Ownership`, `hides`).
 """

@@ -1,5 +1,7 @@
 """What is installed at one instant: the identity of every project, to find out later whether it has changed.
 
+`Ownership` says which distribution a file belongs to. It reads the RECORDs when it is asked for the first time.
+
 Nothing here knows pip. Names are those of the files that the PyPA specifications let an installer write
 (https://packaging.python.org/en/latest/specifications/recording-installed-packages/) and of setuptools' older ones.
 """
@@ -10,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from safe_pip.records import canonical
+from safe_pip.records import RealPaths, canonical, project_of
 
 _SUFFIXES = (".dist-info", ".egg-info", ".egg-link", ".egg")
 _FILES = ("RECORD", "METADATA", "PKG-INFO", "direct_url.json")
@@ -136,3 +138,42 @@ def _target(egg_link: str) -> str:
     except OSError:
         return egg_link
     return os.path.join(target, infos[0]) if infos else target
+
+
+class Ownership:
+    """The files of all distributions in `trees` but those whose metadata directory is one of `without`."""
+
+    def __init__(self, trees: Iterable[str], without: Collection[str] = ()) -> None:
+        self._trees = tuple(trees)
+        self._without = frozenset(without)
+        self._owners: dict[str, str] | None = None
+        self._eggs: dict[str, str] = {}
+
+    def owner(self, path: str) -> str | None:
+        """The normalized name of the project that `path` (absolute, its parents resolved) belongs to.
+
+        What cannot be read of a RECORD belongs to no project.
+        """
+        if self._owners is None:
+            self._owners = {}
+            self._read(self._owners)
+        found = self._owners.get(path)
+        if found is None and self._eggs:
+            found = next((name for egg, name in self._eggs.items() if path.startswith(egg)), None)
+        return found
+
+    def _read(self, owners: dict[str, str]) -> None:
+        paths = RealPaths()
+        for tree in self._trees:
+            try:
+                names = os.listdir(tree)
+            except OSError:
+                continue
+            for name in names:
+                info = os.path.join(tree, name)
+                if info in self._without:
+                    continue
+                if name.endswith((".egg", ".egg-info")):
+                    self._eggs[os.path.join(info, "")] = project_of(name)
+                if name.endswith((".dist-info", ".egg-info")):
+                    owners.update(dict.fromkeys(paths.files_of(info), project_of(name)))

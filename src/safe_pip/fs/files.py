@@ -106,26 +106,54 @@ def copy(source: Directory, name: str, destination: Directory, new_name: str) ->
 
 
 def _copy_content(old: int, new: int) -> None:
+    """Copy the content of a file. Holes stay holes where the filesystem tells where they are."""
+    size = os.fstat(old).st_size
     if sys.platform == "linux":
         import fcntl
 
         with contextlib.suppress(OSError):  # another filesystem, or one that cannot
             fcntl.ioctl(new, CLONE, old)
             return
-    copies = sys.platform == "linux"
-    while True:
-        if sys.platform == "linux" and copies:
-            try:
-                moved = os.copy_file_range(old, new, _CHUNK)
-            except OSError:  # two filesystems, or one that cannot
-                moved = 0
-            if moved:
-                continue
-            copies = False  # at the end too: some files of the kernel's own have content and say that they have none
-        chunk = os.read(old, _CHUNK)
-        if not chunk:
-            return
-        write_all(new, chunk)
+    at = 0
+    while (data := _next_data(old, at)) is not None:
+        start, end = data
+        os.lseek(old, start, os.SEEK_SET)
+        os.lseek(new, start, os.SEEK_SET)
+        at = start + _copy_range(old, new, end - start)
+        if at < end:
+            break  # it has become shorter
+    if at < size:
+        os.ftruncate(new, size)
+
+
+def _next_data(fd: int, at: int) -> tuple[int, int] | None:
+    """The next stretch of data in a file, None at its end; an endless one where the filesystem knows of no holes."""
+    if sys.platform != "win32":
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+            return start, os.lseek(fd, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return None
+    return (0, sys.maxsize) if at == 0 else None
+
+
+def _copy_range(old: int, new: int, count: int) -> int:
+    """Copy `count` bytes, or up to the end, from where both files are; on return how many were copied."""
+    done = 0
+    while done < count:
+        length, moved = min(_CHUNK, count - done), 0
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # two filesystems, or one that cannot
+                moved = os.copy_file_range(old, new, length)
+        if not moved:  # some files of the kernel's own have content and say that they have none
+            chunk = os.read(old, length)
+            write_all(new, chunk)
+            moved = len(chunk)
+        if not moved:
+            break
+        done += moved
+    return done
 
 
 def _copy_status_of_link(status: os.stat_result, directory: Directory, name: str) -> None:

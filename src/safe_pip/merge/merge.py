@@ -8,11 +8,10 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from safe_pip.errors import MergeRefused
-from safe_pip.merge.incoming import Source, children, combine, has_files
 from safe_pip.merge.outgoing import Contents, Outgoing
 from safe_pip.merge.plan import Kind, Link, Plan
 from safe_pip.merge.planner import NeedsPart, Planner, Situation
-from safe_pip.merge.tree import Entry, ancestors, join, union
+from safe_pip.merge.tree import Entry, Source, ancestors, children, combine, has_files, join, union
 from safe_pip.records import is_bytecode
 
 __all__ = ["MergeRefused", "NeedsPart", "Situation", "merge"]

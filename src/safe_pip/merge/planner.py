@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from safe_pip.errors import MergeRefused
 from safe_pip.fs.proc import Volume
-from safe_pip.merge.incoming import Source
 from safe_pip.merge.plan import ExactTree, Kind, Link, Operation, Plan, Seen
-from safe_pip.merge.tree import Entry, ancestors, join, seen_at
+from safe_pip.merge.tree import Entry, Source, ancestors, join, seen_at
 
 _METADATA = re.compile(r"\.(dist-info|egg-info|egg-link)(/|\Z)")
 

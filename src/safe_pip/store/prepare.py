@@ -2,8 +2,10 @@
 
 A process that finds a wheel neither prepared nor being prepared takes its mutex and prepares it. If the wheel is being
 prepared, the process goes on with its other wheels and comes back. A process holds no mutex while it waits, so there
-are no deadlocks; the kernel drops the mutex of a killed one. If a process sees that nothing happens (`heartbeat`), it
+are no deadlocks; the kernel drops the mutex of a killed one. If a process sees that nothing happens (`Heartbeat`), it
 prepares the wheel aside; of two entries the second one is discarded.
+
+`resource` is imported where it is used: Windows has none.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import errno
 import hashlib
 import os
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -21,8 +24,7 @@ from typing import IO
 from safe_pip import fs, records
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.locking import flock, holders
-from safe_pip.locking.holders import Holder
-from safe_pip.store.heartbeat import Beat, Heartbeat
+from safe_pip.locking.holders import Holder, Work
 from safe_pip.store.unpack import DAMAGE, Unpacking, Unpreparable
 from safe_pip.store.wheels import LISTING, Entry, Store, on_disk
 
@@ -30,6 +32,14 @@ _SOURCES = "sources"
 _PATIENCE = 1.0
 _ROOM = 4
 """The disk needs room for so many times what the wheel has, unpacked: the environment needs some too."""
+LONGEST = 60
+"""So many times in a row computing is believed, when the process shows nothing itself."""
+
+IDLE = 2
+"""After so many times in a row in which nothing happened the process is not waited for any longer."""
+
+_BEAT = 0.1
+"""Seconds between two signs of life."""
 
 
 class Preparing:
@@ -290,3 +300,53 @@ def _granted(descriptor: flock.Descriptor, seconds: float) -> bool:
             return flock.wait_lock(descriptor, exclusive=True, seconds=seconds)
         except flock.Suspended:
             flock.stop()
+
+
+class Beat:
+    """Shows those who wait for the mutex `held` that its process works."""
+
+    def __init__(self, held: flock.Descriptor | None) -> None:
+        self._held = held
+        self._last = time.monotonic()
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if self._held is not None and now - self._last >= _BEAT:
+            self._last = now
+            fs.touch(self._held.path)
+
+
+class Heartbeat:
+    """One wait for the process that has the mutex `key`: does it still work? Asked once a second.
+
+    It shows that itself, by the time of the mutex, after each file or distribution. But some modules take longer than a
+    second to compile, some wheels to copy, and everything takes longer on a busy machine. So it also counts if the
+    kernel saw the process compute, or finds it ready to run. That does not count for ever: the process might compute
+    nothing of use, and every wait has to end. One idle second is not enough: a machine that is suspended stops the
+    process and those that wait alike, and these may go on first.
+    """
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._place = store.making(key)
+        self._silent = self._idle = 0
+        self._seen = self._observe()
+
+    def look(self) -> bool:
+        """Look once more; on return whether the process has stopped working. A new holder of the mutex has not."""
+        (shown, before), self._seen = self._seen, self._observe()
+        now, work = self._seen
+        if now != shown:
+            self._silent = self._idle = 0
+            return False
+        self._silent += 1
+        is_idle = work == before and not any(each.is_busy for each in work)
+        self._idle = self._idle + 1 if is_idle else 0
+        return now != -1 and (self._silent > LONGEST or self._idle >= IDLE)
+
+    def _observe(self) -> tuple[int, tuple[Work, ...]]:
+        """The time of the mutex in nanoseconds, -1 if there is none, and what its holders do."""
+        try:
+            shown = os.stat(self._place).st_mtime_ns
+        except OSError:
+            shown = -1
+        return shown, holders.work_at(self._place)

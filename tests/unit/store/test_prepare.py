@@ -12,7 +12,7 @@ import pytest
 
 from safe_pip.locking import flock, holders
 from safe_pip.locking.holders import Work
-from safe_pip.store import heartbeat, prepare
+from safe_pip.store import prepare
 from safe_pip.store.prepare import Preparing
 from safe_pip.store.wheels import Store
 
@@ -144,7 +144,7 @@ def test_a_process_without_a_result_for_a_minute_is_not_waited_for(store, monkey
     monkeypatch.setattr(holders, "work_at", lambda path: (Work(1, f"{next(count)}", is_busy=False),))
     turn = tool(store).take_turn("this", not_yet)
     assert turn is not None
-    assert next(count) == heartbeat.LONGEST + 2
+    assert next(count) == prepare.LONGEST + 2
     turn.close()
     first.close()
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from safe_pip.environment.access import Prefix
-from safe_pip.environment.ownership import Ownership
+from safe_pip.environment.snapshot import Ownership
 from safe_pip.errors import Unmergeable
 from safe_pip.locking.state_directory import NAME
 from safe_pip.records import RECORD, RealPaths, is_bytecode, project_of

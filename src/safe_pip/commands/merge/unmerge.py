@@ -14,8 +14,7 @@ from safe_pip.commands.merge.transfer import Owned, Transactions, is_closed, rec
 from safe_pip.commands.options import Namespace, Parser, text
 from safe_pip.environment.access import Prefix
 from safe_pip.environment.change import Terms, sweep_target
-from safe_pip.environment.ownership import Ownership
-from safe_pip.environment.snapshot import Snapshot
+from safe_pip.environment.snapshot import Ownership, Snapshot
 from safe_pip.errors import StalePlan
 from safe_pip.merge.plan import ExactTree, Removal
 from safe_pip.messages import say

@@ -16,8 +16,16 @@ def main() -> int:
     # Until the command begins (`fast_start`); looking for garbage costs more than importing all of our own modules.
     gc.disable()
     from safe_pip.cli import main as run
+    from safe_pip.launch.fast_start import leave  # the command may replace this file
 
-    return run(sys.argv[1:])
+    try:
+        status = run(sys.argv[1:])
+    except SystemExit as end:  # pip's `--version` and `--help`
+        if not isinstance(end.code, int | None):
+            raise
+        status = end.code or 0
+    leave(status)
+    return status
 
 
 if __name__ == "__main__":

@@ -146,7 +146,8 @@ def _run_seams(
     sys.path.append(str(copy.path))
     if not chosen.fast_start:
         gc.enable()
-    start = FastStart(copy.beside("programs") if chosen.fast_start and not copy.is_private else None)
+    kept = copy.beside("programs") if chosen.fast_start and not copy.is_private else None
+    start = FastStart(kept, copy=copy.path, bundle=copy.beside("bundle"))
     start.attach()
     from safe_pip.pip_seams.seams import SeamBroken, Seams, Shell, program
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from safe_pip import fs, records
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import trust
+from safe_pip.launch import fast_start
 from safe_pip.locking import entries, flock
 from safe_pip.locking.entries import Entries
 
@@ -189,10 +190,10 @@ class FrozenPip(NamedTuple):
         """
         if self.is_private or sys.pycache_prefix is not None:  # bytecode is looked up there and nowhere else
             return
-        done = self.beside("compiled")
+        done, bundle = self.beside("compiled"), self.beside("bundle")
         mutex = None
         try:
-            if done.exists() or not os.access(self.path, os.W_OK):
+            if bundle.exists() or not os.access(self.path, os.W_OK):
                 return
             with contextlib.suppress(UnusableEnvironment):
                 mutex = entries.hold(self.path / "pip", exclusive=True)
@@ -200,6 +201,7 @@ class FrozenPip(NamedTuple):
                 for source in sorted(self.path.glob("pip/**/*.py")):
                     fs.write_bytecode(source)
                 fs.write(done, b"")
+            fast_start.make_bundle(self.path, bundle)
         except OSError:
             pass
         finally:

@@ -107,6 +107,7 @@ def test_the_copy_holds_what_record_lists_below_pip_and_bytecode(site, environ):
     copy = freeze(site, environ)
     assert {name for name in sources(copy.path) if not name.endswith(".pyc")} == {
         f".compiled.{sys.implementation.cache_tag}",
+        f".bundle.{sys.implementation.cache_tag}",
         "pip/__init__.py",
         "pip/__main__.py",
         "pip/_internal/__init__.py",

@@ -472,7 +472,8 @@ def test_an_installed_distribution_is_upgraded_by_a_staged_one_and_pip_takes_it_
     assert not [*(tmp_path / "root").rglob(".safe-pip")]
     env.run("merge", f"{tmp_path}/root{prefix}")
     assert env.installed() == {"moved": "2"}
-    assert check(env.venv, env.variables) == []
+    # Bytecode is never merged, though RECORD names it: the import system makes it again.
+    assert [found for found in check(env.venv, env.variables) if not found.detail.endswith(".pyc")] == []
     env.run("uninstall", "-y", "moved")
     assert env.installed() == {}
 

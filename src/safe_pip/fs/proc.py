@@ -109,7 +109,7 @@ def ancestors(pid: int | None = None) -> list[int]:
 def stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat from the state on. The name before it may contain anything."""
     with contextlib.suppress(OSError):
-        return (_PROC / str(pid) / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        return os.fsdecode((_PROC / str(pid) / "stat").read_bytes()).rpartition(")")[2].split()
     return []
 
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from safe_pip.environment.environment import Environment, Target, Wait
+from safe_pip.environment.access import Target
+from safe_pip.environment.environment import Environment
 from safe_pip.locking import flock as lock
 from safe_pip.locking import inheritance, state_directory
 from safe_pip.locking import order as request
+from safe_pip.locking.waiting import Wait
 
 from .machine import Nodes, Scenario
 from .model import EXCLUSIVE, GATED, LOCK_ORDER, Rules

@@ -17,12 +17,13 @@ from typing import Any
 
 from safe_pip import fs
 from safe_pip.environment.access import Prefix, trees_below
-from safe_pip.environment.environment import Environment, Waiting
+from safe_pip.environment.environment import Environment
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.launch import isolation
 from safe_pip.launch.settings import Settings
 from safe_pip.locking import order, state_directory
+from safe_pip.locking.waiting import Waiting
 
 PACKAGES = ("site-packages", "dist-packages")
 """What a directory is called that an interpreter looks for distributions in."""

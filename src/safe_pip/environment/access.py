@@ -1,4 +1,4 @@
-"""Which locks each kind of access to an environment takes, and what must exist on disk before they can be taken.
+"""Which locks each kind of access to an environment takes, and what it makes on disk before.
 
 `journal.pending` and `journal.recovery` are imported inside functions: only a command that meets a journal needs them.
 That happens in `on_grant`, while a lock keeps safe-pip itself as it is.
@@ -13,19 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import space
-from safe_pip.locking import flock, state_directory
-from safe_pip.locking.flock import Descriptor
+from safe_pip.locking import flock, order, state_directory
 from safe_pip.locking.locker import Step
-from safe_pip.locking.order import (
-    Rank,
-    Request,
-    commit_lock,
-    environment_lock,
-    mutex,
-    owner_lock,
-    shared_directory,
-    uv_lock,
-)
+from safe_pip.locking.order import Request
 from safe_pip.locking.waiting import Interrupted
 
 if TYPE_CHECKING:
@@ -38,13 +28,12 @@ _PATTERNS = ("lib*/python*/*-packages", "lib*/pypy*/*-packages", "Lib/site-packa
 _NAMES = ("site-packages", "dist-packages")
 
 Trees = Callable[[], "list[Path]"]
-"""The trees of the environment, as they are now."""
 Holds = Callable[[flock.Identity], bool]
 """Whether this process holds the exclusive lock on a file."""
 
 
 class Target(NamedTuple):
-    """The directories that one command changes, and whose locks that needs.
+    """The directories that one command changes.
 
     `trees`: purelib, and platlib if it is another directory. `directories`: directories of the scheme outside the
     environment that serve other environments too (`~/.local/bin`). `uv_lock`: the file that uv locks for this target.
@@ -81,9 +70,8 @@ class Prefix(NamedTuple):
         trees = tuple(dict.fromkeys([*inside, *trees_below(real)]))
         is_virtual = (real / "pyvenv.cfg").is_file()
         is_used = is_virtual or bool(inside) or any(real.glob("bin/python3*"))
-        read = tuple(environment) or tuple(map(str, trees))
-        is_home = not trees or state_directory.has_locks(real)
-        return cls(real, trees, (*read, str(real)) if is_home else read, is_virtual, not is_used)
+        home = (str(real),) if not trees or state_directory.has_locks(real) else ()
+        return cls(real, trees, (*(environment or map(str, trees)), *home), is_virtual, not is_used)
 
     @property
     def target(self) -> Target:
@@ -108,11 +96,9 @@ class Prefix(NamedTuple):
     def is_tree(self, path: str) -> bool:
         """Whether a directory (its real path) is one of the trees, or will be once it exists."""
         below = Path(path)
-        if below in self.trees:
-            return True
-        return below.is_relative_to(self.path) and any(
-            below.relative_to(self.path).match(pattern) and below.name in _NAMES for pattern in _PATTERNS
-        )
+        if below in self.trees or not below.is_relative_to(self.path) or below.name not in _NAMES:
+            return below in self.trees
+        return any(map(below.relative_to(self.path).match, _PATTERNS))
 
 
 def trees_below(prefix: Path) -> list[Path]:
@@ -157,7 +143,7 @@ class Reading(Step):
         self.trees = self._find()
         self._without = [tree for tree in self.trees if not state_directory.has_locks(tree)]
         for tree in self.trees:
-            lock = environment_lock if tree in self._without else commit_lock
+            lock = order.environment_lock if tree in self._without else order.commit_lock
             yield lock(tree, exclusive=False)
 
     def on_grant(self) -> None:
@@ -167,24 +153,20 @@ class Reading(Step):
         return not any(map(state_directory.has_locks, self._without))
 
 
-class SharedUse(Step):
+class SharedUse(Reading):
     """Use what is installed while it stays as it is: the environment lock, shared, and the mutexes of `sources`."""
 
     def __init__(self, trees: Trees, sources: Iterable[Path] = ()) -> None:
-        self._find = trees
+        super().__init__(trees)
         self._sources = tuple(resolved(sources))
-        self._trees: list[Path] = []
 
     def requests(self) -> Iterator[Request]:
-        self._trees = self._find()
-        for tree in self._trees:
-            yield environment_lock(tree, exclusive=False)
+        self.trees = self._find()
+        for tree in self.trees:
+            yield order.environment_lock(tree, exclusive=False)
         for source in self._sources:
             _make_directory(source)
-            yield mutex(source)
-
-    def on_grant(self) -> None:
-        look_for_journals(self._trees)
+            yield order.mutex(source)
 
     def directories(self) -> Iterable[Path]:
         return self._sources
@@ -212,11 +194,11 @@ class Recovering(Step):
             self._unfinished = unfinished
             for tree in map(Path, journal.trees):
                 if tree.is_dir() and state_directory.exists(tree):
-                    yield commit_lock(tree, exclusive=True)
+                    yield order.commit_lock(tree, exclusive=True)
             for directory in map(Path, journal.directories):
                 if directory.is_dir():
-                    yield shared_directory(directory)
-            yield owner_lock(pending.owner_file(unfinished), unfinished.home)
+                    yield order.shared_directory(directory)
+            yield order.owner_lock(pending.owner_file(unfinished), unfinished.home)
             return
 
     def on_grant(self) -> None:
@@ -237,13 +219,12 @@ class Locking(Step):
 
     def requests(self) -> Iterator[Request]:
         self._made += _make_directory(self._path)
-        yield Request(Rank.ENVIRONMENT, self._path, self._exclusive, self._path)
+        yield Request(order.Rank.ENVIRONMENT, self._path, self._exclusive, self._path)
 
     def directories(self) -> Iterable[Path]:
         return (self._path,)
 
     def tidy(self, holds: Holds, *, failed: bool) -> None:
-        """After a failure, remove the directories that were made, unless something is in them."""
         if failed:
             fs.remove_empty_directories(self._made)
 
@@ -259,7 +240,7 @@ class Opening(Step):
     def requests(self) -> Iterator[Request]:
         for tree in self.trees:
             self._make(tree)
-        yield commit_lock(self.trees[0], exclusive=False)
+        yield order.commit_lock(self.trees[0], exclusive=False)
 
     def _make(self, tree: Path) -> None:
         self._made += _make_directory(tree)
@@ -305,18 +286,18 @@ class Changing(Opening):
         for tree in self.trees:
             self._make(tree)
             if self._environment:
-                yield environment_lock(tree, exclusive=True)
+                yield order.environment_lock(tree, exclusive=True)
             if self._commit:
-                yield commit_lock(tree, exclusive=True)
+                yield order.commit_lock(tree, exclusive=True)
         if not self._commit:
             return
         yield from self._others.requests()
         for directory in resolved(self._target.directories):
             self._made += _make_directory(directory)
-            yield shared_directory(directory)
+            yield order.shared_directory(directory)
         self._uv_lock = self._find_uv_lock()
         if self._uv_lock is not None:
-            yield uv_lock(self._uv_lock)
+            yield order.uv_lock(self._uv_lock)
 
     def _find_uv_lock(self) -> Path | None:
         uv = self._target.uv_lock
@@ -336,9 +317,9 @@ class Changing(Opening):
 def remove_state_directory(tree: Path, holds: Holds) -> None:
     """Remove `.safe-pip` if this process holds both locks or gets them without waiting. Never raises.
 
-    Of several commands that leave at once, the last one removes it. Two things are needed for that. They look one after
-    another: otherwise each takes the other for a user of the tree, and neither removes it. And the process that has
-    removed it looks again: another command may have made a new one, and left because this process held the tree.
+    Of several commands that leave at once, the last one removes it. So they look one after another: otherwise each
+    takes the other for a user of the tree. And the process that has removed it looks again: another command may have
+    made a new one, and left because this process held the tree.
     """
     with contextlib.suppress(FileNotFoundError, UnusableEnvironment):
         while flock.supported and _is_removed(tree, holds):
@@ -347,19 +328,14 @@ def remove_state_directory(tree: Path, holds: Holds) -> None:
 
 def _is_removed(tree: Path, holds: Holds) -> bool:
     state = state_directory.path_of(tree)
-    opened = [Descriptor(state)]
-    try:
+    with contextlib.ExitStack() as opened:
         # Only this function locks the state directory itself. The lock is held until the other two were tried.
-        if not flock.wait_turn(opened[0], seconds=_TURN) or not opened[0].is_current():
+        turn = opened.enter_context(contextlib.closing(flock.Descriptor(state)))
+        if not flock.wait_turn(turn, seconds=_TURN) or not turn.is_current():
             return False
         for path in (tree, state / state_directory.COMMIT):
-            descriptor = Descriptor(path)
-            opened.append(descriptor)
-            if not holds(descriptor.identity) and not flock.try_lock(descriptor, exclusive=True):
-                return False
-            if not descriptor.is_current():
+            lock = opened.enter_context(contextlib.closing(flock.Descriptor(path)))
+            is_granted = holds(lock.identity) or flock.try_lock(lock, exclusive=True)
+            if not is_granted or not lock.is_current():
                 return False
         return state_directory.remove(tree)
-    finally:
-        for descriptor in opened:
-            descriptor.close()

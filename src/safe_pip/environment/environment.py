@@ -1,10 +1,8 @@
 """The environment of one interpreter, and every kind of access to it: read, build, add, replace.
 
-Additions never disturb a reader; changes and removals do. Each tree has two locks: the *environment lock*, flock on
-the directory itself (shared: what is installed stays as it is), and the *commit lock* in its state directory (shared:
-a process reads what is installed; exclusive: a process changes it). Nothing here knows pip.
-
-`locking.fallback` is imported only where there is no flock.
+Each tree has two locks: the *environment lock*, flock on the directory itself (shared: what is installed stays as it
+is), and the *commit lock* in its state directory (shared: a process reads what is installed; exclusive: a process
+changes it). Nothing here knows pip. `locking.fallback` is imported only where there is no flock.
 """
 
 from __future__ import annotations
@@ -15,28 +13,15 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from safe_pip.environment.access import (
-    Changing,
-    Locking,
-    Opening,
-    Reading,
-    Recovering,
-    SharedUse,
-    Target,
-    look_for_journals,
-    remove_state_directory,
-    resolved,
-)
+from safe_pip.environment import access
+from safe_pip.environment.access import Changing, SharedUse, Target
 from safe_pip.errors import StalePlan
 from safe_pip.locking import flock, inheritance
-from safe_pip.locking.holders import Holder
 from safe_pip.locking.locker import Keep, Locker, Scope, Step
-from safe_pip.locking.waiting import Interrupted, Wait, Waiting
+from safe_pip.locking.waiting import Interrupted, Waiting
 
 if TYPE_CHECKING:
     from safe_pip.locking.fallback import Sole
-
-__all__ = ["Environment", "Held", "Holder", "Target", "Wait", "Waiting"]
 
 T = TypeVar("T")
 
@@ -68,8 +53,8 @@ class Environment:
     ) -> None:
         self._path = tuple(path)
         self._stdlib = {os.path.realpath(name) for name in stdlib}
-        self._ancestry = inheritance.Ancestry(os.environ.get(inheritance.VARIABLE))
-        self._locker = Locker(waiting, timeout, self._ancestry, Recovering)
+        ancestry = inheritance.Ancestry(os.environ.get(inheritance.VARIABLE))
+        self._locker = Locker(waiting, timeout, ancestry, access.Recovering)
         self._sole: Sole | None = None
         if not flock.supported:
             from safe_pip.locking.fallback import Sole
@@ -78,29 +63,22 @@ class Environment:
         self._has_all = False
 
     def trees(self) -> list[Path]:
-        """The directories that may hold distributions, resolved, each once. A directory that cannot be listed is none.
-
-        They are looked up at each call.
-        """
+        """The directories that may hold distributions now, resolved, each once; without those that cannot be listed."""
         found = (os.path.realpath(name or ".") for name in self._path)
         usable = (real for real in found if os.path.isdir(real) and os.access(real, os.R_OK | os.X_OK))
         return [Path(real) for real in dict.fromkeys(usable) if real not in self._stdlib]
 
-    def forbids_replacing(self, trees: Iterable[Path]) -> bool:
-        """Whether an ancestor keeps one of `trees` as it is, so that this command may only add to them."""
-        return flock.supported and any(map(self._ancestry.forbids_replacing, resolved(trees)))
-
     def read(self, take: Callable[[], T]) -> T:
         """Call `take` while no process changes what is installed; call it again if it may have seen half a change."""
         while True:
-            step = Reading(self.trees)
+            step = access.Reading(self.trees)
             with self._taking(step) as scope:
                 value = take()
                 if self._has_all:
                     return value
                 # Without a commit lock, a change may have begun meanwhile. It is dealt with when this starts over.
                 with suppress(Interrupted):
-                    look_for_journals(step.trees)
+                    access.look_for_journals(step.trees)
                     if step.is_current() and scope.is_inheritance_alive():
                         return value
 
@@ -114,7 +92,7 @@ class Environment:
         return self._taking(SharedUse(trees, sources), keep=Keep.RENEWED, is_published=True)
 
     def reserving(self, target: Target, also: Iterable[Path] = ()) -> AbstractContextManager[Held]:
-        """Keep other commands from changing or removing anything in the target until this ends: they can only add.
+        """Let other commands only add to the target until this ends.
 
         If another lock has to be waited for meanwhile, the reservation is let go, and taking that lock raises
         `StalePlan`.
@@ -130,33 +108,28 @@ class Environment:
         return self._changing(Changing(target, also, others=self.trees))
 
     def adding(self, target: Target, also: Iterable[Path] = ()) -> AbstractContextManager[Held]:
-        """Change the target by additions alone, while builds and programs that use the environment go on.
-
-        Makes and removes directories like `replacing`.
-        """
+        """Like `replacing`, for additions alone: builds and programs that use the environment go on."""
         return self._changing(Changing(target, also, others=self.trees, environment=False))
 
     @contextmanager
     def staging(self, target: Target, make: Callable[[Path], T]) -> Iterator[T]:
         """Let `make` make what is private in the target's home (its first tree), while no sweeper is at work there.
 
-        The body runs with no lock held. Makes trees that are missing. If the body raises, exactly those that were made
-        are removed, unless something is in them.
+        The body runs with no lock held. Missing trees are made, and removed if the body raises, like by `replacing`.
         """
-        step = Opening(target)
+        step = access.Opening(target)
         with self._tidying(step):
             with self._taking(step):
                 made = make(step.trees[0])
             yield made
 
     def tidy(self, trees: Iterable[Path]) -> None:
-        """Remove the state directories of `trees`, except of those that another command uses. Never raises.
+        """Remove the state directories of `trees`, except those that another command uses. Never raises.
 
-        This command itself may have kept others from removing them; the last command to leave does. It waits for no
-        command that is at work, and for another one that leaves only while that one looks.
+        Of several commands that leave, the last one removes them; none waits for a command that is at work.
         """
         for tree in trees:
-            remove_state_directory(tree, self._holds)
+            access.remove_state_directory(tree, self._holds)
 
     def carry_out(self, step: Step) -> None:
         """Take the locks of a step that does its work as soon as it has them, and let them go."""
@@ -170,8 +143,7 @@ class Environment:
         With no target: every tree of the environment that this user can write, while the others do not change.
         """
         chosen = target or Target(tuple(tree for tree in self.trees() if os.access(tree, os.W_OK)))
-        step = Changing(chosen, others=self.trees)
-        with self._changing(step, is_published=True):
+        with self._changing(Changing(chosen, others=self.trees), is_published=True):
             outer, self._has_all = self._has_all, True
             try:
                 yield
@@ -192,15 +164,12 @@ class Environment:
 
     def directory(self, path: Path, *, exclusive: bool) -> AbstractContextManager[Scope]:
         """Lock a directory that is no environment while another program runs; it is made if it is missing."""
-        return self._taking(Locking(path, exclusive=exclusive), is_published=True)
+        return self._taking(access.Locking(path, exclusive=exclusive), is_published=True)
 
     @contextmanager
     def making(self, path: Path) -> Iterator[None]:
-        """Be the only process that makes an environment in this directory, which is made if it is missing.
-
-        If the body raises, exactly the directories that were made are removed, unless something is in them.
-        """
-        step = Locking(path, exclusive=True)
+        """Be the only process that makes an environment in this directory; missing ones are made as by `replacing`."""
+        step = access.Locking(path, exclusive=True)
         # Removed under the lock: the next holder of the lock notices that it has another directory.
         with self._tidying(step), self._taking(step), self._tidying(step):
             yield
@@ -211,7 +180,7 @@ class Environment:
             yield Held(step.trees, scope)
 
     @contextmanager
-    def _tidying(self, step: Opening | Locking) -> Iterator[None]:
+    def _tidying(self, step: access.Opening | access.Locking) -> Iterator[None]:
         failed, process = True, os.getpid()
         try:
             yield

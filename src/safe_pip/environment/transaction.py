@@ -1,14 +1,11 @@
 """One command on one environment: a snapshot, what was read of it, and one change that is validated under the locks.
 
-A command passes through these steps:
-
 1. `take_snapshot` reads what is installed under the shared commit lock.
 2. pip resolves, downloads and builds without a lock. `asked` notes which projects it asked for, and `building` what a
    build without isolation could see.
 3. `staging` makes a private tree, and the command puts into it what is new. No lock is held.
-4. `commit` **plans** against the target as it is now, takes the **locks** that the plan needs, **validates** the plan
-   under them, and **carries it out**. If others changed something in between, it plans again. If they changed what the
-   command depends on, it raises `StalePlan`.
+4. `commit` plans, locks, validates and carries out. If others changed something in between, it plans again. If they
+   changed what the command depends on, it raises `StalePlan`.
 
 Nothing here knows pip. `staging` and `_Commit.run` import what only a change needs: `pip list` starts without it.
 """
@@ -17,9 +14,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from safe_pip.environment.environment import Environment, Held, Target
+from safe_pip.environment.access import Target
+from safe_pip.environment.environment import Environment, Held
 from safe_pip.environment.snapshot import ReadSet, Snapshot
 from safe_pip.errors import SafePipError, StalePlan
 
@@ -64,34 +62,30 @@ class Transaction:
         self.read_set = ReadSet()
         self.noticed: list[str] = []
         """What to tell the user when no lock is held any more."""
-        self._error: SafePipError | None = None
-        self._held: Held | None = None
-        """The locks of the commit, while they are held."""
-
-    @property
-    def error(self) -> SafePipError | None:
+        self.error: SafePipError | None = None
         """The first error of ours."""
-        return self._error
+        self._is_locked = False
+        """Whether the locks of the commit are held."""
 
     @contextmanager
     def failing(self) -> Iterator[None]:
         """Keep an error of ours that the body raises; raise the one that was kept before."""
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         try:
             yield
         except SafePipError as error:
-            self._error = error
+            self.error = error
             raise
 
     @contextmanager
     def optional(self) -> Iterator[None]:
         """Within, no error is kept: the command can do without what it asks for."""
-        before = self._error
+        before = self.error
         try:
             yield
         finally:
-            self._error = before
+            self.error = before
 
     # What is installed.
 
@@ -102,7 +96,7 @@ class Transaction:
 
     def read(self, take: Callable[[], T]) -> T:
         """Call `take`, which only reads, at one instant of the environment; it may be called more than once."""
-        if self._held is not None:
+        if self._is_locked:
             return take()
         with self.failing():
             return self.environment.read(take)
@@ -202,31 +196,12 @@ class Transaction:
             return _Commit(self, change, validate).run()
 
     @contextmanager
-    def _locked(self, change: "Change", *, adds: bool) -> Iterator[Held]:
-        """Within, this command alone changes the target."""
-        also = tuple(removal.tree for removal in change.removals)
-        take = self.environment.adding if adds else self.environment.replacing
-        with take(change.target, also) as self._held:
-            try:
-                yield self._held
-            finally:
-                self._held = None
-
-    @contextmanager
     def _taking(self, locks: AbstractContextManager[T]) -> Iterator[T]:
         """Within `locks`; an error while they are taken is kept."""
         with ExitStack() as held:
             with self.failing():
                 taken = held.enter_context(locks)
             yield taken
-
-
-class _Planned(NamedTuple):
-    """A plan, what was installed when it was made, and whether it only adds."""
-
-    ready: "ReadyPlan"
-    seen: Snapshot
-    adds: bool
 
 
 class _Commit:
@@ -237,6 +212,10 @@ class _Commit:
         self._change = change
         self._check = validate
         self._plans = 0
+        self._seen = Snapshot()
+        """What was installed when the plan was made."""
+        self._adds = False
+        """Whether the plan only adds."""
         self._was_rejected = False
         """Whether a plan was refused by the target, which was not what the plan was made for."""
         self._replaces = False
@@ -249,52 +228,59 @@ class _Commit:
         while self._plans < _PLANS:
             if self._change.is_empty:
                 return ()
-            planned = self._plan()
+            ready = self._plan()
             try:
-                with self._lock(planned) as (held, now, is_patient):
-                    ready = self._validate(planned, now, is_patient=is_patient)
-                    if ready is not None:
-                        return self._change.carry_out(ready, held.check)
+                with self._lock() as (held, now, is_patient):
+                    valid = self._validate(ready, now, is_patient=is_patient)
+                    if valid is not None:
+                        return self._change.carry_out(valid, held.check)
             except Rejected:
                 self._was_rejected = True
         raise StalePlan((), "what this command was to change did not stay the same while it was planned")
 
-    def _plan(self) -> _Planned:
+    def _plan(self) -> "ReadyPlan":
         """Plan with no lock held."""
         self._plans += 1
-        path = self._transaction.path
-        seen = self._transaction.environment.read(lambda: Snapshot.take(path))
+        self._seen = self._transaction.environment.read(self._snapshot)
         ready = self._change.prepare()
-        return _Planned(ready, seen, ready.plan.adds and not self._change.shadows() and not self._replaces)
+        self._adds = ready.plan.adds and not self._change.shadows() and not self._replaces
+        return ready
 
     @contextmanager
-    def _lock(self, planned: _Planned) -> Iterator[tuple[Held, Snapshot, bool]]:
+    def _lock(self) -> Iterator[tuple[Held, Snapshot, bool]]:
         """Take the locks that the plan needs. Yields them, what is installed now, and whether to plan under them.
 
         A command plans under its locks if it has waited long or planned often.
         """
-        asked = time.monotonic()
-        with self._transaction._locked(self._change, adds=planned.adds) as held:
-            is_patient = self._plans > _OPTIMISTIC or time.monotonic() - asked >= _LONG
-            yield held, Snapshot.take(self._transaction.path), is_patient
+        asked, environment = time.monotonic(), self._transaction.environment
+        also = tuple(removal.tree for removal in self._change.removals)
+        with (environment.adding if self._adds else environment.replacing)(self._change.target, also) as held:
+            self._transaction._is_locked = True
+            try:
+                yield held, self._snapshot(), self._plans > _OPTIMISTIC or time.monotonic() - asked >= _LONG
+            finally:
+                self._transaction._is_locked = False
 
-    def _validate(self, planned: _Planned, now: Snapshot, *, is_patient: bool) -> "ReadyPlan | None":
+    def _validate(self, ready: "ReadyPlan", now: Snapshot, *, is_patient: bool) -> "ReadyPlan | None":
         """The plan to carry out under these locks; None if it has to be made anew without them."""
         change = self._change
         dropped = tuple(self._check(now))
         if dropped:
             change.drop(dropped)
-        is_changed = now != planned.seen
+        is_changed = now != self._seen
         # Another distribution may have come into a directory that is to be moved as a whole.
-        is_outdated = bool(dropped) or (is_changed and bool(planned.ready.plan.moved))
+        is_outdated = bool(dropped) or (is_changed and bool(ready.plan.moved))
         if is_outdated and (change.is_empty or not is_patient):
             return None
-        if is_changed and planned.adds and change.shadows():
+        if is_changed and self._adds and change.shadows():
             return None
         if not is_patient or not (self._was_rejected or is_outdated):
-            return planned.ready
+            return ready
         ready = change.prepare()  # under the locks: no other safe-pip can outdate it again
-        if planned.adds and not ready.plan.adds:
+        if self._adds and not ready.plan.adds:
             self._replaces = True
             return None
         return ready
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot.take(self._transaction.path)

@@ -289,21 +289,6 @@ class Ancestry:
         except (OSError, ValueError, LookupError, TypeError):
             return False
 
-    def forbids_replacing(self, tree: Path) -> bool:
-        """Whether an ancestor holds the environment lock of `tree` shared: then one may only add to it."""
-        try:
-            descriptor = Descriptor(tree)
-        except FileNotFoundError:
-            return False
-        try:
-            self.refresh()
-            request = Request(Rank.ENVIRONMENT, tree, True, tree)
-            self.learn([(request, descriptor)])
-            found = self._find(descriptor.identity)
-            return found is not None and not found[0].exclusive
-        finally:
-            descriptor.close()
-
     def breaks_order(self, rank: Rank, identity: Identity) -> bool:
         """Whether a wait for this lock comes out of order, with the locks of ancestors counted.
 

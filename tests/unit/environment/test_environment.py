@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from safe_pip.environment.environment import Environment, Held, Target, Wait
+from safe_pip.environment.access import Target
+from safe_pip.environment.environment import Environment, Held
 from safe_pip.errors import LockTimeout, NestingRefused, RecoveryNeeded, StalePlan, UnusableEnvironment
 from safe_pip.journal.owner import Owner
 from safe_pip.locking import flock, holders, inheritance, state_directory, waiting
+from safe_pip.locking.waiting import Wait
 from tests.support.faults import disk
 from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution
 
@@ -283,7 +285,6 @@ def test_a_commit_tells_child_programs_nothing_for_it_has_none(tmp_path: Path, w
 def test_below_a_build_one_may_add_and_not_replace(tmp_path: Path) -> None:
     with environment(tmp_path).building():
         child = environment(tmp_path)
-        assert child.forbids_replacing([tmp_path])
         with child.adding(Target((tmp_path,))):
             pass
         with child.building():
@@ -291,17 +292,18 @@ def test_below_a_build_one_may_add_and_not_replace(tmp_path: Path) -> None:
         with pytest.raises(NestingRefused) as caught, child.replacing(Target((tmp_path,))):
             pass
         assert caught.value.exit_status == 75
-    assert not environment(tmp_path).forbids_replacing([tmp_path])
 
 
 def test_a_build_below_a_reservation_forbids_to_replace_as_any_build_does(tmp_path: Path) -> None:
     here = environment(tmp_path)
     with here.reserving(Target((tmp_path,))):
-        assert not environment(tmp_path).forbids_replacing([tmp_path])
+        with environment(tmp_path).replacing(Target((tmp_path,))):
+            pass
         with here.building():
             child = environment(tmp_path)
-            assert child.forbids_replacing([tmp_path])
             with child.building():
+                pass
+            with pytest.raises(NestingRefused), child.replacing(Target((tmp_path,))):
                 pass
 
 

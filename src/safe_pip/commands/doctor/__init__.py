@@ -111,12 +111,7 @@ def _document(trees: Iterable[Path], report: Report, repair: Repair) -> dict[str
 
 
 def _entry(finding: Finding) -> dict[str, Any]:
-    return {
-        "kind": finding.kind.value,
-        "project": finding.project or None,
-        "version": finding.version or None,
-        "tree": finding.tree,
-        "path": finding.path,
-        "detail": finding.detail or None,
-        "repair": finding.repair or None,
+    facts = {
+        name: getattr(finding, name) or None for name in ("project", "version", "tree", "path", "detail", "repair")
     }
+    return {"kind": finding.kind.value, **facts}

@@ -1,10 +1,8 @@
 """What is wrong with an environment: its distributions, what lies between them, unfinished transactions. Only reads.
 
-Metadata is read under the commit lock. Files are compared without a lock, and once more if the environment changed
-meanwhile. What a distribution has to be like stands in
-https://packaging.python.org/en/latest/specifications/recording-installed-projects/ (RECORD),
-https://packaging.python.org/en/latest/specifications/binary-distribution-format/ (names) and
-https://packaging.python.org/en/latest/specifications/direct-url/ (where it came from).
+All of it is looked at without a lock, and once more if the environment changed meanwhile. The rules for distributions
+are those of https://packaging.python.org/en/latest/specifications/ ("Recording installed projects", "Binary
+distribution format", "Recording the direct URL origin").
 """
 
 import enum
@@ -17,6 +15,7 @@ import stat
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,8 +41,6 @@ KEPT = "kept-"
 
 _ROUNDS = 5
 """How often the environment is looked at without a lock, while other commands go on changing it."""
-_FILES = ("METADATA", "PKG-INFO", "RECORD", "INSTALLER", "entry_points.txt", "direct_url.json")
-_UNREADABLE = "\0"
 _INSTALLERS = ("", "pip", "safe-pip", "uv", "poetry", "pdm", "installer", "flit")
 # https://packaging.python.org/en/latest/specifications/version-specifiers/#normalization
 _SPELLINGS = {"alpha": "a", "beta": "b", "c": "rc", "pre": "rc", "preview": "rc", "rev": "post", "r": "post"}
@@ -100,14 +97,12 @@ class Kind(enum.Enum):
 
 NOT_UNINSTALLABLE = (Kind.MISSING_METADATA, Kind.WRONG_METADATA, Kind.MISSING_RECORD, Kind.UNREADABLE_RECORD)
 """Damage that keeps pip from uninstalling a distribution, so that it has to be installed over."""
-_REINSTALLED = (Kind.MISSING_FILE, Kind.CHANGED_FILE, *NOT_UNINSTALLABLE)
 
 
 class Finding(NamedTuple):
     """One thing that is not as it should be; `path` is absolute, `info` the metadata directory of what it is about.
 
-    `repair` says in a few words what repairs it (empty: nothing can). `again` are the arguments of `pip install` for
-    that, if it takes a reinstall.
+    `repair` says what repairs it (empty: nothing can), `again` are the arguments of `pip install` for that, if any.
     """
 
     kind: Kind
@@ -140,6 +135,28 @@ class Installed(NamedTuple):
     scripts: frozenset[str] = frozenset()
     origin: str = ""
 
+    @classmethod
+    def read(cls, tree: str, info: str, paths: RealPaths) -> "Installed":
+        """Read what is at `info`; what cannot be read is left out."""
+        (name, version), rows, problem = named(info), None, "it cannot be read"
+        text = _text(info, "METADATA") or _text(info, "PKG-INFO") or _text(info, "")  # an egg-info may be a file
+        fields = HeaderParser().parsestr(text or "")
+        metadata = (str(fields["Name"]), str(fields["Version"])) if fields["Name"] and fields["Version"] else None
+        if metadata is not None and (canonical(metadata[0]) == canonical(name) or not version):
+            name, version = metadata
+        try:
+            record = _text(info, "RECORD")
+            rows = None if record is None else rows_of(tree, record, paths)
+        except (ValueError, OSError) as error:
+            problem = str(error)
+        try:
+            points = _untyped.EntryPoints._from_text(_text(info, "entry_points.txt") or "")
+            scripts = frozenset(each.name for each in points if each.group in ("console_scripts", "gui_scripts"))
+        except ValueError:
+            scripts = frozenset()
+        installer, origin = (_text(info, "INSTALLER") or "").strip(), _text(info, "direct_url.json") or ""
+        return cls(tree, info, name, version, metadata, rows, problem, installer, scripts, origin)
+
     @property
     def project(self) -> str:
         """The normalized name."""
@@ -163,6 +180,14 @@ class Installed(NamedTuple):
     def is_hopeless(self) -> bool:
         """Whether nothing tells what the metadata directory is of: neither METADATA nor RECORD."""
         return not self.is_legacy and self.metadata is None and self.rows is None
+
+
+def _text(info: str, name: str) -> str | None:
+    """The text of a file of the metadata; None if there is none, or it cannot be read."""
+    try:
+        return Path(info, name).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
 
 
 class Report(NamedTuple):
@@ -196,32 +221,24 @@ def way(found: Unfinished) -> Way:
     """What can be done about an unfinished transaction; changes nothing."""
     try:
         recovery.check(found)
+        return Way.USUAL
     except FileNotFoundError:
         return Way.USUAL  # another command was faster
     except RecoveryNeeded as error:
         cause = error.__cause__
-        is_refused_by_disk = isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-        if not _may_be_moved(found) or isinstance(cause, codec.Newer) or is_refused_by_disk:
-            return Way.NONE
-        is_refused = isinstance(cause, Refused) and found.state is not Outcome.COMMITTED
-        return Way.KEEPING if is_refused and _can_keep(found) else Way.ASIDE
-    return Way.USUAL
-
-
-def _may_be_moved(found: Unfinished) -> bool:
-    """Whether its writer may change the environment. Root does not act on the journal of a user who may not."""
     try:
-        return is_accepted(os.lstat(found.path), os.stat(found.home))
+        # Root does not act on the journal of a user who may not change the environment.
+        is_accepted_there = is_accepted(os.lstat(found.path), os.stat(found.home))
     except OSError:
-        return False
-
-
-def _can_keep(found: Unfinished) -> bool:
-    try:
-        recovery.check(found, keep=True)
-    except (RecoveryNeeded, FileNotFoundError):
-        return False
-    return True
+        return Way.NONE
+    is_refused_by_disk = isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    if not is_accepted_there or isinstance(cause, codec.Newer) or is_refused_by_disk:
+        return Way.NONE
+    if isinstance(cause, Refused) and found.state is not Outcome.COMMITTED:
+        with suppress(RecoveryNeeded, FileNotFoundError):
+            recovery.check(found, keep=True)
+            return Way.KEEPING
+    return Way.ASIDE
 
 
 def examine(place: Place) -> Report:
@@ -233,12 +250,12 @@ def examine(place: Place) -> Report:
         return Report(_ordered(findings), None, unfinished)
     look = _Look(place, frozenset(each.identifier for each in unfinished))
     for _ in range(_ROUNDS):
-        snapshot, texts = place.environment.read(look.see)
-        installed, found = look.judge(snapshot, texts)
+        snapshot = place.environment.read(look.snapshot)
+        installed, found = look.judge(snapshot)
         if place.environment.read(look.snapshot) == snapshot:
             break
     else:
-        snapshot, installed, found = place.environment.read(lambda: (look.snapshot(), *look.judge(*look.see())))
+        snapshot, installed, found = place.environment.read(lambda: (now := look.snapshot(), *look.judge(now)))
     findings.update(with_repairs(found, installed))
     return Report(_ordered(findings), installed, unfinished, snapshot)
 
@@ -265,7 +282,7 @@ def _unfinished(transaction: Transaction) -> Finding:
 
 
 class _Look:
-    """Several looks at one environment; what has not changed in between is not read again."""
+    """Several looks at one environment; a distribution that has not changed in between is not read again."""
 
     def __init__(self, place: Place, unfinished: frozenset[str]) -> None:
         self._place = place
@@ -274,123 +291,45 @@ class _Look:
         self._checked: dict[Fingerprint, tuple[Installed, list[Finding]]] = {}
 
     def snapshot(self) -> Snapshot:
-        """What is installed now, as far as it can be told apart."""
         return Snapshot.take(map(str, self._place.trees))
 
-    def see(self) -> "tuple[Snapshot, list[Texts]]":
-        """What is installed now, and its metadata. The caller holds the lock, so nothing is compared yet."""
-        return self.snapshot(), take(self._place.trees)
-
-    def judge(self, snapshot: Snapshot, texts: "list[Texts]") -> tuple[tuple[Installed, ...], list[Finding]]:
+    def judge(self, snapshot: Snapshot) -> tuple[tuple[Installed, ...], list[Finding]]:
         """What is installed, and everything that is found, notes included."""
         fingerprints = {each[0]: each for several in snapshot.projects.values() for each in several}
         there, found = list[Installed](), dict[str, list[Finding]]()
-        for each in texts:
-            fingerprint = fingerprints.get(each.info, (each.info,))
-            if fingerprint not in self._checked:
-                meaning = each.meaning(self._paths)
-                self._checked[fingerprint] = meaning, check(meaning)
-            one, found[each.info] = self._checked[fingerprint]
-            there.append(one)
+        for tree in map(str, self._place.trees):
+            for entry in _listed(tree):
+                if entry.name.endswith((".dist-info", ".egg-info")) and not entry.name.startswith("~"):
+                    fingerprint = fingerprints.get(entry.path, (entry.path,))
+                    if fingerprint not in self._checked:
+                        read = Installed.read(tree, entry.path, self._paths)
+                        self._checked[fingerprint] = read, check(read)
+                    each, found[entry.path] = self._checked[fingerprint]
+                    there.append(each)
         return tuple(there), [*judge(there, found), *self._strays(there)]
 
     def _strays(self, installed: list[Installed]) -> Iterator[Finding]:
         owned = Owned.by(installed)
+        trees = [str(each) for each in self._place.trees]
         directories: dict[Path, Path] = {}
         for tree, directory in self._place.scripts().items():
             directories.setdefault(directory, tree)
-            yield from map(_with_project, strays(str(tree), owned, self._unfinished))
+            yield from map(self._with_project, strays(str(tree), owned, self._unfinished))
             home = self._place.home(tree)
-            if home is not None:
-                trees = [str(each) for each in self._place.trees]
-                for path in beside(owned.files, str(home), trees):
-                    yield Finding(Kind.LEFTOVER, str(tree), path, detail=_INTERRUPTED)
+            for path in () if home is None else beside(owned.files, str(home), trees):
+                yield Finding(Kind.LEFTOVER, str(tree), path, detail=_INTERRUPTED)
         for directory, tree in directories.items():
             yield from scripts(str(tree), str(directory), owned, self._place.interpreters(directory))
 
-
-def _with_project(finding: Finding) -> Finding:
-    """A leftover with the project whose metadata it is, so that this can be reinstalled."""
-    if finding.kind is not Kind.LEFTOVER or not finding.path.endswith(".dist-info"):
-        return finding
-    found = _untyped.PathDistribution(Path(finding.path))
-    identity = Texts.read(finding.tree, found).identity()
-    return finding if identity is None else finding._replace(project=canonical(identity[0]), version=identity[1])
+    def _with_project(self, finding: Finding) -> Finding:
+        """A leftover with the project whose metadata it is, so that this can be reinstalled."""
+        if finding.kind is not Kind.LEFTOVER or not finding.path.endswith(".dist-info"):
+            return finding
+        name, version = Installed.read(finding.tree, finding.path, self._paths).metadata or ("", "")
+        return finding._replace(project=canonical(name), version=version)
 
 
 # -- distributions -----------------------------------------------------------------------------------------------------
-
-
-class Texts(NamedTuple):
-    """The metadata of one distribution, as it was when it was read: `texts` by the names of its files."""
-
-    tree: str
-    info: str
-    texts: Mapping[str, str | None]
-
-    @classmethod
-    def read(cls, tree: str, found: Any) -> "Texts":
-        """Read what `importlib_metadata` has found."""
-        info = str(found._path)
-        names = _FILES if os.path.isdir(info) else ("",)  # an egg-info may be a file
-        return cls(tree, info, {name: _read(found, name) for name in names})
-
-    def text(self, *names: str) -> str | None:
-        """The text of the first of these files that exists; None if there is none, or it cannot be read."""
-        text = next((self.texts[name] for name in names if self.texts.get(name) is not None), None)
-        return None if text == _UNREADABLE else text
-
-    def identity(self) -> tuple[str, str] | None:
-        """Name and version in METADATA."""
-        text = self.text("METADATA", "PKG-INFO", "")
-        found = HeaderParser().parsestr(text or "")
-        name, version = found["Name"], found["Version"]
-        return (str(name), str(version)) if name and version else None
-
-    def meaning(self, paths: RealPaths) -> Installed:
-        """What the texts say."""
-        name, version = named(self.info)
-        metadata = self.identity()
-        rows, problem = None, "it cannot be read" if self.texts.get("RECORD") == _UNREADABLE else ""
-        record = self.text("RECORD")
-        if record is not None:
-            try:
-                rows = rows_of(self.tree, record, paths)
-            except (ValueError, OSError) as error:
-                problem = str(error)
-        if metadata is not None and (canonical(metadata[0]) == canonical(name) or not version):
-            name, version = metadata
-        try:
-            points = _untyped.EntryPoints._from_text(self.text("entry_points.txt") or "")
-            scripts = [point.name for point in points if point.group in ("console_scripts", "gui_scripts")]
-        except ValueError:
-            scripts = []
-        installer, origin = (self.text("INSTALLER") or "").strip(), self.text("direct_url.json") or ""
-        return Installed(
-            self.tree, self.info, name, version, metadata, rows, problem, installer, frozenset(scripts), origin
-        )
-
-
-def _read(found: Any, name: str) -> str | None:
-    try:
-        text: str | None = found.read_text(name)
-    except (OSError, ValueError):
-        return _UNREADABLE
-    if text is None and name and os.path.lexists(os.path.join(found._path, name)):
-        return _UNREADABLE
-    return text
-
-
-def take(trees: Iterable[Path]) -> list[Texts]:
-    """The metadata of every distribution in `trees`."""
-    finder = _untyped.MetadataPathFinder
-    finder.invalidate_caches()
-    return [
-        Texts.read(tree, found)
-        for tree in map(str, trees)
-        for found in finder.find_distributions(_untyped.DistributionFinder.Context(path=[tree]))
-        if not found._path.name.startswith("~")
-    ]
 
 
 def named(info: str) -> tuple[str, str]:
@@ -422,27 +361,22 @@ def _placed(tree: str, path: str, paths: RealPaths) -> str:
 
 def check(installed: Installed) -> list[Finding]:
     """Everything that is wrong with one distribution by itself; reads all of its files."""
-    if installed.is_legacy:
-        return []
-    return [*_metadata(installed), *_files(installed)]
+    return [] if installed.is_legacy else [*_metadata(installed), *_files(installed)]
 
 
 def _metadata(installed: Installed) -> Iterator[Finding]:
     metadata, record = (os.path.join(installed.info, name) for name in ("METADATA", "RECORD"))
+    (name, version), (said, of) = named(installed.info), installed.metadata or ("", "")
     if installed.metadata is None:
         yield installed.finding(Kind.MISSING_METADATA, metadata, "there is none that can be read")
-    else:
-        name, version = named(installed.info)
-        if canonical(name) != canonical(installed.metadata[0]) or not same_version(version, installed.metadata[1]):
-            says = " ".join(installed.metadata)
-            yield installed.finding(Kind.WRONG_METADATA, metadata, f"it is of `{says}`")
-    if installed.rows is None:
-        if os.path.lexists(record):
-            yield installed.finding(Kind.UNREADABLE_RECORD, record, installed.problem)
-        elif installed.is_managed_elsewhere:
-            yield installed.finding(Kind.NOT_OURS, record, f"there is none: `{installed.installer}` looks after it")
-        else:
-            yield installed.finding(Kind.MISSING_RECORD, record, "there is none")
+    elif canonical(name) != canonical(said) or not same_version(version, of):
+        yield installed.finding(Kind.WRONG_METADATA, metadata, f"it is of `{said} {of}`")
+    if installed.rows is None and os.path.lexists(record):
+        yield installed.finding(Kind.UNREADABLE_RECORD, record, installed.problem)
+    elif installed.rows is None and installed.is_managed_elsewhere:
+        yield installed.finding(Kind.NOT_OURS, record, f"there is none: `{installed.installer}` looks after it")
+    elif installed.rows is None:
+        yield installed.finding(Kind.MISSING_RECORD, record, "there is none")
 
 
 def _files(installed: Installed) -> Iterator[Finding]:
@@ -450,27 +384,26 @@ def _files(installed: Installed) -> Iterator[Finding]:
         if is_bytecode(row.path):
             continue
         try:
-            kind, detail = _compare(row)
+            detail = _difference(row)
+            if detail:
+                yield installed.finding(Kind.CHANGED_FILE, row.path, detail)
         except (FileNotFoundError, NotADirectoryError):
-            if row.path.endswith(".pyc") and not row.digest:
-                continue  # virtualenv lists bytecode that is never made
-            kind, detail = Kind.MISSING_FILE, ""
+            if row.digest or not row.path.endswith(".pyc"):  # virtualenv lists bytecode that is never made
+                yield installed.finding(Kind.MISSING_FILE, row.path)
         except OSError as error:
-            kind, detail = Kind.UNREADABLE_FILE, str(error.strerror)
-        if kind is not None:
-            yield installed.finding(kind, row.path, detail)
+            yield installed.finding(Kind.UNREADABLE_FILE, row.path, str(error.strerror))
 
 
-def _compare(row: Row) -> tuple[Kind | None, str]:
+def _difference(row: Row) -> str:
+    """What is not as RECORD has it."""
     status = os.stat(row.path)
     if not stat.S_ISREG(status.st_mode):
-        return Kind.CHANGED_FILE, "it is no file"
+        return "it is no file"
     if row.size and int(row.size) != status.st_size:
-        return Kind.CHANGED_FILE, f"{status.st_size} bytes, not {row.size}"
+        return f"{status.st_size} bytes, not {row.size}"
     if row.algorithm not in hashlib.algorithms_guaranteed or row.algorithm.startswith("shake"):
-        return None, ""
-    is_same = row.has(digest_file(row.path, row.algorithm)[1])
-    return (None, "") if is_same else (Kind.CHANGED_FILE, "another content")
+        return ""
+    return "" if row.has(digest_file(row.path, row.algorithm)[1]) else "another content"
 
 
 def same_version(one: str, other: str) -> bool:
@@ -489,23 +422,29 @@ def _comparable(version: str) -> tuple[str, ...]:
 
 def judge(installed: Sequence[Installed], found: Mapping[str, Sequence[Finding]]) -> list[Finding]:
     """Everything that is wrong with all of them together; `found` is what `check` found of each, by its `info`."""
+
+    def soundness(each: Installed) -> tuple[bool, float, int]:
+        share = 1 - len(found[each.info]) / (len(each.rows) + 2) if each.rows else 0.0
+        changed = 0
+        with suppress(OSError):
+            changed = os.stat(each.info).st_mtime_ns
+        return not each.is_legacy, share, changed
+
     findings: list[Finding] = []
-    beside: set[str] = set()
+    beside, sound = set[str](), dict[str, str]()
     groups = defaultdict(list)
     for each in installed:
         groups[each.tree, each.project].append(each)
+        wrong = {finding.path for finding in found[each.info]}
+        sound |= {row.path: each.project for row in each.rows or () if row.digest and row.path not in wrong}
     for group in (group for group in groups.values() if len(group) > 1):
-        kept = keeper(group, found)
+        kept = max(group, key=soundness)  # one that is complete, or else lacks least; the newest
         others = [each.info for each in group if each is not kept]
         beside.update(others)
         state = "is the least damaged" if found[kept.info] else "is complete"
         names = ", ".join(f"`{os.path.basename(info)}`" for info in others)
         detail = f"`{os.path.basename(kept.info)}` {state}, beside {names}"
         findings.append(kept.finding(Kind.DOUBLED_PROJECT, kept.info, detail))
-    sound: dict[str, str] = {}
-    for each in installed:
-        wrong = {finding.path for finding in found[each.info]}
-        sound |= {row.path: each.project for row in each.rows or () if row.digest and row.path not in wrong}
     for each in installed:
         for finding in found[each.info] if each.info not in beside else ():
             other = sound.get(finding.path, each.project)
@@ -515,25 +454,8 @@ def judge(installed: Sequence[Installed], found: Mapping[str, Sequence[Finding]]
     return findings
 
 
-def keeper(group: Sequence[Installed], found: Mapping[str, Sequence[Finding]]) -> Installed:
-    """Which of several distributions of a project is there: one that is complete, or else lacks least; the newest."""
-
-    def rank(each: Installed) -> tuple[bool, float, int]:
-        share = 1 - len(found[each.info]) / (len(each.rows) + 2) if each.rows else 0.0
-        try:
-            changed = os.stat(each.info).st_mtime_ns
-        except OSError:
-            changed = 0
-        return not each.is_legacy, share, changed
-
-    return max(group, key=rank)
-
-
 def requirement(installed: Installed) -> tuple[str, ...]:
-    """The arguments of `pip install` that bring a distribution back as it was, from where it came from.
-
-    Empty if that is not known.
-    """
+    """The arguments of `pip install` that bring a distribution back as it was, from where it came from, if known."""
     name, version = installed.name, installed.version
     stem, said = named(installed.info)
     if canonical(stem) != installed.project or (said and not same_version(said, version)):
@@ -541,21 +463,18 @@ def requirement(installed: Installed) -> tuple[str, ...]:
         name, version = stem, said
     if not name or not version:
         return ()
-    try:
-        words = _from_origin(name, json.loads(installed.origin)) if installed.origin else None
-    except (ValueError, LookupError, TypeError, AttributeError):
-        words = None
-    return words or (f"{name}=={version}",)
+    with suppress(ValueError, LookupError, TypeError, AttributeError):
+        return _from_origin(name, json.loads(installed.origin))
+    return (f"{name}=={version}",)
 
 
 def _from_origin(name: str, origin: Mapping[str, Any]) -> tuple[str, ...]:
-    url = str(origin["url"])
-    fragments = [f"subdirectory={origin['subdirectory']}"] if origin.get("subdirectory") else []
+    url, below = str(origin["url"]), origin.get("subdirectory", "")
+    fragments = [f"subdirectory={below}"] if below else []
     if origin.get("dir_info", {}).get("editable"):
         path = unquote(urlsplit(url).path)
-        return ("-e", os.path.join(path, origin.get("subdirectory", "")) if fragments else path)
-    vcs = origin.get("vcs_info")
-    if vcs:
+        return ("-e", os.path.join(path, below) if below else path)
+    if vcs := origin.get("vcs_info"):
         url = f"{vcs['vcs']}+{url}@{vcs['commit_id']}"
     hashes = origin.get("archive_info", {}).get("hashes") or {}
     fragments += [f"sha256={hashes['sha256']}"] if "sha256" in hashes else []
@@ -567,82 +486,74 @@ def with_repairs(findings: Iterable[Finding], installed: Iterable[Installed]) ->
     by_info = {each.info: each for each in installed}
     there = {(each.tree, each.project) for each in by_info.values()}
     for each in findings:
-        repair, again = _remedy(each, by_info.get(each.info), (each.tree, each.project) in there)
-        yield each._replace(repair=repair, again=again)
-
-
-def _remedy(finding: Finding, installed: Installed | None, is_installed: bool) -> tuple[str, tuple[str, ...]]:
-    """What repairs a finding about the distribution `installed`, and the arguments of `pip install` for that."""
-    again: tuple[str, ...] = ()
-    if finding.kind is Kind.LEFTOVER and finding.version and not is_installed:
-        again = (f"{finding.project}=={finding.version}",)
-        return f"reinstall `{again[0]}`, then remove it", again
-    if finding.kind in (Kind.LEFTOVER, Kind.OWNERLESS_SCRIPT, Kind.ABANDONED):
-        return "remove it", again
-    if installed is None or finding.kind.is_note:
-        return "", again
-    if finding.kind is Kind.DOUBLED_PROJECT:
-        return "remove the others", again
-    if installed.is_hopeless:
-        return "remove the directory", again
-    if finding.kind in _REINSTALLED and not installed.is_managed_elsewhere:
-        again = requirement(installed)
-    return f"reinstall `{' '.join(again)}`" if again else "", again
+        of, kind = by_info.get(each.info), each.kind
+        if kind is Kind.LEFTOVER and each.version and (each.tree, each.project) not in there:
+            again = f"{each.project}=={each.version}"
+            yield each._replace(repair=f"reinstall `{again}`, then remove it", again=(again,))
+        elif kind in (Kind.LEFTOVER, Kind.OWNERLESS_SCRIPT, Kind.ABANDONED):
+            yield each._replace(repair="remove it")
+        elif of is None or kind.is_note:
+            yield each
+        elif kind is Kind.DOUBLED_PROJECT:
+            yield each._replace(repair="remove the others")
+        elif of.is_hopeless:
+            yield each._replace(repair="remove the directory")
+        elif kind in (Kind.MISSING_FILE, Kind.CHANGED_FILE, *NOT_UNINSTALLABLE) and not of.is_managed_elsewhere:
+            words = requirement(of)
+            yield each._replace(repair=f"reinstall `{' '.join(words)}`" if words else "", again=words)
+        else:
+            yield each
 
 
 # -- what lies between them --------------------------------------------------------------------------------------------
 
 
 class Owned(NamedTuple):
-    """What the distributions own: their files, the directories above them, and what is theirs as a whole."""
+    """What the distributions own: their files, the directories above them, and what is theirs as a whole.
+
+    `known` are the trees whose distributions all say which files they have; elsewhere nothing can be called unowned.
+    """
 
     files: frozenset[str]
     directories: frozenset[str]
     whole: frozenset[str]
     scripts: frozenset[str]
     known: frozenset[str]
-    """The trees whose distributions all say which files they have; elsewhere nothing can be called unowned."""
 
     @classmethod
     def by(cls, installed: Collection[Installed]) -> "Owned":
         """What these own."""
-        files, whole, scripts = set[str](), set[str](), set[str]()
-        known = {each.tree: True for each in installed}
-        for each in installed:
-            whole.add(each.info)
-            files |= {row.path for row in each.rows or ()}
-            scripts |= each.scripts
-            known[each.tree] &= each.rows is not None
-        directories = set[str]()
-        for path in (*files, *whole):
-            parent = os.path.dirname(path)
-            while parent not in directories and parent != os.path.dirname(parent):
-                directories.add(parent)
-                parent = os.path.dirname(parent)
-        return cls(
-            frozenset(files),
-            frozenset(directories),
-            frozenset(whole),
-            frozenset(scripts),
-            frozenset(tree for tree in known if known[tree]),
-        )
+        files = frozenset(row.path for each in installed for row in each.rows or ())
+        whole = frozenset(each.info for each in installed)
+        scripts = frozenset(name for each in installed for name in each.scripts)
+        unknown = {each.tree for each in installed if each.rows is None}
+        known = frozenset(each.tree for each in installed if each.tree not in unknown)
+        return cls(files, frozenset(_above((*files, *whole))), whole, scripts, known)
 
 
-def strays(tree: str, owned: Owned, unfinished: Collection[str], now: float | None = None) -> list[Finding]:
+def _above(paths: Iterable[str]) -> set[str]:
+    """The directories above these paths."""
+    found = set[str]()
+    for path in paths:
+        while (path := os.path.dirname(path)) not in found and path != os.path.dirname(path):
+            found.add(path)
+    return found
+
+
+def strays(tree: str, owned: Owned, unfinished: Collection[str], now: float | None = None) -> Iterator[Finding]:
     """What is in a tree and belongs to no distribution; the transactions in `unfinished` will remove their markers."""
-    found = list(_below(tree, tree, owned, unfinished, time.time() if now is None else now))
+    yield from _below(tree, tree, owned, unfinished, time.time() if now is None else now)
     for entry in _listed(os.path.join(tree, state_directory.NAME)):
         if entry.name.startswith(KEPT):
             detail = "of a transaction that could not be undone: look at it, then remove it"
-            found.append(Finding(Kind.PUT_ASIDE, tree, entry.path, detail=detail))
-    return found
+            yield Finding(Kind.PUT_ASIDE, tree, entry.path, detail=detail)
 
 
 def _below(tree: str, directory: str, owned: Owned, unfinished: Collection[str], now: float) -> Iterator[Finding]:
     # Installers write there. Any other directory may be on the path too, for example a home.
     is_for_distributions = os.path.basename(tree) in PACKAGES or tree in owned.known
     for entry in _listed(directory):
-        path = os.path.join(directory, entry.name)
+        path = entry.path
         is_directory = entry.is_dir(follow_symlinks=False)
         if path in owned.files or path in owned.whole or entry.name == state_directory.NAME:
             continue
@@ -652,18 +563,19 @@ def _below(tree: str, directory: str, owned: Owned, unfinished: Collection[str],
         elif entry.name.startswith(f"{state_directory.NAME}-"):
             yield from _ours(tree, path, entry, unfinished, now)
         elif is_directory and entry.name == "__pycache__":
-            yield from _bytecode(tree, path, owned)
+            for each in _listed(path):  # bytecode goes with its source, or does no harm
+                if tree in owned.known and each.path not in owned.files and not is_bytecode(each.path):
+                    yield Finding(Kind.UNOWNED, tree, each.path)
         elif is_directory and path in owned.directories:
             yield from _below(tree, path, owned, unfinished, now)
         elif entry.name.startswith("~") and (is_directory or directory == tree) and is_for_distributions:
             yield Finding(Kind.LEFTOVER, tree, path, detail=_INTERRUPTED)
         elif tree in owned.known and not (directory == tree and _KNOWN.fullmatch(entry.name)):
-            count = (
-                sum(not name.endswith(".pyc") for _, _, names in os.walk(path) for name in names) or not is_directory
-            )
-            if count:
-                what = f"{count} files" if is_directory else ""
-                yield Finding(Kind.UNOWNED, tree, os.path.join(path, "") if is_directory else path, detail=what)
+            count = sum(not name.endswith(".pyc") for _, _, names in os.walk(path) for name in names)
+            if not is_directory:
+                yield Finding(Kind.UNOWNED, tree, path)
+            elif count:
+                yield Finding(Kind.UNOWNED, tree, os.path.join(path, ""), detail=f"{count} files")
 
 
 def _listed(directory: str) -> list[os.DirEntry[str]]:
@@ -672,14 +584,6 @@ def _listed(directory: str) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError:
         return []
-
-
-def _bytecode(tree: str, directory: str, owned: Owned) -> Iterator[Finding]:
-    """What is in a `__pycache__` and is no bytecode. Bytecode goes with its source, or does no harm."""
-    for entry in _listed(directory):
-        path = os.path.join(directory, entry.name)
-        if tree in owned.known and path not in owned.files and not is_bytecode(path):
-            yield Finding(Kind.UNOWNED, tree, path)
 
 
 def _ours(tree: str, path: str, entry: os.DirEntry[str], unfinished: Collection[str], now: float) -> Iterator[Finding]:
@@ -698,16 +602,11 @@ def _ours(tree: str, path: str, entry: os.DirEntry[str], unfinished: Collection[
 def beside(files: Iterable[str], within: str, trees: Iterable[str]) -> Iterator[str]:
     """The `~` leftovers in those directories of `files` that lie below `within`, but in none of the trees."""
     inside = tuple(os.path.join(tree, "") for tree in trees)
-    directories = set[str]()
-    for file in files:
-        parent = os.path.dirname(file)
-        while parent.startswith(os.path.join(within, "")) and not f"{parent}/".startswith(inside):
-            directories.add(parent)
-            parent = os.path.dirname(parent)
-    for directory in sorted(directories):
-        for entry in _listed(directory):
-            if entry.name.startswith("~") and entry.is_dir(follow_symlinks=False):
-                yield os.path.join(directory, entry.name)
+    for directory in sorted(_above(files)):
+        if directory.startswith(os.path.join(within, "")) and not f"{directory}/".startswith(inside):
+            for entry in _listed(directory):
+                if entry.name.startswith("~") and entry.is_dir(follow_symlinks=False):
+                    yield entry.path
 
 
 class Wrapper(NamedTuple):
@@ -732,20 +631,14 @@ class Wrapper(NamedTuple):
 
 def scripts(tree: str, directory: str, owned: Owned, interpreters: Collection[str]) -> Iterator[Finding]:
     """The wrappers in `directory` that run one of `interpreters`, and that no RECORD and no entry point names."""
-    real = os.path.realpath(directory)
-    for entry in _listed(real):
-        path = os.path.join(real, entry.name)
-        if path in owned.files or entry.name in owned.scripts:
+    for entry in _listed(os.path.realpath(directory)):
+        if entry.path in owned.files or entry.name in owned.scripts:
             continue
-        wrapper = Wrapper.read(path)
-        if wrapper is not None and is_same_interpreter(wrapper.interpreter, interpreters):
-            yield Finding(Kind.OWNERLESS_SCRIPT, tree, path, detail=f"it calls `{wrapper.module}`")
+        wrapper = Wrapper.read(entry.path)
+        if wrapper is not None and _place(wrapper.interpreter) in map(_place, interpreters):
+            yield Finding(Kind.OWNERLESS_SCRIPT, tree, entry.path, detail=f"it calls `{wrapper.module}`")
 
 
-def is_same_interpreter(path: str, interpreters: Collection[str]) -> bool:
-    """Whether `path` is one of them, by another name in its directory (`python`, `python3`)."""
-    place = os.path.realpath(os.path.dirname(path))
-    return any(
-        place == os.path.realpath(os.path.dirname(each)) and os.path.realpath(path) == os.path.realpath(each)
-        for each in interpreters
-    )
+def _place(interpreter: str) -> tuple[str, str]:
+    """The directory of an interpreter and where it leads, which its names there (`python`, `python3`) share."""
+    return os.path.realpath(os.path.dirname(interpreter)), os.path.realpath(interpreter)

@@ -1,10 +1,8 @@
 """`doctor --repair`: settles unfinished transactions, removes what is superfluous, and says what to reinstall.
 
-A transaction that recovery refuses is got out of the way, and nothing of it is deleted. What can be undone is undone.
-The rest stays as it is: another program changed it since, or the journal cannot be read. What the transaction had of it
-is put aside: `<id>` becomes `kept-<id>` in each state directory that has one, and an unreadable journal goes in there
-too. Then the journal is gone, and comparing the distributions with their RECORDs finds what is damaged. All of it may
-be killed at any step, and done again.
+What can be undone of a transaction that recovery refuses is undone. What it has of the rest is put aside and never
+deleted: `<id>` becomes `kept-<id>` in each state directory that has one, and an unreadable journal goes in there too.
+All of it may be killed at any step, and done again.
 """
 
 from __future__ import annotations
@@ -19,17 +17,7 @@ from pathlib import Path
 
 from safe_pip import fs
 from safe_pip.commands.activity import State
-from safe_pip.commands.doctor.examination import (
-    KEPT,
-    NOT_UNINSTALLABLE,
-    Finding,
-    Installed,
-    Kind,
-    Report,
-    Way,
-    examine,
-    way,
-)
+from safe_pip.commands.doctor.examination import KEPT, NOT_UNINSTALLABLE, Finding, Kind, Report, Way, examine, way
 from safe_pip.commands.environments import MISLEADING, Place
 from safe_pip.environment.access import Target
 from safe_pip.environment.snapshot import Snapshot
@@ -126,14 +114,14 @@ class Repair:
             if each.project not in self._removed:
                 by_tree.setdefault(each.tree, []).append(each)
         for tree, several in by_tree.items():
-            with self._telling():
+            with self._telling(), suppress(StalePlan):  # other commands were at work: the next round looks again
+                before = set(self._removed)
                 self._removed |= {each.project for each in several}
                 try:
                     self._commit(report.snapshot, tree, several)
                 except StalePlan:
-                    # Other commands were at work: the next round looks again.
-                    self._removed -= {each.project for each in several}
-                    continue
+                    self._removed = before
+                    raise
                 self.done += [f"removed {each.project}" for each in several]
         return bool(by_tree)
 
@@ -141,8 +129,7 @@ class Repair:
         scripts = self._place.scripts()[tree]
         home = self._place.home(tree)
         is_shared = home is None and scripts.is_dir() and not scripts.is_relative_to(tree)
-        uv_lock = (home or tree) / ".lock"
-        target = Target((tree,), (scripts,) if is_shared else (), uv_lock)
+        target = Target((tree,), (scripts,) if is_shared else (), (home or tree) / ".lock")
         before = {path: _state(path) for each in removals for path in each.files}
 
         def validate(now: Snapshot) -> tuple[str, ...]:
@@ -172,24 +159,19 @@ def _superfluous(report: Report) -> Iterator[Removal]:
         if finding.kind is Kind.DOUBLED_PROJECT:
             for each in installed:
                 if (each.tree, each.project) == (finding.tree, finding.project) and each.info != finding.info:
-                    yield _removal(finding, each.info, _own_files(each, installed))
+                    others = {row.path for other in installed if other is not each for row in other.rows or ()}
+                    files = {row.path for row in each.rows or () if not row.path.startswith(f"{each.info}{os.sep}")}
+                    yield _removal(finding, each.info, files - others)
         elif finding.kind is Kind.MISSING_METADATA and finding.info in hopeless:
-            yield _removal(finding, finding.info, (finding.info,))
+            yield _removal(finding, finding.info)
         elif finding.kind in (Kind.OWNERLESS_SCRIPT, Kind.ABANDONED) or (
             finding.kind is Kind.LEFTOVER and finding.tree not in needed
         ):
-            yield _removal(finding, finding.path, (finding.path,))
+            yield _removal(finding, finding.path)
 
 
-def _removal(finding: Finding, path: str, files: Iterable[str]) -> Removal:
-    return Removal(f"`{path}`", Path(finding.tree), frozenset(files))
-
-
-def _own_files(loser: Installed, installed: Iterable[Installed]) -> set[str]:
-    """The files of a distribution that no other one has."""
-    others = {row.path for each in installed if each.info != loser.info for row in each.rows or ()}
-    files = {row.path for row in loser.rows or () if row.path not in others}
-    return {*(path for path in files if not path.startswith(os.path.join(loser.info, ""))), loser.info}
+def _removal(finding: Finding, path: str, files: Iterable[str] = ()) -> Removal:
+    return Removal(f"`{path}`", Path(finding.tree), frozenset((path, *files)))
 
 
 def _program() -> list[str]:
@@ -239,29 +221,27 @@ class PutAside(Step):
             yield owner_lock(path, self._found.home)
 
     def on_grant(self) -> None:
-        how = way(self._found)
+        how, kept = way(self._found), list[str]()
+
+        def put_parts_aside(places: OpenDirectories) -> None:
+            for part in places.parts:  # before the rest of the transaction is deleted
+                if part.state is not None:
+                    kept.extend(_moved(part.state, self._found.identifier))
+
         try:
             if how is Way.KEEPING:
-                kept: list[str] = []
-                left = recovery.roll_back(self._found, keep=True, aside=lambda places: kept.extend(_aside(places)))
+                left = recovery.roll_back(self._found, keep=True, aside=put_parts_aside)
                 self.told.append(f"rolled back `{self._found.identifier}`, but for what other programs have changed")
                 self.told += [f"left `{path}` as it is" for path in left]
-                self.told += [f"put aside `{path}`" for path in kept]
             elif how is Way.ASIDE:
-                self.told += [f"put aside `{path}`" for path in put_aside(self._found)]
+                kept = put_aside(self._found)
+            self.told += [f"put aside `{path}`" for path in kept]
         except FileNotFoundError:
             pass
         except Refused as refused:
             raise pending.refused(self._found, refused.reasons) from refused
         except OSError as error:
             raise pending.refused(self._found, (f"`{error.filename}`: {error.strerror}",)) from error
-
-
-def _aside(places: OpenDirectories) -> Iterator[str]:
-    """Put the private directories aside before the rest of the transaction is deleted."""
-    for part in places.parts:
-        if part.state is not None:
-            yield from _moved(part.state, places.journal.identifier)
 
 
 def put_aside(found: Unfinished) -> list[str]:
@@ -271,9 +251,12 @@ def put_aside(found: Unfinished) -> list[str]:
     """
     kept: list[str] = []
     identifier, name = found.identifier, f"{KEPT}{found.identifier}"
-    for other in _noted_homes(found):
-        with suppress(FileNotFoundError, NotADirectoryError, Refused), open_state(other) as state:
-            kept += _moved(state, identifier)
+    for part in owner.read(pending.owner_file(found)).parts if codec.is_identifier(identifier) else ():
+        # On another filesystem. A forged note leads to nothing with another name.
+        other = os.path.dirname(os.path.dirname(part))
+        if part == os.path.join(other, state_directory.NAME, identifier) and other != str(found.home):
+            with suppress(FileNotFoundError, NotADirectoryError, Refused), open_state(other) as state:
+                kept += _moved(state, identifier)
     with open_state(str(found.home)) as state:
         kept += _moved(state, identifier)
         if not state.exists(name):
@@ -283,15 +266,6 @@ def put_aside(found: Unfinished) -> list[str]:
             fs.move(state, found.name, directory, "refused-journal")
         fs.remove(state, f"{identifier}{state_directory.OWNER_FILE}")
     return kept
-
-
-def _noted_homes(found: Unfinished) -> Iterator[str]:
-    """The directories on other filesystems that have a part of it. A forged note leads to nothing with another name."""
-    if codec.is_identifier(found.identifier):
-        for part in owner.read(pending.owner_file(found)).parts:
-            home = os.path.dirname(os.path.dirname(part))
-            if part == os.path.join(home, state_directory.NAME, found.identifier) and home != str(found.home):
-                yield home
 
 
 def _moved(state: Directory, identifier: str) -> Iterator[str]:

@@ -100,7 +100,7 @@ def test_a_name_that_a_record_has_is_no_leftover(tree: Path) -> None:
 
 def test_a_directory_that_only_stands_on_the_path_is_none_of_ours(tmp_path: Path) -> None:
     put(tmp_path / "home" / "~backup" / "x")
-    assert examination.strays(str(tmp_path / "home"), Owned.by([]), ()) == []
+    assert list(examination.strays(str(tmp_path / "home"), Owned.by([]), ())) == []
 
 
 def test_leftovers_beside_data_files_are_found_inside_the_environment_only(tree: Path, tmp_path: Path) -> None:

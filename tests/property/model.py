@@ -109,7 +109,6 @@ class Disk:
             # A merge does not look at everything in a tree.
             is_whole=path not in (TREE, "/v", "/"),
             inode=id(node),
-            volume=volume,
             inside=inside,
         )
 

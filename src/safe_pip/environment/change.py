@@ -12,6 +12,7 @@ from safe_pip.environment.environment import Environment
 from safe_pip.environment.snapshot import Ownership
 from safe_pip.environment.stage import Stage
 from safe_pip.errors import CommitFailed, State, UnusableEnvironment
+from safe_pip.fs.proc import user
 from safe_pip.journal import codec, commit, finish, sweep
 from safe_pip.journal.directories import OpenDirectories
 from safe_pip.locking import state_directory
@@ -222,7 +223,7 @@ class Change:
                 parts=parts,
                 entered=entered,
                 can_exchange=self.stage.can_exchange(),
-                uid=os.geteuid() if hasattr(os, "geteuid") else 0,
+                uid=user(),
                 foreign=lambda path: ownership.owner(path) is not None,
                 order=tuple(os.path.basename(os.path.dirname(record)) for record in self._staged.values()),
                 exactly=self._terms.exact,

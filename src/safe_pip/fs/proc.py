@@ -31,6 +31,11 @@ class Process(NamedTuple):
     since: float | None = None
 
 
+def user() -> int:
+    """The effective user of this process; 0 on Windows, which has none."""
+    return os.geteuid() if sys.platform != "win32" else 0
+
+
 def process(pid: int) -> Process:
     """The process with this pid, as far as it can be looked at."""
     return Process(pid, command(pid), started(pid))

@@ -1,11 +1,9 @@
-"""Staged tree + live tree -> plan: what a commit has to do so that what is live becomes what was staged.
+"""What a commit has to do so that what is live becomes what was staged.
 
-It looks at trees in memory, and calls two functions that it is given, only when it matters: `Situation.foreign` and
-`Situation.read`.
+It looks at trees in memory, and calls `Situation.foreign` and `Situation.read` only when it matters.
 """
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
 from safe_pip.errors import MergeRefused
 from safe_pip.merge.outgoing import Contents, Outgoing
@@ -25,71 +23,59 @@ def merge(staged: Sequence[tuple[int, Entry, Entry]], going: Collection[str], si
     """
     work = _Merge(Outgoing(going), situation)
     for part, entry, live in staged:
-        work.start(Source(part, live.path.strip("/"), entry.path, entry), live)
+        work.starts.append(live.path)
+        work.pair(Source(part, live.path.strip("/"), entry.path, entry), live)
     return work.finish()
-
-
-class _Node(NamedTuple):
-    """A live directory and what is staged into it, also through symbolic links that lead there."""
-
-    live: Entry
-    sources: list[Source]
 
 
 class _Merge:
     def __init__(self, going: Outgoing, situation: Situation) -> None:
-        self.planner = Planner(situation)
+        self.starts: list[str] = []
+        self._planner = Planner(situation)
+        self._refuse = self._planner.refused.append
         self._is_exact = situation.exactly is not None
         self._made = situation.exactly.made if situation.exactly is not None else None
         self._going = going
         self._situation = situation
-        self._nodes: dict[str, _Node] = {}
-        self._starts: list[str] = []
+        # Each live directory with what is staged into it, also through symbolic links that lead there.
+        self._nodes: dict[str, tuple[Entry, list[Source]]] = {}
         self._met: set[str] = set()
         kept = {*situation.roots, *situation.trees}
         self._staying = kept.union(*map(ancestors, kept))
         self._unmoved = self._staying | situation.entered
 
-    def start(self, source: Source, live: Entry) -> None:
+    def pair(self, source: Source, live: Entry) -> None:
         """Note that `source` goes into `live`, and so on for all directories that are in both."""
-        self._starts.append(live.path)
-        self._pair(source, live)
-
-    def _pair(self, source: Source, live: Entry) -> None:
-        node = self._nodes.get(live.path)
-        if node is None:
-            self._nodes[live.path] = _Node(live, [source])
-        else:
-            self._nodes[live.path] = _Node(union(node.live, live), [*node.sources, source])
-        entries = live.entries or {}
-        for name, child in (source.entry.entries or {}).items():
-            found = entries.get(name) if child.entries is not None else None
+        known, sources = self._nodes.get(live.path, (live, []))
+        self._nodes[live.path] = union(known, live) if sources else live, [*sources, source]
+        for name, child in source.entry.children.items():
+            found = live.children.get(name) if child.entries is not None else None
             if found is None or not found.is_directory or not (self._is_exact or has_files(child)):
                 continue
             if found.target:
                 path = join(live.path, name)
-                if path in self._going or self._goes_with_all(live.path):
+                if path in self._going.paths or self._goes_with_all(live.path):
                     continue  # a directory takes the place of the link
                 # What is staged for it has to stay in the stage until its turn has come.
                 self._unmoved.update((*ancestors(path), *ancestors(found.path)))
-                self._starts.append(found.path)
+                self.starts.append(found.path)
                 found = found._replace(target="")
-            self._pair(source.child(name, child), found)
+            self.pair(source.child(name, child), found)
 
     def finish(self) -> Plan:
         """Decide what is to be done, from the first directory down, then where only a symbolic link leads."""
-        for path in self._starts:
+        for path in self.starts:
             if path not in self._met:
                 self._met.add(path)
                 self._enter(*self._nodes[path], is_going=self._goes_with_all(path))
         for path in self._made or ():
-            self.planner.tidy(path)
-        return self.planner.finished()
+            self._planner.tidy(path)
+        return self._planner.finished()
 
     def _enter(self, live: Entry, sources: Sequence[Source], *, is_going: bool) -> None:
         """Merge what is staged into a directory with what is in it, name by name."""
-        self.planner.enter(live)
-        entries = live.entries or {}
+        self._planner.entered[live.path] = live
+        entries = live.children
         staged = children(sources, is_exact=self._is_exact)
         if "__pycache__" in entries:
             self._going.add_bytecode(live, staged, is_going=is_going)
@@ -98,9 +84,9 @@ class _Merge:
             if found is None:
                 source = self._one(join(live.path, name), given)
                 if source is not None:
-                    self.planner.add(Kind.NEW, live, name, source)
+                    self._planner.add(Kind.NEW, live, name, source)
             elif not found.is_directory or found.target:
-                goes = is_going or join(live.path, name) in self._going
+                goes = is_going or join(live.path, name) in self._going.paths
                 self._replace_file(live, name, found, given, is_going=goes)
             else:
                 self._merge_directory(live, name, found, given, is_going=is_going)
@@ -112,13 +98,13 @@ class _Merge:
         source = self._one(path, given)
         if source is None:
             if is_going:
-                self.planner.add(Kind.REMOVE, live, name, old=found)
+                self._planner.add(Kind.REMOVE, live, name, old=found)
         elif not source.entry.is_directory:
-            self.planner.add(Kind.FILE, live, name, source, old=found)
+            self._planner.add(Kind.FILE, live, name, source, old=found)
             if not is_going and not is_bytecode(path):
-                self.planner.overwritten.append(path)
+                self._planner.overwritten.append(path)
         elif is_going:
-            self.planner.add(Kind.SWAP, live, name, source, old=found)
+            self._planner.add(Kind.SWAP, live, name, source, old=found)
         else:
             self._refuse_file(path)
 
@@ -129,40 +115,38 @@ class _Merge:
         if path in self._met:
             return
         self._met.add(path)
-        node = self._nodes.get(path)
-        sources = node.sources if node is not None else []
-        if node is not None and node.live is not found:
-            found = union(found, node.live)
+        known, sources = self._nodes.get(path, (found, []))
+        found = union(found, known) if known is not found else found
         is_going = is_going or self._goes_whole(path)
         files = [source for source in given if not source.entry.is_directory]
         if files:
             contents = self._going.contents(found, is_going=is_going)
             source = self._one(path, [*files, *sources])
-            if contents.must_stay or not self._can_move(live, found):
-                self.planner.refuse(f"`{path}` is a directory with files of others in it: a file has to be there")
+            if contents.is_fixed or contents.others or not self._can_move(live, found):
+                self._refuse(f"`{path}` is a directory with files of others in it: a file has to be there")
             elif source is not None:
                 self._move(Kind.SWAP, live, name, found, contents, source)
         elif not sources:
-            if is_going or self._going.is_below(path):
+            if is_going or path in self._going.parents:
                 self._remove_directory(live, name, found, is_going=is_going)
         elif not self._exchange(live, name, found, sources, is_going=is_going):
             self._enter(found, sources, is_going=is_going)
 
     def _remove_directory(self, live: Entry, name: str, found: Entry, *, is_going: bool) -> None:
         contents = self._going.contents(found, is_going=is_going)
-        if contents.must_stay or not self._may_go(found):
+        if contents.is_fixed or contents.others or not self._may_go(found):
             self._enter(found, (), is_going=is_going)
         elif self._can_move(live, found):
             self._move(Kind.REMOVE, live, name, found, contents)
         else:
             self._enter(found, (), is_going=found.path not in self._staying)
-            is_filled = any(path.startswith(join(found.path, "")) for path in self._starts)
+            is_filled = any(path.startswith(join(found.path, "")) for path in self.starts)
             if found.path not in self._staying and found.inside == live.inside and not is_filled:
-                self.planner.tidy(found.path)
+                self._planner.tidy(found.path)
 
     def _exchange(self, live: Entry, name: str, found: Entry, sources: Sequence[Source], *, is_going: bool) -> bool:
         """Plan to exchange the whole directory; False if it has to be entered."""
-        if not self.planner.is_in_tree(found.path) or not self._can_move(live, found):
+        if not self._planner.is_in_tree(found.path) or not self._can_move(live, found):
             return False
         contents = self._going.contents(found, is_going=is_going)
         # A directory with nothing but bytecode was left by an uninstall.
@@ -173,8 +157,8 @@ class _Merge:
         source = self._one(found.path, sources)
         if source is None:
             return False
-        for path in contents.others:
-            self._carry_over(source, path, join(found.path, path))
+        for path, other in zip(contents.others, others, strict=True):
+            self._carry_over(source, path, other)
         kind = Kind.EXCHANGE if source.part in self._situation.can_exchange else Kind.SWAP
         self._move(kind, live, name, found, contents, source)
         self._compare_times(source.entry, source.real, found)
@@ -184,14 +168,13 @@ class _Merge:
         return path not in self._staying and self._going.is_whole(path)
 
     def _goes_with_all(self, path: str) -> bool:
-        """Whether a directory goes with all that is in it, or lies in one that does."""
-        return self._goes_whole(path) or any(map(self._goes_whole, ancestors(path)))
+        return any(map(self._goes_whole, (path, *ancestors(path))))
 
     def _may_go(self, found: Entry) -> bool:
         """Whether this directory and all below it may go: made by what goes, or by the import system."""
         if self._made is None or found.path.endswith("/__pycache__"):
             return True
-        below = (child for child in (found.entries or {}).values() if child.is_directory and not child.target)
+        below = (child for child in found.children.values() if child.is_directory and not child.target)
         return found.path in self._made and all(map(self._may_go, below))
 
     def _can_move(self, live: Entry, found: Entry) -> bool:
@@ -203,44 +186,40 @@ class _Merge:
     ) -> None:
         # Moving a directory to another parent writes in it: its `..` changes (rename(2), EACCES).
         if found.uid == self._situation.uid != 0 and not found.mode & 0o200:
-            self.planner.add(Kind.MODE, live, name, old=found)
-        self.planner.add(kind, live, name, source, old=found, known=tuple(contents.files))
+            self._planner.add(Kind.MODE, live, name, old=found)
+        self._planner.add(kind, live, name, source, old=found, known=tuple(contents.files))
 
     def _carry_over(self, source: Source, relative: str, path: str) -> None:
         """Have the unowned file at `path` linked into the staged directory that replaces its own."""
         entry: Entry | None = source.entry
         for name in relative.split("/"):
-            if entry is None:
-                break
-            if entry.entries is None:
-                self.planner.refuse(f"`{path}` has no owner, and its directory becomes a file")
+            if entry is not None and entry.entries is None:
+                self._refuse(f"`{path}` has no owner, and its directory becomes a file")
                 return
-            entry = entry.entries.get(name)
+            entry = entry and entry.children.get(name)
         if entry is None:
-            self.planner.links.append(Link(path, f"{source.real}/{relative}"))
+            self._planner.links.append(Link(path, f"{source.real}/{relative}"))
         elif entry.is_directory:
             self._refuse_file(path)
         else:
-            self.planner.overwritten.append(path)
+            self._planner.overwritten.append(path)
 
     def _refuse_file(self, path: str) -> None:
-        self.planner.refuse(f"`{path}` is a file, and nothing that is replaced owns it: a directory has to be there")
+        self._refuse(f"`{path}` is a file, and nothing that is replaced owns it: a directory has to be there")
 
     def _compare_times(self, staged: Entry, real: str, live: Entry) -> None:
-        entries = live.entries or {}
-        for name, child in (staged.entries or {}).items():
-            found = entries.get(name)
-            if found is None:
+        for name, child in staged.children.items():
+            found = live.children.get(name)
+            if found is None or found.target:
                 continue
             if child.entries is not None:
-                if found.entries is not None and not found.target:
-                    self._compare_times(child, f"{real}/{name}", found)
+                self._compare_times(child, f"{real}/{name}", found)
             elif name.endswith(".py") and not found.is_directory:
-                self.planner.compare_times(f"{real}/{name}", join(live.path, name))
+                self._planner.compare_times(f"{real}/{name}", join(live.path, name))
 
     def _one(self, path: str, given: Sequence[Source]) -> Source | None:
         try:
-            return combine(given, self.planner.links)
+            return combine(given, self._planner.links)
         except ValueError:
-            self.planner.refuse(f"`{path}` is staged as a file and as a directory")
+            self._refuse(f"`{path}` is staged as a file and as a directory")
             return None

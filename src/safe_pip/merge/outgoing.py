@@ -23,71 +23,54 @@ class Contents(NamedTuple):
     has_bytecode: bool
     is_fixed: bool
 
-    @property
-    def must_stay(self) -> bool:
-        """Whether anything in it has to stay."""
-        return self.is_fixed or bool(self.others)
-
 
 class Outgoing:
     """What goes: the files that are named, and the bytecode of each source that goes or is replaced."""
 
     def __init__(self, files: Collection[str]) -> None:
-        self._paths: set[str] = set()
-        self._parents: set[str] = set()
+        self.paths: set[str] = set()
+        self.parents: set[str] = set()
+        """The directories that something goes from, or from below."""
         self._staying: set[str] = set()
         for path in files:
             self._add(path)
 
-    def __contains__(self, path: str) -> bool:
-        return path in self._paths
-
-    def is_below(self, path: str) -> bool:
-        """Whether something goes from the directory `path`, or from below it."""
-        return path in self._parents
-
     def is_whole(self, path: str) -> bool:
         """Whether a directory goes with all that is in it: metadata belongs to one distribution alone."""
-        if path in self._paths:
-            return True
-        if not path.endswith((".dist-info", ".egg-info")):
-            return False
-        return any(f"{path}/{name}" in self._paths for name in _METADATA_FILES)
+        is_metadata = path.endswith((".dist-info", ".egg-info"))
+        return path in self.paths or (is_metadata and any(f"{path}/{name}" in self.paths for name in _METADATA_FILES))
 
     def add_bytecode(self, directory: Entry, staged: Collection[str], *, is_going: bool) -> None:
         """Have the bytecode of the sources in a directory go with them, and with those that `staged` replaces."""
-        entries = directory.entries or {}
+        entries = directory.children
         cache = entries["__pycache__"]
-        if not cache.entries:
-            return
         sources = {
-            name[:-3]: is_going or name in staged or join(directory.path, name) in self._paths
+            name[:-3]: is_going or name in staged or join(directory.path, name) in self.paths
             for name, entry in entries.items()
             if name.endswith(".py") and not entry.is_directory
         }
-        for name in cache.entries:
+        for name in cache.entries or ():
             path = f"{cache.path}/{name}"
-            if path in self._paths or not is_bytecode(path):
-                continue
             goes = _goes_with_source(name, sources)
+            if path in self.paths or not is_bytecode(path):
+                continue
             if goes:
                 self._add(path)
             elif goes is not None or not directory.is_whole:
                 self._staying.add(path)
 
     def contents(self, directory: Entry, *, is_going: bool) -> Contents:
-        """What is in a directory; with `is_going` all of it goes."""
         files: list[str] = []
         others: list[str] = []
         has_going = has_bytecode = is_fixed = False
-        paths, staying = self._paths, self._staying
+        paths, staying = self.paths, self._staying
         waiting = [(directory, "", is_going)]
         while waiting:
             entry, prefix, all_going = waiting.pop()
             path = entry.path
             is_fixed |= not entry.is_whole or entry.entries is None or entry.inside != directory.inside
             is_cache = path.endswith("/__pycache__")
-            for name, child in (entry.entries or {}).items():
+            for name, child in entry.children.items():
                 if child is not FILE and child.is_directory and not child.target:
                     waiting.append((child, f"{prefix}{name}/", all_going or self.is_whole(child.path)))
                 elif is_cache and is_bytecode(f"{path}/{name}"):
@@ -105,11 +88,11 @@ class Outgoing:
         return Contents(files, others, has_going, has_bytecode, is_fixed)
 
     def _add(self, path: str) -> None:
-        self._paths.add(path)
+        self.paths.add(path)
         for parent in ancestors(path):
-            if parent in self._parents:
+            if parent in self.parents:
                 break
-            self._parents.add(parent)
+            self.parents.add(parent)
 
 
 def _goes_with_source(name: str, sources: Mapping[str, bool]) -> bool | None:

@@ -88,10 +88,9 @@ class Plan(NamedTuple):
     """What a commit does, in this order, and what has to be true for it.
 
     `adds`: every operation creates a path, and none makes a package of a namespace. `links`: to be made in the stage
-    first. `overwritten`: files of other owners, or of none, that are replaced. `top_level`: new names in a tree.
-    `entered`: path, device and inode of each directory in which something is changed; `moved`: path, inode and ctime of
-    each that leaves its place. `same_second`: staged sources (absolute paths) and the mtime of the live ones that they
-    replace in the same second: a `.pyc` could not tell them apart.
+    first. `overwritten`: files of other owners, or of none, that are replaced. `entered`: path, device and inode of
+    each directory in which something is changed; `moved`: path, inode and ctime of each that leaves its place.
+    `same_second`: staged sources (absolute paths) and the mtime of the live ones that they replace in the same second.
     """
 
     operations: tuple[Operation, ...]
@@ -99,7 +98,6 @@ class Plan(NamedTuple):
     adds: bool
     links: tuple[Link, ...]
     overwritten: tuple[str, ...]
-    top_level: tuple[str, ...]
     entered: tuple[tuple[str, int, int], ...]
     moved: tuple[tuple[str, int, int], ...]
     same_second: tuple[tuple[str, int], ...]

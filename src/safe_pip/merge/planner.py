@@ -52,31 +52,24 @@ class Planner:
     def __init__(self, situation: Situation) -> None:
         self.links: list[Link] = []
         self.overwritten: list[str] = []
+        self.refused: list[str] = []
+        """What makes the merge impossible."""
+        self.entered: dict[str, Entry] = {}
+        """The directories on the way to what is changed."""
         self._situation = situation
         self._exactly = situation.exactly
         self._inside = tuple(join(tree, "") for tree in situation.trees)
         self._order = {name: number for number, name in enumerate(situation.order)}
-        self._places: dict[str, Entry] = {}
         self._operations: list[tuple[tuple[int, int], Operation]] = []
         self._adds = True
-        self._top_level: list[str] = []
-        self._entered: dict[str, tuple[str, int, int]] = {}
+        self._changed: dict[str, tuple[str, int, int]] = {}
         self._moved: list[tuple[str, int, int]] = []
         self._same_second: list[tuple[str, int]] = []
         self._tidied: set[str] = set()
-        self._refused: list[str] = []
 
     def is_in_tree(self, path: str) -> bool:
         """Whether a directory lies below a tree."""
         return path.startswith(self._inside)
-
-    def enter(self, live: Entry) -> None:
-        """Note a directory that is on the way to what is changed."""
-        self._places[live.path] = live
-
-    def refuse(self, reason: str) -> None:
-        """Note what makes the merge impossible."""
-        self._refused.append(reason)
 
     def add(
         self,
@@ -90,12 +83,12 @@ class Planner:
     ) -> None:
         """Plan an operation on `name` in the directory `live`; raises `NeedsPart`."""
         path = join(live.path, name)
-        if live.path not in self._entered:
-            self._entered[live.path] = live.path, live.inside[0], live.inode
+        if live.path not in self._changed:
+            self._changed[live.path] = live.path, live.inside[0], live.inode
             self._open(live)
         root, relative = self._split(path)
         if root < 0:
-            self.refuse(f"`{path}` lies outside the directories that may be changed")
+            self.refused.append(f"`{path}` lies outside the directories that may be changed")
             return
         new = self._seen(source.entry, source.real) if source is not None else None
         before = self._seen(old, path) if old is not None else None
@@ -126,16 +119,15 @@ class Planner:
 
     def finished(self) -> Plan:
         """The plan; raises `MergeRefused` with all that makes it impossible."""
-        if self._refused:
-            raise MergeRefused("; ".join(dict.fromkeys(self._refused)))
+        if self.refused:
+            raise MergeRefused("; ".join(dict.fromkeys(self.refused)))
         return Plan(
             operations=tuple(operation for _, operation in sorted(self._operations, key=lambda each: each[0])),
             roots=self._situation.roots,
             adds=self._adds,
             links=tuple(self.links),
             overwritten=tuple(self.overwritten),
-            top_level=tuple(self._top_level),
-            entered=tuple(self._entered.values()),
+            entered=tuple(self._changed.values()),
             moved=tuple(self._moved),
             same_second=tuple(self._same_second),
         )
@@ -158,15 +150,13 @@ class Planner:
         if wanted is not None and (is_top or wanted.mode != source.entry.mode):
             seal = Operation(Kind.SEAL, root, path, old=Seen(source.entry.mode, 0, 0), new=wanted)
             self._operations.append((_deepest_first(8, path), seal))
-        for name, child in (source.entry.entries or {}).items():
+        for name, child in source.entry.children.items():
             self._seal(exactly, root, f"{path}/{name}", source.child(name, child))
 
     def _note(self, kind: Kind, live: Entry, name: str, path: str, source: Source | None, old: Entry | None) -> None:
         is_package = name.startswith("__init__.") and not live.path.endswith("/__pycache__")
         if kind is not Kind.NEW or (is_package and self.is_in_tree(live.path)):
             self._adds = False
-        if kind is Kind.NEW and live.path in self._situation.trees and name != "__pycache__":
-            self._top_level.append(name)
         if old is not None and old.is_directory and not old.target and kind is not Kind.MODE:
             self._moved.append((path, old.inode, old.ctime_ns))
         if kind is Kind.FILE and source is not None and name.endswith(".py"):
@@ -190,19 +180,18 @@ class Planner:
         part = self._situation.parts.get(live.inside)
         if part is not None and (source is None or source.part == part):
             return part
-        staged = ""
-        if source is not None:
-            staged, above = source.real, source.above
-            # All files of a directory need the same part; directories in it may lead to other volumes again.
-            if above is not None and above.path and not _has_directories(above.entry):
-                staged = above.real
+        staged = source.real if source is not None else ""
+        above = source.above if source is not None else None
+        # All files of a directory need the same part; directories in it may lead to other volumes again.
+        if above is not None and above.path and not any(child.is_directory for child in above.entry.children.values()):
+            staged = above.real
         raise NeedsPart(live.inside, self._top_of_volume(live), staged)
 
     def _top_of_volume(self, live: Entry) -> str:
         """The outermost directory of a volume that may be changed: nothing will move it."""
         top = live.path
         for path in ancestors(live.path):
-            entry = self._places.get(path)
+            entry = self.entered.get(path)
             if entry is None or entry.inside != live.inside or self._split(join(path, "-"))[0] < 0:
                 break
             if entry.is_writable:
@@ -227,7 +216,3 @@ class Planner:
 
 def _deepest_first(turn: int, path: str) -> tuple[int, int]:
     return turn, -path.count("/")
-
-
-def _has_directories(directory: Entry) -> bool:
-    return any(child.is_directory for child in (directory.entries or {}).values())

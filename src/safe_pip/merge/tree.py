@@ -6,21 +6,20 @@ files takes longer than the rest of a plan.
 
 import os
 import stat
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from safe_pip.fs.proc import Volume, mount_points, volume
+from safe_pip.fs.proc import Volume, mount_points, user, volume
 from safe_pip.merge.plan import Link, Seen
 
 
 class Entry(NamedTuple):
-    """What one name stands for. A file has a kind and nothing else; the rest is about directories.
+    """What one name stands for; all but the kind is about directories.
 
     `entries` is None for a directory that was not looked into; with `is_whole` they are all that is in it. A symbolic
     link to a directory that something is staged into is that directory, with the link's text as `target`. `path` is
-    absolute with no link in it. `volume` holds the directory itself, `inside` what is in it.
+    absolute with no link in it. `inside` is the volume that holds what is in it.
     """
 
     mode: int
@@ -32,12 +31,15 @@ class Entry(NamedTuple):
     is_writable: bool = True
     inode: int = 0
     ctime_ns: int = 0
-    volume: Volume = (0, 0)
     inside: Volume = (0, 0)
 
     @property
     def is_directory(self) -> bool:
         return stat.S_ISDIR(self.mode)
+
+    @property
+    def children(self) -> "Mapping[str, Entry]":
+        return self.entries or {}
 
 
 FILE = Entry(stat.S_IFREG)
@@ -49,7 +51,7 @@ _GONE = (FileNotFoundError, NotADirectoryError)
 
 def scan(path: str) -> Entry:
     """Everything below the directory `path`, which has no symbolic link in it; follows none."""
-    reader = _Reader()
+    reader = _Reader((), ())
     return reader.everything(reader.directory(path, volume(os.path.dirname(path))))
 
 
@@ -67,13 +69,13 @@ def look(path: str, staged: Entry | None, names: Collection[str], trees: Collect
     Only names that are staged or go are looked at. A directory that goes by name is read completely, and so is one
     below the `trees` that something goes from. A directory elsewhere that something goes from is listed.
     """
-    return _Live(names, trees).enter(path, staged, volume(os.path.dirname(path)))
+    return _Reader(names, trees).enter(path, staged, volume(os.path.dirname(path)))
 
 
 def union(first: Entry, second: Entry) -> Entry:
     """A live directory that was looked at twice, each time for other names."""
-    entries = dict(first.entries or {})
-    for name, entry in (second.entries or {}).items():
+    entries = dict(first.children)
+    for name, entry in second.children.items():
         known = entries.get(name)
         if known is None or (known.entries is None and entry.entries is not None):
             entries[name] = entry
@@ -95,12 +97,15 @@ def ancestors(path: str) -> Iterator[str]:
 class _Reader:
     """Reads directories, each once; what it has found grows while there is more to look for."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Collection[str], trees: Collection[str]) -> None:
         self._mounts = mount_points()
-        self._uid = 0
-        if sys.platform != "win32":
-            self._uid = os.geteuid()
+        self._uid = user()
         self._found: dict[str, tuple[Entry, dict[str, Entry]]] = {}
+        self._names = frozenset(names)
+        self._below = _by_directory(names)
+        self._inside = tuple(join(tree, "") for tree in trees)
+        # They stay whatever is in them, so they are not listed: a tree holds hundreds of names, /home more.
+        self._staying = frozenset(trees).union(*map(ancestors, trees))
 
     def directory(self, path: str, outer: Volume) -> Entry:
         """The directory itself, not looked into; `outer` is the volume that it lies on."""
@@ -116,15 +121,11 @@ class _Reader:
             is_writable=is_ours or os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids),
             inode=info.st_ino,
             ctime_ns=info.st_ctime_ns,
-            volume=outer,
             inside=outer if is_same else volume(path),
         )
 
     def listed(self, entry: Entry) -> tuple[Entry, dict[str, Entry]]:
-        """The directory with all its names; one that cannot be listed is not whole.
-
-        It adds to what was found before: a symbolic link may have led to the directory already.
-        """
+        """The directory with all its names, added to what was found before; one that cannot be listed is not whole."""
         entries = self._found[entry.path][1] if entry.path in self._found else {}
         is_whole = True
         try:
@@ -142,7 +143,6 @@ class _Reader:
         return self.keep(entry, entries, is_whole=is_whole)
 
     def everything(self, entry: Entry) -> Entry:
-        """The directory with everything below it."""
         entry, entries = self.listed(entry)
         for name, child in entries.items():
             if child.is_directory and not child.target:
@@ -154,23 +154,11 @@ class _Reader:
         found = self._found[entry.path] = entry._replace(entries=entries, is_whole=is_whole), entries
         return found
 
-
-class _Live(_Reader):
-    """Reads what is live, guided by what is staged and by what goes."""
-
-    def __init__(self, names: Collection[str], trees: Collection[str]) -> None:
-        super().__init__()
-        self._names = frozenset(names)
-        self._below = _by_directory(names)
-        self._inside = tuple(join(tree, "") for tree in trees)
-        # They stay whatever is in them, so they are not listed: a tree holds hundreds of names, /home more.
-        self._staying = frozenset(trees).union(*map(ancestors, trees))
-
     def enter(self, path: str, staged: Entry | None, outer: Volume) -> Entry:
         """The directory `path` with all that matters in it, added to what was found before."""
         entry, entries = self._found.get(path) or self._opened(path, outer)
         is_whole = entry.is_whole
-        for name, child in (staged.entries or {}).items() if staged is not None else ():
+        for name, child in staged.children.items() if staged is not None else ():
             if child.entries is not None or not is_whole:
                 self._look_at(entry, entries, name, child)
         for name in self._below.get(path, ()):
@@ -220,24 +208,21 @@ class _Live(_Reader):
 def _by_directory(names: Collection[str]) -> dict[str, list[str]]:
     """For each directory that holds one of `names`, at whatever depth, the entries of it that lead there."""
     found: dict[str, list[str]] = {}
-    for name in names:
-        while name != "/":
-            parent, _, last = name.rpartition("/")
-            parent = parent or "/"
-            known = found.get(parent)
-            if known is not None:
-                known.append(last)
+    for path in names:
+        while path != "/":
+            parent, _, name = path.rpartition("/")
+            path = parent or "/"
+            found.setdefault(path, []).append(name)
+            if len(found[path]) > 1:
                 break
-            found[parent] = [last]
-            name = parent
     return found
 
 
-# What is staged for one place. Several names may lead there, through symbolic links.
-
-
 class Source(NamedTuple):
-    """Something staged: the number of its part, its path in that part's stage, its absolute path, and what it is."""
+    """What is staged for a place: the number of its part, its path in that part's stage, its absolute path, its kind.
+
+    Several may lead to one place, through symbolic links.
+    """
 
     part: int
     path: str
@@ -246,7 +231,6 @@ class Source(NamedTuple):
     above: "Source | None" = None
 
     def child(self, name: str, entry: Entry) -> "Source":
-        """What is staged as `name` in this directory."""
         return Source(self.part, f"{self.path}/{name}" if self.path else name, f"{self.real}/{name}", entry, self)
 
 
@@ -254,15 +238,14 @@ def children(sources: Sequence[Source], *, is_exact: bool = False) -> dict[str, 
     """What is staged for each name in a directory; directories without a file count only with `is_exact`."""
     staged: dict[str, list[Source]] = {}
     for source in sources:
-        for name, child in (source.entry.entries or {}).items():
+        for name, child in source.entry.children.items():
             if is_exact or child.entries is None or has_files(child):
                 staged.setdefault(name, []).append(source.child(name, child))
     return staged
 
 
 def has_files(directory: Entry) -> bool:
-    """Whether there is a file in a directory, at whatever depth."""
-    return any(child.entries is None or has_files(child) for child in (directory.entries or {}).values())
+    return any(child.entries is None or has_files(child) for child in directory.children.values())
 
 
 def combine(given: Sequence[Source], links: list[Link]) -> Source | None:
@@ -285,7 +268,7 @@ def combine(given: Sequence[Source], links: list[Link]) -> Source | None:
 def _combine_directories(first: Entry, other: Entry, real: str, other_real: str, links: list[Link]) -> Entry:
     if other.entries is None:
         raise ValueError(other_real)
-    entries = dict(first.entries or {})
+    entries = dict(first.children)
     for name, child in other.entries.items():
         mine, path, other_path = entries.get(name), f"{real}/{name}", f"{other_real}/{name}"
         if mine is not None and mine.is_directory != child.is_directory:

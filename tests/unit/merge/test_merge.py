@@ -70,7 +70,6 @@ def test_a_new_directory_is_renamed_in_whole():
     plan = planned([], in_site("pkg/__init__.py", "pkg/sub/a.py", "pkg-1.dist-info/RECORD", "six.py"))
     assert kinds(plan) == {"pkg": Kind.NEW, "six.py": Kind.NEW, "pkg-1.dist-info": Kind.NEW}
     assert plan.adds
-    assert set(plan.top_level) == {"pkg", "six.py", "pkg-1.dist-info"}
     assert not plan.moved
 
 
@@ -107,7 +106,6 @@ def test_what_is_new_in_a_namespace_that_others_have_is_an_addition():
     plan = planned(in_site("ns/a/__init__.py"), in_site("ns/b/__init__.py"))
     assert kinds(plan) == {"ns/b": Kind.NEW}
     assert plan.adds
-    assert plan.top_level == ()
     assert [path for path, _, _ in plan.entered] == [f"{TREE}/ns"]
 
 
@@ -122,11 +120,6 @@ def test_the_bytecode_of_an_init_makes_no_package():
     live = in_site("ns/a.py", f"ns/{CACHE}/a.cpython-313.pyc")
     plan = planned(live, in_site(f"ns/{CACHE}/__init__.cpython-313.pyc"))
     assert plan.adds
-
-
-def test_a_new_cache_directory_hides_nothing():
-    plan = planned([], in_site("six.py", f"{CACHE}/six.cpython-313.pyc"))
-    assert plan.top_level == ("six.py",)
 
 
 # Files over files.

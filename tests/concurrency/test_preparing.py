@@ -229,7 +229,7 @@ def test_a_process_that_finds_a_wheel_being_prepared_first_prepares_its_other_wh
             wait_until(lambda: is_waiter(second.pid))
             store = Store.existing(cache)
             assert store is not None
-            assert {entry.name for entry in store.entries()} == {other.name for other in others}
+            assert {entry.listing.wheel for entry in store.entries()} == {other.name for other in others}
             first.go_on()
             assert first.next("done")["made"]
             done = second.next("done")

@@ -69,7 +69,7 @@ class Round:
             if not was_killed:
                 assert (output, status) == ((b"", b""), 0), target
                 assert tree(self._directory / target) == expected, target
-        self._check(len(self._store.places()))
+        self._check(len(self._store.wheels.names()))
         self._env.run(*self._words("last", *NAMES), TMPDIR=str(self._directory / "tmp"))
         assert tree(self._directory / "last") == expected
         self._check(len(PROJECTS) + 1)
@@ -100,10 +100,10 @@ class Round:
 
     def _check(self, count: int) -> None:
         """That there are so many entries, each as it is listed."""
-        assert len(self._store.places()) == count
-        for place in self._store.places():
-            entry = self._store.find(place.name)
-            assert entry is not None, place
+        assert len(self._store.wheels.names()) == count
+        for key in self._store.wheels.names():
+            entry = self._store.find(key)
+            assert entry is not None, key
             assert [*_wrong(entry)] == []
             entry.close()
 

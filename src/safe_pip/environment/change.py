@@ -1,7 +1,7 @@
 """What one command has staged and what it takes away: carried out whole, or not at all."""
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -51,31 +51,30 @@ class Change:
         """`trees` are all trees of the environment; with `is_durable` the commit survives a loss of power."""
         self.target = target
         self.shadows = terms.shadows
+        self.stage = stage
+        self.removals: dict[str, Removal] = {}
+        """What is removed, by project."""
         self._terms = terms
         self._is_durable = is_durable
-        self.stage = stage
-        self.root = stage.root
-        """What the absolute path of a file is put behind, to get its path in the stage."""
         self._trees = tuple(dict.fromkeys(map(os.path.realpath, (*target.trees, *trees))))
         self._roots = dict.fromkeys(os.path.realpath(path) for path in (*target.trees, *target.directories))
         self._staged: dict[str, str] = {}
-        self._removals: dict[str, Removal] = {}
         self._committed: Journal | None = None
         self._remains: list[sweep.Remains] = []
 
     @property
-    def removals(self) -> Collection[Removal]:
-        """What is removed."""
-        return self._removals.values()
-
-    @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not self._staged and not self._removals and self._terms.exact is None
+        return not self._staged and not self.removals and self._terms.exact is None
+
+    @property
+    def root(self) -> str:
+        """What is put before the absolute path of a file to get its path in the stage."""
+        return self.stage.root
 
     def staged(self, path: str) -> str:
         """Where the file that is to be at the absolute `path` is staged."""
-        return self.root + path
+        return self.stage.root + path
 
     def allow(self, directory: str) -> None:
         """Let the change reach whatever lies below this directory, which may be missing."""
@@ -100,7 +99,7 @@ class Change:
 
     def remove(self, removal: Removal) -> None:
         """Remove a distribution."""
-        self._removals[removal.project] = removal
+        self.removals[removal.project] = removal
         self.allow(str(removal.tree))
         for path, content in removal.edits.items():
             self.stage.write_like(path, content)
@@ -112,10 +111,9 @@ class Change:
             record = self._staged.pop(project, None)
             if record is not None:
                 self.stage.drop(record, tuple(self._staged.values()))
-            removal = self._removals.pop(project, None)
+            removal = self.removals.pop(project, None)
             if removal is not None:
-                for path in removal.edits:
-                    self.stage.forget(path)
+                self.stage.take_out(removal.edits.keys())
 
     def verify_imports(self, path: Iterable[str]) -> None:
         """Import what is new in a child interpreter; raises an error of ours, with nothing changed, if that fails."""
@@ -125,13 +123,15 @@ class Change:
     def prepare(self, entered: frozenset[str] = frozenset()) -> ReadyPlan:
         """Plan against the target as it is now, and write the journal; changes nothing outside the private tree.
 
-        `entered` are directories that the filesystem refused to move as a whole. Raises `UnusableEnvironment` for what
-        is in the way, or may not be written.
+        Directories in `entered` are not moved as a whole. Raises `UnusableEnvironment` for what is in the way, or may
+        not be written.
         """
         self.stage.reset()
         self.stage.prune()
-        going, metadata = self._going()
-        ownership = Ownership(self._trees, metadata)
+        allowed = tuple(os.path.join(root, "") for root in self._roots)
+        going = {path for removal in self.removals.values() for path in removal.files if path.startswith(allowed)}
+        infos = (path for path in (*going, *map(os.path.dirname, going)) if path.endswith((".dist-info", ".egg-info")))
+        ownership = Ownership(self._trees, infos)
         while True:
             plan = self._merged(going, ownership, entered)
             if not plan.same_second:
@@ -175,7 +175,7 @@ class Change:
         return ready.overwritten
 
     def find_unplanned(self) -> list[finish.UnplannedFile]:
-        """The files that came into directories after their replacement was planned; they lie in the trash."""
+        """The files in the trash that came into directories after their replacement was planned."""
         if self._committed is None:
             return []
         with OpenDirectories(self._committed, is_over=True) as directories:
@@ -190,8 +190,7 @@ class Change:
     def close(self) -> None:
         """Delete everything private, and what dead processes left in the target; no lock is held.
 
-        What is committed stays so; what is not was never there. What the disk refuses to delete is left to the next
-        command that changes the environment.
+        What the disk refuses to delete is left to the next command that changes the environment.
         """
         try:
             if self._committed is not None:
@@ -203,14 +202,6 @@ class Change:
             self.stage.close()
         for each in self._remains:
             each.delete()
-
-    def _going(self) -> tuple[set[str], set[str]]:
-        """The files that go, and the metadata directories among their parents."""
-        allowed = tuple(os.path.join(root, "") for root in self._roots)
-        files = {path for removal in self._removals.values() for path in removal.files if path.startswith(allowed)}
-        suffixes = (".dist-info", ".egg-info")
-        metadata = {path for path in (*files, *map(os.path.dirname, files)) if path.endswith(suffixes)}
-        return files, metadata
 
     def _merged(self, going: set[str], ownership: Ownership, entered: frozenset[str]) -> Plan:
         parts = self.stage.volumes()
@@ -241,15 +232,15 @@ class Change:
     def _journal(self, plan: Plan) -> Journal:
         changed = {os.path.join(plan.roots[each.root], each.path) for each in plan.operations}
 
-        def touched(directories: Iterable[str]) -> tuple[str, ...]:
-            inside = [os.path.join(directory, "") for directory in directories]
-            return tuple(each[:-1] for each in inside if any(path.startswith(each) for path in changed))
+        def is_touched(directory: str) -> bool:
+            return any(path.startswith(os.path.join(directory, "")) for path in changed)
 
         home = str(self.stage.home)
-        trees = tuple(dict.fromkeys((home, *touched(self._trees))))
-        directories = touched(map(os.path.realpath, self.target.directories))
-        for directory in filter(lambda each: each != home, (*trees, *directories)):
-            self.stage.mark(directory, is_tree=directory in trees)
+        trees = tuple(dict.fromkeys((home, *filter(is_touched, self._trees))))
+        directories = tuple(filter(is_touched, map(os.path.realpath, self.target.directories)))
+        for directory in (*trees, *directories):
+            if directory != home:
+                self.stage.mark(directory, is_tree=directory in trees)
         parts = tuple(self.stage.parts)
         return Journal(self.stage.identifier, home, trees, directories, plan.roots, parts, plan.operations)
 

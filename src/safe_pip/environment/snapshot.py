@@ -1,13 +1,12 @@
 """What is installed at one instant: the identity of every project, to find out later whether it has changed.
 
-`Ownership` says which distribution a file belongs to. It reads the RECORDs when it is asked for the first time.
-
 Nothing here knows pip. Names are those of the files that the PyPA specifications let an installer write
 (https://packaging.python.org/en/latest/specifications/recording-installed-packages/) and of setuptools' older ones.
 """
 
 import os
 from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -31,11 +30,7 @@ class Snapshot(NamedTuple):
         """Read the directories; one that is missing or unreadable holds nothing."""
         found: dict[str, list[Fingerprint]] = {}
         for directory in directories:
-            try:
-                names = sorted(os.listdir(directory))
-            except OSError:
-                continue
-            for name in names:
+            for name in sorted(_names(directory)):
                 stem, suffix = os.path.splitext(name)
                 if suffix in _SUFFIXES:
                     # An egg-link is named after the project alone, which may have a dash in its name.
@@ -99,8 +94,8 @@ def hides(staged: Mapping[Path, Collection[str]], looked_at: Iterable[Path], pro
     )
 
 
-def _names(tree: Path) -> list[str]:
-    """What is in a tree; nothing if it is gone or cannot be read: nothing can be imported from it then."""
+def _names(tree: str | Path) -> list[str]:
+    """What is in a tree; nothing if it is gone or cannot be read."""
     try:
         return os.listdir(tree)
     except OSError:
@@ -143,10 +138,9 @@ def _target(egg_link: str) -> str:
 class Ownership:
     """The files of all distributions in `trees` but those whose metadata directory is one of `without`."""
 
-    def __init__(self, trees: Iterable[str], without: Collection[str] = ()) -> None:
+    def __init__(self, trees: Iterable[str], without: Iterable[str] = ()) -> None:
         self._trees = tuple(trees)
         self._without = frozenset(without)
-        self._owners: dict[str, str] | None = None
         self._eggs: dict[str, str] = {}
 
     def owner(self, path: str) -> str | None:
@@ -154,22 +148,15 @@ class Ownership:
 
         What cannot be read of a RECORD belongs to no project.
         """
-        if self._owners is None:
-            self._owners = {}
-            self._read(self._owners)
-        found = self._owners.get(path)
-        if found is None and self._eggs:
-            found = next((name for egg, name in self._eggs.items() if path.startswith(egg)), None)
-        return found
+        found = self._owners.get(path)  # first: it finds the eggs
+        return found or next((name for egg, name in self._eggs.items() if path.startswith(egg)), None)
 
-    def _read(self, owners: dict[str, str]) -> None:
+    @cached_property
+    def _owners(self) -> dict[str, str]:
+        owners: dict[str, str] = {}
         paths = RealPaths()
         for tree in self._trees:
-            try:
-                names = os.listdir(tree)
-            except OSError:
-                continue
-            for name in names:
+            for name in _names(tree):
                 info = os.path.join(tree, name)
                 if info in self._without:
                     continue
@@ -177,3 +164,4 @@ class Ownership:
                     self._eggs[os.path.join(info, "")] = project_of(name)
                 if name.endswith((".dist-info", ".egg-info")):
                     owners.update(dict.fromkeys(paths.files_of(info), project_of(name)))
+        return owners

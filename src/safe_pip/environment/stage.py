@@ -1,8 +1,7 @@
 """The private tree in which a change is made before any of it is put into place. No lock is held meanwhile.
 
-It mirrors absolute paths: what is to be at `/v/lib/x` lies at `<root>/v/lib/x`. On each filesystem that the change
-touches it has a part, with `stage/` for what comes and `trash/` for what goes. All of it is deleted at the end; after a
-crash, a sweep finds the unlocked owner file.
+What is to be at `/v/lib/x` lies at `<root>/v/lib/x`. On each filesystem that the change touches it has a part, with
+`stage/` for what comes and `trash/` for what goes. After a crash, a sweep finds the unlocked owner file.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ import os
 import stat
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, MutableMapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from safe_pip import fs
 from safe_pip.fs import Directory, attributes, proc
-from safe_pip.fs.space import check_room, staging, unpacking
+from safe_pip.fs.space import staging
 from safe_pip.journal import parts
 from safe_pip.journal.codec import marker
 from safe_pip.journal.directories import STAGE, Refused
@@ -32,7 +31,7 @@ _SECOND = 1_000_000_000
 # PEP 552: magic number, flags, then, if no flag is set, the time and the size of the source; 32 bits each.
 _FLAGS, _TIME = slice(4, 8), 8
 
-_Linked = MutableMapping[tuple[int, int], tuple[str, int]]
+_Linked = dict[tuple[int, int], tuple[str, int]]
 """Where the first of several links to a file was copied to, and how many are left, by the file's device and inode."""
 
 
@@ -50,11 +49,11 @@ class Stage:
         """The private directories, the one in `home` first."""
         self._marks: set[str] = set()
         self._mirrored = {"/"}
-        self._exchanging: dict[int, bool] = {}
+        self._exchanging: list[bool] = []
         self._extra: list[str] = []
         """What `link` and `add_markers` have put into the stage, for `reset`."""
         self._spares: list[tuple[str, str]] = []
-        self._linked: defaultdict[int, dict[tuple[int, int], tuple[str, int]]] = defaultdict(dict)
+        self._linked: defaultdict[int, _Linked] = defaultdict(dict)
 
     @classmethod
     def open(cls, home: Path) -> Stage:
@@ -74,12 +73,14 @@ class Stage:
 
     @property
     def roots(self) -> tuple[str, ...]:
-        """For each part, what is put before the absolute path of a file to get its path in the stage."""
+        """For each part, what is put before the absolute path of a file to get its path in the stage.
+
+        Everything is staged below the first one, `root`, until a plan needs it in another part.
+        """
         return tuple(os.path.join(part, STAGE) for part in self.parts)
 
     @property
     def root(self) -> str:
-        """The first of the roots: everything is staged there, until a plan needs it in another part."""
         return self.roots[0]
 
     def volumes(self) -> dict[proc.Volume, int]:
@@ -88,23 +89,12 @@ class Stage:
 
     def can_exchange(self) -> frozenset[int]:
         """The parts in which one directory can take the place of another in one step."""
-        for number, part in enumerate(self.parts):
-            if number not in self._exchanging:
-                with Directory.open(part) as private:
-                    self._exchanging[number] = fs.can_exchange(private)
-        return frozenset(number for number, can in self._exchanging.items() if can)
+        for number in range(len(self._exchanging), len(self.parts)):
+            with Directory.open(self.parts[number]) as private:
+                self._exchanging.append(fs.can_exchange(private))
+        return frozenset(number for number, can in enumerate(self._exchanging) if can)
 
     # What is made in it.
-
-    @contextmanager
-    def unpacking(self, wheels: Iterable[Path]) -> Iterator[None]:
-        """Within, wheels are unpacked: raises `CommitFailed` if there is no room for them, at once or on the way.
-
-        Any other `OSError` stays what it is.
-        """
-        check_room(self.parts[0], wheels)
-        with unpacking(self.parts[0]):
-            yield
 
     def mirror(self, live: str) -> None:
         """Make the directory that stands for `live` in the stage: what is made in it is as if made there."""
@@ -146,15 +136,22 @@ class Stage:
             attributes.copy_status(target, name, directory, name)
             attributes.set_time(directory, name, time.time_ns())
 
-    def forget(self, live: str) -> None:
-        """Take one file out of the stage."""
-        with staging(live):
-            self._take_out([live])
-
     def drop(self, record: str, others: Iterable[str]) -> None:
         """Take the distribution with this staged RECORD out of the stage, except what the RECORDs `others` list."""
-        with staging(record):
-            self._take_out(self._files_of(record).difference(*map(self._files_of, others)))
+        self.take_out(self._files_of(record).difference(*map(self._files_of, others)))
+
+    def take_out(self, files: Collection[str]) -> None:
+        """Remove `files`, absolute paths in the target, from the stage, with directories that are empty then."""
+        with staging(self.root):
+            for root in self.roots:
+                emptied: set[str] = set()
+                for path in files:
+                    with suppress(FileNotFoundError, NotADirectoryError), _parent_of(root + path) as (directory, name):
+                        if directory.exists(name):
+                            fs.remove(directory, name)
+                            emptied.add(os.path.dirname(path))
+                for path in sorted(emptied, key=len, reverse=True):
+                    _prune(root, path, self._mirrored)
 
     def prune(self) -> None:
         """Take directories out of the stage that nothing was staged in: they would go in with what lies beside them."""
@@ -281,9 +278,9 @@ class Stage:
     # The end of it.
 
     def close(self) -> None:
-        """Delete all that is private. Never raises: what cannot be deleted now is left to the next sweep.
+        """Delete all that is private, unless a journal needs it. What cannot be deleted is left to the next sweep.
 
-        What a journal still needs to undo the change is kept. In a forked child it does nothing.
+        Never raises. In a forked child it does nothing.
         """
         if not self._owner.is_ours:
             return
@@ -310,18 +307,6 @@ class Stage:
         found = {os.path.join(where, name).removeprefix(root) for where, _, names in os.walk(info) for name in names}
         lib_dir = os.path.dirname(os.path.dirname(live))
         return found | {os.path.normpath(os.path.join(lib_dir, path)) for path in listed(root + live)}
-
-    def _take_out(self, files: Collection[str]) -> None:
-        """Remove `files`, absolute paths in the target, from the stage, with directories that are empty then."""
-        for root in self.roots:
-            emptied: set[str] = set()
-            for path in files:
-                with suppress(FileNotFoundError, NotADirectoryError), _parent_of(root + path) as (directory, name):
-                    if directory.exists(name):
-                        fs.remove(directory, name)
-                        emptied.add(os.path.dirname(path))
-            for path in sorted(emptied, key=len, reverse=True):
-                _prune(root, path, self._mirrored)
 
     def _make_parents(self, path: str, like: str) -> None:
         """Make the missing directories of the staged `path` like those that the live file `like` is in."""

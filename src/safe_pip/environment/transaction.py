@@ -253,7 +253,7 @@ class _Commit:
         A command plans under its locks if it has waited long or planned often.
         """
         asked, environment = time.monotonic(), self._transaction.environment
-        also = tuple(removal.tree for removal in self._change.removals)
+        also = tuple(removal.tree for removal in self._change.removals.values())
         with (environment.adding if self._adds else environment.replacing)(self._change.target, also) as held:
             self._transaction._is_locked = True
             try:

@@ -168,14 +168,9 @@ def _clone(old: int, new: int) -> bool:
 def _finish(fd: int, kind: int, second: int) -> None:
     """Give a file that was just made its mode and its time."""
     if kind & EXECUTABLE and sys.platform != "win32":
-        os.fchmod(fd, 0o777 & ~umask() | 0o111)
+        mask = os.umask(0)  # umask(2); another thread may meet none for a moment
+        os.umask(mask)
+        os.fchmod(fd, 0o777 & ~mask | 0o111)
     if kind & SOURCE:
         time = second * 1_000_000_000
         os.utime(fd, ns=(time, time))
-
-
-def umask() -> int:
-    """The umask of this process (umask(2)); another thread may meet none for a moment."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

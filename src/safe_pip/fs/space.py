@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -28,11 +28,10 @@ def needed(wheels: Iterable[Path]) -> int:
     return total
 
 
-def check_room(directory: str, wheels: Iterable[Path]) -> None:
+def check_room(directory: str, wheels: Sequence[Path]) -> None:
     """Raise `CommitFailed`, with nothing changed, if `wheels` unpacked are more than the disk has room for."""
     if sys.platform == "win32":
         return
-    wheels = tuple(wheels)
     found = os.statvfs(directory)
     free = (found.f_bfree if os.geteuid() == 0 else found.f_bavail) * found.f_frsize
     # To look into a wheel of thousands of files takes long, and there is nearly always room.
@@ -44,8 +43,13 @@ def check_room(directory: str, wheels: Iterable[Path]) -> None:
 
 
 @contextmanager
-def unpacking(directory: str) -> Iterator[None]:
-    """Within, the error that the disk is full becomes a `CommitFailed`; other errors are raised unchanged."""
+def unpacking(directory: str, wheels: Sequence[Path] = ()) -> Iterator[None]:
+    """Within, the error that the disk is full becomes a `CommitFailed`; other errors are raised unchanged.
+
+    Raises it at once if there is no room for what is in `wheels`.
+    """
+    if wheels:
+        check_room(directory, wheels)
     try:
         yield
     except OSError as error:

@@ -173,7 +173,7 @@ def _info(original: Any, command: Any, options: Any, args: list[str]) -> Any:
     logger.info(
         textwrap.dedent(f"""\
             Prepared wheels location (safe-pip): {Path(options.cache_dir, "safe-pip", FORMAT)}
-            Prepared wheels size: {format_size(sum(entry.size for entry in entries))}
+            Prepared wheels size: {format_size(sum(entry.listing.size for entry in entries))}
             Number of prepared wheels: {len(entries)}""")
     )
     return result
@@ -184,7 +184,9 @@ def _list(original: Any, command: Any, options: Any, args: list[str]) -> Any:
     result = original(command, options, args)
     entries = _matching(Store.existing(Path(options.cache_dir)), args[0] if args else "*")
     if entries and options.list_format == "human":
-        lines = sorted(f" - {entry.name} ({_made_for(entry)}, {format_size(entry.size)})" for entry in entries)
+        lines = sorted(
+            f" - {entry.listing.wheel} ({_made_for(entry)}, {format_size(entry.listing.size)})" for entry in entries
+        )
         logger.info("\nPrepared wheels (safe-pip):\n")
         logger.info("\n".join(lines))
     return result
@@ -203,15 +205,15 @@ def _remove(original: Any, command: Any, options: Any, args: list[str]) -> Any:
 
     with _filtered(_COMMAND, is_true):
         result = original(command, options, args)
-    removed = [entry for entry in entries if store.remove(entry)]
+    removed = [entry for entry in entries if store.wheels.remove(entry.path.name)]
     if args == ["*"]:
-        for damaged in store.places():
-            store.remove(damaged)
+        for damaged in store.wheels.names():
+            store.wheels.remove(damaged)
     for entry in removed:
         logger.verbose("Removed %s", entry.path)
     store.sweep()
     if entries:
-        size = format_size(sum(entry.size for entry in removed))
+        size = format_size(sum(entry.listing.size for entry in removed))
         kept = len(entries) - len(removed)
         logger.info("Prepared wheels removed: %s (%s)%s", len(removed), size, f", in use: {kept}" if kept else "")
     return result
@@ -222,7 +224,7 @@ def _matching(store: Store | None, pattern: str) -> list[Entry]:
     if store is None:
         return []
     pattern += "*.whl" if "-" in pattern else "-*.whl"
-    return [entry for entry in store.entries() if fnmatch.fnmatch(entry.name, pattern)]
+    return [entry for entry in store.entries() if fnmatch.fnmatch(entry.listing.wheel, pattern)]
 
 
 def _made_for(entry: Entry) -> str:

@@ -15,6 +15,7 @@ from safe_pip.environment.change import Change, Overwritten, Terms
 from safe_pip.environment.snapshot import Snapshot, hides
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import SafePipError, StalePlan
+from safe_pip.fs import space
 from safe_pip.pip_seams.installed import Installed
 from safe_pip.pip_seams.output import KeptBack, kept_until_done
 from safe_pip.pip_seams.scheme import scheme_target
@@ -194,7 +195,7 @@ class Install:
     def _stage(self, original: Any, call: dict[str, Any], change: Change, kept: KeptBack) -> list[Any]:
         """Have the wheels prepared, then have pip install into the stage; on return its results."""
         try:
-            with change.stage.unpacking([Path(each.local_file_path) for each in self._wanted.requirements]):
+            with space.unpacking(change.root, [Path(each.local_file_path) for each in self._wanted.requirements]):
                 self._prepare(change.target)
                 call["requirements"] = self._wanted.requirements
                 if not call["requirements"]:

@@ -17,13 +17,13 @@ from safe_pip import fs
 from safe_pip.environment.access import Target
 from safe_pip.errors import Mismatch
 from safe_pip.fs import Directory
-from safe_pip.fs.bulk import BYTECODE, COMPILED, LinkMode
+from safe_pip.fs.bulk import BYTECODE, COMPILED, Damaged, LinkMode
 from safe_pip.locking.holders import Holder
 from safe_pip.messages import Reporter
 from safe_pip.pip_seams.seam import Seam, SeamBroken
 from safe_pip.store import compile
 from safe_pip.store.prepare import Preparing
-from safe_pip.store.wheels import Damaged, Entry, Store
+from safe_pip.store.wheels import Entry, Store
 
 _WHEEL = "pip._internal.operations.install.wheel"
 SAVE = Seam(_WHEEL, "ZipBackedFile.save", ("self",))
@@ -56,8 +56,6 @@ class PreparedWheels:
         self._preparing: Preparing | None = None
         self.turn = ExitStack()
         """Closed when what was staged is in its place, or will never be."""
-        self.show_progress: Callable[[], None] = lambda: None
-        """Tells commands that wait for their turn that something was staged."""
         self._entries: dict[Path, Entry] = {}
         self._copied: Copied | None = None
         """The wheel that pip is at work on."""
@@ -102,10 +100,12 @@ class PreparedWheels:
         """
         if self._preparing is not None and self._entries:
             names = sorted(entry.path.name for entry in self._entries.values())
-            turn = self._preparing.take_turn("\n".join((*map(str, target.trees), *names)), is_over)
-            if turn is not None:
-                self.turn.callback(turn.close)
-                self.show_progress = turn.show_progress
+            self._preparing.take_turn("\n".join((*map(str, target.trees), *names)), is_over, self.turn)
+
+    def show_progress(self) -> None:
+        """Tell commands that wait for their turn that something was staged."""
+        if self._preparing is not None:
+            self._preparing.show_progress()
 
     def notices(self, options: Any) -> list[str]:
         """What `-v` says."""

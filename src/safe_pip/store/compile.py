@@ -1,11 +1,9 @@
 """Sources become bytecode: in this process and, where there is much of it and cores are idle, in child interpreters.
 
-The result is what pip makes with the standard library's compileall, header included: `.pyc` files of this interpreter,
-at its level of optimisation, in `__pycache__` beside their sources.
+The result is what pip makes with the standard library's compileall, header included.
 
-Children change nothing on a disk: they get paths and send bytecode back. So nothing is written after this process has
-died, and no child is ever waited for. This process compiles small sources while the children begin with large ones; at
-the end it compiles itself what a killed, stopped or slow child has not sent.
+Children change nothing on a disk: they get paths and send bytecode back. This process compiles small sources while the
+children begin with large ones; at the end it compiles itself what a killed, stopped or slow child has not sent.
 
 `py_compile` and `fcntl` are imported where they are used: most wheels need neither.
 """
@@ -78,8 +76,7 @@ def idle_cores() -> int:
     """How many more processes can run at this moment without taking a core from another.
 
     The bounds are the CPUs that this process may run on (sched_setaffinity(2)). What counts against them are the tasks
-    that run or want to run now (proc(5), `loadavg`): a load average is of the last minute, when a parallel build had
-    not begun or had not ended. It stands in where there is no such number.
+    that run or want to run now (proc(5), `loadavg`), or the load average, which is of the last minute.
     """
     if sys.platform == "win32":  # a pipe cannot be looked into there
         return 0
@@ -100,10 +97,9 @@ def idle_cores() -> int:
 def compile_sources(files: Sequence[Source], *, beat: Callable[[], None]) -> dict[str, str]:
     """Write the bytecode of each source, none of which has any; `beat` is called after each.
 
-    On return every source has its bytecode but those in the result: by path, what py_compile said of it (compileall
-    prints it below the line "*** Error compiling '<path>'..."). The headers have the time and size that the sources
-    have now. Raises `OSError` if a source cannot be read or bytecode cannot be written. Then, and after a crash, that
-    of some sources is there, that of one perhaps in part; nothing is written any more.
+    On return every source has its bytecode but those in the result: by path, what py_compile said of it. Raises
+    `OSError` if a source cannot be read or bytecode cannot be written. Then, and after a crash, that of some sources is
+    there, that of one perhaps in part; nothing is written any more.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

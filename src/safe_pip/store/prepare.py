@@ -1,11 +1,9 @@
 """A wheel becomes an entry of the store: one process prepares it, and the others wait or help themselves.
 
 A process that finds a wheel neither prepared nor being prepared takes its mutex and prepares it. If the wheel is being
-prepared, the process goes on with its other wheels and comes back. A process holds no mutex while it waits, so there
-are no deadlocks; the kernel drops the mutex of a killed one. If a process sees that nothing happens (`Heartbeat`), it
-prepares the wheel aside; of two entries the second one is discarded.
-
-`resource` is imported where it is used: Windows has none.
+prepared, the process goes on with its other wheels and comes back. It holds no mutex while it waits, so there are no
+deadlocks. If it sees that nothing happens (`Heartbeat`), it prepares the wheel aside; of two entries the second one is
+discarded. `resource` is imported where it is used: Windows has none.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -67,13 +65,13 @@ class Preparing:
         self._limit = limit
         self._waiting = waiting
         self._has_made = self._has_told = False
+        self._turn: flock.Descriptor | None = None
 
     def prepare(self, wheels: Iterable[Path], unneeded: Callable[[], Collection[Path]]) -> dict[Path, Entry]:
         """Have these wheels in the store; on return the entries, held. A wheel without one is left to the installer.
 
-        `unneeded` is asked, before each wait, which wheels are not needed any more. Of more entries than a process
-        should hold the rest is not held: call `hold` for each when it is used. Raises no `OSError`; if it raises
-        anything, nothing is held and nothing half made is left.
+        `unneeded` is asked, before each wait, which wheels are not needed any more. Of many entries only the first are
+        held: call `hold` for each when it is used. Raises no `OSError`; if it raises, nothing is held or half made.
         """
         found: dict[Path, Entry] = {}
         self._store.sweep()
@@ -110,36 +108,36 @@ class Preparing:
         if self._has_made:
             self._store.keep_below(self._limit)
 
-    def take_turn(self, what: str, is_over: Callable[[], bool]) -> InstallSlot | None:
-        """Wait until no other process does `what`; on return none begins it before the slot is closed.
+    def take_turn(self, what: str, is_over: Callable[[], bool], turn: ExitStack) -> None:
+        """Wait until no other process does `what`; on return none begins it before `turn` is closed.
 
-        `is_over` is asked when the slot is granted after a wait, and after each second of waiting; if others have done
-        it by then, None is returned. A process that does nothing is not waited for any longer. If `is_over` raises, no
-        slot is held.
+        `is_over` is asked when the turn is granted, and after each second of waiting: if others have done it by then,
+        there is no turn to wait for. A process that does nothing is not waited for any longer.
         """
         key = hashlib.sha256(os.fsencode(what)).hexdigest()
         heartbeat: Heartbeat | None = None
         while True:
-            slot = InstallSlot()
-            try:
-                held = slot.take(self._mutex(key, 0 if heartbeat is None else _PATIENCE))
-            except (OSError, UnusableEnvironment) as error:
-                slot.close()
-                self.refused, self._takes = error, False
-                return slot
-            try:
+            with ExitStack() as taken:
+                try:
+                    held = taken.enter_context(self._mutex(key, 0 if heartbeat is None else _PATIENCE))
+                except (OSError, UnusableEnvironment) as error:
+                    self.refused, self._takes = error, False
+                    return
                 if (held is not None or heartbeat is not None) and is_over():
-                    slot.close()
-                    return None
-            except BaseException:
-                slot.close()
-                raise
-            if held is not None or (heartbeat is not None and heartbeat.look()):
-                return slot
+                    return
+                if held is not None or (heartbeat is not None and heartbeat.look()):
+                    self._turn = held
+                    turn.push(taken.pop_all())
+                    return
             if heartbeat is None:
                 heartbeat = Heartbeat(self._store, key)
             else:
                 self._tell("install the same", key)
+
+    def show_progress(self) -> None:
+        """Show processes that wait for the turn of this one that it works."""
+        if self._turn is not None:
+            fs.touch(self._turn.path)
 
     def renew(self, wheel: Path, damaged: Entry) -> Entry | None:
         """Remove an entry that is not as it was prepared, and make it again."""
@@ -261,29 +259,6 @@ class Preparing:
             raise Unpreparable("larger than the store may become")
 
 
-class InstallSlot:
-    """Keeps other processes from doing the same thing, until it is closed, its process ends, or does nothing."""
-
-    def __init__(self) -> None:
-        self._held: flock.Descriptor | None = None
-        self._closing = ExitStack()
-
-    def take(self, mutex: AbstractContextManager[flock.Descriptor | None]) -> flock.Descriptor | None:
-        """Enter `mutex`; on return its lock, None if that was not granted in time."""
-        self._held = self._closing.enter_context(mutex)
-        return self._held
-
-    def show_progress(self) -> None:
-        """Show those who wait that this process works."""
-        if self._held is not None:
-            fs.touch(self._held.path)
-
-    def close(self) -> None:
-        """Let the next process begin."""
-        self._closing.close()
-        self._held = None
-
-
 def _most_held() -> int:
     """As many entries as leave a process three quarters of its descriptors; each entry takes one."""
     if sys.platform == "win32":
@@ -319,11 +294,10 @@ class Beat:
 class Heartbeat:
     """One wait for the process that has the mutex `key`: does it still work? Asked once a second.
 
-    It shows that itself, by the time of the mutex, after each file or distribution. But some modules take longer than a
-    second to compile, some wheels to copy, and everything takes longer on a busy machine. So it also counts if the
-    kernel saw the process compute, or finds it ready to run. That does not count for ever: the process might compute
-    nothing of use, and every wait has to end. One idle second is not enough: a machine that is suspended stops the
-    process and those that wait alike, and these may go on first.
+    It shows that itself, by the time of the mutex, after each file or distribution. Some modules take longer than a
+    second to compile, so it also counts if the kernel saw the process compute, or finds it ready to run; not for ever,
+    because every wait has to end. One idle second is not enough: a machine that is suspended stops the process and
+    those that wait alike, and these may go on first.
     """
 
     def __init__(self, store: Store, key: str) -> None:

@@ -17,7 +17,7 @@ from safe_pip.errors import Mismatch
 from safe_pip.fs import Directory, bulk
 from safe_pip.store.compile import Source, compile_sources
 from safe_pip.store.verify import verify_unpacked
-from safe_pip.store.wheels import FILES, Listed, Listing, on_disk
+from safe_pip.store.wheels import FILES, Listing, on_disk
 
 KEYS = ("purelib", "platlib", "headers", "scripts", "data")
 """What `.data` of a wheel may have directories for (PyPA, "Binary distribution format")."""
@@ -65,8 +65,8 @@ class Unpacking:
             if compiles:
                 self._compile(directory)
         size = on_disk(file[1] for files in self._files.values() for file in files)
-        listed: dict[str, list[Listed]] = {group: list(files) for group, files in self._files.items()}
-        return Listing(wheel, self._second, size, bulk.umask(), listed)
+        listed: dict[str, list[bulk.Listed]] = {group: list(files) for group, files in self._files.items()}
+        return Listing(wheel, self._second, size, listed)
 
     def _unpack(self, root: Directory, wheel: str) -> None:
         bulk.make_parents(root, self._members)

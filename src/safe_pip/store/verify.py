@@ -21,12 +21,11 @@ _RECORD = re.compile(rf"[^/]+\.dist-info/{RECORD}")
 # RECORD cannot list its own signatures.
 _UNLISTED = (RECORD, "RECORD.jws", "RECORD.p7s")
 _ACCEPTED = hashlib.algorithms_guaranteed - {"md5", "sha1", "sha224", "sha3_224", "shake_128", "shake_256"}
-_REWRITTEN = b"#!python"
 _NAMED = 3
 
 
 def verify(wheel: Path, lib_dir: str, scheme: Mapping[str, str], compiled: Collection[str] = ()) -> None:
-    """Compare every staged file of `wheel` with the wheel's RECORD; raises `Mismatch`.
+    """Compare every file of `wheel`, as staged, with the wheel's RECORD; raises `Mismatch`. Scripts: as in the wheel.
 
     `lib_dir` and the directories of `scheme` (purelib, platlib, scripts, data, headers) are those of the stage.
     `compiled` is the bytecode that was made there from this wheel's sources, perhaps over the wheel's own. Call this
@@ -72,7 +71,6 @@ class _Wheel:
         self._names = list(dict.fromkeys(name for name in archive.namelist() if not name.endswith("/")))
         found = list(filter(_RECORD.fullmatch, self._names))
         self._info = found[0].partition("/")[0] if len(found) == 1 else ""
-        self._scripts: set[str] = set()
 
     def problems(self) -> Iterator[str]:
         """What is wrong, one phrase for each file."""
@@ -94,44 +92,22 @@ class _Wheel:
     def _places(self) -> dict[str, str]:
         """Where each file of the archive is staged unchanged. Files whose place another file took are left out.
 
-        Files of `.data` are installed after the others, scripts last.
+        Files of `.data` are installed after the others. Of scripts the installer rewrites some, and leaves out others.
         """
         at: dict[str, str] = {}
-        data: list[str] = []
         replaced = {f"{self._info}/{name}" for name in records.OF_THE_INSTALLATION}
-        for name in self._names:
-            top, _, rest = name.partition("/")
+        for name in sorted(self._names, key=lambda name: name.partition("/")[0].endswith(".data")):
+            top, _, below = os.path.normpath(name).partition(os.sep)
             if not top.endswith(".data"):
-                at[os.path.join(self._lib_dir, os.path.normpath(name))] = name
-            elif rest.startswith("scripts/"):
-                self._scripts.add(name)
-            else:
-                data.append(name)
-        wrappers = self._wrappers() if self._scripts else set()
-        data += [name for name in self._names if name in self._scripts and _entry_point(name) not in wrappers]
-        for name in data:
-            _, key, below = os.path.normpath(name).split(os.sep, 2)
-            at[os.path.join(self._scheme[key], below)] = name
+                at[os.path.join(self._lib_dir, top, below)] = name
+            elif not below.startswith("scripts/"):
+                key, _, below = below.partition(os.sep)
+                at[os.path.join(self._scheme[key], below)] = name
         return {
             name: path
             for path, name in at.items()
             if name not in replaced and not (path.endswith(".pyc") and os.path.normpath(path) in self._compiled)
         }
-
-    def _wrappers(self) -> set[str]:
-        """The names of entry points: the installer makes a script of such a name, and does not unpack one."""
-        found: set[str] = set()
-        listing = f"{self._info}/entry_points.txt"
-        if listing not in self._names:
-            return found
-        section = ""
-        for line in self._archive.read(listing).decode().splitlines():
-            line = line.strip()
-            if line.startswith("["):
-                section = line.strip("[]").strip()
-            elif "=" in line and not line.startswith("#") and section in ("console_scripts", "gui_scripts"):
-                found.add(line.partition("=")[0].strip())
-        return found
 
     def _problem(self, row: Row, path: str | None) -> str:
         """What is wrong with one file; empty if nothing is."""
@@ -141,12 +117,6 @@ class _Wheel:
         if name in self._unpacked and row.algorithm in ("", "sha256"):
             length, hexadecimal = self._unpacked[name]
             return _difference(row, length, bytes.fromhex(hexadecimal)) if row.digest else ""
-        if path is not None and name in self._scripts:
-            content = self._archive.read(name)
-            if content.startswith(_REWRITTEN):
-                if not _has_rest(path, content):
-                    return "was not unpacked as it is"
-                path = None
         if not row.digest:
             is_staged = path is None or _content(path) == self._archive.read(name)
             return "" if is_staged else "was not unpacked as it is"
@@ -167,23 +137,8 @@ def _difference(row: Row, length: int, digest: bytes) -> str:
     return "" if not row.size or row.size == str(length) else f"has {length} bytes and not {row.size}"
 
 
-def _entry_point(name: str) -> str:
-    """The entry point that a script of this name would be the wrapper of."""
-    name = name.rpartition("/")[2]
-    for suffix in (".exe", "-script.py", ".pya"):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
-
-
 def _content(path: str) -> bytes | None:
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
         return None
-
-
-def _has_rest(path: str, content: bytes) -> bool:
-    """Whether a file is the script `content` with only its first line, which names the interpreter, rewritten."""
-    found = _content(path)
-    return found is not None and found.startswith(b"#!") and found.partition(b"\n")[2] == content.partition(b"\n")[2]

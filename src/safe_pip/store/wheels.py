@@ -4,7 +4,7 @@ An entry (`locking.entries`) is a directory `wheels/<key>` with `files/`, the tr
 `listing`, which has size and digest of every file, and its own digest. Entries are made in `aside/`. `making/<key>` is
 the mutex of the process that makes an entry (`prepare`), `seconds/<n>` says that n is the time of an entry's sources.
 
-The store can be made again from wheels, so a damaged entry is not an error: it counts as absent.
+A damaged entry is not an error: it counts as absent.
 """
 
 import contextlib
@@ -24,8 +24,6 @@ from safe_pip.fs.bulk import BYTECODE, Damaged, LinkMode, Listed, copy_files, ma
 from safe_pip.locking import flock
 from safe_pip.locking.entries import Entries, hold
 
-__all__ = ["Damaged", "Entry", "Listed", "Listing", "Store"]
-
 FORMAT = "prepared-v1"
 FILES, LISTING = "files", "listing"
 _OLD = 24 * 3600.0
@@ -41,8 +39,6 @@ class Listing(NamedTuple):
     """The modification time of its sources, in seconds. No other entry has the same."""
     size: int
     """The bytes that it takes on the disk."""
-    umask: int
-    """The umask that its files were made with."""
     files: dict[str, list[Listed]]
 
     def encode(self) -> bytes:
@@ -72,16 +68,6 @@ class Entry(NamedTuple):
     path: Path
     listing: Listing
     held: flock.Descriptor | None = None
-
-    @property
-    def name(self) -> str:
-        """The file name of the wheel that it was made of."""
-        return self.listing.wheel
-
-    @property
-    def size(self) -> int:
-        """The bytes that it takes on the disk, about."""
-        return self.listing.size
 
     def close(self) -> None:
         """Let it go: it may be removed now."""
@@ -138,17 +124,18 @@ class Store(NamedTuple):
             return None
         try:
             with _opened(place / LISTING) as file:
-                entry = Entry(place, Listing.decode(file.read()), held)
+                listing = Listing.decode(file.read())
         except (OSError, Damaged, ValueError, TypeError):
             self.wheels.discard(held)
             return None
         fs.touch(place)
-        return entry
+        return Entry(place, listing, held)
 
     def entries(self) -> list[Entry]:
         """All entries, the least recently used first, none of them held, and without files in their listings."""
         found = []
-        for place in self.places():
+        for name in self.wheels.names():
+            place = self.wheels.directory / name
             with contextlib.suppress(OSError, ValueError, TypeError):
                 with _opened(place / LISTING) as file:
                     file.readline()
@@ -156,29 +143,19 @@ class Store(NamedTuple):
                 found.append((os.stat(place).st_mtime, Entry(place, Listing(**head))))
         return [entry for _, entry in sorted(found, key=lambda each: (each[0], each[1].path))]
 
-    def places(self) -> list[Path]:
-        """Where entries are, damaged ones included."""
-        return [self.wheels.directory / name for name in sorted(self.wheels.names())]
-
-    def remove(self, entry: Entry | Path) -> bool:
-        """Remove an entry unless it is in use; on return whether it is gone."""
-        return self.wheels.remove(entry.path.name if isinstance(entry, Entry) else entry.name)
-
     def keep_below(self, limit: int) -> None:
         """Remove damaged entries, then the least recently used ones, until all take no more than `limit` bytes.
 
         Entries in use stay.
         """
         entries = self.entries()
-        for place in {*self.places()} - {entry.path for entry in entries}:
-            if entry := self.find(place.name):
+        for name in {*self.wheels.names()} - {entry.path.name for entry in entries}:
+            if entry := self.find(name):
                 entry.close()
-        size = sum(entry.size for entry in entries)
+        size = sum(entry.listing.size for entry in entries)
         for entry in entries:
-            if size <= limit:
-                return
-            if self.remove(entry):
-                size -= entry.size
+            if size > limit and self.wheels.remove(entry.path.name):
+                size -= entry.listing.size
 
     def sweep(self) -> None:
         """Remove what dead processes left: half-made entries, and mutexes that no process holds."""

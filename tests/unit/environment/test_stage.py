@@ -490,7 +490,7 @@ def test_a_file_is_staged_like_the_one_in_the_target(home: Path, stage: Stage) -
         old, new = live.stat(), path.stat()
         assert (new.st_mode, new.st_uid, new.st_gid) == (old.st_mode, old.st_uid, old.st_gid)
         assert new.st_mtime_ns >= old.st_mtime_ns
-    stage.forget(str(live))
+    stage.take_out([str(live)])
     assert not path.exists()
     assert path.parent.is_dir()
     assert live.read_text() == "one\ntwo\n"
@@ -781,7 +781,7 @@ def test_wheels_for_which_there_is_no_room_are_refused_before_they_are_unpacked(
     tmp_path: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     big = wheel(tmp_path / "a.whl", 1_000_000)
-    with stage.unpacking([big]):
+    with space.unpacking(stage.root, [big]):
         pass
     real = os.statvfs(tmp_path)
 
@@ -793,24 +793,24 @@ def test_wheels_for_which_there_is_no_room_are_refused_before_they_are_unpacked(
     monkeypatch.setattr(os, "statvfs", lambda path: Full())
     with (
         pytest.raises(CommitFailed, match=r"not enough space .*: 1.0 MB are needed, 1.0 MB are free") as caught,
-        stage.unpacking([big]),
+        space.unpacking(stage.root, [big]),
     ):
         pytest.fail("it was not refused")
     assert caught.value.state is State.UNCHANGED
     Full.f_bfree = Full.f_bavail = 1001
-    with stage.unpacking([big]):
+    with space.unpacking(stage.root, [big]):
         pass
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_disk_that_is_full_while_unpacking_ends_it_the_same_way(stage: Stage, number: int) -> None:
-    with pytest.raises(CommitFailed, match="not enough space") as caught, stage.unpacking([]):
+    with pytest.raises(CommitFailed, match="not enough space") as caught, space.unpacking(stage.root, []):
         raise OSError(number, "full")
     assert caught.value.state is State.UNCHANGED
 
 
 def test_another_error_while_unpacking_stays_what_it_is(stage: Stage) -> None:
-    with pytest.raises(OSError) as caught, stage.unpacking([]):
+    with pytest.raises(OSError) as caught, space.unpacking(stage.root, []):
         raise OSError(errno.ENAMETOOLONG, "too long")
     assert caught.value.errno == errno.ENAMETOOLONG
 
@@ -832,7 +832,7 @@ def test_every_change_that_is_refused_is_an_error_of_ours_and_leaves_nothing(hom
         stage.sync()
         stage.reset()
         stage.move_to_part(f"{stage.root}{home}/x.py", stage.add_part(str(elsewhere)))
-        stage.forget(str(home / "x.py"))
+        stage.take_out([str(home / "x.py")])
 
     stage = Stage.open(home)
     with disk.record() as changes:

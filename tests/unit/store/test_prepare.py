@@ -6,6 +6,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,13 @@ def tool(store: Store, waiting: Callable[..., None] = lambda what, holders: None
     return Preparing(store, None, limit=10**9, waiting=waiting)
 
 
+def take_turn(tool: Preparing, what: str, is_over: Callable[[], bool]) -> ExitStack:
+    """What the turn of a process lasts until it is closed, if it has one."""
+    turn = ExitStack()
+    tool.take_turn(what, is_over, turn)
+    return turn
+
+
 def not_yet() -> bool:
     return False
 
@@ -40,19 +48,17 @@ def is_free(store: Store) -> bool:
 
 
 def test_a_process_without_competitors_gets_its_turn_at_once_and_leaves_nothing(store: Store) -> None:
-    turn = tool(store).take_turn("this", not_yet)
-    assert turn is not None
-    turn.show_progress()
+    process = tool(store)
+    turn = take_turn(process, "this", not_yet)
+    process.show_progress()
     assert not is_free(store)
     turn.close()
-    turn.show_progress()
+    process.show_progress()
     assert is_free(store)
 
 
 def test_an_install_of_something_else_is_not_waited_for(store: Store) -> None:
-    first, second = tool(store).take_turn("this", not_yet), tool(store).take_turn("that", not_yet)
-    assert first is not None
-    assert second is not None
+    first, second = take_turn(tool(store), "this", not_yet), take_turn(tool(store), "that", not_yet)
     first.close()
     second.close()
 
@@ -73,29 +79,26 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 
 def test_a_process_that_finds_the_work_done_after_waiting_has_no_turn(store: Store, begun: threading.Event) -> None:
-    first = tool(store).take_turn("this", not_yet)
-    assert first is not None
-    found: list[object] = []
-    waiting = threading.Thread(target=lambda: found.append(tool(store).take_turn("this", lambda: True)))
+    first = take_turn(tool(store), "this", not_yet)
+    found: list[ExitStack] = []
+    waiting = threading.Thread(target=lambda: found.append(take_turn(tool(store), "this", lambda: True)))
     waiting.start()
     begun.wait()
     first.close()
     waiting.join()
-    assert found == [None]
+    assert len(found) == 1
     assert is_free(store)
 
 
 def test_a_process_that_finds_the_work_not_done_has_the_next_turn(store: Store, begun: threading.Event) -> None:
-    first = tool(store).take_turn("this", not_yet)
-    assert first is not None
-    found: list[prepare.InstallSlot | None] = []
-    waiting = threading.Thread(target=lambda: found.append(tool(store).take_turn("this", not_yet)))
+    first = take_turn(tool(store), "this", not_yet)
+    found: list[ExitStack] = []
+    waiting = threading.Thread(target=lambda: found.append(take_turn(tool(store), "this", not_yet)))
     waiting.start()
     begun.wait()
     first.close()
     waiting.join()
     (turn,) = found
-    assert turn is not None
     assert not is_free(store)
     turn.close()
     assert is_free(store)
@@ -103,11 +106,9 @@ def test_a_process_that_finds_the_work_not_done_has_the_next_turn(store: Store, 
 
 def test_an_idle_process_is_not_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare, "_PATIENCE", 0.0)
-    first = tool(store).take_turn("this", not_yet)
-    assert first is not None
-    turn = tool(store).take_turn("this", not_yet)
-    assert turn is not None
-    turn.show_progress()
+    first, process = take_turn(tool(store), "this", not_yet), tool(store)
+    turn = take_turn(process, "this", not_yet)
+    process.show_progress()
     turn.close()
     assert not is_free(store)
     first.close()
@@ -123,11 +124,10 @@ def test_an_idle_process_is_not_waited_for(store: Store, monkeypatch: pytest.Mon
     ],
 )
 def test_a_working_process_is_waited_for_until_it_stops_working(store, monkeypatch, seen: str) -> None:
-    first, looks = tool(store).take_turn("this", not_yet), iter(seen)
+    first, looks = take_turn(tool(store), "this", not_yet), iter(seen)
     waits(monkeypatch)
     monkeypatch.setattr(holders, "work_at", lambda path: (work(next(looks)),))
-    turn = tool(store).take_turn("this", not_yet)
-    assert turn is not None
+    turn = take_turn(tool(store), "this", not_yet)
     assert [*looks] == []
     turn.close()
     first.close()
@@ -139,11 +139,10 @@ def work(seen: str) -> Work:
 
 
 def test_a_process_without_a_result_for_a_minute_is_not_waited_for(store, monkeypatch) -> None:
-    first, count = tool(store).take_turn("this", not_yet), itertools.count()
+    first, count = take_turn(tool(store), "this", not_yet), itertools.count()
     waits(monkeypatch)
     monkeypatch.setattr(holders, "work_at", lambda path: (Work(1, f"{next(count)}", is_busy=False),))
-    turn = tool(store).take_turn("this", not_yet)
-    assert turn is not None
+    turn = take_turn(tool(store), "this", not_yet)
     assert next(count) == prepare.LONGEST + 2
     turn.close()
     first.close()
@@ -155,8 +154,7 @@ def test_without_a_place_for_turns_every_process_continues(store: Store, monkeyp
 
     monkeypatch.setattr(Store, "mutex", refuse)
     tools = tool(store)
-    turn = tools.take_turn("this", lambda: True)
-    assert turn is not None
+    turn = take_turn(tools, "this", lambda: True)
     turn.close()
     assert isinstance(tools.refused, PermissionError)
 
@@ -168,7 +166,7 @@ def test_a_process_that_comes_just_after_the_work_was_done_has_no_turn(store: St
         asked.append(is_free(store))
         return True
 
-    assert tool(store).take_turn("this", is_over) is None
+    take_turn(tool(store), "this", is_over)
     assert asked == [False], "another one could have begun while it was asked"
     assert is_free(store)
 
@@ -178,12 +176,12 @@ def test_a_process_whose_question_fails_has_no_turn(store: Store) -> None:
         raise RuntimeError("what was planned cannot be done any more")
 
     with pytest.raises(RuntimeError):
-        tool(store).take_turn("this", fail)
+        take_turn(tool(store), "this", fail)
     assert is_free(store)
 
 
 def test_a_turn_that_ends_just_when_another_one_begins_to_wait_is_followed_by_his(store, monkeypatch) -> None:
-    first, wait_lock = tool(store).take_turn("this", not_yet), flock.wait_lock
+    first, wait_lock = take_turn(tool(store), "this", not_yet), flock.wait_lock
 
     def refuse(descriptor: flock.Descriptor, *, exclusive: bool, seconds: float) -> bool:
         monkeypatch.setattr(flock, "wait_lock", wait_lock)
@@ -191,7 +189,7 @@ def test_a_turn_that_ends_just_when_another_one_begins_to_wait_is_followed_by_hi
         return False
 
     monkeypatch.setattr(flock, "wait_lock", refuse)
-    turn = tool(store).take_turn("this", not_yet)
+    turn = take_turn(tool(store), "this", not_yet)
     assert not is_free(store)
     turn.close()
     assert is_free(store)
@@ -220,32 +218,31 @@ def telling(store: Store, told: list[str]) -> Preparing:
 
 
 def test_a_wait_of_more_than_a_second_for_a_turn_is_reported_once(store, telling, told, monkeypatch) -> None:
-    first = tool(store).take_turn("this", not_yet)
+    first = take_turn(tool(store), "this", not_yet)
     times = iter(range(1, 9))
 
     def show_progress() -> None:
         os.utime(store.path / "making" / os.listdir(store.path / "making")[0], (next(times),) * 2)
 
     waits(monkeypatch, show_progress, show_progress, show_progress, first.close)
-    turn = telling.take_turn("this", not_yet)
+    turn = take_turn(telling, "this", not_yet)
     assert told == ["install the same"]
     turn.close()
 
 
 def test_a_wait_of_at_most_a_second_is_not_reported(store, telling, told, monkeypatch) -> None:
-    first = tool(store).take_turn("this", not_yet)
+    first = take_turn(tool(store), "this", not_yet)
     waits(monkeypatch, first.close)
-    turn = telling.take_turn("this", not_yet)
+    turn = take_turn(telling, "this", not_yet)
     assert not is_free(store)
     turn.close()
     assert told == []
 
 
 def test_a_process_that_continues_alone_has_named_the_process_it_waited_for(store, telling, told, monkeypatch) -> None:
-    first = tool(store).take_turn("this", not_yet)
+    first = take_turn(tool(store), "this", not_yet)
     waits(monkeypatch)
-    turn = telling.take_turn("this", not_yet)
-    assert turn is not None
+    turn = take_turn(telling, "this", not_yet)
     assert told == ["install the same"]
     first.close()
     turn.close()

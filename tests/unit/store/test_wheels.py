@@ -133,7 +133,7 @@ def test_what_is_copied_is_imported_from_its_bytecode_under_its_own_name(store, 
 def test_who_asks_again_changes_nothing_but_when_it_was_last_used(store, wheel):
     prepare(store, wheel)[wheel].close()
     with disk.record() as changes:
-        assert prepare(store, wheel)[wheel].name == wheel.name
+        assert prepare(store, wheel)[wheel].listing.wheel == wheel.name
     assert [change.operation for change in changes] == ["touch"]
 
 
@@ -272,7 +272,7 @@ def test_an_entry_that_takes_the_place_of_a_damaged_one_stays(store, wheel, monk
 
 
 def test_a_listing_comes_back_as_it_was():
-    listing = Listing("a-1.whl", 17, 4096, 0o22, {"": [["\udce9\n.py", 1, "00", 2]], "a.data/data": []})
+    listing = Listing("a-1.whl", 17, 4096, {"": [["\udce9\n.py", 1, "00", 2]], "a.data/data": []})
     assert Listing.decode(listing.encode()) == listing
 
 
@@ -293,7 +293,7 @@ def test_a_listing_comes_back_as_it_was():
 def test_what_only_an_installer_can_judge_is_left_to_him(store, tmp_path, names):
     other = OTHER.write_wheel(tmp_path)
     assert prepare(store, packed(tmp_path, *names), other).keys() == {other}
-    assert [entry.name for entry in store.entries()] == [other.name]
+    assert [entry.listing.wheel for entry in store.entries()] == [other.name]
     assert left_in(store) == []
 
 
@@ -350,7 +350,7 @@ def test_a_wheel_that_is_damaged_is_not_prepared(store, wheel, tmp_path, how):
         damaged = made.getvalue()
     wheel.write_bytes(damaged)
     assert prepare(store, wheel, other := OTHER.write_wheel(tmp_path)).keys() == {other}
-    assert [entry.name for entry in store.entries()] == [OTHER.wheel_name]
+    assert [entry.listing.wheel for entry in store.entries()] == [OTHER.wheel_name]
 
 
 def test_a_wheel_larger_than_the_limit_is_not_prepared(store, wheel):
@@ -365,12 +365,12 @@ def test_the_store_stays_below_its_limit_and_the_least_recently_used_goes_first(
         entry.close()
         os.utime(entry.path, (number, number))
     prepare(store, wheels[0])[wheels[0]].close()  # the first one is the last one used
-    one = entry.size
-    assert sum(entry.size for entry in store.entries()) == 3 * one
+    one = entry.listing.size
+    assert sum(entry.listing.size for entry in store.entries()) == 3 * one
     found, tool, _ = trying(store, wheels[3], limit=2 * one)
     found[wheels[3]].close()
     tool.finish()
-    assert {entry.name for entry in store.entries()} == {wheels[0].name, wheels[3].name}
+    assert {entry.listing.wheel for entry in store.entries()} == {wheels[0].name, wheels[3].name}
     assert left_in(store) == []
 
 
@@ -379,11 +379,11 @@ def test_what_is_in_use_is_never_removed(store, wheel, tmp_path):
     other = OTHER.write_wheel(tmp_path)
     prepare(store, other)[other].close()
     store.keep_below(0)
-    assert [entry.name for entry in store.entries()] == [wheel.name]
-    assert not store.remove(used)
+    assert [entry.listing.wheel for entry in store.entries()] == [wheel.name]
+    assert not store.wheels.remove(used.path.name)
     copied(used, tmp_path / "there")
     used.close()
-    assert store.remove(used)
+    assert store.wheels.remove(used.path.name)
     assert store.entries() == []
 
 
@@ -435,7 +435,7 @@ def test_after_a_crash_at_any_change_the_next_one_prepares_it_whole(tmp_path):
         found = attempt(root, wheel)
         assert found.keys() == whole.keys(), k
         store = Store.existing(root)
-        assert [entry.name for entry in store.entries()] == [wheel.name]
+        assert [entry.listing.wheel for entry in store.entries()] == [wheel.name]
         store.sweep()
         assert not list((store.path / "aside").iterdir()), k
 
@@ -462,7 +462,7 @@ def held(store, wheel, monkeypatch):
     """The mutex of `wheel`, held by somebody who does nothing."""
     key = prepare(store, wheel)[wheel]
     key.close()
-    store.remove(key)
+    store.wheels.remove(key.path.name)
     descriptor = flock.Descriptor(store.mutex(key.path.name))
     assert flock.try_lock(descriptor, exclusive=True)
     yield descriptor
@@ -470,7 +470,7 @@ def held(store, wheel, monkeypatch):
 
 
 def test_of_one_who_is_stopped_the_wheel_is_prepared_aside(store, wheel, held, impatient):
-    assert prepare(store, wheel)[wheel].name == wheel.name
+    assert prepare(store, wheel)[wheel].listing.wheel == wheel.name
 
 
 def test_who_waits_longer_than_a_second_for_others_is_told_once_for_which_wheel(store, wheel, held, monkeypatch):
@@ -487,7 +487,7 @@ def test_who_waits_longer_than_a_second_for_others_is_told_once_for_which_wheel(
     monkeypatch.setattr(flock, "wait_lock", second)
     waiting = lambda what, holders: told.append(what)  # noqa: E731
     tool = Preparing(store, compile.key(), limit=10**9, waiting=waiting)
-    assert tool.prepare([wheel], lambda: ())[wheel].name == wheel.name
+    assert tool.prepare([wheel], lambda: ())[wheel].listing.wheel == wheel.name
     assert told == [f"prepare `{wheel.name}`"]
 
 
@@ -496,7 +496,7 @@ def test_before_waiting_others_are_prepared_and_what_nobody_needs_is_left_out(st
     asked = []
 
     def unneeded():
-        asked.append([entry.name for entry in store.entries()])
+        asked.append([entry.listing.wheel for entry in store.entries()])
         return [wheel]
 
     assert prepare(store, wheel, other, unneeded=unneeded).keys() == {other}
@@ -583,7 +583,7 @@ def test_what_is_no_entry_counts_for_nothing_and_goes_when_room_is_made(store, w
     found, tool, _ = trying(store, other)
     found[other].close()
     tool.finish()
-    assert store.places() == [found[other].path]
+    assert store.wheels.names() == [found[other].path.name]
 
 
 # How much there is
@@ -598,17 +598,17 @@ def test_the_limit_holds_for_what_one_command_has_prepared(store, tmp_path):
     for entry in found.values():
         entry.close()
     tool.finish()
-    assert 0 < sum(entry.size for entry in store.entries()) <= 150_000
+    assert 0 < sum(entry.listing.size for entry in store.entries()) <= 150_000
 
 
 def test_what_is_larger_than_the_limit_with_its_bytecode_is_not_kept(store, tmp_path):
     wheel = Project("much", "1", files={f"m{number}.py": "x = 1\n" for number in range(20)}).write_wheel(tmp_path)
     entry = prepare(store, wheel)[wheel]
     entry.close()
-    assert store.remove(entry)
-    assert trying(store, wheel, limit=entry.size - 1)[0] == {}
-    assert store.places() == []
-    assert trying(store, wheel, limit=entry.size)[0].keys() == {wheel}
+    assert store.wheels.remove(entry.path.name)
+    assert trying(store, wheel, limit=entry.listing.size - 1)[0] == {}
+    assert store.wheels.names() == []
+    assert trying(store, wheel, limit=entry.listing.size)[0].keys() == {wheel}
 
 
 def test_one_wheel_that_the_disk_has_no_room_for_hinders_no_other(store, wheel, tmp_path, monkeypatch):
@@ -660,5 +660,5 @@ def test_no_more_are_held_than_leave_descriptors_for_others(store, tmp_path, mon
         assert again.held is not None
         for entry in (*found.values(), again):
             entry.close()
-    assert store.remove(again)
+    assert store.wheels.remove(again.path.name)
     assert tool.hold(again) is None

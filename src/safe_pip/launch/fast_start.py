@@ -29,39 +29,24 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import MAGIC_NUMBER, cache_from_source
 from pathlib import Path
 from types import CodeType, ModuleType, SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 from safe_pip import fs
 
-_FORMAT = 1
+_FORMAT = 2
 MOST = 5000
 """So many are kept of each kind; pip and its libraries have some hundred."""
-_DIGEST = hashlib.sha256().digest_size
 _WORD = 4
 """The size of a word of the matching engine's code, in bytes."""
 _GARBAGE = 50_000
 """The collector looks after so many new objects: a command that lasts a second makes hardly any garbage."""
+_DIGEST = hashlib.sha256().digest_size
+_UNREADABLE = (OSError, ValueError, EOFError, TypeError)
 
 Expression = tuple[bool, str | bytes, int]
 """Whether it is of bytes (`python -bb` forbids comparing them with text), the expression, its flags."""
-
-
-class Program(NamedTuple):
-    """What `_sre.compile` takes besides the expression; the code as words of this machine."""
-
-    flags: int
-    code: bytes
-    groups: int
-    group_index: dict[str, int]
-    index_group: tuple[str | None, ...]
-
-
-class Kept(NamedTuple):
-    """What was compiled: of each expression, and of each source in each mode of `compile`."""
-
-    programs: dict[Expression, Program]
-    sources: dict[tuple[str, str], CodeType]
-
+Program = tuple[int, bytes, int, dict[str, int], tuple[str | None, ...]]
+"""What `_sre.compile` takes besides the expression: flags, the code as words of this machine, groups, their names."""
 
 _is_on = False
 """Whether this process uses what makes a start cheaper."""
@@ -72,9 +57,10 @@ class FastStart:
 
     def __init__(self, file: Path | None, *, copy: Path | None = None, bundle: Path | None = None) -> None:
         """`file` is where the results are kept; None switches everything off. `bundle` is made of the pip in `copy`."""
-        self._copy, self._bundle = copy, bundle
-        self._file = file
-        self._kept = Kept({}, {})
+        self._file, self._copy, self._bundle = file, copy, bundle
+        self._programs: dict[Expression, Program] = {}
+        self._sources: dict[tuple[str, str], CodeType] = {}
+        """The code of each source in each mode of `compile`."""
         self._is_new = False
         self._made: Program | None = None
         self._compiler: Any = None
@@ -94,7 +80,10 @@ class FastStart:
             engine, self._compile = compiler._sre, compiler.compile
             if engine.CODESIZE != _WORD:
                 return
-            self._kept = _read(self._file, _identity(engine))
+            with suppress(*_UNREADABLE):
+                made_for, programs, sources = _unsealed(self._file.read_bytes())
+                if made_for == _identity(engine):
+                    self._programs, self._sources = programs, sources
             recording = SimpleNamespace(**vars(engine))
             recording.compile = self._record
             self._compiler, self._engine = compiler, engine
@@ -113,13 +102,10 @@ class FastStart:
             self._compiler._sre, self._compiler.compile = self._engine, self._compile
             del vars(collections)["eval"], vars(dataclasses)["exec"]
             self._compiler = None
-            if self._is_new and all(len(kept) <= MOST for kept in self._kept):
-                programs = {expression: tuple(program) for expression, program in self._kept.programs.items()}
-                kept: Any = (_identity(self._engine), programs, self._kept.sources)
-                content = marshal.dumps(kept)
+            if self._is_new and max(len(self._programs), len(self._sources)) <= MOST:
                 with suppress(OSError):
                     assert self._file is not None
-                    fs.replace(self._file, hashlib.sha256(content).digest() + content)
+                    fs.replace(self._file, _sealed(_identity(self._engine), self._programs, self._sources))
         if not gc.isenabled():
             gc.freeze()  # What was imported stays; the collector need not look at it again.
             gc.set_threshold(_GARBAGE)
@@ -130,40 +116,32 @@ class FastStart:
         if pattern.__class__ is not str and pattern.__class__ is not bytes:
             return self._compile(pattern, flags)
         expression = (pattern.__class__ is bytes, pattern, int(flags))
-        kept = self._kept.programs.get(expression)
+        kept = self._programs.get(expression)
         if kept is not None:
             all_flags, code, *rest = kept
             return self._engine.compile(pattern, all_flags, memoryview(code).cast("I").tolist(), *rest)
         self._made = None
         found = self._compile(pattern, flags)
         if self._made is not None:
-            self._kept.programs[expression] = self._made
+            self._programs[expression] = self._made
             self._is_new = True
         return found
 
-    def _record(
-        self,
-        pattern: Any,
-        flags: int,
-        code: list[int],
-        groups: int,
-        group_index: dict[str, int],
-        index_group: tuple[str | None, ...],
-    ) -> Any:
+    def _record(self, pattern: Any, flags: int, code: list[int], groups: int, names: Any, numbers: Any) -> Any:
         """In the engine's place while `re` compiles."""
         words = b"".join(int(word).to_bytes(_WORD, sys.byteorder) for word in code)
-        self._made = Program(int(flags), words, groups, dict(group_index), index_group)
-        return self._engine.compile(pattern, flags, code, groups, group_index, index_group)
+        self._made = (int(flags), words, groups, dict(names), numbers)
+        return self._engine.compile(pattern, flags, code, groups, names, numbers)
 
     def _running(self, mode: str, run: Callable[..., Any]) -> Callable[..., Any]:
         """In place of `eval` or `exec` of a text."""
 
         def running(source: Any, *namespaces: Any) -> Any:
             if source.__class__ is str:
-                kept = self._kept.sources.get((mode, source))
+                kept = self._sources.get((mode, source))
                 if kept is None:
                     kept = compile(source, "<string>", mode, dont_inherit=True)
-                    self._kept.sources[mode, source] = kept
+                    self._sources[mode, source] = kept
                     self._is_new = True
                 source = kept
             return run(source, *namespaces)
@@ -176,25 +154,24 @@ def _identity(engine: Any) -> tuple[object, ...]:
     return (_FORMAT, sys.version, sys.byteorder, engine.MAGIC, sys.flags.optimize)
 
 
-def _read(file: Path, identity: tuple[object, ...]) -> Kept:
-    """What is kept; nothing if the file is damaged, or another interpreter's."""
-    with suppress(OSError, ValueError, EOFError, TypeError):
-        content = file.read_bytes()
-        if hashlib.sha256(content[_DIGEST:]).digest() == content[:_DIGEST]:
-            made_for, programs, sources = marshal.loads(content[_DIGEST:])
-            if made_for == identity:
-                return Kept(programs, sources)
-    return Kept({}, {})
+def _sealed(*content: Any) -> bytes:
+    """The digest of the content, and the content."""
+    data = marshal.dumps(content)
+    return hashlib.sha256(data).digest() + data
 
 
-# pip's modules from one file.
+def _unsealed(data: bytes) -> Any:
+    """The content; raises one of `_UNREADABLE` if the data is damaged."""
+    if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
+        raise ValueError("damaged")
+    return marshal.loads(data[_DIGEST:])
 
-_BUNDLE_FORMAT = 1
+
+# pip's modules from one file: the length of its head in so many bytes, the head with its digest, and the code.
+
 _BEFORE_CODE = 16
 """So many bytes of a file of bytecode are not code (PEP 552)."""
 _LENGTH = 8
-_DIGEST = hashlib.sha256().digest_size
-"""A bundle is the length of its table in so many bytes, the table's digest, the table, and the code."""
 
 Place = tuple[str, bool, int, int]
 """Of one module: its source, relative to the copy; whether it is a package; offset and size of its code, in bytes."""
@@ -217,8 +194,8 @@ def make_bundle(copy: Path, file: Path) -> None:
             name = ".".join(relative.parent.parts if is_package else relative.with_suffix("").parts)
             table[name] = (str(relative), is_package, len(code), len(content) - _BEFORE_CODE)
             code += content[_BEFORE_CODE:]
-    head = marshal.dumps((_bundle_identity(copy), len(code), table))
-    fs.replace(file, len(head).to_bytes(_LENGTH, "little") + hashlib.sha256(head).digest() + head + code)
+    head = _sealed(_bundle_identity(copy), len(code), table)
+    fs.replace(file, len(head).to_bytes(_LENGTH, "little") + head + code)
 
 
 def attach_bundle(copy: Path, file: Path) -> None:
@@ -232,67 +209,34 @@ def attach_bundle(copy: Path, file: Path) -> None:
         fd = os.open(file, os.O_RDONLY)
     except OSError:
         return
-    head = _head(fd)
-    if head is not None and head.identity == _bundle_identity(copy):
-        sys.meta_path.insert(0, _Finder(str(copy), head.table, _Code(fd, head.end)))
-        return
+    with suppress(*_UNREADABLE):
+        whole, length = os.fstat(fd).st_size, int.from_bytes(os.pread(fd, _LENGTH, 0), "little")
+        start = _LENGTH + length
+        identity, size, table = _unsealed(os.pread(fd, length if start <= whole else 0, _LENGTH))
+        if start + size == whole:
+            if identity == _bundle_identity(copy):
+                sys.meta_path.insert(0, _Finder(str(copy), table, fd, start))
+            else:
+                os.close(fd)
+            return
     os.close(fd)
-    if head is None:
-        with suppress(OSError):
-            fs.unlink(file)
+    with suppress(OSError):
+        fs.unlink(file)
 
 
-class _Head(NamedTuple):
-    identity: tuple[int, bytes, int, str]
-    table: dict[str, Place]
-    end: int
-    """Where the code begins."""
-
-
-def _head(fd: int) -> _Head | None:
-    """What a bundle begins with; None if it is damaged, or has another length or format."""
-    if sys.platform != "win32":
-        with suppress(OSError, ValueError, EOFError, TypeError):
-            whole = os.fstat(fd).st_size
-            length = int.from_bytes(os.pread(fd, _LENGTH, 0), "little")
-            digest = os.pread(fd, _DIGEST, _LENGTH)
-            end = _LENGTH + _DIGEST + length
-            content = os.pread(fd, length, end - length) if end <= whole else b""
-            if content and hashlib.sha256(content).digest() == digest:
-                identity, size, table = marshal.loads(content)
-                if end + size == whole:
-                    return _Head(identity, table, end)
-    return None
-
-
-def _bundle_identity(copy: Path) -> tuple[int, bytes, int, str]:
+def _bundle_identity(copy: Path) -> tuple[object, ...]:
     """What a bundle is made for; no other copy uses it. Code objects carry the names of their sources."""
-    return (_BUNDLE_FORMAT, MAGIC_NUMBER, sys.flags.optimize, str(copy))
-
-
-class _Code(NamedTuple):
-    """The code in an open bundle."""
-
-    fd: int
-    start: int
-
-    def read(self, offset: int, size: int) -> CodeType | None:
-        """One module's; None if it is damaged."""
-        if sys.platform != "win32":
-            with suppress(OSError, ValueError, EOFError, TypeError):
-                code = marshal.loads(os.pread(self.fd, size, self.start + offset))
-                if isinstance(code, CodeType):
-                    return code
-        return None
+    return (_FORMAT, MAGIC_NUMBER, sys.flags.optimize, str(copy))
 
 
 class _Finder:
     """What `sys.meta_path` holds (docs.python.org, `importlib.abc.MetaPathFinder`)."""
 
-    def __init__(self, copy: str, table: dict[str, Place], code: _Code) -> None:
+    def __init__(self, copy: str, table: dict[str, Place], fd: int, start: int) -> None:
         self._prefix = copy + os.sep
         self._table = table
-        self._code = code
+        self._fd = fd
+        self._start = start
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -302,7 +246,7 @@ class _Finder:
             return None
         source, is_package, offset, size = place
         origin = self._prefix + source
-        spec = ModuleSpec(name, _Loader(name, origin, self._code, offset, size), origin=origin)
+        spec = ModuleSpec(name, _Loader(name, origin, self._fd, self._start + offset, size), origin=origin)
         spec.has_location = True
         if is_package:
             spec.submodule_search_locations = [os.path.dirname(origin)]
@@ -312,14 +256,17 @@ class _Finder:
 class _Loader(SourceFileLoader):
     """Imports a module as the interpreter does, with the code from the bundle."""
 
-    def __init__(self, name: str, path: str, code: _Code, offset: int, size: int) -> None:
+    def __init__(self, name: str, path: str, fd: int, offset: int, size: int) -> None:
         super().__init__(name, path)
-        self._code = code
-        self._offset = offset
-        self._size = size
+        self._place = fd, size, offset
 
     def get_code(self, fullname: str) -> CodeType | None:
-        return self._code.read(self._offset, self._size) or super().get_code(fullname)
+        if sys.platform != "win32":
+            with suppress(*_UNREADABLE):
+                code = marshal.loads(os.pread(*self._place))
+                if isinstance(code, CodeType):
+                    return code
+        return super().get_code(fullname)
 
 
 # The end of the process.

@@ -31,7 +31,7 @@ _WITH_VALUE = frozenset(
 )
 """pip's general options that take a value, which may be the next word."""
 
-_OWN_WITH_VALUE = {each.option: each.takes for each in settings.TABLE if each.takes}
+_OWN_WITH_VALUE = {f"--{each.key}": each.takes for each in settings.TABLE if each.takes}
 """Our own options with a value, each with what that is."""
 
 _LONG = {"-v": "--verbose", "-V": "--version", "-h": "--help"}
@@ -161,11 +161,9 @@ def _run_seams(
     for notice in transaction.noticed:
         say(notice)
     if isinstance(seams.error, SeamBroken):
-        copy.discard()
         return _fall_back(line, attempt, seams.error.message)
     if isinstance(seams.error, StalePlan | Replaced) and attempt.number < LAST:
         say(f"{seams.error.message}: trying again")
-        copy.discard()
         if isinstance(seams.error, Replaced):
             transaction.environment.read(lambda: None)  # Until then there may be no safe-pip to start.
         Attempt(attempt.number + 1, answered=frozenset(seams.answered), inputs=seams.inputs).reexec(isolation.start)

@@ -40,10 +40,11 @@ def plant(store, name):
     give(store)
 
 
-def assert_private(report, cache):
-    assert report["is_private"]
-    assert not Path(report["copy"][0]).is_relative_to(cache)
-    assert not os.path.exists(report["copy"][0])
+def assert_elsewhere(report, cache):
+    """The copy is in a directory of this user alone, below a temporary one."""
+    copy = Path(report["copy"][0])
+    assert not copy.is_relative_to(cache)
+    assert {(path.stat().st_uid, path.stat().st_mode & 0o077) for path in (copy, copy.parent)} == {(0, 0)}
 
 
 @pytest.fixture
@@ -67,12 +68,12 @@ def test_a_copy_planted_in_a_cache_that_others_can_write_is_not_used(
     os.chown(shared / "cache" / below, owner, NOBODY)
     (shared / "cache" / below).chmod(mode)
     before = sorted(path.name for path in shared.rglob("*"))
-    report = probe.report([installed.script], tmp_path, XDG_CACHE_HOME=str(shared / "cache"))
+    report = probe.report([installed.script], tmp_path, XDG_CACHE_HOME=str(shared / "cache"), TMPDIR=str(tmp_path))
     if mode == 0o1777 and below != "safe-pip/pip":
         # Others may make entries there, but not exchange this user's: the copy is what decides.
         assert Path(report["copy"][0]).stat().st_uid == 0
     else:
-        assert_private(report, shared)
+        assert_elsewhere(report, shared)
         assert sorted(path.name for path in shared.rglob("*")) == before
 
 
@@ -92,17 +93,17 @@ def test_a_symbolic_link_to_code_of_another_user_is_not_followed(link, shared, i
     (shared / relative).parent.mkdir(parents=True, exist_ok=True)
     (shared / relative).symlink_to(shared / Path(relative.replace("cache", "theirs", 1)))
     give(shared / "theirs")
-    probe_report = probe.report([installed.script], tmp_path, XDG_CACHE_HOME=str(shared / "cache"))
-    copy = Path(probe_report["copy"][0])
-    assert probe_report["is_private"] or link == "copy", "only a link in a cache of its own is replaced"
+    report = probe.report([installed.script], tmp_path, XDG_CACHE_HOME=str(shared / "cache"), TMPDIR=str(tmp_path))
+    copy = Path(report["copy"][0])
+    assert copy.is_relative_to(tmp_path) or link == "copy", "only a link in a cache of its own is replaced"
     assert not Path(os.path.realpath(copy)).is_relative_to(shared / "theirs")
 
 
 def test_root_leaves_nothing_in_the_home_of_another_user(shared, installed, probe, tmp_path):
     (shared / "home").mkdir()
     give(shared / "home")
-    environment = {"HOME": str(shared / "home"), "XDG_CACHE_HOME": ""}
-    assert_private(probe.report([installed.script], tmp_path, **environment), shared)
+    environment = {"HOME": str(shared / "home"), "XDG_CACHE_HOME": "", "TMPDIR": str(tmp_path)}
+    assert_elsewhere(probe.report([installed.script], tmp_path, **environment), shared)
     assert not list((shared / "home").iterdir())
 
 
@@ -110,7 +111,7 @@ def test_a_temporary_directory_of_the_other_user_is_not_used(shared, installed, 
     (shared / "tmp").mkdir(mode=0o777)
     give(shared / "tmp")
     environment = {"XDG_CACHE_HOME": str(shared / "tmp"), "TMPDIR": str(shared / "tmp")}
-    assert_private(probe.report([installed.script], tmp_path, **environment), shared)
+    assert_elsewhere(probe.report([installed.script], tmp_path, **environment), shared)
 
 
 @pytest.mark.parametrize("runner", [True, False])
@@ -123,7 +124,7 @@ def test_a_copy_that_the_other_user_gives_is_refused(runner, shared, installed, 
     assert "is not a copy of pip that this user alone can change" in done.stderr
 
 
-def test_a_user_without_a_home_gets_a_private_copy(shared, probe, tmp_path):
+def test_a_user_without_a_home_has_copies_below_the_temporary_directory(shared, probe, tmp_path):
     """With the interpreter of the tests if another user can run it, else with the system's."""
     package = shared / "package" / "safe_pip"
     shutil.copytree(probe.package, package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -131,13 +132,18 @@ def test_a_user_without_a_home_gets_a_private_copy(shared, probe, tmp_path):
     interpreter = next(filter(usable, (os.path.realpath(sys.executable), "/usr/bin/python3")), None)
     if interpreter is None:
         pytest.skip("no interpreter on this machine is for all users to run")
+    (shared / "tmp").mkdir()
+    (shared / "tmp").chmod(0o1777)
     environment = {"PATH": os.defpath, "HOME": str(shared), "PYTHONPATH": str(shared / "site"), "PROBE": "error"}
+    environment["TMPDIR"] = str(shared / "tmp")
     done = subprocess.run(
         [interpreter, package / "_runner.py"], env=environment, cwd=shared, user=NOBODY, group=NOBODY, extra_groups=[],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    assert '"is_private": true' in done.stdout
+    (copies,) = (shared / "tmp").iterdir()
+    assert f'"copy": ["{copies}' in done.stdout
+    assert copies.stat().st_uid == NOBODY
     assert not (shared / ".cache").exists()
 
 

@@ -300,15 +300,14 @@ def test_commands_that_freeze_pip_at_once_all_succeed_with_one_copy(number, inst
     assert os.listdir(copies / ".aside") == []
 
 
-def test_a_private_copy_is_gone_when_the_command_ends(installed, probe, tmp_path):
+def test_without_a_cache_later_commands_use_the_copy_below_the_temporary_directory(installed, probe, tmp_path):
     (tmp_path / "tmp").mkdir()
     (tmp_path / "cache").write_text("a file where a directory is expected")
-    report = probe.report(
-        [installed.script], tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache"), TMPDIR=str(tmp_path / "tmp")
-    )
-    assert report["is_private"]
-    assert Path(report["copy"][0]).parent == (tmp_path / "tmp").resolve()
-    assert os.listdir(tmp_path / "tmp") == []
+    places = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "TMPDIR": str(tmp_path / "tmp")}
+    copies = {probe.report([installed.script], tmp_path, **places)["copy"][0] for _ in range(2)}
+    assert len(copies) == 1
+    assert Path(*copies).parents[1] == (tmp_path / "tmp").resolve()
+    assert len(os.listdir(tmp_path / "tmp")) == 1
 
 
 FULL_DISK = """

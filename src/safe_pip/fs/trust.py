@@ -2,13 +2,14 @@
 
 Root runs safe-pip too, in homes and temporary directories of other users. Code is run only from a directory that this
 user owns and that no other user can write, checked up to the root: any other could be replaced between the check and
-the import. If there is no such directory, a private temporary one is made, and removed at exit.
+the import. If this user has no such cache, a private directory below a temporary one serves.
 
 `pwd` is imported when HOME is not set: Windows has none.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
@@ -77,15 +78,42 @@ def make_trusted(directory: Path) -> Path | None:
         return None
 
 
-def make_temporary() -> Path:
-    """Make a private directory in a temporary one, if possible where other users cannot replace it."""
-    for name in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp"):
-        try:
-            if sys.platform != "win32" and name and is_trusted(Path(os.path.realpath(name)), as_parent=True):
-                return fs.make_private_directory(Path(os.path.realpath(name)))
-        except OSError:
-            continue
-    return fs.make_private_directory()
+def own_temporary(*, makes: bool) -> Path | None:
+    """The directory below a temporary one that all commands of this user share, private to this user.
+
+    If possible it lies where no other user can replace it: see `is_trusted`. Its name cannot be guessed, so that no
+    other user can take it first. None if there is none yet, unless it `makes` one; raises `OSError` if that fails.
+    """
+    prefix = ".safe-pip-"
+    if sys.platform != "win32":
+        prefix += f"{os.geteuid()}-"
+    named = (os.environ.get("TMPDIR"), "/tmp", "/var/tmp")
+    places = sorted((Path(os.path.realpath(name)) for name in named if name), key=_is_open)
+    for place in places:
+        for found in sorted(place.glob(f"{prefix}*")):
+            with contextlib.suppress(OSError):
+                if _is_own(found):
+                    return found
+        if makes:
+            with contextlib.suppress(OSError):
+                return fs.make_private_directory(place, prefix)
+        elif os.access(place, os.W_OK):
+            return None
+    return fs.make_private_directory(prefix=prefix) if makes else None
+
+
+def _is_open(place: Path) -> bool:
+    try:
+        return not is_trusted(place, as_parent=True)
+    except OSError:
+        return True
+
+
+def _is_own(directory: Path) -> bool:
+    info = os.lstat(directory)
+    if sys.platform == "win32":
+        return stat.S_ISDIR(info.st_mode)
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o077
 
 
 def _home() -> str:

@@ -2,12 +2,12 @@
 
 Copies are entries (`locking.entries`) of this user's cache, named `<version>-<digest>`. Their sources are what pip's
 RECORD says and never change; only bytecode is added. Where the cache cannot be used (read-only, full, no home, open to
-others) the copy is in a private temporary directory, which is removed at exit.
+others) the copies of this user are in a private directory below a temporary one. If no directory is safe from other
+users, a command has a copy of its own, which a later command removes.
 
 RECORD is compared line by line, and not read by `records`, because that is done at every start.
 """
 
-import atexit
 import contextlib
 import hashlib
 import os
@@ -15,7 +15,7 @@ import re
 import stat
 import sys
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from safe_pip import fs, records
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import trust
 from safe_pip.launch import fast_start
-from safe_pip.locking import entries, flock
+from safe_pip.locking import entries
 from safe_pip.locking.entries import Entries
 
 OLDEST = (25, 3)
@@ -31,6 +31,7 @@ OLDEST = (25, 3)
 GIVEN, GIVEN_ORIGIN = "SAFE_PIP_FROZEN", "SAFE_PIP_FROZEN_ORIGIN"
 _DAY = 24 * 3600.0
 _UNUSED = 30 * _DAY
+_TRIES = 3
 
 
 class Unfaithful(Exception):
@@ -44,29 +45,26 @@ class PipRecord(NamedTuple):
     shebang.
     """
 
-    dist_info: str
+    version: str
     lines: tuple[str, ...]
 
     @classmethod
-    def read(cls, dist_info: Path) -> "PipRecord":
-        """Read RECORD in `dist_info`; raises `Unfaithful` if it is missing or has a file without a digest."""
+    def read(cls, site: Path, version: str) -> "PipRecord":
+        """Read the RECORD of pip in `site`; raises `Unfaithful` if it is missing or has a file without a digest."""
+        dist_info = f"pip-{version}.dist-info"
         try:
-            text = (dist_info / records.RECORD).read_text(encoding="utf-8")
-            lines = _kept(text.splitlines(), dist_info.name)
+            text = (site / dist_info / records.RECORD).read_text(encoding="utf-8")
+            lines = _kept(text.splitlines(), dist_info)
         except (OSError, ValueError) as error:
             raise Unfaithful(dist_info) from error
         if not any(line.startswith("pip/__init__.py,") for line in lines):
             raise Unfaithful(dist_info)
-        return cls(dist_info.name, tuple(lines))
+        return cls(version, tuple(lines))
 
     @property
-    def text(self) -> str:
-        return "\n".join(self.lines) + "\n"
-
-    @property
-    def digest(self) -> str:
-        """Hexadecimal digits that no other content has, even one that was made to have them."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:32]
+    def name(self) -> str:
+        """A name that no copy of other content has, even of one that was made to have it."""
+        return f"{self.version}-{hashlib.sha256(self._content()).hexdigest()[:32]}"
 
     def copy(self, site: Path, destination: Path) -> None:
         """Copy every file below `site` to `destination`, which is made; raises `Unfaithful` if one differs.
@@ -86,7 +84,7 @@ class PipRecord(NamedTuple):
                 fs.make_directories(parent, mode=0o700)
                 made.add(parent)
             fs.write(destination / row.path, content)
-        fs.write(destination / self.dist_info / records.RECORD, self.text.encode())
+        fs.write(destination / f"pip-{self.version}.dist-info" / records.RECORD, self._content())
 
     def is_complete(self, directory: Path) -> bool:
         """Whether every file is there with its size: some tools remove old files from caches one by one."""
@@ -101,14 +99,17 @@ class PipRecord(NamedTuple):
             return False
         return True
 
-    def suits(self, site: Path, python: tuple[int, int]) -> bool:
-        """Whether this pip, found below `site`, runs under that version of Python."""
+    def suits(self, site: Path) -> bool:
+        """Whether this pip, found below `site`, runs under this version of Python."""
         try:
-            metadata = (site / self.dist_info / "METADATA").read_text(encoding="utf-8")
+            metadata = (site / f"pip-{self.version}.dist-info" / "METADATA").read_text(encoding="utf-8")
         except (OSError, ValueError):
             return False
         match = re.search(r"^Requires-Python: *>= *(\d+)\.(\d+)", metadata, re.MULTILINE)
-        return match is None or python >= (int(match[1]), int(match[2]))
+        return match is None or sys.version_info[:2] >= (int(match[1]), int(match[2]))
+
+    def _content(self) -> bytes:
+        return "\n".join((*self.lines, "")).encode()
 
 
 def _kept(lines: list[str], dist_info: str) -> list[str]:
@@ -129,49 +130,45 @@ def _kept(lines: list[str], dist_info: str) -> list[str]:
 
 
 class InstalledPip(NamedTuple):
-    """The pip that the environment's interpreter would import: its directory on the path and, if known, its version.
-
-    `dist_info` is None for a pip that was not installed (a checkout on PYTHONPATH).
-    """
+    """The pip that the environment's interpreter would import: its directory on the path and, if known, its version."""
 
     site: Path
     version: str | None
-    dist_info: Path | None
-
-    @property
-    def package(self) -> Path:
-        return self.site / "pip"
 
     @property
     def is_too_old(self) -> bool:
         return self.version is not None and _release(self.version) < OLDEST
 
-    @property
-    def is_debundled(self) -> bool:
-        """Whether a distributor took the vendored libraries out: such a pip needs what else the environment has."""
+    def record(self) -> PipRecord:
+        """What to copy; raises `Unfaithful` for a pip that can only run from where it is.
+
+        That is one that was not installed (a checkout on PYTHONPATH), or that needs what else the environment has,
+        because a distributor took the vendored libraries out.
+        """
+        if self.version is None:
+            raise Unfaithful(self.site)
         try:
-            source = (self.package / "_vendor" / "__init__.py").read_text(encoding="utf-8")
+            source = (self.site / "pip" / "_vendor" / "__init__.py").read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise Unfaithful(self.package) from error
-        return _assigned("DEBUNDLED", source) not in ("False", None)
+            raise Unfaithful(self.site) from error
+        if _assigned("DEBUNDLED", source) not in ("False", None):
+            raise Unfaithful(self.site)
+        return PipRecord.read(self.site, self.version)
+
+
+Found = tuple[InstalledPip | None, PipRecord | None]
 
 
 class FrozenPip(NamedTuple):
     """A copy of pip that does not change: `path` goes on `sys.path`, `origin` is the `pip` that was copied.
 
-    It stays while this process lives, or until `discard`. A private copy has no other user.
+    It stays while this process lives. A private copy has no other user.
     """
 
     path: Path
     version: str
     origin: Path
     is_private: bool = False
-    held: flock.Descriptor | None = None
-
-    def discard(self) -> None:
-        """Remove a private copy; called at exit, and needed before an exec, which runs no exit handler."""
-        if self.is_private:
-            fs.remove_tree(self.path)
 
     def for_child(self) -> dict[str, str]:
         """The variables that make safe-pip under another interpreter use this copy."""
@@ -209,13 +206,6 @@ class FrozenPip(NamedTuple):
                 mutex.close()
 
 
-Take = Callable[[], FrozenPip | None]
-
-
-def _unlocked(take: Take) -> FrozenPip | None:
-    return take()
-
-
 def find_pip(path: Sequence[str]) -> InstalledPip | None:
     """The pip that an interpreter with this `sys.path` would import, found without importing it; None if none."""
     for entry in path:
@@ -225,17 +215,14 @@ def find_pip(path: Sequence[str]) -> InstalledPip | None:
         except (OSError, ValueError):
             continue
         version = (_assigned("__version__", source) or "").strip("\"'")
-        if not version.replace(".", "").replace("+", "").isalnum():
-            return InstalledPip(site, None, None)
-        dist_info = site / f"pip-{version}.dist-info"
-        return InstalledPip(site, version, dist_info if dist_info.is_dir() else None)
+        return InstalledPip(site, version if version.replace(".", "").replace("+", "").isalnum() else None)
     return None
 
 
 def freeze(
     path: Sequence[str],
     *,
-    read: Callable[[Take], FrozenPip | None] = _unlocked,
+    read: Callable[[Callable[[], Found]], Found] = lambda look: look(),
     environ: MutableMapping[str, str] = os.environ,
 ) -> FrozenPip | None:
     """Give the pip of the environment `path` as a frozen copy; None if it cannot be copied faithfully.
@@ -243,66 +230,65 @@ def freeze(
     `read` is called, unless the copy is there already, with a function that reads the environment, perhaps more than
     once, while the environment must not change (`Environment.read`). None is returned if a distributor took pip apart,
     if it has no RECORD, or if its files are not what RECORD says; then pip can only run from where it is. Where there
-    is no pip, or one that is too old, the newest copy in the cache serves. Raises `UnusableEnvironment` if there is
-    none.
+    is no pip, or one that is too old, the newest copy serves. Raises `UnusableEnvironment` if there is none.
     """
     given, origin = environ.pop(GIVEN, None), environ.pop(GIVEN_ORIGIN, None)
-    if given:
-        frozen: FrozenPip | None = _given(Path(given), origin)
-    else:
-        copies = _copies(environ)
-        private: list[FrozenPip] = []
-
-        def take() -> FrozenPip | None:
-            while private:
-                private.pop().discard()
-            taken = _take(find_pip(path), copies)
-            if taken is not None and taken.is_private:
-                _discard_at_exit(taken)
-                private.append(taken)
-            return taken
-
-        # A RECORD that is half written, or of a pip that is being removed, has another digest or none: no lock needed.
-        frozen = _take(find_pip(path), copies, makes=False) or read(take)
+    frozen = _given(Path(given), origin) if given else _freeze(path, read, environ)
     if frozen is not None:
         frozen.compile()  # without the lock: it takes a second, once
     return frozen
 
 
-def _take(installed: InstalledPip | None, copies: Entries | None, *, makes: bool = True) -> FrozenPip | None:
-    """The copy of `installed`, or in its place the newest one; None if there is none yet, unless it `makes` one."""
-    try:
+def _freeze(
+    path: Sequence[str], read: Callable[[Callable[[], Found]], Found], environ: Mapping[str, str]
+) -> FrozenPip | None:
+    def look() -> Found:
+        installed = find_pip(path)
+        with contextlib.suppress(Unfaithful):
+            return installed, None if installed is None or installed.is_too_old else installed.record()
+        return installed, None
+
+    # A RECORD that is half written, or of a pip that is being removed, has another digest or none: no lock needed.
+    installed, record = look()
+    if installed is not None and record is not None and (found := _kept_copy(installed.site, record, environ)):
+        return found
+    for _ in range(_TRIES):
+        installed, record = read(look)
         if installed is None or installed.is_too_old:
-            return _newest(installed, copies) if makes else None
-        if installed.version is None or installed.dist_info is None or installed.is_debundled:
-            return None
-        record = PipRecord.read(installed.dist_info)
-        if copies is not None:
-            place = copies.directory / f"{installed.version}-{record.digest}"
-            if found := _hold(place, installed.version, installed.package, record):
-                return found
-        return _make(copies, installed, record) if makes else None
-    except Unfaithful:
-        return None
+            return _newest(installed, environ)
+        if record is None:
+            break
+        with contextlib.suppress(Unfaithful):  # copied without the lock: perhaps another command has replaced it
+            return _kept_copy(installed.site, record, environ) or _make(installed.site, record, environ)
+    return None
 
 
-def _copies(environ: Mapping[str, str]) -> Entries | None:
-    """The copies of this user, in a directory that is made if need be; None without a cache that can be trusted."""
+def _stores(environ: Mapping[str, str], *, makes: bool = False) -> Iterator[Entries]:
+    """Where this user's copies are, best place first; with `makes` the last one is made if need be."""
     cache = trust.cache_directory(environ)
     directory = cache and trust.make_trusted(cache / "safe-pip" / "pip")
-    return Entries(directory, directory / ".aside") if directory else None
+    if directory:
+        yield Entries(directory, directory / ".aside")
+    directory = trust.own_temporary(makes=makes)
+    if directory:
+        yield Entries(directory, directory / ".aside")
 
 
-def _hold(place: Path, version: str, origin: Path | None, record: PipRecord | None = None) -> FrozenPip | None:
+def _kept_copy(site: Path, record: PipRecord, environ: Mapping[str, str]) -> FrozenPip | None:
+    name = record.name
+    return next(filter(None, (_hold(each.directory / name, record, site / "pip") for each in _stores(environ))), None)
+
+
+def _hold(place: Path, record: PipRecord, origin: Path) -> FrozenPip | None:
     """Lock the copy at `place`; None if it is not there, not complete, or if others could change it."""
     held = None
     try:
         with contextlib.suppress(UnusableEnvironment):  # nothing can be locked, and so nothing is ever removed
             held = entries.hold(place)
-        if trust.is_trusted(place) and (record is None or record.is_complete(place)):
-            if record is not None and os.stat(place).st_mtime < time.time() - _DAY:
+        if trust.is_trusted(place) and record.is_complete(place):
+            if os.stat(place).st_mtime < time.time() - _DAY:
                 fs.touch(place)
-            return FrozenPip(place, version, origin or place / "pip", held=held)
+            return FrozenPip(place, record.version, origin)
     except OSError:
         pass
     if held is not None:
@@ -310,50 +296,54 @@ def _hold(place: Path, version: str, origin: Path | None, record: PipRecord | No
     return None
 
 
-def _newest(installed: InstalledPip | None, copies: Entries | None) -> FrozenPip:
+def _newest(installed: InstalledPip | None, environ: Mapping[str, str]) -> FrozenPip:
     """The newest copy, from `OLDEST` on, that this interpreter can run; raises `UnusableEnvironment` if none."""
-    names = copies.names() if copies else []
-    for name in sorted(names, key=lambda name: (_release(name), name), reverse=True):
-        match = re.fullmatch(r"([0-9A-Za-z.+!]+)-([0-9a-f]+)", name)
-        if copies is None or match is None or _release(name) < OLDEST:
-            continue
-        place = copies.directory / name
-        with contextlib.suppress(Unfaithful):
-            record = PipRecord.read(place / f"pip-{match[1]}.dist-info")
-            if record.digest == match[2] and record.suits(place, sys.version_info[:2]):
-                if found := _hold(place, match[1], None, record):
+    named = ((_release(name), name, each.directory) for each in _stores(environ) for name in each.names())
+    for release, name, directory in sorted(named, reverse=True):
+        if release >= OLDEST:
+            with contextlib.suppress(Unfaithful):
+                place = directory / name
+                record = PipRecord.read(place, name.partition("-")[0])
+                if record.name == name and record.suits(place) and (found := _hold(place, record, place / "pip")):
                     return found
-    raise _no_pip(installed)
+    oldest = ".".join(map(str, OLDEST))
+    upgrade = f"`{sys.executable} -m pip install 'pip>={oldest}'`"
+    if installed is None:
+        raise UnusableEnvironment(
+            "there is no pip in this environment, and no copy of one in the cache",
+            hint=f"Run `{sys.executable} -m ensurepip`, then {upgrade}",
+        )
+    raise UnusableEnvironment(
+        f"pip {installed.version} in `{installed.site}` is older than {oldest}, and the cache has no newer one",
+        hint=f"Run {upgrade}",
+    )
 
 
-def _make(copies: Entries | None, installed: InstalledPip, record: PipRecord) -> FrozenPip:
-    """Copy what `record` lists; to a private temporary directory, where the cache cannot take it.
+def _make(site: Path, record: PipRecord, environ: Mapping[str, str]) -> FrozenPip:
+    """Copy what `record` lists, where later commands find it, or else for this command alone.
 
     Raises `Unfaithful` if a file is not what it should be, `UnusableEnvironment` if there is no room anywhere. On
     return, and if it raises, nothing half made is left.
     """
-    assert installed.version is not None
-    if copies is not None:
-        copies.sweep(unused=_UNUSED)
-        name = f"{installed.version}-{record.digest}"
-        with contextlib.suppress(OSError), copies.making() as aside:
-            record.copy(installed.site, aside / name)
-            for _ in range(2):
-                copies.publish(aside / name, name)
-                if found := _hold(copies.directory / name, installed.version, installed.package, record):
-                    return found
-                if not copies.remove(name):  # damaged, and another process runs from it
-                    break
-    temporary = None
+    made = None
     try:
-        temporary = trust.make_temporary()
-        record.copy(installed.site, temporary)
-        return FrozenPip(temporary, installed.version, installed.package, is_private=True)
-    except BaseException as error:
-        if temporary is not None:
-            fs.remove_tree(temporary)
-        if not isinstance(error, OSError):
-            raise
+        for copies in _stores(environ, makes=True):
+            copies.sweep(unused=_UNUSED)
+            if trust.is_trusted(copies.directory):
+                with contextlib.suppress(OSError), copies.making() as aside:
+                    record.copy(site, aside / record.name)
+                    for _ in range(2):
+                        copies.publish(aside / record.name, record.name)
+                        if found := _hold(copies.directory / record.name, record, site / "pip"):
+                            return found
+                        if not copies.remove(record.name):  # damaged, and another process runs from it
+                            break
+        made, _ = copies.make()  # locked while this process lives; swept by the next one
+        record.copy(site, made)
+        return FrozenPip(made, record.version, site / "pip", is_private=True)
+    except OSError as error:
+        if made is not None:
+            fs.remove_tree(made)
         raise UnusableEnvironment(
             f"cannot keep a private copy of pip in the cache or in a temporary directory: {error.strerror}",
             hint="Make room, or set XDG_CACHE_HOME or TMPDIR to a directory that can be written",
@@ -363,37 +353,15 @@ def _make(copies: Entries | None, installed: InstalledPip, record: PipRecord) ->
 def _given(directory: Path, origin: str | None) -> FrozenPip:
     """The copy that the safe-pip which started this one runs from, and holds."""
     place = Path(os.path.realpath(directory))
-    installed = find_pip([str(place)])
-    found = installed and installed.version and _hold(place, installed.version, Path(origin) if origin else None)
-    if not found:
-        raise UnusableEnvironment(
-            f"`{directory}`, named by {GIVEN}, is not a copy of pip that this user alone can change",
-            hint=f"Unset {GIVEN}",
-        )
-    return found
-
-
-def _no_pip(installed: InstalledPip | None) -> UnusableEnvironment:
-    oldest = ".".join(map(str, OLDEST))
-    if installed is None:
-        return UnusableEnvironment(
-            "there is no pip in this environment, and no copy of one in the cache",
-            hint=f"Run `{sys.executable} -m ensurepip`, then `{sys.executable} -m pip install 'pip>={oldest}'`",
-        )
-    return UnusableEnvironment(
-        f"pip {installed.version} in `{installed.site}` is older than {oldest}, and the cache has no newer one",
-        hint=f"Run `{sys.executable} -m pip install 'pip>={oldest}'`",
+    with contextlib.suppress(Unfaithful):
+        installed = find_pip([str(place)])
+        record = installed and installed.record()
+        if record and (found := _hold(place, record, Path(origin) if origin else place / "pip")):
+            return found
+    raise UnusableEnvironment(
+        f"`{directory}`, named by {GIVEN}, is not a copy of pip that this user alone can change",
+        hint=f"Unset {GIVEN}",
     )
-
-
-def _discard_at_exit(frozen: FrozenPip) -> None:
-    process = os.getpid()
-
-    def discard() -> None:
-        if os.getpid() == process:  # a forked child that exits leaves it to its parent
-            frozen.discard()
-
-    atexit.register(discard)
 
 
 def _assigned(name: str, source: str) -> str | None:

@@ -54,18 +54,15 @@ def switch(text: str, source: str) -> bool:
     raise UsageError(f"`{text}` is neither yes nor no ({source})")
 
 
-def check(text: str, source: str) -> str | None:
-    """`import`, or None for `none`; raises `UsageError`."""
-    if text in ("import", "none"):
-        return text if text == "import" else None
-    raise UsageError(f"`{text}` is neither `import` nor `none` ({source})")
+def either(*words: str) -> Callable[[str, str], str | None]:
+    """A parser of one of two words, which raises `UsageError` for others; `none` gives None."""
 
+    def parse(text: str, source: str) -> str | None:
+        if text not in words:
+            raise UsageError(f"`{text}` is neither `{words[0]}` nor `{words[1]}` ({source})")
+        return None if text == "none" else text
 
-def link_mode(text: str, source: str) -> str:
-    """`clone` or `copy`; raises `UsageError`."""
-    if text in ("clone", "copy"):
-        return text
-    raise UsageError(f"`{text}` is neither `clone` nor `copy` ({source})")
+    return parse
 
 
 def size(text: str, source: str) -> int:
@@ -91,13 +88,8 @@ class Setting(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The key in section `[safe-pip]` of pip's configuration."""
+        """The key in section `[safe-pip]` of pip's configuration; the option before the command is `--key`."""
         return self.name.replace("_", "-")
-
-    @property
-    def option(self) -> str:
-        """The option that stands before the command."""
-        return f"--{self.key}"
 
     @property
     def variable(self) -> str:
@@ -108,8 +100,13 @@ class Setting(NamedTuple):
 TABLE = (
     Setting("lock_timeout", seconds, "Seconds to wait for locks; 0: do not wait.", "a number of seconds"),
     Setting("durable", switch, "Changes survive a loss of power, not only the death of the process."),
-    Setting("verify", check, "`import`: import what is new once before it is put in.", "`import` or `none`"),
-    Setting("link_mode", link_mode, "How prepared wheels get into an environment: `clone` or `copy`."),
+    Setting(
+        "verify",
+        either("import", "none"),
+        "`import`: import what is new once before it is put in.",
+        "`import` or `none`",
+    ),
+    Setting("link_mode", either("clone", "copy"), "How prepared wheels get into an environment: `clone` or `copy`."),
     Setting("cache_limit", size, "What the store of prepared wheels may take, like `500M`; 0: no store."),
     Setting("fast_start", switch, "Whether pip's start is made cheaper (see docs/performance.md)."),
 )
@@ -144,8 +141,8 @@ def load(
 ) -> Settings:
     """The settings in force: an option wins over the environment, the environment over the files.
 
-    `options` are the values of options by the names in `Settings`; None or False for one that was not given. Raises
-    `UsageError` for a value that cannot be parsed. A file that cannot be read or parsed is left to pip, which says so.
+    `options` has None or False for one that was not given. Raises `UsageError` for a value that cannot be parsed. A
+    file that cannot be read or parsed is left to pip, which says so.
     """
     found: dict[str, Any] = {}
     proxies: list[str | None] = []
@@ -157,7 +154,7 @@ def load(
         if value and not isolated:
             found[each.name] = each.parse(value, each.variable)
         if isinstance(given, str):
-            found[each.name] = each.parse(given, each.option)
+            found[each.name] = each.parse(given, f"--{each.key}")
         elif given:
             found[each.name] = given
     named = ("PIP_PROXY", "ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")

@@ -40,23 +40,25 @@ class Entries(NamedTuple):
 
         Raises `OSError` where it cannot be made. After a crash it is left to `sweep`.
         """
-        fs.make_directories(self.aside, mode=0o700)
-        held = None
-        while True:
-            made = fs.make_private_directory(self.aside, "")
-            try:
-                held = hold(made, exclusive=True)
-            except (FileNotFoundError, BlockingIOError):  # swept before it was locked
-                continue
-            except UnusableEnvironment:  # nothing can be locked here, so nothing is swept
-                pass
-            break
+        made, held = self.make()
         try:
             yield made
         finally:
             fs.remove_tree(made)
             if held is not None:
                 held.close()
+
+    def make(self) -> tuple[Path, flock.Descriptor | None]:
+        """Make a private directory aside, which stays while its lock is held: `sweep` removes it then."""
+        fs.make_directories(self.aside, mode=0o700)
+        while True:
+            made = fs.make_private_directory(self.aside, "")
+            try:
+                return made, hold(made, exclusive=True)
+            except (FileNotFoundError, BlockingIOError):  # swept before it was locked
+                continue
+            except UnusableEnvironment:  # nothing can be locked here, so nothing is swept
+                return made, None
 
     def publish(self, made: Path, name: str) -> None:
         """Put a whole entry into its place; what is there already stays. Raises `OSError`."""

@@ -120,6 +120,10 @@ def test_the_cache_is_where_the_xdg_specification_puts_it(tmp_path, environ, exp
 def test_a_temporary_directory_that_others_control_is_passed_over(place, monkeypatch):
     place.chmod(0o777)
     monkeypatch.setenv("TMPDIR", str(place))
-    made = trust.make_temporary()
-    made.rmdir()
+    before = trust.own_temporary(makes=False)
+    made = trust.own_temporary(makes=True)
     assert place not in made.parents
+    assert trust.is_trusted(made)
+    assert trust.own_temporary(makes=False) == made
+    if before is None:
+        made.rmdir()

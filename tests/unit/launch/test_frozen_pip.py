@@ -61,13 +61,13 @@ def sources(directory: Path) -> set[str]:
 
 
 def stored(cache: Path) -> list[str]:
-    return sorted(name for name in os.listdir(cache / "safe-pip" / "pip") if name != ".aside")
+    return sorted(path.name for path in (cache / "safe-pip" / "pip").glob("*") if path.name != ".aside")
 
 
 def close(copy):
     """Let a copy go, as the end of its process does."""
-    if copy.held is not None:
-        copy.held.close()
+    for descriptor in [each for each in flock._descriptors if each.path == copy.path]:
+        descriptor.close()
 
 
 # Which pip
@@ -88,7 +88,6 @@ def test_a_dist_info_without_a_package_is_no_pip(site):
 
 def test_a_pip_without_a_dist_info_is_not_frozen(site, environ):
     shutil.rmtree(install_tiny_pip(site))
-    assert frozen_pip.find_pip([str(site)]).dist_info is None
     assert freeze(site, environ) is None
 
 
@@ -269,33 +268,71 @@ def open_to_others(cache):
     (cache / "safe-pip").chmod(0o777)
 
 
+def kept(tmp_path: Path) -> list[str]:
+    """The copies below the temporary directory."""
+    (own,) = (tmp_path / "tmp").iterdir()
+    return sorted(name for name in os.listdir(own) if name != ".aside")
+
+
 @pytest.mark.parametrize("spoil", [unwritable, open_to_others])
-def test_an_unusable_cache_gives_a_private_copy_that_is_gone_at_the_end(site, environ, cache, spoil):
+def test_without_a_private_cache_the_copies_are_below_the_temporary_directory(site, environ, cache, spoil, tmp_path):
     spoil(cache)
     install_tiny_pip(site)
     copy = freeze(site, environ)
-    assert cache not in copy.path.parents
-    assert (copy.path / "pip/_internal/cli.py").exists()
-    assert copy.path.stat().st_mode & 0o777 == 0o700
-    copy.discard()
-    assert not copy.path.exists()
+    assert copy.path.parents[1] == tmp_path / "tmp"
+    assert {path.stat().st_mode & 0o777 for path in (copy.path, copy.path.parent)} == {0o700}
+    assert not copy.is_private
+    close(copy)
+    assert freeze(site, environ).path == copy.path
+    assert kept(tmp_path) == [copy.path.name]
 
 
-def test_a_home_that_does_not_exist_is_not_made(site, tmp_path, monkeypatch):
+def test_a_home_that_does_not_exist_is_not_made(site, tmp_path):
     install_tiny_pip(site)
     copy = frozen_pip.freeze([str(site)], environ={"HOME": str(tmp_path / "nobody")})
     assert not (tmp_path / "nobody").exists()
-    assert copy.is_private
-    copy.discard()
+    assert kept(tmp_path) == [copy.path.name]
 
 
-def test_a_cache_that_is_full_gives_a_private_copy(site, environ, cache, monkeypatch):
+def test_a_cache_that_is_full_is_passed_over(site, environ, cache, monkeypatch, tmp_path):
     install_tiny_pip(site)
-    monkeypatch.setattr(fs, "write", full_below(cache))
-    copy = freeze(site, environ)
-    assert copy.is_private
+    with monkeypatch.context() as patches:
+        patches.setattr(fs, "write", full_below(cache))
+        copy = freeze(site, environ)
     assert stored(cache) == []
-    copy.discard()
+    assert kept(tmp_path) == [copy.path.name]
+    assert freeze(site, environ).path == copy.path
+
+
+def test_where_no_directory_is_safe_a_command_has_a_copy_of_its_own_and_the_next_one_removes_it(
+    site, environ, cache, tmp_path, monkeypatch
+):
+    """No command removes its own copy, so one that is killed leaves no more than any other."""
+    unwritable(cache)
+    monkeypatch.setattr(trust, "is_trusted", lambda directory, *, as_parent=False: False)
+    install_tiny_pip(site)
+    first, second = freeze(site, environ), freeze(site, environ)
+    assert first.is_private
+    assert first.path != second.path
+    assert (first.path / "pip/_internal/cli.py").exists()
+    close(first)
+    close(second)
+    third = freeze(site, environ)
+    assert os.listdir(third.path.parent) == [third.path.name]
+    assert third.path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_of_another_user_with_such_a_name_is_not_used(site, environ, cache, tmp_path, monkeypatch):
+    unwritable(cache)
+    install_tiny_pip(site)
+    theirs = tmp_path / "tmp" / f".safe-pip-{os.geteuid()}-a"
+    theirs.mkdir(mode=0o777)
+    theirs.chmod(0o777)
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    theirs.with_name(f"{theirs.name}b").symlink_to(tmp_path / "elsewhere")
+    copy = freeze(site, environ)
+    assert copy.path.parents[1] == tmp_path / "tmp"
+    assert os.listdir(theirs) == os.listdir(tmp_path / "elsewhere") == []
 
 
 def test_where_there_is_no_room_at_all_that_is_said_and_nothing_is_left(site, environ, cache, tmp_path, monkeypatch):
@@ -303,7 +340,8 @@ def test_where_there_is_no_room_at_all_that_is_said_and_nothing_is_left(site, en
     monkeypatch.setattr(fs, "write", full_below(tmp_path))
     with pytest.raises(UnusableEnvironment, match="No space left on device"):
         freeze(site, environ)
-    assert stored(cache) == os.listdir(tmp_path / "tmp") == []
+    assert stored(cache) == kept(tmp_path) == []
+    assert not list((tmp_path / "tmp").glob("*/.aside/*"))
 
 
 def full_below(directory):
@@ -317,17 +355,34 @@ def full_below(directory):
     return full
 
 
-def test_what_was_copied_twice_because_the_environment_was_read_twice_is_kept_once(site, environ, cache, tmp_path):
-    unwritable(cache)
+def test_nothing_is_copied_while_the_environment_is_locked(site, environ, cache):
     install_tiny_pip(site)
 
-    def twice(take):
-        take()
-        return take()
+    def read(look):
+        found = look()
+        assert look() == found
+        assert stored(cache) == []
+        return found
 
-    copy = freeze(site, environ, read=twice)
-    assert os.listdir(tmp_path / "tmp") == [copy.path.name]
-    copy.discard()
+    assert freeze(site, environ, read=read).path.parent == cache / "safe-pip" / "pip"
+
+
+def test_a_pip_that_is_replaced_while_it_is_copied_is_copied_again(site, environ, cache):
+    install_tiny_pip(site, "26.1")
+    looks = []
+
+    def read(look):
+        found = look()
+        looks.append(found)
+        if len(looks) == 1:  # another command upgrades pip as soon as the lock is free
+            shutil.rmtree(site / "pip")
+            shutil.rmtree(site / "pip-26.1.dist-info")
+            install_tiny_pip(site, "26.3")
+        return found
+
+    assert freeze(site, environ, read=read).version == "26.3"
+    assert [record.version for _, record in looks] == ["26.1", "26.3"]
+    assert len(stored(cache)) == 1
 
 
 # Other processes that use the copies
@@ -348,9 +403,8 @@ def test_a_damaged_copy_in_use_is_left_alone(site, environ, cache):
     copy = freeze(site, environ)
     (copy.path / "pip/_internal/cli.py").unlink()
     other = freeze(site, environ)
-    assert other.is_private
+    assert other.path != copy.path
     assert (other.path / "pip/_internal/cli.py").exists()
-    other.discard()
     assert stored(cache) == [copy.path.name]
 
 
@@ -402,8 +456,7 @@ def test_a_copy_that_is_being_removed_is_not_used(site, environ, monkeypatch):
     held = entries.hold(copy.path, exclusive=True)
     other = freeze(site, environ)
     held.close()
-    assert other.is_private
-    other.discard()
+    assert other.path != copy.path
 
 
 # The copy that another process gives

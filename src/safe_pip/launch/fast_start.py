@@ -7,6 +7,7 @@
   made them. The matching engine checks each program that it is given; what is not kept is compiled as usual.
 - pip's modules come from one file, the bundle. To import a module the interpreter asks for the times of a directory and
   of a source, and opens and reads a file. A command imports 400 modules of a pip that never changes.
+- What draws pip's tracebacks in colour is imported for `--debug` alone.
 - At the end memory is left to the system. An interpreter takes its objects apart one by one, for nothing.
 
 `SAFE_PIP_FAST_START=0` (`fast-start` in pip's configuration) switches all of it off.
@@ -48,6 +49,8 @@ Expression = tuple[bool, str | bytes, int]
 Program = tuple[int, bytes, int, dict[str, int], tuple[str | None, ...]]
 """What `_sre.compile` takes besides the expression: flags, the code as words of this machine, groups, their names."""
 
+_DRAWING = "pip._vendor.rich.traceback"
+
 _is_on = False
 """Whether this process uses what makes a start cheaper."""
 
@@ -73,6 +76,7 @@ class FastStart:
             return
         global _is_on
         _is_on = True
+        sys.modules.setdefault(_DRAWING, _Later(_DRAWING))
         if self._copy is not None and self._bundle is not None:
             attach_bundle(self._copy, self._bundle)
         with suppress(ImportError, AttributeError):
@@ -267,6 +271,20 @@ class _Loader(SourceFileLoader):
                 if isinstance(code, CodeType):
                     return code
         return super().get_code(fullname)
+
+
+class _Later(ModuleType):
+    """Stands for a module until something of it is wanted.
+
+    `importlib.util.LazyLoader` imports the module as soon as a second statement imports it.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
 
 
 # The end of the process.

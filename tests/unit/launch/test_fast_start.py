@@ -10,6 +10,7 @@ import os
 import random
 import re
 import string
+import subprocess
 import sys
 import textwrap
 import tokenize
@@ -249,3 +250,20 @@ def test_an_interpreter_that_is_made_otherwise_is_left_alone(file: Path, monkeyp
     FastStart(file).attach()
     assert COMPILER.compile is before
     assert "eval" not in vars(collections)
+
+
+def test_what_draws_tracebacks_is_imported_when_something_of_it_is_wanted(file: Path, tmp_path: Path) -> None:
+    package = tmp_path / "pip" / "_vendor" / "rich"
+    package.mkdir(parents=True)
+    for directory in (package.parent.parent, package.parent, package):
+        (directory / "__init__.py").touch()
+    (package / "traceback.py").write_text("print('imported')\ndef install(): print('installed')\n")
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom safe_pip.launch.fast_start import FastStart\n"
+        "FastStart(Path(sys.argv[1])).attach()\nfrom pip._vendor.rich import traceback\n"
+        "import pip._vendor.rich.traceback\nprint('later')\ntraceback.install()\n"
+    )
+    source = str(Path(fast_start.__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), source])}
+    shown = subprocess.run([sys.executable, "-c", program, file], env=environment, stdout=subprocess.PIPE, text=True)
+    assert shown.stdout.split() == ["later", "imported", "installed"]

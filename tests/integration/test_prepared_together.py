@@ -206,7 +206,7 @@ def test_a_command_that_waits_for_a_wheel_says_so_once_unless_it_is_quiet(togeth
     together.run("uninstall", "-y", "one")
     entry = entries(together)["one"]
     shutil.rmtree(entry)
-    out, err = waited(together, Neighbour(together, entry.listing.wheel), *general, "install", "one")
+    out, err = waited(together, Neighbour(together, entry.name), *general, "install", "one")
     if general == ("-q",):
         assert (out, err) == ("", "")
         return

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from enum import Enum
@@ -23,11 +24,13 @@ from safe_pip.fs.files import CLONE, write_all
 from safe_pip.fs.watch import Changing
 
 _CHUNK, _SMALL = 1 << 20, 1 << 18
+# PEP 552: magic number, flags, then, if no flag is set, the time of the source; 32 bits each.
+_FLAGS, _TIME = slice(4, 8), 8
 
 # What a listing says of a file beside its content. Numbers, because they are asked for thousands of times.
 EXECUTABLE = 1
 SOURCE = 2
-"""The file is a module's source: its time is the second of the listing."""
+"""The file is a module's source, and its bytecode, if there is some, tells its time."""
 COMPILED = 4
 """The bytecode of the file is in the listing."""
 BYTECODE = 8
@@ -65,7 +68,7 @@ def make_parents(directory: Directory, paths: Iterable[str]) -> None:
             os.mkdir(parent, dir_fd=directory.fd)
 
 
-def write_file(directory: Directory, path: str, chunks: Iterable[bytes], kind: int, second: int) -> tuple[int, str]:
+def write_file(directory: Directory, path: str, chunks: Iterable[bytes], kind: int) -> tuple[int, str]:
     """Make the new file `path` like an installer; on return its size and digest. Raises `FileExistsError`."""
     with Changing("create", os.path.join(directory.path, path)):
         fd = os.open(path, NEW, 0o666, dir_fd=directory.fd)
@@ -75,24 +78,26 @@ def write_file(directory: Directory, path: str, chunks: Iterable[bytes], kind: i
                 digest.update(chunk)
                 size += len(chunk)
                 write_all(fd, chunk)
-            _finish(fd, kind, second)
+            if kind & EXECUTABLE:
+                _set_executable(fd)
         finally:
             os.close(fd)
     return size, digest.hexdigest()
 
 
-def copy_files(
-    source: Directory, destination: Directory, files: Iterable[Listed], *, second: int, by: LinkMode
-) -> None:
+def copy_files(source: Directory, destination: Directory, files: Iterable[Listed], *, by: LinkMode) -> None:
     """Copy the listed files; what lies in their place is removed.
 
-    The new files get the modes that the umask gives; sources get the time `second`. Raises `Damaged` at the first file
-    that is not as listed, `OSError` if one cannot be written. Some files exist then, the last one perhaps in part.
+    The new files get the modes that the umask gives, and the present time, which is also written into bytecode. Raises
+    `Damaged` at the first file that is not as listed, `OSError` if one cannot be written. Some files exist then, the
+    last one perhaps in part.
     """
     # A loop for thousands of small files: what not every file needs is not done for every file.
     read_from, write_to = source.fd, destination.fd
     open_, write, close, sha256 = os.open, os.write, os.close, hashlib.sha256
     observer, clones = watch.observer, by is LinkMode.CLONE
+    now = time.time_ns()
+    stamp = (now // 1_000_000_000 & 0xFFFF_FFFF).to_bytes(4, "little")
     for path, size, digest, kind in files:
         if observer is not None:
             observer("copy", destination.join(path), source.join(path))
@@ -106,6 +111,8 @@ def copy_files(
                 content = _read(old, path, size + 1)
                 if len(content) != size or sha256(content).hexdigest() != digest:
                     raise Damaged(path)
+                if kind & BYTECODE and content[_FLAGS] == bytes(4):
+                    content = content[:_TIME] + stamp + content[_TIME + 4 :]
             try:
                 try:
                     new = open_(path, NEW, 0o666, dir_fd=write_to)
@@ -115,10 +122,14 @@ def copy_files(
                 try:
                     if content is None:
                         clones = _copy(old, new, path, size, digest, clones)
+                        if kind & BYTECODE:
+                            _stamp(old, new, stamp)
                     elif size and write(new, content) != size:
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                    if kind & (EXECUTABLE | SOURCE):
-                        _finish(new, kind, second)
+                    if kind & EXECUTABLE:
+                        _set_executable(new)
+                    if kind & SOURCE:
+                        os.utime(new, ns=(now, now))
                 finally:
                     close(new)
             except OSError as error:
@@ -165,12 +176,16 @@ def _clone(old: int, new: int) -> bool:
     return False
 
 
-def _finish(fd: int, kind: int, second: int) -> None:
-    """Give a file that was just made its mode and its time."""
-    if kind & EXECUTABLE and sys.platform != "win32":
+def _stamp(old: int, new: int, stamp: bytes) -> None:
+    """Write the time of its source into the copy of bytecode that goes by it."""
+    os.lseek(old, 0, os.SEEK_SET)
+    if os.read(old, _TIME)[_FLAGS] == bytes(4):
+        os.lseek(new, _TIME, os.SEEK_SET)
+        os.write(new, stamp)
+
+
+def _set_executable(fd: int) -> None:
+    if sys.platform != "win32":
         mask = os.umask(0)  # umask(2); another thread may meet none for a moment
         os.umask(mask)
         os.fchmod(fd, 0o777 & ~mask | 0o111)
-    if kind & SOURCE:
-        time = second * 1_000_000_000
-        os.utime(fd, ns=(time, time))

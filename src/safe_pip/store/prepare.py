@@ -222,7 +222,7 @@ class Preparing:
                 with self._store.wheels.making() as aside, zipfile.ZipFile(file) as archive:
                     self._check_room(archive)
                     made = aside / "entry"
-                    unpacking = Unpacking(archive, file, made, self._store.second(), Beat(held))
+                    unpacking = Unpacking(archive, file, made, Beat(held))
                     listing = unpacking.run(wheel.name, compiles=self._interpreter is not None)
                     self._check_size(listing.size)
                     fs.write(made / LISTING, listing.encode())

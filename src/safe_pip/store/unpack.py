@@ -39,14 +39,11 @@ class Unpreparable(Exception):
 class Unpacking:
     """One archive, unpacked and compiled in the new directory `place`."""
 
-    def __init__(
-        self, archive: zipfile.ZipFile, file: IO[bytes], place: Path, second: int, beat: Callable[[], None]
-    ) -> None:
-        """`file` is the one that `archive` reads, `second` the time of its sources; `beat` is called all the time."""
+    def __init__(self, archive: zipfile.ZipFile, file: IO[bytes], place: Path, beat: Callable[[], None]) -> None:
+        """`file` is the one that `archive` reads; `beat` is called all the time."""
         self._archive = archive
         self._file = file.fileno()
         self._place = place
-        self._second = second
         self._beat = beat
         # Of two members with one name an installer gets the last one.
         self._members = {info.filename: info for info in archive.infolist() if not info.filename.endswith("/")}
@@ -66,7 +63,7 @@ class Unpacking:
                 self._compile(directory)
         size = on_disk(file[1] for files in self._files.values() for file in files)
         listed: dict[str, list[bulk.Listed]] = {group: list(files) for group, files in self._files.items()}
-        return Listing(wheel, self._second, size, listed)
+        return Listing(wheel, size, listed)
 
     def _unpack(self, root: Directory, wheel: str) -> None:
         bulk.make_parents(root, self._members)
@@ -77,7 +74,7 @@ class Unpacking:
             if name.endswith(".py"):
                 kind |= bulk.SOURCE
             try:
-                known[name] = bulk.write_file(root, name, self._content(info), kind, self._second)
+                known[name] = bulk.write_file(root, name, self._content(info), kind)
             except FileExistsError as error:
                 raise Unpreparable(f"`{name}` is there twice") from error
             group = self._groups[name]

@@ -2,7 +2,7 @@
 
 An entry (`locking.entries`) is a directory `wheels/<key>` with `files/`, the tree of the archive with its bytecode, and
 `listing`, which has size and digest of every file, and its own digest. Entries are made in `aside/`. `making/<key>` is
-the mutex of the process that makes an entry (`prepare`), `seconds/<n>` says that n is the time of an entry's sources.
+the mutex of the process that makes an entry (`prepare`).
 
 A damaged entry is not an error: it counts as absent.
 """
@@ -35,8 +35,6 @@ class Listing(NamedTuple):
 
     wheel: str
     """The file name of the wheel."""
-    second: int
-    """The modification time of its sources, in seconds. No other entry has the same."""
     size: int
     """The bytes that it takes on the disk."""
     files: dict[str, list[Listed]]
@@ -77,8 +75,8 @@ class Entry(NamedTuple):
     def copy(self, group: str, destination: Directory, *, bytecode: bool, by: LinkMode) -> None:
         """Copy what the archive has below `group` to `destination`; files that are there already are replaced.
 
-        The new files have the modes that the umask gives. Raises `Damaged` if a file is not what was prepared,
-        `OSError` if one cannot be written; some files are copied then.
+        The new files have the modes that the umask gives, and the present time. Raises `Damaged` if a file is not what
+        was prepared, `OSError` if one cannot be written; some files are copied then.
         """
         files = [file for file in self.listing.files[group] if bytecode or not file[3] & BYTECODE]
         make_parents(destination, (file[0] for file in files))
@@ -87,7 +85,7 @@ class Entry(NamedTuple):
         except OSError:
             raise Damaged(group) from None
         with source:
-            copy_files(source, destination, files, second=self.listing.second, by=by)
+            copy_files(source, destination, files, by=by)
 
 
 class Store(NamedTuple):
@@ -179,16 +177,6 @@ class Store(NamedTuple):
     def making(self, key: str) -> Path:
         """Where that file is, if there is one."""
         return self.path / "making" / key
-
-    def second(self) -> int:
-        """A time, in whole seconds and not in the future, that this call alone ever returns. Raises `OSError`."""
-        fs.make_directories(self.path / "seconds", mode=0o700)
-        found = int(time.time())
-        while True:
-            with contextlib.suppress(FileExistsError):
-                fs.write(self.path / "seconds" / str(found), b"")
-                return found
-            found -= 1
 
 
 def _opened(path: Path) -> IO[bytes]:

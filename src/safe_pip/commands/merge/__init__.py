@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +93,12 @@ def main(options: Namespace, context: Context) -> int:
         if options.json:
             print(json.dumps(_document(Merged(into), None, error.found), indent=2))
         raise
-    for line in _warnings(merged):
-        say(line)
+    for path, owner in merged.replaced:
+        say(f"warning: `{path}` was replaced, {_owned(owner)}")
+    for path, owner in merged.kept:
+        say(f"warning: `{path}` was kept with its other content, {_owned(owner)}")
+    for path in merged.outside:
+        say(f"`{path}` lies outside the prefix and was left alone")
     tell(json.dumps(_document(merged, manifest), indent=2) if options.json else _summary(merged))
     return 0
 
@@ -110,15 +113,6 @@ def tell(text: str) -> None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.stdout.fileno())
             os.close(nowhere)
-
-
-def _warnings(merged: Merged) -> Iterator[str]:
-    for path, owner in merged.replaced:
-        yield f"warning: `{path}` was replaced, {_owned(owner)}"
-    for path, owner in merged.kept:
-        yield f"warning: `{path}` was kept with its other content, {_owned(owner)}"
-    for path in merged.outside:
-        yield f"`{path}` lies outside the prefix and was left alone"
 
 
 def _owned(owner: str | None) -> str:
@@ -142,12 +136,13 @@ def _document(merged: Merged, manifest: Path | None, conflicts: tuple[Owned, ...
         "into": str(merged.into),
         "changed": merged.is_changed,
         **{name: getattr(merged, name) for name in ("put", "made", "same", "removed")},
-        "replaced": _named(merged.replaced),
-        "kept": _named(merged.kept),
-        "conflicts": _named(conflicts),
+        "replaced": named(merged.replaced),
+        "kept": named(merged.kept),
+        "conflicts": named(conflicts),
         "manifest": None if manifest is None else str(manifest),
     }
 
 
-def _named(found: tuple[Owned, ...]) -> list[dict[str, str | None]]:
+def named(found: tuple[Owned, ...]) -> list[dict[str, str | None]]:
+    """Paths with their owners, for the JSON document."""
     return [{"path": path, "owner": owner} for path, owner in found]

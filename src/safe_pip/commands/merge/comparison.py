@@ -10,7 +10,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from safe_pip.environment.access import Prefix
@@ -59,51 +59,43 @@ class Replaced(NamedTuple):
     project: str
     tree: str
     files: frozenset[str]
-    outside: tuple[str, ...] = ()
+    outside: tuple[str, ...]
 
 
 class Comparison(NamedTuple):
     """What is staged, parents before what is in them, and which distributions it replaces.
 
-    `projects` are all that are staged, with their tree and the staged directory of their metadata. `owners` says of
-    each path in conflict which distribution owns it.
+    `projects` are all that are staged, with their tree and the staged directory of their metadata. `conflicts` are the
+    places of files with other content, each with the distribution that owns it.
     """
 
     items: tuple[Item, ...]
     replaced: tuple[Replaced, ...]
     projects: tuple[tuple[str, str, str], ...]
-    owners: Mapping[str, str | None]
-
-    @property
-    def conflicts(self) -> tuple[Item, ...]:
-        return tuple(item for item in self.items if item.verdict is Verdict.CONFLICT)
+    conflicts: Mapping[str, str | None]
 
 
 def compare(staged: str, prefix: Prefix) -> Comparison:
     """Compare the directory `staged` with a prefix; raises `Unmergeable` for what no merge can put there."""
     root = str(prefix.path)
-    try:
+    with reading():  # too long a path, or a link that leads to itself
         items = list(_once(staged, _walk(staged, "", root)))
-    except OSError as error:  # too long a path, or a link that leads to itself
-        raise unreadable(error) from error
-    projects = tuple(_projects(staged, items, prefix))
-    replaced = tuple(_replaced(items, projects, root))
+        projects = tuple(_projects(staged, items, prefix))
+        replaced = tuple(_replaced(items, projects, root))
     owned = {path for each in replaced for path in each.files}
     going = tuple(os.path.join(path, "") for path in owned if path.endswith(_INFO))
-    judged = [_judged(item, owned, going) for item in items]
-    conflicts = [item.live for item in judged if item.verdict is Verdict.CONFLICT]
+    for number, item in enumerate(items):
+        if item.seen is not None and not item.is_directory and (item.live in owned or item.live.startswith(going)):
+            items[number] = item._replace(verdict=Verdict.OURS)
     ownership = Ownership(map(str, prefix.trees), owned)
-    return Comparison(tuple(judged), replaced, projects, {path: ownership.owner(path) for path in conflicts})
+    conflicts = {item.live: ownership.owner(item.live) for item in items if item.verdict is Verdict.CONFLICT}
+    return Comparison(tuple(items), replaced, projects, conflicts)
 
 
 def _walk(staged: str, below: str, live: str, *, is_there: bool = True) -> Iterator[Item]:
     """Everything in a staged directory, which is to be at `live`; whether that is there already."""
     directory = os.path.join(staged, below)
-    try:
-        names = sorted(os.listdir(directory))
-    except OSError as error:
-        raise unreadable(error) from error
-    for name in names:
+    for name in sorted(os.listdir(directory)):
         path = os.path.join(below, name)
         if name == NAME or name.startswith(f"{NAME}-") or is_bytecode(path):
             continue
@@ -143,18 +135,15 @@ def _once(staged: str, items: Iterator[Item]) -> Iterator[Item]:
 def _verdict(source: str, item: Item) -> Verdict:
     if item.seen is None or (stat.S_ISDIR(item.seen.st_mode) and not item.target):
         return Verdict.NEW  # over a directory, the plan of the merge is refused
+    if item.target and stat.S_ISDIR(item.seen.st_mode):
+        # `lib64 -> lib`, where `lib` leads to the directory `lib64`: the link leads there already.
+        leads_to = os.path.realpath(os.path.join(os.path.dirname(item.live), item.target))
+        return Verdict.SAME if leads_to == item.live else Verdict.NEW
     if item.target:
-        if stat.S_ISLNK(item.seen.st_mode):
-            return Verdict.SAME if os.readlink(item.live) == item.target else Verdict.CONFLICT
-        if stat.S_ISDIR(item.seen.st_mode):
-            # `lib64 -> lib`, where `lib` leads to the directory `lib64`: the link leads there already.
-            leads_to = os.path.realpath(os.path.join(os.path.dirname(item.live), item.target))
-            return Verdict.SAME if leads_to == item.live else Verdict.NEW
-        return Verdict.CONFLICT
-    try:
-        return Verdict.SAME if _is_same(source, item.status, item.live, item.seen) else Verdict.CONFLICT
-    except OSError as error:
-        raise unreadable(error) from error
+        is_same = stat.S_ISLNK(item.seen.st_mode) and os.readlink(item.live) == item.target
+    else:
+        is_same = _is_same(source, item.status, item.live, item.seen)
+    return Verdict.SAME if is_same else Verdict.CONFLICT
 
 
 def _is_same(source: str, status: os.stat_result, live: str, seen: os.stat_result) -> bool:
@@ -189,14 +178,6 @@ def _attributes(path: str) -> dict[str, bytes]:
     return found
 
 
-def _judged(item: Item, owned: set[str], going: tuple[str, ...]) -> Item:
-    """The verdict, if a distribution is replaced whose files are `owned`, with all that lies in `going`."""
-    if item.is_directory or item.seen is None:
-        return item
-    is_ours = item.live in owned or item.live.startswith(going)
-    return item._replace(verdict=Verdict.OURS) if is_ours else item
-
-
 def _projects(staged: str, items: list[Item], prefix: Prefix) -> Iterator[tuple[str, str, str]]:
     """Project, tree and metadata directory of each distribution that is staged in a tree."""
     found: dict[tuple[str, str], str] = {}
@@ -214,38 +195,22 @@ def _projects(staged: str, items: list[Item], prefix: Prefix) -> Iterator[tuple[
 def _replaced(items: list[Item], projects: tuple[tuple[str, str, str], ...], root: str) -> Iterator[Replaced]:
     """The distributions that are there, in another state than the staged ones of their project."""
     paths = RealPaths()
+    same = {item.path for item in items if item.verdict is Verdict.SAME}
     for project, tree, info in projects:
-        old = [
-            os.path.join(tree, name) for name in _names(tree) if name.endswith(_INFO) and project_of(name) == project
-        ]
-        if not old or _is_unchanged(info, items, old):
+        names = sorted(os.listdir(tree)) if os.path.isdir(tree) else []
+        old = [name for name in names if name.endswith(_INFO) and project_of(name) == project]
+        # A file that was changed since in one that stays is in conflict like any other.
+        if not old or (old == [os.path.basename(info)] and os.path.join(info, RECORD) in same):
             continue
-        files: set[str] = set()
-        outside: list[str] = []
-        for path in old:
-            files.add(path)
+        found: set[str] = set()
+        for path in (os.path.join(tree, name) for name in old):
             if path.endswith(".dist-info") and not os.path.lexists(os.path.join(path, RECORD)):
                 raise Unmergeable(
                     f"`{project}` is there in `{path}`, which has no RECORD: nothing says which files it has"
                 )
-            for file in paths.files_of(path):
-                (files.add if file.startswith(os.path.join(root, "")) else outside.append)(file)
-        yield Replaced(project, tree, frozenset(files), tuple(outside))
-
-
-def _is_unchanged(info: str, items: list[Item], old: list[str]) -> bool:
-    """Whether the installed one is the same. A file of it that was changed since is in conflict like any other."""
-    if [os.path.basename(path) for path in old] != [os.path.basename(info)]:
-        return False
-    record = os.path.join(info, "RECORD")
-    return any(item.path == record and item.verdict is Verdict.SAME for item in items)
-
-
-def _names(directory: str) -> list[str]:
-    try:
-        return sorted(os.listdir(directory))
-    except OSError:
-        return []
+            found |= {path, *paths.files_of(path)}
+        files = frozenset(path for path in found if path.startswith(os.path.join(root, "")))
+        yield Replaced(project, tree, files, tuple(sorted(found - files)))
 
 
 def _status(path: str) -> os.stat_result | None:
@@ -255,6 +220,10 @@ def _status(path: str) -> os.stat_result | None:
         return None
 
 
-def unreadable(error: OSError) -> Unmergeable:
-    """What to raise where something that is to be compared or copied cannot be read."""
-    return Unmergeable(f"`{os.fsdecode(error.filename or '')}` cannot be read: {error.strerror}")
+@contextmanager
+def reading(path: str = "") -> Iterator[None]:
+    """Within, what cannot be read that is to be compared or copied raises `Unmergeable`."""
+    try:
+        yield
+    except OSError as error:
+        raise Unmergeable(f"`{path or os.fsdecode(error.filename or '')}` cannot be read: {error.strerror}") from error

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from safe_pip.locking import state_directory
 from safe_pip.records import digest_file
 
 FORMAT = 1
-_LIMIT = 1 << 28
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MODE = re.compile(r"[0-7]{3,4}")
 
@@ -65,9 +64,9 @@ class Manifest:
     """
 
     prefix: str
-    entries: Mapping[str, Put] = field(default_factory=dict)
-    made: tuple[str, ...] = ()
-    read_only: tuple[str, ...] = ()
+    entries: Mapping[str, Put]
+    made: tuple[str, ...]
+    read_only: tuple[str, ...]
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -75,54 +74,36 @@ class Manifest:
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):
                 raise Unmergeable(f"`{path}` is not a regular file")
-            with open(path, "rb") as file:
-                content = file.read(_LIMIT + 1)
+            content = path.read_bytes()
         except OSError as error:
             raise Unmergeable(f"`{path}` cannot be read: {error.strerror}") from error
         try:
-            return cls._of(json.loads(content))
+            document = json.loads(content)
+            if document["format"] != FORMAT:
+                raise ValueError(f"its format is {document['format']!r:.20}, and this version knows {FORMAT}")
+            prefix = _text(document["prefix"])
+            if not os.path.isabs(prefix) or os.path.normpath(prefix) != prefix:
+                raise ValueError("its prefix is not an absolute path")
+            entries = {_below(name): _put(name, each) for name, each in document["entries"].items()}
+            made, read_only = (tuple(map(_below, document[name])) for name in ("directories", "read_only"))
+            return cls(prefix, entries, made, read_only)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             why = str(error) if type(error) is ValueError else "it is damaged"
             raise Unmergeable(f"`{path}` is not the manifest of a merge: {why}") from error
 
-    @classmethod
-    def _of(cls, document: Any) -> Manifest:
-        if document["format"] != FORMAT:
-            raise ValueError(f"its format is {document['format']!r:.20}, and this version knows {FORMAT}")
-        prefix = _text(document["prefix"])
-        if not os.path.isabs(prefix) or os.path.normpath(prefix) != prefix:
-            raise ValueError("its prefix is not an absolute path")
-        entries = {}
-        for name, each in document["entries"].items():
-            kind, mode = each["kind"], each["mode"]
-            if not isinstance(mode, str) or not _MODE.fullmatch(mode) or kind not in ("file", "link"):
-                raise ValueError(f"`{name}` is neither a file nor a link")
-            digest, target = (each["sha256"], "") if kind == "file" else ("", _text(each["target"]))
-            if kind == "file" and not _DIGEST.fullmatch(digest):
-                raise ValueError(f"`{name}` has no digest")
-            if kind == "link" and not target:
-                raise ValueError(f"`{name}` has no target")
-            entries[_below(name)] = Put(int(mode, 8), digest, target, each["there"] is True)
-        made = tuple(_below(name) for name in document["directories"])
-        return cls(prefix, entries, made, tuple(_below(name) for name in document["read_only"]))
-
     def write(self, path: Path) -> None:
         """Write it, whole or not at all; raises a `SafePipError` if the disk refuses."""
-        entries = {
-            _outward(name): {
-                "kind": "link" if put.target else "file",
-                "mode": f"{put.mode:04o}",
-                **({"target": _outward(put.target)} if put.target else {"sha256": put.sha256}),
-                "there": put.was_there,
-            }
-            for name, put in sorted(self.entries.items())
-        }
+        entries = {}
+        for name, put in sorted(self.entries.items()):
+            what = {"target": _outward(put.target)} if put.target else {"sha256": put.sha256}
+            kind, mode = "link" if put.target else "file", f"{put.mode:04o}"
+            entries[_outward(name)] = {"kind": kind, "mode": mode, **what, "there": put.was_there}
         document = {
             "format": FORMAT,
             "prefix": _outward(self.prefix),
             "entries": entries,
-            "directories": [_outward(name) for name in self.made],
-            "read_only": [_outward(name) for name in self.read_only],
+            "directories": list(map(_outward, self.made)),
+            "read_only": list(map(_outward, self.read_only)),
         }
         try:
             fs.replace(path, json.dumps(document, indent=1).encode("ascii") + b"\n", mode=0o644)
@@ -135,12 +116,21 @@ class Manifest:
             return self
         entries = dict(earlier.entries)
         for name, put in self.entries.items():
-            known = earlier.entries.get(name)
-            is_own = known is not None and not known.was_there
-            is_same = known is not None and (known.sha256, known.target) == (put.sha256, put.target)
-            entries[name] = replace(put, was_there=put.was_there and not (is_own and is_same))
+            known = earlier.entries.get(name)  # its own, if it is still as the earlier merge put it
+            is_own = known is not None and known == replace(put, mode=known.mode, was_there=False)
+            entries[name] = replace(put, was_there=put.was_there and not is_own)
         made = tuple(dict.fromkeys((*earlier.made, *self.made)))
         return Manifest(self.prefix, entries, made, tuple(dict.fromkeys((*earlier.read_only, *self.read_only))))
+
+
+def _put(name: str, entry: Any) -> Put:
+    kind, mode = entry["kind"], entry["mode"]
+    if not isinstance(mode, str) or not _MODE.fullmatch(mode) or kind not in ("file", "link"):
+        raise ValueError(f"`{name}` is neither a file nor a link")
+    digest, target = (entry["sha256"], "") if kind == "file" else ("", _text(entry["target"]))
+    if not target and not _DIGEST.fullmatch(digest):
+        raise ValueError(f"`{name}` has neither digest nor target")
+    return Put(int(mode, 8), digest, target, entry["there"] is True)
 
 
 def _below(name: object) -> str:

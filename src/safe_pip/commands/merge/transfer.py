@@ -6,14 +6,14 @@ Directories stay writable for their owner as long as they are staged; the plan g
 import enum
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from safe_pip import fs
-from safe_pip.commands.merge.comparison import Comparison, Item, Verdict, compare, unreadable
+from safe_pip.commands.merge.comparison import Comparison, Item, Verdict, compare, reading
 from safe_pip.commands.merge.manifest import Manifest, Put
 from safe_pip.environment.access import Prefix
 from safe_pip.environment.change import Terms, sweep_target
@@ -27,8 +27,6 @@ from safe_pip.records import is_bytecode
 
 _ATTEMPTS = 10
 """How often a merge starts over when the prefix changed after it was compared."""
-_STAGED = (Verdict.NEW, Verdict.OURS)
-
 T = TypeVar("T")
 Transactions = Callable[[Sequence[str]], Transaction]
 """Makes the transaction of an environment whose distributions lie in these directories."""
@@ -102,50 +100,58 @@ def until_current(attempt: Callable[[], T]) -> T:
     return attempt()
 
 
-def recover(transaction: Transaction, find: Callable[[], Prefix], prefix: Prefix) -> None:
-    """Take the snapshot, which undoes a change that a killed command left unfinished.
+class Attempt:
+    """One attempt to change the prefix that `find` finds."""
 
-    Raises `StalePlan` if the prefix has other trees afterwards: a site-packages may go.
-    """
-    transaction.take_snapshot(lambda: None)
-    if find().trees != prefix.trees:
-        raise StalePlan((), f"an unfinished change of `{prefix.path}` was undone")
-
-
-class _Merge:
-    """One attempt."""
-
-    def __init__(self, request: Request, find: Callable[[], Prefix], transactions: Transactions) -> None:
-        self._request = request
+    def __init__(self, find: Callable[[], Prefix], transactions: Transactions) -> None:
         self._find = find
         self._prefix = find()
         self._transaction = transactions(self._prefix.environment)
 
-    def carry_out(self) -> Merged:
-        """Merge, or raise `StalePlan`."""
+    @contextmanager
+    def _tidying(self) -> Iterator[None]:
+        """Take the snapshot, which undoes a change that a killed command left unfinished; at the end tidy the prefix.
+
+        Raises `StalePlan` if the prefix has other trees afterwards: a site-packages may go.
+        """
         try:
-            return self._carry_out()
+            self._transaction.take_snapshot(lambda: None)
+            self._check_trees(f"an unfinished change of `{self._prefix.path}` was undone")
+            yield
         finally:
             self._transaction.environment.tidy(self._prefix.stateless_trees)
 
+    def _check_trees(self, why: str) -> None:
+        if self._find().trees != self._prefix.trees:
+            raise StalePlan((), why)
+
+    def _sweep(self) -> None:
+        sweep_target(self._transaction.environment, self._prefix.target)
+
+
+class _Merge(Attempt):
+    def __init__(self, request: Request, find: Callable[[], Prefix], transactions: Transactions) -> None:
+        super().__init__(find, transactions)
+        self._request = request
+
+    def carry_out(self) -> Merged:
+        """Merge, or raise `StalePlan`."""
+        with self._tidying():
+            return self._carry_out()
+
     def _carry_out(self) -> Merged:
-        recover(self._transaction, self._find, self._prefix)
         comparison = self._compared = compare(str(self._request.staged), self._prefix)
-        found = tuple((item.live, comparison.owners[item.live]) for item in comparison.conflicts)
-        policy = self._request.policy
+        found, policy = tuple(comparison.conflicts.items()), self._request.policy
         if found and policy is Policy.FAIL:
             raise Conflicts(found)
-        items = wanted(comparison.items, conflicts=policy is Policy.WARN)
-        kept = found if policy is Policy.KEEP else ()
-        new = [item for item in items if item.is_directory and item.verdict is Verdict.NEW]
-        put = [item for item in items if not item.is_directory]
-        self._put = frozenset(item.path for item in put)
+        items = _wanted(comparison.items, conflicts=policy is Policy.WARN)
+        self._put = frozenset(item.path for item in items if not item.is_directory)
         merged = Merged(
             self._prefix.path,
-            tuple(item.live for item in put),
-            tuple(item.live for item in new),
+            tuple(item.live for item in items if not item.is_directory),
+            tuple(item.live for item in items if item.is_directory and item.verdict is Verdict.NEW),
             tuple(item.live for item in comparison.items if item.verdict is Verdict.SAME and not item.is_directory),
-            kept=kept,
+            kept=found if policy is Policy.KEEP else (),
             removed=tuple(sorted(_removed(comparison))),
             outside=tuple(path for each in comparison.replaced for path in each.outside),
         )
@@ -154,7 +160,7 @@ class _Merge:
                 merged = self._commit(items, merged)
             else:
                 self._transaction.read(self._check)
-                sweep_target(self._transaction.environment, self._prefix.target)
+                self._sweep()
         if self._request.is_moved:
             self._delete_staged()
         return merged
@@ -162,13 +168,11 @@ class _Merge:
     def _commit(self, items: list[Item], merged: Merged) -> Merged:
         place = str(self._prefix.path)
         modes: dict[str, Seen] = {}  # filled when the directories are staged
-        exact = ExactTree(modes, frozenset(map(_live, filter(_is_opened, self._compared.items))))
+        exact = ExactTree(modes, frozenset(item.live for item in self._compared.items if _is_opened(item)))
         terms = Terms(lambda: self._shadows(items), self._judge, exact)
         with self._transaction.staging(self._prefix.target, terms) as change:
             change.mirror(place)
-            source = str(self._request.staged)
-            copying = Copying(source, change.staged(place), place, modes, is_moved=self._request.is_moved)
-            copying.copy(items)
+            _Copying(self._request, change.staged(place), place, modes).copy(items)
             for project, _, info in self._compared.projects:
                 if f"{info}/RECORD" in self._put:
                     change.add(project, os.path.join(change.staged(place), info, "RECORD"))
@@ -179,8 +183,7 @@ class _Merge:
 
     def _judge(self, plan: Plan) -> None:
         """Raise `StalePlan` if what is replaced was not in conflict, `Unmergeable` if a file replaces a directory."""
-        known = {item.live for item in self._compared.conflicts}
-        if not known.issuperset(plan.overwritten):
+        if not self._compared.conflicts.keys() >= set(plan.overwritten):
             raise StalePlan((), "what is to be replaced has changed while it was compared")
         going = {path for each in self._compared.replaced for path in each.files}
         for operation in plan.operations:
@@ -203,11 +206,10 @@ class _Merge:
 
     def _check(self) -> None:
         """Raise `StalePlan` if something that the merge leaves alone has changed."""
-        if self._find().trees != self._prefix.trees:
-            raise StalePlan((), f"`{self._prefix.path}` got another site-packages while this command was at work")
+        self._check_trees(f"`{self._prefix.path}` got another site-packages while this command was at work")
         for item in self._compared.items:
-            is_kept = item.seen is not None and item.path not in self._put and not item.is_directory
-            if is_kept and not _is_as_seen(item):
+            is_kept = item.path not in self._put and not item.is_directory
+            if is_kept and item.seen is not None and not _is_as_seen(item.live, item.seen):
                 raise StalePlan((), f"`{item.live}` changed while this command was at work")
 
     def _shadows(self, items: list[Item]) -> bool:
@@ -232,7 +234,7 @@ class _Merge:
         if path is None:
             yield
             return
-        if os.path.join(os.path.realpath(path.parent), path.name) in map(_live, self._compared.items):
+        if os.path.join(os.path.realpath(path.parent), path.name) in {item.live for item in self._compared.items}:
             raise Unmergeable(f"`{path}` is to be the manifest, and a file that is staged is to be there")
         manifest, before = self._manifest(merged), None
         if os.path.lexists(path):
@@ -267,7 +269,7 @@ class _Merge:
             path = self._request.staged / item.path
             if item.is_directory:
                 _remove_if_empty(path)
-            elif item.verdict not in left and _is_as_seen(item._replace(live=str(path), seen=item.status)):
+            elif item.verdict not in left and _is_as_seen(str(path), item.status):
                 with suppress(OSError):
                     fs.unlink(path)
         _remove_if_empty(self._request.staged)
@@ -297,13 +299,9 @@ def is_closed(status: os.stat_result) -> bool:
     return hasattr(os, "geteuid") and os.geteuid() == status.st_uid != 0 and not status.st_mode & 0o200
 
 
-def _live(item: Item) -> str:
-    return item.live
-
-
-def _is_as_seen(item: Item) -> bool:
-    now = state_of(item.live)  # without the inode: overlayfs gives a file that is linked another one
-    return now is not None and item.seen is not None and now[1:] == _facts(item.seen)[1:]
+def _is_as_seen(path: str, seen: os.stat_result) -> bool:
+    now = state_of(path)  # without the inode: overlayfs gives a file that is linked another one
+    return now is not None and now[1:] == _facts(seen)[1:]
 
 
 def state_of(path: str) -> tuple[int, ...] | None:
@@ -318,57 +316,47 @@ def _facts(status: os.stat_result) -> tuple[int, ...]:
     return status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns
 
 
-def wanted(items: Iterable[Item], *, conflicts: bool) -> list[Item]:
+def _wanted(items: tuple[Item, ...], *, conflicts: bool) -> list[Item]:
     """Those of the items that are to be staged: new ones, those in `conflicts`, and the directories above them."""
-    items = tuple(items)
-    chosen = [item for item in items if item.verdict in _STAGED or (conflicts and item.verdict is Verdict.CONFLICT)]
-    needed: set[str] = set()
-    for item in chosen:
-        above = os.path.dirname(item.path)
-        while above and above not in needed:
-            needed.add(above)
-            above = os.path.dirname(above)
-    taken = {item.path for item in chosen} | needed
+    staged = (Verdict.NEW, Verdict.OURS, *((Verdict.CONFLICT,) if conflicts else ()))
+    taken: set[str] = set()
+    for item in items:
+        path = item.path if item.verdict in staged else ""
+        while path and path not in taken:
+            taken.add(path)
+            path = os.path.dirname(path)
     return [item for item in items if item.path in taken]
 
 
-class Copying:
+class _Copying:
     """One staged tree on its way into the stage."""
 
-    def __init__(
-        self, source: str, destination: str, place: str, modes: dict[str, Seen], *, is_moved: bool = False
-    ) -> None:
-        """`place` is where it will be: `destination` ends with it. `is_moved`: files are linked where they can be.
-
-        `modes` gets what each directory is to become (`plan.ExactTree`).
-        """
+    def __init__(self, request: Request, destination: str, place: str, modes: dict[str, Seen]) -> None:
+        """`place` is where it will be: `destination` ends with it. `modes` gets what each directory is to become."""
         self._modes = modes
-        self._source = source
+        self._source = str(request.staged)
         self._destination = destination
         self._place = place.strip("/")
-        self._is_moved = is_moved
+        self._is_moved = request.is_moved
         self._linked: dict[tuple[int, int], str] = {}
 
-    def copy(self, items: Collection[Item]) -> None:
+    def copy(self, items: list[Item]) -> None:
         """Copy these items, parents before what is in them; raises `Unmergeable` if one cannot be read, or changes."""
-        directories = [item for item in items if item.is_directory]
         with staging(self._destination):
             for item in items:
                 with ExitStack() as opened:
                     self._copy(item, opened)
-            for item in reversed(directories):  # times last, when nothing is put into them any more
-                with ExitStack() as opened:
-                    destination, name = self._at(opened, self._destination, item.path)
-                    attributes.set_time(destination, name, item.status.st_mtime_ns)
+            for item in reversed(items):  # times last, when nothing is put into them any more
+                if item.is_directory:
+                    with ExitStack() as opened:
+                        destination, name = self._at(opened, self._destination, item.path)
+                        attributes.set_time(destination, name, item.status.st_mtime_ns)
 
     def _copy(self, item: Item, opened: ExitStack) -> None:
-        try:
+        with reading(os.path.join(self._source, item.path)):
             source, name = self._at(opened, self._source, item.path)
             if not item.target:
                 os.close(source.open_file(name))
-        except OSError as error:
-            error.filename = os.path.join(self._source, item.path)
-            raise unreadable(error) from error
         destination, name = self._at(opened, self._destination, item.path)
         status = item.status
         if item.is_directory:
@@ -376,14 +364,11 @@ class Copying:
             attributes.copy_status(source, name, destination, name)
             given = destination.stat(name).st_mode
             fs.set_mode(destination, name, stat.S_IMODE(given) | 0o700)
-            path = f"{self._place}/{item.path}".strip("/")
-            self._modes[path] = Seen(given, 0, status.st_mtime_ns)
+            self._modes[f"{self._place}/{item.path}".strip("/")] = Seen(given, 0, status.st_mtime_ns)
             return
         inode = status.st_dev, status.st_ino
-        other = self._linked.get(inode)
-        if other is not None:
-            first, first_name = self._at(opened, self._destination, other)
-            fs.link(first, first_name, destination, name)
+        if inode in self._linked:
+            fs.link(*self._at(opened, self._destination, self._linked[inode]), destination, name)
         elif self._is_moved:
             fs.link(source, name, destination, name)
         else:

@@ -2,18 +2,18 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from safe_pip import fs
 from safe_pip.commands.environments import Context, prefix_finder
-from safe_pip.commands.merge import tell
+from safe_pip.commands.merge import named, tell
 from safe_pip.commands.merge.manifest import Manifest
-from safe_pip.commands.merge.transfer import Owned, Transactions, is_closed, recover, state_of, until_current
+from safe_pip.commands.merge.transfer import Attempt, Owned, Transactions, is_closed, state_of, until_current
 from safe_pip.commands.options import Namespace, Parser, text
 from safe_pip.environment.access import Prefix
-from safe_pip.environment.change import Terms, sweep_target
+from safe_pip.environment.change import Terms
 from safe_pip.environment.snapshot import Ownership, Snapshot
 from safe_pip.errors import StalePlan
 from safe_pip.merge.plan import ExactTree, Removal
@@ -21,11 +21,7 @@ from safe_pip.messages import say
 
 
 class Unmerged(NamedTuple):
-    """What was done; all paths are absolute.
-
-    `changed` has other content, `owned` belongs to a distribution, `elsewhere` would be reached through a
-    symbolic link: all of that was kept. `gone` was not there any more; `left` are directories with something else in.
-    """
+    """What was done; all paths are absolute; the help says what each list has."""
 
     prefix: Path
     removed: tuple[str, ...] = ()
@@ -67,32 +63,20 @@ def main(options: Namespace, context: Context) -> int:
     path = Path(os.path.realpath(options.manifest))
     manifest = Manifest.read(path)
     unmerged = unmerge(manifest, prefix_finder(manifest.prefix), context.transaction)
-    for line in _warnings(unmerged):
-        say(line)
+    for kept in unmerged.changed:
+        say(f"warning: `{kept}` was changed since, and kept")
+    for kept, owner in unmerged.owned:
+        say(f"warning: `{kept}` belongs to `{owner}` by now, and was kept")
+    for kept in unmerged.elsewhere:
+        say(f"warning: `{kept}` leads through a symbolic link by now, and was left alone")
     try:
         fs.unlink(path)
     except OSError as error:
         say(f"warning: `{path}` could not be deleted: {error.strerror}")
-    if options.json:
-        tell(json.dumps(_document(unmerged), indent=2))
-    else:
-        removed = f"Removed {len(unmerged.removed)} files and {len(unmerged.directories)} directories"
-        tell(f"{removed} from `{unmerged.prefix}`")
+    removed = f"Removed {len(unmerged.removed)} files and {len(unmerged.directories)} directories"
+    document = {"format": 1, **unmerged._asdict(), "prefix": str(unmerged.prefix), "owned": named(unmerged.owned)}
+    tell(json.dumps(document, indent=2) if options.json else f"{removed} from `{unmerged.prefix}`")
     return 0
-
-
-def _warnings(unmerged: Unmerged) -> Iterator[str]:
-    for path in unmerged.changed:
-        yield f"warning: `{path}` was changed since, and kept"
-    for path, owner in unmerged.owned:
-        yield f"warning: `{path}` belongs to `{owner}` by now, and was kept"
-    for path in unmerged.elsewhere:
-        yield f"warning: `{path}` leads through a symbolic link by now, and was left alone"
-
-
-def _document(unmerged: Unmerged) -> dict[str, Any]:
-    owned = [{"path": path, "owner": owner} for path, owner in unmerged.owned]
-    return {"format": 1, **unmerged._asdict(), "prefix": str(unmerged.prefix), "owned": owned}
 
 
 def unmerge(manifest: Manifest, find: Callable[[], Prefix], transactions: Transactions) -> Unmerged:
@@ -100,29 +84,22 @@ def unmerge(manifest: Manifest, find: Callable[[], Prefix], transactions: Transa
     return until_current(lambda: _Unmerge(manifest, find, transactions).carry_out())
 
 
-class _Unmerge:
-    """One attempt."""
-
+class _Unmerge(Attempt):
     def __init__(self, manifest: Manifest, find: Callable[[], Prefix], transactions: Transactions) -> None:
+        super().__init__(find, transactions)
         self._manifest = manifest
-        self._find = find
-        self._prefix = find()
-        self._transaction = transactions(self._prefix.environment)
 
     def carry_out(self) -> Unmerged:
         """Unmerge, or raise `StalePlan`."""
         if not self._prefix.path.is_dir():
             return Unmerged(self._prefix.path, gone=tuple(map(self._path, self._manifest.entries)))
-        try:
-            recover(self._transaction, self._find, self._prefix)
+        with self._tidying():
             found = self._sorted()
             made = tuple(path for path in map(self._path, self._manifest.made) if _is_directory(path))
             if found.removed or made:
                 self._commit(found.removed, made)
             else:
-                sweep_target(self._transaction.environment, self._prefix.target)
-        finally:
-            self._transaction.environment.tidy(self._prefix.stateless_trees)
+                self._sweep()
         # Directories that held a lock or a journal of this command until now.
         fs.remove_empty_directories(sorted(map(Path, made)))
         return found._replace(
@@ -137,8 +114,8 @@ class _Unmerge:
         for name, put in self._manifest.entries.items():
             path = self._path(name)
             if put.was_there:
-                continue
-            if not os.path.lexists(path):
+                pass
+            elif not os.path.lexists(path):
                 gone.append(path)
             elif os.path.realpath(os.path.dirname(path)) != os.path.dirname(path):
                 elsewhere.append(path)
@@ -148,23 +125,19 @@ class _Unmerge:
         going = {os.path.dirname(path) for path in removed if path.endswith(".dist-info/RECORD")}
         ownership = Ownership(map(str, self._prefix.trees), going)
         owners = {path: ownership.owner(path) for path in removed}
-        return Unmerged(
-            self._prefix.path,
-            tuple(path for path in removed if owners[path] is None),
-            changed=tuple(changed),
-            owned=tuple((path, owner) for path, owner in owners.items() if owner is not None),
-            elsewhere=tuple(elsewhere),
-            gone=tuple(gone),
-        )
+        free = tuple(path for path in removed if owners[path] is None)
+        owned = tuple((path, owner) for path, owner in owners.items() if owner is not None)
+        return Unmerged(self._prefix.path, free, (), tuple(changed), owned, tuple(elsewhere), tuple(gone))
 
     def _commit(self, removed: tuple[str, ...], made: tuple[str, ...]) -> None:
         target = self._prefix.target
         before = {path: state_of(path) for path in removed}
 
         def validate(now: Snapshot) -> tuple[str, ...]:
-            is_same = now == self._transaction.snapshot and self._find().trees == self._prefix.trees
-            if not is_same or any(state_of(path) != state for path, state in before.items()):
-                raise StalePlan((), f"`{self._prefix.path}` changed while this command was at work")
+            why = f"`{self._prefix.path}` changed while this command was at work"
+            self._check_trees(why)
+            if now != self._transaction.snapshot or any(state_of(path) != state for path, state in before.items()):
+                raise StalePlan((), why)
             return ()
 
         read_only = filter(_is_directory, map(self._path, self._manifest.read_only))

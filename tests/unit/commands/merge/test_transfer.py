@@ -16,7 +16,7 @@ import pytest
 
 from safe_pip.commands.merge.manifest import Manifest
 from safe_pip.commands.merge.transfer import Conflicts
-from safe_pip.environment.transaction import Transaction
+from safe_pip.environment.transaction import Transaction, _Commit
 from safe_pip.errors import NestingRefused, SafePipError, State, Unmergeable, UnusableEnvironment
 from tests.support.faults import disk
 from tests.support.faults.transaction import Link
@@ -654,14 +654,14 @@ def test_a_file_that_is_edited_while_it_is_to_be_taken_away_is_kept(
 def test_parents_that_others_make_again_and_again_hold_up_no_merge(
     prefix: MergePrefix, staged: Path, monkeypatch: pytest.MonkeyPatch, empty: Path
 ) -> None:
-    original, names = Transaction._locked, iter(["bin", "include", "lib", "share", "var", "include/deep", "share/doc"])
+    original, names = _Commit._lock, iter(["bin", "include", "lib", "share", "var", "include/deep", "share/doc"])
 
-    def locked(self: Transaction, *args: Any, **more: Any) -> Any:
+    def locked(self: _Commit, *args: Any, **more: Any) -> Any:
         if (name := next(names, None)) is not None:
             (prefix.path / name).mkdir()
         return original(self, *args, **more)
 
-    monkeypatch.setattr(Transaction, "_locked", locked)
+    monkeypatch.setattr(_Commit, "_lock", locked)
     prefix.merge(staged)
     assert prefix.content() == MergePrefix(staged).content()
     assert next(names, None) is not None, "planned under the locks it is done"

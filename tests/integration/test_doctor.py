@@ -131,15 +131,6 @@ def test_notes_alone_leave_it_sound(environment: Venv) -> None:
     assert out == f"note: unowned: {environment.purelib}/right/deep/b.py\nSound: 2 distributions\n"
 
 
-def test_an_ownerless_wrapper_is_found(environment: Venv) -> None:
-    (environment.scripts / "old").write_text(
-        f"#!{environment.python}\nimport sys\nfrom old import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
-    )
-    (finding,) = document(environment.path)["findings"]
-    assert (finding["kind"], finding["path"]) == ("ownerless-script", str(environment.scripts / "old"))
-    assert finding["repair"] == "remove it"
-
-
 def test_a_prepared_transaction_comes_before_everything_else_and_is_left_alone(environment: Venv) -> None:
     state = environment.purelib / ".safe-pip"
     state.mkdir()
@@ -206,7 +197,6 @@ def test_leftovers_of_a_killed_uninstall_of_plain_pip_are_found(env: PipEnvironm
     read = json.loads(env.run("doctor", "--json", status=1).stdout)
     found = {(each["kind"], Path(each["path"]).name): each["repair"] for each in read["findings"]}
     assert found["leftover", "~ool-1.dist-info"] == "reinstall `tool==1`, then remove it"
-    assert ("ownerless-script", "tool") in found
 
 
 def test_changes_by_other_commands_meanwhile_are_no_finding(env: PipEnvironment) -> None:

@@ -152,16 +152,6 @@ def test_a_killed_uninstall_of_plain_pip_is_taken_back(stocked: PipEnvironment) 
     assert violations(stocked) == []
 
 
-def test_an_unowned_wrapper_is_removed_and_other_files_stay(stocked: PipEnvironment) -> None:
-    scripts = stocked.venv.scripts
-    before = {path.name for path in scripts.iterdir()}
-    content = (scripts / "tool").read_text().replace("from tool import", "from gone import")
-    (scripts / "gone").write_text(content)
-    (scripts / "mine").write_text(content + "# and more\n")
-    assert doctor(stocked, "--repair", status=0)["repaired"] == [f"removed `{scripts / 'gone'}`"]
-    assert {path.name for path in scripts.iterdir()} == before | {"mine"}
-
-
 def test_a_leftover_stays_as_long_as_it_is_all_there_is_of_a_project(stocked: PipEnvironment) -> None:
     (stocked.site / "other-1.dist-info").rename(stocked.site / "~ther-1.dist-info")
     another = stocked.site / "~ool-1.dist-info"

@@ -9,14 +9,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from safe_pip import fs
-from safe_pip.environment.access import Prefix, trees_below
+from safe_pip.environment.access import Prefix, resolved, trees_below
 from safe_pip.environment.environment import Environment
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import UnusableEnvironment
@@ -87,10 +86,7 @@ class Interpreter:
 
     @classmethod
     def find(cls, named: str) -> Interpreter:
-        """The interpreter that is meant by its path, its environment, or its name on PATH.
-
-        Raises `UnusableEnvironment` if there is none.
-        """
+        """The interpreter with this path, environment, or name on PATH; raises `UnusableEnvironment` for none."""
         if os.path.isdir(named):
             return cls.ask(python_of(Path(named)))
         path = os.path.abspath(named) if os.path.dirname(named) else shutil.which(named)
@@ -100,11 +96,8 @@ class Interpreter:
 
     def is_like(self, other: Interpreter) -> bool:
         """Whether both are of one installation, in one version."""
-
-        def facts(each: Interpreter) -> tuple[object, ...]:
-            return each.implementation, each.version, each.abi, each.base
-
-        return facts(self) == facts(other)
+        mine = self.implementation, self.version, self.abi, self.base
+        return mine == (other.implementation, other.version, other.abi, other.base)
 
     def __str__(self) -> str:
         name = "Python" if self.implementation == "cpython" else self.implementation
@@ -126,13 +119,10 @@ class Place:
     @classmethod
     def find(cls, named: str | None, context: Context) -> Place:
         """The environment that `--env` names, or this Python's; raises `UnusableEnvironment` if there is none."""
-        path = isolation.environment_path
-        if named is not None:
-            trees = trees_of(named) or [Path(os.path.realpath(named))]
-            if not trees[0].is_dir():
-                raise UnusableEnvironment(f"`{named}` does not exist")
-            path = tuple(map(str, trees))
-        environment = context.environment(path)
+        trees = [] if named is None else trees_of(named) or [Path(os.path.realpath(named))]
+        if trees and not trees[0].is_dir():
+            raise UnusableEnvironment(f"`{named}` does not exist")
+        environment = context.environment([*map(str, trees)] or isolation.environment_path)
         return cls(context, environment, tuple(environment.trees()), named)
 
     def transaction(self) -> Transaction:
@@ -149,12 +139,6 @@ class Place:
         shown = order.shown_name(tree)
         return None if shown == tree else shown
 
-    def interpreters(self, scripts: Path) -> list[str]:
-        """The Pythons of this environment, as far as they are known; no link is followed."""
-        found = [os.path.join(scripts, name) for name in dict.fromkeys((_PYTHON, "python3"))]
-        found.append(sys.executable if self.named is None else os.path.abspath(self.named))
-        return [path for path in found if path and os.path.isfile(path)]
-
     def installing(self, tree: Path) -> tuple[list[str], list[str]] | None:
         """The options of pip, before and behind `install`, that install into `tree`; None where it does not."""
         if self.named is None:
@@ -166,18 +150,18 @@ class Place:
             return ["--python", str(home or path)], []
         if tree.name not in PACKAGES:
             return [], ["--target", str(tree), "--upgrade"]
-        python = self.interpreters(scripts_of(tree))[:1]
-        return (["--python", *python], []) if python and os.path.isfile(python[0]) and path != tree else None
+        scripts = scripts_of(tree)
+        python = [str(scripts / name) for name in (_PYTHON, "python3") if (scripts / name).is_file()]
+        return (["--python", python[0]], []) if python and path != tree else None
 
 
 def own_trees() -> list[Path]:
     """The trees that this Python's pip installs into."""
-    return _distinct(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    return resolved(Path(sysconfig.get_path(name)) for name in ("purelib", "platlib"))
 
 
 def _user_site() -> Path | None:
-    site: Any = sys.modules.get("site")
-    user = getattr(site, "USER_SITE", None)
+    user = getattr(sys.modules.get("site"), "USER_SITE", None)
     return Path(os.path.realpath(user)) if user else None
 
 
@@ -189,19 +173,19 @@ def trees_of(named: str) -> list[Path]:
     path = Path(os.path.abspath(named))  # an interpreter in a venv is a symbolic link that must not be followed
     if path.is_dir():
         if path.name in PACKAGES:
-            return _distinct([path])
+            return resolved([path])
         # A prefix may have a state directory beside those of its trees, while a merge is at work or unfinished.
         if below := trees_below(path):
-            return _distinct([*below, path] if state_directory.has_locks(path) else below)
+            return resolved([*below, path] if state_directory.has_locks(path) else below)
         # Without flock the directory of a virtual environment is locked by a file too, while that is made.
         is_tree = state_directory.exists(path) and not (path / "pyvenv.cfg").is_file()
-        return _distinct([path]) if is_tree else []
+        return resolved([path]) if is_tree else []
     if path.is_file() and os.access(path, os.X_OK):
         prefix = path.parent.parent
         if (prefix / "pyvenv.cfg").is_file() and (below := trees_below(prefix)):
             return below
         found = Interpreter.ask(path)
-        return _distinct([found.purelib, found.platlib])
+        return resolved([Path(found.purelib), Path(found.platlib)])
     if fs.is_no_directory(path):
         raise UnusableEnvironment(f"`{named}` is neither a directory nor an interpreter")
     return []
@@ -224,10 +208,8 @@ def _prefix_of(env: str | None) -> Path:
     if env is None:
         return Path(sysconfig.get_path("data"))
     path = Path(os.path.abspath(env))
-    if path.is_dir():
-        return path
-    if path.is_file() and (path.parent.parent / "pyvenv.cfg").is_file():
-        return path.parent.parent
+    if path.is_dir() or (path.is_file() and (path.parent.parent / "pyvenv.cfg").is_file()):
+        return path if path.is_dir() else path.parent.parent
     for tree in trees_of(env):
         return next((above.parent for above in tree.parents if above.name.startswith("lib")), tree)
     raise UnusableEnvironment(f"`{env}` does not exist")
@@ -249,7 +231,3 @@ def scripts_below(prefix: Path) -> Path:
 def python_of(prefix: Path) -> Path:
     """The interpreter of a virtual environment."""
     return scripts_below(prefix) / _PYTHON
-
-
-def _distinct(paths: Iterator[str] | Sequence[str | Path]) -> list[Path]:
-    return list(dict.fromkeys(Path(os.path.realpath(path)) for path in paths))

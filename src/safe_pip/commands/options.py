@@ -8,7 +8,7 @@ import argparse
 import importlib
 from argparse import Namespace
 from functools import partial
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from safe_pip.commands import MODULES, VERBS
 from safe_pip.commands.environments import Context
@@ -16,26 +16,15 @@ from safe_pip.errors import UsageError
 from safe_pip.launch.settings import Settings, seconds
 from safe_pip.locking.waiting import Waiting
 
-__all__ = ["Namespace", "Option", "Parser", "listed", "parser", "run", "text"]
-
-
-class Option(NamedTuple):
-    """One option of a verb: its names, what its value is called (None: it takes none), and its help."""
-
-    names: tuple[str, ...]
-    value: str | None
-    help: str
+__all__ = ["Namespace", "Parser", "listed", "parser", "run", "text"]
 
 
 class Parser(argparse.ArgumentParser):
     """The arguments of one verb. A mistake on the command line raises `UsageError`."""
 
     def __init__(self, verb: str) -> None:
-        super().__init__(
-            prog=f"safe-pip {verb}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        layout = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog=f"safe-pip {verb}", formatter_class=layout, allow_abbrev=False)
         self.set_defaults(verb=verb, lock_timeout=None)
 
     def error(self, message: str) -> NoReturn:
@@ -48,7 +37,6 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--env", type=text, metavar="DIR", help=what)
 
     def add_json(self) -> None:
-        """Add `--json`."""
         self.add_argument("--json", action="store_true", help="print one JSON document")
 
     def add_lock_timeout(self) -> None:
@@ -76,16 +64,16 @@ def parser(verb: str) -> Parser:
     return made
 
 
-def listed(verb: str) -> list[Option]:
-    """The options of a verb, for completion."""
+def listed(verb: str) -> list[tuple[tuple[str, ...], str | None, str]]:
+    """The options of a verb, for completion: names, what the value is called (None: it takes none), help."""
     actions = [action for action in parser(verb)._actions if action.option_strings and action.dest != "help"]
     return [
-        Option(
-            tuple(action.option_strings),
-            None if action.nargs == 0 else str(action.metavar or action.dest).upper(),
-            action.help or "",
+        (
+            tuple(each.option_strings),
+            None if each.nargs == 0 else str(each.metavar or each.dest).upper(),
+            each.help or "",
         )
-        for action in actions
+        for each in actions
     ]
 
 

@@ -48,15 +48,26 @@ The JSON document has:
 def main(options: Namespace, context: Context) -> int:
     """Run the verb; on return its exit status."""
     place = Place.find(options.env, context)
-    problems = tuple(_problems(place.trees))
-    transactions = [(each, activity.next_action(each)) for each in activity.transactions(place.trees)]
+    problems = list(_problems(place.trees))
+    transactions = [_transaction(each) for each in activity.transactions(place.trees)]
     view = View.take()
     found = [lock for tree, scripts in place.scripts().items() for lock in activity.locks(tree, view, [scripts])]
-    locks = list({(lock.name, lock.path): lock for lock in reversed(found)}.values())[::-1]
-    if options.json:
-        print(json.dumps(_document(place.trees, view, locks, transactions, problems), indent=2))
-    else:
-        print("\n".join(_lines(place.trees, view, locks, transactions, problems)))
+    locks = {(lock.name, lock.path): lock for lock in reversed(found)}.values()
+    adopted = [each for each in map(adoption.find, place.trees) if each is not None]
+    document = {
+        "format": 1,
+        "trees": [str(tree) for tree in place.trees],
+        "complete": view.is_complete,
+        "locks": [_lock(each) for each in reversed(locks)],
+        "transactions": transactions,
+        "adopted": [
+            {"tree": str(each.tree), "home": str(each.home), "file": str(each.file), "works": each.works}
+            for each in adopted
+        ],
+        "problems": problems,
+    }
+    told = {str(each.tree): each.told() for each in adopted}
+    print(json.dumps(document, indent=2) if options.json else "\n".join(_lines(document, told)))
     return 0
 
 
@@ -68,92 +79,15 @@ def _problems(trees: tuple[Path, ...]) -> Iterator[str]:
             yield error.message
 
 
-def _lines(
-    trees: tuple[Path, ...],
-    view: View,
-    locks: list[Lock],
-    transactions: list[tuple[Transaction, str]],
-    problems: tuple[str, ...],
-) -> Iterator[str]:
-    """The report: a line for each process at a lock, and for each transaction."""
-    for tree in trees:
-        yield (str(order.shown_name(tree)) if order.shown_name(tree) == tree else f"{order.shown_name(tree)} ({tree})")
-        said = [line for lock in locks if lock.tree == tree for line in _told(lock)]
-        said += [_unfinished(each, next_) for each, next_ in transactions if each.tree == tree]
-        adopted = adoption.find(tree)
-        yield from (f"  {line}" for line in said or ["no lock is held, nothing is unfinished"])
-        yield from () if adopted is None else [f"  {adopted.told()}"]
-    yield from (f"{each.tree}: {_unfinished(each, next_)}" for each, next_ in transactions if each.tree not in trees)
-    yield from problems
-    if not view.is_complete:
-        yield "This may not be all: locks that are held in other pid namespaces, or without /proc/locks, are not seen"
-
-
-def _told(lock: Lock) -> Iterator[str]:
-    name = f"{lock.name} lock" if lock.name in ("environment", "commit") else f"{lock.name} `{lock.path}`"
-    for party in lock.holders:
-        yield f"{name}: {'held' if party.exclusive else 'shared'} by {_who(party)}"
-    for party in lock.waiting:
-        mode = "" if party.is_waiting else "exclusively " if party.exclusive else "shared "
-        yield f"{name}: waited for {mode}by {_who(party)}"
-
-
-def _who(party: Holder | Transaction) -> str:
-    facts = [f"pid {party.pid}"]
-    if isinstance(party, Holder):
-        facts += ["stopped"] if party.is_stopped else []
-        facts += [] if party.is_seen else ["by the note it left"]
-    named = f"`{party.command}` ({', '.join(facts)})" if party.command else ", ".join(facts)
-    return named if party.since is None else f"{named} for {max(time.time() - party.since, 0):.0f} s"
-
-
-def _unfinished(transaction: Transaction, next_: str) -> str:
-    alive = {True: "at work", False: "dead", None: "perhaps at work"}[transaction.is_alive]
-    by = "" if transaction.pid is None else f" by {_who(transaction)}"
-    return f"transaction {transaction.identifier}: {transaction.state.value}{by}, {alive}; the next command: {next_}"
-
-
-def _document(
-    trees: tuple[Path, ...],
-    view: View,
-    locks: list[Lock],
-    transactions: list[tuple[Transaction, str]],
-    problems: tuple[str, ...],
-) -> dict[str, Any]:
+def _lock(lock: Lock) -> dict[str, Any]:
+    holders, waiting = ([_party(party) for party in parties] for parties in (lock.holders, lock.waiting))
     return {
-        "format": 1,
-        "trees": [str(tree) for tree in trees],
-        "complete": view.is_complete,
-        "locks": [
-            {
-                "lock": lock.name,
-                "tree": str(lock.tree),
-                "path": str(lock.path),
-                "holders": [_party(party) for party in lock.holders],
-                "waiting": [_party(party) for party in lock.waiting],
-            }
-            for lock in locks
-        ],
-        "transactions": [
-            {
-                "id": each.identifier,
-                "tree": str(each.tree),
-                "state": each.state.value,
-                "alive": each.is_alive,
-                "pid": each.pid,
-                "command": each.command,
-                "since": each.since,
-                "next": next_,
-            }
-            for each, next_ in transactions
-        ],
-        "adopted": [_adoption(found) for found in map(adoption.find, trees) if found is not None],
-        "problems": list(problems),
+        "lock": lock.name,
+        "tree": str(lock.tree),
+        "path": str(lock.path),
+        "holders": holders,
+        "waiting": waiting,
     }
-
-
-def _adoption(found: adoption.Adoption) -> dict[str, Any]:
-    return {"tree": str(found.tree), "home": str(found.home), "file": str(found.file), "works": found.works}
 
 
 def _party(party: Holder) -> dict[str, Any]:
@@ -165,3 +99,55 @@ def _party(party: Holder) -> dict[str, Any]:
         "stopped": party.is_stopped,
         "seen": party.is_seen,
     }
+
+
+def _transaction(found: Transaction) -> dict[str, Any]:
+    return {
+        "id": found.identifier,
+        "tree": str(found.tree),
+        "state": found.state.value,
+        "alive": found.is_alive,
+        "pid": found.pid,
+        "command": found.command,
+        "since": found.since,
+        "next": activity.next_action(found),
+    }
+
+
+def _lines(document: dict[str, Any], adopted: dict[str, str]) -> Iterator[str]:
+    """The report: a line for each process at a lock, and for each transaction."""
+    trees, transactions = document["trees"], document["transactions"]
+    for tree in trees:
+        shown = str(order.shown_name(Path(tree)))
+        yield shown if shown == tree else f"{shown} ({tree})"
+        said = [line for lock in document["locks"] if lock["tree"] == tree for line in _told(lock)]
+        said += [_unfinished(each) for each in transactions if each["tree"] == tree]
+        said = said or ["no lock is held, nothing is unfinished"]
+        yield from (f"  {line}" for line in (*said, *([adopted[tree]] if tree in adopted else [])))
+    yield from (f"{each['tree']}: {_unfinished(each)}" for each in transactions if each["tree"] not in trees)
+    yield from document["problems"]
+    if not document["complete"]:
+        yield "This may not be all: locks that are held in other pid namespaces, or without /proc/locks, are not seen"
+
+
+def _told(lock: dict[str, Any]) -> Iterator[str]:
+    name = f"{lock['lock']} lock" if lock["lock"] in ("environment", "commit") else f"{lock['lock']} `{lock['path']}`"
+    for party in lock["holders"]:
+        yield f"{name}: {'held' if party['mode'] == 'exclusive' else 'shared'} by {_named(party)}"
+    for party in lock["waiting"]:
+        mode = {"exclusive": "exclusively ", "shared": "shared ", None: ""}[party["mode"]]
+        yield f"{name}: waited for {mode}by {_named(party)}"
+
+
+def _unfinished(found: dict[str, Any]) -> str:
+    alive = {True: "at work", False: "dead", None: "perhaps at work"}[found["alive"]]
+    by = "" if found["pid"] is None else f" by {_named(found)}"
+    return f"transaction {found['id']}: {found['state']}{by}, {alive}; the next command: {found['next']}"
+
+
+def _named(party: dict[str, Any]) -> str:
+    facts = [f"pid {party['pid']}"]
+    facts += ["stopped"] if party.get("stopped") else []
+    facts += [] if party.get("seen", True) else ["by the note it left"]
+    named = f"`{party['command']}` ({', '.join(facts)})" if party["command"] else ", ".join(facts)
+    return named if party["since"] is None else f"{named} for {max(time.time() - party['since'], 0):.0f} s"

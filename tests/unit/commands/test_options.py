@@ -16,9 +16,9 @@ def parse(verb: str, *words: str) -> Namespace:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_a_module_and_describes_its_options(verb: str) -> None:
     assert set(VERBS) == set(MODULES)
-    names = [name for option in options.listed(verb) for name in option.names]
+    names = [name for option in options.listed(verb) for name in option[0]]
     assert len(names) == len(set(names))
-    assert all(option.help for option in options.listed(verb) if option.names[0] not in PASSED_ON)
+    assert all(text for each, _, text in options.listed(verb) if each[0] not in PASSED_ON)
     assert ("--json" in names) == (verb in ("doctor", "merge", "status", "unmerge"))
 
 
@@ -26,7 +26,7 @@ PASSED_ON = ("--system-site-packages", "--without-pip", "--copies", "--symlinks"
 
 
 def test_an_option_that_takes_a_value_says_so() -> None:
-    found = {option.names[-1]: option.value for option in options.listed("run")}
+    found = {names[-1]: value for names, value, _ in options.listed("run")}
     assert found == {"--shared": None, "--exclusive": None, "--env": "DIR", "--lock-timeout": "SECONDS"}
 
 

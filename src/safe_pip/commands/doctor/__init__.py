@@ -28,8 +28,6 @@ Each finding is a line: its kind, the distribution, the path, and what would rep
                                  the dist-info is incomplete, or is of something else than its name says
   doubled-project                several dist-infos (egg-infos) of one project in one tree
   leftover                       `~x` of a plain pip that was interrupted
-  ownerless-script               a wrapper as installers make them, for this Python, that no RECORD and no entry point
-                                 names
   unfinished-transaction         of a safe-pip that was killed; the next command undoes or finishes it, or refuses to
   abandoned                      a private directory or a marker of a safe-pip that was killed
   adopted-in-vain                the safe-pip that pip is there (`safe-pip adopt`) is gone: pip refuses to run
@@ -42,9 +40,9 @@ Notes:
 `--repair` first undoes or finishes transactions. Some are refused by every other command, because another program has
 changed something since or because the journal is damaged. Such a transaction is undone as far as possible; what it has
 of the rest is put aside in `.safe-pip/kept-...`, never deleted, and its journal is removed. Then duplicate or empty
-`.dist-info` directories, leftovers and scripts without an owner are removed. Leftovers stay as long as one of them is
-all there is of a project. At last `--repair` prints what is left, and the command that reinstalls damaged distributions
-in their recorded version, from where they came from.
+`.dist-info` directories and leftovers are removed. Leftovers stay as long as one of them is all there is of a project.
+At last `--repair` prints what is left, and the command that reinstalls damaged distributions in their recorded version,
+from where they came from.
 """
     parser.epilog = """\
 The JSON document has:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from safe_pip._vendor import importlib_metadata
 from safe_pip.commands import activity
 from safe_pip.commands.activity import State, Transaction
 from safe_pip.commands.environments import PACKAGES, Place
@@ -35,7 +34,6 @@ from safe_pip.launch import adoption
 from safe_pip.locking import flock, state_directory
 from safe_pip.records import RealPaths, Row, canonical, digest_file, is_bytecode, parse
 
-_untyped: Any = importlib_metadata  # it has no types
 KEPT = "kept-"
 """How the name starts of what `--repair` kept of a transaction that could not be undone."""
 
@@ -51,20 +49,6 @@ _MARKER = re.compile(re.escape(state_directory.NAME) + r"-([0-9a-f]{16})")
 # These come with an interpreter, a virtual environment or setuptools, and with no distribution.
 _KNOWN = re.compile(r"README\.txt|_virtualenv\.(py|pth)|__pycache__|.*\.egg(-link)?|easy-install\.pth", re.DOTALL)
 _INTERRUPTED = "of a plain pip that was interrupted"
-_LONGEST_WRAPPER = 4096
-# Scripts as pip, distlib and uv write them.
-_WRAPPER = re.compile(
-    rb"""
-    (?: \#!\s*(?P<short>\S+python\S*)[ ]*\n
-      | \#!/bin/sh\n'''exec'[ ](?P<long>\S+|"[^"\n]+")[ ]"\$0"[ ]"\$@"\n'[ ]'''\n )
-    (?: \#[ ]-\*-[ ]coding:[ ]utf-8[ ]-\*-\n )? (?: import[ ]re\n )? import[ ]sys\n+
-    from[ ](?P<module>[\w.]+)[ ]import[ ](?P<function>\w+)\n+
-    if[ ]__name__[ ]==[ ](?:'__main__'|"__main__"):\n
-    (?: [ ]+(?:el)?if[ ]sys\.argv\[0\]\.endswith\([^()]*\):\n | [ ]+sys\.argv\[0\][ ]=[ ][^\n]*\n )*
-    [ ]+sys\.exit\((?P=function)[\w.]*\(\)\)\n*
-    """,
-    re.VERBOSE,
-)
 
 
 class Kind(enum.Enum):
@@ -80,7 +64,6 @@ class Kind(enum.Enum):
     UNREADABLE_RECORD = "unreadable-record"
     DOUBLED_PROJECT = "doubled-project"
     LEFTOVER = "leftover"
-    OWNERLESS_SCRIPT = "ownerless-script"
     UNFINISHED_TRANSACTION = "unfinished-transaction"
     ABANDONED = "abandoned"
     UNOWNED = "unowned"
@@ -121,7 +104,7 @@ class Installed(NamedTuple):
 
     `name` and `version` are METADATA's, or else the directory's name has them; `metadata` is what METADATA says, None
     if it says nothing. `rows`, with absolute paths whose parents are resolved, is None without a RECORD that can be
-    read, and `problem` says why. `scripts` are the names of its entry points, `origin` the text of direct_url.json.
+    read, and `problem` says why. `origin` is the text of direct_url.json.
     """
 
     tree: str
@@ -132,7 +115,6 @@ class Installed(NamedTuple):
     rows: tuple[Row, ...] | None
     problem: str = ""
     installer: str = ""
-    scripts: frozenset[str] = frozenset()
     origin: str = ""
 
     @classmethod
@@ -149,13 +131,8 @@ class Installed(NamedTuple):
             rows = None if record is None else rows_of(tree, record, paths)
         except (ValueError, OSError) as error:
             problem = str(error)
-        try:
-            points = _untyped.EntryPoints._from_text(_text(info, "entry_points.txt") or "")
-            scripts = frozenset(each.name for each in points if each.group in ("console_scripts", "gui_scripts"))
-        except ValueError:
-            scripts = frozenset()
         installer, origin = (_text(info, "INSTALLER") or "").strip(), _text(info, "direct_url.json") or ""
-        return cls(tree, info, name, version, metadata, rows, problem, installer, scripts, origin)
+        return cls(tree, info, name, version, metadata, rows, problem, installer, origin)
 
     @property
     def project(self) -> str:
@@ -311,15 +288,11 @@ class _Look:
     def _strays(self, installed: list[Installed]) -> Iterator[Finding]:
         owned = Owned.by(installed)
         trees = [str(each) for each in self._place.trees]
-        directories: dict[Path, Path] = {}
-        for tree, directory in self._place.scripts().items():
-            directories.setdefault(directory, tree)
+        for tree in self._place.trees:
             yield from map(self._with_project, strays(str(tree), owned, self._unfinished))
             home = self._place.home(tree)
             for path in () if home is None else beside(owned.files, str(home), trees):
                 yield Finding(Kind.LEFTOVER, str(tree), path, detail=_INTERRUPTED)
-        for directory, tree in directories.items():
-            yield from scripts(str(tree), str(directory), owned, self._place.interpreters(directory))
 
     def _with_project(self, finding: Finding) -> Finding:
         """A leftover with the project whose metadata it is, so that this can be reinstalled."""
@@ -490,7 +463,7 @@ def with_repairs(findings: Iterable[Finding], installed: Iterable[Installed]) ->
         if kind is Kind.LEFTOVER and each.version and (each.tree, each.project) not in there:
             again = f"{each.project}=={each.version}"
             yield each._replace(repair=f"reinstall `{again}`, then remove it", again=(again,))
-        elif kind in (Kind.LEFTOVER, Kind.OWNERLESS_SCRIPT, Kind.ABANDONED):
+        elif kind in (Kind.LEFTOVER, Kind.ABANDONED):
             yield each._replace(repair="remove it")
         elif of is None or kind.is_note:
             yield each
@@ -517,7 +490,6 @@ class Owned(NamedTuple):
     files: frozenset[str]
     directories: frozenset[str]
     whole: frozenset[str]
-    scripts: frozenset[str]
     known: frozenset[str]
 
     @classmethod
@@ -525,10 +497,9 @@ class Owned(NamedTuple):
         """What these own."""
         files = frozenset(row.path for each in installed for row in each.rows or ())
         whole = frozenset(each.info for each in installed)
-        scripts = frozenset(name for each in installed for name in each.scripts)
         unknown = {each.tree for each in installed if each.rows is None}
         known = frozenset(each.tree for each in installed if each.tree not in unknown)
-        return cls(files, frozenset(_above((*files, *whole))), whole, scripts, known)
+        return cls(files, frozenset(_above((*files, *whole))), whole, known)
 
 
 def _above(paths: Iterable[str]) -> set[str]:
@@ -607,38 +578,3 @@ def beside(files: Iterable[str], within: str, trees: Iterable[str]) -> Iterator[
             for entry in _listed(directory):
                 if entry.name.startswith("~") and entry.is_dir(follow_symlinks=False):
                     yield entry.path
-
-
-class Wrapper(NamedTuple):
-    """A script that an installer made for an entry point: the interpreter that runs it, and what it calls."""
-
-    interpreter: str
-    module: str
-
-    @classmethod
-    def read(cls, path: str) -> "Wrapper | None":
-        """What the file is, if every line of it is one that installers write; None for any other program."""
-        try:
-            if not stat.S_ISREG(os.lstat(path).st_mode) or os.stat(path).st_size > _LONGEST_WRAPPER:
-                return None
-            match = _WRAPPER.fullmatch(Path(path).read_bytes())
-        except OSError:
-            return None
-        if match is None:
-            return None
-        return cls(os.fsdecode((match["short"] or match["long"]).strip(b'"')), match["module"].decode())
-
-
-def scripts(tree: str, directory: str, owned: Owned, interpreters: Collection[str]) -> Iterator[Finding]:
-    """The wrappers in `directory` that run one of `interpreters`, and that no RECORD and no entry point names."""
-    for entry in _listed(os.path.realpath(directory)):
-        if entry.path in owned.files or entry.name in owned.scripts:
-            continue
-        wrapper = Wrapper.read(entry.path)
-        if wrapper is not None and _place(wrapper.interpreter) in map(_place, interpreters):
-            yield Finding(Kind.OWNERLESS_SCRIPT, tree, entry.path, detail=f"it calls `{wrapper.module}`")
-
-
-def _place(interpreter: str) -> tuple[str, str]:
-    """The directory of an interpreter and where it leads, which its names there (`python`, `python3`) share."""
-    return os.path.realpath(os.path.dirname(interpreter)), os.path.realpath(interpreter)

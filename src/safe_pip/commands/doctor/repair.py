@@ -148,7 +148,7 @@ class Repair:
 
 
 def _superfluous(report: Report) -> Iterator[Removal]:
-    """What may go: all but one of several dist-infos, those that say nothing, leftovers, scripts without an owner.
+    """What may go: all but one of several dist-infos, those that say nothing, leftovers.
 
     The leftovers of a tree stay as long as one of them is all there is of a project.
     """
@@ -164,9 +164,7 @@ def _superfluous(report: Report) -> Iterator[Removal]:
                     yield _removal(finding, each.info, files - others)
         elif finding.kind is Kind.MISSING_METADATA and finding.info in hopeless:
             yield _removal(finding, finding.info)
-        elif finding.kind in (Kind.OWNERLESS_SCRIPT, Kind.ABANDONED) or (
-            finding.kind is Kind.LEFTOVER and finding.tree not in needed
-        ):
+        elif finding.kind is Kind.ABANDONED or (finding.kind is Kind.LEFTOVER and finding.tree not in needed):
             yield _removal(finding, finding.path)
 
 

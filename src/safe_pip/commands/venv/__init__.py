@@ -68,8 +68,12 @@ def main(options: Namespace, context: Context) -> int:
     for name in options.requirements:
         if "://" not in name and not os.path.exists(name):
             raise UsageError(f"there is no requirements file `{name}`")
+    command = _Command(options, context)
     try:
-        _Command(options, context).run()
+        while not command.is_complete():
+            command.chosen()  # before a lock is taken
+            with suppress(FileNotFoundError):  # another command had made the directory, failed, and removed it
+                command.make()
     except NotMade as error:
         if error.output:
             print(error.output, file=sys.stderr)
@@ -91,46 +95,35 @@ class _Command:
         self._passed_on = [*options.passed_on, "--prompt", prompt]
         self._python: Interpreter | None = None
 
-    def run(self) -> None:
-        """On return the environment exists."""
-        while not self._is_complete():
-            self._chosen()  # before a lock is taken
-            with suppress(FileNotFoundError):  # another command had made the directory, failed, and removed it
-                self._make()
-
-    def _chosen(self) -> Interpreter:
+    def chosen(self) -> Interpreter:
         """The Python of a new environment; it is asked once."""
         if self._python is None:
             self._python = Interpreter.ask(sys.executable) if self._named is None else Interpreter.find(self._named)
         return self._python
 
-    def _is_complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the environment exists, cleared if that is asked for; raises an error if it never can."""
-        self._recover()
+        trees = trees_of(str(self._home)) if self._home.is_dir() else []
+        for tree in filter(state_directory.has_journal, trees):
+            # Undo a change of the environment whose process was killed.
+            self._context.environment([str(tree)]).read(lambda: None)
         if virtual.is_moving(self._home) or not virtual.is_configured(self._home):
             return False
-        found = virtual.look(self._home)
+        found, again = virtual.look(self._home), "Make it anew with `--clear`"
         if self._is_cleared:
-            self._clear()
+            if os.path.realpath(sys.prefix) == str(self._home):
+                mine = f"`{self._shown}` is the environment that this safe-pip runs from"
+                raise UsageError(f"{mine}: clear it from another")
+            with virtual.made_aside(self._home, self.chosen().executable, self._passed_on) as aside:
+                virtual.exchange(aside, self._home, trees_of(str(self._home)), self._context)
         elif found is None:
-            raise UnusableEnvironment(
-                f"`{self._shown}` is a virtual environment that does not work", hint="Make it anew with `--clear`"
-            )
-        elif self._named is not None and not found.is_like(self._chosen()):
-            raise OtherPython(
-                f"`{self._shown}` is an environment of {found}, not of `{self._named}`",
-                hint="Make it anew with `--clear`",
-            )
+            raise UnusableEnvironment(f"`{self._shown}` is a virtual environment that does not work", hint=again)
+        elif self._named is not None and not found.is_like(self.chosen()):
+            raise OtherPython(f"`{self._shown}` is an environment of {found}, not of `{self._named}`", hint=again)
         virtual.sweep(self._home)
         return True
 
-    def _recover(self) -> None:
-        """Undo a change of the environment whose process was killed."""
-        for tree in self._trees():
-            if state_directory.has_journal(tree):
-                self._context.environment([str(tree)]).read(lambda: None)
-
-    def _make(self) -> None:
+    def make(self) -> None:
         """Make the environment, or wait until another command has."""
         with self._context.environment([]).making(self._home):
             virtual.finish(self._home)
@@ -141,17 +134,8 @@ class _Command:
                 raise UnusableEnvironment(
                     f"`{self._shown}` is not a virtual environment, and not empty", hint="Choose another directory"
                 )
-            with virtual.made_aside(self._home, self._chosen().executable, self._passed_on) as aside:
+            with virtual.made_aside(self._home, self.chosen().executable, self._passed_on) as aside:
                 virtual.put(aside, self._home)
-
-    def _clear(self) -> None:
-        if os.path.realpath(sys.prefix) == str(self._home):
-            raise UsageError(f"`{self._shown}` is the environment that this safe-pip runs from: clear it from another")
-        with virtual.made_aside(self._home, self._chosen().executable, self._passed_on) as aside:
-            virtual.exchange(aside, self._home, self._trees(), self._context)
-
-    def _trees(self) -> list[Path]:
-        return trees_of(str(self._home)) if self._home.is_dir() else []
 
 
 def _install(options: Namespace, context: Context) -> int:

@@ -3,8 +3,7 @@
 A new environment is made aside: in a private directory of its future directory, by the `venv` module of the chosen
 Python, with the paths in it that it will have. Then that directory is renamed to `.safe-pip-venv`. From this instant on
 the environment will exist, whatever is killed: its content is moved up, name by name, scripts last, and every later
-command that finds `.safe-pip-venv` goes on with that. So an interpreter that can be found means that all the rest is
-there. All of it happens under the lock of the directory (`Environment.making`), which needs only the directory itself.
+command that finds `.safe-pip-venv` goes on with that. All of it happens under the lock of the directory.
 
 The process that makes a private directory holds a lock on it, and so does the program that fills it, which may live a
 little longer than its parent. A private directory without a lock is a leftover.
@@ -16,11 +15,9 @@ import errno
 import hashlib
 import os
 import re
-import signal
 import stat
 import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -38,8 +35,7 @@ from safe_pip.records import encoded
 CONFIGURATION = "pyvenv.cfg"
 _READY = ".safe-pip-venv"
 _ASIDE = f"{_READY}-"
-_OURS = ".safe-pip"
-"""How every name starts that safe-pip itself makes in the directory of an environment."""
+_OURS = ".safe-pip"  # how every name starts that safe-pip itself makes in the directory of an environment
 _UV_LOCK = ".lock"
 
 # The chosen Python runs this. It ends, with all that it started, when the other end of its standard input is closed: the
@@ -159,13 +155,17 @@ def exchange(aside: Path, home: Path, trees: Sequence[Path], context: Context) -
     """
     new = home / os.path.relpath(Interpreter.ask(python_of(aside)).purelib, os.path.realpath(aside))
     trees = tuple(trees) or (new,)
-    own, empty = context.environment([*map(str, trees)]), list(_empty(aside))
+    own = context.environment([*map(str, trees)])
+    # A transaction moves only files.
+    empty = [os.path.relpath(path, aside) for path, directories, files in os.walk(aside) if not directories + files]
     # One environment for all steps of the transaction: each finds the locks held that it asks for.
     transaction = Transaction(lambda path: own, tuple(map(str, trees)), durable=context.settings.durable)
     target = Target(trees, uv_lock=home / _UV_LOCK)
     with transaction.staging(target) as change:
         change.mirror(str(home))
-        _stage(aside, Path(change.staged(str(home))))
+        with space.staging(str(aside)), Directory.open(aside) as made, Directory.open(change.staged(str(home))) as staged:
+            for name in made.names():
+                fs.move(made, name, staged, name)
         with own.replacing(target):
             # Listed under the lock: no other command adds anything now.
             change.remove(Removal("what was there", trees[0], frozenset(_contents(home, trees))))
@@ -174,21 +174,11 @@ def exchange(aside: Path, home: Path, trees: Sequence[Path], context: Context) -
         with suppress(OSError):  # no program needs them
             fs.make_directories(home / path)
     for tree in trees:
-        if tree != new:
-            _remove_tree(tree, context)
-
-
-def _empty(aside: Path) -> Iterator[str]:
-    """The empty directories in `aside`, relative to it. A transaction moves only files."""
-    for path, directories, files in os.walk(aside):
-        if not directories and not files:
-            yield os.path.relpath(path, aside)
-
-
-def _stage(aside: Path, stage: Path) -> None:
-    with space.staging(str(aside)), Directory.open(aside) as made, Directory.open(stage) as staged:
-        for name in made.names():
-            fs.move(made, name, staged, name)
+        if tree != new:  # of the Python that the environment had before: it is empty now
+            with context.environment([str(tree)]).replacing(Target((tree,), stateless_trees=(tree,))):
+                pass
+            if not state_directory.exists(tree):
+                fs.remove_empty_directories([tree.parent, tree])
 
 
 def _contents(home: Path, trees: Sequence[Path]) -> Iterator[str]:
@@ -204,14 +194,6 @@ def _contents(home: Path, trees: Sequence[Path]) -> Iterator[str]:
                     waiting.append(path)
                 elif not (directory in (home, *trees) and entry.name.startswith(_OURS)) and path != home / _UV_LOCK:
                     yield str(path)
-
-
-def _remove_tree(tree: Path, context: Context) -> None:
-    """Remove the empty tree of the Python that the environment had before, with the directory that it lies in."""
-    with context.environment([str(tree)]).replacing(Target((tree,), stateless_trees=(tree,))):
-        pass
-    if not state_directory.exists(tree):
-        fs.remove_empty_directories([tree.parent, tree])
 
 
 def sweep(home: Path) -> None:
@@ -241,73 +223,39 @@ def _make_private(home: Path) -> tuple[Path, Descriptor | None]:
             raise space.refusal(str(home), error) from error
         if not flock.supported:
             return aside, None
-        try:
+        with suppress(FileNotFoundError):  # another command swept it as a leftover
             descriptor = Descriptor(aside)
-        except FileNotFoundError:
-            continue  # another command swept it as a leftover
-        if flock.try_lock(descriptor, exclusive=True) and descriptor.is_current():
-            return aside, descriptor
-        descriptor.close()
+            if flock.try_lock(descriptor, exclusive=True) and descriptor.is_current():
+                return aside, descriptor
+            descriptor.close()
 
 
 def _run(home: Path, aside: Path, descriptor: Descriptor | None, python: str, options: Sequence[str]) -> None:
     """Run the `venv` module of `python` for the directory `aside`."""
-    command = [python, "-I", "-c", _MAKE, *options, str(aside)]
-    with _held_back() as let_through:
-        try:
-            # In a process group of its own, which it can end as a whole.
-            child = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=() if descriptor is None else (descriptor.fd,),
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise NotMade(f"`{python}` cannot be started: {error.strerror}") from error
-        assert child.stdin is not None
+    try:
+        # In a process group of its own, which it ends as a whole.
+        child = subprocess.Popen(
+            [python, "-I", "-c", _MAKE, *options, str(aside)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=() if descriptor is None else (descriptor.fd,),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise NotMade(f"`{python}` cannot be started: {error.strerror}") from error
+    with child:
         assert child.stdout is not None
-        try:
-            let_through()
-            output = child.stdout.read().decode(errors="replace")
-            status = child.wait()
-        except BaseException:
-            if sys.platform == "win32":
-                child.kill()
-            else:
-                os.killpg(child.pid, signal.SIGKILL)
-            raise
-        finally:
-            child.stdin.close()
-            child.stdout.close()
-            child.wait()
+        output = child.stdout.read().decode(errors="replace")
+        status = child.wait()
     if status != 0:
         raise _failure(home, python, re.sub(rf"[\\/]+{re.escape(aside.name)}", "", output).strip())
 
 
-@contextmanager
-def _held_back() -> Iterator[Callable[[], None]]:
-    """Hold a Ctrl-C back until the yielded function is called: the child is just starting, and would outlive it."""
-    if sys.platform == "win32":
-        yield lambda: None
-        return
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-
-    def let_through() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-    try:
-        yield let_through
-    finally:
-        let_through()
-
-
 def _failure(home: Path, python: str, output: str) -> Exception:
     """The error to raise when the environment could not be made, by what the child printed."""
-    numbers = {int(number) for number in _ERRNO.findall(output)}
-    for number in (errno.ENOSPC, errno.EDQUOT):
-        if number in numbers:
+    for number in map(int, _ERRNO.findall(output)):
+        if number in (errno.ENOSPC, errno.EDQUOT):
             return space.refusal(str(home), OSError(number, os.strerror(number)))
     return NotMade(f"`{python} -m venv` could not make an environment in `{home}`", output)
 
@@ -324,13 +272,11 @@ def _relocate(aside: Path) -> None:
         if moved != content:
             fs.replace(path, moved, mode=stat.S_IMODE(path.stat().st_mode))
             rows[_row(content)] = _row(moved)
-    purelib = Path(Interpreter.ask(python_of(aside)).purelib)
-    for record in sorted(purelib.glob("*.dist-info/RECORD")):
-        content = new = record.read_bytes()
+    for record in Path(Interpreter.ask(python_of(aside)).purelib).glob("*.dist-info/RECORD"):
+        content = record.read_bytes()
         for old, row in rows.items():
-            new = new.replace(old, row)
-        if new != content:
-            fs.replace(record, new, mode=stat.S_IMODE(record.stat().st_mode))
+            content = content.replace(old, row)
+        fs.replace(record, content, mode=stat.S_IMODE(record.stat().st_mode))
 
 
 def _row(content: bytes) -> bytes:

@@ -313,9 +313,8 @@ def test_what_says_nothing_of_itself_is_removed() -> None:
     assert repair(Kind.MISSING_RECORD, DEMO._replace(metadata=None, rows=None)) == "remove the directory"
 
 
-def test_leftovers_wrappers_and_what_safe_pip_left_are_removed() -> None:
-    for kind in (Kind.OWNERLESS_SCRIPT, Kind.ABANDONED):
-        assert repair(kind, info="") == "remove it"
+def test_leftovers_and_what_safe_pip_left_are_removed() -> None:
+    assert repair(Kind.ABANDONED, info="") == "remove it"
     assert repair(Kind.LEFTOVER, DEMO, info="") == "remove it"
     assert repair(Kind.LEFTOVER, info="", version="") == "remove it"
 

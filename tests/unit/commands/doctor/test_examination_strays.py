@@ -1,15 +1,14 @@
-"""What is nobody's: leftovers are found, data is noted, and what belongs to somebody is left out."""
+"""What no distribution owns: leftovers are found, data is noted, and what a distribution owns is left out."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
 from safe_pip.commands.doctor import examination
-from safe_pip.commands.doctor.examination import Installed, Kind, Owned, Wrapper
+from safe_pip.commands.doctor.examination import Installed, Kind, Owned
 from safe_pip.records import Row
 
 ID = "0123456789abcdef"
@@ -31,11 +30,11 @@ def put(path: Path, text: str = "") -> Path:
     return path
 
 
-def owned(tree: Path, *more: str, scripts: tuple[str, ...] = (), rows: bool = True) -> Owned:
+def owned(tree: Path, *more: str, rows: bool = True) -> Owned:
     paths = ("demo/a.py", "demo/deep/b.py", "demo-1.dist-info/RECORD", *more)
     listed = tuple(Row(str(tree / path)) for path in paths) if rows else None
     info = str(tree / "demo-1.dist-info")
-    installed = Installed(str(tree), info, "demo", "1", ("demo", "1"), listed, scripts=frozenset(scripts))
+    installed = Installed(str(tree), info, "demo", "1", ("demo", "1"), listed)
     return Owned.by([installed])
 
 
@@ -126,90 +125,3 @@ def test_a_marker_is_abandoned_when_its_transaction_is_gone(tree: Path) -> None:
     os.utime(marker, (NOW - 5000, NOW - 5000))
     assert found(tree, unfinished=(ID,)) == []
     assert found(tree) == [(Kind.ABANDONED, f"demo/deep/.safe-pip-{ID}")]
-
-
-PIP_25 = """\
-import sys
-from demo.cli import main
-if __name__ == '__main__':
-    if sys.argv[0].endswith('.exe'):
-        sys.argv[0] = sys.argv[0][:-4]
-    sys.exit(main())
-"""
-PIP_26 = """\
-import sys
-from demo.cli import main
-if __name__ == '__main__':
-    sys.argv[0] = sys.argv[0].removesuffix('.exe')
-    sys.exit(main.run())
-"""
-DISTLIB = """\
-# -*- coding: utf-8 -*-
-import re
-import sys
-from demo.cli import main
-if __name__ == '__main__':
-    sys.argv[0] = re.sub(r'(-script\\.pyw|\\.exe)?$', '', sys.argv[0])
-    sys.exit(main())
-"""
-UV = """\
-# -*- coding: utf-8 -*-
-import sys
-from demo.cli import main
-if __name__ == "__main__":
-    if sys.argv[0].endswith("-script.pyw"):
-        sys.argv[0] = sys.argv[0][:-11]
-    elif sys.argv[0].endswith(".exe"):
-        sys.argv[0] = sys.argv[0][:-4]
-    sys.exit(main())
-"""
-BY_HAND = ("print('hello')\n", "import os\n" + PIP_26, PIP_26.replace("main.run", "other"), "", "import sys\n")
-
-
-@pytest.mark.parametrize("body", [PIP_25, PIP_26, DISTLIB, UV], ids=["pip 25", "pip 26", "distlib", "uv"])
-@pytest.mark.parametrize(
-    "shebang", ["#!/v/bin/python\n", "#!/bin/sh\n'''exec' /v/bin/python \"$0\" \"$@\"\n' '''\n"], ids=["short", "long"]
-)
-def test_the_wrapper_of_every_installer_is_known(tmp_path: Path, body: str, shebang: str) -> None:
-    assert Wrapper.read(str(put(tmp_path / "demo", shebang + body))) == Wrapper("/v/bin/python", "demo.cli")
-
-
-def test_a_long_path_with_a_blank_stands_in_quotes(tmp_path: Path) -> None:
-    text = "#!/bin/sh\n'''exec' \"/v 1/bin/python\" \"$0\" \"$@\"\n' '''\n" + PIP_26
-    assert Wrapper.read(str(put(tmp_path / "demo", text))) == Wrapper("/v 1/bin/python", "demo.cli")
-
-
-@pytest.mark.parametrize("body", BY_HAND)
-def test_a_program_that_a_person_wrote_is_no_wrapper(tmp_path: Path, body: str) -> None:
-    assert Wrapper.read(str(put(tmp_path / "demo", "#!/v/bin/python\n" + body))) is None
-    assert Wrapper.read(str(put(tmp_path / "other", "#!/bin/sh\n" + body))) is None
-
-
-@pytest.fixture
-def scripts(tmp_path: Path) -> Path:
-    """A scripts directory with two names of one Python, and a link to a wrapper."""
-    directory = tmp_path / "bin"
-    directory.mkdir()
-    (directory / "python3").symlink_to(sys.executable)
-    (directory / "python").symlink_to("python3")
-    put(directory / "demo", f"#!{directory}/python3\n{PIP_26}")
-    (directory / "link").symlink_to("demo")
-    return directory
-
-
-def ownerless(tree: Path, scripts: Path, by: Owned) -> list[str]:
-    found = examination.scripts(str(tree), str(scripts), by, [str(scripts / "python")])
-    return [os.path.basename(finding.path) for finding in found]
-
-
-def test_a_wrapper_that_no_record_and_no_entry_point_names_is_ownerless(tree: Path, scripts: Path) -> None:
-    assert ownerless(tree, scripts, owned(tree)) == ["demo"]
-    assert ownerless(tree, scripts, owned(tree, scripts=("demo",))) == []
-    assert ownerless(tree, scripts, owned(tree, os.path.relpath(scripts / "demo", tree))) == ["demo"]
-    by = owned(tree)._replace(files=frozenset({str(scripts / "demo")}))
-    assert ownerless(tree, scripts, by) == []
-
-
-def test_a_wrapper_of_another_python_is_not_ours_to_judge(tree: Path, scripts: Path) -> None:
-    put(scripts / "demo", f"#!/elsewhere/python3\n{PIP_26}")
-    assert ownerless(tree, scripts, owned(tree)) == []

@@ -144,18 +144,15 @@ class Installed(NamedTuple):
         return Finding(kind, self.tree, path, self.project, self.version, detail, self.info)
 
     @property
-    def is_legacy(self) -> bool:
-        """Whether it has no dist-info: nothing says which files it has."""
+    def is_legacy(self) -> bool:  # nothing says which files it has
         return not self.info.endswith(".dist-info")
 
     @property
-    def is_managed_elsewhere(self) -> bool:
-        """Whether a tool that is no Python installer looks after it; without RECORD no other tool may change it."""
+    def is_managed_elsewhere(self) -> bool:  # by no Python installer: without RECORD no other tool may change it
         return self.installer.lower() not in _INSTALLERS
 
     @property
-    def is_hopeless(self) -> bool:
-        """Whether nothing tells what the metadata directory is of: neither METADATA nor RECORD."""
+    def is_hopeless(self) -> bool:  # nothing tells what the metadata directory is of
         return not self.is_legacy and self.metadata is None and self.rows is None
 
 
@@ -532,7 +529,11 @@ def _below(tree: str, directory: str, owned: Owned, unfinished: Collection[str],
             kind = Kind.ADOPTED if adopted.works else Kind.ADOPTED_IN_VAIN
             yield Finding(kind, tree, path, detail=adopted.told())
         elif entry.name.startswith(f"{state_directory.NAME}-"):
-            yield from _ours(tree, path, entry, unfinished, now)
+            match = _MARKER.fullmatch(entry.name)  # a marker, or a private directory that no process uses
+            with suppress(OSError):
+                is_old = now - entry.stat(follow_symlinks=False).st_mtime > _LONGEST_USE
+                if is_old and (is_directory if match is None else match[1] not in unfinished):
+                    yield Finding(Kind.ABANDONED, tree, path, detail="of a safe-pip that was killed")
         elif is_directory and entry.name == "__pycache__":
             for each in _listed(path):  # bytecode goes with its source, or does no harm
                 if tree in owned.known and each.path not in owned.files and not is_bytecode(each.path):
@@ -555,19 +556,6 @@ def _listed(directory: str) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError:
         return []
-
-
-def _ours(tree: str, path: str, entry: os.DirEntry[str], unfinished: Collection[str], now: float) -> Iterator[Finding]:
-    """What a killed safe-pip left: a marker, or a private directory that no process uses."""
-    match = _MARKER.fullmatch(entry.name)
-    if match is not None and match[1] in unfinished:
-        return
-    try:
-        status = entry.stat(follow_symlinks=False)
-    except OSError:
-        return
-    if now - status.st_mtime > _LONGEST_USE and (stat.S_ISDIR(status.st_mode) or match is not None):
-        yield Finding(Kind.ABANDONED, tree, path, detail="of a safe-pip that was killed")
 
 
 def beside(files: Iterable[str], within: str, trees: Iterable[str]) -> Iterator[str]:

@@ -87,7 +87,7 @@ def merge(request: Request, find: Callable[[], Prefix], transactions: Transactio
     Raises `Unmergeable` for what cannot be merged and every error of a transaction.
     """
     try:
-        return until_current(lambda: _Merge(request, find, transactions).carry_out())
+        return until_current(lambda: _Merge(find, transactions).carry_out(request))
     except MergeRefused as error:
         raise Unmergeable(error.message) from error
 
@@ -130,49 +130,51 @@ class Attempt:
 
 
 class _Merge(Attempt):
-    def __init__(self, request: Request, find: Callable[[], Prefix], transactions: Transactions) -> None:
-        super().__init__(find, transactions)
-        self._request = request
+    _request: Request
+    _compared: Comparison
+    _items: list[Item]
+    _put: frozenset[str]
+    """What is staged, by its path in the staged tree, directories left out."""
 
-    def carry_out(self) -> Merged:
+    def carry_out(self, request: Request) -> Merged:
         """Merge, or raise `StalePlan`."""
+        self._request = request
         with self._tidying():
-            return self._carry_out()
+            comparison = self._compared = compare(str(request.staged), self._prefix)
+            found, policy = tuple(comparison.conflicts.items()), request.policy
+            if found and policy is Policy.FAIL:
+                raise Conflicts(found)
+            items = self._items = _wanted(comparison.items, conflicts=policy is Policy.WARN)
+            self._put = frozenset(item.path for item in items if not item.is_directory)
+            replaced = comparison.replaced
+            gone = {path for each in replaced for path in each.files} - {item.live for item in comparison.items}
+            merged = Merged(
+                self._prefix.path,
+                tuple(item.live for item in items if not item.is_directory),
+                tuple(item.live for item in items if item.is_directory and item.verdict is Verdict.NEW),
+                tuple(item.live for item in comparison.items if item.verdict is Verdict.SAME and not item.is_directory),
+                kept=found if policy is Policy.KEEP else (),
+                removed=tuple(sorted(filter(_is_file, gone))),
+                outside=tuple(path for each in replaced for path in each.outside),
+            )
+            with self._recorded(merged):
+                if items or replaced:
+                    merged = self._commit(merged)
+                else:
+                    self._transaction.read(self._check)
+                    self._sweep()
+            if request.is_moved:
+                self._delete_staged()
+            return merged
 
-    def _carry_out(self) -> Merged:
-        comparison = self._compared = compare(str(self._request.staged), self._prefix)
-        found, policy = tuple(comparison.conflicts.items()), self._request.policy
-        if found and policy is Policy.FAIL:
-            raise Conflicts(found)
-        items = _wanted(comparison.items, conflicts=policy is Policy.WARN)
-        self._put = frozenset(item.path for item in items if not item.is_directory)
-        merged = Merged(
-            self._prefix.path,
-            tuple(item.live for item in items if not item.is_directory),
-            tuple(item.live for item in items if item.is_directory and item.verdict is Verdict.NEW),
-            tuple(item.live for item in comparison.items if item.verdict is Verdict.SAME and not item.is_directory),
-            kept=found if policy is Policy.KEEP else (),
-            removed=tuple(sorted(_removed(comparison))),
-            outside=tuple(path for each in comparison.replaced for path in each.outside),
-        )
-        with self._recorded(merged):
-            if items or comparison.replaced:
-                merged = self._commit(items, merged)
-            else:
-                self._transaction.read(self._check)
-                self._sweep()
-        if self._request.is_moved:
-            self._delete_staged()
-        return merged
-
-    def _commit(self, items: list[Item], merged: Merged) -> Merged:
+    def _commit(self, merged: Merged) -> Merged:
         place = str(self._prefix.path)
         modes: dict[str, Seen] = {}  # filled when the directories are staged
         exact = ExactTree(modes, frozenset(item.live for item in self._compared.items if _is_opened(item)))
-        terms = Terms(lambda: self._shadows(items), self._judge, exact)
+        terms = Terms(self._shadows, self._judge, exact)
         with self._transaction.staging(self._prefix.target, terms) as change:
             change.mirror(place)
-            _Copying(self._request, change.staged(place), place, modes).copy(items)
+            _copy(self._request, self._items, change.staged(place), place, modes)
             for project, _, info in self._compared.projects:
                 if f"{info}/RECORD" in self._put:
                     change.add(project, os.path.join(change.staged(place), info, "RECORD"))
@@ -212,12 +214,12 @@ class _Merge(Attempt):
             if is_kept and item.seen is not None and not _is_as_seen(item.live, item.seen):
                 raise StalePlan((), f"`{item.live}` changed while this command was at work")
 
-    def _shadows(self, items: list[Item]) -> bool:
+    def _shadows(self) -> bool:
         """Whether something new hides a module or a project of another tree, or is hidden by one."""
         if self._prefix.is_shipped:
             return False
         new: dict[Path, set[str]] = {}
-        for item in items:
+        for item in self._items:
             tree, name = os.path.split(item.live)
             if self._prefix.is_tree(tree) and not name.endswith(".dist-info"):
                 new.setdefault(Path(tree), set()).add(name)
@@ -281,12 +283,8 @@ def _remove_if_empty(path: Path) -> None:
     fs.remove_empty_directories([path])
 
 
-def _removed(comparison: Comparison) -> set[str]:
-    """The files of replaced distributions that the new ones do not have."""
-    staged = {item.live for item in comparison.items}
-    files = {path for each in comparison.replaced for path in each.files}
-    gone = {path for path in files if path not in staged and not is_bytecode(path)}
-    return {path for path in gone if os.path.lexists(path) and not os.path.isdir(path)}
+def _is_file(path: str) -> bool:
+    return os.path.lexists(path) and not os.path.isdir(path) and not is_bytecode(path)
 
 
 def _is_opened(item: Item) -> bool:
@@ -328,59 +326,44 @@ def _wanted(items: tuple[Item, ...], *, conflicts: bool) -> list[Item]:
     return [item for item in items if item.path in taken]
 
 
-class _Copying:
-    """One staged tree on its way into the stage."""
+def _copy(request: Request, items: list[Item], destination: str, place: str, modes: dict[str, Seen]) -> None:
+    """Copy staged items, parents before what is in them, to `destination`, whose path ends with `place`.
 
-    def __init__(self, request: Request, destination: str, place: str, modes: dict[str, Seen]) -> None:
-        """`place` is where it will be: `destination` ends with it. `modes` gets what each directory is to become."""
-        self._modes = modes
-        self._source = str(request.staged)
-        self._destination = destination
-        self._place = place.strip("/")
-        self._is_moved = request.is_moved
-        self._linked: dict[tuple[int, int], str] = {}
-
-    def copy(self, items: list[Item]) -> None:
-        """Copy these items, parents before what is in them; raises `Unmergeable` if one cannot be read, or changes."""
-        with staging(self._destination):
-            for item in items:
-                with ExitStack() as opened:
-                    self._copy(item, opened)
-            for item in reversed(items):  # times last, when nothing is put into them any more
+    `modes` gets what each directory is to become. Raises `Unmergeable` if an item cannot be read, or changes.
+    """
+    linked: dict[tuple[int, int], str] = {}
+    with staging(destination):
+        for item in items:
+            path, status = os.path.join(request.staged, item.path), item.status
+            with ExitStack() as opened:
+                with reading(path):
+                    source, name = _at(opened, str(request.staged), item.path)
+                    if not item.target:
+                        os.close(source.open_file(name))
+                there, name = _at(opened, destination, item.path)
                 if item.is_directory:
-                    with ExitStack() as opened:
-                        destination, name = self._at(opened, self._destination, item.path)
-                        attributes.set_time(destination, name, item.status.st_mtime_ns)
+                    fs.make_directory(there, name, 0o700)
+                    attributes.copy_status(source, name, there, name)
+                    given = there.stat(name).st_mode
+                    fs.set_mode(there, name, stat.S_IMODE(given) | 0o700)
+                    modes[os.path.join(place, item.path).strip("/")] = Seen(given, 0, status.st_mtime_ns)
+                    continue
+                inode = status.st_dev, status.st_ino
+                if inode in linked:
+                    fs.link(*_at(opened, destination, linked[inode]), there, name)
+                else:
+                    (fs.link if request.is_moved else fs.copy)(source, name, there, name)
+                if status.st_nlink > 1:
+                    linked.setdefault(inode, item.path)
+                if _facts(source.stat(name)) != _facts(status):
+                    raise Unmergeable(f"`{path}` was changed while it was merged")
+        for item in reversed(items):  # times last, when nothing is put into them any more
+            if item.is_directory:
+                with ExitStack() as opened:
+                    attributes.set_time(*_at(opened, destination, item.path), item.status.st_mtime_ns)
 
-    def _copy(self, item: Item, opened: ExitStack) -> None:
-        with reading(os.path.join(self._source, item.path)):
-            source, name = self._at(opened, self._source, item.path)
-            if not item.target:
-                os.close(source.open_file(name))
-        destination, name = self._at(opened, self._destination, item.path)
-        status = item.status
-        if item.is_directory:
-            fs.make_directory(destination, name, 0o700)
-            attributes.copy_status(source, name, destination, name)
-            given = destination.stat(name).st_mode
-            fs.set_mode(destination, name, stat.S_IMODE(given) | 0o700)
-            self._modes[f"{self._place}/{item.path}".strip("/")] = Seen(given, 0, status.st_mtime_ns)
-            return
-        inode = status.st_dev, status.st_ino
-        if inode in self._linked:
-            fs.link(*self._at(opened, self._destination, self._linked[inode]), destination, name)
-        elif self._is_moved:
-            fs.link(source, name, destination, name)
-        else:
-            fs.copy(source, name, destination, name)
-        if status.st_nlink > 1:
-            self._linked.setdefault(inode, item.path)
-        now = source.stat(name)
-        if (now.st_ino, now.st_size, now.st_mtime_ns) != (status.st_ino, status.st_size, status.st_mtime_ns):
-            raise Unmergeable(f"`{os.path.join(self._source, item.path)}` was changed while it was merged")
 
-    @staticmethod
-    def _at(opened: ExitStack, root: str, path: str) -> tuple[Directory, str]:
-        above, name = os.path.split(path)
-        directory = opened.enter_context(Directory.open(root))
-        return (opened.enter_context(directory.child(above)) if above else directory), name
+def _at(opened: ExitStack, root: str, path: str) -> tuple[Directory, str]:
+    above, name = os.path.split(path)
+    directory = opened.enter_context(Directory.open(root))
+    return (opened.enter_context(directory.child(above)) if above else directory), name

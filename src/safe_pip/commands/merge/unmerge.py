@@ -81,16 +81,15 @@ def main(options: Namespace, context: Context) -> int:
 
 def unmerge(manifest: Manifest, find: Callable[[], Prefix], transactions: Transactions) -> Unmerged:
     """Take away what the manifest lists; on return it is gone, on error nothing was changed."""
-    return until_current(lambda: _Unmerge(manifest, find, transactions).carry_out())
+    return until_current(lambda: _Unmerge(find, transactions).carry_out(manifest))
 
 
 class _Unmerge(Attempt):
-    def __init__(self, manifest: Manifest, find: Callable[[], Prefix], transactions: Transactions) -> None:
-        super().__init__(find, transactions)
-        self._manifest = manifest
+    _manifest: Manifest
 
-    def carry_out(self) -> Unmerged:
+    def carry_out(self, manifest: Manifest) -> Unmerged:
         """Unmerge, or raise `StalePlan`."""
+        self._manifest = manifest
         if not self._prefix.path.is_dir():
             return Unmerged(self._prefix.path, gone=tuple(map(self._path, self._manifest.entries)))
         with self._tidying():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 import sys
 import tempfile
@@ -130,7 +129,7 @@ def link_or_copy(source: Path, destination: Path) -> None:
 @contextlib.contextmanager
 def _aside(directory: Directory) -> Iterator[str]:
     """A new name in a directory; what has it is removed if the body raises."""
-    name = f".safe-pip-{secrets.token_hex(8)}"
+    name = f".safe-pip-{os.urandom(8).hex()}"
     try:
         yield name
     except BaseException:

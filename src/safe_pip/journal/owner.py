@@ -7,7 +7,6 @@ owner's death. It is only ever appended to: the lock is on the file, not on its 
 import contextlib
 import json
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import NamedTuple
@@ -55,7 +54,7 @@ class Owner:
         unlocked owner file may stay.
         """
         while True:
-            name = f"{secrets.token_hex(8)}{OWNER_FILE}"
+            name = f"{os.urandom(8).hex()}{OWNER_FILE}"
             with Directory.open(state) as directory:
                 try:
                     fs.write_new(directory, name, _line(proc.own_note()))

@@ -149,14 +149,14 @@ def _run_seams(
     kept = copy.beside("programs") if chosen.fast_start and not copy.is_private else None
     start = FastStart(kept, copy=copy.path, bundle=copy.beside("bundle"))
     start.attach()
-    from safe_pip.pip_seams.seams import SeamBroken, Seams, Shell, program
+    from safe_pip.pip_seams.seams import SeamBroken, Seams, Shell
 
     if copy.is_private and line.is_verbose:
         say(f"the cache cannot be used, so pip runs from a copy of this command's own in `{copy.path}`")
     if "--version" in line.options and line.is_verbose:
         say(f"safe-pip {__version__}, with pip {copy.version} from {copy.path}")
-    shell = Shell(copy.origin, program(), VERBS, {**copy.for_child(), **chosen.for_child()})
-    seams = Seams(transaction, shell, attempt, chosen, begin=start.end)
+    shell = Shell(copy.origin, VERBS, {**copy.for_child(), **chosen.for_child()})
+    seams = Seams(transaction, shell, attempt, chosen, start.end)
     status = seams.run(list(line.for_pip))
     for notice in transaction.noticed:
         say(notice)

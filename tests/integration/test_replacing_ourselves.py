@@ -110,7 +110,7 @@ if "SAFE_PIP_ATTEMPT" not in os.environ:
     shutil.copytree(package + ".old", package)
     if "--broken" in sys.argv:
         os.unlink(os.path.join(package, "pip_seams", "__init__.py"))
-        open(os.path.join(package, "pip_seams", "shell.py"), "w").write("import nothing_of_that_name")
+        open(os.path.join(package, "pip_seams", "seam.py"), "w").write("import nothing_of_that_name")
 elif os.path.exists(package + ".old"):
     shutil.rmtree(package)
     os.rename(package + ".old", package)

@@ -1,4 +1,4 @@
-"""pip's caches, where a reader could meet a half-written or a just purged entry; and `pip cache`."""
+"""pip's wheel cache, where a reader could meet a half-written or a just purged entry; and `pip cache`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,6 @@ FOUND = Seam("pip._internal.cache", "WheelCache.get_cache_entry", ("link", "pack
 ORIGIN = Seam("pip._internal.cache", "WheelCache.record_download_origin", ("cache_dir", "download_info"))
 PLACE = Seam("pip._internal.wheel_builder", "_get_cache_dir", ("req", "wheel_cache"))
 BUILT = Seam("pip._internal.wheel_builder", "_build_one", ("req", "output_dir", "verify", "editable"))
-PAGE = Seam("pip._internal.network.cache", "SafeFileCache.get", ("self", "key"))
-BODY = Seam("pip._internal.network.cache", "SafeFileCache.get_body", ("self", "key"))
 _COMMAND = "pip._internal.commands.cache"
 INFO = Seam(_COMMAND, "CacheCommand.get_cache_info", ("options", "args"))
 LIST = Seam(_COMMAND, "CacheCommand.list_cache_items", ("options", "args"))
@@ -99,39 +97,12 @@ def attach_to_wheels(transaction: Transaction) -> Collection[Path]:
     return passing
 
 
-def attach_to_pages() -> None:
-    """Read both files of a cached page at once: pip takes a page without its body for an empty one."""
-    bodies: dict[str, Any] = {}
-    get_body = BODY.check()
-
-    def get(original: Any, cache: Any, key: str) -> bytes | None:
-        found: bytes | None = original(cache, key)
-        body = get_body(cache, key) if found is not None else None
-        if body is None:
-            return None
-        stale = bodies.pop(key, None)
-        if stale is not None:
-            stale.close()
-        bodies[key] = body
-        return found
-
-    def body_of(original: Any, cache: Any, key: str) -> Any:
-        kept = bodies.pop(key, None)
-        return kept if kept is not None else original(cache, key)
-
-    PAGE.replace(get)
-    BODY.replace(body_of)
-
-
 def attach_to_command(transaction: Transaction) -> None:
     """Have `pip cache` know the prepared wheels too, and take its turn with commands that use pip's wheel cache."""
 
     def remove(original: Any, command: Any, options: Any, args: list[str]) -> Any:
-        def alone(*args: Any) -> Any:
-            with _mutex(transaction, options.cache_dir):
-                return original(*args)
-
-        return _remove(alone, command, options, args)
+        with _mutex(transaction, options.cache_dir):
+            return _remove(original, command, options, args)
 
     for seam in (INFO, LIST, REMOVE):
         seam.check()

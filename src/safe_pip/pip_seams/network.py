@@ -1,7 +1,4 @@
-"""What pip reads of the environment when it goes to the network: user agent, keyring, and SOCKS proxies.
-
-`caches` is imported with the first session: `pip list` makes none.
-"""
+"""What pip reads of the environment when it goes to the network: user agent, keyring, SOCKS proxies; cached pages."""
 
 from __future__ import annotations
 
@@ -24,6 +21,8 @@ USER_AGENT = Seam("pip._internal.network.session", "user_agent", ())
 REQUEST = Seam("pip._internal.network.session", "PipSession.request", ("self", "method", "url"))
 AUTHORITIES = Seam("pip._vendor.truststore", "SSLContext.load_verify_locations", ("self",))
 KEYRING = Seam("pip._internal.network.auth", "KeyRingPythonProvider")
+PAGE = Seam("pip._internal.network.cache", "SafeFileCache.get", ("self", "key"))
+BODY = Seam("pip._internal.network.cache", "SafeFileCache.get_body", ("self", "key"))
 
 _LATER = "not known yet"
 
@@ -82,14 +81,31 @@ def _attach(transaction: Transaction) -> None:
                 session.headers["User-Agent"] = str(find_out())
         return original(session, *args, **kw)
 
-    from safe_pip.pip_seams import caches
-
     with suppress(ImportError):  # `find_out` needs it, perhaps when nothing can be imported any more
         importlib.import_module("pip._vendor.distro")
     REQUEST.replace(request)
     USER_AGENT.replace(lambda original: _LATER)
-    caches.attach_to_pages()
-    KEYRING.put(_provider(KEYRING.check(), transaction))
+    _attach_to_pages()
+    KEYRING.put(partial(_Keyring, transaction))
+
+
+def _attach_to_pages() -> None:
+    """Read both files of a cached page at once: pip takes a page without its body for an empty one."""
+    bodies: dict[str, Any] = {}
+    get_body = BODY.check()
+
+    def get(original: Any, cache: Any, key: str) -> bytes | None:
+        found: bytes | None = original(cache, key)
+        body = get_body(cache, key) if found is not None else None
+        if body is None:
+            return None
+        if (stale := bodies.pop(key, None)) is not None:
+            stale.close()
+        bodies[key] = body
+        return found
+
+    PAGE.replace(get)
+    BODY.replace(lambda original, cache, key: bodies.pop(key, None) or original(cache, key))
 
 
 def _put_authorities_off() -> Callable[[], None]:
@@ -117,37 +133,37 @@ def _put_authorities_off() -> Callable[[], None]:
     return trust
 
 
-def _provider(base: type, transaction: Transaction) -> type:
-    class Provider(base):  # type: ignore[misc]
-        """The environment's keyring, asked in a child interpreter: this one imports nothing of the environment."""
+class _Keyring:
+    """The environment's keyring, asked in a child interpreter: this one imports nothing of the environment."""
 
-        def __init__(self) -> None:
-            self._ask(None, None)
+    has_keyring = True
 
-        def get_auth_info(self, url: str, username: str | None) -> Any:
-            found = self._ask(url, username).get("found")
-            return tuple(found) if found else None
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self._ask(None, None)
 
-        def save_auth_info(self, url: str, username: str, password: str) -> None:
-            self._ask(url, username, password)
+    def get_auth_info(self, url: str, username: str | None) -> Any:
+        found = self._ask(url, username).get("found")
+        return tuple(found) if found else None
 
-        def _ask(self, url: str | None, username: str | None, password: str | None = None) -> dict[str, Any]:
-            question = json.dumps({"url": url, "username": username, "password": password})
-            with transaction.environment.building():
-                answered = subprocess.run(
-                    [sys.executable, "-c", _ASK_KEYRING], input=question, stdout=subprocess.PIPE, text=True, check=False
-                )
-            try:
-                answer: dict[str, Any] = json.loads(answered.stdout.rpartition("\n")[2])
-            except ValueError:
-                answer = {"failed": f"it ended with status {answered.returncode}"}
-            if "missing" in answer:
-                raise ImportError(answer["missing"])
-            if "failed" in answer:
-                raise RuntimeError(answer["failed"])
-            return answer
+    def save_auth_info(self, url: str, username: str, password: str) -> None:
+        self._ask(url, username, password)
 
-    return Provider
+    def _ask(self, url: str | None, username: str | None, password: str | None = None) -> dict[str, Any]:
+        question = json.dumps({"url": url, "username": username, "password": password})
+        with self._transaction.environment.building():
+            answered = subprocess.run(
+                [sys.executable, "-c", _ASK_KEYRING], input=question, stdout=subprocess.PIPE, text=True, check=False
+            )
+        try:
+            answer: dict[str, Any] = json.loads(answered.stdout.rpartition("\n")[2])
+        except ValueError:
+            answer = {"failed": f"it ended with status {answered.returncode}"}
+        if "missing" in answer:
+            raise ImportError(answer["missing"])
+        if "failed" in answer:
+            raise RuntimeError(answer["failed"])
+        return answer
 
 
 def load_socks(transaction: Transaction) -> None:

@@ -1,10 +1,10 @@
-"""pip with our answers in its seams: what is attached for each command, and how a command of pip runs.
+"""pip with our answers in its seams: what is attached for each command, and how pip presents itself.
 
 Everything is replaced in memory, where pip uses it. Each seam is checked before; one that is not as expected raises
 `SeamBroken`, and all of pip runs under one exclusive lock.
 
 The other modules of this package import the part of pip that they replace. `Seams._attach` imports them when pip has
-imported that part, so that `pip list` does without what `pip install` needs.
+imported that part, so that `pip list` does without what `pip install` needs. `own_verb` serves help and completion.
 """
 
 import importlib
@@ -14,25 +14,36 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safe_pip.environment.transaction import Transaction
-from safe_pip.errors import NestingRefused, Replaced, SafePipError
+from safe_pip.errors import NestingRefused, Replaced, SafePipError, UsageError
 from safe_pip.fs.rename import load as load_rename
 from safe_pip.launch import isolation
-from safe_pip.launch.restart import RESERVING, Attempt
+from safe_pip.launch.restart import RESERVING, RUNNER, Attempt
 from safe_pip.launch.settings import Settings
 from safe_pip.pip_seams.seam import Seam, SeamBroken
-from safe_pip.pip_seams.shell import CREATE, Shell, program
 
 if TYPE_CHECKING:
     from safe_pip.pip_seams.install import Install
     from safe_pip.pip_seams.installed import Installed
     from safe_pip.pip_seams.uninstall import Uninstall
 
-__all__ = ["SeamBroken", "Seams", "Shell", "program", "run_unchanged"]
+__all__ = ["SeamBroken", "Seams", "Shell", "run_unchanged"]
 
 CONTENT = Seam("pip._internal.req.req_file", "get_file_content", ("url", "session"))
+COMMANDS = Seam("pip._internal.commands", "commands_dict")
+CREATE = Seam("pip._internal.commands", "create_command", ("name",))
+RUNNABLE = Seam("pip._internal.cli.main_parser", "get_runnable_pip", ())
+VERSIONS = {
+    name: Seam(f"pip._internal.{name}", "get_pip_version", ())
+    for name in ("cli.main_parser", "commands.install", "commands.debug", "commands.lock")
+}
+PROGS = {
+    name: Seam(f"pip._internal.{name}", "get_prog", ())
+    for name in ("cli.base_command", "cli.main_parser", "commands.configuration", "commands.completion")
+}
+COMPLETION = Seam("pip._internal.commands.completion", "COMPLETION_SCRIPTS")
 
 
 def preload() -> None:
@@ -46,6 +57,51 @@ def preload() -> None:
     load_rename()
 
 
+class Shell(NamedTuple):
+    """What the user sees of us in pip's output: version, commands, completion, and `--python`.
+
+    `origin` is the `pip` package that the running one was frozen from, `verbs` are our own with their summaries,
+    `python_variables` the environment variables of a safe-pip for another interpreter.
+    """
+
+    origin: Path
+    verbs: dict[str, str]
+    python_variables: dict[str, str]
+
+    def attach(self) -> None:
+        """Attach to what every command uses; `attach_to` attaches to what one command uses."""
+        self._show_origin(VERSIONS["cli.main_parser"])
+        PROGS["cli.main_parser"].replace(program)
+        RUNNABLE.replace(self._runner)
+        commands = COMMANDS.check()
+        for verb, summary in self.verbs.items():
+            commands[verb] = type(commands["install"])(__name__, "own_verb", summary)
+
+    def attach_to(self, command: str) -> None:
+        """Attach to what pip's `command` shows by itself."""
+        module = f"commands.{'configuration' if command == 'config' else command}"
+        if module in VERSIONS:
+            self._show_origin(VERSIONS[module])
+        if module in PROGS:
+            PROGS[module].replace(program)
+        if command == "completion":
+            scripts = COMPLETION.check()
+            for shell, script in scripts.items():
+                scripts[shell] = _completing_us(script)
+
+    def _show_origin(self, seam: Seam) -> None:
+        def version(original: Any) -> str:
+            line: str = original()
+            head, _, tail = line.partition(" from ")
+            return f"{head} from {self.origin} {tail[tail.rindex('(') :]}"
+
+        seam.replace(version)
+
+    def _runner(self, original: Any) -> str:
+        os.environ.update(self.python_variables)
+        return RUNNER
+
+
 class Seams:
     """pip, with our answers in its seams."""
 
@@ -54,20 +110,11 @@ class Seams:
     _uninstall: "Uninstall"
 
     def __init__(
-        self,
-        transaction: Transaction,
-        shell: Shell,
-        attempt: Attempt,
-        settings: Settings,
-        *,
-        begin: Callable[[], None] = lambda: None,
+        self, transaction: Transaction, shell: Shell, attempt: Attempt, settings: Settings, begin: Callable[[], None]
     ) -> None:
         """`begin` is called when all of pip that a command needs at first is imported."""
         self._begin = begin
-        self.transaction = transaction
-        self.shell = shell
-        self.attempt = attempt
-        self.settings = settings
+        self.transaction, self.shell, self.attempt, self.settings = transaction, shell, attempt, settings
         self.error: SafePipError | None = None
         """Why the command did not do what it was asked for, after `run`."""
         self.inputs = dict(attempt.inputs)
@@ -85,24 +132,21 @@ class Seams:
 
                 load_socks(self.transaction)
             self.shell.attach()
-            self._replace_create()
+            CREATE.replace(self._create)
+            for name in ("pip._internal.cli.main", "pip._internal.cli.autocompletion"):
+                module: Any = importlib.import_module(name)
+                if hasattr(module, "create_command"):  # until 26.0 they have bound the name already
+                    module.create_command = CREATE.check()
             if "PIP_AUTO_COMPLETE" in os.environ:
                 self._once(self._attach_metadata)
-            return _main(args)
+            return run_unchanged(args)
         except SafePipError as error:
             self.error = self.error or error
             return error.exit_status
 
-    def _replace_create(self) -> None:
-        """Have every command made by `_create`, wherever pip has bound the name already (until 26.0 when imported)."""
-        CREATE.replace(self._create)
-        for name in ("pip._internal.cli.main", "pip._internal.cli.autocompletion"):
-            module: Any = importlib.import_module(name)
-            if hasattr(module, "create_command"):
-                module.create_command = CREATE.check()
-
     def _create(self, original: Any, name: str, *args: Any, **kw: Any) -> Any:
-        self._once(self.shell.attach_to_commands)
+        # `--version`, `--help` and errors import no command.
+        self._once(PROGS["cli.base_command"].replace, program)
         command = original(name, *args, **kw)
         self._attach(name, command)
         run = command.run
@@ -232,12 +276,7 @@ class Seams:
 
 
 def run_unchanged(args: list[str]) -> int:
-    """Run pip's own main as it is; the caller holds every lock."""
-    return _main(args)
-
-
-def _main(args: list[str]) -> int:
-    """pip's entry point: `cli` from 26.1 on, `main` before."""
+    """Run pip's own main, `cli` from 26.1 on, as it is: every seam is attached by then, or every lock held."""
     module = importlib.import_module("pip._internal.cli.main")
     entry = getattr(module, "cli", None) or getattr(module, "main", None)
     if entry is None:
@@ -257,3 +296,46 @@ def _is_pipe(url: str) -> bool:
         return not stat.S_ISREG(os.stat(url).st_mode)
     except OSError:
         return False
+
+
+def own_verb(name: str, summary: str, **options: Any) -> Any:
+    """One of safe-pip's own verbs as a command of pip, for help and completion. `cli` runs the verb itself."""
+    from pip._internal.cli.base_command import Command
+
+    class OwnVerb(Command):
+        ignore_require_venv = True
+
+        def add_options(self) -> None:
+            for names, value, text in importlib.import_module("safe_pip.commands.options").listed(name):
+                if not any(map(self.parser.has_option, names)):
+                    action = "store" if value else "store_true"
+                    self.cmd_opts.add_option(*names, metavar=value, action=action, help=text)
+            self.parser.insert_option_group(0, self.cmd_opts)
+
+        def run(self, options: Any, args: list[str]) -> int:
+            # `cli` took the verb for the value of an option.
+            raise UsageError(f"`{name}` stands behind an option that is not written out, or not known here")
+
+    return OwnVerb(name, summary, **options)
+
+
+def _completing_us(script: str) -> str:
+    """pip's completion script, for the program `safe-pip` and with function names of our own."""
+    for theirs, ours in (
+        ("_pip_completion", "_safe_pip_completion"),
+        ("__fish_complete_pip", "__fish_complete_safe_pip"),
+        ("#compdef -P pip[0-9.]#", "#compdef safe-pip"),
+        ("compdef __pip -P 'pip[0-9.]#'", "compdef __safe_pip safe-pip"),
+        ("__pip ", "__safe_pip "),
+        ("__pip()", "__safe_pip()"),
+    ):
+        script = script.replace(theirs, ours)
+    return script
+
+
+def program(*original: Any) -> str:
+    """The name under which this program was called, derived as pip derives its own."""
+    directory, name = os.path.split(sys.argv[0])
+    if name not in ("__main__.py", "-c", "-m"):
+        return name
+    return f"{sys.executable} -m {'pip' if os.path.basename(directory) == 'pip' else 'safe_pip'}"

@@ -146,7 +146,7 @@ def test_a_python_that_has_no_orig_argv_does_nothing(tmp_path):
 
 
 def test_the_program_calls_itself_as_it_was_called(monkeypatch):
-    from safe_pip.pip_seams.shell import program
+    from safe_pip.pip_seams.seams import program
 
     for called, name in (
         ("/tree/pip/__main__.py", f"{sys.executable} -m pip"),

@@ -97,9 +97,10 @@ class _Wheel:
         at: dict[str, str] = {}
         replaced = {f"{self._info}/{name}" for name in records.OF_THE_INSTALLATION}
         for name in sorted(self._names, key=lambda name: name.partition("/")[0].endswith(".data")):
-            top, _, below = os.path.normpath(name).partition(os.sep)
+            path = os.path.normpath(name)
+            top, _, below = path.partition(os.sep)
             if not top.endswith(".data"):
-                at[os.path.join(self._lib_dir, top, below)] = name
+                at[os.path.join(self._lib_dir, path)] = name
             elif not below.startswith("scripts/"):
                 key, _, below = below.partition(os.sep)
                 at[os.path.join(self._scheme[key], below)] = name

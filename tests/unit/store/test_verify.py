@@ -19,6 +19,7 @@ DATA = "demo-1.data"
 FILES = {
     "demo/__init__.py": b"x = 1\n",
     "demo/empty.py": b"",
+    "single.py": b"y = 1\n",
     "demo/big.bin": bytes(range(256)) * 12_000,
     f"{DATA}/scripts/tool": b"#!python\nprint(1)\n",
     f"{DATA}/scripts/shell": b"#!/bin/sh\necho\n",

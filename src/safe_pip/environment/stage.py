@@ -20,7 +20,7 @@ from safe_pip.fs.space import staging
 from safe_pip.journal import parts
 from safe_pip.journal.codec import marker
 from safe_pip.journal.directories import STAGE, Refused
-from safe_pip.journal.owner import Owner, give_access
+from safe_pip.journal.owner import Owner, give_access, read
 from safe_pip.locking import state_directory
 from safe_pip.merge.plan import Kind, Operation
 from safe_pip.records import listed
@@ -65,7 +65,7 @@ class Stage:
         with staging(str(home)):
             stage = cls(home, Owner.make(state_directory.path_of(home)))
             try:
-                stage.parts.append(parts.make_first(str(home), stage.identifier))
+                stage.parts.append(parts.make_part(stage._owner, str(home), str(home)))
             except BaseException:
                 stage.close()
                 raise
@@ -286,7 +286,7 @@ class Stage:
             return
         with closing(self._owner), suppress(OSError, Refused):
             if not os.path.lexists(self._owner.path.with_suffix(state_directory.JOURNAL)):
-                parts.delete(str(self.home), self.identifier, self._owner.note())
+                parts.delete(str(self.home), self.identifier, read(self._owner.path))
 
     def leave(self) -> None:
         """Keep all as it is, for the next sweep."""

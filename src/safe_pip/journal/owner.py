@@ -39,7 +39,7 @@ class OwnerNote(NamedTuple):
 
 
 class Owner:
-    """A locked owner file. Once it is closed it is like that of a dead process, unless it was removed before."""
+    """A locked owner file. Once it is closed it is like that of a dead process."""
 
     def __init__(self, descriptor: Descriptor) -> None:
         self.path = descriptor.path
@@ -59,7 +59,7 @@ class Owner:
                 try:
                     fs.write_new(directory, name, _line(proc.own_note()))
                     give_access(state / name)
-                    owner = _locked(_open(state / name))
+                    owner = _locked(state / name)
                 except FileExistsError:
                     raise  # another transaction's
                 except BaseException:
@@ -75,7 +75,7 @@ class Owner:
     def adopt(cls, path: Path) -> "Owner | None":
         """Lock the file of a dead owner, to clean up after it; None if the owner lives, or the file is gone."""
         try:
-            return _locked(_open(path))
+            return _locked(path)
         except (FileNotFoundError, UnusableEnvironment):
             return None
 
@@ -84,47 +84,45 @@ class Owner:
         """Whether this process holds it: not after it was closed, and not in a forked child."""
         return self._descriptor.fd >= 0
 
-    def append_part(self, directory: str) -> None:
-        """Note a private directory on another filesystem, before it is made."""
-        self._append({"part": directory})
-
-    def append_mark(self, directory: str) -> None:
-        """Note the state directory of another tree in which a mark is about to be made."""
-        self._append({"mark": directory})
-
-    def note(self) -> OwnerNote:
-        """What it says."""
-        return read(self.path)
+    def append(self, kind: str, directory: str) -> None:
+        """Note a private directory ("part"), or the state directory of a "mark", before it is made."""
+        # A newline before it as well: a line that a full disk has torn damages no other.
+        fs.append(self._descriptor.fd, self.path, b"\n" + _line({kind: directory}))
 
     def close(self) -> None:
         """Let it go: unless it was removed, the next sweep deletes the transaction. A forked child does nothing."""
         self._descriptor.close()
 
-    def _append(self, content: dict[str, object]) -> None:
-        # A newline before it as well: a line that a full disk has torn damages no other.
-        fs.append(self._descriptor.fd, self.path, b"\n" + _line(content))
-
 
 def read(path: Path) -> OwnerNote:
     """Read an owner file, locked or not; damaged lines are left out, and a file that is gone has none."""
-    note = OwnerNote()
-    for line in _content(path).split(b"\n"):
+    note, content = OwnerNote(), b""
+    # Any user may have put the file there: no link is followed, no pipe waited for.
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    with contextlib.suppress(OSError), open(os.open(path, flags), "rb") as file:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            content = file.read(_LONGEST)
+    for line in content.split(b"\n"):
         try:
-            content = json.loads(line)
-            if "pid" in content:
-                pid, command, since = proc.read_note(content)
+            found = json.loads(line)
+            if "pid" in found:
+                pid, command, since = proc.read_note(found)
                 note = note._replace(pid=pid, command=command, since=since or 0.0)
-            elif "part" in content:
-                note = note._replace(parts=(*note.parts, str(content["part"])))
+            elif "part" in found:
+                note = note._replace(parts=(*note.parts, str(found["part"])))
             else:
-                note = note._replace(marks=(*note.marks, str(content["mark"])))
+                note = note._replace(marks=(*note.marks, str(found["mark"])))
         except (ValueError, LookupError, TypeError):
             continue
     return note
 
 
-def _locked(descriptor: Descriptor) -> Owner | None:
-    """The owner file if it can be locked and still has its name; else it is closed."""
+def _locked(path: Path) -> Owner | None:
+    """The owner file if it can be locked and still has its name."""
+    try:
+        descriptor = Descriptor(path, writable=True)  # a file server wants that for an exclusive lock
+    except UnusableEnvironment:
+        descriptor = Descriptor(path)
     is_locked = False
     try:
         descriptor.raise_to(_HIGH_DESCRIPTOR)
@@ -133,22 +131,6 @@ def _locked(descriptor: Descriptor) -> Owner | None:
         if not is_locked:
             descriptor.close()
     return Owner(descriptor) if is_locked else None
-
-
-def _open(path: Path) -> Descriptor:
-    try:
-        return Descriptor(path, writable=True)  # a file server wants that for an exclusive lock
-    except UnusableEnvironment:
-        return Descriptor(path)
-
-
-def _content(path: Path) -> bytes:
-    """What is in a file that any user may have put there: no link is followed, no pipe waited for."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-    with contextlib.suppress(OSError), open(os.open(path, flags), "rb") as file:
-        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return file.read(_LONGEST)
-    return b""
 
 
 def give_access(path: Path) -> None:

@@ -31,18 +31,21 @@ _LONGEST = 1 << 16
 _TRIES = 100
 
 
-def make_first(home: str, identifier: str) -> str:
-    """Make the part in the state directory of `home`, which is there; on return its path."""
-    with open_state(home) as state:
-        _make(state, identifier, None)
-        return state.join(identifier)
-
-
-def make_part(owner: Owner, home: str, directory: str, *, is_tree: bool) -> str:
+def make_part(owner: Owner, home: str, directory: str, *, is_tree: bool = True) -> str:
     """Make a part in `directory`; on return its path."""
     part = os.path.join(directory, state_directory.NAME, owner.identifier)
-    owner.append_part(part)
-    _in_state(directory, lambda state: _make(state, owner.identifier, home), is_tree=is_tree)
+
+    def make(state: Directory) -> None:
+        _make_private(state, owner.identifier)
+        with state.child(owner.identifier) as private:
+            if directory != home:
+                fs.write_new(private, HOME_NOTE, os.fsencode(f"{home}\n"))
+            _make_private(private, STAGE)
+            _make_private(private, TRASH)
+
+    if directory != home:
+        owner.append("part", part)
+    _in_state(directory, make, is_tree=is_tree)
     return part
 
 
@@ -51,10 +54,10 @@ def make_mark(owner: Owner, home: str, directory: str, *, is_tree: bool) -> None
     name = f"{owner.identifier}{MARK}"
 
     def make(state: Directory) -> None:
-        fs.write_new(state, name, _content(home))
+        fs.write_new(state, name, os.fsencode(f"{home}\n"))
         give_access(Path(state.join(name)))
 
-    owner.append_mark(os.path.join(directory, state_directory.NAME))
+    owner.append("mark", os.path.join(directory, state_directory.NAME))
     _in_state(directory, make, is_tree=is_tree)
 
 
@@ -113,13 +116,21 @@ def delete(home: str, identifier: str, note: OwnerNote) -> None:
     there. What is on a filesystem that is gone is gone. After a crash another call goes on.
     """
     errors: list[Exception] = []
+
+    @contextmanager
+    def noted() -> Iterator[None]:
+        try:
+            yield
+        except (OSError, Refused) as error:
+            errors.append(error)
+
     for part in note.parts:
-        with _kept(errors):
+        with noted():
             _delete_part(part, identifier, home)
     for mark in note.marks:
-        with _kept(errors):
+        with noted():
             _delete_mark(mark, f"{identifier}{MARK}", home)
-    with _kept(errors), open_state(home) as state:
+    with noted(), open_state(home) as state:
         fs.remove_below(state, identifier)
         if not errors:
             fs.remove(state, identifier + COMMITTED)
@@ -137,27 +148,9 @@ def delete_private(state: Directory, name: str) -> None:
         fs.remove_directory(state, name)
 
 
-@contextmanager
-def _kept(errors: list[Exception]) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, Refused) as error:
-        errors.append(error)
-
-
-def _content(home: str) -> bytes:
-    return os.fsencode(f"{home}\n")
-
-
-def _make(state: Directory, identifier: str, home: str | None) -> None:
-    fs.make_directory(state, identifier, 0o700)
-    fs.set_mode(state, identifier, 0o700)  # whatever the umask took, or a set-group-ID bit above gave
-    with state.child(identifier) as private:
-        if home is not None:
-            fs.write_new(private, HOME_NOTE, _content(home))
-        for name in (STAGE, TRASH):
-            fs.make_directory(private, name, 0o700)
-            fs.set_mode(private, name, 0o700)
+def _make_private(directory: Directory, name: str) -> None:
+    fs.make_directory(directory, name, 0o700)
+    fs.set_mode(directory, name, 0o700)  # whatever the umask took, or a set-group-ID bit above gave
 
 
 def _in_state(directory: str, make: Callable[[Directory], None], *, is_tree: bool) -> None:
@@ -207,18 +200,15 @@ def _delete_mark(state_path: str, name: str, home: str) -> None:
     directory, above = os.path.split(state_path)
     if above != state_directory.NAME or not os.path.isdir(directory):
         return
+    content = os.fsencode(f"{home}\n")
     with suppress(FileNotFoundError, NotADirectoryError, Refused), open_state(directory) as state:
-        if _is_mark(state, name, _content(home)):
+        # A mark that a crash or a full disk has torn has only a part of its content.
+        is_ours = False
+        with suppress(OSError):
+            is_ours = state.stat(name).st_size <= len(content) and content.startswith(state.read(name))
+        if is_ours:
             fs.remove(state, name)
     _delete_state(directory)
-
-
-def _is_mark(state: Directory, name: str, content: bytes) -> bool:
-    # A mark that a crash or a full disk has torn has only a part of its content.
-    try:
-        return state.stat(name).st_size <= len(content) and content.startswith(state.read(name))
-    except OSError:
-        return False
 
 
 def _delete_state(directory: str) -> None:

@@ -18,7 +18,7 @@ from safe_pip.fs import Directory
 from safe_pip.journal import parts, recovery
 from safe_pip.journal.codec import is_identifier
 from safe_pip.journal.directories import Refused, is_accepted, open_state
-from safe_pip.journal.owner import Owner
+from safe_pip.journal.owner import Owner, read
 from safe_pip.journal.parts import HOME_NOTE, named_home
 from safe_pip.journal.pending import Unfinished
 from safe_pip.locking import flock, state_directory
@@ -42,7 +42,7 @@ class Remains(NamedTuple):
         """
         for owner in self.owners:
             with closing(owner), suppress(OSError, Refused):
-                parts.delete(self.tree, owner.identifier, owner.note())
+                parts.delete(self.tree, owner.identifier, read(owner.path))
         with suppress(OSError, Refused), open_state(self.tree) as state:
             for name in self.orphans:
                 with suppress(OSError):

@@ -29,7 +29,7 @@ def test_the_owner_file_has_the_name_of_the_transaction_and_describes_its_proces
     assert os.listdir(tmp_path) == [owner.path.name]
     first = json.loads(owner.path.read_text().splitlines()[0])
     assert first.keys() == {"pid", "command", "since"}
-    note = owner.note()
+    note = read(owner.path)
     assert note.pid == os.getpid()
     assert note.command == proc.command(os.getpid())
     assert note.since > 0
@@ -78,9 +78,9 @@ def test_a_forked_child_neither_has_it_nor_lets_it_go(owner: Owner) -> None:
 
 def test_what_it_has_elsewhere_is_appended_in_place(owner: Owner) -> None:
     inode = owner.path.stat().st_ino
-    owner.append_part("/a/.safe-pip/x")
-    owner.append_mark("/b/.safe-pip")
-    owner.append_part("/c/\udcff\n/.safe-pip/x")
+    owner.append("part", "/a/.safe-pip/x")
+    owner.append("mark", "/b/.safe-pip")
+    owner.append("part", "/c/\udcff\n/.safe-pip/x")
     note = read(owner.path)
     assert note.parts == ("/a/.safe-pip/x", "/c/\udcff\n/.safe-pip/x")
     assert note.marks == ("/b/.safe-pip",)
@@ -90,14 +90,14 @@ def test_what_it_has_elsewhere_is_appended_in_place(owner: Owner) -> None:
 
 def test_each_note_is_one_write(owner: Owner) -> None:
     with disk.record() as changes:
-        owner.append_part("/a/.safe-pip/x")
+        owner.append("part", "/a/.safe-pip/x")
     assert [change.operation for change in changes] == ["write"]
 
 
 def test_every_torn_end_of_it_is_read_without_what_was_torn(tmp_path: Path, owner: Owner) -> None:
-    owner.append_part("/a/.safe-pip/x")
-    owner.append_mark("/b/.safe-pip")
-    whole, content = owner.note(), owner.path.read_bytes()
+    owner.append("part", "/a/.safe-pip/x")
+    owner.append("mark", "/b/.safe-pip")
+    whole, content = read(owner.path), owner.path.read_bytes()
     copy = tmp_path / "copy"
     for length in range(len(content)):
         copy.write_bytes(content[:length])
@@ -110,9 +110,9 @@ def test_every_torn_end_of_it_is_read_without_what_was_torn(tmp_path: Path, owne
 
 def test_a_note_that_a_full_disk_tore_spoils_no_later_one(owner: Owner) -> None:
     with pytest.raises(OSError), disk.error_at(0, 28, torn=True):
-        owner.append_part("/a/.safe-pip/x")
-    owner.append_part("/b/.safe-pip/x")
-    assert owner.note().parts == ("/b/.safe-pip/x",)
+        owner.append("part", "/a/.safe-pip/x")
+    owner.append("part", "/b/.safe-pip/x")
+    assert read(owner.path).parts == ("/b/.safe-pip/x",)
 
 
 @pytest.mark.parametrize(
@@ -236,11 +236,11 @@ def test_where_there_are_no_locks_it_is_refused_and_nothing_is_left(
 
 def test_a_kill_while_it_is_made_leaves_at_most_a_file_that_is_dead(tmp_path: Path) -> None:
     k = 0
-    while killed_at(k, lambda: Owner.make(tmp_path).append_part("/a/.safe-pip/x")):
+    while killed_at(k, lambda: Owner.make(tmp_path).append("part", "/a/.safe-pip/x")):
         for path in tmp_path.iterdir():
             adopted = Owner.adopt(path)
             assert adopted is not None
-            assert adopted.note().parts == ()
+            assert read(adopted.path).parts == ()
             adopted.close()
             path.unlink()
         k += 1

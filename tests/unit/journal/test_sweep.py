@@ -13,7 +13,7 @@ import pytest
 from safe_pip.environment.stage import Stage
 from safe_pip.fs import Directory
 from safe_pip.journal import parts, sweep
-from safe_pip.journal.owner import Owner
+from safe_pip.journal.owner import Owner, read
 from safe_pip.locking import flock, state_directory
 from safe_pip.merge.plan import Kind, Operation
 from tests.support.faults import disk
@@ -377,7 +377,7 @@ def test_a_note_deletes_nothing_that_belongs_to_another_home(tmp_path: Path, hom
     clean(home)
     assert Path(part, "trash", "data").read_text() == "precious"
     assert (state / f"{owner.identifier}.home").exists()
-    parts.delete(str(other), owner.identifier, owner.note())
+    parts.delete(str(other), owner.identifier, read(owner.path))
     owner.close()
 
 

@@ -33,7 +33,9 @@ class Process(NamedTuple):
 
 def user() -> int:
     """The effective user of this process; 0 on Windows, which has none."""
-    return os.geteuid() if sys.platform != "win32" else 0
+    if sys.platform == "win32":
+        return 0
+    return os.geteuid()
 
 
 def process(pid: int) -> Process:

@@ -1,10 +1,7 @@
 """The journal's format: a plan to bytes and back. No damage goes unnoticed.
 
-One header line (magic word, format number, length and SHA-256 of the body), then the body in JSON. A file that was torn
-off, or has one wrong, missing or additional byte, is `Damaged`; a file in another format is `Newer`. What decodes is
-well-formed: every index in range, every path relative and without `..`, every operation as its kind needs it.
-
-Names are kept as the bytes that the filesystem has, so that a journal means the same in every locale.
+One header line (magic word, format number, length and SHA-256 of the body), then the body in JSON. What decodes is
+well-formed. Names are kept as the bytes that the filesystem has, so that a journal means the same in every locale.
 """
 
 import hashlib
@@ -90,7 +87,7 @@ def decode(content: bytes) -> Journal:
             _damaged("its fields are not those of a journal")
         values = list(fields.values())
         journal = _read(*_mapped(values, lambda text: os.fsdecode(text.encode("utf-8", "surrogateescape"))))
-    except (ValueError, RecursionError) as error:  # not JSON, or names that no filesystem has
+    except (ValueError, RecursionError) as error:  # not JSON, too few fields, or names that no filesystem has
         raise Damaged(str(error)) from error
     _check(journal)
     return journal
@@ -113,27 +110,18 @@ def _read(identifier: object, home: object, *rest: object) -> Journal:
 
 
 def _operation(row: object) -> Operation:
-    fields = _is(list, row)
-    if len(fields) != len(Operation._fields):
-        _damaged("an operation has too few fields, or too many")
-    kind, root, path, part, staged, trash, old, new, known = fields
-    try:
-        which = Kind(kind)
-    except ValueError:
-        _damaged(f"there is no operation {kind!r}")
+    kind, root, path, part, staged, trash, old, new, known = _is(list, row)  # ValueError: too few, or too many
     for number, text in ((root, path), (part, staged), (0, trash)):
         _is(int, number)
         _is(str, text)
-    return Operation(which, root, path, part, staged, trash, _seen(old), _seen(new), _texts(known))
+    return Operation(Kind(kind), root, path, part, staged, trash, _seen(old), _seen(new), _texts(known))
 
 
 def _seen(value: object) -> Seen | None:
     if value is None:
         return None
-    numbers = [_is(int, number) for number in _is(list, value)]
-    if len(numbers) != len(Seen._fields):
-        _damaged("an object has too few properties, or too many")
-    return Seen(*numbers)
+    mode, size, mtime_ns = (_is(int, number) for number in _is(list, value))
+    return Seen(mode, size, mtime_ns)
 
 
 def _texts(value: object) -> tuple[str, ...]:

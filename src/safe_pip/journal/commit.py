@@ -156,13 +156,13 @@ def _do(directories: OpenDirectories, operation: Operation) -> None:
     staged, trash = directories.staged(operation), directories.trash(operation)
     if kind is Kind.FILE:
         fs.link(live.parent, live.name, trash.parent, trash.name)
-        staged.move_over(live)
+        fs.move_over(*staged.to(live))
     elif kind is Kind.EXCHANGE:
-        staged.exchange(live)
+        fs.exchange(*staged.to(live))
     if kind in (Kind.REMOVE, Kind.SWAP):
-        live.move(trash)
+        fs.move(*live.to(trash))
     if kind in (Kind.NEW, Kind.SWAP):
-        staged.move(live)
+        fs.move(*staged.to(live))
 
 
 def _undo(directories: OpenDirectories, done: int, *, durable: bool) -> None:

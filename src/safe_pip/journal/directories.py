@@ -1,7 +1,6 @@
 """Where the operations of a journal take place, and whose journals may change what lies there.
 
-Every directory is opened with no symbolic link on the way, and all changes are relative to the open directories. So a
-parent that is replaced meanwhile, by a symbolic link above all, leads nowhere else.
+Every directory is opened with no symbolic link on the way, and all changes are relative to the open directories.
 
 Root repairs what users leave behind, so a journal proves nothing. Accepted are the journals of this user, of root, of
 the environment's owner and, where a group shares the environment, of that group. For other writers than this user and
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 from safe_pip import fs
 from safe_pip.fs import Directory
+from safe_pip.fs.proc import user
 from safe_pip.journal import codec
 from safe_pip.locking import state_directory
 from safe_pip.merge.plan import Journal, Kind, Operation
@@ -34,9 +34,9 @@ _MOST = 64
 class Refused(Exception):
     """What the journal says is not what is there: nothing may be changed. `reasons` are phrases without a full stop."""
 
-    def __init__(self, *reasons: str) -> None:
-        super().__init__(*reasons)
-        self.reasons = reasons
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        return self.args
 
 
 class Writer(NamedTuple):
@@ -53,22 +53,15 @@ class Writer(NamedTuple):
 
         None if that user is not accepted.
         """
-        if sys.platform == "win32":
-            return cls(0, None, True)
         is_shared = all(
             each.st_gid == home.st_gid and each.st_mode & stat.S_IWGRP and not each.st_mode & stat.S_IWOTH
             for each in (home, *roots)
         )
         group = home.st_gid if is_shared else None
-        trusted = made.st_uid in (os.geteuid(), 0)
+        trusted = made.st_uid in (user(), 0)
         if not (trusted or made.st_uid == home.st_uid or (group is not None and made.st_gid == group)):
             return None
         return cls(made.st_uid, group, trusted)
-
-    @property
-    def name(self) -> str:
-        """The user's name for messages."""
-        return user_name(self.uid)
 
     def made(self, private: os.stat_result) -> bool:
         """Whether the writer can have made a private directory, with no other user's files in it."""
@@ -96,9 +89,8 @@ class Writer(NamedTuple):
         return self.is_trusted or entry.st_uid == self.uid
 
     def _could_write(self, directory: os.stat_result) -> bool:
-        if directory.st_uid == self.uid:
-            return True
-        return self.group is not None and directory.st_gid == self.group and bool(directory.st_mode & stat.S_IWGRP)
+        is_of_group = self.group is not None and directory.st_gid == self.group
+        return directory.st_uid == self.uid or (is_of_group and bool(directory.st_mode & stat.S_IWGRP))
 
 
 def is_accepted(made: os.stat_result, directory: os.stat_result) -> bool:
@@ -134,21 +126,13 @@ class Location(NamedTuple):
         except FileNotFoundError:
             return None
 
-    def move(self, to: "Location") -> None:
-        """Move it, never over anything."""
-        fs.move(self.parent, self.name, to.parent, to.name)
-
-    def move_over(self, to: "Location") -> None:
-        """Move it over what is there."""
-        fs.move_over(self.parent, self.name, to.parent, to.name)
-
-    def exchange(self, other: "Location") -> None:
-        """Let the two take each other's place."""
-        fs.exchange(self.parent, self.name, other.parent, other.name)
+    def to(self, other: "Location") -> tuple[Directory, str, Directory, str]:
+        """What the moves of `fs` are given; raises `FileNotFoundError` where a directory is not there."""
+        return self.parent, self.name, other.parent, other.name
 
 
 class Part(NamedTuple):
-    """One private directory of a transaction and what is in it; None for what is not there (any more)."""
+    """One private directory of a transaction, and what is in it; None for what is not there (any more)."""
 
     state: Directory | None
     private: Directory | None
@@ -157,7 +141,7 @@ class Part(NamedTuple):
 
 
 class OpenDirectories(contextlib.ExitStack):
-    """The open directories of one transaction; closed by `close`, or at the end of a `with` statement."""
+    """The open directories of one transaction."""
 
     def __init__(self, journal: Journal, writer: Writer | None = None, *, is_over: bool = False) -> None:
         """`writer` is None for this process's own transaction. `is_over`: it is committed, parts may be gone already.
@@ -196,7 +180,7 @@ class OpenDirectories(contextlib.ExitStack):
         return False
 
     def sync(self) -> None:
-        """Have the disk hold what was done, or undone: all directories whose entries, or modes, may have changed."""
+        """Have the disk hold what was done, or undone."""
         synced: set[str] = set()
         for operation in self.journal.operations:
             with contextlib.suppress(NotADirectoryError):  # nothing was changed where another program replaced it
@@ -228,7 +212,7 @@ class OpenDirectories(contextlib.ExitStack):
         if not self._is_over and None in opened:
             raise Refused(f"`{path}` is not as it was left")
         if opened[1] is not None and self.writer is not None and not self.writer.made(status(opened[1])):
-            raise Refused(f"`{path}` does not belong to `{self.writer.name}`, the journal's writer")
+            raise Refused(f"`{path}` does not belong to `{user_name(self.writer.uid)}`, the journal's writer")
         return Part(*opened)
 
     def _location(self, kind: str, number: int, base: Directory | None, path: str) -> Location:
@@ -280,11 +264,3 @@ def walk(directory: Directory, below: str = "") -> Iterator[tuple[str, os.stat_r
                 yield from walk(inner, f"{below}{name}/")
         else:
             yield f"{below}{name}", found
-
-
-def may_change(directory: Directory) -> bool:
-    """Whether this process may make and remove entries there."""
-    if sys.platform == "win32" or directory.fd is None:
-        return os.access(directory.path, os.W_OK)
-    effective = os.access in os.supports_effective_ids
-    return os.access(".", os.W_OK | os.X_OK, dir_fd=directory.fd, effective_ids=effective)

@@ -8,13 +8,12 @@ import contextlib
 import errno
 import os
 import stat
-import sys
 from collections.abc import Collection
-from typing import NamedTuple
 
 from safe_pip import fs
 from safe_pip.fs import Directory, attributes
-from safe_pip.journal.directories import Location, OpenDirectories, Refused, status, walk
+from safe_pip.fs.proc import user
+from safe_pip.journal.directories import Location, OpenDirectories, Refused, status, user_name, walk
 from safe_pip.journal.undo import is_same_file
 from safe_pip.merge.plan import Kind, Operation
 from safe_pip.records import is_bytecode
@@ -22,12 +21,11 @@ from safe_pip.records import is_bytecode
 _MADE = ".safe-pip-made"
 
 
-class UnplannedFile(NamedTuple):
-    """A file that came into a directory between planning and the moment when the directory left its place."""
+UnplannedFile = tuple[Operation, str]
+"""A file that came into a directory between planning and the moment when the directory left its place.
 
-    operation: Operation
-    path: str
-    """Relative to the directory."""
+The path is relative to the directory.
+"""
 
 
 def remove_markers(directories: OpenDirectories) -> frozenset[str]:
@@ -105,7 +103,7 @@ def find_unplanned(directories: OpenDirectories) -> list[UnplannedFile]:
         known = set(operation.known)
         with directory:
             names = (path for path, _ in walk(directory) if path not in known and not is_bytecode(path))
-            found += [UnplannedFile(operation, path) for path in names]
+            found += [(operation, path) for path in names]
     return found
 
 
@@ -115,17 +113,17 @@ def restore_unplanned(directories: OpenDirectories, unplanned: list[UnplannedFil
     On return: the paths at which there is something else by now.
     """
     refused = []
-    for each in unplanned:
-        old = _old_directory(directories, each.operation)
+    for operation, path in unplanned:
+        old = _old_directory(directories, operation)
         if old is None:
             continue
-        target = os.path.join(directories.journal.path(each.operation), each.path)
+        target = os.path.join(directories.journal.path(operation), path)
         try:
             with contextlib.ExitStack() as opened:
-                _restore(directories, each, old, opened)
+                _restore(directories, operation, path, old, opened)
         except (FileExistsError, NotADirectoryError):
             with contextlib.suppress(OSError):
-                if is_same_file(old, each.path, os.lstat(target)):
+                if is_same_file(old, path, os.lstat(target)):
                     continue  # another link to it
             refused.append(target)
         except FileNotFoundError:
@@ -134,19 +132,19 @@ def restore_unplanned(directories: OpenDirectories, unplanned: list[UnplannedFil
 
 
 def _restore(
-    directories: OpenDirectories, unplanned: UnplannedFile, old: Location, opened: contextlib.ExitStack
+    directories: OpenDirectories, operation: Operation, path: str, old: Location, opened: contextlib.ExitStack
 ) -> None:
     """Move a file to where it was; directories that are missing there are made, from the root down."""
-    *above, last = unplanned.operation.path.split("/")
-    *below, name = unplanned.path.split("/")
-    source, target = old.parent, directories.roots[unplanned.operation.root]
+    *above, last = operation.path.split("/")
+    *below, name = path.split("/")
+    source, target = old.parent, directories.roots[operation.root]
     likes: list[os.stat_result | None] = [None] * len(above)
     for each in (old.name, *below):
         likes.append(source.stat(each))
         source = opened.enter_context(source.child(each))
     source.stat(name)
     if target is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), directories.journal.path(unplanned.operation))
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), directories.journal.path(operation))
     for each, like in zip((*above, last, *below), likes, strict=True):
         if not target.exists(each):
             _check(directories, target)
@@ -160,7 +158,7 @@ def _make_like(like: os.stat_result, private: Directory, target: Directory, name
     """Make a directory with these permissions from the start: it is made in a private directory, then moved."""
     with contextlib.suppress(FileExistsError):  # a process died here
         fs.make_directory(private, _MADE, 0o700)
-    if sys.platform != "win32" and os.geteuid() == 0:
+    if user() == 0:
         fs.set_owner(private, _MADE, like.st_uid, like.st_gid)
     fs.set_mode(private, _MADE, stat.S_IMODE(like.st_mode))
     fs.move(private, _MADE, target, name)
@@ -177,4 +175,6 @@ def _old_directory(directories: OpenDirectories, operation: Operation) -> Locati
 
 def _check(directories: OpenDirectories, directory: Directory) -> None:
     if directories.writer is not None and not directories.writer.could_change(status(directory)):
-        raise Refused(f"`{directory.path}` is not for `{directories.writer.name}` to change, the journal's writer")
+        raise Refused(
+            f"`{directory.path}` is not for `{user_name(directories.writer.uid)}` to change, the journal's writer"
+        )

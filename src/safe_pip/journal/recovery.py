@@ -9,15 +9,15 @@ import contextlib
 import errno
 import os
 import stat
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from safe_pip import fs
 from safe_pip.errors import State
 from safe_pip.fs import Directory
+from safe_pip.fs.proc import user
 from safe_pip.journal import finish as finishing
 from safe_pip.journal import parts
-from safe_pip.journal.directories import OpenDirectories, Refused, Writer, may_change, status
+from safe_pip.journal.directories import OpenDirectories, Refused, Writer, status, user_name
 from safe_pip.journal.owner import OwnerNote
 from safe_pip.journal.pending import Opened, Unfinished, opened, refused
 from safe_pip.journal.undo import Action, Step, decide, observe, perform
@@ -111,7 +111,6 @@ def _checked_steps(found: Opened, directories: OpenDirectories, keep: bool) -> t
 
 
 def _check_writer(directories: OpenDirectories, steps: Sequence[Step]) -> None:
-    """Raise `Refused` if a step changes what the journal's writer could not have changed."""
     writer, reasons = directories.writer, []
     for operation, action in steps:
         if writer is None or writer.is_trusted or action in (Action.LEAVE, Action.DROP_TRASH):
@@ -120,39 +119,42 @@ def _check_writer(directories: OpenDirectories, steps: Sequence[Step]) -> None:
         found = live.status()
         is_theirs = live.directory is not None and writer.could_change(status(live.directory), found)
         if not is_theirs or (action is Action.MODE and found is not None and not writer.could_set_mode(found)):
-            reasons.append(
-                f"`{directories.journal.path(operation)}` is not for `{writer.name}` to change, the journal's writer"
-            )
-    if reasons:
-        raise Refused(*reasons)
+            reasons.append(directories.journal.path(operation))
+    if writer is not None and reasons:
+        whose = f"is not for `{user_name(writer.uid)}` to change, the journal's writer"
+        raise Refused(*(f"`{path}` {whose}" for path in reasons))
 
 
 def _check_permission(directories: OpenDirectories, steps: Sequence[Step], state: Directory) -> None:
     """Raise `PermissionError` if this user may not do all of it: a part of it is worse than nothing."""
-    needed = [state, *(each for part in directories.parts for each in part[1:] if each is not None)]
     for operation, action in steps:
-        if action is Action.LEAVE:
-            continue
-        locations = [directories.live(operation)]
+        if action is not Action.LEAVE:
+            live = directories.live(operation)
+            _check_entry(live.directory, live.status(), directories.journal.path(operation))
         if action in (Action.LIVE_TO_STAGE, Action.EXCHANGE):
-            locations.append(directories.staged(operation))
-        for location in locations:
-            if location.directory is None or not may_change(location.directory):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), directories.journal.path(operation))
-            _check_entry(location.directory, location.status())
-    for directory in needed:
-        if not may_change(directory):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), directory.path)
+            staged = directories.staged(operation)
+            _check_entry(staged.directory, staged.status(), directories.journal.path(operation))
+    for directory in (state, *(each for part in directories.parts for each in part[1:] if each is not None)):
+        _check_entry(directory, None, directory.path)
 
 
-def _check_entry(directory: Directory, entry: os.stat_result | None) -> None:
-    """Raise `PermissionError` if the sticky bit, or a directory's own mode, forbids to move an entry: rename(2)."""
-    if sys.platform == "win32" or entry is None or os.geteuid() in (0, entry.st_uid):
+def _check_entry(directory: Directory | None, entry: os.stat_result | None, path: str) -> None:
+    """Raise `PermissionError` if the directory, its sticky bit, or an entry's own mode forbids a move: rename(2)."""
+    if directory is None or not _may_change(directory):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+    if entry is None or user() in (0, entry.st_uid):
         return
     above = status(directory)
-    is_sticky = above.st_mode & stat.S_ISVTX and above.st_uid != os.geteuid()
+    is_sticky = above.st_mode & stat.S_ISVTX and above.st_uid != user()
     if is_sticky or (stat.S_ISDIR(entry.st_mode) and not entry.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), directory.path)
+
+
+def _may_change(directory: Directory) -> bool:
+    if directory.fd is None:
+        return os.access(directory.path, os.W_OK)
+    effective = os.access in os.supports_effective_ids
+    return os.access(".", os.W_OK | os.X_OK, dir_fd=directory.fd, effective_ids=effective)
 
 
 @contextlib.contextmanager
@@ -167,6 +169,5 @@ def _explained(unfinished: Unfinished, writer: Writer) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise refused(unfinished, (f"`{error.filename}`: {error.strerror}",)) from error
-        mine = sys.platform == "win32" or writer.uid == os.geteuid()
-        hint = "Run it where it may be written" if mine else f"Run it as `{writer.name}`"
+        hint = "Run it where it may be written" if writer.uid == user() else f"Run it as `{user_name(writer.uid)}`"
         raise refused(unfinished, (f"`{error.filename}` is not this user's to change",), hint) from error

@@ -5,7 +5,6 @@ A transaction with a journal is not swept: it is undone.
 
 import os
 import stat
-import sys
 import time
 from collections.abc import Collection
 from contextlib import closing, suppress
@@ -15,6 +14,7 @@ from typing import NamedTuple
 from safe_pip import fs
 from safe_pip.errors import SafePipError
 from safe_pip.fs import Directory
+from safe_pip.fs.proc import user
 from safe_pip.journal import parts, recovery
 from safe_pip.journal.codec import is_identifier
 from safe_pip.journal.directories import Refused, is_accepted, open_state
@@ -134,8 +134,7 @@ def _delete_aside(tree: str) -> None:
 
 def _is_left(tree: Directory, name: str) -> bool:
     found = tree.stat(name)
-    is_ours = sys.platform == "win32" or found.st_uid == os.geteuid() or os.geteuid() == 0
-    if not stat.S_ISDIR(found.st_mode) or not is_ours or time.time() - found.st_mtime <= _OLD:
+    if not stat.S_ISDIR(found.st_mode) or user() not in (0, found.st_uid) or time.time() - found.st_mtime <= _OLD:
         return False
     with tree.child(name) as aside:
         return LOCKS.issuperset(aside.names())

@@ -190,15 +190,15 @@ def _act(directories: OpenDirectories, operation: Operation, action: Action) -> 
     elif action is not Action.LEAVE:
         live, trash = directories.live(operation), directories.trash(operation)
         if action is Action.LIVE_TO_STAGE:
-            live.move(directories.staged(operation))
+            fs.move(*live.to(directories.staged(operation)))
         elif action is Action.EXCHANGE:
-            directories.staged(operation).exchange(live)
+            fs.exchange(*directories.staged(operation).to(live))
         elif action is Action.DROP_TRASH:
             fs.remove(trash.parent, trash.name)
         elif action is Action.TRASH_OVER_LIVE:
-            trash.move_over(live)
+            fs.move_over(*trash.to(live))
         else:
-            trash.move(live)
+            fs.move(*trash.to(live))
 
 
 def _set_old_mode(directories: OpenDirectories, operation: Operation) -> None:

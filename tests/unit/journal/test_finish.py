@@ -259,8 +259,8 @@ def test_an_unplanned_file_that_its_program_has_taken_away_leaves_no_directory(t
     transaction.do()
     transaction.commit()
     with opened(transaction) as directories:
-        found = [each for each in find_unplanned(directories) if each.operation.path == "gone"]
-    for path in (transaction.private / "trash" / each.operation.trash / each.path for each in found):
+        found = [each for each in find_unplanned(directories) if each[0].path == "gone"]
+    for path in (transaction.private / "trash" / operation.trash / path for operation, path in found):
         path.unlink()
     with opened(transaction) as directories:
         assert restore_unplanned(directories, found) == ()

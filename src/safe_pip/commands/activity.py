@@ -52,9 +52,9 @@ class Transaction(NamedTuple):
     tree: Path
     state: State
     is_alive: bool | None
-    pid: int | None = None
-    command: str = ""
-    since: float | None = None
+    pid: int | None
+    command: str
+    since: float | None
 
     def path(self, suffix: str | None = None) -> Path:
         """Its journal, or its private directory before there is one; or what is named with this suffix."""
@@ -76,7 +76,13 @@ def locks(tree: Path, view: View, directories: Iterable[Path] = ()) -> Iterator[
     environment = _lock("environment", tree, [tree, *beside], state / state_directory.ENVIRONMENT_GATE, view)
     commit = _lock("commit", tree, [state / state_directory.COMMIT], state / state_directory.COMMIT_GATE, view)
     if note is not None:
-        environment, commit = (_with_since(each, note) for each in (environment, commit))
+        # `/proc` tells only when the process began; the note tells when it took the lock.
+        environment, commit = (
+            each._replace(
+                holders=tuple(by._replace(since=note.since) if by.pid == note.pid else by for by in each.holders)
+            )
+            for each in (environment, commit)
+        )
         known = {party.pid for each in (environment, commit) for party in each.holders}
         if note.pid not in known and not view.is_complete:
             unseen = note._replace(exclusive=True, is_seen=False)
@@ -115,26 +121,21 @@ def _parties(entry: Entry) -> list[Holder]:
     return inheritors or [party]
 
 
-def _with_since(lock: Lock, note: Holder) -> Lock:
-    """The lock with the time when it was taken, from the note: `/proc` tells only when the process began."""
-    changed = (each._replace(since=note.since) if each.pid == note.pid else each for each in lock.holders)
-    return lock._replace(holders=tuple(changed))
-
-
 def transactions(trees: Iterable[Path]) -> list[Transaction]:
     """The transactions that changed `trees`, or are about to: at home in one of them, or with a mark there."""
-    wanted: dict[tuple[Path, str], State] = {}
-    for tree in trees:
-        for home, identifier in _named(tree):
-            state = _state(home, identifier)
-            if state is not None:
-                wanted[home, identifier] = state
-    if not wanted:
-        return []
+    states = {each: _state(*each) for tree in trees for each in _named(tree)}
     # The locks are read after the names: a transaction that began in between is seen alive, never dead.
     view = View.take()
-    found = [_transaction(identifier, home, state, view) for (home, identifier), state in sorted(wanted.items())]
-    return [each for each in found if each.is_alive or _state(each.tree, each.identifier) is not None]
+    found = []
+    for (home, identifier), state in sorted(states.items()):
+        path = state_directory.path_of(home) / f"{identifier}{OWNER_FILE}"
+        pid, command, since, *_ = owner.read(path)
+        is_alive: bool | None = os.path.lexists(path) and bool(view.at(path)[0])
+        if os.path.lexists(path) and not is_alive and not view.is_complete and sys.platform != "win32":
+            is_alive = None
+        if state is not None and (is_alive or _state(home, identifier) is not None):
+            found.append(Transaction(identifier, home, state, is_alive, pid or None, command, since if pid else None))
+    return found
 
 
 def _named(tree: Path) -> Iterator[tuple[Path, str]]:
@@ -167,23 +168,6 @@ def _state(home: Path, identifier: str) -> State | None:
         if os.path.lexists(f"{path}{suffix}"):
             return state
     return State.STAGING if os.path.lexists(path) or os.path.lexists(f"{path}{OWNER_FILE}") else None
-
-
-def _transaction(identifier: str, tree: Path, state: State, view: View) -> Transaction:
-    found = Transaction(identifier, tree, state, None)
-    path = found.path(OWNER_FILE)
-    note = owner.read(path)
-    found = found._replace(is_alive=_is_alive(path, view))
-    return found._replace(pid=note.pid, command=note.command, since=note.since) if note.pid else found
-
-
-def _is_alive(path: Path, view: View) -> bool | None:
-    """Whether a process has locked the owner file. A killed one has not."""
-    if not os.path.lexists(path):
-        return False
-    if view.at(path)[0]:
-        return True
-    return False if view.is_complete or sys.platform == "win32" else None
 
 
 def next_action(transaction: Transaction) -> str:

@@ -22,7 +22,6 @@ from safe_pip.merge.plan import Removal
 
 _TRIES = 10
 _OLDEST = (3, 10)
-_MARK = "EXTERNALLY-MANAGED"
 
 
 def describe(parser: Parser) -> None:
@@ -48,15 +47,14 @@ run, with status 78, and says what to do.
 def main(options: Namespace, context: Context) -> int:
     """Run either verb; on return its exit status."""
     adopter = Adopter(options.env, context)
-    if options.verb == "adopt":
+    is_adopted = options.verb == "adopt"
+    if is_adopted:
         adopter.check()
     for tree in adopter.trees:
-        name = f"`{order.shown_name(tree)}`"
-        if options.verb == "adopt":
-            found = adopter.adopt(tree)
+        name, found = f"`{order.shown_name(tree)}`", adopter.change(tree, is_adopted=is_adopted)
+        if is_adopted:
             print(f"{name} is adopted already" if found is None else f"Adopted {name}: {found.told()}")
         else:
-            found = adopter.unadopt(tree)
             print(f"{name} was not adopted" if found is None else f"{name}: `pip` is pip again")
     return 0
 
@@ -77,43 +75,32 @@ class Adopter:
             version = re.fullmatch(r"python(\d+)\.(\d+)t?", tree.parent.name)
             if version and (int(version[1]), int(version[2])) < _OLDEST:
                 raise UnusableEnvironment(f"`{tree}` is of a Python older than {'.'.join(map(str, _OLDEST))}")
-            if self._place.home(tree) is None:
-                for directory in self._libraries(tree):
-                    if (directory / _MARK).is_file():
-                        raise UnusableEnvironment(
-                            f"`{tree}` is managed by the system (`{directory / _MARK}`)",
-                            hint="Adopt a virtual environment",
-                        )
+            for mark in () if self._place.home(tree) is not None else self._marks(tree):
+                if mark.is_file():
+                    hint = "Adopt a virtual environment"
+                    raise UnusableEnvironment(f"`{tree}` is managed by the system (`{mark}`)", hint=hint)
 
-    def _libraries(self, tree: Path) -> Iterator[Path]:
+    def _marks(self, tree: Path) -> Iterator[Path]:
         """Where the mark of an interpreter that uses `tree` would be: beside its standard library (PEP 668)."""
-        if self._place.named is None:
-            yield Path(sysconfig.get_path("stdlib"))
-        yield tree.parent
-        yield Path(sys.base_prefix, "lib", tree.parent.name)
-        yield Path("/usr/lib", tree.parent.name)
-        if tree.parent.name == "python3":  # all Pythons of Debian use this one
-            yield from sorted(tree.parent.parent.glob("python3.*"))
+        library = tree.parent
+        found = [Path(sysconfig.get_path("stdlib"))] if self._place.named is None else []
+        found += [library, Path(sys.base_prefix, "lib", library.name), Path("/usr/lib", library.name)]
+        if library.name == "python3":  # all Pythons of Debian use this one
+            found += sorted(library.parent.glob("python3.*"))
+        return (each / "EXTERNALLY-MANAGED" for each in found)
 
-    def adopt(self, tree: Path) -> adoption.Adoption | None:
-        """Adopt the environment of `tree`; on return it is. None: it was already."""
+    def change(self, tree: Path, *, is_adopted: bool) -> adoption.Adoption | None:
+        """Adopt the environment of `tree`, or take that back; on return it is so. None: it was so before."""
         for _ in range(_TRIES):
             found, wanted = adoption.find(tree), adoption.wanted(tree)
-            if found == wanted and found.file.read_bytes() == wanted.content():
+            is_there = found == wanted and _content(wanted.file) == wanted.content()
+            if is_there if is_adopted else found is None:
                 return None
             if found is None and os.path.lexists(wanted.file):
                 raise UnusableEnvironment(f"`{wanted.file}` was not made by safe-pip", hint="Remove it, then try again")
-            if self._commit(tree, wanted.content()):
-                return wanted
-        raise StalePlan((), f"`{wanted.file}` did not stay the same while it was written")
-
-    def unadopt(self, tree: Path) -> adoption.Adoption | None:
-        """Take the adoption back; on return the environment of `tree` is not adopted. None: it was not before."""
-        for _ in range(_TRIES):
-            found = adoption.find(tree)
-            if found is None or self._commit(tree, None):
-                return found
-        raise StalePlan((), f"`{tree / adoption.NAME}` did not stay the same while it was removed")
+            if self._commit(tree, wanted.content() if is_adopted else None):
+                return wanted if is_adopted else found
+        raise StalePlan((), f"`{tree / adoption.NAME}` did not stay the same while this command was at work")
 
     def _commit(self, tree: Path, content: bytes | None) -> bool:
         """Give the file this content, or remove it; False if another command was faster: look again."""

@@ -36,8 +36,10 @@ _PYTHON = "python.exe" if sys.platform == "win32" else "python"
 # Any Python 3 can answer.
 _QUESTION = """
 import json, os, sys, sysconfig
+name, version = sys.implementation.name, ".".join(map(str, sys.version_info[:3]))
 print(json.dumps([
-    sys.implementation.name, sys.version_info[:3], getattr(sys, "abiflags", ""), os.path.realpath(sys.base_prefix),
+    ("Python" if name == "cpython" else name) + " " + version,
+    [name, version, getattr(sys, "abiflags", ""), os.path.realpath(sys.base_prefix)],
     sys.prefix, sysconfig.get_path("purelib"), sysconfig.get_path("platlib"),
 ]))
 """
@@ -62,13 +64,11 @@ class Context:
 
 @dataclass(frozen=True)
 class Interpreter:
-    """What an interpreter says of itself. `base` is the prefix of its installation, with no symbolic link in it."""
+    """What an interpreter says of itself; `installation` tells whether two are of one installation, in one version."""
 
     executable: str
-    implementation: str
-    version: tuple[int, ...]
-    abi: str
-    base: str
+    label: str
+    installation: list[str]
     prefix: str
     purelib: str
     platlib: str
@@ -79,8 +79,7 @@ class Interpreter:
         command = [os.fspath(executable), "-I", "-c", _QUESTION]
         try:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-            name, version, *rest = json.loads(done.stdout)
-            return cls(command[0], name, tuple(version), *rest)
+            return cls(command[0], *json.loads(done.stdout))
         except (OSError, ValueError, TypeError) as error:
             raise UnusableEnvironment(f"`{command[0]}` is not a Python interpreter that runs") from error
 
@@ -93,15 +92,6 @@ class Interpreter:
         if path is None:
             raise UnusableEnvironment(f"`{named}` is neither a Python interpreter nor the name of one on PATH")
         return cls.ask(path)
-
-    def is_like(self, other: Interpreter) -> bool:
-        """Whether both are of one installation, in one version."""
-        mine = self.implementation, self.version, self.abi, self.base
-        return mine == (other.implementation, other.version, other.abi, other.base)
-
-    def __str__(self) -> str:
-        name = "Python" if self.implementation == "cpython" else self.implementation
-        return f"{name} {'.'.join(map(str, self.version))}"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,18 +75,20 @@ def test_a_file_that_is_no_interpreter_is_refused(tmp_path: Path) -> None:
 
 def test_an_interpreter_is_found_by_path_by_environment_and_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     own = Interpreter.ask(sys.executable)
-    assert (own.version, own.implementation) == (sys.version_info[:3], sys.implementation.name)
+    assert own.label == f"Python {'.'.join(map(str, sys.version_info[:3]))}"
     assert Interpreter.find(sys.executable) == own
     assert os.path.samefile(Interpreter.find(sys.prefix).prefix, sys.prefix)
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
-    assert Interpreter.find("python").version == own.version
+    assert Interpreter.find("python").label == own.label
 
 
-def test_interpreters_of_one_installation_are_alike() -> None:
+def test_the_interpreters_of_one_installation_are_told_by_it(tmp_path: Path) -> None:
     own = Interpreter.ask(sys.executable)
-    assert own.is_like(replace(own, executable="another", prefix="/venv", purelib="/venv/lib", platlib="/venv/lib"))
-    assert not own.is_like(replace(own, base="/elsewhere"))
-    assert not own.is_like(replace(own, version=(3, 1, 0)))
+    (tmp_path / "python").symlink_to(os.path.realpath(sys.executable))
+    assert Interpreter.ask(tmp_path / "python").installation == own.installation
+    (tmp_path / "other").write_text(f"#!/bin/sh\n'{sys.executable}' \"$@\" | sed 's/3\\.1/3.2/g'\n")
+    (tmp_path / "other").chmod(0o755)
+    assert Interpreter.ask(tmp_path / "other").installation != own.installation
 
 
 @pytest.mark.parametrize(

@@ -508,24 +508,26 @@ def _above(paths: Iterable[str]) -> set[str]:
     return found
 
 
-def strays(tree: str, owned: Owned, unfinished: Collection[str], now: float | None = None) -> Iterator[Finding]:
-    """What is in a tree and belongs to no distribution; the transactions in `unfinished` will remove their markers."""
-    yield from _below(tree, tree, owned, unfinished, time.time() if now is None else now)
-    for entry in _listed(os.path.join(tree, state_directory.NAME)):
-        if entry.name.startswith(KEPT):
-            detail = "of a transaction that could not be undone: look at it, then remove it"
-            yield Finding(Kind.PUT_ASIDE, tree, entry.path, detail=detail)
+def strays(
+    tree: str, owned: Owned, unfinished: Collection[str], now: float | None = None, directory: str = ""
+) -> Iterator[Finding]:
+    """What is in a tree (in one `directory` of it) and belongs to no distribution.
 
-
-def _below(tree: str, directory: str, owned: Owned, unfinished: Collection[str], now: float) -> Iterator[Finding]:
+    The transactions in `unfinished` will remove their markers.
+    """
+    directory, now = directory or tree, time.time() if now is None else now
     # Installers write there. Any other directory may be on the path too, for example a home.
     is_for_distributions = os.path.basename(tree) in PACKAGES or tree in owned.known
     for entry in _listed(directory):
         path = entry.path
         is_directory = entry.is_dir(follow_symlinks=False)
-        if path in owned.files or path in owned.whole or entry.name == state_directory.NAME:
-            continue
-        if directory == tree and entry.name == adoption.NAME and (adopted := adoption.find(tree)):
+        if directory == tree and entry.name == state_directory.NAME:
+            detail = "of a transaction that could not be undone: look at it, then remove it"
+            kept = (each.path for each in _listed(path) if each.name.startswith(KEPT))
+            yield from (Finding(Kind.PUT_ASIDE, tree, each, detail=detail) for each in kept)
+        elif path in owned.files or path in owned.whole or entry.name == state_directory.NAME:
+            pass
+        elif directory == tree and entry.name == adoption.NAME and (adopted := adoption.find(tree)):
             kind = Kind.ADOPTED if adopted.works else Kind.ADOPTED_IN_VAIN
             yield Finding(kind, tree, path, detail=adopted.told())
         elif entry.name.startswith(f"{state_directory.NAME}-"):
@@ -539,7 +541,7 @@ def _below(tree: str, directory: str, owned: Owned, unfinished: Collection[str],
                 if tree in owned.known and each.path not in owned.files and not is_bytecode(each.path):
                     yield Finding(Kind.UNOWNED, tree, each.path)
         elif is_directory and path in owned.directories:
-            yield from _below(tree, path, owned, unfinished, now)
+            yield from strays(tree, owned, unfinished, now, path)
         elif entry.name.startswith("~") and (is_directory or directory == tree) and is_for_distributions:
             yield Finding(Kind.LEFTOVER, tree, path, detail=_INTERRUPTED)
         elif tree in owned.known and not (directory == tree and _KNOWN.fullmatch(entry.name)):

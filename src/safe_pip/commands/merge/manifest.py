@@ -40,18 +40,14 @@ class Put:
     def of(cls, path: str, *, was_there: bool = False) -> Put:
         """What is at `path`, which is no directory; raises `OSError`."""
         status = os.lstat(path)
-        mode = stat.S_IMODE(status.st_mode)
-        if stat.S_ISLNK(status.st_mode):
-            return cls(mode, target=os.readlink(path), was_there=was_there)
-        return cls(mode, sha256=digest_file(path)[1].hex(), was_there=was_there)
+        digest = digest_file(path)[1].hex() if stat.S_ISREG(status.st_mode) else ""
+        target = os.readlink(path) if stat.S_ISLNK(status.st_mode) else ""
+        return cls(stat.S_IMODE(status.st_mode), digest, target, was_there)
 
     def is_at(self, path: str) -> bool:
         """Whether that is what is at `path` now. Permissions do not count."""
         try:
-            status = os.lstat(path)
-            if self.target:
-                return stat.S_ISLNK(status.st_mode) and os.readlink(path) == self.target
-            return stat.S_ISREG(status.st_mode) and digest_file(path)[1].hex() == self.sha256
+            return replace(Put.of(path), mode=self.mode, was_there=self.was_there) == self
         except OSError:
             return False
 

@@ -118,8 +118,8 @@ class _Command:
                 virtual.exchange(aside, self._home, trees_of(str(self._home)), self._context)
         elif found is None:
             raise UnusableEnvironment(f"`{self._shown}` is a virtual environment that does not work", hint=again)
-        elif self._named is not None and not found.is_like(self.chosen()):
-            raise OtherPython(f"`{self._shown}` is an environment of {found}, not of `{self._named}`", hint=again)
+        elif self._named is not None and found.installation != self.chosen().installation:
+            raise OtherPython(f"`{self._shown}` is an environment of {found.label}, not of `{self._named}`", hint=again)
         virtual.sweep(self._home)
         return True
 

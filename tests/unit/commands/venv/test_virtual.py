@@ -91,7 +91,7 @@ def test_the_interpreter_appears_last_and_then_all_is_there(home: Path, made: Pa
     assert tree_of(home) == whole(made)
     found = virtual.look(home)
     assert found is not None
-    assert found.version == sys.version_info[:3]
+    assert found.label == f"Python {'.'.join(map(str, sys.version_info[:3]))}"
 
 
 def test_killed_at_any_change_it_is_no_environment_or_a_whole_one_and_the_next_one_goes_on(

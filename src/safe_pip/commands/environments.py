@@ -134,7 +134,8 @@ class Place:
         if self.named is None:
             if tree in own_trees():
                 return [], ["--no-user"]
-            return ([], ["--user"]) if tree == _user_site() else None
+            user = getattr(sys.modules.get("site"), "USER_SITE", None)
+            return ([], ["--user"]) if user and tree == Path(os.path.realpath(user)) else None
         home, path = self.home(tree), Path(os.path.abspath(self.named))
         if home is not None or path.is_file():
             return ["--python", str(home or path)], []
@@ -148,11 +149,6 @@ class Place:
 def own_trees() -> list[Path]:
     """The trees that this Python's pip installs into."""
     return resolved(Path(sysconfig.get_path(name)) for name in ("purelib", "platlib"))
-
-
-def _user_site() -> Path | None:
-    user = getattr(sys.modules.get("site"), "USER_SITE", None)
-    return Path(os.path.realpath(user)) if user else None
 
 
 def trees_of(named: str) -> list[Path]:

@@ -81,13 +81,8 @@ def _problems(trees: tuple[Path, ...]) -> Iterator[str]:
 
 def _lock(lock: Lock) -> dict[str, Any]:
     holders, waiting = ([_party(party) for party in parties] for parties in (lock.holders, lock.waiting))
-    return {
-        "lock": lock.name,
-        "tree": str(lock.tree),
-        "path": str(lock.path),
-        "holders": holders,
-        "waiting": waiting,
-    }
+    where = {"lock": lock.name, "tree": str(lock.tree), "path": str(lock.path)}
+    return {**where, "holders": holders, "waiting": waiting}
 
 
 def _party(party: Holder) -> dict[str, Any]:

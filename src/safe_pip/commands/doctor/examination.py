@@ -1,8 +1,7 @@
 """What is wrong with an environment: its distributions, what lies between them, unfinished transactions. Only reads.
 
-All of it is looked at without a lock, and once more if the environment changed meanwhile. The rules for distributions
-are those of https://packaging.python.org/en/latest/specifications/ ("Recording installed projects", "Binary
-distribution format", "Recording the direct URL origin").
+All of it is looked at without a lock, and once more if the environment changed meanwhile. The rules are those of
+https://packaging.python.org/en/latest/specifications/ ("Recording installed projects" and others).
 """
 
 import enum
@@ -280,16 +279,9 @@ class _Look:
                         self._checked[fingerprint] = read, check(read)
                     each, found[entry.path] = self._checked[fingerprint]
                     there.append(each)
-        return tuple(there), [*judge(there, found), *self._strays(there)]
-
-    def _strays(self, installed: list[Installed]) -> Iterator[Finding]:
-        owned = Owned.by(installed)
-        trees = [str(each) for each in self._place.trees]
-        for tree in self._place.trees:
-            yield from map(self._with_project, strays(str(tree), owned, self._unfinished))
-            home = self._place.home(tree)
-            for path in () if home is None else beside(owned.files, str(home), trees):
-                yield Finding(Kind.LEFTOVER, str(tree), path, detail=_INTERRUPTED)
+        owned = Owned.by(there)
+        beside = [each for tree in self._place.trees for each in strays(str(tree), owned, self._unfinished)]
+        return tuple(there), [*judge(there, found), *map(self._with_project, beside)]
 
     def _with_project(self, finding: Finding) -> Finding:
         """A leftover with the project whose metadata it is, so that this can be reinstalled."""
@@ -496,16 +488,11 @@ class Owned(NamedTuple):
         whole = frozenset(each.info for each in installed)
         unknown = {each.tree for each in installed if each.rows is None}
         known = frozenset(each.tree for each in installed if each.tree not in unknown)
-        return cls(files, frozenset(_above((*files, *whole))), whole, known)
-
-
-def _above(paths: Iterable[str]) -> set[str]:
-    """The directories above these paths."""
-    found = set[str]()
-    for path in paths:
-        while (path := os.path.dirname(path)) not in found and path != os.path.dirname(path):
-            found.add(path)
-    return found
+        directories = set[str]()
+        for path in (*files, *whole):
+            while (path := os.path.dirname(path)) not in directories and path != os.path.dirname(path):
+                directories.add(path)
+        return cls(files, frozenset(directories), whole, known)
 
 
 def strays(
@@ -558,13 +545,3 @@ def _listed(directory: str) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError:
         return []
-
-
-def beside(files: Iterable[str], within: str, trees: Iterable[str]) -> Iterator[str]:
-    """The `~` leftovers in those directories of `files` that lie below `within`, but in none of the trees."""
-    inside = tuple(os.path.join(tree, "") for tree in trees)
-    for directory in sorted(_above(files)):
-        if directory.startswith(os.path.join(within, "")) and not f"{directory}/".startswith(inside):
-            for entry in _listed(directory):
-                if entry.name.startswith("~") and entry.is_dir(follow_symlinks=False):
-                    yield entry.path

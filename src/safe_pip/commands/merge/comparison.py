@@ -65,23 +65,21 @@ class Replaced(NamedTuple):
 class Comparison(NamedTuple):
     """What is staged, parents before what is in them, and which distributions it replaces.
 
-    `projects` are all that are staged, with their tree and the staged directory of their metadata. `conflicts` are the
-    places of files with other content, each with the distribution that owns it.
+    `projects` are all that are staged, by the staged directory of their metadata. `conflicts` are the places of files
+    with other content, each with the distribution that owns it.
     """
 
     items: tuple[Item, ...]
-    replaced: tuple[Replaced, ...]
-    projects: tuple[tuple[str, str, str], ...]
+    replaced: list[Replaced]
+    projects: Mapping[str, str]
     conflicts: Mapping[str, str | None]
 
 
 def compare(staged: str, prefix: Prefix) -> Comparison:
     """Compare the directory `staged` with a prefix; raises `Unmergeable` for what no merge can put there."""
-    root = str(prefix.path)
     with reading():  # too long a path, or a link that leads to itself
-        items = list(_once(staged, _walk(staged, "", root)))
-        projects = tuple(_projects(staged, items, prefix))
-        replaced = tuple(_replaced(items, projects, root))
+        items = list(_once(staged, _walk(staged, "", str(prefix.path))))
+        projects, replaced = _distributions(staged, items, prefix)
     owned = {path for each in replaced for path in each.files}
     going = tuple(os.path.join(path, "") for path in owned if path.endswith(_INFO))
     for number, item in enumerate(items):
@@ -178,39 +176,34 @@ def _attributes(path: str) -> dict[str, bytes]:
     return found
 
 
-def _projects(staged: str, items: list[Item], prefix: Prefix) -> Iterator[tuple[str, str, str]]:
-    """Project, tree and metadata directory of each distribution that is staged in a tree."""
+def _distributions(staged: str, items: list[Item], prefix: Prefix) -> tuple[dict[str, str], list[Replaced]]:
+    """The projects that are staged in a tree, and what they replace: what is there of them in another state."""
+    paths, projects, replaced = RealPaths(), dict[str, str](), list[Replaced]()
     found: dict[tuple[str, str], str] = {}
+    same = {item.path for item in items if item.verdict is Verdict.SAME}
     for item in items:
-        tree = os.path.dirname(item.live)
-        if not item.is_directory or not item.path.endswith(".dist-info") or not prefix.is_tree(tree):
+        tree, info = os.path.split(item.live)
+        if not item.is_directory or not info.endswith(".dist-info") or not prefix.is_tree(tree):
             continue
-        project = project_of(item.path)
+        project = projects[item.path] = project_of(info)
         other = found.setdefault((tree, project), item.path)
         if other != item.path:
             raise Unmergeable(f"`{staged}` holds `{project}` twice, in `{other}` and in `{item.path}`")
-        yield project, tree, item.path
-
-
-def _replaced(items: list[Item], projects: tuple[tuple[str, str, str], ...], root: str) -> Iterator[Replaced]:
-    """The distributions that are there, in another state than the staged ones of their project."""
-    paths = RealPaths()
-    same = {item.path for item in items if item.verdict is Verdict.SAME}
-    for project, tree, info in projects:
         names = sorted(os.listdir(tree)) if os.path.isdir(tree) else []
         old = [name for name in names if name.endswith(_INFO) and project_of(name) == project]
         # A file that was changed since in one that stays is in conflict like any other.
-        if not old or (old == [os.path.basename(info)] and os.path.join(info, RECORD) in same):
+        if not old or (old == [info] and os.path.join(item.path, RECORD) in same):
             continue
-        found: set[str] = set()
+        listed: set[str] = set()
         for path in (os.path.join(tree, name) for name in old):
             if path.endswith(".dist-info") and not os.path.lexists(os.path.join(path, RECORD)):
                 raise Unmergeable(
                     f"`{project}` is there in `{path}`, which has no RECORD: nothing says which files it has"
                 )
-            found |= {path, *paths.files_of(path)}
-        files = frozenset(path for path in found if path.startswith(os.path.join(root, "")))
-        yield Replaced(project, tree, files, tuple(sorted(found - files)))
+            listed |= {path, *paths.files_of(path)}
+        files = frozenset(path for path in listed if path.startswith(os.path.join(prefix.path, "")))
+        replaced.append(Replaced(project, tree, files, tuple(sorted(listed - files))))
+    return projects, replaced
 
 
 def _status(path: str) -> os.stat_result | None:

@@ -175,7 +175,7 @@ class _Merge(Attempt):
         with self._transaction.staging(self._prefix.target, terms) as change:
             change.mirror(place)
             _copy(self._request, self._items, change.staged(place), place, modes)
-            for project, _, info in self._compared.projects:
+            for info, project in self._compared.projects.items():
                 if f"{info}/RECORD" in self._put:
                     change.add(project, os.path.join(change.staged(place), info, "RECORD"))
             for each in self._compared.replaced:
@@ -200,10 +200,9 @@ class _Merge(Attempt):
         """Raise `StalePlan` if the prefix is not what was compared. The locks are held."""
         self._check()
         before = self._transaction.snapshot or Snapshot()
-        projects = [project for project, _, _ in self._compared.projects]
-        changed = [project for project in projects if now.identity(project) != before.identity(project)]
-        if changed:
-            raise StalePlan(tuple(changed))
+        projects = self._compared.projects.values()
+        if changed := tuple(each for each in projects if now.identity(each) != before.identity(each)):
+            raise StalePlan(changed)
         return ()
 
     def _check(self) -> None:
@@ -223,7 +222,7 @@ class _Merge(Attempt):
             tree, name = os.path.split(item.live)
             if self._prefix.is_tree(tree) and not name.endswith(".dist-info"):
                 new.setdefault(Path(tree), set()).add(name)
-        projects = (project for project, _, info in self._compared.projects if f"{info}/RECORD" in self._put)
+        projects = (project for info, project in self._compared.projects.items() if f"{info}/RECORD" in self._put)
         return hides(new, self._transaction.environment.trees(), projects)
 
     @contextmanager

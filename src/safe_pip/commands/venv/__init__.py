@@ -130,7 +130,7 @@ class _Command:
             virtual.sweep(self._home)
             if virtual.is_configured(self._home):
                 return
-            if not virtual.is_empty(self._home):
+            if not all(name.startswith(virtual.OURS) for name in os.listdir(self._home)):
                 raise UnusableEnvironment(
                     f"`{self._shown}` is not a virtual environment, and not empty", hint="Choose another directory"
                 )

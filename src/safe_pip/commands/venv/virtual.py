@@ -35,7 +35,8 @@ from safe_pip.records import encoded
 CONFIGURATION = "pyvenv.cfg"
 _READY = ".safe-pip-venv"
 _ASIDE = f"{_READY}-"
-_OURS = ".safe-pip"  # how every name starts that safe-pip itself makes in the directory of an environment
+OURS = ".safe-pip"
+"""How every name starts that safe-pip itself makes in the directory of an environment."""
 _UV_LOCK = ".lock"
 
 # The chosen Python runs this. It ends, with all that it started, when the other end of its standard input is closed: the
@@ -87,11 +88,6 @@ def look(home: Path) -> Interpreter | None:
 def is_moving(home: Path) -> bool:
     """Whether the parts of a new environment are being moved, or were when a command was killed."""
     return os.path.lexists(home / _READY)
-
-
-def is_empty(home: Path) -> bool:
-    """Whether nothing is in the directory but what safe-pip made there for itself."""
-    return all(name.startswith(_OURS) for name in os.listdir(home))
 
 
 @contextmanager
@@ -192,7 +188,7 @@ def _contents(home: Path, trees: Sequence[Path]) -> Iterator[str]:
                 path = directory / entry.name
                 if path in kept and entry.is_dir(follow_symlinks=False):
                     waiting.append(path)
-                elif not (directory in (home, *trees) and entry.name.startswith(_OURS)) and path != home / _UV_LOCK:
+                elif not (directory in (home, *trees) and entry.name.startswith(OURS)) and path != home / _UV_LOCK:
                     yield str(path)
 
 

@@ -102,14 +102,6 @@ def test_a_directory_that_only_stands_on_the_path_is_none_of_ours(tmp_path: Path
     assert list(examination.strays(str(tmp_path / "home"), Owned.by([]), ())) == []
 
 
-def test_leftovers_beside_data_files_are_found_inside_the_environment_only(tree: Path, tmp_path: Path) -> None:
-    by = owned(tree, "../share/demo/x.txt", "../../out/y.txt")
-    files = [os.path.normpath(path) for path in by.files]
-    put(tmp_path / "share" / "~emo" / "x.txt")
-    put(tmp_path / "share" / "~file")
-    assert list(examination.beside(files, str(tmp_path), [str(tree)])) == [str(tmp_path / "share" / "~emo")]
-
-
 @pytest.mark.parametrize("name", [".safe-pip-abcdefgh", f".safe-pip-{ID}"])
 def test_a_private_directory_that_nobody_used_for_long_is_abandoned(tree: Path, name: str) -> None:
     private = tree / name

@@ -70,7 +70,7 @@ def test_pips_scripts_and_their_record_name_it_too(tmp_path: Path) -> None:
     home.mkdir()
     with virtual.made_aside(home, sys.executable, ["--prompt", "x"]) as aside:
         virtual.put(aside, home)
-    assert not [name for name in os.listdir(home) if name.startswith(virtual._OURS)]
+    assert not [name for name in os.listdir(home) if name.startswith(virtual.OURS)]
     done = subprocess.run([home / "bin" / "pip", "--version"], capture_output=True, text=True, check=True)
     assert str(home) in done.stdout
     (record,) = home.glob("lib/python*/site-packages/pip-*.dist-info/RECORD")

@@ -79,7 +79,7 @@ class Replaced(SafePipError):
 
 
 class Mismatch(SafePipError):
-    """The unpacked files of a wheel are not what its RECORD says (1, as pip has it for a wheel that it rejects)."""
+    """A wheel is not what its RECORD says, or was not unpacked as it is (1, as pip has it for a wheel it rejects)."""
 
 
 class ImportFailed(SafePipError):

@@ -56,7 +56,7 @@ def parse(text: str) -> list[Row]:
 
 
 def listed(record: str) -> list[str]:
-    """The paths in the RECORD at this path, as written there.
+    """The paths of files in the RECORD at this path, as written there; some list directories too.
 
     A damaged RECORD gives the rows before the damage; a missing or unreadable one gives none. Raises nothing.
     """
@@ -65,7 +65,7 @@ def listed(record: str) -> list[str]:
     found: list[str] = []
     try:
         with open(record, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            found.extend(row[0] for row in csv.reader(file) if row and row[0])
+            found.extend(row[0] for row in csv.reader(file) if row and row[0] and not row[0].endswith("/"))
     except (OSError, csv.Error):
         pass
     return found

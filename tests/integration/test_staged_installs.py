@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.venvs.pip_environment import PipEnvironment
-from tests.support.wheels.tiny import EVERYTHING, OTHER, Project
+from tests.support.wheels.tiny import EVERYTHING, OTHER, Project, digest
 
 pytestmark = pytest.mark.slow
 
@@ -170,6 +170,52 @@ def test_scripts_that_are_not_on_the_path_are_named_where_they_are(alike):
     ours, pips = alike(install)
     assert "is installed in" in ours
     assert ours == pips
+
+
+@pytest.mark.parametrize("options", [(), ("--no-cache-dir",), ("--target", "venv/there")], ids=" ".join)
+def test_a_wheel_that_differs_from_its_record_is_installed_as_by_pip_and_a_changed_file_told(alike, options):
+    """RECORD lists a directory, leaves out most files, and has another digest of one."""
+    rows = f"wrong/,{digest(b'')},0\nwrong/__init__.py,{digest(b'other')},5\nwrong-1.dist-info/RECORD,,\n"
+    files = {"wrong/__init__.py": "", "wrong/left_out.py": "", "wrong-1.dist-info/RECORD": rows}
+    told = "`wrong-1-py3-none-any.whl` is not what its RECORD says: `wrong/__init__.py` has another digest"
+
+    def install(env, run):
+        env.add_to_index(Project("wrong", "1", files=files))
+        if run == env.run:
+            before = text(tree(env.venv.path, without=".safe-pip"))
+            for before_command, variable in (((), "record"), (("--verify=record",), "none")):
+                done = run(*before_command, "install", *options, "wrong", status=1, SAFE_PIP_VERIFY=variable)
+                assert f"error: {told}, " in done.stderr
+                assert done.stderr.endswith("Nothing was changed\n")
+            assert text(tree(env.venv.path, without=".safe-pip")) == before
+        said = run("install", *options, "wrong").stderr
+        if run == env.run:
+            assert f"safe-pip: {told}" in said.splitlines()
+            again = run("install", "-v", "--force-reinstall", "--upgrade", *options, "wrong")
+            assert "`wrong/left_out.py` is not listed" in again.stderr
+        return options or (env.site / "wrong-1.dist-info" / "RECORD").read_bytes()
+
+    ours, pips = alike(install)
+    assert ours == pips
+
+
+def test_a_directory_that_a_record_lists_goes_only_if_nothing_else_is_in_it(env):
+    rows = "listed/,,\nlisted/__init__.py,,\nlisted-1.dist-info/METADATA,,\nlisted-1.dist-info/RECORD,,\n"
+    env.add_to_index(
+        Project("listed", "1", files={"listed/__init__.py": "", "listed-1.dist-info/RECORD": rows}),
+        Project("listed", "2", files={"listed/__init__.py": "2"}),
+    )
+    env.run("install", "listed==1")
+    assert "damaged" not in env.run("doctor").stdout
+    (env.site / "listed" / "mine.txt").write_text("mine")
+    env.run("install", "listed==2")
+    env.run("install", "listed==1")
+    env.run("uninstall", "-y", "listed")
+    assert os.listdir(env.site / "listed") == ["mine.txt"]
+    env.run("install", "listed==1")
+    (env.site / "listed" / "mine.txt").unlink()
+    env.run("uninstall", "-y", "listed")
+    assert not (env.site / "listed").exists()
 
 
 def test_a_wheel_that_leads_out_of_its_place_is_refused_in_pips_words(alike):

@@ -52,10 +52,10 @@ class Transaction:
         durable: bool = False,
         verify: str | None = None,
     ) -> None:
-        """With `durable` a change survives a loss of power; with `verify="import"` new modules are imported before."""
+        """With `durable` a change survives a loss of power; `verify` is what is checked before, as in the settings."""
         self._environments = environments
         self._durable = durable
-        self._verify = verify
+        self.verify = verify
         self.environment = environments(path)
         self.path = tuple(path)
         self.snapshot: Snapshot | None = None
@@ -128,7 +128,7 @@ class Transaction:
 
     def of_other(self, path: Sequence[str]) -> "Transaction":
         """A transaction on other directories, with locks of its own."""
-        return Transaction(self._environments, path, durable=self._durable, verify=self._verify)
+        return Transaction(self._environments, path, durable=self._durable, verify=self.verify)
 
     # Builds.
 
@@ -191,7 +191,7 @@ class Transaction:
         takes the commit lock alone.
         """
         with self.failing():
-            if self._verify == "import":
+            if self.verify == "import":
                 change.verify_imports(self.path)
             return _Commit(self, change, validate).run()
 

@@ -55,11 +55,12 @@ def switch(text: str, source: str) -> bool:
 
 
 def either(*words: str) -> Callable[[str, str], str | None]:
-    """A parser of one of two words, which raises `UsageError` for others; `none` gives None."""
+    """A parser of one of these words, which raises `UsageError` for others; `none` gives None."""
 
     def parse(text: str, source: str) -> str | None:
         if text not in words:
-            raise UsageError(f"`{text}` is neither `{words[0]}` nor `{words[1]}` ({source})")
+            *others, last = (f"`{word}`" for word in words)
+            raise UsageError(f"`{text}` is neither {', '.join(others)} nor {last} ({source})")
         return None if text == "none" else text
 
     return parse
@@ -102,9 +103,9 @@ TABLE = (
     Setting("durable", switch, "Changes survive a loss of power, not only the death of the process."),
     Setting(
         "verify",
-        either("import", "none"),
-        "`import`: import what is new once before it is put in.",
-        "`import` or `none`",
+        either("import", "record", "none"),
+        "`import`: import what is new once before it is put in. `record`: refuse wheels that differ from their RECORD.",
+        "`import`, `record` or `none`",
     ),
     Setting("link_mode", either("clone", "copy"), "How prepared wheels get into an environment: `clone` or `copy`."),
     Setting("cache_limit", size, "What the store of prepared wheels may take, like `500M`; 0: no store."),

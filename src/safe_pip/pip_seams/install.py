@@ -14,7 +14,7 @@ from safe_pip.environment.access import Target
 from safe_pip.environment.change import Change, Overwritten, Terms
 from safe_pip.environment.snapshot import Snapshot, hides
 from safe_pip.environment.transaction import Transaction
-from safe_pip.errors import SafePipError, StalePlan
+from safe_pip.errors import Mismatch, SafePipError, StalePlan
 from safe_pip.fs import space
 from safe_pip.pip_seams.installed import Installed
 from safe_pip.pip_seams.output import KeptBack, kept_until_done
@@ -209,6 +209,10 @@ class Install:
         finally:
             self._prepared.close()
             self.transaction.noticed += self._prepared.notices(self._options)
+        for found in self._wheels.differences:
+            if found.everything and self.transaction.verify == "record":
+                raise Mismatch(found.everything)
+            self.transaction.noticed += filter(None, [found.everything if self._options.verbose else found.contents])
         staged = self._wheels.staged
         if self._there is not None:
             staged = self._there.arrange(staged)

@@ -23,6 +23,7 @@ from safe_pip.messages import Reporter
 from safe_pip.pip_seams.seam import Seam, SeamBroken
 from safe_pip.store import compile
 from safe_pip.store.prepare import Preparing
+from safe_pip.store.verify import Differences
 from safe_pip.store.wheels import Entry, Store
 
 _WHEEL = "pip._internal.operations.install.wheel"
@@ -113,8 +114,13 @@ class PreparedWheels:
             return []
         return [f"prepared wheels are not used, or not all that could be: {self._refused}"]
 
-    def stage(self, wheel: Path, archive: Any, info_dir: str, lib_dir: str, scheme: Any, *, compiles: bool) -> bool:
-        """Copy a prepared wheel to where pip is about to write it; on return whether that was done."""
+    def stage(
+        self, wheel: Path, archive: Any, info_dir: str, lib_dir: str, scheme: Any, *, compiles: bool
+    ) -> Differences | None:
+        """Copy a prepared wheel to where pip is about to write it.
+
+        On return how it differs from its RECORD; None if it was not copied.
+        """
         self._copied = None
         entry = self._entries.get(wheel)
         if entry is not None and entry.held is None and self._preparing is not None:
@@ -126,7 +132,7 @@ class PreparedWheels:
                 entry.close()
                 self._entries[wheel] = entry._replace(held=None)
                 self._copied = copied
-                return True
+                return Differences(*entry.listing.differences)
             except Damaged:
                 del self._entries[wheel]
                 again = None if is_renewed or self._preparing is None else self._preparing.renew(wheel, entry)
@@ -136,7 +142,7 @@ class PreparedWheels:
                     self._entries[wheel] = again
         if entry is not None:
             entry.close()
-        return False
+        return None
 
     def is_compiled(self, path: str) -> bool:
         """Whether the bytecode of a staged source came from the store."""

@@ -65,7 +65,11 @@ class Removals:
         if not paths._paths:
             return
         edits = {file: self._after[file] for file in paths._pth if file in self._after}
-        removal = Removal(project_of(paths), tree_of(paths._dist), frozenset(paths._paths), edits)
+        files = frozenset(paths._paths)
+        if paths._dist.installed_with_dist_info:
+            # Some RECORDs list directories too. Files of no distribution in these stay.
+            files = frozenset(path for path in files if os.path.islink(path) or not os.path.isdir(path))
+        removal = Removal(project_of(paths), tree_of(paths._dist), files, edits)
         directories = (*reachable(), str(removal.tree))
         for directory in directories:
             change.allow(directory)

@@ -16,7 +16,7 @@ from safe_pip.environment.change import Change
 from safe_pip.pip_seams.output import KeptBack
 from safe_pip.pip_seams.seam import Seam, arguments
 from safe_pip.pip_seams.store import PreparedWheels
-from safe_pip.store.verify import verify
+from safe_pip.store.verify import Differences, verify
 
 _REQUIREMENT = "pip._internal.req.req_install"
 _WHEEL = "pip._internal.operations.install.wheel"
@@ -47,8 +47,8 @@ class _Wheel:
     def __init__(self, file: Path, *, compiles: bool) -> None:
         self.file = file
         self.compiles = compiles
-        self.is_copied = False
-        """Whether its files came from the store, where they were verified."""
+        self.differences: Differences | None = None
+        """How it differs from its RECORD, if its files came from the store."""
         self.bytecode: list[str] = []
         """The bytecode that pip has made."""
         self.info_dir = self.lib_dir = ""
@@ -59,6 +59,8 @@ class WheelStaging:
 
     def __init__(self, prepared: PreparedWheels) -> None:
         self.staged: list[Staged] = []
+        self.differences: list[Differences] = []
+        """How each wheel differs from its RECORD."""
         self.change: Change | None = None
         """The change that pip installs into now."""
         self._prepared = prepared
@@ -133,9 +135,9 @@ class WheelStaging:
         except Exception as error:
             _hide(error, change.root)
             raise
-        if not wheel.is_copied:
-            scheme = {key: getattr(self._scheme, key) for key in SCHEME_KEYS}
-            verify(wheel.file, wheel.lib_dir, scheme, wheel.bytecode)
+        scheme = {key: getattr(self._scheme, key) for key in SCHEME_KEYS}
+        found = wheel.differences or verify(wheel.file, wheel.lib_dir, scheme, wheel.bytecode)
+        self.differences.append(found)
         project = str(canonicalize_name(requirement.name))
         self.staged.append(Staged(project, os.path.join(wheel.lib_dir, wheel.info_dir, "RECORD"), wheel.lib_dir))
         self._prepared.show_progress()
@@ -150,7 +152,7 @@ class WheelStaging:
             opened = arguments(original, args, kw)["wheel_zip"]
             if self._home is None:
                 self._mirror_below(self.change, opened.namelist())
-            wheel.is_copied = self._prepared.stage(
+            wheel.differences = self._prepared.stage(
                 wheel.file, opened, info_dir, wheel.lib_dir, scheme, compiles=wheel.compiles
             )
         return info_dir, metadata

@@ -16,7 +16,7 @@ from safe_pip import fs, records
 from safe_pip.errors import Mismatch
 from safe_pip.fs import Directory, bulk
 from safe_pip.store.compile import Source, compile_sources
-from safe_pip.store.verify import verify_unpacked
+from safe_pip.store.verify import Differences, verify_unpacked
 from safe_pip.store.wheels import FILES, Listing, on_disk
 
 KEYS = ("purelib", "platlib", "headers", "scripts", "data")
@@ -58,14 +58,14 @@ class Unpacking:
         root = self._place / FILES
         fs.make_directories(root, mode=0o700)
         with Directory.open(root) as directory:
-            self._unpack(directory, wheel)
+            differences = self._unpack(directory, wheel)
             if compiles:
                 self._compile(directory)
         size = on_disk(file[1] for files in self._files.values() for file in files)
         listed: dict[str, list[bulk.Listed]] = {group: list(files) for group, files in self._files.items()}
-        return Listing(wheel, size, listed)
+        return Listing(wheel, size, differences, listed)
 
-    def _unpack(self, root: Directory, wheel: str) -> None:
+    def _unpack(self, root: Directory, wheel: str) -> Differences:
         bulk.make_parents(root, self._members)
         known: dict[str, tuple[int, str]] = {}
         for name, info in self._members.items():
@@ -80,7 +80,7 @@ class Unpacking:
             group = self._groups[name]
             self._files[group].append([name[len(group) + 1 if group else 0 :], *known[name], kind])
             self._beat()
-        verify_unpacked(wheel, self._archive, known)
+        return verify_unpacked(wheel, self._archive, known)
 
     def _compile(self, root: Directory) -> None:
         sources = [(group, file) for group in self._files for file in self._compilable(group)]

@@ -1,17 +1,16 @@
 """Compare what was staged with what its wheel promises.
 
 The rules are those of https://packaging.python.org/en/latest/specifications/binary-distribution-format/: every file of
-a wheel, except RECORD and its signatures, has a correct digest in RECORD, of SHA-256 or better.
+a wheel, except RECORD and its signatures, has a correct digest in RECORD, of SHA-256 or better. pip does not compare.
 """
-
-from __future__ import annotations
 
 import hashlib
 import os
 import re
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from safe_pip import records
 from safe_pip.errors import Mismatch
@@ -24,32 +23,34 @@ _ACCEPTED = hashlib.algorithms_guaranteed - {"md5", "sha1", "sha224", "sha3_224"
 _NAMED = 3
 
 
-def verify(wheel: Path, lib_dir: str, scheme: Mapping[str, str], compiled: Collection[str] = ()) -> None:
-    """Compare every file of `wheel`, as staged, with the wheel's RECORD; raises `Mismatch`. Scripts: as in the wheel.
+class Differences(NamedTuple):
+    """One line about all that differs between a wheel and its RECORD, and one about contents alone; "" for nothing."""
+
+    everything: str = ""
+    contents: str = ""
+
+
+def verify(wheel: Path, lib_dir: str, scheme: Mapping[str, str], compiled: Collection[str] = ()) -> Differences:
+    """Compare every file of `wheel`, as staged, with the wheel's RECORD. Scripts are compared as they are in the wheel.
 
     `lib_dir` and the directories of `scheme` (purelib, platlib, scripts, data, headers) are those of the stage.
     `compiled` is the bytecode that was made there from this wheel's sources, perhaps over the wheel's own. Call this
-    before another wheel is staged: two wheels may have a file in common.
+    before another wheel is staged: two wheels may have a file in common. Raises `Mismatch` for a file that was not
+    unpacked as it is in the wheel.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
-            _refuse(wheel.name, list(_Wheel(archive, lib_dir, scheme, compiled=compiled).problems()))
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+            return _Wheel(wheel.name, archive, lib_dir, scheme, compiled=compiled).compare()
+    except (zipfile.BadZipFile, EOFError) as error:
         raise Mismatch(f"`{wheel.name}` is damaged: {error}") from error
 
 
-def verify_unpacked(wheel: str, archive: zipfile.ZipFile, unpacked: Mapping[str, tuple[int, str]]) -> None:
-    """Compare an archive whose files were all written unchanged with its RECORD; raises `Mismatch`, or `ValueError`.
+def verify_unpacked(wheel: str, archive: zipfile.ZipFile, unpacked: Mapping[str, tuple[int, str]]) -> Differences:
+    """Compare an archive whose files were all written unchanged with its RECORD; raises `Mismatch` if it has none.
 
     `unpacked` has the size in bytes and the SHA-256 digest, in hexadecimal digits, of each written file.
     """
-    _refuse(wheel, list(_Wheel(archive, "", {}, unpacked).problems()))
-
-
-def _refuse(wheel: str, problems: list[str]) -> None:
-    if problems:
-        more = [f"and {len(problems) - _NAMED} more"] if len(problems) > _NAMED else []
-        raise Mismatch(f"`{wheel}` is not what its RECORD says: {', '.join(problems[:_NAMED] + more)}")
+    return _Wheel(wheel, archive, "", {}, unpacked).compare()
 
 
 class _Wheel:
@@ -57,12 +58,14 @@ class _Wheel:
 
     def __init__(
         self,
+        wheel: str,
         archive: zipfile.ZipFile,
         lib_dir: str,
         scheme: Mapping[str, str],
         unpacked: Mapping[str, tuple[int, str]] | None = None,
         compiled: Collection[str] = (),
     ) -> None:
+        self._wheel = wheel
         self._archive = archive
         self._compiled = {os.path.normpath(path) for path in compiled}
         self._unpacked = unpacked or {}
@@ -70,24 +73,34 @@ class _Wheel:
         self._scheme = scheme
         self._names = list(dict.fromkeys(name for name in archive.namelist() if not name.endswith("/")))
         found = list(filter(_RECORD.fullmatch, self._names))
-        self._info = found[0].partition("/")[0] if len(found) == 1 else ""
+        if len(found) != 1:
+            raise Mismatch(f"`{wheel}` is not what its RECORD says: there is not one RECORD")
+        self._info = found[0].partition("/")[0]
 
-    def problems(self) -> Iterator[str]:
-        """What is wrong, one phrase for each file."""
-        if not self._info:
-            yield "there is not one RECORD"
-            return
-        rows = {row.path: row for row in records.parse(self._archive.read(f"{self._info}/{RECORD}").decode())}
+    def compare(self) -> Differences:
+        try:
+            rows = {row.path: row for row in records.parse(self._archive.read(f"{self._info}/{RECORD}").decode())}
+        except ValueError as error:
+            return Differences(*[self._told([f"RECORD is damaged: {error}"])] * 2)
         unlisted = {f"{self._info}/{name}" for name in _UNLISTED}
         places = {} if self._unpacked else self._places()
-        for name in self._names:
-            if name in unlisted:
-                continue
+        contents, others = list[str](), list[str]()
+        for name in filter(lambda name: name not in unlisted, self._names):
             row = rows.pop(name, None)
-            problem = "is not listed" if row is None else self._problem(row, places.get(name))
-            if problem:
-                yield f"`{name}` {problem}"
-        yield from (f"`{name}` is missing" for name in rows if name not in unlisted)
+            if row is None:
+                others.append(f"`{name}` is not listed")
+            elif row.digest and row.algorithm not in _ACCEPTED:
+                others.append(f"`{name}` has a digest of the kind `{row.algorithm}`, which is not accepted")
+                row = None
+            if difference := self._difference(row or Row(name), places.get(name)):
+                contents.append(f"`{name}` {difference}")
+        others += [f"`{name}` is missing" for name in rows if name not in unlisted]
+        return Differences(self._told(contents + others), self._told(contents))
+
+    def _told(self, problems: list[str]) -> str:
+        more = [f"and {len(problems) - _NAMED} more"] if len(problems) > _NAMED else []
+        what = ", ".join(problems[:_NAMED] + more)
+        return f"`{self._wheel}` is not what its RECORD says: {what}" if problems else ""
 
     def _places(self) -> dict[str, str]:
         """Where each file of the archive is staged unchanged. Files whose place another file took are left out.
@@ -110,29 +123,30 @@ class _Wheel:
             if name not in replaced and not (path.endswith(".pyc") and os.path.normpath(path) in self._compiled)
         }
 
-    def _problem(self, row: Row, path: str | None) -> str:
-        """What is wrong with one file; empty if nothing is."""
+    def _difference(self, row: Row, path: str | None) -> str:
+        """How one file differs from its row; empty if it does not, or if the row has no digest."""
         name = row.path
-        if row.digest and row.algorithm not in _ACCEPTED:
-            return f"has a digest of the kind `{row.algorithm}`, which is not accepted"
         if name in self._unpacked and row.algorithm in ("", "sha256"):
             length, hexadecimal = self._unpacked[name]
-            return _difference(row, length, bytes.fromhex(hexadecimal)) if row.digest else ""
-        if not row.digest:
-            is_staged = path is None or _content(path) == self._archive.read(name)
-            return "" if is_staged else "was not unpacked as it is"
-        if path is None:
+            return _compared(row, length, bytes.fromhex(hexadecimal))
+        if path is None or not row.digest:
             content = self._archive.read(name)
-            return _difference(row, len(content), hashlib.new(row.algorithm, content).digest())
-        try:
+            found = _compared(row, len(content), hashlib.new(row.algorithm or "sha256", content).digest())
+        else:
             size = int(row.size) if row.size.isdecimal() else -1
-            return _difference(row, *records.digest_file(path, row.algorithm, size))
-        except FileNotFoundError:
-            return "was not unpacked"
+            try:
+                found = _compared(row, *records.digest_file(path, row.algorithm, size))
+            except FileNotFoundError:
+                found = "is missing"
+        if path is not None and (found or not row.digest) and _content(path) != self._archive.read(name):
+            raise Mismatch(f"`{name}` of `{self._wheel}` was not unpacked as it is")
+        return found
 
 
-def _difference(row: Row, length: int, digest: bytes) -> str:
-    """What is wrong with a file of this length and digest; empty if nothing is."""
+def _compared(row: Row, length: int, digest: bytes) -> str:
+    """How a file of this length and digest differs from its row."""
+    if not row.digest:
+        return ""
     if not row.has(digest):
         return "has another digest"
     return "" if not row.size or row.size == str(length) else f"has {length} bytes and not {row.size}"

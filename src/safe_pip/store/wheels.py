@@ -13,7 +13,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -37,6 +37,8 @@ class Listing(NamedTuple):
     """The file name of the wheel."""
     size: int
     """The bytes that it takes on the disk."""
+    differences: Sequence[str]
+    """What `verify.Differences` says of the wheel."""
     files: dict[str, list[Listed]]
 
     def encode(self) -> bytes:

@@ -93,7 +93,7 @@ class Project:
         if self.console_scripts:
             rows = "".join(f"{name} = {entry}\n" for name, entry in self.console_scripts.items())
             content[f"{info}/entry_points.txt"] = f"[console_scripts]\n{rows}"
-        content[f"{info}/RECORD"] = _record(content, f"{info}/RECORD")
+        content.setdefault(f"{info}/RECORD", _record(content, f"{info}/RECORD"))
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w") as file:
             for path, text in content.items():

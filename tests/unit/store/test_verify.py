@@ -1,4 +1,4 @@
-"""What was staged is what the wheel's RECORD says, byte for byte, or it is refused."""
+"""How a wheel differs from its RECORD is found; what was not unpacked as it is in the wheel is refused."""
 
 import base64
 import csv
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip.errors import Mismatch, State
-from safe_pip.store.verify import verify
+from safe_pip.store.verify import Differences, verify
 
 INFO = "demo-1.dist-info"
 DATA = "demo-1.data"
@@ -72,19 +72,31 @@ class Staged:
             return Path(self.scheme[key], below)
         return Path(self.scheme["purelib"], name)
 
-    def verify(self) -> None:
-        verify(self.wheel, self.scheme["purelib"], self.scheme)
+    def verify(self, *compiled: str) -> Differences:
+        return verify(self.wheel, self.scheme["purelib"], self.scheme, compiled)
 
-    def refused(self, *reasons: str) -> str:
-        """It is refused, for these reasons."""
+    def is_like_record(self) -> bool:
+        return self.verify() == Differences()
+
+    def refused(self, reason: str) -> None:
+        """It is refused, for this reason."""
         with pytest.raises(Mismatch) as caught:
             self.verify()
         assert caught.value.state is State.UNCHANGED
         assert caught.value.exit_status == 1
-        assert caught.value.message.startswith("`demo-1-py3-none-any.whl` is ")
-        for reason in reasons:
-            assert reason in caught.value.message
-        return caught.value.message
+        assert reason in caught.value.message
+
+    def was_not_unpacked(self, name: str) -> None:
+        """It is refused because of this file."""
+        self.refused(f"`{name}` of `demo-1-py3-none-any.whl` was not unpacked as it is")
+
+    def differs(self, *differences: str, contents: bool = True) -> None:
+        """It differs from RECORD like this; if not in `contents`, only a verbose command says so."""
+        found = self.verify()
+        for difference in differences:
+            assert difference in found.everything
+            assert found.everything.startswith("`demo-1-py3-none-any.whl` is not what its RECORD says: ")
+        assert found.contents == (found.everything if contents else "")
 
 
 def digest(content: bytes, algorithm: str = "sha256") -> str:
@@ -103,7 +115,7 @@ def changing(name: str, *values: str) -> Callable[[Rows], Rows]:
 
 def test_a_wheel_that_was_unpacked_as_it_is_passes(staged: Staged) -> None:
     staged.make()
-    staged.verify()
+    assert staged.is_like_record()
 
 
 @pytest.mark.parametrize("name", STAGED)
@@ -111,7 +123,7 @@ def test_a_staged_file_with_another_content_is_refused(staged: Staged, name: str
     staged.make()
     content = staged.path(name).read_bytes()
     staged.path(name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if content else b"x")
-    staged.refused(f"`{name}` has another digest")
+    staged.was_not_unpacked(name)
 
 
 @pytest.mark.parametrize("name", STAGED)
@@ -121,74 +133,76 @@ def test_a_longer_or_shorter_one_is_refused(staged: Staged, name: str, change: C
     content = staged.path(name).read_bytes()
     if change(content) != content:
         staged.path(name).write_bytes(change(content))
-        staged.refused(f"`{name}` ")
+        staged.was_not_unpacked(name)
 
 
 @pytest.mark.parametrize("name", STAGED)
 def test_one_that_is_missing_in_the_stage_is_refused(staged: Staged, name: str) -> None:
     staged.make()
     staged.path(name).unlink()
-    staged.refused(f"`{name}` was not unpacked")
+    staged.was_not_unpacked(name)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_one_that_record_does_not_list_is_refused(staged: Staged, name: str) -> None:
+def test_one_that_record_does_not_list_is_told_if_asked(staged: Staged, name: str) -> None:
     staged.edit = lambda rows: [row for row in rows if row[0] != name]
     staged.make()
-    staged.refused(f"`{name}` is not listed")
+    staged.differs(f"`{name}` is not listed", contents=False)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_one_whose_digest_in_record_is_wrong_is_refused(staged: Staged, name: str) -> None:
+def test_one_whose_digest_in_record_is_wrong_is_told(staged: Staged, name: str) -> None:
     """Also a script's, though what was made of it is another."""
     staged.edit = changing(name, digest(b"other"), str(len(FILES[name])))
     staged.make()
-    staged.refused(f"`{name}` has another digest")
+    staged.differs(f"`{name}` has another digest")
 
 
-def test_one_that_record_lists_and_the_wheel_has_not_is_refused(staged: Staged) -> None:
-    staged.edit = lambda rows: [*rows, ["demo/gone.py", digest(b""), "0"]]
+@pytest.mark.parametrize("name", ["demo/gone.py", "demo/"])
+def test_one_that_record_lists_and_the_wheel_has_not_is_told_if_asked(staged: Staged, name: str) -> None:
+    """A well-known tool lists directories."""
+    staged.edit = lambda rows: [*rows, [name, digest(b""), "0"]]
     staged.make()
-    staged.refused("`demo/gone.py` is missing")
+    staged.differs(f"`{name}` is missing", contents=False)
 
 
 @pytest.mark.parametrize("size", ["5", "7", "-6", "x"])
-def test_a_wrong_size_is_refused(staged: Staged, size: str) -> None:
+def test_a_wrong_size_is_told(staged: Staged, size: str) -> None:
     staged.edit = changing("demo/__init__.py", digest(FILES["demo/__init__.py"]), size)
     staged.make()
-    staged.refused(f"`demo/__init__.py` has 6 bytes and not {size}")
+    staged.differs(f"`demo/__init__.py` has 6 bytes and not {size}")
 
 
 def test_a_row_without_a_size_is_judged_by_its_digest(staged: Staged) -> None:
     name = "demo/big.bin"
     staged.edit = changing(name, digest(FILES[name]))
     staged.make()
-    staged.verify()
+    assert staged.is_like_record()
     staged.path(name).write_bytes(FILES[name] + b"x")
-    staged.refused(f"`{name}` has another digest")
+    staged.was_not_unpacked(name)
 
 
 @pytest.mark.parametrize("algorithm", ["sha384", "sha512", "blake2b", "sha3_256"])
 def test_better_digests_are_accepted(staged: Staged, algorithm: str) -> None:
     staged.edit = changing("demo/__init__.py", digest(FILES["demo/__init__.py"], algorithm), "")
     staged.make()
-    staged.verify()
+    assert staged.is_like_record()
     staged.path("demo/__init__.py").write_bytes(b"x = 2\n")
-    staged.refused("`demo/__init__.py` has another digest")
+    staged.was_not_unpacked("demo/__init__.py")
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha224", "crc32", "shake_128"])
-def test_weaker_or_unknown_digests_are_refused(staged: Staged, algorithm: str) -> None:
+def test_weaker_or_unknown_digests_are_told_if_asked(staged: Staged, algorithm: str) -> None:
     value = digest(FILES["demo/__init__.py"], algorithm) if algorithm in ("md5", "sha1", "sha224") else f"{algorithm}=x"
     staged.edit = changing("demo/__init__.py", value, "")
     staged.make()
-    staged.refused(f"`demo/__init__.py` has a digest of the kind `{algorithm}`, which is not accepted")
+    staged.differs(f"`demo/__init__.py` has a digest of the kind `{algorithm}`, which is not accepted", contents=False)
 
 
 def test_a_digest_with_padding_is_accepted(staged: Staged) -> None:
     staged.edit = changing("demo/__init__.py", digest(FILES["demo/__init__.py"]) + "=", "6")
     staged.make()
-    staged.verify()
+    assert staged.is_like_record()
 
 
 @pytest.mark.parametrize("values", [(), ("",), ("", "")])
@@ -197,9 +211,9 @@ def test_a_row_without_a_digest_is_accepted_if_the_file_is_as_in_the_wheel(
 ) -> None:
     staged.edit = changing("demo/__init__.py", *values)
     staged.make()
-    staged.verify()
+    assert staged.is_like_record()
     staged.path("demo/__init__.py").write_bytes(b"x = 2\n")
-    staged.refused("`demo/__init__.py` was not unpacked as it is")
+    staged.was_not_unpacked("demo/__init__.py")
 
 
 @pytest.mark.parametrize("name", ["RECORD.jws", "RECORD.p7s"])
@@ -207,7 +221,7 @@ def test_signatures_are_not_listed(staged: Staged, name: str) -> None:
     staged.files[f"{INFO}/{name}"] = b"signed"
     staged.edit = lambda rows: [row for row in rows if not row[0].endswith(name)]
     staged.make()
-    staged.verify()
+    assert staged.is_like_record()
 
 
 @pytest.mark.parametrize("name", ["INSTALLER", "REQUESTED", "direct_url.json"])
@@ -215,28 +229,27 @@ def test_what_the_installer_writes_in_its_place_is_checked_in_the_wheel_alone(st
     staged.files[f"{INFO}/{name}"] = b"conda\n"
     staged.make()
     staged.path(f"{INFO}/{name}").write_bytes(b"pip\n")
-    staged.verify()
+    assert staged.is_like_record()
     staged.files.pop(f"{INFO}/RECORD")
     staged.edit = changing(f"{INFO}/{name}", digest(b"other"), "")
     staged.make()
-    staged.refused(f"`{INFO}/{name}` has another digest")
+    staged.differs(f"`{INFO}/{name}` has another digest")
 
 
 def test_bytecode_that_the_installer_compiled_over_is_checked_in_the_wheel_alone(staged: Staged) -> None:
     inside, data = "demo/__pycache__/__init__.x.pyc", f"{DATA}/platlib/__pycache__/top.x.pyc"
     staged.files |= {inside: b"their own", data: b"their own too"}
     staged.make()
-    staged.verify()
+    assert staged.is_like_record()
     compiled = [str(staged.path(name)) for name in (inside, data)]
     for path in compiled:
         Path(path).write_bytes(b"compiled here")
-    staged.refused(f"`{inside}` has another digest", f"`{data}` has another digest")
-    verify(staged.wheel, staged.scheme["purelib"], staged.scheme, compiled)
+    staged.was_not_unpacked(inside)
+    assert staged.verify(*compiled) == Differences()
     staged.files.pop(f"{INFO}/RECORD")
     staged.edit = changing(inside, digest(b"other"), "")
     staged.make()
-    with pytest.raises(Mismatch, match=inside):
-        verify(staged.wheel, staged.scheme["purelib"], staged.scheme, compiled)
+    assert f"`{inside}` has another digest" in staged.verify(*compiled).contents
 
 
 def test_what_was_compiled_excuses_no_other_bytecode_of_the_wheel(staged: Staged) -> None:
@@ -245,20 +258,20 @@ def test_what_was_compiled_excuses_no_other_bytecode_of_the_wheel(staged: Staged
     staged.make()
     staged.path(other).write_bytes(b"3")
     with pytest.raises(Mismatch, match=other):
-        verify(staged.wheel, staged.scheme["purelib"], staged.scheme, [str(staged.path(one))])
+        staged.verify(str(staged.path(one)))
 
 
 def test_of_two_files_for_one_place_the_last_one_is_there_and_the_other_is_checked_in_the_wheel(staged: Staged) -> None:
     staged.files[f"{DATA}/purelib/demo/__init__.py"] = b"y = 2\n"
     staged.make()
-    staged.verify()
+    assert staged.is_like_record()
     staged.path("demo/__init__.py").write_bytes(FILES["demo/__init__.py"])
-    staged.refused(f"`{DATA}/purelib/demo/__init__.py` has another digest")
+    staged.was_not_unpacked(f"{DATA}/purelib/demo/__init__.py")
     staged.path("demo/__init__.py").write_bytes(b"y = 2\n")
     staged.files.pop(f"{INFO}/RECORD")
     staged.edit = changing("demo/__init__.py", digest(b"other"), "")
     staged.make()
-    staged.refused("`demo/__init__.py` has another digest")
+    staged.differs("`demo/__init__.py` has another digest")
 
 
 # The wheel itself
@@ -267,18 +280,19 @@ def test_of_two_files_for_one_place_the_last_one_is_there_and_the_other_is_check
 def test_names_with_commas_quotes_and_other_letters_are_found(staged: Staged) -> None:
     staged.files['demo/a,"b" ü.txt'] = b"1"
     staged.make()
-    staged.verify()
+    assert staged.is_like_record()
     staged.path('demo/a,"b" ü.txt').write_bytes(b"2")
-    staged.refused('`demo/a,"b" ü.txt` has another digest')
+    staged.was_not_unpacked('demo/a,"b" ü.txt')
 
 
-def test_all_problems_are_counted_and_the_first_ones_named(staged: Staged) -> None:
+def test_all_differences_are_counted_and_the_first_ones_named_contents_first(staged: Staged) -> None:
+    staged.edit = lambda rows: [[name, digest(b"other"), ""] for name, *_ in rows if name != "demo/__init__.py"]
     staged.make()
-    for name in FILES:
-        staged.path(name).unlink()
-    message = staged.refused("`demo/__init__.py` was not unpacked, `demo/empty.py` was not unpacked")
-    assert message.endswith(f"and {len(STAGED) - 3} more")
-    assert "\n" not in message
+    found = staged.verify()
+    assert "RECORD says: `demo/empty.py` has another digest, `demo/big.bin` has another digest, " in found.everything
+    assert found.contents.endswith(f" and {len(FILES) - 1 - 3} more")
+    assert found.everything.endswith(f" and {len(FILES) - 3} more")
+    assert "\n" not in found.everything
 
 
 @pytest.mark.parametrize("count", [0, 2])
@@ -301,10 +315,11 @@ def test_a_wheel_that_is_damaged_is_refused(staged: Staged) -> None:
     staged.refused("is damaged")
 
 
-def test_a_record_that_is_not_text_is_refused(staged: Staged) -> None:
-    staged.files[f"{INFO}/RECORD"] = b"\xff\xfe"
+@pytest.mark.parametrize("content", [b"\xff\xfe", b",,\n"])
+def test_a_record_that_is_none_is_told(staged: Staged, content: bytes) -> None:
+    staged.files[f"{INFO}/RECORD"] = content
     staged.make()
-    staged.refused("is damaged")
+    staged.differs("RECORD is damaged: ")
 
 
 def test_each_staged_file_is_opened_once(staged: Staged, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,5 +332,5 @@ def test_each_staged_file_is_opened_once(staged: Staged, monkeypatch: pytest.Mon
         return real(path, *more)
 
     monkeypatch.setattr(os, "open", watched)
-    staged.verify()
+    assert staged.is_like_record()
     assert len(opened) == len(set(opened)) > 5

@@ -271,7 +271,7 @@ def test_an_entry_that_takes_the_place_of_a_damaged_one_stays(store, wheel, monk
 
 
 def test_a_listing_comes_back_as_it_was():
-    listing = Listing("a-1.whl", 4096, {"": [["\udce9\n.py", 1, "00", 2]], "a.data/data": []})
+    listing = Listing("a-1.whl", 4096, ["all", "some"], {"": [["\udce9\n.py", 1, "00", 2]], "a.data/data": []})
     assert Listing.decode(listing.encode()) == listing
 
 
@@ -332,24 +332,26 @@ def test_a_wheel_whose_parts_contradict_each_other_is_not_prepared(store, wheel,
     assert prepare(store, wheel) == {}
 
 
-@pytest.mark.parametrize("how", ["empty", "torn", "flipped", "other RECORD"])
+@pytest.mark.parametrize("how", ["empty", "torn", "flipped"])
 def test_a_wheel_that_is_damaged_is_not_prepared(store, wheel, tmp_path, how):
     content = wheel.read_bytes()
-    damaged = {
-        "empty": b"",
-        "torn": content[:-30],
-        "flipped": content.replace(b"x = 1\n", b"x = 2\n"),
-        "other RECORD": b"",
-    }[how]
-    if how == "other RECORD":
-        made = io.BytesIO()
-        with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(made, "w") as new:
-            for name in old.namelist():
-                new.writestr(name, old.read(name) + (b"more" if name == "demo/__init__.py" else b""))
-        damaged = made.getvalue()
+    damaged = {"empty": b"", "torn": content[:-30], "flipped": content.replace(b"x = 1\n", b"x = 2\n")}[how]
     wheel.write_bytes(damaged)
     assert prepare(store, wheel, other := OTHER.write_wheel(tmp_path)).keys() == {other}
     assert [entry.listing.wheel for entry in store.entries()] == [OTHER.wheel_name]
+
+
+def test_an_entry_says_how_its_wheel_differs_from_its_record(store, wheel):
+    made = io.BytesIO()
+    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(made, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name) + (b"#more" if name == "demo/__init__.py" else b""))
+        new.writestr("demo/left_out.py", "")
+    wheel.write_bytes(made.getvalue())
+    for _ in range(2):
+        everything, contents = prepare(store, wheel)[wheel].listing.differences
+        assert contents == f"`{wheel.name}` is not what its RECORD says: `demo/__init__.py` has another digest"
+        assert everything == f"{contents}, `demo/left_out.py` is not listed"
 
 
 def test_a_wheel_larger_than_the_limit_is_not_prepared(store, wheel):

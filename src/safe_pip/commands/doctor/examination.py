@@ -301,14 +301,14 @@ def named(info: str) -> tuple[str, str]:
 
 
 def rows_of(tree: str, record: str, paths: RealPaths) -> tuple[Row, ...]:
-    """The rows of a RECORD, with absolute paths; raises `ValueError` if it is none."""
+    """The rows of a RECORD that are about files, with absolute paths; raises `ValueError` if it is none."""
     rows = parse(record)
     if not rows:
         raise ValueError("it is empty")
     for row in rows:
         if row.size and not row.size.isdecimal():
             raise ValueError(f"not a row: {','.join(row)}")
-    return tuple(row._replace(path=_placed(tree, row.path, paths)) for row in rows)
+    return tuple(row._replace(path=_placed(tree, row.path, paths)) for row in rows if not row.path.endswith("/"))
 
 
 def _placed(tree: str, path: str, paths: RealPaths) -> str:

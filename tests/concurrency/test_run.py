@@ -110,8 +110,12 @@ def test_the_lock_is_free_when_safe_pip_was_killed(venv: Path, tree: Path, tmp_p
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1])
 def test_a_signal_to_safe_pip_reaches_the_command(venv: Path, number: signal.Signals) -> None:
     name = number.name.removeprefix("SIG")
-    script = f"trap 'echo got; exit 3' {name}; echo in; while :; do read line || :; done"
-    with start("--env", venv, "--", "bash", "-c", script) as command:
+    script = f"trap 'echo got; exit 3' {name}; echo in; while read line; do :; done"
+
+    def not_ignored() -> None:  # a shell cannot trap what it was started to ignore
+        signal.signal(number, signal.SIG_DFL)
+
+    with start("--env", venv, "--", "bash", "-c", script, preexec_fn=not_ignored) as command:
         assert command.stdout is not None
         assert command.stdout.readline() == "in\n"
         command.send_signal(number)

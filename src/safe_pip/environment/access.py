@@ -330,11 +330,11 @@ def _is_removed(tree: Path, holds: Holds) -> bool:
     state = state_directory.path_of(tree)
     with contextlib.ExitStack() as opened:
         # Only this function locks the state directory itself. The lock is held until the other two were tried.
-        turn = opened.enter_context(contextlib.closing(flock.Descriptor(state)))
-        if not flock.wait_turn(turn, seconds=_TURN) or not turn.is_current():
+        turn = opened.enter_context(flock.Descriptor(state))
+        if not flock.poll_lock(turn, exclusive=True, seconds=_TURN, pause=0.001) or not turn.is_current():
             return False
         for path in (tree, state / state_directory.COMMIT):
-            lock = opened.enter_context(contextlib.closing(flock.Descriptor(path)))
+            lock = opened.enter_context(flock.Descriptor(path))
             is_granted = holds(lock.identity) or flock.try_lock(lock, exclusive=True)
             if not is_granted or not lock.is_current():
                 return False

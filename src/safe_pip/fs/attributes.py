@@ -35,25 +35,20 @@ def patch(directory: Directory, name: str, offset: int, content: bytes) -> None:
 
 
 def pass_on(like: str, directory: Directory, name: str, mode: int) -> None:
-    """Let files that are made in the directory `name` get the access that the directory at `like` gives to new files.
+    """Let files that are made in the directory `name`, which gets `mode`, have the access that `like` gives them.
 
-    That is the group and the set-group-ID bit, or none (inode(7)), and the default access list, or none (acl(5)), as
-    far as this user and the filesystem can. The directory gets `mode`.
+    That is group and set-group-ID bit (inode(7)), and default access list (acl(5)), or none, as far as that is allowed.
     """
     if sys.platform == "win32":
         return
     status = os.stat(like)
-    with Changing("set_mode", directory.join(name)):
-        fd = directory.open_file(name)
-        try:
-            if os.fstat(fd).st_gid != status.st_gid:
-                with contextlib.suppress(PermissionError):
-                    os.fchown(fd, -1, status.st_gid)
-            inherits = os.fstat(fd).st_gid == status.st_gid
-            os.fchmod(fd, mode | (status.st_mode & stat.S_ISGID if inherits else 0))
-            _set_default_acl(fd, _default_acl(like))
-        finally:
-            os.close(fd)
+    with Changing("set_mode", directory.join(name)), directory.opened(name) as fd:
+        if os.fstat(fd).st_gid != status.st_gid:
+            with contextlib.suppress(PermissionError):
+                os.fchown(fd, -1, status.st_gid)
+        inherits = os.fstat(fd).st_gid == status.st_gid
+        os.fchmod(fd, mode | (status.st_mode & stat.S_ISGID if inherits else 0))
+        _set_default_acl(fd, _default_acl(like))
 
 
 def handed_on(path: str) -> tuple[int, bytes | None]:
@@ -66,16 +61,9 @@ def handed_on(path: str) -> tuple[int, bytes | None]:
 
 def copy_status(source: Directory, name: str, directory: Directory, new_name: str) -> None:
     """Give a file the mode, times, extended attributes and, as far as allowed, owner and group of another."""
-    old = source.open_file(name)
-    try:
-        new = directory.open_file(new_name)
-        try:
-            with Changing("set_mode", directory.join(new_name), source.join(name)):
-                files.copy_status(old, new)
-        finally:
-            os.close(new)
-    finally:
-        os.close(old)
+    changing = Changing("set_mode", directory.join(new_name), source.join(name))
+    with source.opened(name) as old, directory.opened(new_name) as new, changing:
+        files.copy_status(old, new)
 
 
 def _default_acl(where: str | int) -> bytes | None:

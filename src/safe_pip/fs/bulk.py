@@ -2,8 +2,6 @@
 
 Paths are relative to open directories whose trees belong to this user alone: no other user exchanges a directory in
 them for a symbolic link. Only the store uses this module, and there is no store without flock: so none on Windows.
-
-`fcntl` is imported where a file is cloned: Windows has none.
 """
 
 from __future__ import annotations
@@ -22,6 +20,9 @@ from safe_pip.fs import watch
 from safe_pip.fs.directory import NEW, READ, Directory
 from safe_pip.fs.files import CLONE, write_all
 from safe_pip.fs.watch import Changing
+
+with suppress(ImportError):  # Windows has none
+    import fcntl
 
 _CHUNK, _SMALL = 1 << 20, 1 << 18
 # PEP 552: magic number, flags, then, if no flag is set, the time of the source; 32 bits each.
@@ -53,13 +54,11 @@ class Damaged(Exception):
 
 def make_parents(directory: Directory, paths: Iterable[str]) -> None:
     """Make the missing directories that files of these relative paths lie in."""
-    missing = dict.fromkeys(path.rpartition("/")[0] for path in paths)
+    missing = {path.rpartition("/")[0] for path in paths}
     for parent in list(missing):
-        while parent := parent.rpartition("/")[0]:
-            if parent in missing:
-                break
-            missing[parent] = None
-    missing.pop("", None)
+        while (parent := parent.rpartition("/")[0]) and parent not in missing:
+            missing.add(parent)
+    missing.discard("")
     observer = watch.observer
     for parent in sorted(missing):  # a directory comes after the one that it lies in
         if observer is not None:
@@ -148,7 +147,14 @@ def _read(fd: int, path: str, size: int) -> bytes:
 
 def _copy(old: int, new: int, path: str, size: int, digest: str, clones: bool) -> bool:
     """Clone a file, or copy it where that is refused. On return whether the filesystem can clone."""
-    is_cloned = clones and size > 0 and _clone(old, new)
+    is_cloned = False
+    if sys.platform == "linux" and clones and size > 0:
+        try:
+            fcntl.ioctl(new, CLONE, old)
+            is_cloned = True
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
     state, length = hashlib.sha256(), 0
     while chunk := _read(old, path, _CHUNK):
         length += len(chunk)
@@ -160,20 +166,6 @@ def _copy(old: int, new: int, path: str, size: int, digest: str, clones: bool) -
     if length != size or state.hexdigest() != digest:
         raise Damaged(path)
     return clones and (is_cloned or size == 0)
-
-
-def _clone(old: int, new: int) -> bool:
-    if sys.platform == "linux":
-        import fcntl
-
-        try:
-            fcntl.ioctl(new, CLONE, old)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-                raise
-        else:
-            return True
-    return False
 
 
 def _stamp(old: int, new: int, stamp: bytes) -> None:

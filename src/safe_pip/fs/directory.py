@@ -1,8 +1,7 @@
 """An open directory, and the changes to what is directly in it.
 
 Everything is relative to a descriptor: another process may exchange a path for another one, or for a symbolic link, and
-changes still go to the directory that was opened (openat(2), "Rationale for openat()"). Windows has no such
-descriptors; there the path is used.
+changes still go to the directory that was opened (openat(2)). Windows has no such descriptors: there it is the path.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import errno
 import os
 import stat
 import sys
+from collections.abc import Iterator
 
 from safe_pip.fs.watch import Changing
 
@@ -44,22 +44,15 @@ class Directory:
 
     def child(self, name: str) -> Directory:
         """Open the directory `name`, or `a/b/c` below this one, without passing through any symbolic link."""
-        names = name.split("/")
-        for part in names:
+        for part in name.split("/"):
             check(part)
-        directory = self
-        try:
-            for part in names:
-                path = directory.join(part)
-                below = Directory(path, _open(directory.at(part), directory.fd, path))
-                if directory is not self:
-                    directory.close()
-                directory = below
-        except BaseException:
-            if directory is not self:
-                directory.close()
-            raise
-        return directory
+        name, slash, rest = name.partition("/")
+        path = self.join(name)
+        below = Directory(path, _open(self.at(name), self.fd, path))
+        if not slash:
+            return below
+        with below:
+            return below.child(rest)
 
     def join(self, name: str) -> str:
         """The absolute path of the entry `name`."""
@@ -98,12 +91,8 @@ class Directory:
 
     def read(self, name: str) -> bytes:
         """The content of the regular file `name`; raises `OSError` (ELOOP) for a symbolic link."""
-        fd = self.open_file(name)
-        try:
-            with open(fd, "rb", closefd=False) as file:
-                return file.read()
-        finally:
-            os.close(fd)
+        with self.opened(name) as fd, open(fd, "rb", closefd=False) as file:
+            return file.read()
 
     def open_file(self, name: str) -> int:
         """A descriptor to read the regular file or the directory `name`; no link is followed."""
@@ -113,6 +102,15 @@ class Directory:
             os.close(fd)
             raise OSError(errno.EINVAL, "Neither a file nor a directory", self.join(name))
         return fd
+
+    @contextlib.contextmanager
+    def opened(self, name: str) -> Iterator[int]:
+        """Within, the regular file or the directory `name` is open to read; no link is followed."""
+        fd = self.open_file(name)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def close(self) -> None:
         """Close; again it does nothing."""
@@ -188,14 +186,10 @@ def set_mode(directory: Directory, name: str, mode: int) -> None:
             os.chmod(where, mode)
             return
         try:
-            fd = directory.open_file(name)
+            with directory.opened(name) as fd:
+                os.fchmod(fd, mode)
         except PermissionError:
             _set_mode_of_unreadable(directory, where, mode)
-            return
-        try:
-            os.fchmod(fd, mode)
-        finally:
-            os.close(fd)
 
 
 def set_owner(directory: Directory, name: str, owner: int, group: int) -> None:

@@ -1,7 +1,4 @@
-"""Whole files and whole trees below an open directory: written, linked, copied, deleted, synced.
-
-`fcntl` is imported where it is used: Windows has none.
-"""
+"""Whole files and whole trees below an open directory: written, linked, copied, deleted, synced."""
 
 from __future__ import annotations
 
@@ -15,6 +12,9 @@ from collections.abc import Iterator
 from safe_pip.fs.directory import NEW, Directory, remove, remove_directory, set_mode
 from safe_pip.fs.watch import Changing
 
+with contextlib.suppress(ImportError):  # Windows has none
+    import fcntl
+
 CLONE = 0x40049409  # ioctl_ficlone(2)
 # The disk is at fault, not the link: a copy would fail as well.
 _NOT_THE_LINK = {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
@@ -27,26 +27,18 @@ _DEEP = 50
 
 
 def write_new(directory: Directory, name: str, content: bytes, mode: int = 0o600) -> None:
-    """Make the file `name` with this mode as far as the umask allows; raises `FileExistsError`.
-
-    After a crash or an error the file may exist with a part of its content.
-    """
-    create(directory.join(name), directory.at(name), directory.fd, content, mode)
-
-
-def create(path: str, where: str, parent: int | None, content: bytes, mode: int) -> None:
-    """Make the new file `where`, relative to the descriptor `parent`; `path` is for tests that watch."""
-    with Changing("create", path):
-        fd = os.open(where, NEW, mode, dir_fd=parent)
+    """Make the file `name`, its mode as the umask allows, or `FileExistsError`; after a crash a part may exist."""
+    with Changing("create", directory.join(name)):
+        fd = os.open(directory.at(name), NEW, mode, dir_fd=directory.fd)
     try:
-        append(fd, path, content)
+        append(fd, directory.join(name), content)
     finally:
         os.close(fd)
 
 
 def append(fd: int, path: str | os.PathLike[str], content: bytes) -> None:
     """Write `content` to the end of the open file `fd`; `path` is for tests that watch."""
-    with Changing("write", os.fspath(path)):
+    with Changing("write", path):
         os.lseek(fd, 0, os.SEEK_END)
         write_all(fd, content)
 
@@ -77,18 +69,21 @@ def link(source: Directory, name: str, destination: Directory, new_name: str) ->
 def copy(source: Directory, name: str, destination: Directory, new_name: str) -> None:
     """Make `new_name` a copy of a file or of a symbolic link itself.
 
-    It has content, mode, times and, as far as that is allowed, owner, group and extended attributes. Where the
-    filesystem can, both files share their blocks until one is changed. Raises `FileExistsError` if the new name is
-    taken. After a crash a part of a copy may exist.
+    It has content, mode, times and, as far as that is allowed, owner, group and extended attributes. Raises
+    `FileExistsError` if the new name is taken. After a crash a part of a copy may exist.
     """
     path, status = destination.join(new_name), source.stat(name)
     if stat.S_ISLNK(status.st_mode):
         with Changing("copy", path, source.join(name)):
             os.symlink(os.readlink(source.at(name), dir_fd=source.fd), destination.at(new_name), dir_fd=destination.fd)
-            _copy_status_of_link(status, destination, new_name)
+            if sys.platform != "win32":
+                times = (status.st_atime_ns, status.st_mtime_ns)
+                for owner, group in ((status.st_uid, -1), (-1, status.st_gid)):
+                    with contextlib.suppress(OSError):
+                        os.chown(new_name, owner, group, dir_fd=destination.fd, follow_symlinks=False)
+                os.utime(new_name, ns=times, dir_fd=destination.fd, follow_symlinks=False)
         return
-    old = source.open_file(name)
-    try:
+    with source.opened(name) as old:
         with Changing("copy", path, source.join(name)):
             new = os.open(destination.at(new_name), NEW, 0o600, dir_fd=destination.fd)
         try:
@@ -101,68 +96,44 @@ def copy(source: Directory, name: str, destination: Directory, new_name: str) ->
             raise
         finally:
             os.close(new)
-    finally:
-        os.close(old)
 
 
 def _copy_content(old: int, new: int) -> None:
     """Copy the content of a file. Holes stay holes where the filesystem tells where they are."""
-    size = os.fstat(old).st_size
     if sys.platform == "linux":
-        import fcntl
-
         with contextlib.suppress(OSError):  # another filesystem, or one that cannot
             fcntl.ioctl(new, CLONE, old)
             return
-    at = 0
-    while (data := _next_data(old, at)) is not None:
-        start, end = data
+    at, size, moved = 0, os.fstat(old).st_size, -1
+    while at < size and moved:
+        start, end = _next_data(old, at, size)
         os.lseek(old, start, os.SEEK_SET)
         os.lseek(new, start, os.SEEK_SET)
-        at = start + _copy_range(old, new, end - start)
-        if at < end:
-            break  # it has become shorter
-    if at < size:
-        os.ftruncate(new, size)
+        moved = _copy_range(old, new, min(_CHUNK, end - start))
+        at = start + moved
+    os.ftruncate(new, size)
 
 
-def _next_data(fd: int, at: int) -> tuple[int, int] | None:
-    """The next stretch of data in a file, None at its end; an endless one where the filesystem knows of no holes."""
+def _next_data(fd: int, at: int, size: int) -> tuple[int, int]:
+    """The next stretch of data in a file, all that is left where the filesystem knows of no holes."""
     if sys.platform != "win32":
         try:
             start = os.lseek(fd, at, os.SEEK_DATA)
             return start, os.lseek(fd, start, os.SEEK_HOLE)
         except OSError as error:
             if error.errno == errno.ENXIO:
-                return None
-    return (0, sys.maxsize) if at == 0 else None
+                return size, size
+    return at, size
 
 
 def _copy_range(old: int, new: int, count: int) -> int:
-    """Copy `count` bytes, or up to the end, from where both files are; on return how many were copied."""
-    done = 0
-    while done < count:
-        length, moved = min(_CHUNK, count - done), 0
-        if sys.platform == "linux":
-            with contextlib.suppress(OSError):  # two filesystems, or one that cannot
-                moved = os.copy_file_range(old, new, length)
-        if not moved:  # some files of the kernel's own have content and say that they have none
-            chunk = os.read(old, length)
-            write_all(new, chunk)
-            moved = len(chunk)
-        if not moved:
-            break
-        done += moved
-    return done
-
-
-def _copy_status_of_link(status: os.stat_result, directory: Directory, name: str) -> None:
-    if sys.platform == "win32":
-        return
-    for owner, group in ((status.st_uid, -1), (-1, status.st_gid)):
-        with contextlib.suppress(OSError):
-            os.chown(name, owner, group, dir_fd=directory.fd, follow_symlinks=False)
-    os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=directory.fd, follow_symlinks=False)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # two filesystems, or one that cannot
+            if moved := os.copy_file_range(old, new, count):
+                return moved
+    chunk = os.read(old, count)  # some filesystems have content and copy none of it
+    write_all(new, chunk)
+    return len(chunk)
 
 
 def copy_status(old: int, new: int) -> None:
@@ -203,50 +174,38 @@ def remove_below(directory: Directory, name: str) -> None:
             remove(directory, name)
         else:
             with _enter(directory, name) as top:
-                _Emptying(top, errors).run()
+                tried: set[str] = set()
+                while entries := [entry for entry in top.entries() if entry.name not in tried]:
+                    tried.update(entry.name for entry in entries)
+                    _remove_entries(top, entries, top, _DEEP, errors)
             remove_directory(directory, name)
     if errors:
         raise errors[0]
 
 
-class _Emptying:
-    """The deletion of all that is in the directory `top`.
+def _remove_entries(
+    directory: Directory, entries: list[os.DirEntry[str]], top: Directory, levels: int, errors: list[OSError]
+) -> None:
+    """Remove the entries of a directory below `top`, with all that is in them.
 
-    Directories that lie too deep are first moved up into it: a tree of any depth would exhaust the open files and the
-    stack of the interpreter.
+    Directories that lie too deep are only moved up into `top`: a tree of any depth would exhaust the open files and
+    the stack of the interpreter.
     """
-
-    def __init__(self, top: Directory, errors: list[OSError]) -> None:
-        self._top = top
-        self._errors = errors
-        self._tried: set[str] = set()
-        self._lifted = 0
-
-    def run(self) -> None:
-        while entries := [entry for entry in self._top.entries() if entry.name not in self._tried]:
-            self._tried.update(entry.name for entry in entries)
-            self._remove(self._top, entries, _DEEP)
-
-    def _remove(self, directory: Directory, entries: list[os.DirEntry[str]], levels: int) -> None:
-        for entry in entries:
-            with _noting(self._errors):
-                if not entry.is_dir(follow_symlinks=False):
-                    remove(directory, entry.name)
-                    continue
-                with _enter(directory, entry.name) as below:
-                    if levels > 0:
-                        self._remove(below, below.entries(), levels - 1)
+    for entry in entries:
+        with _noting(errors):
+            if not entry.is_dir(follow_symlinks=False):
+                remove(directory, entry.name)
+                continue
+            with _enter(directory, entry.name) as below:
                 if levels > 0:
-                    remove_directory(directory, entry.name)
-                else:
-                    self._lift(directory, entry.name)
-
-    def _lift(self, directory: Directory, name: str) -> None:
-        """Rename a directory into `top`, to a name that was not there before."""
-        while (new_name := f"deep-{self._lifted}") in self._tried or self._top.exists(new_name):
-            self._lifted += 1
-        with Changing("move", self._top.join(new_name), directory.join(name)):
-            os.rename(directory.at(name), self._top.at(new_name), src_dir_fd=directory.fd, dst_dir_fd=self._top.fd)
+                    _remove_entries(below, below.entries(), top, levels - 1, errors)
+            if levels > 0:
+                remove_directory(directory, entry.name)
+            else:
+                new_name = f"deep-{os.urandom(8).hex()}"
+                with Changing("move", top.join(new_name), directory.join(entry.name)):
+                    old = directory.at(entry.name)
+                    os.rename(old, top.at(new_name), src_dir_fd=directory.fd, dst_dir_fd=top.fd)
 
 
 @contextlib.contextmanager
@@ -280,12 +239,8 @@ def sync(directory: Directory, name: str = "") -> None:
         return
     mode = directory.stat(name).st_mode
     if stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and sys.platform != "win32"):
-        with Changing("sync", directory.join(name)):
-            fd = directory.open_file(name)
-            try:
-                _sync(fd)
-            finally:
-                os.close(fd)
+        with Changing("sync", directory.join(name)), directory.opened(name) as fd:
+            _sync(fd)
 
 
 def sync_tree(directory: Directory) -> None:
@@ -302,8 +257,6 @@ def sync_tree(directory: Directory) -> None:
 def _sync(fd: int) -> None:
     try:
         if sys.platform == "darwin":
-            import fcntl
-
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # there fsync(2) stops at the drive's cache
         else:
             os.fsync(fd)

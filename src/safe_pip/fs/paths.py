@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from safe_pip.fs import files, watch
+from safe_pip.fs import files
 from safe_pip.fs.directory import Directory, remove, set_mode
 from safe_pip.fs.rename import move_over
 from safe_pip.fs.watch import Changing
@@ -30,39 +30,27 @@ def make_directories(path: Path, *, mode: int = 0o777) -> list[Path]:
     made: list[Path] = []
     attempts = 0
     try:
-        while (directory := _first_missing(path)) is not None:
+        while missing := [each for each in (path, *path.parents) if not each.is_dir()]:
             try:
-                with _changing("make_directory", directory):
-                    directory.mkdir(mode)
+                with Changing("make_directory", missing[-1]):
+                    missing[-1].mkdir(mode)
+                made.append(missing[-1])
             except FileExistsError:  # made by another process
-                if is_no_directory(directory):
+                if is_no_directory(missing[-1]):
                     raise
             except FileNotFoundError:  # the parent was removed
                 attempts += 1
                 if attempts == _ATTEMPTS:  # as in /proc, where nothing can be made
                     raise
-            else:
-                made.append(directory)
     except OSError:
         remove_empty_directories(made)
         raise
     return made
 
 
-def _first_missing(path: Path) -> Path | None:
-    """The outermost directory that has to be made so that `path` can be."""
-    missing = None
-    while not path.is_dir() and path.parent != path:
-        missing, path = path, path.parent
-    return missing
-
-
 def is_no_directory(path: Path) -> bool:
-    """Whether something lies at `path` that is no directory and leads to none.
-
-    It is asked in one call: other processes may make or remove a directory between two.
-    """
-    try:
+    """Whether something lies at `path` that is no directory and leads to none."""
+    try:  # in one call: other processes may make or remove a directory between two
         return not stat.S_ISDIR(os.stat(path).st_mode)
     except OSError:
         return os.path.islink(path)
@@ -71,19 +59,14 @@ def is_no_directory(path: Path) -> bool:
 def remove_empty_directories(paths: list[Path]) -> None:
     """Remove each of `paths` that is an empty directory, last first. Never raises."""
     for path in reversed(paths):
-        with contextlib.suppress(OSError), _changing("remove_directory", path):
+        with contextlib.suppress(OSError), Changing("remove_directory", path):
             path.rmdir()
 
 
 def make_private_directory(parent: Path | None = None, prefix: str = "safe-pip-") -> Path:
     """Make a directory of mode 0700 with a name that cannot be guessed, in `parent` or the temporary directory."""
-    with _changing("make_directory", (parent or temporary_directory()) / f"{prefix}*"):
+    with Changing("make_directory", os.path.join(parent or tempfile.gettempdir(), f"{prefix}*")):
         return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-
-
-def temporary_directory() -> Path:
-    """Where private directories are made unless a parent is named."""
-    return Path(tempfile.gettempdir())
 
 
 def remove_tree(path: Path) -> None:
@@ -96,13 +79,14 @@ def remove_tree(path: Path) -> None:
 
 def rename_path(source: Path, destination: Path) -> None:
     """Rename as rename(2) does."""
-    with _changing("rename", destination, source):
+    with Changing("rename", destination, source):
         os.rename(source, destination)
 
 
 def write(path: str | os.PathLike[str], content: bytes, *, mode: int = 0o600) -> None:
     """Make the new file `path`; raises `FileExistsError`, also for a symbolic link."""
-    files.create(os.path.abspath(path), os.fspath(path), None, content, mode)
+    with _parent(Path(path)) as parent:
+        files.write_new(parent, os.path.basename(path), content, mode)
 
 
 def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
@@ -140,21 +124,18 @@ def _aside(directory: Directory) -> Iterator[str]:
 
 def unlink(path: Path) -> None:
     """Remove the file `path`, if it exists."""
-    with contextlib.suppress(FileNotFoundError), _changing("remove", path):
+    with contextlib.suppress(FileNotFoundError), Changing("remove", path):
         path.unlink()
 
 
 def touch(path: Path) -> None:
     """Give `path` the present time, as a sign that it is in use. Never raises."""
-    with contextlib.suppress(OSError), _changing("touch", path):
+    with contextlib.suppress(OSError), Changing("touch", path):
         os.utime(path)
 
 
 def write_bytecode(source: Path) -> None:
-    """Compile `source` for this interpreter into its `__pycache__`, in one step for readers.
-
-    A source that this interpreter cannot compile is left without. Raises `OSError` if nothing can be written.
-    """
+    """Compile `source` into its `__pycache__`, in one step for readers, if this interpreter can; raises `OSError`."""
     import py_compile
     import warnings
 
@@ -162,7 +143,7 @@ def write_bytecode(source: Path) -> None:
     timestamps = py_compile.PycInvalidationMode.TIMESTAMP
     with contextlib.suppress(py_compile.PyCompileError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with _changing("write_bytecode", source):
+        with Changing("write_bytecode", source):
             py_compile.compile(str(source), doraise=True, quiet=1, invalidation_mode=timestamps)
 
 
@@ -173,20 +154,20 @@ def set_access(path: Path, mode: int, *, group: int, owner: int | None = None) -
     """
     if sys.platform != "win32":
         if owner is not None:
-            with contextlib.suppress(PermissionError), _changing("set_owner", path):
+            with contextlib.suppress(PermissionError), Changing("set_owner", path):
                 os.chown(path, owner, -1, follow_symlinks=False)
         try:
-            with _changing("set_owner", path):
+            with Changing("set_owner", path):
                 os.chown(path, -1, group, follow_symlinks=False)
         except PermissionError:
             mode = mode & ~0o2070 | (mode & 0o007) << 3
-    with _changing("set_mode", path):
+    with Changing("set_mode", path):
         os.chmod(path, mode)
 
 
 def unnamed_file(content: bytes) -> int:
     """A descriptor, at its start, of a file with `content` and no name: it is gone with its last descriptor."""
-    with _changing("create", temporary_directory() / "*"), tempfile.TemporaryFile() as file:
+    with Changing("create", os.path.join(tempfile.gettempdir(), "*")), tempfile.TemporaryFile() as file:
         file.write(content)
         file.flush()
         descriptor = os.dup(file.fileno())
@@ -196,9 +177,3 @@ def unnamed_file(content: bytes) -> int:
 
 def _parent(path: Path) -> Directory:
     return Directory.open(os.path.realpath(path.parent))
-
-
-def _changing(operation: str, path: Path, source: Path | None = None) -> Changing:
-    if watch.observer is None:  # nothing needs absolute paths
-        return Changing(operation, os.fspath(path), "" if source is None else str(source))
-    return Changing(operation, os.path.abspath(path), "" if source is None else os.path.abspath(source))

@@ -1,7 +1,6 @@
-"""What Linux tells in /proc: processes, mounts and volumes. Nothing else reads /proc.
+"""What Linux tells in /proc (proc(5)): processes, mounts and volumes. Nothing else reads /proc.
 
-Sources: proc_locks(5), proc_pid_cmdline(5), proc_pid_fdinfo(5), proc_pid_mountinfo(5), proc_pid_stat(5). Where there is
-no /proc nothing is known, and every question has an empty answer.
+Where there is no /proc nothing is known, and every question has an empty answer.
 
 `shlex` is imported when a command line is shown, which is rare. `pip_seams.seams.preload` imports it for an install.
 """
@@ -12,6 +11,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,18 +38,13 @@ def user() -> int:
     return os.geteuid()
 
 
-def process(pid: int) -> Process:
-    """The process with this pid, as far as it can be looked at."""
-    return Process(pid, command(pid), started(pid))
-
-
 def own_note() -> dict[str, Any]:
-    """This process as it is noted in a file (JSON) for other commands; `since` is now. `read_note` reads it."""
+    """This process as it is noted in a file (JSON) for other commands; `since` is now."""
     return Process(os.getpid(), command(os.getpid()) or printable(" ".join(sys.argv)), time.time())._asdict()
 
 
 def read_note(content: dict[str, Any]) -> Process:
-    """The process that such a file notes. Raises `LookupError`, `TypeError` or `ValueError` if it notes none."""
+    """The process that such a file notes; raises `LookupError`, `TypeError` or `ValueError` if it notes none."""
     return Process(int(content["pid"]), printable(str(content["command"])), float(content["since"]))
 
 
@@ -96,18 +91,15 @@ def state(pid: int) -> str:
     return "".join(stat(pid)[:1])
 
 
-def owner_of(pid: int) -> int | None:
-    """The user that a process runs as."""
-    try:
-        return os.stat(_PROC / str(pid)).st_uid
-    except OSError:
-        return None
+def owner_of(pid: int) -> int:
+    """The user that a process runs as; raises `OSError`."""
+    return os.stat(_PROC / str(pid)).st_uid
 
 
-def ancestors(pid: int | None = None) -> list[int]:
-    """The pids of the parent of a process (this one), its parent and so on."""
+def ancestors() -> list[int]:
+    """The pids of the parent of this process, its parent and so on."""
     found: list[int] = []
-    pid = os.getpid() if pid is None else pid
+    pid = os.getpid()
     while (fields := stat(pid)) and (pid := int(fields[1])) > 0 and pid not in found:
         found.append(pid)
     return found
@@ -130,13 +122,24 @@ def filesystem_type(path: Path) -> str:
 
 @functools.lru_cache
 def _type_on(device: int) -> str:
-    if sys.platform != "win32":
-        number = f"{os.major(device)}:{os.minor(device)}"
-        for line in lines("self/mountinfo"):
-            before, _, after = line.partition(" - ")
-            if before.split()[2] == number and after:
-                return after.split()[0]
-    return ""
+    if sys.platform == "win32":
+        return ""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    return next((mount.type for mount in _mounts() if mount.device == number), "")
+
+
+class _Mount(NamedTuple):
+    number: str
+    device: str
+    point: str
+    type: str
+
+
+def _mounts() -> Iterator[_Mount]:
+    for line in lines("self/mountinfo"):
+        before, _, after = line.partition(" - ")
+        number, _, device, _, point = before.split(" ")[:5]
+        yield _Mount(number, device, point, after.partition(" ")[0])
 
 
 def volume(path: str) -> Volume:
@@ -153,26 +156,18 @@ def volume(path: str) -> Volume:
 
 def mount_points() -> frozenset[str]:
     """The directories on which something is mounted."""
-    points = (line.split(" ")[4] for line in lines("self/mountinfo"))
-    return frozenset(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), point) for point in points)
+    return frozenset(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), mount.point) for mount in _mounts())
 
 
 def kernel_name(fd: int) -> str:
-    """What /proc/locks calls the file behind a descriptor: device and inode.
-
-    On btrfs stat(2) gives another device than the superblock's; the mount knows the latter.
-    """
+    """What /proc/locks calls the file behind a descriptor: device and inode."""
     status = os.fstat(fd)
     if sys.platform == "win32":
         return f"{status.st_dev}:{status.st_ino}"
-    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
-    mount = str(_mount_of(fd))
-    for line in lines("self/mountinfo"):
-        fields = line.split()
-        if fields[0] == mount:
-            major, _, minor = fields[2].partition(":")
-            device = f"{int(major):02x}:{int(minor):02x}"
-    return f"{device}:{status.st_ino}"
+    # On btrfs stat(2) gives another device than the superblock's; the mount knows the latter.
+    number, own = str(_mount_of(fd)), f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    major, _, minor = next((mount.device for mount in _mounts() if mount.number == number), own).partition(":")
+    return f"{int(major):02x}:{int(minor):02x}:{status.st_ino}"
 
 
 def kernel_name_at(path: Path) -> str | None:
@@ -205,10 +200,7 @@ def names(directory: str) -> list[str]:
 
 def lines(name: str) -> list[str]:
     """The lines of a file of /proc; what is no text becomes what `os.fsdecode` makes of it."""
-    try:
-        return [line for line in os.fsdecode((_PROC / name).read_bytes()).split("\n") if line]
-    except OSError:
-        return []
+    return [line for line in os.fsdecode(b"".join(pages(name))).split("\n") if line]
 
 
 def pages(name: str) -> list[bytes]:

@@ -1,6 +1,4 @@
-"""Renames: never over anything, over a file, and two entries for each other.
-
-The standard library does not offer the first and the last: renameat2(2), renamex_np(2) of macOS.
+"""Renames: never over anything, over a file, and two entries for each other (renameat2(2), renamex_np(2) of macOS).
 
 `ctypes` is imported by `load`: commands that rename nothing do not need it, and some interpreters have none.
 """
@@ -9,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -17,10 +16,7 @@ from safe_pip.fs.directory import Directory, make_directory
 from safe_pip.fs.files import remove_below
 from safe_pip.fs.watch import Changing
 
-if sys.platform == "darwin":
-    NO_REPLACE, EXCHANGE = 4, 2
-else:
-    NO_REPLACE, EXCHANGE = 1, 2
+NO_REPLACE, EXCHANGE = 4 if sys.platform == "darwin" else 1, 2
 
 # The system call in a 64-bit process, for C libraries that do not wrap it: asm/unistd.h of each architecture.
 _NUMBERS = {"x86_64": 316, "aarch64": 276, "riscv64": 276, "loongarch64": 276, "s390x": 347, "ppc64le": 357}
@@ -28,52 +24,38 @@ _NUMBERS = {"x86_64": 316, "aarch64": 276, "riscv64": 276, "loongarch64": 276, "
 _NO_FLAGS = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
 
 Call = Callable[[int, bytes, int, bytes, int], int]
-_call: Call | None = None
-_get_errno: Callable[[], int] | None = None
 
 
-def load() -> None:
-    """Import and find the system call. To be called before pip begins to install: then it allows no more imports."""
-    global _call, _get_errno
-    if _get_errno is None:
-        try:
-            import ctypes
-        except ImportError:  # an interpreter built without libffi
-            _get_errno = int
-        else:
-            _call = _find(ctypes.CDLL(None, use_errno=True))
-            _get_errno = ctypes.get_errno
-
-
-def _find(library: object) -> Call | None:
-    import ctypes
-
-    number, text, flags = ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
+@functools.cache
+def load() -> tuple[Call, Callable[[], int]] | None:
+    """The system call and its errno. To be called before pip begins to install: then it allows no more imports."""
+    try:
+        import ctypes
+    except ImportError:  # an interpreter built without libffi
+        return None
+    library = ctypes.CDLL(None, use_errno=True)
+    arguments = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
     function = getattr(library, "renameatx_np" if sys.platform == "darwin" else "renameat2", None)
     if function is not None:
-        function.argtypes = (number, text, number, text, flags)
-        function.restype = number
-        call: Call = function
-        return call
-    if sys.platform != "linux" or sys.maxsize < 2**32:
+        function.argtypes = arguments
+        return function, ctypes.get_errno
+    system_call = getattr(library, "syscall", None)
+    if system_call is None or sys.platform != "linux" or sys.maxsize < 2**32 or os.uname().machine not in _NUMBERS:
         return None
-    which, system_call = _NUMBERS.get(os.uname().machine), getattr(library, "syscall", None)
-    if which is None or system_call is None:
-        return None
-    system_call.argtypes = (ctypes.c_long, number, text, number, text, flags)
+    system_call.argtypes = (ctypes.c_long, *arguments)
     system_call.restype = ctypes.c_long
-    return lambda *arguments: int(system_call(which, *arguments))
+    return functools.partial(system_call, _NUMBERS[os.uname().machine]), ctypes.get_errno
 
 
 def _rename(source: int | None, name: str, destination: int | None, new_name: str, flag: int) -> None:
     """Rename `name` in the directory open as `source`; raises `OSError`, ENOSYS where there is no such call."""
-    load()
-    if _call is None or _get_errno is None or source is None or destination is None:
+    found = load()
+    if found is None or source is None or destination is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    call, get_errno = found
     # rename(2) has no EINTR, but a filesystem in user space may answer it: then the call is repeated.
-    while _call(source, os.fsencode(name), destination, os.fsencode(new_name), flag) != 0:
-        number = _get_errno()
-        if number != errno.EINTR:
+    while call(source, os.fsencode(name), destination, os.fsencode(new_name), flag) != 0:
+        if (number := get_errno()) != errno.EINTR:
             raise OSError(number, os.strerror(number))
 
 
@@ -121,15 +103,15 @@ def exchange(one: Directory, name: str, other: Directory, other_name: str) -> No
 
 def can_exchange(directory: Directory) -> bool:
     """Whether directories can be exchanged there; two are made for it in the private `directory`, and removed."""
-    first, second, inner = "exchange-first", "exchange-second", "inner"
+    first, second = "exchange-first", "exchange-second"
     try:
         make_directory(directory, first)
         make_directory(directory, second)
         with directory.child(first) as below:
-            make_directory(below, inner)
+            make_directory(below, "inner")
         exchange(directory, first, directory, second)
         with directory.child(second) as below:
-            return below.exists(inner)
+            return below.exists("inner")
     except OSError:
         return False
     finally:

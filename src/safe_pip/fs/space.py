@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,15 +19,6 @@ _NO_DIRECTORY = (errno.ENOTDIR, errno.EEXIST)
 _DENSEST = 1032
 
 
-def needed(wheels: Iterable[Path]) -> int:
-    """The bytes that the files in these wheels have, unpacked; pip reports wheels that are damaged."""
-    total = 0
-    for wheel in wheels:
-        with suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(wheel) as archive:
-            total += sum(info.file_size for info in archive.infolist())
-    return total
-
-
 def check_room(directory: str, wheels: Sequence[Path]) -> None:
     """Raise `CommitFailed`, with nothing changed, if `wheels` unpacked are more than the disk has room for."""
     if sys.platform == "win32":
@@ -37,7 +28,10 @@ def check_room(directory: str, wheels: Sequence[Path]) -> None:
     # To look into a wheel of thousands of files takes long, and there is nearly always room.
     if free >= _DENSEST * sum(os.path.getsize(wheel) for wheel in wheels):
         return
-    wanted = needed(wheels)
+    wanted = 0
+    for wheel in wheels:
+        with suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(wheel) as archive:  # pip reports damaged ones
+            wanted += sum(info.file_size for info in archive.infolist())
     if wanted > free:
         raise _full(directory, f": {wanted / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free")
 

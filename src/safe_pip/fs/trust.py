@@ -44,30 +44,27 @@ def is_trusted(directory: Path, *, as_parent: bool = False) -> bool:
 
 
 def cache_directory(environ: Mapping[str, str]) -> Path | None:
-    """The directory for caches of this user; None if there is none. It need not exist, but its home does.
-
-    Sources: the XDG Base Directory Specification, Apple's File System Programming Guide.
-    """
+    """The directory for caches of this user (XDG, on macOS Apple's), or None. It need not exist, but its home does."""
     if sys.platform == "win32":
         local = environ.get("LOCALAPPDATA", "")
         return Path(local) if os.path.isabs(local) else None
     if sys.platform != "darwin" and os.path.isabs(environ.get("XDG_CACHE_HOME", "")):
         return Path(environ["XDG_CACHE_HOME"])
-    home = environ.get("HOME") or _home()
+    home = environ.get("HOME", "")
+    if not home:
+        import pwd
+
+        with contextlib.suppress(KeyError):
+            home = pwd.getpwuid(os.getuid()).pw_dir
     if not os.path.isabs(home) or not os.path.isdir(home):
         return None
-    return Path(home, "Library", "Caches") if sys.platform == "darwin" else Path(home, ".cache")
+    return Path(home, "Library/Caches") if sys.platform == "darwin" else Path(home, ".cache")
 
 
 def make_trusted(directory: Path) -> Path | None:
-    """Make `directory`, private to this user; on return its resolved path, or None if it cannot be made or trusted.
-
-    Nothing is made in a directory that is not trusted: root leaves nothing behind in the homes of other users.
-    """
-    try:
-        existing = directory
-        while not os.path.lexists(existing):
-            existing = existing.parent
+    """Make `directory`, private to this user; on return its resolved path, or None if it cannot be made or trusted."""
+    try:  # nothing in a directory that is not trusted: root leaves nothing behind in the homes of other users
+        existing = next(path for path in (directory, *directory.parents) if os.path.lexists(path))
         if existing != directory:
             if not is_trusted(Path(os.path.realpath(existing)), as_parent=True):
                 return None
@@ -114,15 +111,3 @@ def _is_own(directory: Path) -> bool:
     if sys.platform == "win32":
         return stat.S_ISDIR(info.st_mode)
     return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o077
-
-
-def _home() -> str:
-    """The home in the system's user database, for when HOME is not set."""
-    if sys.platform == "win32":
-        return ""
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_dir
-    except KeyError:
-        return ""

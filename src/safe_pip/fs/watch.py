@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from types import TracebackType
 
@@ -15,11 +16,11 @@ class Changing:
 
     __slots__ = ("_path", "_source")
 
-    def __init__(self, operation: str, path: str, source: str = "") -> None:
-        self._path = path
-        self._source = source
+    def __init__(self, operation: str, path: str | os.PathLike[str], source: str | os.PathLike[str] = "") -> None:
+        self._path = os.fspath(path)
+        self._source = os.fspath(source)
         if observer is not None:
-            observer(operation, path, source)
+            observer(operation, os.path.abspath(path), os.path.abspath(source) if source else "")
 
     def __enter__(self) -> None:
         pass

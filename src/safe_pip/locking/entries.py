@@ -1,8 +1,7 @@
 """Entries of a cache: directories that are whole or absent, and that stay for as long as a process uses them.
 
-An entry is made aside, in a private directory, and renamed to its place. A process that uses an entry holds its
-directory locked, shared. An entry is removed only by a process that gets that lock exclusively without waiting; it is
-renamed away first, so that no process takes a half-deleted entry for a whole one.
+An entry is made aside and renamed to its place. A process that uses it holds its directory locked, shared. Only a
+process that gets that lock exclusively without waiting removes it. It is renamed away first, so it is never in parts.
 """
 
 import contextlib
@@ -22,10 +21,7 @@ _IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
 class Entries(NamedTuple):
-    """All entries of one kind, in `directory`; they are made and deleted in the directory `aside`.
-
-    `aside` may lie in `directory` if its name starts with a dot.
-    """
+    """All entries of one kind, in `directory`; they are made and deleted in `aside`, which may be `directory/.name`."""
 
     directory: Path
     aside: Path
@@ -36,10 +32,7 @@ class Entries(NamedTuple):
 
     @contextlib.contextmanager
     def making(self) -> Iterator[Path]:
-        """Yield a private directory to make an entry in; on return it is removed, with what was not renamed by then.
-
-        Raises `OSError` where it cannot be made. After a crash it is left to `sweep`.
-        """
+        """Yield a private directory to make an entry in, removed at the end, after a crash by `sweep`; or `OSError`."""
         made, held = self.make()
         try:
             yield made
@@ -73,32 +66,22 @@ class Entries(NamedTuple):
         """Remove the entry unless it is in use; on return whether it is gone. `sweep` deletes what could not be."""
         place = self.directory / name
         try:
-            held = hold(place, exclusive=True)
+            with hold(place, exclusive=True) as held:
+                return self._rename_away(held)
         except (OSError, UnusableEnvironment):
             return _is_gone(place)
-        try:
-            return self._rename_away(held)
-        finally:
-            held.close()
 
     def discard(self, held: flock.Descriptor) -> None:
         """Close a damaged entry, and remove it unless another process holds it; never what has taken its place."""
-        try:
-            with contextlib.suppress(UnusableEnvironment):
-                if flock.try_lock(held, exclusive=True) and held.is_current():
-                    self._rename_away(held)
-        finally:
-            held.close()
+        with held, contextlib.suppress(UnusableEnvironment):
+            if flock.try_lock(held, exclusive=True) and held.is_current():
+                self._rename_away(held)
 
     def sweep(self, *, unused: float | None = None) -> None:
         """Delete what dead processes left aside, and remove entries that were not used for `unused` seconds."""
         for name in _names(self.aside):
-            with contextlib.suppress(OSError, UnusableEnvironment):
-                held = hold(self.aside / name, exclusive=True)
-                try:
-                    fs.remove_tree(self.aside / name)
-                finally:
-                    held.close()
+            with contextlib.suppress(OSError, UnusableEnvironment), hold(self.aside / name, exclusive=True):
+                fs.remove_tree(self.aside / name)
         if unused is None:
             return
         for name in self.names():

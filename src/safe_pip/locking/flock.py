@@ -1,15 +1,12 @@
-"""One kernel lock: flock(2) on a descriptor, waited for in the kernel.
-
-Nothing else calls flock, and nothing else waits for it. Three rules hold everywhere:
+"""One kernel lock: flock(2) on a descriptor, waited for in the kernel. Nothing else calls flock or waits for it.
 
 - A lock is let go by closing its descriptor, never by LOCK_UN: a forked child that unlocks releases its parent's lock.
 - Descriptors are not inherited by child programs and are closed in forked children, so a program that outlives this
   process keeps none of its locks. The kernel drops them when the process dies, however it dies.
 - A wait blocks in the kernel, where the queue is first come, first served. Polling destroys that. A signal of
-  ITIMER_REAL ends a wait, and each one costs the place in the queue: so there are few.
+  ITIMER_REAL ends a wait (signal(7)), and each one costs the place in the queue: so there are few.
 
-flock(2), setitimer(2); "Interruption of system calls" in signal(7). Windows has no flock (`supported`); there
-`locking.fallback` is used in place of this module.
+Windows has no flock (`supported`); there `locking.fallback` is used in place of this module.
 """
 
 from __future__ import annotations
@@ -40,8 +37,6 @@ else:
 _CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL}
 # The timer may fire just before the system call begins; it fires again after this time, in seconds.
 _SECOND_TICK = 0.1
-_POLL = 0.05
-_TURN = 0.001
 
 Identity = tuple[int, int]
 """Device and inode."""
@@ -58,14 +53,13 @@ class _Tick(BaseException):
 class Descriptor:
     """An open file or directory that can be locked; closing it lets the lock go.
 
-    Opening raises `FileNotFoundError` if the file does not exist, and never follows a symbolic link at the end of
-    `path` or of its directory.
+    Opening raises `FileNotFoundError`, and never follows a symbolic link at the end of `path` or of its directory.
     """
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
         self.path = path
         self.fd = -1
-        self._beside: Descriptor | None = None
+        self.beside: Descriptor | None = None  # closed together with this one: the lock that other hosts see
         try:
             self.fd = _open(path, writable)
         except (FileNotFoundError, NotADirectoryError):
@@ -79,18 +73,20 @@ class Descriptor:
         self.identity: Identity = (status.st_dev, status.st_ino)
         _descriptors.add(self)
 
+    def __enter__(self) -> Descriptor:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close, which lets the lock go; again, or in a forked child, it does nothing."""
         fd, self.fd = self.fd, -1
         _descriptors.discard(self)
         if fd >= 0:
             os.close(fd)
-        if self._beside is not None:
-            self._beside.close()
-
-    def close_with(self, other: Descriptor) -> None:
-        """Close `other` together with this one: on a file server it is the lock that other hosts see."""
-        self._beside = other
+        if self.beside is not None:
+            self.beside.close()
 
     def is_current(self) -> bool:
         """Whether the path still leads to the file that is open: a lock on any other file is worth nothing."""
@@ -112,7 +108,6 @@ class Descriptor:
             else:
                 self.fd, low = fd, self.fd
                 os.close(low)
-                return
 
 
 _descriptors: set[Descriptor] = set()
@@ -155,14 +150,9 @@ def try_lock(descriptor: Descriptor, *, exclusive: bool) -> bool:
 
 def is_locked(path: Path) -> bool:
     """Whether a process holds the file `path` exclusively; False if it does not exist."""
-    try:
-        descriptor = Descriptor(path)
-    except FileNotFoundError:
-        return False
-    try:
+    with contextlib.suppress(FileNotFoundError), Descriptor(path) as descriptor:
         return not try_lock(descriptor, exclusive=False)
-    finally:
-        descriptor.close()
+    return False
 
 
 def wait_lock(descriptor: Descriptor, *, exclusive: bool, seconds: float) -> bool:
@@ -176,19 +166,11 @@ def wait_lock(descriptor: Descriptor, *, exclusive: bool, seconds: float) -> boo
     if seconds <= 0:
         return False
     if threading.current_thread() is not threading.main_thread():
-        return _poll_lock(descriptor, exclusive, seconds)
+        return poll_lock(descriptor, exclusive=exclusive, seconds=seconds)
     with _ticking(seconds) as ticker:
         ticker.block(lambda: _flock(descriptor, exclusive=exclusive, blocks=True))
     # The tick may have come just after the grant. A lock that is held is granted again at once.
     return try_lock(descriptor, exclusive=exclusive)
-
-
-def wait_turn(descriptor: Descriptor, *, seconds: float) -> bool:
-    """Take exclusively a lock that every process holds for a moment only; False after `seconds`.
-
-    There is no queue, and no signal is handled: it can be called with other locks held.
-    """
-    return _poll_lock(descriptor, True, seconds, pause=_TURN)
 
 
 def stop() -> None:
@@ -209,7 +191,8 @@ def _flock(descriptor: Descriptor, *, exclusive: bool, blocks: bool) -> None:
         raise UnusableEnvironment(f"`{descriptor.path}` {why} ({error.strerror})") from error
 
 
-def _poll_lock(descriptor: Descriptor, exclusive: bool, seconds: float, pause: float = _POLL) -> bool:
+def poll_lock(descriptor: Descriptor, *, exclusive: bool, seconds: float, pause: float = 0.05) -> bool:
+    """Try every `pause` seconds; False after `seconds`. There is no queue, and no signal is handled."""
     end = time.monotonic() + seconds
     while not try_lock(descriptor, exclusive=exclusive):
         left = end - time.monotonic()

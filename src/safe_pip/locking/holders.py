@@ -1,7 +1,7 @@
 """Which processes hold a lock, and which of them are ancestors of this process: for messages and for nesting.
 
-Everything comes from /proc/locks (proc_locks(5)) and the descriptors of processes (proc_pid_fdinfo(5)). In another pid
-namespace holders cannot be seen. Nothing is locked to find out: that would get in the way of others.
+Everything comes from /proc/locks and /proc/PID/fdinfo. In another pid namespace holders cannot be seen. Nothing is
+locked to find out: that would get in the way of others.
 """
 
 import os
@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from safe_pip.fs import proc
+from safe_pip.locking import flock
 
 
 class Holder(NamedTuple):
-    """One process that holds a lock, or stands before this one at its gate (`is_waiting`); `since`: see `Process`.
-
-    `is_seen` is False if only a note tells of it.
-    """
+    """A process that holds a lock, or stands before this one at its gate; not `is_seen`: only a note tells of it."""
 
     pid: int
     exclusive: bool
@@ -28,10 +26,7 @@ class Holder(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What one process does; `computed` is another text than before if it has computed anything since.
-
-    `is_busy`: it runs, waits for a core, or waits for a disk.
-    """
+    """What one process does: `computed` changes whenever it computes. `is_busy`: it runs, or waits for core or disk."""
 
     pid: int
     computed: str
@@ -68,9 +63,8 @@ class View(NamedTuple):
 def entries() -> list[Entry]:
     """Every flock that is held or waited for on this machine.
 
-    The kernel gives a page of them at a time and goes on by number. If a lock was let go in between, it leaves out the
-    first one of the next page. So more than one page is read twice. (Measured while two other processes took and let
-    go of twenty locks every millisecond: one of 5,000 was missed, and none of 450,000 when read twice.)
+    The kernel gives a page of them at a time. If a lock was let go in between, it leaves out the first one of the next
+    page. So more than one page is read twice. (Measured: one of 5,000 was missed, none of 450,000 when read twice.)
     """
     pages = proc.pages("locks")
     if len(pages) > 1:
@@ -108,15 +102,12 @@ def _others(file: str | None, listed: list[Entry]) -> list[Entry]:
 
 def describe(entry: Entry) -> Holder:
     """The process of an entry, as far as it can be looked at."""
-    _, command, since = proc.process(entry.pid)
-    return Holder(entry.pid, entry.exclusive, command, since, proc.state(entry.pid) == "T", entry.is_waiting)
+    pid = entry.pid
+    return Holder(pid, entry.exclusive, proc.command(pid), proc.started(pid), proc.state(pid) == "T", entry.is_waiting)
 
 
 def work_at(path: Path) -> tuple[Work, ...]:
-    """What the other holders of the lock on the file at a path do; nothing where that cannot be known.
-
-    Processes that wait for another lock are left out.
-    """
+    """What the other holders of the lock at a path do, without those that wait for another lock; empty if unknown."""
     listed = entries()
     waiting = {entry.pid for entry in listed if entry.is_waiting}
     pids = [each.pid for each in _others(proc.kernel_name_at(path), listed) if each.pid not in waiting]
@@ -124,18 +115,14 @@ def work_at(path: Path) -> tuple[Work, ...]:
     return tuple(Work(pid, "".join(proc.lines(f"{pid}/schedstat")), proc.state(pid) in ("R", "D")) for pid in pids)
 
 
-def held_by_ancestors(own: Collection[int]) -> Iterator[Entry]:
+def held_by_ancestors() -> Iterator[Entry]:
     """Every flock that an ancestor holds, or that came to this process or an ancestor with an inherited descriptor.
 
-    `own` are the descriptors that this process opened itself. After `flock 9` in a shell, the process that took the
-    lock has ended: the lock belongs to descriptor 9, which the processes below the shell inherit.
+    After `flock 9` in a shell, the lock belongs to descriptor 9, which the processes below the shell inherit.
     """
     family = proc.ancestors()
-    known = set(family)
-    for entry in entries():
-        if not entry.is_waiting and entry.pid in known:
-            yield entry
-    yield from _of_descriptors(os.getpid(), own)
+    yield from (entry for entry in entries() if not entry.is_waiting and entry.pid in family)
+    yield from _of_descriptors(os.getpid(), flock.own_descriptors())
     for pid in family:
         yield from _of_descriptors(pid, ())
 

@@ -1,8 +1,8 @@
 """What the ancestors of this process hold: it is inherited, and never waited for.
 
-If child programs of a holder may run safe-pip, the holder makes a private directory and names it in SAFE_PIP_HELD. In
-it are `alive`, locked as long as the rest is true; `commit` and its gate, which child programs take in place of the
-commit locks of the holder; and `held`, the list of its locks. No pid is tested, so forging one gains nothing.
+A holder whose child programs may run safe-pip makes a private directory and names it in SAFE_PIP_HELD. In it are
+`alive`, locked as long as the rest is true; `commit` and its gate, which child programs take in place of the commit
+locks of the holder; and `held`, the list of its locks. No pid is tested, so forging one gains nothing.
 
 If the variable was dropped (tox, `env -i`, sudo), the holders in /proc/locks are compared with the ancestors.
 """
@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import stat
+import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -30,8 +31,8 @@ VARIABLE = "SAFE_PIP_HELD"
 _PREFIX = "safe-pip-held-"
 _ALIVE, _COMMIT, _COMMIT_GATE, _LIST = "alive", "commit", "commit.gate", "held"
 _OLD = 3600.0
-# Linux and macOS close the descriptors of a killed process from the highest one down (measured). `alive` must be free
-# before any lock is, so its number is above all of them.
+# A killed process's descriptors are closed from the highest one down (measured on Linux and macOS). `alive` must be
+# free before any lock is.
 _HIGH_DESCRIPTOR = 900
 
 
@@ -56,37 +57,35 @@ class ClaimsDirectory:
         self._alive = Descriptor(self.path / _ALIVE, writable=True)  # the temporary directory may be on NFS
         self._alive.raise_to(_HIGH_DESCRIPTOR)
         flock.try_lock(self._alive, exclusive=True)
-        self._before: str | None = None
-        self._is_published = False
+        self._outer: str | None = None
+        self._notes: list[Path] = []
 
-    def publish(self, claims: Iterable[Claim]) -> None:
-        """Write down what is held now, and name the directory in `os.environ`."""
-        self._before = os.environ.get(VARIABLE)
+    def publish(self, claims: Iterable[Claim], notes: Iterable[Path]) -> None:
+        """Write down what is held now. `os.environ` names the directory; if that is lost, the `owner` notes do."""
+        self._outer = os.environ.get(VARIABLE)
         listed = [[claim.rank.value, claim.exclusive, list(claim.identity), str(claim.path)] for claim in claims]
-        content = {"pid": os.getpid(), "outer": self._before, "locks": listed}
+        content = {"pid": os.getpid(), "outer": self._outer, "locks": listed}
         with _room_to_write():
             fs.write(self.path / _LIST, json.dumps(content).encode())
         os.environ[VARIABLE] = str(self.path)
-        self._is_published = True
+        note = {**proc.own_note(), "start": proc.start_ticks(os.getpid()), "held": str(self.path)}
+        for path in notes:
+            with contextlib.suppress(OSError):  # this user may only read the state directory
+                fs.replace(path, json.dumps(note).encode(), mode=0o644)
+                self._notes.append(path)
 
-    def close(self) -> bool:
-        """End all claims and remove the directory, before any lock is let go; False in a forked child."""
+    def close(self) -> None:
+        """End all claims and remove the directory, before any lock is let go; in a forked child it does nothing."""
         if self._alive.fd < 0:
-            return False
+            return
         self._alive.close()
-        if self._is_published:
-            self._is_published = False
-            if self._before is None:
-                os.environ.pop(VARIABLE, None)
-            else:
-                os.environ[VARIABLE] = self._before
+        if os.environ.get(VARIABLE) == str(self.path):
+            os.environ.pop(VARIABLE)
+            if self._outer is not None:
+                os.environ[VARIABLE] = self._outer
         fs.remove_tree(self.path)
-        return True
-
-    def note(self) -> bytes:
-        """The content of the `owner` note. It leads a descendant that lost the variable to this directory."""
-        content = {**proc.own_note(), "start": proc.start_ticks(os.getpid()), "held": str(self.path)}
-        return json.dumps(content).encode()
+        for path in self._notes:
+            fs.unlink(path)
 
 
 @contextlib.contextmanager
@@ -104,7 +103,7 @@ def _room_to_write() -> Iterator[None]:
 @functools.cache
 def _sweep() -> None:
     """Once per process, remove what killed holders left in the temporary directory. A new one may not be locked yet."""
-    for path in fs.temporary_directory().glob(f"{_PREFIX}*"):
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             status = os.stat(path, follow_symlinks=False)
             is_ours = status.st_uid == os.getuid() if hasattr(os, "getuid") else True
@@ -121,38 +120,28 @@ def noted(path: Path) -> Holder | None:
         return None
 
 
-class Inherited(NamedTuple):
-    """What one ancestor's directory says."""
+class Ancestor(NamedTuple):
+    """A process above this one that holds `claims`.
 
-    directory: Path
-    claims: tuple[Claim, ...]
-    outer: str | None
+    It tells so in `directory`, and `outer` names the directory of the next one. Without a directory, /proc/locks shows
+    its one lock, on `file`, with an ancestor or with a descriptor that this process inherited.
+    """
+
     pid: int
-    """Only for the order of ancestors among each other."""
+    claims: tuple[Claim, ...]
+    directory: Path | None = None
+    outer: str | None = None
+    file: str = ""
 
     def is_alive(self) -> bool:
         """Whether all of it is still true."""
-        return flock.is_locked(self.directory / _ALIVE)
+        if self.directory is not None:
+            return flock.is_locked(self.directory / _ALIVE)
+        wanted = (self.file, self.claims[0].exclusive)
+        return any((entry.file, entry.exclusive) == wanted for entry in holders.held_by_ancestors())
 
 
-class ObservedClaim(NamedTuple):
-    """A lock that /proc/locks shows with an ancestor, or with a descriptor that this process inherited."""
-
-    claim: Claim
-    file: str
-    pid: int
-
-    def is_alive(self) -> bool:
-        """Whether this process or an ancestor still has it."""
-        family = holders.held_by_ancestors(flock.own_descriptors())
-        return any(entry.file == self.file and entry.exclusive == self.claim.exclusive for entry in family)
-
-
-ClaimSource = Inherited | ObservedClaim
-"""The ancestor whose life a claim depends on."""
-
-
-def _load(directory: Path, trusted: Collection[int]) -> Inherited | None:
+def _load(directory: Path, trusted: Collection[int]) -> Ancestor | None:
     """Read an ancestor's directory; None if it is not private to one of the trusted users, or is damaged."""
     try:
         status = os.stat(directory, follow_symlinks=False)
@@ -163,7 +152,7 @@ def _load(directory: Path, trusted: Collection[int]) -> Inherited | None:
             Claim(Rank(rank), bool(exclusive), (int(identity[0]), int(identity[1])), Path(path))
             for rank, exclusive, identity, path in content["locks"]
         )
-        return Inherited(directory, claims, content["outer"], int(content["pid"]))
+        return Ancestor(int(content["pid"]), claims, directory, content["outer"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
@@ -172,39 +161,31 @@ class Ancestry:
     """What is inherited, innermost ancestor first: the nearest one decides what is allowed below it."""
 
     def __init__(self, variable: str | None) -> None:
-        self._chain: list[Inherited] = []
-        self._seen: dict[Identity, ObservedClaim] = {}
+        self._known: list[Ancestor] = []
         self._user = os.getuid() if hasattr(os, "getuid") else 0
         self._follow(variable, {self._user})
 
     def _follow(self, name: str | None, trusted: Collection[int]) -> bool:
-        known = {str(inherited.directory) for inherited in self._chain}
-        before = len(self._chain)
-        while name and name not in known:
+        """Read the directory of this name, and those of outer ancestors; whether there was a new one."""
+        known = {str(ancestor.directory) for ancestor in self._known}
+        before = len(self._known)
+        while name and name not in known and (ancestor := _load(Path(name), trusted)) is not None:
             known.add(name)
-            inherited = _load(Path(name), trusted)
-            if inherited is None:
-                break
-            self._chain.append(inherited)
-            name = inherited.outer
+            self._known.append(ancestor)
+            name = ancestor.outer
         family = proc.ancestors()
-        self._chain.sort(key=lambda each: family.index(each.pid) if each.pid in family else -1)
-        return len(self._chain) > before
+        self._known.sort(key=lambda each: (not each.directory, family.index(each.pid) if each.pid in family else -1))
+        return len(self._known) > before
 
     def refresh(self) -> None:
         """Forget ancestors that are dead."""
-        self._chain = [inherited for inherited in self._chain if inherited.is_alive()]
-        self._seen = {identity: seen for identity, seen in self._seen.items() if seen.is_alive()}
+        self._known = [ancestor for ancestor in self._known if ancestor.is_alive()]
 
-    def _find(self, identity: Identity) -> tuple[Claim, ClaimSource] | None:
-        for inherited in self._chain:
-            for claim in inherited.claims:
-                if claim.identity == identity:
-                    return claim, inherited
-        seen = self._seen.get(identity)
-        return (seen.claim, seen) if seen else None
+    def _find(self, identity: Identity) -> tuple[Claim, Ancestor] | None:
+        found = ((claim, each) for each in self._known for claim in each.claims if claim.identity == identity)
+        return next(found, None)
 
-    def resolve(self, request: Request, identity: Identity) -> tuple[Request | None, ClaimSource | None]:
+    def resolve(self, request: Request, identity: Identity) -> tuple[Request | None, Ancestor | None]:
         """What is left to be locked of a request whose file is `identity`, and the ancestor on which that depends.
 
         None if the lock is inherited; another request where a file in an ancestor's directory takes its place. Raises
@@ -217,29 +198,28 @@ class Ancestry:
         if request.exclusive and not claim.exclusive:
             raise self._refusal(request, source)
         # An outer ancestor may have the exclusive lock, and a nearer one only limit what is done below it.
-        if not claim.exclusive and not any(each.exclusive and each.identity == identity for each in self._claims()):
+        if not any(each.exclusive and each.identity == identity for each in self._claims()):
             # Behind the gate another process may wait until that ancestor ends.
             return request._replace(gate=None), source
         if request.rank is not Rank.COMMIT:
             return None, source
-        if isinstance(source, ObservedClaim):
+        if source.directory is None:
             raise self._refusal(request, source)
         path, gate = source.directory / _COMMIT, source.directory / _COMMIT_GATE
         return request._replace(path=path, gate=gate, needs_writing=True), source
 
     def refuse_if_held(self, request: Request, identity: Identity) -> None:
         """Raise `NestingRefused` if an ancestor holds the lock that takes the place of another one."""
-        if identity in self._seen:
-            raise self._refusal(request, self._seen[identity])
+        if found := self._find(identity):
+            raise self._refusal(request, found[1])
 
     def _claims(self) -> list[Claim]:
-        listed = [claim for inherited in self._chain for claim in inherited.claims]
-        return listed + [seen.claim for seen in self._seen.values()]
+        return [claim for ancestor in self._known for claim in ancestor.claims]
 
     @staticmethod
-    def _refusal(request: Request, source: ClaimSource) -> NestingRefused:
+    def _refusal(request: Request, source: Ancestor) -> NestingRefused:
         by = ""
-        if isinstance(source, ObservedClaim) and (command := proc.command(source.pid)):
+        if source.directory is None and (command := proc.command(source.pid)):
             by = f" by `{command}` (pid {source.pid})"
         if request.rank is Rank.COMMIT:
             return NestingRefused(
@@ -254,10 +234,10 @@ class Ancestry:
 
     def learn(self, wanted: Sequence[tuple[Request, Descriptor]]) -> bool:
         """Look in /proc/locks for what ancestors hold of `wanted`; True if that was not known."""
-        family = {entry.file: entry for entry in holders.held_by_ancestors(flock.own_descriptors())}
+        family = {entry.file: entry for entry in holders.held_by_ancestors()}
         if not family:
             return False
-        before = len(self._chain) + len(self._seen)
+        before = len(self._known)
         for request, descriptor in wanted:
             entry = family.get(proc.kernel_name(descriptor.fd))
             if entry is not None and self._find(descriptor.identity) is None:
@@ -266,17 +246,15 @@ class Ancestry:
                     self._observe(request.rank, request.path, descriptor, entry)
         # If an ancestor is uv, its lock on an environment counts for the order.
         for path in {request.shown / ".lock" for request, _ in wanted}:
-            with contextlib.suppress(FileNotFoundError, UnusableEnvironment):
-                descriptor = Descriptor(path)
+            with contextlib.suppress(FileNotFoundError, UnusableEnvironment), Descriptor(path) as descriptor:
                 entry = family.get(proc.kernel_name(descriptor.fd))
                 if entry is not None and entry.exclusive and self._find(descriptor.identity) is None:
                     self._observe(Rank.UV, path, descriptor, entry)
-                descriptor.close()
-        return len(self._chain) + len(self._seen) > before
+        return len(self._known) > before
 
     def _observe(self, rank: Rank, path: Path, descriptor: Descriptor, entry: Entry) -> None:
         claim = Claim(rank, entry.exclusive, descriptor.identity, path)
-        self._seen[descriptor.identity] = ObservedClaim(claim, entry.file, entry.pid)
+        self._known.append(Ancestor(entry.pid, (claim,), file=entry.file))
 
     def _follow_note(self, commit: Path, pid: int) -> bool:
         """Find the directory of the ancestor that holds this commit lock through its `owner` note."""
@@ -284,8 +262,7 @@ class Ancestry:
             note = json.loads(commit.with_name(state_directory.OWNER).read_bytes())
             if note["pid"] != pid or note["start"] != proc.start_ticks(pid):
                 return False
-            owner = proc.owner_of(pid)
-            return owner is not None and self._follow(str(note["held"]), {self._user, owner})
+            return self._follow(str(note["held"]), {self._user, proc.owner_of(pid)})
         except (OSError, ValueError, LookupError, TypeError):
             return False
 

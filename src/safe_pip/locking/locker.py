@@ -4,27 +4,28 @@
 the other: gate, then lock, then the gate is let go. A lock is never taken past a held gate, and never upgraded.
 
 **Let go and start over.** If a lock is not granted within a second while another is held, everything is let go. That
-lock alone is waited for and let go, and the scope starts over. The scope also starts over when a path leads to another
-file than the one that was locked, when an ancestor turns out to hold something, and when the process was stopped and
-continued.
+lock alone is waited for and let go, and the scope starts over. It also does when a path leads to another file than the
+one that was locked, when an ancestor turns out to hold something, and when the process was stopped and continued.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from safe_pip import fs
 from safe_pip.errors import NestingRefused, StalePlan
 from safe_pip.locking import flock, state_directory, waiting
 from safe_pip.locking.flock import Descriptor, Identity
-from safe_pip.locking.inheritance import Ancestry, Claim, ClaimsDirectory, ClaimSource
+from safe_pip.locking.inheritance import Ancestor, Ancestry, Claim, ClaimsDirectory
 from safe_pip.locking.order import Rank, Request
 from safe_pip.locking.waiting import Interrupted, LockWait, NotInTime, StartOver, WaitBudget, Waiting
+
+Opened = tuple[Request, Descriptor]
 
 
 class Keep(enum.Enum):
@@ -64,53 +65,35 @@ class Scope:
         self.step = step
         self.keep = keep
         self.is_published = is_published
-        self.granted: list[tuple[Request, Descriptor]] = []
+        self.granted: list[Opened] = []
+        # What child programs must respect: what is granted, and what an outer scope or an ancestor holds already.
         self.claims: list[Claim] = []
-        """What child programs must respect: what is granted, and what an outer scope or an ancestor holds already."""
-        self.sources: list[ClaimSource] = []
+        self.sources: list[Ancestor] = []
         self.is_held = False
-        self._directory: ClaimsDirectory | None = None
-        self._noted: list[Path] = []
+        self.directory: ClaimsDirectory | None = None
 
     def is_inheritance_alive(self) -> bool:
         """Whether the ancestors whose locks this scope uses still hold them."""
         return all(source.is_alive() for source in self.sources)
 
-    def make_claims_directory(self) -> None:
-        """Make what child programs will need. Called before the first lock, so that it is let go before any lock."""
-        if self.is_published and self._directory is None:
-            self._directory = ClaimsDirectory()
-
-    def publish(self) -> None:
-        """Tell child programs, and processes that have to wait, what is held."""
-        if self._directory is not None:
-            self._directory.publish(self.claims)
-            for path in {note for request, _ in self.granted if (note := _note(request)) is not None}:
-                with contextlib.suppress(OSError):  # this user may only read the state directory
-                    fs.replace(path, self._directory.note(), mode=0o644)
-                    self._noted.append(path)
+    def hold(self) -> None:
+        """All locks are granted: tell child programs, and processes that have to wait, what is held."""
+        self.is_held = True
+        if self.directory is not None:
+            gates = {request.gate for request, _ in self.granted if request.exclusive and request.gate is not None}
+            self.directory.publish(self.claims, (gate.with_name(state_directory.OWNER) for gate in gates))
 
     def let_go(self) -> None:
         """Let all locks go, last first; before that, end what child programs rely on."""
         self.is_held = False
-        if self._directory is not None:
-            if self._directory.close():
-                for path in self._noted:
-                    fs.unlink(path)
-            self._directory = None
-        self._noted.clear()
+        if self.directory is not None:
+            self.directory.close()
+            self.directory = None
         for _, descriptor in reversed(self.granted):
             descriptor.close()
         self.granted.clear()
         self.claims.clear()
         self.sources.clear()
-
-
-def _note(request: Request) -> Path | None:
-    """Where to note the holder of this lock for processes that cannot see it in /proc: beside the lock file or gate."""
-    if not request.exclusive or request.gate is None:
-        return None
-    return request.gate.with_name(state_directory.OWNER)
 
 
 class Locker:
@@ -151,7 +134,10 @@ class Locker:
                 budget.rounds += late.rank is Rank.ENVIRONMENT
                 self._let_go()
             except Interrupted as found:
-                self._recover(found)
+                for directory in found.directories:
+                    recovery = Scope(self._recovering(directory))
+                    self.take(recovery, alone=True)
+                    self.close(recovery)
             except flock.Suspended:
                 self._let_go()
                 flock.stop()
@@ -159,13 +145,6 @@ class Locker:
                 self._scopes.append(scope)
                 budget.end()
                 return
-
-    def _recover(self, found: Interrupted) -> None:
-        """Undo what was left unfinished, without the locks of the step that found it."""
-        for directory in found.directories:
-            scope = Scope(self._recovering(directory))
-            self.take(scope, alone=True)
-            self.close(scope)
 
     def close(self, scope: Scope) -> None:
         """Let the locks of `scope` go."""
@@ -181,33 +160,31 @@ class Locker:
         )
 
     def _let_go(self) -> None:
-        for scope in self._scopes:
+        for scope in reversed(self._scopes):
             if scope.keep is not Keep.FIRMLY:
                 scope.let_go()
 
     def _wait_alone(self, request: Request, budget: WaitBudget) -> None:
-        descriptors: list[tuple[Request, Descriptor]] = []
-        try:
-            descriptors.append((request, Descriptor(request.path, writable=_can_write(request))))
-            self._grant(*descriptors[0], descriptors, budget, is_first=request.rank is not Rank.OWNER)
-        except NotInTime:
-            if request.rank is not Rank.OWNER:
-                raise
-            # The owner lives, but its journal may be gone. It may wait for the program that runs this command.
-        except (FileNotFoundError, StartOver):
-            pass  # the path leads to another file now
-        finally:
-            _close(descriptors)
+        # The path may lead to another file by now.
+        with contextlib.suppress(FileNotFoundError, StartOver), _open(request) as descriptor:
+            is_owner = request.rank is Rank.OWNER
+            try:
+                self._grant(request, descriptor, [(request, descriptor)], budget, is_first=not is_owner)
+            except NotInTime:
+                # An owner lives, but its journal may be gone. It may wait for the program that runs this command.
+                if not is_owner:
+                    raise
 
     def _attempt(self, scopes: Sequence[Scope], budget: WaitBudget) -> None:
-        opened: list[tuple[Request, Descriptor, Scope]] = []
+        opened: dict[Identity, tuple[Request, Descriptor, Scope]] = {}
         try:
             self._ancestry.refresh()
             for each in scopes:
-                each.make_claims_directory()
+                if each.is_published and each.directory is None:
+                    each.directory = ClaimsDirectory()  # before the first lock, so that it is let go before any lock
                 for request in each.step.requests():
                     self._open(request, each, opened)
-            ordered = sorted(opened, key=lambda item: (item[0].rank, item[1].identity))
+            ordered = sorted(opened.values(), key=lambda item: (item[0].rank, item[1].identity))
             wanted = [item[:2] for item in ordered]
             for number, (request, descriptor, each) in enumerate(ordered):
                 self._grant(request, descriptor, wanted, budget, is_first=number == 0)
@@ -219,19 +196,22 @@ class Locker:
                 if not (each.step.is_current() and each.is_inheritance_alive()):
                     raise StartOver
             for each in scopes:
-                each.publish()
-                each.is_held = True
+                each.hold()
         except BaseException as error:
-            for each in scopes:
+            for each in reversed(scopes):
                 each.let_go()
-            _close(item[:2] for item in opened)
+            for _, descriptor, _ in opened.values():
+                descriptor.close()
             if isinstance(error, FileNotFoundError):
                 raise StartOver from None  # removed since the plan was made
             raise
 
-    def _open(self, request: Request, scope: Scope, opened: list[tuple[Request, Descriptor, Scope]]) -> None:
-        """Open what has to be locked: not what this process or an ancestor holds already."""
-        descriptor = Descriptor(request.path, writable=_can_write(request))
+    def _open(self, request: Request, scope: Scope, opened: dict[Identity, tuple[Request, Descriptor, Scope]]) -> None:
+        """Open what has to be locked: not what this process or an ancestor holds already.
+
+        A file that two requests name is locked once, in the stronger mode.
+        """
+        descriptor = _open(request)
         try:
             scope.claims.append(Claim(request.rank, request.exclusive, descriptor.identity, request.path))
             if self._is_ours(request, descriptor.identity):
@@ -243,13 +223,15 @@ class Locker:
                 return
             if left.path != request.path:
                 descriptor.close()
-                descriptor = Descriptor(left.path, writable=_can_write(left))
+                descriptor = _open(left)
                 if self._is_ours(left, descriptor.identity):
                     return
                 self._ancestry.refuse_if_held(left, descriptor.identity)
-            _merge(left, descriptor, scope, opened)
+            other, kept, owner = opened.get(descriptor.identity, (left, descriptor, scope))
+            rank, exclusive = min(other.rank, left.rank), other.exclusive or left.exclusive
+            opened[kept.identity] = (other._replace(rank=rank, exclusive=exclusive), kept, owner)
         finally:
-            if all(descriptor is not kept for _, kept, _ in opened):
+            if all(descriptor is not kept for _, kept, _ in opened.values()):
                 descriptor.close()
 
     def _is_ours(self, request: Request, identity: Identity) -> bool:
@@ -260,52 +242,29 @@ class Locker:
         return False
 
     def _grant(
-        self,
-        request: Request,
-        descriptor: Descriptor,
-        wanted: Sequence[tuple[Request, Descriptor]],
-        budget: WaitBudget,
-        *,
-        is_first: bool,
+        self, request: Request, descriptor: Descriptor, wanted: Sequence[Opened], budget: WaitBudget, *, is_first: bool
     ) -> None:
         """Lock one file, through its gate, together with the file that other hosts see."""
-        wait = LockWait(self._ancestry, budget, request, descriptor, wanted)
         kept = {scope.keep for scope in self._scopes if scope.is_held and scope.granted}
+        limit = math.inf
         if self._ancestry.breaks_order(request.rank, descriptor.identity) or Keep.FIRMLY in kept:
-            wait = wait._replace(limit=waiting.OUT_OF_ORDER)
+            limit = waiting.OUT_OF_ORDER
         elif not is_first or kept:
             is_patient = request.rank is Rank.ENVIRONMENT and budget.rounds >= waiting.ROUNDS
             limit = waiting.PATIENT if is_patient else waiting.WHILE_HOLDING
-            wait = wait._replace(limit=limit, starts_over=True)
+        wait = LockWait(self._ancestry, budget, request, descriptor, wanted, limit)
         with contextlib.ExitStack() as gates:
             if request.gate is not None:
                 writable = not request.needs_writing or os.access(request.gate, os.W_OK)
-                gate = Descriptor(request.gate, writable=request.needs_writing and writable)
-                gates.callback(gate.close)
+                gate = gates.enter_context(Descriptor(request.gate, writable=request.needs_writing and writable))
                 wait.wait(gate, exclusive=writable, gate=gate)
             wait.wait(descriptor, exclusive=request.exclusive)
             if request.also is not None:
-                beside = Descriptor(request.also, writable=_can_write(request._replace(path=request.also)))
-                descriptor.close_with(beside)
-                wait.wait(beside, exclusive=request.exclusive)
+                descriptor.beside = _open(request, request.also)
+                wait.wait(descriptor.beside, exclusive=request.exclusive)
 
 
-def _can_write(request: Request) -> bool:
-    return request.needs_writing and os.path.isfile(request.path) and os.access(request.path, os.W_OK)
-
-
-def _merge(
-    request: Request, descriptor: Descriptor, scope: Scope, opened: list[tuple[Request, Descriptor, Scope]]
-) -> None:
-    """Add a request to the opened ones. A file that two of them name is locked once, in the stronger mode."""
-    for number, (other, kept, owner) in enumerate(opened):
-        if kept.identity == descriptor.identity:
-            rank, exclusive = min(other.rank, request.rank), other.exclusive or request.exclusive
-            opened[number] = (other._replace(rank=Rank(rank), exclusive=exclusive), kept, owner)
-            return
-    opened.append((request, descriptor, scope))
-
-
-def _close(descriptors: Iterable[tuple[Request, Descriptor]]) -> None:
-    for _, descriptor in descriptors:
-        descriptor.close()
+def _open(request: Request, path: Path | None = None) -> Descriptor:
+    """Open what is to be locked, or `path` that is locked like it, to write if that is needed and allowed."""
+    path = path or request.path
+    return Descriptor(path, writable=request.needs_writing and os.path.isfile(path) and os.access(path, os.W_OK))

@@ -37,21 +37,18 @@ class Request(NamedTuple):
 
 def environment_lock(tree: Path, *, exclusive: bool) -> Request:
     """The environment lock of `tree`: flock on the directory itself, with a gate if there is a state directory."""
-    gate = also = None
-    if state_directory.has_locks(tree):
-        gate = state_directory.path_of(tree) / state_directory.ENVIRONMENT_GATE
-        beside = state_directory.path_of(tree) / state_directory.ENVIRONMENT
-        also = beside if os.path.lexists(beside) else None
-    on_network = gate is not None and state_directory.is_on_network(tree)
+    if not state_directory.has_locks(tree):
+        return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree))
+    state, on_network = state_directory.path_of(tree), state_directory.is_on_network(tree)
+    also = state / state_directory.ENVIRONMENT if os.path.lexists(state / state_directory.ENVIRONMENT) else None
+    gate = state / state_directory.ENVIRONMENT_GATE
     return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree), gate, also, on_network)
 
 
 def commit_lock(tree: Path, *, exclusive: bool) -> Request:
     """The commit lock of `tree`, which has a state directory."""
-    state = state_directory.path_of(tree)
-    gate = state / state_directory.COMMIT_GATE
-    on_network = state_directory.is_on_network(tree)
-    path = state / state_directory.COMMIT
+    state, on_network = state_directory.path_of(tree), state_directory.is_on_network(tree)
+    path, gate = state / state_directory.COMMIT, state / state_directory.COMMIT_GATE
     return Request(Rank.COMMIT, path, exclusive, shown_name(tree), gate, needs_writing=on_network)
 
 

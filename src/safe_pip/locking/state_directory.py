@@ -23,18 +23,14 @@ ENVIRONMENT = "environment"
 ENVIRONMENT_GATE = "environment.gate"
 OWNER = "owner"
 # What a transaction has here: the names begin with its identifier, and end with one of these.
-OWNER_FILE = ".owner"
-"""Locked as long as the process of the transaction lives."""
-JOURNAL = ".journal"
-"""A change that is not committed."""
-COMMITTED = ".committed"
-"""The journal from the commit point on, until nothing is left to do."""
-MARK = ".home"
-"""Leads to the state directory with the journal of a change of this directory."""
+OWNER_FILE = ".owner"  # locked as long as the process of the transaction lives
+JOURNAL = ".journal"  # a change that is not committed
+COMMITTED = ".committed"  # the journal from the commit point on, until nothing is left to do
+MARK = ".home"  # leads to the state directory with the journal of a change of this directory
 
 _ALWAYS = (COMMIT, COMMIT_GATE, ENVIRONMENT_GATE)
+# All that is in the state directory of a tree at which no command is at work.
 LOCKS = frozenset({*_ALWAYS, ENVIRONMENT, OWNER})
-"""All that is in the state directory of a tree at which no command is at work."""
 # A directory on these can be locked only locally; a file in it is locked on the server.
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs"}
 

@@ -1,5 +1,6 @@
 """One wait: how long it may last, when the user is told of it, and what ends it."""
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,10 +70,9 @@ class WaitBudget:
         self._waiting = waiting
         self.timeout = timeout
         self.begun = time.monotonic()
-        self.deadline = None if timeout is None else self.begun + timeout
+        self.deadline = math.inf if timeout is None else self.begun + timeout
         self.next_message = self.begun + FIRST_MESSAGE
-        self.rounds = 0
-        """How often everything was let go because an environment lock was not granted in time."""
+        self.rounds = 0  # in which everything was let go because an environment lock was not granted in time
         self._told: Wait | None = None
 
     def elapsed(self) -> float:
@@ -92,8 +92,8 @@ class WaitBudget:
 class LockWait(NamedTuple):
     """Waiting for one lock and what belongs to it.
 
-    `limit`: the seconds that it may take, whatever the user allows. `starts_over`: then everything is let go and the
-    scope starts over (`NotInTime`); else it is an error.
+    `limit`: the seconds that it may take, whatever the user allows. Then everything is let go and the scope starts over
+    (`NotInTime`), but for OUT_OF_ORDER: that is an error.
     """
 
     ancestry: Ancestry
@@ -101,8 +101,7 @@ class LockWait(NamedTuple):
     request: Request
     descriptor: Descriptor
     wanted: Sequence[tuple[Request, Descriptor]]
-    limit: float | None = None
-    starts_over: bool = False
+    limit: float
 
     def wait(self, descriptor: Descriptor, *, exclusive: bool, gate: Descriptor | None = None) -> None:
         """Return when `descriptor` is locked and its path still leads to it; else raise."""
@@ -113,56 +112,38 @@ class LockWait(NamedTuple):
 
     def _wait(self, descriptor: Descriptor, exclusive: bool, gate: Descriptor | None) -> None:
         begun = time.monotonic()
-        self._learn()
+        deadline = self.budget.deadline if gate is None else max(self.budget.deadline, begun + AT_GATE)
+        until = min(deadline, begun + self.limit)
         while True:
-            now = time.monotonic()
-            until, is_limit = self._until(begun, is_gate=gate is not None)
-            if until is not None and now >= until:
-                self._give_up(is_limit, gate)
-            wake = self.budget.next_message if until is None else min(self.budget.next_message, until)
+            if self.ancestry.learn(self.wanted):
+                raise StartOver  # an ancestor turns out to hold one of the locks
+            if (now := time.monotonic()) >= self.budget.next_message:
+                self.budget.tell(self._event(gate))
+            if now >= until:
+                self._give_up(gate, is_limit=until < deadline)
+            wake = min(self.budget.next_message, until)
             if wake > now and flock.wait_lock(descriptor, exclusive=exclusive, seconds=wake - now):
                 return
-            if time.monotonic() >= self.budget.next_message:
-                self._learn()
-                self.budget.tell(self._event(gate))
-
-    def _learn(self) -> None:
-        """Start over if an ancestor turns out to hold one of the locks."""
-        if self.ancestry.learn(self.wanted):
-            raise StartOver
-
-    def _until(self, begun: float, *, is_gate: bool) -> tuple[float | None, bool]:
-        deadline = self.budget.deadline
-        if deadline is not None and is_gate:
-            deadline = max(deadline, begun + AT_GATE)
-        if self.limit is not None and (deadline is None or begun + self.limit < deadline):
-            return begun + self.limit, True
-        return deadline, False
 
     def _event(self, gate: Descriptor | None) -> Wait:
         found = holders.holders(self.descriptor.fd, None if gate is None else gate.fd)
         if not found and self.request.gate is not None:
             # No holder can be seen from this pid namespace; an exclusive holder left a note.
-            noted = inheritance.noted(self.request.gate.with_name(state_directory.OWNER))
-            found = () if noted is None else (noted,)
+            found = tuple(filter(None, [inheritance.noted(self.request.gate.with_name(state_directory.OWNER))]))
         return Wait(self.request.shown, self.request.exclusive, found, self.budget.elapsed())
 
-    def _give_up(self, is_limit: bool, gate: Descriptor | None) -> None:
-        if is_limit and self.starts_over:
+    def _give_up(self, gate: Descriptor | None, *, is_limit: bool) -> None:
+        if is_limit and self.limit != OUT_OF_ORDER:
             raise NotInTime(self.request)
         event = self._event(gate)
         mode = "exclusive" if event.exclusive else "shared"
         names = [f"`{holder.command}` (pid {holder.pid})" for holder in event.holders if not holder.is_waiting]
         shares = any(not holder.exclusive for holder in event.holders)
         by = f", {'shared' if shares else 'held'} by {' and '.join(names)}" if names else ""
-        if is_limit:
-            raise LockTimeout(
-                f"gave up after {OUT_OF_ORDER:g} s waiting for the {mode} lock on `{event.path}`{by}: "
-                "what runs this command holds a lock that the other one may be waiting for",
-            )
-        if not self.budget.timeout:
+        seconds = OUT_OF_ORDER if is_limit else self.budget.timeout
+        if not seconds:
             raise LockTimeout(f"the {mode} lock on `{event.path}` is not free{by}")
-        raise LockTimeout(
-            f"gave up after {self.budget.timeout:g} s waiting for the {mode} lock on `{event.path}`{by}",
-            hint="Set SAFE_PIP_LOCK_TIMEOUT to wait longer",
-        )
+        text = f"gave up after {seconds:g} s waiting for the {mode} lock on `{event.path}`{by}"
+        if is_limit:
+            raise LockTimeout(f"{text}: what runs this command holds a lock that the other one may be waiting for")
+        raise LockTimeout(text, hint="Set SAFE_PIP_LOCK_TIMEOUT to wait longer")

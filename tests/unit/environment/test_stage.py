@@ -773,10 +773,6 @@ def wheel(path: Path, size: int) -> Path:
     return path
 
 
-def test_what_wheels_need_is_the_size_of_their_files(tmp_path: Path) -> None:
-    assert space.needed([wheel(tmp_path / "a.whl", 100_000), wheel(tmp_path / "b.whl", 1)]) == 100_021
-
-
 def test_wheels_for_which_there_is_no_room_are_refused_before_they_are_unpacked(
     tmp_path: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

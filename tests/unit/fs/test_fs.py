@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,12 +39,10 @@ def place(path: Path) -> Iterator[fs.Directory]:
 @pytest.fixture
 def without_flags(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a kernel, a C library or a filesystem has to say of renames with flags."""
-    fs.load()
     if request.param == "none":
-        monkeypatch.setattr(rename, "_call", None)
+        monkeypatch.setattr(rename, "load", lambda: None)
     elif request.param != "all":
-        monkeypatch.setattr(rename, "_call", lambda *arguments: -1)
-        monkeypatch.setattr(rename, "_get_errno", lambda: getattr(errno, request.param))
+        monkeypatch.setattr(rename, "load", lambda: (lambda *arguments: -1, lambda: getattr(errno, request.param)))
 
 
 every_kernel = pytest.mark.parametrize("without_flags", ["all", "none", "EINVAL", "ENOSYS", "EPERM"], indirect=True)
@@ -278,16 +277,13 @@ def test_where_directories_can_be_exchanged_that_is_found_out(path: Path, place:
 def test_a_filesystem_that_only_says_that_it_exchanged_is_not_believed(
     place: fs.Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fs.load()
-    monkeypatch.setattr(rename, "_call", lambda *arguments: 0)
+    monkeypatch.setattr(rename, "load", lambda: (lambda *arguments: 0, int))
     assert not fs.can_exchange(place)
 
 
 def test_an_interrupted_rename_is_done_again(place: fs.Directory, monkeypatch: pytest.MonkeyPatch) -> None:
-    fs.load()
     answers = iter([-1, -1, 0])
-    monkeypatch.setattr(rename, "_call", lambda *arguments: next(answers))
-    monkeypatch.setattr(rename, "_get_errno", lambda: errno.EINTR)
+    monkeypatch.setattr(rename, "load", lambda: (lambda *arguments: next(answers), lambda: errno.EINTR))
     fs.move(place, "file", place, "new")
     assert next(answers, None) is None
 
@@ -301,8 +297,8 @@ def test_a_c_library_without_the_function_is_passed_by(place: fs.Directory, monk
 
     if os.uname().machine not in rename._NUMBERS:
         pytest.skip(f"the number of the system call is not known for {os.uname().machine}")
-    fs.load()
-    monkeypatch.setattr(rename, "_call", rename._find(OldLibrary()))
+    monkeypatch.setattr(ctypes, "CDLL", lambda *args, **more: OldLibrary)
+    monkeypatch.setattr(rename, "load", rename.load.__wrapped__)
     inode = place.stat("directory").st_ino
     fs.exchange(place, "directory", place, "full")
     assert place.stat("full").st_ino == inode
@@ -312,12 +308,14 @@ def test_a_c_library_without_the_function_is_passed_by(place: fs.Directory, monk
 
 def test_an_unknown_machine_type_has_no_such_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "", "", "", "pdp11")))
-    assert rename._find(object()) is None
+    monkeypatch.setattr("ctypes.CDLL", lambda *args, **more: types.SimpleNamespace(syscall=print))
+    assert rename.load.__wrapped__() is None
 
 
 def test_a_c_library_without_any_system_call_has_no_such_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "", "", "", "x86_64")))
-    assert rename._find(object()) is None
+    monkeypatch.setattr("ctypes.CDLL", lambda *args, **more: object())
+    assert rename.load.__wrapped__() is None
 
 
 # Files and directories
@@ -461,7 +459,7 @@ def test_every_function_that_changes_a_disk_is_among_those_that_are_tried_here()
         for name, value in vars(module).items()
         if name[0].islower() and getattr(value, "__module__", "").startswith("safe_pip.fs")
     }
-    assert ours - {"handed_on", "is_no_directory", "load", "temporary_directory"} == set(CHANGES)
+    assert ours - {"handed_on", "is_no_directory", "load"} == set(CHANGES)
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)

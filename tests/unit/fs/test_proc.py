@@ -49,7 +49,8 @@ def test_a_name_with_blanks_and_parentheses_hides_no_field(tmp_path: Path, monke
             "stat": "cpu 1\nbtime 1000\n",
         },
     )
-    assert proc.ancestors(9) == [8]
+    monkeypatch.setattr(os, "getpid", lambda: 9)
+    assert proc.ancestors() == [8]
     assert proc.state(9) == "T"
     assert proc.command(9) == "make -j 'two words' '?'"
     assert proc.start_ticks(9) == 22
@@ -58,7 +59,7 @@ def test_a_name_with_blanks_and_parentheses_hides_no_field(tmp_path: Path, monke
 def test_without_proc_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proc, "_PROC", tmp_path / "missing")
     assert proc.ancestors() == []
-    assert proc.process(1) == (1, "", None)
+    assert (proc.command(1), proc.started(1)) == ("", None)
     assert proc.filesystem_type(tmp_path) == ""
     assert proc.mount_points() == frozenset()
 

@@ -13,7 +13,7 @@ import pytest
 
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.locking import flock
-from safe_pip.locking.flock import Descriptor, is_locked, own_descriptors, try_lock, wait_lock, wait_turn
+from safe_pip.locking.flock import Descriptor, is_locked, own_descriptors, poll_lock, try_lock, wait_lock
 
 
 @pytest.fixture
@@ -160,9 +160,9 @@ def test_a_wait_ends_when_the_lock_is_let_go(file: Path) -> None:
 def test_a_turn_comes_when_it_is_let_go_or_not_in_time(file: Path) -> None:
     with opened(file, file) as (first, second):
         try_lock(first, exclusive=True)
-        assert not wait_turn(second, seconds=0.01)
+        assert not poll_lock(second, exclusive=True, seconds=0.01)
         threading.Timer(0.05, first.close).start()
-        assert wait_turn(second, seconds=60)
+        assert poll_lock(second, exclusive=True, seconds=60)
 
 
 def test_another_thread_than_the_main_one_can_wait_too(file: Path) -> None:

@@ -11,11 +11,11 @@ from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple
 
-from safe_pip import __version__
+from safe_pip import __version__, fs
 from safe_pip.commands import VERBS
 from safe_pip.environment.environment import Environment
 from safe_pip.environment.transaction import Transaction
-from safe_pip.errors import Replaced, SafePipError, StalePlan, UnusableEnvironment, UsageError
+from safe_pip.errors import NO_WORKING_DIRECTORY, Replaced, SafePipError, StalePlan, UnusableEnvironment, UsageError
 from safe_pip.launch import frozen_pip, isolation, settings
 from safe_pip.launch.fast_start import FastStart
 from safe_pip.launch.restart import LAST, Attempt
@@ -106,9 +106,11 @@ def _run_verb(line: CommandLine, verb: str, rest: tuple[str, ...], chosen: setti
     try:
         return options.run(verb, list(rest), chosen, Reporter(), python)
     except OSError as error:
-        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise
-        raise UnusableEnvironment(f"`{error.filename}` cannot be used: {error.strerror}") from error
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise UnusableEnvironment(f"`{error.filename}` cannot be used: {error.strerror}") from error
+        if error.errno == errno.ENOENT and not fs.has_working_directory():
+            raise UnusableEnvironment(NO_WORKING_DIRECTORY) from error
+        raise
 
 
 def _run_pip(line: CommandLine, chosen: settings.Settings, attempt: Attempt) -> int:

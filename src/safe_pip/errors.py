@@ -6,6 +6,8 @@ passes through its install command as its own ("Could not install packages due t
 
 import enum
 
+NO_WORKING_DIRECTORY = "the working directory was removed"
+
 
 class State(enum.Enum):
     """What is true of the environment when an error is shown."""

@@ -104,6 +104,33 @@ def test_a_working_directory_that_vanished_is_no_obstacle(env):
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
 
 
+@pytest.mark.parametrize(
+    "args",
+    ["uninstall -y aproject", "merge x --into y", "unmerge m", "venv x", "doctor --env x", "run --env x -- true"],
+)
+def test_a_working_directory_that_vanished_is_named_where_a_path_needs_it(env, args):
+    env.add_to_index(A1)
+    gone = env.directory / "gone"
+    command = f"mkdir {gone} && cd {gone} && rmdir {gone} && exec {' '.join(env.command(*args.split()))}"
+    done = subprocess.run(["sh", "-c", command], env=env.variables, capture_output=True, text=True)
+    refused = "safe-pip: error: the working directory was removed. Nothing was changed\n"
+    assert (done.returncode, done.stderr) == (78, refused)
+
+
+def test_no_text_is_read_in_an_encoding_that_depends_on_the_locale(env):
+    env.add_to_index(A1)
+    variables = {**env.variables, "PYTHONWARNDEFAULTENCODING": "1", "PYTHONWARNINGS": "always::EncodingWarning"}
+    for args in (
+        *("install aproject", "list", "freeze", "check", "status", "doctor", "adopt", "unadopt", "run -- true"),
+        *("venv made", "install --force-reinstall aproject", "uninstall -y aproject"),
+    ):
+        done = subprocess.run(
+            env.command(*args.split()), env=variables, cwd=env.directory, capture_output=True, text=True
+        )
+        ours = [line for line in done.stderr.splitlines() if "EncodingWarning" in line and "safe_pip" in line]
+        assert (done.returncode, ours) == (0, []), done.stderr
+
+
 DAMAGES = {
     "no METADATA": lambda info: (info / "METADATA").unlink(),
     "no RECORD": lambda info: (info / "RECORD").unlink(),

@@ -78,7 +78,7 @@ class Interpreter:
         """Start it and ask; raises `UnusableEnvironment` if it gives no answer."""
         command = [os.fspath(executable), "-I", "-c", _QUESTION]
         try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
             return cls(command[0], *json.loads(done.stdout))
         except (OSError, ValueError, TypeError) as error:
             raise UnusableEnvironment(f"`{command[0]}` is not a Python interpreter that runs") from error

@@ -14,6 +14,7 @@ from safe_pip.fs.files import sync as sync
 from safe_pip.fs.files import sync_tree as sync_tree
 from safe_pip.fs.files import write_new as write_new
 from safe_pip.fs.paths import copy_whole as copy_whole
+from safe_pip.fs.paths import has_working_directory as has_working_directory
 from safe_pip.fs.paths import is_no_directory as is_no_directory
 from safe_pip.fs.paths import link_or_copy as link_or_copy
 from safe_pip.fs.paths import make_directories as make_directories

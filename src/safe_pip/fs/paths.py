@@ -69,6 +69,15 @@ def make_private_directory(parent: Path | None = None, prefix: str = "safe-pip-"
         return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
 
 
+def has_working_directory() -> bool:
+    """Whether the directory that this process works in exists: another process may have removed it."""
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
+
+
 def remove_tree(path: Path) -> None:
     """Remove the directory `path` and all below it as far as permissions allow. Never raises."""
     with contextlib.suppress(OSError):
@@ -166,11 +175,17 @@ def set_access(path: Path, mode: int, *, group: int, owner: int | None = None) -
 
 
 def unnamed_file(content: bytes) -> int:
-    """A descriptor, at its start, of a file with `content` and no name: it is gone with its last descriptor."""
-    with Changing("create", os.path.join(tempfile.gettempdir(), "*")), tempfile.TemporaryFile() as file:
-        file.write(content)
-        file.flush()
-        descriptor = os.dup(file.fileno())
+    """A descriptor, at its start, of a file with `content` and no name: it is gone with its last descriptor.
+
+    On Linux it lies in memory, so that a full disk does not matter (memfd_create(2)).
+    """
+    with Changing("create", os.path.join(os.sep, "*")):
+        if sys.platform == "linux":
+            descriptor = os.memfd_create("safe-pip")
+        else:
+            with tempfile.TemporaryFile() as file:
+                descriptor = os.dup(file.fileno())
+        files.write_all(descriptor, content)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
 

@@ -88,14 +88,14 @@ class Attempt(NamedTuple):
         if start.executable is None:
             raise UnusableEnvironment("this interpreter does not know its own path, so the command cannot start again")
         state = {**self._asdict(), "answered": sorted(self.answered), "inputs": dict(self.inputs)}
-        descriptor = fs.unnamed_file(json.dumps(state).encode())
-        os.set_inheritable(descriptor, True)
-        if start.directory is not None:
-            os.chdir(start.directory)
-        if sys.platform != "win32":
-            signal.pthread_sigmask(signal.SIG_SETMASK, start.signal_mask)
-        variables = {**start.environ, _VARIABLE: str(descriptor)}
         try:
+            descriptor = fs.unnamed_file(json.dumps(state).encode())
+            os.set_inheritable(descriptor, True)
+            if start.directory is not None:
+                os.chdir(start.directory)
+            if sys.platform != "win32":
+                signal.pthread_sigmask(signal.SIG_SETMASK, start.signal_mask)
+            variables = {**start.environ, _VARIABLE: str(descriptor)}
             os.execve(start.executable, [start.executable, *start.argv[1:]], variables)
         except OSError as error:
             raise UnusableEnvironment(f"`{start.executable}` could not be started again: {error.strerror}") from error

@@ -153,10 +153,10 @@ class _Keyring:
         question = json.dumps({"url": url, "username": username, "password": password})
         with self._transaction.environment.building():
             answered = subprocess.run(
-                [sys.executable, "-c", _ASK_KEYRING], input=question, stdout=subprocess.PIPE, text=True, check=False
+                [sys.executable, "-c", _ASK_KEYRING], input=question.encode(), stdout=subprocess.PIPE, check=False
             )
         try:
-            answer: dict[str, Any] = json.loads(answered.stdout.rpartition("\n")[2])
+            answer: dict[str, Any] = json.loads(answered.stdout.rpartition(b"\n")[2])
         except ValueError:
             answer = {"failed": f"it ended with status {answered.returncode}"}
         if "missing" in answer:

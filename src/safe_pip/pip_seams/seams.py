@@ -16,8 +16,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from safe_pip import fs
 from safe_pip.environment.transaction import Transaction
-from safe_pip.errors import NestingRefused, Replaced, SafePipError, UsageError
+from safe_pip.errors import (
+    NO_WORKING_DIRECTORY,
+    NestingRefused,
+    Replaced,
+    SafePipError,
+    UnusableEnvironment,
+    UsageError,
+)
 from safe_pip.fs.rename import load as load_rename
 from safe_pip.launch import isolation
 from safe_pip.launch.restart import RESERVING, RUNNER, Attempt
@@ -51,7 +59,7 @@ def preload() -> None:
 
     Not every platform has all of it.
     """
-    for name in ("safe_pip.journal.recovery", "pwd", "py_compile", "resource", "shlex"):
+    for name in ("safe_pip.journal.recovery", "pwd", "py_compile", "shlex"):
         with suppress(ImportError):
             importlib.import_module(name)
     load_rename()
@@ -177,7 +185,9 @@ class Seams:
         except SafePipError as error:
             self.error = transaction.error or error
             return self.error.exit_status
-        except Exception:
+        except Exception as error:
+            if isinstance(error, FileNotFoundError) and not fs.has_working_directory():
+                transaction.error = transaction.error or UnusableEnvironment(NO_WORKING_DIRECTORY)
             if transaction.error is None:
                 raise
             self.error = transaction.error  # pip took it for something else: a failed build

@@ -3,7 +3,7 @@
 A process that finds a wheel neither prepared nor being prepared takes its mutex and prepares it. If the wheel is being
 prepared, the process goes on with its other wheels and comes back. It holds no mutex while it waits, so there are no
 deadlocks. If it sees that nothing happens (`Heartbeat`), it prepares the wheel aside; of two entries the second one is
-discarded. `resource` is imported where it is used: Windows has none.
+discarded.
 """
 
 from __future__ import annotations
@@ -261,12 +261,8 @@ class Preparing:
 
 def _most_held() -> int:
     """As many entries as leave a process three quarters of its descriptors; each entry takes one."""
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return sys.maxsize if most == resource.RLIM_INFINITY else most // 4
+    most = os.sysconf("SC_OPEN_MAX") if sys.platform != "win32" else 0
+    return sys.maxsize if most < 0 else most // 4
 
 
 def _granted(descriptor: flock.Descriptor, seconds: float) -> bool:

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -452,6 +453,12 @@ CHANGES: dict[str, Callable[[fs.Directory], object]] = {
 }
 
 
+def test_a_file_without_a_name_needs_no_temporary_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with open(fs.unnamed_file(b"content"), "rb") as file:
+        assert file.read() == b"content"
+
+
 def test_every_function_that_changes_a_disk_is_among_those_that_are_tried_here() -> None:
     ours = {
         name
@@ -459,7 +466,7 @@ def test_every_function_that_changes_a_disk_is_among_those_that_are_tried_here()
         for name, value in vars(module).items()
         if name[0].islower() and getattr(value, "__module__", "").startswith("safe_pip.fs")
     }
-    assert ours - {"handed_on", "is_no_directory", "load"} == set(CHANGES)
+    assert ours - {"handed_on", "has_working_directory", "is_no_directory", "load"} == set(CHANGES)
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)

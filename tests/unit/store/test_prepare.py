@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -55,6 +56,11 @@ def test_a_process_without_competitors_gets_its_turn_at_once_and_leaves_nothing(
     turn.close()
     process.show_progress()
     assert is_free(store)
+
+
+def test_the_limit_of_descriptors_is_known_where_python_has_no_module_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert prepare._most_held() > 0
 
 
 def test_an_install_of_something_else_is_not_waited_for(store: Store) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from safe_pip.errors import RecoveryNeeded
 from safe_pip.journal import owner, recovery
-from safe_pip.journal.pending import Unfinished
+from safe_pip.journal.recovery import Unfinished
 from safe_pip.locking import holders, inheritance, order, state_directory
 from safe_pip.locking.holders import Entry, Holder, View
 from safe_pip.locking.state_directory import COMMITTED, JOURNAL, OWNER_FILE

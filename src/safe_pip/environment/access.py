@@ -1,6 +1,6 @@
 """Which locks each kind of access to an environment takes, and what it makes on disk before.
 
-`journal.pending` and `journal.recovery` are imported inside functions: only a command that meets a journal needs them.
+`journal.recovery` is imported inside functions: only a command that meets a journal needs it.
 That happens in `on_grant`, while a lock keeps safe-pip itself as it is.
 """
 
@@ -19,7 +19,7 @@ from safe_pip.locking.order import Request
 from safe_pip.locking.waiting import Interrupted
 
 if TYPE_CHECKING:
-    from safe_pip.journal.pending import Unfinished
+    from safe_pip.journal.recovery import Unfinished
 
 # A process holds the lock on a state directory for microseconds while it looks. If it is stopped just then, others wait
 # so many seconds for it.
@@ -115,9 +115,9 @@ def look_for_journals(directories: Iterable[Path]) -> None:
     """Raise `Interrupted` if a change was left unfinished: it is undone before anything is read or written."""
     found = tuple(filter(state_directory.has_journal, directories))
     if found:
-        from safe_pip.journal import pending
+        from safe_pip.journal import recovery
 
-        found = tuple(filter(pending.find, found))
+        found = tuple(filter(recovery.find, found))
         if found:
             raise Interrupted(found)
 
@@ -183,12 +183,12 @@ class Recovering(Step):
         self._unfinished: Unfinished | None = None
 
     def requests(self) -> Iterator[Request]:
-        from safe_pip.journal import pending
+        from safe_pip.journal import recovery
 
         self._unfinished = None
-        for unfinished in pending.find(self._directory):
+        for unfinished in recovery.find(self._directory):
             try:
-                journal = pending.read(unfinished)
+                journal = recovery.read(unfinished)
             except FileNotFoundError:
                 continue  # another process has undone it
             self._unfinished = unfinished
@@ -198,7 +198,7 @@ class Recovering(Step):
             for directory in map(Path, journal.directories):
                 if directory.is_dir():
                     yield order.shared_directory(directory)
-            yield order.owner_lock(pending.owner_file(unfinished), unfinished.home)
+            yield order.owner_lock(unfinished.owner_file, unfinished.home)
             return
 
     def on_grant(self) -> None:

@@ -1,7 +1,7 @@
 """Carrying out a journaled plan under the locks: the operations, the commit point, and the way back.
 
 The journal is renamed into place before the first operation, and to `committed` after the last one: at that instant the
-transaction is committed. If this process stops before it, the next command undoes what was done.
+transaction is committed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 
 from safe_pip import fs
 from safe_pip.errors import CommitFailed, State, UnusableEnvironment
+from safe_pip.fs import Directory
 from safe_pip.journal import finish, parts
 from safe_pip.journal.directories import OpenDirectories, Refused
 from safe_pip.journal.undo import undo
@@ -70,9 +71,14 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
     """
     with _held_back(), _opened(journal) as directories:
         _validate(journal, plan)
+        state, private = directories.parts[0][:2]
+        assert state is not None
+        assert private is not None
+        published = f"{journal.identifier}{JOURNAL}"
         try:
-            _rename(directories, parts.JOURNAL, JOURNAL)
-            _sync_state(directories, durable=durable)
+            fs.move(private, parts.JOURNAL, state, published)
+            if durable:
+                fs.sync(state)
         except OSError as error:
             raise _failed(error, State.UNCHANGED) from error
         done = 0
@@ -84,15 +90,16 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
                     _do(directories, operation)
             if durable:
                 directories.sync()
-            _rename(directories, JOURNAL, COMMITTED)
+            fs.move(state, published, state, f"{journal.identifier}{COMMITTED}")
         except BaseException as error:
-            _undo(directories, done, durable=durable)
+            _undo(directories, state, done, durable=durable)
             if isinstance(error, OSError):
                 raise _translated(error, journal, done - 1) from error
             raise
         # It is committed. What fails from here on is tried again when the stage is closed, or by a sweep.
         try:
-            _sync_state(directories, durable=durable)
+            if durable:
+                fs.sync(state)
         except OSError as error:
             raise _failed(error, State.COMMITTED) from error
         new: Collection[str] = ()
@@ -103,22 +110,6 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
             finish.seal(directories, new)
             if durable and any(operation.kind.is_late for operation in journal.operations):
                 directories.sync()
-
-
-def _rename(directories: OpenDirectories, old: str, new: str) -> None:
-    """Rename the journal, in the state directory or from the private directory into it."""
-    state, private = directories.parts[0].state, directories.parts[0].private
-    assert state is not None
-    assert private is not None
-    source, name = (private, old) if old == parts.JOURNAL else (state, directories.journal.identifier + old)
-    fs.move(source, name, state, directories.journal.identifier + new)
-
-
-def _sync_state(directories: OpenDirectories, *, durable: bool) -> None:
-    """Have the disk hold the name that the journal has by now."""
-    state = directories.parts[0].state
-    if durable and state is not None:
-        fs.sync(state)
 
 
 def _opened(journal: Journal) -> OpenDirectories:
@@ -165,10 +156,8 @@ def _do(directories: OpenDirectories, operation: Operation) -> None:
         fs.move(*staged.to(live))
 
 
-def _undo(directories: OpenDirectories, done: int, *, durable: bool) -> None:
+def _undo(directories: OpenDirectories, state: Directory, done: int, *, durable: bool) -> None:
     """Undo the first `done` operations, of which the last may have failed half way, and withdraw the journal."""
-    state = directories.parts[0].state
-    assert state is not None
     try:
         for operation in reversed(directories.journal.operations[:done]):
             undo(directories, operation)
@@ -178,7 +167,8 @@ def _undo(directories: OpenDirectories, done: int, *, durable: bool) -> None:
     except OSError as error:
         raise _failed(error, State.UNFINISHED) from error
     with suppress(OSError):  # undoing it once more does no harm
-        _sync_state(directories, durable=durable)
+        if durable:
+            fs.sync(state)
 
 
 def _translated(error: OSError, journal: Journal, at: int) -> Exception:

@@ -1,7 +1,6 @@
 """What is left to do once a transaction is committed: take markers off, restore unplanned files, remove what is empty.
 
-The process that committed does it; if it dies, the next command does. Nothing here undoes anything, and all of it may
-be interrupted and done again.
+The process that committed does it; if it dies, the next command does. All of it may be interrupted and done again.
 """
 
 import contextlib
@@ -76,10 +75,7 @@ def seal(directories: OpenDirectories, new: Collection[str]) -> None:
 
 
 def remove_emptied(directories: OpenDirectories) -> None:
-    """Remove the directories that are empty now and could not be moved; what the disk refuses stays.
-
-    An empty dist-info would pass for a distribution.
-    """
+    """Remove the directories that are empty now and could not be moved; what the disk refuses stays."""
     for operation in directories.journal.operations:
         if operation.kind is Kind.TIDY:
             with contextlib.suppress(OSError, Refused):  # not empty, most of all
@@ -166,9 +162,8 @@ def _make_like(like: os.stat_result, private: Directory, target: Directory, name
 
 def _old_directory(directories: OpenDirectories, operation: Operation) -> Location | None:
     """Where the directory is that the operation took from its place."""
-    if operation.kind not in (Kind.EXCHANGE, Kind.SWAP, Kind.REMOVE):
-        return None
-    if operation.old is None or not stat.S_ISDIR(operation.old.mode):
+    is_moved = operation.kind in (Kind.EXCHANGE, Kind.SWAP, Kind.REMOVE)
+    if not is_moved or operation.old is None or not stat.S_ISDIR(operation.old.mode):
         return None
     return directories.staged(operation) if operation.kind is Kind.EXCHANGE else directories.trash(operation)
 

@@ -1,8 +1,8 @@
 """What a transaction has on disk beside its journal and its owner file: private directories and marks.
 
-`<directory>/.safe-pip/<identifier>` is a *part*: one on each filesystem that the transaction touches, the first in its
-home. `<identifier>.home`, in the state directory of anything else that it changes, is a *mark*: it leads a process that
-locks only that directory to the journal. Both are noted in the owner file before they are made.
+`<directory>/.safe-pip/<identifier>` is a *part*: one on each filesystem, the first in the home. `<identifier>.home`, in
+the state directory of anything else that is changed, is a *mark*: it leads a process that locks only that directory to
+the journal. Both are noted in the owner file before they are made.
 """
 
 from __future__ import annotations
@@ -63,20 +63,15 @@ def make_mark(owner: Owner, home: str, directory: str, *, is_tree: bool) -> None
 
 def named_home(directory: Directory, name: str) -> str | None:
     """The home that a mark, or the note in a part, names; None if it is none, or gone."""
-    try:
-        if not 0 < directory.stat(name).st_size <= _LONGEST:
-            return None
-        content = os.fsdecode(directory.read(name))
-    except OSError:
-        return None
+    content = ""
+    with suppress(OSError):
+        if directory.stat(name).st_size <= _LONGEST:
+            content = os.fsdecode(directory.read(name))
     return content[:-1] if content.endswith("\n") and os.path.isabs(content) else None
 
 
 def share(parts: Iterable[str], home: str, roots: Iterable[str], inside: Iterable[str]) -> None:
-    """Let the group that shares `home` and all `roots`, if one does, undo what the parts are for.
-
-    `inside` are the directories in the stages that something moves out of.
-    """
+    """Let a group that shares `home` and all `roots` undo what moves out of the directories `inside` the parts."""
     like = os.stat(home)
     writer = Writer.of(like, like, tuple(map(os.stat, roots)))
     if writer is None or writer.group is None:

@@ -20,7 +20,7 @@ from safe_pip.journal.codec import is_identifier
 from safe_pip.journal.directories import Refused, is_accepted, open_state
 from safe_pip.journal.owner import Owner, read
 from safe_pip.journal.parts import HOME_NOTE, named_home
-from safe_pip.journal.pending import Unfinished
+from safe_pip.journal.recovery import Unfinished
 from safe_pip.locking import flock, state_directory
 from safe_pip.locking.state_directory import COMMITTED, JOURNAL, LOCKS, MARK, OWNER_FILE
 

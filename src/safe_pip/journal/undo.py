@@ -31,18 +31,19 @@ from safe_pip.records import is_bytecode
 
 
 class Observed(NamedTuple):
-    """What is at the three places of an operation."""
+    """What is at the three places of an operation.
+
+    `is_marked`: the directory at `live` carries the marker, so it is the new one; `is_changed`: another program has
+    written in it since it came there. `is_reachable` is False if something above `live` is no directory.
+    """
 
     live: Seen | None = None
     staged: Seen | None = None
     trash: Seen | None = None
     is_marked: bool = False
-    """Whether the directory at `live` carries the marker, so that it is the new one."""
     is_staged_marked: bool = False
     is_changed: bool = False
-    """Whether another program has written in the new directory since it came to `live`."""
     is_reachable: bool = True
-    """False if something above `live` is no directory."""
 
 
 class Action(enum.Enum):
@@ -57,11 +58,8 @@ class Action(enum.Enum):
     LEAVE = "leave it as it is, and say so"
 
 
-class Step(NamedTuple):
-    """One action of a recovery."""
-
-    operation: Operation
-    action: Action
+Step = tuple[Operation, Action]
+"""One action of a recovery."""
 
 
 def decide(journal: Journal, see: Callable[[Operation], Observed], *, keep: bool = False) -> tuple[Step, ...]:
@@ -81,7 +79,7 @@ def decide(journal: Journal, see: Callable[[Operation], Observed], *, keep: bool
         if is_bytecode(operation.path) or is_as_left(operation, observed):
             steps += steps_of(operation, observed)
         elif keep or is_shared(journal, path):
-            steps.append(Step(operation, Action.LEAVE))
+            steps.append((operation, Action.LEAVE))
         else:
             refused.append(f"`{path}` was changed by another program since")
     if refused:
@@ -110,11 +108,11 @@ def steps_of(operation: Operation, observed: Observed) -> Iterator[Step]:
         (actions == [Action.TRASH_TO_LIVE] and live) or (actions == [Action.EXCHANGE] and not staged)
     ):
         actions = []  # an importer was faster, and what it made is as good
-    return (Step(operation, action) for action in actions if observed.is_reachable)
+    return ((operation, action) for action in actions if observed.is_reachable)
 
 
 def has_begun(operation: Operation, observed: Observed) -> bool:
-    """Whether anything may have moved for this operation, by its own stage and trash, which are private."""
+    """Whether anything may have moved for this operation, by its stage and trash, which are private."""
     if not observed.is_reachable:
         return True  # what is above it has been replaced
     if operation.trash and observed.trash is not None:
@@ -163,10 +161,8 @@ def is_same(seen: Seen | None, expected: Seen | None) -> bool:
 def is_shared(journal: Journal, path: str) -> bool:
     """Whether `path` lies in a directory that serves other environments as well."""
 
-    def inside(directories: Sequence[str]) -> bool:
-        return any(path.startswith(os.path.join(directory, "")) for directory in directories)
-
-    return inside(journal.directories) and not inside(journal.trees)
+    shared, own = (tuple(os.path.join(each, "") for each in found) for found in (journal.directories, journal.trees))
+    return path.startswith(shared) and not path.startswith(own)
 
 
 def perform(directories: OpenDirectories, steps: Sequence[Step]) -> tuple[str, ...]:
@@ -177,10 +173,7 @@ def perform(directories: OpenDirectories, steps: Sequence[Step]) -> tuple[str, .
 
 
 def undo(directories: OpenDirectories, operation: Operation) -> None:
-    """Undo what happened of one of this process's own operations; raises `OSError`, and may then be called again.
-
-    It does not look for what other programs did: no time has passed. Of a `FILE` operation S may be used up.
-    """
+    """Undo what happened of one of this process's own operations; raises `OSError`, and may then be called again."""
     perform(directories, tuple(steps_of(operation, observe(directories, operation))))
 
 
@@ -207,12 +200,8 @@ def _set_old_mode(directories: OpenDirectories, operation: Operation) -> None:
     if status is None or operation.old is None or operation.new is None or not stat.S_ISDIR(status.st_mode):
         return
     before = directories.journal.operations[: directories.journal.operations.index(operation)]
-    is_of_new = any(
-        each.path == operation.path
-        and each.root == operation.root
-        and each.kind in (Kind.NEW, Kind.EXCHANGE, Kind.SWAP)
-        for each in before
-    )
+    of_new = [(operation.root, operation.path, kind) for kind in (Kind.NEW, Kind.EXCHANGE, Kind.SWAP)]
+    is_of_new = any((each.root, each.path, each.kind) in of_new for each in before)
     if directories.is_marked(live) != is_of_new or stat.S_IMODE(status.st_mode) != stat.S_IMODE(operation.new.mode):
         return
     if directories.writer is None or directories.writer.could_set_mode(status):

@@ -10,7 +10,7 @@ from typing import Union
 from safe_pip import fs
 from safe_pip.journal import codec as journal
 from safe_pip.journal.directories import OpenDirectories
-from safe_pip.journal.pending import Unfinished
+from safe_pip.journal.recovery import Unfinished
 from safe_pip.merge.plan import Journal, Kind, Operation, Seen
 
 IDENTIFIER = "0123456789abcdef"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip.errors import RecoveryNeeded, State
-from safe_pip.journal import codec, pending, recovery
+from safe_pip.journal import codec, recovery
 from safe_pip.journal.directories import OpenDirectories
 from safe_pip.journal.finish import find_unplanned, remove_markers, restore_unplanned
 from safe_pip.merge.plan import Kind, Operation, Seen
@@ -84,7 +84,7 @@ def test_a_committed_transaction_is_finished_by_the_next_command(tmp_path):
     transaction = committed(tmp_path)
     transaction.do()
     transaction.commit()
-    assert pending.find(transaction.home) == ()
+    assert recovery.find(transaction.home) == ()
     assert recovery.finish(transaction.committed) == ()
     assert transaction.content()["0"] == AFTER
     assert transaction.leftovers() == []
@@ -333,6 +333,6 @@ def test_it_is_finished_though_its_owner_file_is_gone(tmp_path):
     transaction = committed(tmp_path)
     transaction.do()
     transaction.commit()
-    pending.owner_file(transaction.committed).unlink()
+    transaction.committed.owner_file.unlink()
     recovery.finish(transaction.committed)
     assert transaction.leftovers() == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip.errors import RecoveryNeeded, State, UnusableEnvironment
-from safe_pip.journal import codec, pending, recovery
+from safe_pip.journal import codec, recovery
 from safe_pip.merge.plan import Kind
 from tests.support.faults import disk
 from tests.support.faults.transaction import IDENTIFIER, Link, StagedTransaction, without_links
@@ -384,7 +384,7 @@ def assert_refused(transaction: StagedTransaction, match: str) -> RecoveryNeeded
     assert changes == []
     assert (transaction.content(), transaction.leftovers()) == before
     with pytest.raises(RecoveryNeeded):
-        pending.read(transaction.unfinished)
+        recovery.read(transaction.unfinished)
     return caught.value
 
 
@@ -418,7 +418,7 @@ def test_a_journal_under_another_name_is_refused(place):
         transaction.unfinished.path.rename(wrong.path)
         with pytest.raises(RecoveryNeeded):
             recovery.roll_back(wrong)
-        assert wrong in pending.find(transaction.home)
+        assert wrong in recovery.find(transaction.home)
         wrong.path.rename(transaction.unfinished.path)
 
 
@@ -489,7 +489,7 @@ def test_a_state_directory_that_is_a_symbolic_link_is_refused(place):
     transaction.state.rename(aside)
     transaction.state.symlink_to(aside)
     with pytest.raises(UnusableEnvironment, match="symbolic link"):
-        pending.find(transaction.home)
+        recovery.find(transaction.home)
     with pytest.raises(RecoveryNeeded):
         recovery.roll_back(transaction.unfinished)
 
@@ -498,27 +498,27 @@ def test_a_state_directory_that_is_a_symbolic_link_is_refused(place):
 
 
 def test_where_nothing_is_unfinished_nothing_is_found(tmp_path):
-    assert pending.find(tmp_path) == ()
-    assert pending.find(tmp_path / "missing") == ()
+    assert recovery.find(tmp_path) == ()
+    assert recovery.find(tmp_path / "missing") == ()
     (tmp_path / ".safe-pip").mkdir()
-    assert pending.find(tmp_path) == ()
+    assert recovery.find(tmp_path) == ()
 
 
 def test_a_journal_is_found_from_every_directory_that_it_changes(place):
     transaction = prepared(place(), several)
-    assert pending.find(transaction.home) == (transaction.unfinished,)
-    assert pending.find(transaction.bin) == (transaction.unfinished,)
+    assert recovery.find(transaction.home) == (transaction.unfinished,)
+    assert recovery.find(transaction.bin) == (transaction.unfinished,)
     (transaction.home.parent / "link").symlink_to(transaction.home)
-    assert pending.find(transaction.home.parent / "link") == (transaction.unfinished,)
-    assert pending.read(transaction.unfinished) == transaction.journal
+    assert recovery.find(transaction.home.parent / "link") == (transaction.unfinished,)
+    assert recovery.read(transaction.unfinished) == transaction.journal
     recovery.roll_back(transaction.unfinished)
-    assert pending.find(transaction.home) == pending.find(transaction.bin) == ()
+    assert recovery.find(transaction.home) == recovery.find(transaction.bin) == ()
 
 
 def test_a_mark_without_a_journal_means_nothing(place):
     transaction = prepared(place(), several)
     transaction.unfinished.path.unlink()
-    assert pending.find(transaction.bin) == ()
+    assert recovery.find(transaction.bin) == ()
 
 
 def test_a_mark_may_name_anything_and_is_believed_only_if_the_journal_names_its_directory(place):
@@ -535,21 +535,21 @@ def test_a_mark_may_name_anything_and_is_believed_only_if_the_journal_names_its_
         b"/" * 10**6,
     ):
         mark.write_bytes(named)
-        assert pending.find(transaction.bin) == ()
+        assert recovery.find(transaction.bin) == ()
     mark.unlink()
     mark.symlink_to(other.bin / ".safe-pip" / f"{IDENTIFIER}.home")
-    assert pending.find(transaction.bin) == ()
+    assert recovery.find(transaction.bin) == ()
     mark.unlink()
     os.mkfifo(mark)
-    assert pending.find(transaction.bin) == ()
+    assert recovery.find(transaction.bin) == ()
 
 
 def test_a_mark_that_leads_to_a_damaged_journal_is_not_passed_over(place):
     transaction = prepared(place(), several)
     transaction.unfinished.path.write_bytes(b"")
-    assert pending.find(transaction.bin) == (transaction.unfinished,)
+    assert recovery.find(transaction.bin) == (transaction.unfinished,)
     with pytest.raises(RecoveryNeeded, match="damaged"):
-        pending.read(transaction.unfinished)
+        recovery.read(transaction.unfinished)
 
 
 def test_only_a_mark_of_the_same_home_is_removed(place):
@@ -562,7 +562,7 @@ def test_only_a_mark_of_the_same_home_is_removed(place):
 
 def test_the_owner_file_is_beside_the_journal(place):
     transaction = prepared(place(), several)
-    assert pending.owner_file(transaction.unfinished) == transaction.state / f"{IDENTIFIER}.owner"
+    assert transaction.unfinished.owner_file == transaction.state / f"{IDENTIFIER}.owner"
 
 
 def test_a_recovery_cleans_up_in_an_order_that_leaves_every_remainder_findable(place):
@@ -578,4 +578,4 @@ def test_a_recovery_cleans_up_in_an_order_that_leaves_every_remainder_findable(p
 
 def test_a_reader_finds_the_same_journal_as_was_written(place):
     transaction = prepared(place(), several)
-    assert codec.decode(transaction.unfinished.path.read_bytes()) == pending.read(transaction.unfinished)
+    assert codec.decode(transaction.unfinished.path.read_bytes()) == recovery.read(transaction.unfinished)

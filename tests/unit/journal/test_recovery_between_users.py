@@ -14,7 +14,7 @@ import pytest
 from safe_pip import fs
 from safe_pip.errors import RecoveryNeeded, State
 from safe_pip.journal import codec as journal
-from safe_pip.journal import pending, recovery
+from safe_pip.journal import recovery
 from safe_pip.merge.plan import Kind, Operation, Seen
 from tests.support.faults import disk
 from tests.support.faults.transaction import IDENTIFIER, StagedTransaction, put, seen
@@ -117,7 +117,7 @@ def test_a_reader_without_permission_names_the_user_with_permission_to_undo(comm
     transaction.write_journal()
     transaction.do()
     with user(USER):
-        assert pending.find(transaction.home) == (transaction.unfinished,)
+        assert recovery.find(transaction.home) == (transaction.unfinished,)
         error = assert_nothing_happens(transaction, "is not this user's to change")
     assert error.exit_status == 76
     assert error.state is State.UNFINISHED
@@ -154,7 +154,7 @@ def shared(root: Path, uid: int = USER) -> StagedTransaction:
         give(directory, OTHER, GROUP)
         directory.chmod(0o2775)
         (directory / ".safe-pip").chmod(0o2775)
-    for path in (transaction.unfinished.path, pending.owner_file(transaction.unfinished), transaction.private):
+    for path in (transaction.unfinished.path, transaction.unfinished.owner_file, transaction.private):
         give(path, uid, GROUP)
     (transaction.home / "pkg").chmod(0o2775)
     transaction.private.chmod(0o2770)
@@ -355,7 +355,7 @@ def test_a_mark_makes_root_look_at_a_journal_and_do_no_more(common, victim):
     transaction = crafted(common, victim, operation)
     (victim / ".safe-pip").mkdir()
     (victim / ".safe-pip" / f"{IDENTIFIER}.home").write_text(f"{transaction.home}\n")
-    assert pending.find(victim) == (transaction.unfinished,)
+    assert recovery.find(victim) == (transaction.unfinished,)
     assert_nothing_happens(transaction, "is not for `user 54321` to change", victim)
 
 

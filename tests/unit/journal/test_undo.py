@@ -88,7 +88,7 @@ def undoing(operation: Operation, state: State) -> Iterator[State]:
     yield state
     sight = look(operation, state)
     for step in decide(journal(operation), lambda _: sight):
-        state = act(state, step.action)
+        state = act(state, step[1])
         yield state
 
 
@@ -207,7 +207,7 @@ def test_an_exchanged_directory_that_another_program_removed_or_replaced_is_refu
 def test_in_a_shared_directory_what_was_changed_is_left_and_reported(case):
     operation = case.operation._replace(root=1)
     steps = decide(journal(operation), lambda _: look(operation, case.states[-1])._replace(is_changed=True))
-    assert [step.action for step in steps] == [Action.LEAVE]
+    assert [action for _, action in steps] == [Action.LEAVE]
 
 
 def test_all_reasons_are_named():
@@ -227,7 +227,7 @@ def test_one_refusal_refuses_all():
 def test_operations_are_undone_last_first():
     operations = [CASES["a new file"].operation._replace(path=name) for name in "abc"]
     steps = decide(journal(*operations), lambda operation: look(operation, State("new")))
-    assert [step.operation.path for step in steps] == ["c", "b", "a"]
+    assert [step[0].path for step in steps] == ["c", "b", "a"]
 
 
 @every_case
@@ -240,7 +240,7 @@ def test_bytecode_that_an_importer_wrote_is_never_in_the_way(case):
         if (operation.new is None and "new" in state) or (operation.old is None and "old" in state):
             continue  # there is no such object
         for step in decide(journal(operation), lambda _, state=state: look(operation, state)):
-            state = act(state, step.action)
+            state = act(state, step[1])
 
 
 def test_a_copied_link_is_known_by_its_length():
@@ -248,7 +248,7 @@ def test_a_copied_link_is_known_by_its_length():
     link = stat.S_IFLNK | 0o777
     operation = Operation(Kind.FILE, 0, "x", 0, "s", "0", Seen(link, 5, 1), Seen(link, 6, 2))
     sight = Observed(Seen(link, 6, 9), None, Seen(link, 5, 9))
-    assert [step.action for step in decide(journal(operation), lambda _: sight)] == [Action.TRASH_OVER_LIVE]
+    assert [action for _, action in decide(journal(operation), lambda _: sight)] == [Action.TRASH_OVER_LIVE]
     with pytest.raises(Refused):
         decide(journal(operation), lambda _: sight._replace(live=Seen(link, 7, 2)))
 

@@ -28,7 +28,7 @@ from safe_pip.errors import RecoveryNeeded
 from safe_pip.errors import State as Outcome
 from safe_pip.journal import codec, recovery
 from safe_pip.journal.directories import Refused, is_accepted
-from safe_pip.journal.pending import Unfinished
+from safe_pip.journal.recovery import Unfinished
 from safe_pip.launch import adoption
 from safe_pip.locking import flock, state_directory
 from safe_pip.records import RealPaths, Row, canonical, digest_file, is_bytecode, parse

@@ -23,9 +23,9 @@ from safe_pip.environment.access import Target
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.errors import RecoveryNeeded, SafePipError, StalePlan
 from safe_pip.fs import Directory
-from safe_pip.journal import codec, owner, pending, recovery, sweep
+from safe_pip.journal import codec, owner, recovery, sweep
 from safe_pip.journal.directories import OpenDirectories, Refused, open_state
-from safe_pip.journal.pending import Unfinished
+from safe_pip.journal.recovery import Unfinished
 from safe_pip.launch.restart import RUNNER
 from safe_pip.locking import state_directory
 from safe_pip.locking.locker import Step
@@ -204,7 +204,7 @@ class PutAside(Step):
         trees: Iterable[str] = (str(self._found.home),)
         directories: Iterable[str] = ()
         try:
-            journal = pending.read(self._found)
+            journal = recovery.read(self._found)
             trees, directories = journal.trees, journal.directories
         except FileNotFoundError:
             return  # another command has undone it
@@ -214,7 +214,7 @@ class PutAside(Step):
             if tree.is_dir() and state_directory.exists(tree):
                 yield commit_lock(tree, exclusive=True)
         yield from (shared_directory(Path(each)) for each in directories if os.path.isdir(each))
-        path = pending.owner_file(self._found)
+        path = self._found.owner_file
         if path.is_file():
             yield owner_lock(path, self._found.home)
 
@@ -237,9 +237,9 @@ class PutAside(Step):
         except FileNotFoundError:
             pass
         except Refused as refused:
-            raise pending.refused(self._found, refused.reasons) from refused
+            raise recovery.refused(self._found, refused.reasons) from refused
         except OSError as error:
-            raise pending.refused(self._found, (f"`{error.filename}`: {error.strerror}",)) from error
+            raise recovery.refused(self._found, (f"`{error.filename}`: {error.strerror}",)) from error
 
 
 def put_aside(found: Unfinished) -> list[str]:
@@ -249,7 +249,7 @@ def put_aside(found: Unfinished) -> list[str]:
     """
     kept: list[str] = []
     identifier, name = found.identifier, f"{KEPT}{found.identifier}"
-    for part in owner.read(pending.owner_file(found)).parts if codec.is_identifier(identifier) else ():
+    for part in owner.read(found.owner_file).parts if codec.is_identifier(identifier) else ():
         # On another filesystem. A forged note leads to nothing with another name.
         other = os.path.dirname(os.path.dirname(part))
         if part == os.path.join(other, state_directory.NAME, identifier) and other != str(found.home):

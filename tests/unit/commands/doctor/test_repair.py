@@ -16,7 +16,7 @@ from safe_pip.commands.doctor.examination import Way, way
 from safe_pip.commands.doctor.repair import PutAside
 from safe_pip.environment.environment import Environment
 from safe_pip.errors import RecoveryNeeded
-from safe_pip.journal import pending, recovery
+from safe_pip.journal import recovery
 from safe_pip.launch.settings import Settings
 from safe_pip.locking import flock, inheritance
 from safe_pip.merge.plan import Kind
@@ -133,7 +133,7 @@ def test_a_journal_that_cannot_be_believed_is_put_aside_with_all_that_belongs_to
     assert texts(transaction.state / KEPT) == had
     assert (transaction.state / KEPT / "refused-journal").read_bytes() == written
     assert transaction.leftovers_of_home() == []
-    assert pending.find(transaction.home) == ()
+    assert recovery.find(transaction.home) == ()
 
 
 def test_one_without_a_private_directory_is_put_aside_too(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_the_journal_of_a_newer_version_is_left_to_that(transaction: StagedTrans
     content = journal_path(transaction).read_bytes()
     journal_path(transaction).write_bytes(content.replace(b"safe-pip-journal 1 ", b"safe-pip-journal 2 ", 1))
     with pytest.raises(RecoveryNeeded, match="newer"):
-        pending.read(transaction.unfinished)
+        recovery.read(transaction.unfinished)
     assert way(transaction.unfinished) is Way.NONE
     assert mend(transaction) == []
     assert journal_path(transaction).exists()

@@ -113,7 +113,7 @@ def test_a_stopped_holder_is_called_stopped(tree: Path) -> None:
         building.signal(signal.SIGCONT)
 
 
-def test_the_heir_of_a_lock_is_named_in_place_of_its_first_holder(tree: Path) -> None:
+def test_the_inheritor_of_a_lock_is_named_in_place_of_its_first_holder(tree: Path) -> None:
     script = f"exec 9<{tree}; flock -s 9; echo in; read line"
     with subprocess.Popen(["bash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as shell:
         assert shell.stdout is not None
@@ -168,7 +168,7 @@ sys.exit(options.run("status", ["--json", "--env", sys.argv[1]], Settings(lock_t
 """
 
 
-def test_a_user_who_may_only_read_sees_the_same(common: Path) -> None:
+def test_a_user_without_write_permission_sees_the_same(common: Path) -> None:
     with workers(common, count=1) as (holder,):
         holder.hold("replacing")
         # In this interpreter, which the other user may not be allowed to start.

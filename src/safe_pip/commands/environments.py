@@ -40,7 +40,7 @@ name, version = sys.implementation.name, ".".join(map(str, sys.version_info[:3])
 print(json.dumps([
     ("Python" if name == "cpython" else name) + " " + version,
     [name, version, getattr(sys, "abiflags", ""), os.path.realpath(sys.base_prefix)],
-    sys.prefix, sysconfig.get_path("purelib"), sysconfig.get_path("platlib"),
+    *(sysconfig.get_path(name) for name in ("data", "purelib", "platlib")),
 ]))
 """
 
@@ -191,14 +191,8 @@ def prefix_finder(into: str | None, env: str | None = None) -> Callable[[], Pref
 
 
 def _prefix_of(env: str | None) -> Path:
-    if env is None:
-        return Path(sysconfig.get_path("data"))
-    path = Path(os.path.abspath(env))
-    if path.is_dir() or (path.is_file() and (path.parent.parent / "pyvenv.cfg").is_file()):
-        return path if path.is_dir() else path.parent.parent
-    for tree in trees_of(env):
-        return next((above.parent for above in tree.parents if above.name.startswith("lib")), tree)
-    raise UnusableEnvironment(f"`{env}` does not exist")
+    path = Path(sysconfig.get_path("data") if env is None else os.path.abspath(env))
+    return path if path.is_dir() else Path(Interpreter.find(str(path)).prefix)
 
 
 def scripts_of(tree: Path) -> Path:

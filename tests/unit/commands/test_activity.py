@@ -25,7 +25,7 @@ ID = "0123456789abcdef"
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A tree with a state directory, nobody in it."""
+    """A tree with a state directory that no command uses."""
     made = tmp_path / "site-packages"
     (made / ".safe-pip").mkdir(parents=True)
     for name in ("commit", "commit.gate", "environment.gate"):
@@ -47,14 +47,14 @@ def pids(parties: tuple[Holder, ...]) -> list[tuple[int, bool | None]]:
     return [(party.pid, None if party.is_waiting else party.exclusive) for party in parties]
 
 
-def test_nobody_holds_what_is_free(tree: Path) -> None:
+def test_a_free_lock_has_no_holder(tree: Path) -> None:
     assert [(lock.name, lock.holders, lock.waiting) for lock in activity.locks(tree, view())] == [
         ("environment", (), ()),
         ("commit", (), ()),
     ]
 
 
-def test_who_waits_stands_in_the_order_of_turn_and_once(tree: Path) -> None:
+def test_each_waiting_process_is_shown_once_in_the_order_of_its_turn(tree: Path) -> None:
     gate = tree / ".safe-pip" / "environment.gate"
     seen = view(
         (tree, 1, False, False),
@@ -105,7 +105,7 @@ def test_a_directory_that_other_environments_share_has_a_lock_of_its_own(tmp_pat
     assert seen["shared directory"].path == tmp_path / "bin"
 
 
-def test_what_cannot_be_locked_yet_is_free(tmp_path: Path) -> None:
+def test_a_tree_that_does_not_exist_is_free(tmp_path: Path) -> None:
     assert all(not lock.holders for lock in activity.locks(tmp_path / "missing", view()))
 
 
@@ -153,7 +153,7 @@ def plant_whole(tree: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "next_"), [("", "delete"), (".journal", "roll back"), (".committed", "finish")])
-def test_what_is_whole_is_put_right_by_the_next_command(
+def test_a_whole_transaction_is_settled_by_the_next_command(
     tree: Path, suffix: str, next_: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(proc, "sees_all_processes", lambda: True)
@@ -167,7 +167,9 @@ def test_what_is_whole_is_put_right_by_the_next_command(
     assert sorted((tree / ".safe-pip").rglob("*")) == before
 
 
-def test_what_the_next_command_will_refuse_is_told_with_the_reason(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transaction_that_the_next_command_refuses_is_told_with_the_reason(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(proc, "sees_all_processes", lambda: True)
     plant(tree, ".owner", "/", ".journal")
     (transaction,) = activity.transactions([tree])
@@ -175,7 +177,7 @@ def test_what_the_next_command_will_refuse_is_told_with_the_reason(tree: Path, m
     assert "damaged" in next_action(transaction)
 
 
-def test_one_whose_owner_file_is_locked_is_alive_whatever_its_pid(tree: Path) -> None:
+def test_a_transaction_with_a_locked_owner_file_is_alive_whatever_its_pid(tree: Path) -> None:
     plant(tree, ".owner", "/", ".journal")
     descriptor = Descriptor(tree / ".safe-pip" / f"{ID}.owner")
     assert try_lock(descriptor, exclusive=True)
@@ -185,7 +187,7 @@ def test_one_whose_owner_file_is_locked_is_alive_whatever_its_pid(tree: Path) ->
     assert next_action(transaction) == "wait"
 
 
-def test_where_holders_may_be_hidden_nobody_is_called_dead(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_holders_may_be_hidden_no_transaction_is_called_dead(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proc, "sees_all_processes", lambda: False)
     plant_whole(tree, ".journal")
     (transaction,) = activity.transactions([tree])

@@ -39,12 +39,12 @@ def test_another_interpreter_is_asked() -> None:
     assert any(path.name in ("site-packages", "dist-packages") for path in trees_of(str(base)))
 
 
-def test_what_is_no_environment_is_just_a_directory(tmp_path: Path) -> None:
+def test_a_path_without_an_environment_is_just_a_directory(tmp_path: Path) -> None:
     assert trees_of(str(tmp_path)) == []
     assert trees_of(str(tmp_path / "missing")) == []
 
 
-def test_a_directory_that_somebody_makes_meanwhile_is_just_one_too(
+def test_a_directory_that_is_made_meanwhile_is_just_a_directory_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = tmp_path / "made"
@@ -94,6 +94,6 @@ def test_the_interpreters_of_one_installation_are_told_by_it(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "text", ["/nowhere/python", "./nothing", "no-such-python", "3.99", shutil.which("true") or "true"]
 )
-def test_what_is_no_interpreter_is_said_to_be_none(text: str) -> None:
+def test_a_name_of_no_interpreter_is_refused(text: str) -> None:
     with pytest.raises(UnusableEnvironment, match=text):
         Interpreter.find(text)

@@ -80,8 +80,8 @@ def _lines(report: Report, repair: Repair) -> Iterator[str]:
     for finding in report.findings:
         is_note = finding.kind.is_note
         number += not is_note
-        who = f"{finding.project} {finding.version}".strip()
-        told = ": ".join(part for part in (finding.kind.value, who, finding.path, finding.detail) if part)
+        named = f"{finding.project} {finding.version}".strip()
+        told = ": ".join(part for part in (finding.kind.value, named, finding.path, finding.detail) if part)
         yield f"note: {told}" if is_note else f"{told}; repair: {finding.repair or 'none here'}"
     if report.installed is None:
         yield "The distributions were not looked at: an unfinished transaction comes first"

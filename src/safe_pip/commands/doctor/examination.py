@@ -39,9 +39,6 @@ KEPT = "kept-"
 _ROUNDS = 5
 """How often the environment is looked at without a lock, while other commands go on changing it."""
 _INSTALLERS = ("", "pip", "safe-pip", "uv", "poetry", "pdm", "installer", "flit")
-# https://packaging.python.org/en/latest/specifications/version-specifiers/#normalization
-_SPELLINGS = {"alpha": "a", "beta": "b", "c": "rc", "pre": "rc", "preview": "rc", "rev": "post", "r": "post"}
-_RELEASE = re.compile(r"^v?([0-9.]*)(.*)$", re.DOTALL)
 # Markers and private directories are in use for milliseconds.
 _LONGEST_USE = 600.0
 _MARKER = re.compile(re.escape(state_directory.NAME) + r"-([0-9a-f]{16})")
@@ -369,17 +366,12 @@ def _difference(row: Row) -> str:
 
 
 def same_version(one: str, other: str) -> bool:
-    """Whether two spellings are of one version; what may be escaped in a file name counts as equal."""
-    return _comparable(one) == _comparable(other)
+    """Whether two spellings may be of one version: they have the same numbers. Zeros do not count (`1.0`, `1`)."""
+    return _numbers(one) == _numbers(other)
 
 
-def _comparable(version: str) -> tuple[str, ...]:
-    release, rest = _RELEASE.findall(version.lower())[0]
-    numbers = [number.lstrip("0") or "0" for number in release.split(".")]
-    while numbers[-1:] == ["0"]:
-        numbers.pop()
-    words = [_SPELLINGS.get(word, word.lstrip("0") or "0") for word in re.findall(r"[a-z]+|[0-9]+", rest)]
-    return (*numbers, *words)
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"[0-9]+", version) if int(number)]
 
 
 def judge(installed: Sequence[Installed], found: Mapping[str, Sequence[Finding]]) -> list[Finding]:

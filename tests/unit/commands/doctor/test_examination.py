@@ -146,7 +146,7 @@ def test_bytecode_is_no_part_of_the_promise_but_a_module_without_source_is(tree:
     assert found(info) == [(Kind.CHANGED_FILE, "sourceless.pyc")]
 
 
-def test_bytecode_that_record_lists_and_nobody_makes_is_not_missed(tree: Path) -> None:
+def test_bytecode_that_record_lists_and_no_tool_makes_is_not_missed(tree: Path) -> None:
     """As virtualenv lists it, for the pip that it puts into an environment."""
     info = install(tree, files={"demo.py": ""})
     with open(info / "RECORD", "a") as record:
@@ -208,7 +208,7 @@ def test_an_egg_info_beside_a_dist_info_is_doubled_and_never_what_is_kept(tree: 
     assert found(tree / "Demo-1-py3.egg-info") == []
 
 
-def test_what_another_distribution_has_overwritten_is_named_with_its_owner(tree: Path) -> None:
+def test_a_file_that_another_distribution_has_overwritten_is_named_with_its_owner(tree: Path) -> None:
     first = install(tree, files={"shared.py": "first\n"})
     second = install(tree, "other", files={"shared.py": "second\n"})
     installed = [read(first), read(second)]
@@ -217,11 +217,11 @@ def test_what_another_distribution_has_overwritten_is_named_with_its_owner(tree:
     assert (finding.project, finding.detail) == ("demo", "it is `other`'s")
 
 
-def test_a_file_that_two_have_alike_is_sound(tree: Path) -> None:
+def test_a_file_that_two_distributions_have_alike_is_sound(tree: Path) -> None:
     assert found(install(tree, files={"a/b.py": ""}), install(tree, "other", files={"a/b.py": ""})) == []
 
 
-def test_without_record_what_another_tool_installed_is_a_note(tree: Path) -> None:
+def test_a_missing_record_of_another_tool_is_a_note(tree: Path) -> None:
     info = install(tree)
     (info / "RECORD").unlink()
     (finding,) = check(read(info, installer="debian"))
@@ -299,16 +299,16 @@ def test_a_damaged_distribution_is_reinstalled_in_its_version(kind: Kind) -> Non
 
 
 @pytest.mark.parametrize("kind", [Kind.OVERWRITTEN_FILE, Kind.UNREADABLE_FILE])
-def test_what_a_reinstall_does_not_help_is_not_repaired(kind: Kind) -> None:
+def test_a_finding_that_a_reinstall_does_not_help_has_no_repair(kind: Kind) -> None:
     assert repair(kind, DEMO) == ""
 
 
-def test_what_another_tool_looks_after_is_left_to_it() -> None:
+def test_a_distribution_that_another_tool_looks_after_is_left_to_it() -> None:
     assert repair(Kind.CHANGED_FILE, DEMO._replace(installer="conda")) == ""
     assert repair(Kind.CHANGED_FILE, DEMO._replace(installer="uv")) == "reinstall `demo==1`"
 
 
-def test_what_says_nothing_of_itself_is_removed() -> None:
+def test_a_dist_info_that_names_no_project_is_removed() -> None:
     assert repair(Kind.MISSING_METADATA, DEMO._replace(metadata=None, rows=None)) == "remove the directory"
     assert repair(Kind.MISSING_RECORD, DEMO._replace(metadata=None, rows=None)) == "remove the directory"
 
@@ -346,7 +346,7 @@ def test_of_several_versions_one_stays() -> None:
         (["no", "object"], ("demo==1",)),
     ],
 )
-def test_it_comes_from_where_it_came_from(origin: object, words: tuple[str, ...]) -> None:
+def test_a_distribution_is_reinstalled_from_where_it_came_from(origin: object, words: tuple[str, ...]) -> None:
     assert requirement(DEMO._replace(origin=json.dumps(origin))) == words
 
 

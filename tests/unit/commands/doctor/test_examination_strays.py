@@ -43,7 +43,7 @@ def found(tree: Path, by: Owned | None = None, unfinished: tuple[str, ...] = ())
     return [(finding.kind, os.path.relpath(finding.path, tree)) for finding in findings]
 
 
-def test_what_belongs_to_a_distribution_or_to_nobody_by_custom_is_no_stray(tree: Path) -> None:
+def test_files_of_a_distribution_of_the_interpreter_and_of_setuptools_are_no_strays(tree: Path) -> None:
     put(tree / "demo" / "__pycache__" / "a.cpython-310.pyc")
     put(tree / "demo" / "__pycache__" / "gone.cpython-310.pyc")
     put(tree / "demo-1.dist-info" / "more.json")
@@ -97,13 +97,13 @@ def test_a_name_that_a_record_has_is_no_leftover(tree: Path) -> None:
     assert found(tree, owned(tree, "~own/a.py")) == []
 
 
-def test_a_directory_that_only_stands_on_the_path_is_none_of_ours(tmp_path: Path) -> None:
+def test_a_directory_on_the_path_without_distributions_has_no_strays(tmp_path: Path) -> None:
     put(tmp_path / "home" / "~backup" / "x")
     assert list(examination.strays(str(tmp_path / "home"), Owned.by([]), ())) == []
 
 
 @pytest.mark.parametrize("name", [".safe-pip-abcdefgh", f".safe-pip-{ID}"])
-def test_a_private_directory_that_nobody_used_for_long_is_abandoned(tree: Path, name: str) -> None:
+def test_a_private_directory_that_was_not_used_for_long_is_abandoned(tree: Path, name: str) -> None:
     private = tree / name
     private.mkdir()
     os.utime(private, (NOW - 5, NOW - 5))

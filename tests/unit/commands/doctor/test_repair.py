@@ -28,7 +28,7 @@ KEPT = f"kept-{IDENTIFIER}"
 
 
 class SilentReporter:
-    """Nobody waits."""
+    """Fails if a command waits."""
 
     def waiting(self, event: object) -> None:
         raise AssertionError(event)
@@ -88,19 +88,19 @@ def lose_owner(transaction: StagedTransaction) -> None:
     (transaction.state / f"{IDENTIFIER}.owner").unlink()
 
 
-def test_what_the_next_command_undoes_needs_no_mending(transaction: StagedTransaction) -> None:
+def test_a_transaction_that_the_next_command_undoes_is_left_to_it(transaction: StagedTransaction) -> None:
     assert way(transaction.unfinished) is Way.USUAL
     assert mend(transaction) == []
     assert journal_path(transaction).exists()
 
 
-def test_what_is_gone_needs_none_either(transaction: StagedTransaction) -> None:
+def test_a_transaction_that_is_gone_is_left_alone(transaction: StagedTransaction) -> None:
     journal_path(transaction).unlink()
     assert way(transaction.unfinished) is Way.USUAL
     assert mend(transaction) == []
 
 
-def test_what_another_program_changed_stays_and_the_rest_is_undone(transaction: StagedTransaction) -> None:
+def test_files_that_another_program_changed_stay_and_the_rest_is_undone(transaction: StagedTransaction) -> None:
     change_second(transaction)
     with pytest.raises(RecoveryNeeded):
         recovery.check(transaction.unfinished)
@@ -122,7 +122,7 @@ def test_what_another_program_changed_stays_and_the_rest_is_undone(transaction: 
 
 
 @pytest.mark.parametrize("break_it", [damage, lose_owner])
-def test_a_journal_that_cannot_be_believed_is_put_aside_with_all_that_belongs_to_it(
+def test_a_journal_that_cannot_be_believed_is_put_aside_with_its_private_directories(
     transaction: StagedTransaction, break_it: Callable[[StagedTransaction], None]
 ) -> None:
     break_it(transaction)
@@ -136,7 +136,7 @@ def test_a_journal_that_cannot_be_believed_is_put_aside_with_all_that_belongs_to
     assert recovery.find(transaction.home) == ()
 
 
-def test_one_without_a_private_directory_is_put_aside_too(tmp_path: Path) -> None:
+def test_a_journal_without_a_private_directory_is_put_aside_too(tmp_path: Path) -> None:
     transaction = StagedTransaction(tmp_path)
     for name in ("commit.gate", "environment.gate"):
         (transaction.state / name).touch()
@@ -148,7 +148,7 @@ def test_one_without_a_private_directory_is_put_aside_too(tmp_path: Path) -> Non
     assert [path.name for path in (transaction.state / KEPT).iterdir()] == ["refused-journal"]
 
 
-def test_what_lies_on_other_filesystems_is_put_aside_as_well(transaction: StagedTransaction, tmp_path: Path) -> None:
+def test_parts_on_other_filesystems_are_put_aside_as_well(transaction: StagedTransaction, tmp_path: Path) -> None:
     part = tmp_path / "data" / ".safe-pip" / IDENTIFIER
     (part / "trash").mkdir(parents=True)
     (part / "trash" / "0").write_text("old data")
@@ -173,7 +173,7 @@ def test_a_committed_transaction_that_cannot_be_finished_is_put_aside(transactio
     assert transaction.leftovers_of_home() == []
 
 
-def test_the_journal_of_a_newer_version_is_left_to_that(transaction: StagedTransaction) -> None:
+def test_the_journal_of_a_newer_version_is_left_to_that_version(transaction: StagedTransaction) -> None:
     content = journal_path(transaction).read_bytes()
     journal_path(transaction).write_bytes(content.replace(b"safe-pip-journal 1 ", b"safe-pip-journal 2 ", 1))
     with pytest.raises(RecoveryNeeded, match="newer"):
@@ -183,9 +183,9 @@ def test_the_journal_of_a_newer_version_is_left_to_that(transaction: StagedTrans
     assert journal_path(transaction).exists()
 
 
-def test_the_journal_of_a_stranger_is_left_alone(transaction: StagedTransaction) -> None:
+def test_the_journal_of_a_user_without_a_say_in_the_tree_is_left_alone(transaction: StagedTransaction) -> None:
     if os.geteuid() != 0:
-        pytest.skip("needs root, to be somebody else")
+        pytest.skip("needs root, to act as another user")
     damage(transaction)
     os.chown(journal_path(transaction), 65534, 65534)
     assert way(transaction.unfinished) is Way.NONE
@@ -194,7 +194,7 @@ def test_the_journal_of_a_stranger_is_left_alone(transaction: StagedTransaction)
 
 
 @pytest.mark.parametrize("break_it", [change_second, damage])
-def test_killed_anywhere_it_is_done_again_and_nothing_is_lost(
+def test_a_repair_killed_at_any_step_is_done_again_and_loses_nothing(
     tmp_path: Path, break_it: Callable[[StagedTransaction], None]
 ) -> None:
     for k in itertools.count():
@@ -214,7 +214,7 @@ def test_killed_anywhere_it_is_done_again_and_nothing_is_lost(
     assert k >= 3
 
 
-def test_a_tree_that_no_known_python_installs_into_is_named_with_the_way_out(
+def test_a_tree_that_no_known_python_installs_into_is_named_with_a_hint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     info = tmp_path / "site-packages" / "demo-1.dist-info"

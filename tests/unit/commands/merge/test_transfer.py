@@ -128,7 +128,7 @@ def test_what_is_there_with_other_permissions_is_in_conflict(prefix: MergePrefix
 
 
 def other(prefix: MergePrefix) -> None:
-    """A file of a distribution and one of nobody, where others are staged."""
+    """A file of a distribution and one without an owner, where others are staged."""
     stage(prefix.path, distribution("other", "1", {"share/doc/tool/README": "other\n"}) | {"bin/tool": "mine\n"})
 
 
@@ -371,7 +371,7 @@ def test_bytecode_is_never_merged(prefix: MergePrefix, empty: Path) -> None:
     assert not staged.exists()
 
 
-# What a manifest is good for.
+# Manifests.
 
 
 def test_a_manifest_lists_what_was_put_where(prefix: MergePrefix, staged: Path, empty: Path) -> None:
@@ -526,9 +526,9 @@ def test_what_is_moved_is_gone_where_it_was_staged(prefix: MergePrefix, staged: 
 
 
 def test_what_is_kept_out_is_not_deleted_where_it_was_staged(prefix: MergePrefix, staged: Path) -> None:
-    stage(prefix.path, {"bin/tool": "of somebody else\n"})
+    stage(prefix.path, {"bin/tool": "of another program\n"})
     prefix.merge(staged, "keep", is_moved=True)
-    assert (prefix.path / "bin/tool").read_text() == "of somebody else\n"
+    assert (prefix.path / "bin/tool").read_text() == "of another program\n"
     assert [path.relative_to(staged).as_posix() for path in staged.rglob("*")] == ["bin", "bin/tool"]
 
 
@@ -567,7 +567,7 @@ def test_a_path_that_is_too_long_in_the_prefix_is_refused(empty: Path) -> None:
 def test_a_manifest_that_is_no_file_is_refused_without_opening_it(
     prefix: MergePrefix, staged: Path, tmp_path: Path
 ) -> None:
-    os.mkfifo(tmp_path / "fifo")  # whoever opened it would wait for ever
+    os.mkfifo(tmp_path / "fifo")  # opening it would wait for ever
     with pytest.raises(Unmergeable, match="not a regular file"):
         prefix.unmerge(tmp_path / "fifo")
     with pytest.raises(Unmergeable, match="not a regular file"):
@@ -582,7 +582,7 @@ def test_a_manifest_in_the_place_of_what_is_staged_is_refused(prefix: MergePrefi
     assert os.listdir(prefix.path / "bin") == []
 
 
-# Others who are at work.
+# Other commands at work.
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:

@@ -1,4 +1,4 @@
-"""An environment that is made aside: what is in it is moved up, and whoever dies at that, the next one goes on."""
+"""An environment is made aside and moved into place; if a command is killed at that, the next one goes on."""
 
 import errno
 import os
@@ -49,7 +49,7 @@ def whole(made: Path) -> Tree:
     return tree_of(made)
 
 
-def test_nothing_in_it_names_the_private_directory(made: Path) -> None:
+def test_no_file_names_the_private_directory(made: Path) -> None:
     for directory, _, files in os.walk(made):
         for name in files:
             path = Path(directory, name)
@@ -57,7 +57,7 @@ def test_nothing_in_it_names_the_private_directory(made: Path) -> None:
                 assert os.fsencode(made.name) not in path.read_bytes(), path
 
 
-def test_what_activates_it_activates_the_directory_that_it_will_be_in(made: Path) -> None:
+def test_the_activation_script_names_the_final_directory(made: Path) -> None:
     home = made.parent
     script = f'. {shlex.quote(str(made / "bin" / "activate"))}; printf %s "$VIRTUAL_ENV"'
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
@@ -65,7 +65,7 @@ def test_what_activates_it_activates_the_directory_that_it_will_be_in(made: Path
 
 
 @pytest.mark.slow
-def test_pips_scripts_and_their_record_name_it_too(tmp_path: Path) -> None:
+def test_the_scripts_of_pip_and_their_record_name_the_final_directory(tmp_path: Path) -> None:
     home = tmp_path / "a home"
     home.mkdir()
     with virtual.made_aside(home, sys.executable, ["--prompt", "x"]) as aside:
@@ -82,7 +82,7 @@ def test_pips_scripts_and_their_record_name_it_too(tmp_path: Path) -> None:
         assert f"{digest},{size}".encode() == virtual._row(content)
 
 
-def test_the_interpreter_appears_last_and_then_all_is_there(home: Path, made: Path) -> None:
+def test_the_interpreter_appears_last_and_the_environment_is_whole_then(home: Path, made: Path) -> None:
     aside = aside_in(home, made)
     with disk.record() as changes:
         virtual.put(aside, home)
@@ -94,7 +94,7 @@ def test_the_interpreter_appears_last_and_then_all_is_there(home: Path, made: Pa
     assert found.label == f"Python {'.'.join(map(str, sys.version_info[:3]))}"
 
 
-def test_killed_at_any_change_it_is_no_environment_or_a_whole_one_and_the_next_one_goes_on(
+def test_a_command_killed_at_any_change_leaves_no_environment_or_one_that_the_next_completes(
     tmp_path: Path, made: Path
 ) -> None:
     with disk.record() as changes:
@@ -113,7 +113,7 @@ def test_killed_at_any_change_it_is_no_environment_or_a_whole_one_and_the_next_o
         assert tree_of(home) == (whole(made) if k > 0 else {})
 
 
-def test_what_came_in_between_is_never_replaced(home: Path, made: Path) -> None:
+def test_a_file_that_came_in_between_is_never_replaced(home: Path, made: Path) -> None:
     aside = aside_in(home, made)
     (home / "lib").mkdir()
     with pytest.raises(UnusableEnvironment, match="lib` was put there") as caught:
@@ -122,7 +122,7 @@ def test_what_came_in_between_is_never_replaced(home: Path, made: Path) -> None:
     assert os.listdir(home / "lib") == []
 
 
-def test_what_is_in_the_way_of_one_that_is_ready_is_named_and_stays(home: Path, made: Path) -> None:
+def test_a_file_in_the_way_of_a_ready_environment_is_named_and_stays(home: Path, made: Path) -> None:
     os.rename(aside_in(home, made), home / ".safe-pip-venv")
     (home / "lib").mkdir()
     with pytest.raises(UnusableEnvironment, match="lib` is in the way"):
@@ -132,7 +132,7 @@ def test_what_is_in_the_way_of_one_that_is_ready_is_named_and_stays(home: Path, 
     assert tree_of(home) == whole(made)
 
 
-def test_a_private_directory_that_nobody_has_is_litter_and_one_that_somebody_has_is_not(home: Path) -> None:
+def test_a_private_directory_is_swept_only_if_no_process_has_locked_it(home: Path) -> None:
     for name in (".safe-pip-venv-dead", ".safe-pip-venv-alive", ".safe-pip-venv"):
         (home / name).mkdir()
         (home / name / "file").touch()
@@ -157,7 +157,7 @@ def test_what_makes_it_ends_with_all_that_it_has_started_when_its_parent_does() 
         assert child.stdout.readline() == b"in\n"
         child.stdin.close()
         assert child.wait() == -signal.SIGKILL
-        assert child.stdout.read() == b""  # nobody has it open any more
+        assert child.stdout.read() == b""  # no process has it open any more
 
 
 def test_a_python_that_cannot_make_one_is_quoted_and_leaves_nothing(home: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_disk_that_is_full_is_an_error_of_the_disk(home: Path, tmp_path: Path,
     assert os.listdir(home) == []
 
 
-def test_one_that_was_moved_or_has_lost_its_python_or_its_site_packages_is_not_complete(
+def test_an_environment_without_configuration_python_or_site_packages_is_not_complete(
     tmp_path: Path, made: Path
 ) -> None:
     home = tmp_path / "home"

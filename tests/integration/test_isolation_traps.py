@@ -15,7 +15,7 @@ from tests.support.wheels.tiny_pip import install_tiny_pip
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="virtual environments of POSIX")
 
 RAISES = "raise SystemExit(f'{__file__} was run')\n"
-VENDORED = ("filelock", "importlib_metadata", "zipp", "typing_extensions")
+VENDORED = ("filelock", "typing_extensions")
 STANDARD = ("json", "wave", "csv", "email", "sqlite3", "zipfile")
 DEBIAN = Path("/usr/bin/python3")
 

@@ -138,16 +138,6 @@ def test_only_fs_changes_a_disk(path):
         assert not writes + opened
 
 
-def test_importlib_metadata_serves_the_own_verbs_only():
-    """Importing it switches off the standard library's finder, which pip needs."""
-    users = {
-        package_of(path)
-        for path in SOURCES
-        if re.search(r"import(_module)?\b.*\bimportlib_metadata\b", path.read_text())
-    }
-    assert users <= {"commands"}
-
-
 @every_source
 def test_named_tuples_are_made_of_types_and_not_of_strings(path):
     """`from __future__ import annotations` has `NamedTuple` compile each field's type: several times the cost."""

@@ -61,7 +61,7 @@ def test_vendored_libraries_load_where_nothing_else_is_installed_and_traps_lie_o
     for library in PINNED:
         (tmp_path / f"{library}.py").write_text("raise AssertionError(__name__)")
     imports = "; ".join(f"import safe_pip._vendor.{library}" for library in PINNED)
-    program = f"import sys; sys.path[:0] = sys.argv[1:]; {imports}; import safe_pip._vendor.zipp.compat.overlay"
+    program = f"import sys; sys.path[:0] = sys.argv[1:]; {imports}"
     command = [sys.executable, "-I", "-S", "-W", "error", "-c", program, str(tmp_path), str(VENDOR.parents[1])]
     assert subprocess.run(command, capture_output=True, text=True).stderr == ""
 

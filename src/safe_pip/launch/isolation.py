@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from safe_pip.launch.restart import Start
 
 #: pip, and what it or we vendor under a name that an environment may have as well.
-SHADOWED = frozenset(("pip", "filelock", "importlib_metadata", "zipp", "typing_extensions"))
+SHADOWED = frozenset(("pip", "filelock", "typing_extensions"))
 
 #: What `sys.path` would be for pip in this interpreter: where it finds, and installs, distributions.
 environment_path: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ class Site:
         self.tree = root / "site"
         self.tree.mkdir()
         state_directory.make(self.tree)
-        self.stage = Stage.open(self.tree)
+        self.stage = Stage(self.tree)
         self.path = [*STANDARD, *DYNAMIC, str(self.tree)]
 
     def put(self, name: str, content: str, *, live: bool = False) -> Path:

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from safe_pip.environment.access import Target
-from safe_pip.environment.environment import Environment
+from safe_pip.environment.environment import Environment, Target
 from safe_pip.locking import flock as lock
 from safe_pip.locking import inheritance, state_directory
 from safe_pip.locking import order as request

@@ -15,8 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from safe_pip import fs
-from safe_pip.environment.access import Prefix, resolved, trees_below
-from safe_pip.environment.environment import Environment
+from safe_pip.environment.environment import Environment, Prefix, resolved, trees_below
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.launch import isolation

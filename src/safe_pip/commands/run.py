@@ -10,7 +10,7 @@ from pathlib import Path
 from safe_pip.commands import child
 from safe_pip.commands.environments import Context, own_trees, trees_of
 from safe_pip.commands.options import Namespace, Parser
-from safe_pip.environment.access import Target
+from safe_pip.environment.environment import Target
 from safe_pip.launch import isolation
 from safe_pip.messages import say
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from safe_pip.environment import import_check
-from safe_pip.environment.access import Target
-from safe_pip.environment.environment import Environment
+from safe_pip.environment.environment import Environment, Target
 from safe_pip.environment.snapshot import Ownership
 from safe_pip.environment.stage import Stage
 from safe_pip.errors import CommitFailed, State, UnusableEnvironment

@@ -2,26 +2,346 @@
 
 Each tree has two locks: the *environment lock*, flock on the directory itself (shared: what is installed stays as it
 is), and the *commit lock* in its state directory (shared: a process reads what is installed; exclusive: a process
-changes it). Nothing here knows pip. `locking.fallback` is imported only where there is no flock.
-"""
+changes it). A `Step` says which locks one access takes, and makes what must exist on disk before.
 
-from __future__ import annotations
+`locking.fallback` is imported only where there is no flock, `journal.recovery` only by a command that meets a journal:
+in `on_grant`, while a lock keeps safe-pip itself as it is.
+"""
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from safe_pip.environment import access
-from safe_pip.environment.access import Changing, SharedUse, Target
-from safe_pip.errors import StalePlan
-from safe_pip.locking import flock, inheritance
+from safe_pip import fs
+from safe_pip.errors import StalePlan, UnusableEnvironment
+from safe_pip.fs import space
+from safe_pip.locking import flock, inheritance, order, state_directory
 from safe_pip.locking.locker import Keep, Locker, Scope, Step
+from safe_pip.locking.order import Request
 from safe_pip.locking.waiting import Interrupted, Waiting
 
 if TYPE_CHECKING:
-    from safe_pip.locking.fallback import Sole
+    from safe_pip.journal.recovery import Unfinished
+
+# A process holds the lock on a state directory for microseconds while it looks. If it is stopped just then, others wait
+# so many seconds for it.
+_TURN = 10.0
+_PATTERNS = ("lib*/python*/*-packages", "lib*/pypy*/*-packages", "Lib/site-packages")
+_NAMES = ("site-packages", "dist-packages")
+
+Trees = Callable[[], "list[Path]"]
+Holds = Callable[[flock.Identity], bool]
+"""Whether this process holds the exclusive lock on a file."""
+
+
+class Target(NamedTuple):
+    """The directories that one command changes.
+
+    `trees`: purelib, and platlib if it is another directory. `directories`: directories of the scheme outside the
+    environment that serve other environments too (`~/.local/bin`). `uv_lock`: the file that uv locks for this target.
+    `stateless_trees`: trees in which no state directory stays after the command, because they are packed and shipped or
+    hold no distributions.
+    """
+
+    trees: tuple[Path, ...]
+    directories: tuple[Path, ...] = ()
+    uv_lock: Path | None = None
+    stateless_trees: tuple[Path, ...] = ()
+
+
+class Prefix(NamedTuple):
+    """A whole prefix (`bin`, `include`, `lib`, `share` and the site-packages inside) as it is now.
+
+    `trees` are the directories below `path` that hold distributions. `environment` are all directories in which a
+    program that uses the prefix finds distributions, or in which a journal may lie: also the prefix itself, if it has
+    no tree or still has the locks of a time when it had none. `is_shipped`: no state directory stays in it.
+    """
+
+    path: Path
+    trees: tuple[Path, ...]
+    environment: tuple[str, ...]
+    is_virtual: bool
+    is_shipped: bool
+
+    @classmethod
+    def at(cls, path: Path, own: Sequence[Path] = (), environment: Sequence[str] = ()) -> "Prefix":
+        """The prefix at `path`, which need not exist. For the running Python: its `own` trees and environment path."""
+        real = Path(os.path.realpath(path))
+        inside = [tree for tree in own if tree.is_dir() and tree.is_relative_to(real)]
+        trees = tuple(dict.fromkeys([*inside, *trees_below(real)]))
+        is_virtual = (real / "pyvenv.cfg").is_file()
+        is_used = is_virtual or bool(inside) or any(real.glob("bin/python3*"))
+        home = (str(real),) if not trees or state_directory.has_locks(real) else ()
+        return cls(real, trees, (*(environment or map(str, trees)), *home), is_virtual, not is_used)
+
+    @property
+    def target(self) -> Target:
+        """What a merge locks: the trees, as for an install, and the prefix itself unless it is a virtual environment.
+
+        A prefix without trees stands in for one. As long as a journal may lie in the prefix, it is one more tree.
+        """
+        home = (self.path,) if str(self.path) in self.environment else ()
+        shared = () if self.is_virtual and self.trees else (self.path, self.path / "bin")
+        return Target(
+            (*self.trees, *home),
+            tuple(path for path in resolved(shared) if path.is_dir()),
+            self.path / ".lock",
+            (*(self.trees if self.is_shipped else ()), *home),
+        )
+
+    @property
+    def stateless_trees(self) -> tuple[Path, ...]:
+        """Where no state directory stays. The prefix too: another command may have used it as a tree."""
+        return (*(self.trees if self.is_shipped else ()), self.path)
+
+    def is_tree(self, path: str) -> bool:
+        """Whether a directory (its real path) is one of the trees, or will be once it exists."""
+        below = Path(path)
+        if below in self.trees or not below.is_relative_to(self.path) or below.name not in _NAMES:
+            return below in self.trees
+        return any(map(below.relative_to(self.path).match, _PATTERNS))
+
+
+def trees_below(prefix: Path) -> list[Path]:
+    """The directories below a prefix that hold distributions, by the schemes of `sysconfig`; resolved, each once."""
+    return resolved(path for each in _PATTERNS for path in sorted(prefix.glob(each)) if path.name in _NAMES)
+
+
+def resolved(paths: Iterable[Path]) -> list[Path]:
+    """Each path with no symbolic link in it, once."""
+    return list(dict.fromkeys(Path(os.path.realpath(path)) for path in paths))
+
+
+def look_for_journals(directories: Iterable[Path]) -> None:
+    """Raise `Interrupted` if a change was left unfinished: it is undone before anything is read or written."""
+    found = tuple(filter(state_directory.has_journal, directories))
+    if found:
+        from safe_pip.journal import recovery
+
+        found = tuple(filter(recovery.find, found))
+        if found:
+            raise Interrupted(found)
+
+
+def _make_directory(path: Path) -> list[Path]:
+    """Make a directory and its parents; on return those that this call made."""
+    try:
+        with space.unpacking(str(path)):
+            return fs.make_directories(path)
+    except OSError as error:
+        raise space.not_writable(path, error) from error
+
+
+class Reading(Step):
+    """Read what is installed: the commit lock, shared; of a tree without that lock the environment lock, shared."""
+
+    def __init__(self, trees: Trees) -> None:
+        self._find = trees
+        self._without: list[Path] = []
+        self.trees: list[Path] = []
+
+    def requests(self) -> Iterator[Request]:
+        self.trees = self._find()
+        self._without = [tree for tree in self.trees if not state_directory.has_locks(tree)]
+        for tree in self.trees:
+            lock = order.environment_lock if tree in self._without else order.commit_lock
+            yield lock(tree, exclusive=False)
+
+    def on_grant(self) -> None:
+        look_for_journals(self.trees)
+
+    def is_current(self) -> bool:
+        return not any(map(state_directory.has_locks, self._without))
+
+
+class SharedUse(Reading):
+    """Use what is installed while it stays as it is: the environment lock, shared, and the mutexes of `sources`."""
+
+    def __init__(self, trees: Trees, sources: Iterable[Path] = ()) -> None:
+        super().__init__(trees)
+        self._sources = tuple(resolved(sources))
+
+    def requests(self) -> Iterator[Request]:
+        self.trees = self._find()
+        for tree in self.trees:
+            yield order.environment_lock(tree, exclusive=False)
+        for source in self._sources:
+            _make_directory(source)
+            yield order.mutex(source)
+
+    def directories(self) -> Iterable[Path]:
+        return self._sources
+
+
+class Recovering(Step):
+    """Undo what a dead process left unfinished: the commit locks that its journal names, then its owner file.
+
+    Only the holder of the owner file touches what the transaction owns, until the journal is gone.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._unfinished: Unfinished | None = None
+
+    def requests(self) -> Iterator[Request]:
+        from safe_pip.journal import recovery
+
+        self._unfinished = None
+        for unfinished in recovery.find(self._directory):
+            try:
+                journal = recovery.read(unfinished)
+            except FileNotFoundError:
+                continue  # another process has undone it
+            self._unfinished = unfinished
+            for tree in map(Path, journal.trees):
+                if tree.is_dir() and state_directory.exists(tree):
+                    yield order.commit_lock(tree, exclusive=True)
+            for directory in map(Path, journal.directories):
+                if directory.is_dir():
+                    yield order.shared_directory(directory)
+            yield order.owner_lock(unfinished.owner_file, unfinished.home)
+            return
+
+    def on_grant(self) -> None:
+        if self._unfinished is not None:
+            from safe_pip.journal import recovery
+
+            with suppress(FileNotFoundError):
+                recovery.roll_back(self._unfinished)
+
+
+class Locking(Step):
+    """Lock one directory that is no environment: flock on the directory itself, which is made if it is missing."""
+
+    def __init__(self, path: Path, *, exclusive: bool) -> None:
+        (self._path,) = resolved([path])
+        self._exclusive = exclusive
+        self._made: list[Path] = []
+
+    def requests(self) -> Iterator[Request]:
+        self._made += _make_directory(self._path)
+        yield Request(order.Rank.ENVIRONMENT, self._path, self._exclusive, self._path)
+
+    def directories(self) -> Iterable[Path]:
+        return (self._path,)
+
+    def tidy(self, holds: Holds, *, failed: bool) -> None:
+        if failed:
+            fs.remove_empty_directories(self._made)
+
+
+class Opening(Step):
+    """Make a private tree in the home of a target: its commit lock, shared, which keeps sweepers away."""
+
+    def __init__(self, target: Target, also: Iterable[Path] = ()) -> None:
+        self.trees = tuple(resolved((*target.trees, *also)))
+        self._target = target
+        self._made: list[Path] = []
+
+    def requests(self) -> Iterator[Request]:
+        for tree in self.trees:
+            self._make(tree)
+        yield order.commit_lock(self.trees[0], exclusive=False)
+
+    def _make(self, tree: Path) -> None:
+        self._made += _make_directory(tree)
+        state_directory.make(tree)
+
+    def on_grant(self) -> None:
+        look_for_journals(self.trees)
+
+    def directories(self) -> Iterable[Path]:
+        return self.trees
+
+    def tidy(self, holds: Holds, *, failed: bool) -> None:
+        """Remove the state directories that do not stay and, after a failure, the directories that were made."""
+        made = [tree for tree in self.trees if failed and tree in self._made]
+        for tree in dict.fromkeys((*resolved(self._target.stateless_trees), *made)):
+            remove_state_directory(tree, holds)
+        if failed:
+            fs.remove_empty_directories(self._made)
+
+
+class Changing(Opening):
+    """Change a target: its trees exclusively, the others' commit locks shared, then its directories and uv's lock.
+
+    `environment` and `commit` say which of the two locks of the target's trees are taken.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        also: Iterable[Path] = (),
+        *,
+        others: Trees = list,
+        environment: bool = True,
+        commit: bool = True,
+    ) -> None:
+        super().__init__(target, also)
+        self._others = Reading(lambda: [tree for tree in others() if tree not in self.trees])
+        self._environment = environment
+        self._commit = commit
+        self._uv_lock: Path | None = None
+
+    def requests(self) -> Iterator[Request]:
+        for tree in self.trees:
+            self._make(tree)
+            if self._environment:
+                yield order.environment_lock(tree, exclusive=True)
+            if self._commit:
+                yield order.commit_lock(tree, exclusive=True)
+        if not self._commit:
+            return
+        yield from self._others.requests()
+        for directory in resolved(self._target.directories):
+            self._made += _make_directory(directory)
+            yield order.shared_directory(directory)
+        self._uv_lock = self._find_uv_lock()
+        if self._uv_lock is not None:
+            yield order.uv_lock(self._uv_lock)
+
+    def _find_uv_lock(self) -> Path | None:
+        uv = self._target.uv_lock
+        return Path(os.path.realpath(uv)) if uv is not None and os.path.isfile(uv) else None
+
+    def on_grant(self) -> None:
+        look_for_journals((*self.directories(), *self._others.trees) if self._commit else self.trees)
+
+    def is_current(self) -> bool:
+        # uv makes its file when it first works there, perhaps while this process waited for another lock.
+        return not self._commit or (self._find_uv_lock() == self._uv_lock and self._others.is_current())
+
+    def directories(self) -> Iterable[Path]:
+        return (*self.trees, *resolved(self._target.directories))
+
+
+def remove_state_directory(tree: Path, holds: Holds) -> None:
+    """Remove `.safe-pip` if this process holds both locks or gets them without waiting. Never raises.
+
+    Of several commands that leave at once, the last one removes it: they look one after another, and the process that
+    has removed it looks again. Another command may have made a new one, and left because this process held the tree.
+    """
+    with suppress(FileNotFoundError, UnusableEnvironment):
+        while flock.supported and _is_removed(tree, holds):
+            pass
+
+
+def _is_removed(tree: Path, holds: Holds) -> bool:
+    state = state_directory.path_of(tree)
+    with ExitStack() as opened:
+        # Only this function locks the state directory itself. The lock is held until the other two were tried.
+        turn = opened.enter_context(flock.Descriptor(state))
+        if not flock.poll_lock(turn, exclusive=True, seconds=_TURN, pause=0.001) or not turn.is_current():
+            return False
+        for path in (tree, state / state_directory.COMMIT):
+            lock = opened.enter_context(flock.Descriptor(path))
+            is_granted = holds(lock.identity) or flock.try_lock(lock, exclusive=True)
+            if not is_granted or not lock.is_current():
+                return False
+        return state_directory.remove(tree)
+
 
 T = TypeVar("T")
 
@@ -54,8 +374,8 @@ class Environment:
         self._path = tuple(path)
         self._stdlib = {os.path.realpath(name) for name in stdlib}
         ancestry = inheritance.Ancestry(os.environ.get(inheritance.VARIABLE))
-        self._locker = Locker(waiting, timeout, ancestry, access.Recovering)
-        self._sole: Sole | None = None
+        self._locker = Locker(waiting, timeout, ancestry, Recovering)
+        self._sole = None
         if not flock.supported:
             from safe_pip.locking.fallback import Sole
 
@@ -71,14 +391,14 @@ class Environment:
     def read(self, take: Callable[[], T]) -> T:
         """Call `take` while no process changes what is installed; call it again if it may have seen half a change."""
         while True:
-            step = access.Reading(self.trees)
+            step = Reading(self.trees)
             with self._taking(step) as scope:
                 value = take()
                 if self._has_all:
                     return value
                 # Without a commit lock, a change may have begun meanwhile. It is dealt with when this starts over.
                 with suppress(Interrupted):
-                    access.look_for_journals(step.trees)
+                    look_for_journals(step.trees)
                     if step.is_current() and scope.is_inheritance_alive():
                         return value
 
@@ -113,11 +433,11 @@ class Environment:
 
     @contextmanager
     def staging(self, target: Target, make: Callable[[Path], T]) -> Iterator[T]:
-        """Let `make` make what is private in the target's home (its first tree), while no sweeper is at work there.
+        """Let `make` make what is private in the target's first tree, while no sweeper is at work; holds no lock then.
 
-        The body runs with no lock held. Missing trees are made, and removed if the body raises, like by `replacing`.
+        Missing trees are made, and removed if the body raises, as by `replacing`.
         """
-        step = access.Opening(target)
+        step = Opening(target)
         with self._tidying(step):
             with self._taking(step):
                 made = make(step.trees[0])
@@ -129,7 +449,7 @@ class Environment:
         Of several commands that leave, the last one removes them; none waits for a command that is at work.
         """
         for tree in trees:
-            access.remove_state_directory(tree, self._holds)
+            remove_state_directory(tree, self._holds)
 
     def carry_out(self, step: Step) -> None:
         """Take the locks of a step that does its work as soon as it has them, and let them go."""
@@ -164,12 +484,12 @@ class Environment:
 
     def directory(self, path: Path, *, exclusive: bool) -> AbstractContextManager[Scope]:
         """Lock a directory that is no environment while another program runs; it is made if it is missing."""
-        return self._taking(access.Locking(path, exclusive=exclusive), is_published=True)
+        return self._taking(Locking(path, exclusive=exclusive), is_published=True)
 
     @contextmanager
     def making(self, path: Path) -> Iterator[None]:
         """Be the only process that makes an environment in this directory; missing ones are made as by `replacing`."""
-        step = access.Locking(path, exclusive=True)
+        step = Locking(path, exclusive=True)
         # Removed under the lock: the next holder of the lock notices that it has another directory.
         with self._tidying(step), self._taking(step), self._tidying(step):
             yield
@@ -180,7 +500,7 @@ class Environment:
             yield Held(step.trees, scope)
 
     @contextmanager
-    def _tidying(self, step: access.Opening | access.Locking) -> Iterator[None]:
+    def _tidying(self, step: Opening | Locking) -> Iterator[None]:
         failed, process = True, os.getpid()
         try:
             yield

@@ -36,15 +36,14 @@ _Linked = dict[tuple[int, int], tuple[str, int]]
 
 
 class Stage:
-    """The private tree of one transaction; made by `open`, gone after `close`.
+    """The private tree of one transaction, gone after `close`. What the disk refuses in it is an error of ours."""
 
-    What the disk refuses in it is raised as an error of ours: nothing was changed.
-    """
+    def __init__(self, home: Path) -> None:
+        """Make it in the state directory of the tree `home`, whose commit lock the caller holds, shared.
 
-    def __init__(self, home: Path, owner: Owner) -> None:
-        self.home = home
-        self.identifier = owner.identifier
-        self._owner = owner
+        On error nothing is left behind.
+        """
+        self.home = Path(os.path.realpath(home))
         self.parts: list[str] = []
         """The private directories, the one in `home` first."""
         self._marks: set[str] = set()
@@ -54,22 +53,14 @@ class Stage:
         """What `link` and `add_markers` have put into the stage, for `reset`."""
         self._spares: list[tuple[str, str]] = []
         self._linked: defaultdict[int, _Linked] = defaultdict(dict)
-
-    @classmethod
-    def open(cls, home: Path) -> Stage:
-        """Make one in the state directory of the tree `home`, whose commit lock the caller holds, shared.
-
-        On error nothing is left behind.
-        """
-        home = Path(os.path.realpath(home))
-        with staging(str(home)):
-            stage = cls(home, Owner.make(state_directory.path_of(home)))
+        with staging(str(self.home)):
+            self._owner = Owner.make(state_directory.path_of(self.home))
+            self.identifier = self._owner.identifier
             try:
-                stage.parts.append(parts.make_part(stage._owner, str(home), str(home)))
+                self.parts.append(parts.make_part(self._owner, str(self.home), str(self.home)))
             except BaseException:
-                stage.close()
+                self.close()
                 raise
-        return stage
 
     @property
     def roots(self) -> tuple[str, ...]:

@@ -16,8 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from safe_pip.environment.access import Target
-from safe_pip.environment.environment import Environment, Held
+from safe_pip.environment.environment import Environment, Held, Target
 from safe_pip.environment.snapshot import ReadSet, Snapshot
 from safe_pip.errors import SafePipError, StalePlan
 
@@ -172,7 +171,7 @@ class Transaction:
         with self.failing():
             for tree in target.trees:
                 check_writable(str(tree))
-        with self._taking(self.environment.staging(target, Stage.open)) as stage:
+        with self._taking(self.environment.staging(target, Stage)) as stage:
             trees, terms = self.environment.trees(), terms or change.Terms()
             made = change.Change(stage, target, trees, terms, is_durable=self._durable)
             try:

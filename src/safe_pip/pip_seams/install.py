@@ -10,8 +10,8 @@ from typing import Any
 from pip._internal.utils.logging import get_console
 from pip._vendor.packaging.utils import canonicalize_name
 
-from safe_pip.environment.access import Target
 from safe_pip.environment.change import Change, Overwritten, Terms
+from safe_pip.environment.environment import Target
 from safe_pip.environment.snapshot import Snapshot, hides
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import Mismatch, SafePipError, StalePlan

@@ -15,7 +15,7 @@ from pip._internal.exceptions import PipError
 from pip._internal.locations import get_bin_prefix, get_bin_user, get_scheme
 from pip._internal.utils.virtualenv import running_under_virtualenv
 
-from safe_pip.environment.access import Target
+from safe_pip.environment.environment import Target
 from safe_pip.pip_seams.output import kept_back
 
 

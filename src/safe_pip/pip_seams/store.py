@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pip._internal.models.scheme import SCHEME_KEYS
 
 from safe_pip import fs
-from safe_pip.environment.access import Target
+from safe_pip.environment.environment import Target
 from safe_pip.errors import Mismatch
 from safe_pip.fs import Directory
 from safe_pip.fs.bulk import BYTECODE, COMPILED, Damaged, LinkMode

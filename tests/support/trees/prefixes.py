@@ -16,7 +16,7 @@ from safe_pip.commands.environments import Context
 from safe_pip.commands.merge.manifest import Manifest
 from safe_pip.commands.merge.transfer import Merged, Policy, Request, merge
 from safe_pip.commands.merge.unmerge import Unmerged, unmerge
-from safe_pip.environment.access import Prefix
+from safe_pip.environment.environment import Prefix
 from safe_pip.launch.settings import Settings
 from tests.support.faults.transaction import Link
 from tests.support.venvs.direct_installs import SilentReporter

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safe_pip.environment.access import Target
 from safe_pip.environment.change import Change
-from safe_pip.environment.environment import Environment
+from safe_pip.environment.environment import Environment, Target
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.environment.transaction import Transaction
 from safe_pip.merge.plan import Removal

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from safe_pip.environment.access import Target
-from safe_pip.environment.environment import Environment, Held
+from safe_pip.environment.environment import Environment, Held, Target
 from safe_pip.errors import LockTimeout, NestingRefused, RecoveryNeeded, StalePlan, UnusableEnvironment
 from safe_pip.journal.owner import Owner
 from safe_pip.locking import flock, holders, inheritance, state_directory, waiting

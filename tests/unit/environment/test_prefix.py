@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip.commands.environments import trees_of
-from safe_pip.environment.access import Prefix
+from safe_pip.environment.environment import Prefix
 from safe_pip.locking import state_directory
 from tests.support.trees.prefixes import SITE, MergePrefix, stage
 

@@ -39,7 +39,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stage(home: Path) -> Iterator[Stage]:
-    made = Stage.open(home)
+    made = Stage(home)
     yield made
     made.close()
 
@@ -79,7 +79,7 @@ def with_mask(mask: int, act) -> None:
 
 
 def test_it_is_an_owner_file_and_a_private_directory_and_gone_when_it_is_closed(home: Path) -> None:
-    stage = Stage.open(home)
+    stage = Stage(home)
     assert left_in(home) == sorted([*LOCKS, stage.identifier, f"{stage.identifier}.owner"])
     (private,) = stage.parts
     assert private == str(home / ".safe-pip" / stage.identifier)
@@ -98,7 +98,7 @@ def test_no_other_user_can_enter_with_any_umask_and_any_tree(tmp_path: Path, mas
     tmp_path.chmod(mode)
     state_directory.make(tmp_path)
     opened = []
-    with_mask(mask, lambda: opened.append(Stage.open(tmp_path)))
+    with_mask(mask, lambda: opened.append(Stage(tmp_path)))
     for path in (*opened[0].parts, opened[0].root, os.path.join(opened[0].parts[0], "trash")):
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
     opened[0].close()
@@ -107,13 +107,13 @@ def test_no_other_user_can_enter_with_any_umask_and_any_tree(tmp_path: Path, mas
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EACCES, errno.EROFS])
 def test_an_error_while_it_is_made_leaves_nothing_and_says_that_nothing_was_changed(home: Path, number: int) -> None:
     with disk.record() as changes:
-        stage = Stage.open(home)
+        stage = Stage(home)
     stage.close()
     for k, change in enumerate(changes):
         if change.operation == "set_owner" and number == errno.EACCES:
             continue  # without the right to give it to a group it stays private
         with pytest.raises(SafePipError) as caught, disk.error_at(k, number):
-            Stage.open(home)
+            Stage(home)
         assert caught.value.state is State.UNCHANGED
         assert isinstance(caught.value, UnusableEnvironment if number in (errno.EACCES, errno.EROFS) else CommitFailed)
         assert left_in(home) == LOCKS
@@ -125,12 +125,12 @@ def test_a_state_directory_that_is_a_symbolic_link_is_not_entered(tmp_path: Path
     (tmp_path / "other").mkdir()
     (tmp_path / "home" / ".safe-pip").symlink_to("../other")
     with pytest.raises(SafePipError):
-        Stage.open(tmp_path / "home")
+        Stage(tmp_path / "home")
     assert os.listdir(tmp_path / "other") == []
 
 
 def test_as_long_as_there_is_a_journal_nothing_is_deleted(home: Path) -> None:
-    stage = Stage.open(home)
+    stage = Stage(home)
     path = put(stage, home / "x.py")
     journal = home / ".safe-pip" / f"{stage.identifier}.journal"
     journal.write_text("undo this")
@@ -150,19 +150,19 @@ def test_the_owner_file_is_removed_before_it_is_let_go(home: Path, monkeypatch: 
         remove(directory, name)
 
     monkeypatch.setattr(fs, "remove", watched)
-    Stage.open(home).close()
+    Stage(home).close()
     assert seen == [True]
 
 
 def test_what_is_committed_is_deleted_with_the_rest(home: Path) -> None:
-    stage = Stage.open(home)
+    stage = Stage(home)
     (home / ".safe-pip" / f"{stage.identifier}.committed").write_text("done")
     stage.close()
     assert left_in(home) == LOCKS
 
 
 def test_an_abandoned_stage_stays_for_the_sweep(home: Path) -> None:
-    stage = Stage.open(home)
+    stage = Stage(home)
     before = left_in(home)
     stage.leave()
     stage.close()
@@ -174,7 +174,7 @@ def test_closing_it_never_raises_and_leaves_an_owner_file_for_what_could_not_be_
     home: Path, elsewhere: Path
 ) -> None:
     def fill() -> Stage:
-        stage = Stage.open(home)
+        stage = Stage(home)
         stage.add_part(str(elsewhere))
         stage.mark(str(elsewhere))
         put(stage, home / "x.py")
@@ -257,7 +257,7 @@ def test_what_is_made_there_gets_the_access_that_it_would_have_got_in_place(home
         set_default_acl(at)
     shutil.rmtree(home / ".safe-pip")
     state_directory.make(home)  # it inherits from its tree
-    stage = Stage.open(home)
+    stage = Stage(home)
     stage.mirror(str(live))
     mirrored = Path(stage.root + str(live))
 
@@ -274,7 +274,7 @@ def test_a_directory_that_does_not_exist_is_made_as_it_would_be_in_place(home: P
     home.chmod(0o2755)
 
     def compare() -> None:
-        stage = Stage.open(home)
+        stage = Stage(home)
         stage.mirror(str(home / "new" / "er"))
         (home / "new" / "er").mkdir(parents=True)
         for path in (home / "new", home / "new" / "er"):
@@ -286,7 +286,7 @@ def test_a_directory_that_does_not_exist_is_made_as_it_would_be_in_place(home: P
 
 def test_a_mirrored_directory_can_be_written_also_if_the_one_in_the_target_cannot(home: Path) -> None:
     (home / "closed").mkdir(mode=0o555)
-    stage = Stage.open(home)
+    stage = Stage(home)
     stage.mirror(str(home / "closed"))
     assert stat.S_IMODE(os.stat(f"{stage.root}{home}/closed").st_mode) & 0o700 == 0o700
     stage.close()
@@ -726,7 +726,7 @@ def test_a_group_that_shares_everything_may_undo_what_is_prepared(tmp_path: Path
     os.chown(home, 0, user.pw_gid)
     home.chmod(0o2775)
     state_directory.make(home)
-    stage = Stage.open(home)
+    stage = Stage(home)
     stage.mirror(str(home))
     put(stage, home / "pkg" / "a.py")
     stage.add_markers([operation(stage, Kind.NEW, home / "pkg")], [str(home)])
@@ -755,7 +755,7 @@ def test_no_other_user_is_let_in_if_a_root_does_not_belong_to_the_group(tmp_path
         path.chmod(0o2775)
     shared.chmod(mode)
     state_directory.make(home)
-    stage = Stage.open(home)
+    stage = Stage(home)
     path = put(stage, home / "a.py")
     stage.add_markers([operation(stage, Kind.NEW, home / "a.py")], [str(home), str(shared)])
     assert stat.S_IMODE(os.stat(stage.parts[0]).st_mode) == 0o700
@@ -830,13 +830,13 @@ def test_every_change_that_is_refused_is_an_error_of_ours_and_leaves_nothing(hom
         stage.move_to_part(f"{stage.root}{home}/x.py", stage.add_part(str(elsewhere)))
         stage.take_out([str(home / "x.py")])
 
-    stage = Stage.open(home)
+    stage = Stage(home)
     with disk.record() as changes:
         work(stage)
     stage.close()
     assert len(changes) > 30
     for k in range(len(changes)):
-        stage = Stage.open(home)
+        stage = Stage(home)
         with contextlib.suppress(SafePipError), disk.error_at(k, errno.ENOSPC, forever=True) as trial:
             work(stage)
         assert trial.struck == changes[k]._replace(path=trial.struck.path, source=trial.struck.source)

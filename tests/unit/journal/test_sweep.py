@@ -51,7 +51,7 @@ def left_in(tree: Path) -> list[str]:
 
 def live(home: Path, elsewhere: Path) -> Stage:
     """Everything that a stage does, but for its end."""
-    stage = Stage.open(home)
+    stage = Stage(home)
     stage.mirror(str(home))
     for name in ("a.py", "b.py"):
         Path(f"{stage.root}{home}/{name}").write_text("x")
@@ -382,7 +382,7 @@ def test_a_note_deletes_nothing_that_belongs_to_another_home(tmp_path: Path, hom
 
 
 def test_a_note_deletes_nothing_of_another_transaction_of_the_same_home(home: Path, elsewhere: Path) -> None:
-    stage = Stage.open(home)
+    stage = Stage(home)
     stage.add_part(str(elsewhere))
     stage.mark(str(elsewhere))
     before = sorted(elsewhere.rglob("*"))

@@ -19,7 +19,7 @@ from safe_pip import fs
 from safe_pip.commands.activity import State
 from safe_pip.commands.doctor.examination import KEPT, NOT_UNINSTALLABLE, Finding, Kind, Report, Way, examine, way
 from safe_pip.commands.environments import MISLEADING, Place
-from safe_pip.environment.access import Target
+from safe_pip.environment.environment import Target
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.errors import RecoveryNeeded, SafePipError, StalePlan
 from safe_pip.fs import Directory

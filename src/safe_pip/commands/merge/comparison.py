@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from safe_pip.environment.access import Prefix
+from safe_pip.environment.environment import Prefix
 from safe_pip.environment.snapshot import Ownership
 from safe_pip.errors import Unmergeable
 from safe_pip.locking.state_directory import NAME

@@ -15,8 +15,8 @@ from typing import NamedTuple, TypeVar
 from safe_pip import fs
 from safe_pip.commands.merge.comparison import Comparison, Item, Verdict, compare, reading
 from safe_pip.commands.merge.manifest import Manifest, Put
-from safe_pip.environment.access import Prefix
 from safe_pip.environment.change import Terms, sweep_target
+from safe_pip.environment.environment import Prefix
 from safe_pip.environment.snapshot import Snapshot, hides
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import MergeRefused, SafePipError, StalePlan, State, Unmergeable

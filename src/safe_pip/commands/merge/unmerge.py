@@ -12,8 +12,8 @@ from safe_pip.commands.merge import named, tell
 from safe_pip.commands.merge.manifest import Manifest
 from safe_pip.commands.merge.transfer import Attempt, Owned, Transactions, is_closed, state_of, until_current
 from safe_pip.commands.options import Namespace, Parser, text
-from safe_pip.environment.access import Prefix
 from safe_pip.environment.change import Terms
+from safe_pip.environment.environment import Prefix
 from safe_pip.environment.snapshot import Ownership, Snapshot
 from safe_pip.errors import StalePlan
 from safe_pip.merge.plan import ExactTree, Removal

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from safe_pip import fs
 from safe_pip.commands.environments import Context, Interpreter, python_of, scripts_below
-from safe_pip.environment.access import Target
+from safe_pip.environment.environment import Target
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import NotMade, UnusableEnvironment
 from safe_pip.fs import Directory, space

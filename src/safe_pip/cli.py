@@ -151,7 +151,8 @@ def _run_seams(
     kept = copy.beside("programs") if chosen.fast_start and not copy.is_private else None
     start = FastStart(kept, copy=copy.path, bundle=copy.beside("bundle"))
     start.attach()
-    from safe_pip.pip_seams.seams import SeamBroken, Seams, Shell
+    from safe_pip.pip_seams.seam import SeamBroken
+    from safe_pip.pip_seams.seams import Seams, Shell
 
     if copy.is_private and line.is_verbose:
         say(f"the cache cannot be used, so pip runs from a copy of this command's own in `{copy.path}`")

@@ -104,8 +104,6 @@ def attach_to_command(transaction: Transaction) -> None:
         with _mutex(transaction, options.cache_dir):
             return _remove(original, command, options, args)
 
-    for seam in (INFO, LIST, REMOVE):
-        seam.check()
     INFO.replace(_info)
     LIST.replace(_list)
     REMOVE.replace(remove)

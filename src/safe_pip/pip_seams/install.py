@@ -2,8 +2,8 @@
 
 import os
 import types
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Collection
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ DETERMINE = Seam(_COMMAND, "InstallCommand._determine_conflicts", ("to_install",
 CHECK = Seam(_COMMAND, "check_install_conflicts", ("to_install",))
 MOVE = Seam(_COMMAND, "InstallCommand._handle_target_dir", ("target_dir", "target_temp_dir", "upgrade"))
 BAR = Seam("pip._internal.req", "get_install_progress_renderer", ("bar_type", "total"))
-SEAMS = (INSTALL, SUMMARY, CONFLICTS, DETERMINE, CHECK, MOVE, BAR)
 
 
 class Wanted:
@@ -53,14 +52,13 @@ class Wanted:
         self._installed = installed
 
     @property
-    def projects(self) -> list[str]:
-        """The projects to install."""
-        return [project for project in self.planned if project not in self._left_out]
+    def requirements(self) -> dict[str, Any]:
+        """The projects to install, with pip's requirements."""
+        return {project: each for project, each in self.planned.items() if project not in self._left_out}
 
-    @property
-    def requirements(self) -> list[Any]:
-        """pip's requirements for these projects."""
-        return [self.planned[project] for project in self.projects]
+    def wheels(self) -> list[Path]:
+        """The files of these projects."""
+        return [Path(each.local_file_path) for each in self.requirements.values()]
 
     def unneeded(self) -> list[Path]:
         """Look again what others have installed; on return the wheels that are not needed any more."""
@@ -120,8 +118,9 @@ class Install:
         """`passing`, when wheels are prepared: those that were built for this command alone."""
         self.transaction = transaction
         self.installed = installed
-        self._options: Any = None
-        self._closing = ExitStack()
+        self.options: Any = None
+        self.later = ExitStack()
+        """What was replaced is deleted when this is closed."""
         self._prepared = prepared
         self._passing = passing
         self._wheels = WheelStaging(prepared)
@@ -134,8 +133,6 @@ class Install:
 
     def attach(self) -> None:
         """Have pip commit here."""
-        for seam in SEAMS:
-            seam.check()
         self._wheels.attach()
         self._removals.attach(self._remove)
         INSTALL.replace(self._install)
@@ -147,27 +144,20 @@ class Install:
         MOVE.replace(self._say_moved)
         BAR.replace(self._progress)
 
-    @contextmanager
-    def at_work(self, options: Any) -> Iterator[None]:
-        """Within, pip runs the command. What was replaced is deleted at the end, after pip's last message."""
-        self._options = options
-        with self._closing:
-            yield
-
     def _install(self, original: Any, *args: Any, **kw: Any) -> Any:
         call = arguments(original, args, kw)
         if not call["requirements"]:
             return original(*args, **kw)
-        wanted = self._wanted = Wanted(call["requirements"], self._options, self.transaction, self.installed)
+        wanted = self._wanted = Wanted(call["requirements"], self.options, self.transaction, self.installed)
         wanted.unneeded()
         self._wheels.attach_to_wheels()
-        done = self._stage_and_commit(original, call) if wanted.projects else []
+        done = self._stage_and_commit(original, call) if wanted.requirements else []
         if wanted.there:
             listed = ", ".join(f"`{project} {found.version}`" for project, found in wanted.there.items())
             was = "was" if len(wanted.there) == 1 else "were"
             self.transaction.noticed.append(f"{listed} {was} installed meanwhile by another command")
         self.installed.refresh()
-        return [each for each in done if canonicalize_name(each.name) in wanted.projects]
+        return [each for each in done if canonicalize_name(each.name) in wanted.requirements]
 
     def _stage_and_commit(self, original: Any, call: dict[str, Any]) -> list[Any]:
         """Have pip install into the stage, then commit that; on return the target is as pip would have left it."""
@@ -182,12 +172,12 @@ class Install:
             for bar in self._bars:
                 list(bar(()))
             self._note(overwritten)
-            self._closing.push(closing.pop_all())
+            self.later.push(closing.pop_all())
         return done
 
     def _target(self, call: dict[str, Any]) -> Target:
         if call["home"] is not None:
-            return scheme_target(self.transaction.path, target_dir=Path(self._options.target_dir))
+            return scheme_target(self.transaction.path, target_dir=Path(self.options.target_dir))
         return scheme_target(
             self.transaction.path, root=call["root"], prefix=call["prefix"], use_user_site=call["use_user_site"]
         )
@@ -195,24 +185,24 @@ class Install:
     def _stage(self, original: Any, call: dict[str, Any], change: Change, kept: KeptBack) -> list[Any]:
         """Have the wheels prepared, then have pip install into the stage; on return its results."""
         try:
-            with space.unpacking(change.root, [Path(each.local_file_path) for each in self._wanted.requirements]):
+            with space.unpacking(change.root, self._wanted.wheels()):
                 self._prepare(change.target)
-                call["requirements"] = self._wanted.requirements
+                call["requirements"] = [*self._wanted.requirements.values()]
                 if not call["requirements"]:
                     return []
                 if call["home"] is not None:
-                    directory = os.path.abspath(self._options.target_dir)
-                    self._there = TargetDirectory(directory, change, upgrade=self._options.upgrade)
+                    directory = os.path.abspath(self.options.target_dir)
+                    self._there = TargetDirectory(directory, change, upgrade=self.options.upgrade)
                     call["home"] = self._there.home
                 with self._wheels.into(change, kept, home=call["home"]):
                     done: list[Any] = original(**call)
         finally:
             self._prepared.close()
-            self.transaction.noticed += self._prepared.notices(self._options)
+            self.transaction.noticed += self._prepared.notices(self.options)
         for found in self._wheels.differences:
             if found.everything and self.transaction.verify == "record":
                 raise Mismatch(found.everything)
-            self.transaction.noticed += filter(None, [found.everything if self._options.verbose else found.contents])
+            self.transaction.noticed += filter(None, [found.everything if self.options.verbose else found.contents])
         staged = self._wheels.staged
         if self._there is not None:
             staged = self._there.arrange(staged)
@@ -224,10 +214,9 @@ class Install:
 
     def _prepare(self, target: Target) -> None:
         """Have all wheels ready before the first one is staged."""
-        wanted, options = self._wanted, self._options
+        wanted, options = self._wanted, self.options
         # A wheel that is built anew each time has other bytes: its entry would only take the room of others.
-        wheels = {Path(each.local_file_path): each.name for each in wanted.requirements}
-        wheels = {wheel: name for wheel, name in wheels.items() if wheel not in self._passing}
+        wheels = [path for path in wanted.wheels() if path not in self._passing]
         if wheels:
             self._prepared.make_ready(wheels, options, wanted.unneeded)
         # If another command installs all of it meanwhile, nothing has to be staged.
@@ -252,7 +241,7 @@ class Install:
         """Whether what is staged hides anything that is installed now, or is hidden by it."""
         # A tree that is packed and shipped is on no path.
         trees = () if target.stateless_trees else self.transaction.environment.trees()
-        return hides(self._names, (*trees, *target.trees), self._wanted.projects)
+        return hides(self._names, (*trees, *target.trees), self._wanted.requirements)
 
     def _progress(self, original: Any, *args: Any, **kw: Any) -> Any:
         """pip's bar while it stages. Without a terminal all it leaves is an empty line, which is drawn at the end."""
@@ -265,7 +254,7 @@ class Install:
     def _note(self, overwritten: Overwritten) -> None:
         """Note what stayed, and with `-v` whose files were overwritten, of which pip says nothing."""
         self.transaction.noticed += self._removals.notices()
-        if self._options.verbose:
+        if self.options.verbose:
             for path, owner in overwritten:
                 whose = f"`{path}` of `{owner}`" if owner else f"`{path}`, which no distribution owned,"
                 self.transaction.noticed.append(f"{whose} was overwritten")

@@ -7,6 +7,7 @@ import importlib.metadata
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pip._vendor.packaging.utils import canonicalize_name
@@ -37,18 +38,16 @@ class Installed:
     def __init__(self, transaction: Transaction) -> None:
         self.transaction = transaction
         self._served: Any = None
-        self._backend: Any = None
 
     def attach(self) -> None:
         """Have pip ask this object from its first question on, whichever backend it selects."""
         original = SELECT_BACKEND.check()
 
+        @cache
         def select_backend() -> Any:
-            if self._backend is None:
-                backend = original()
-                self._serve(backend.Environment)
-                self._backend = backend
-            return self._backend
+            backend = original()
+            self._serve(backend.Environment)
+            return backend
 
         SELECT_BACKEND.put(select_backend)
         # Legacy editable installs are looked up along `sys.path`, which is not the environment's any more.
@@ -72,18 +71,17 @@ class Installed:
             if not paths:
                 return original(paths)
             other = self.transaction.of_other(paths)
-            backend = importlib.import_module("pip._internal.metadata").select_backend()
+            importlib.import_module("pip._internal.metadata").select_backend()
             with kept_back(), self.transaction.failing():
-                return other.take_snapshot(lambda: self._list(backend.Environment, tuple(paths), other))
+                return other.take_snapshot(lambda: self._list(other))
 
         PATHS[command].replace(get_environment)
 
     def served(self) -> Any:
         """pip's `Environment` as of the snapshot, which the first call takes."""
         if self._served is None:
-            path, transaction = self.transaction.path, self.transaction
             with kept_back():
-                self._served = transaction.take_snapshot(lambda: self._list(self._environment, path, transaction))
+                self._served = self.transaction.take_snapshot(lambda: self._list(self.transaction))
         return self._served
 
     def refresh(self) -> None:
@@ -95,9 +93,8 @@ class Installed:
         wanted = set(names)
         if not wanted:
             return {}
-        listed = self._list(self._environment, self.transaction.path, self.transaction)
         found: dict[str, BaseDistribution] = {}
-        for each in listed._iter_distributions():
+        for each in self._list(self.transaction)._iter_distributions():
             if each.canonical_name in wanted:
                 found.setdefault(str(each.canonical_name), each)
         return found
@@ -110,12 +107,16 @@ class Installed:
         environment.from_paths = classmethod(
             lambda cls, paths: self.served() if paths is None else from_paths(cls, paths)
         )
-        self._environment, self._from_paths = environment, from_paths
+        self._environment: Any = environment
+        self._from_paths = from_paths
 
-    def _list(self, environment: Any, path: tuple[str, ...], transaction: Transaction) -> Any:
+    def _list(self, transaction: Transaction) -> Any:
+        """pip's `Environment` with what is installed on the transaction's path now."""
         # The standard library keeps listings by the directory's mtime, whose steps are coarser than our commits.
         if hasattr(importlib.metadata, "FastPath"):
             importlib.metadata.FastPath.__new__.cache_clear()
+
+        environment: Any = self._environment
 
         class Served(environment):  # type: ignore[misc]
             def __init__(self, distributions: list[Any]) -> None:
@@ -129,7 +130,7 @@ class Installed:
                 transaction.asked(project)
                 return next((found for found in self.iter_all_distributions() if found.canonical_name == project), None)
 
-        distributions = list(self._from_paths(environment, list(path))._iter_distributions())
+        distributions = list(self._from_paths(environment, list(transaction.path))._iter_distributions())
         for distribution in distributions:
             _keep(distribution, transaction)
         return Served(distributions)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from safe_pip.environment.transaction import Transaction
@@ -57,12 +57,10 @@ sys.stdout.write("\\n" + json.dumps(answer))
 
 def attach(transaction: Transaction) -> None:
     """Attach to the first network session that pip makes; its modules are not imported before."""
-    attached: list[bool] = []
+    attach_once = cache(partial(_attach, transaction))
 
     def build_session(original: Any, *args: Any, **kw: Any) -> Any:
-        if not attached:
-            attached.append(True)
-            _attach(transaction)
+        attach_once()
         return original(*args, **kw)
 
     SESSION.replace(build_session)
@@ -114,19 +112,19 @@ def _put_authorities_off() -> Callable[[], None]:
     Reading it takes as long as importing a tenth of pip, and most installs from files make no request. That call raises
     what is wrong with the bundle. Without truststore (no `ssl`, an older platform) there is nothing to put off.
     """
-    later: list[Callable[[], None]] = []
-    is_asked: list[bool] = []
+    later: list[Callable[[], None]] | None = []
 
     def load(original: Any, context: Any, *args: Any, **kw: Any) -> None:
-        if is_asked:
+        if later is None:
             original(context, *args, **kw)
         else:
             later.append(partial(original, context, *args, **kw))
 
     def trust() -> None:
-        is_asked[:] = [True]
-        while later:
-            later.pop(0)()
+        nonlocal later
+        asked, later = later or (), None
+        for each in asked:
+            each()
 
     with suppress(SeamBroken):  # it is only slower then
         AUTHORITIES.replace(load)

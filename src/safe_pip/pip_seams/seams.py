@@ -9,7 +9,6 @@ imported that part, so that `pip list` does without what `pip install` needs. `o
 
 import importlib
 import os
-import stat
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from safe_pip.pip_seams.install import Install
     from safe_pip.pip_seams.installed import Installed
     from safe_pip.pip_seams.uninstall import Uninstall
-
-__all__ = ["SeamBroken", "Seams", "Shell", "run_unchanged"]
 
 CONTENT = Seam("pip._internal.req.req_file", "get_file_content", ("url", "session"))
 COMMANDS = Seam("pip._internal.commands", "commands_dict")
@@ -170,28 +167,25 @@ class Seams:
             if not isolation.is_current():
                 raise Replaced("safe-pip was replaced while this command started")
             with ExitStack() as work:
+                later = work.enter_context(ExitStack())  # closed with no lock held, after pip's last message
                 if name == "install":
-                    work.enter_context(self._install.at_work(options))
-                if name == "uninstall":
-                    work.enter_context(self._uninstall.at_work())
+                    self._install.options, self._install.later = options, later
                 if name in ("install", "uninstall") and not getattr(options, "dry_run", False):
                     work.enter_context(self._reserved(options))
                 status = int(run(options, args))
                 if transaction.error is not None:
                     raise transaction.error
                 if name == "uninstall" and status == 0:
-                    self._uninstall.commit()
+                    self._uninstall.commit(later)
                 return status
-        except SafePipError as error:
-            self.error = transaction.error or error
-            return self.error.exit_status
         except Exception as error:
-            if isinstance(error, FileNotFoundError) and not fs.has_working_directory():
-                transaction.error = transaction.error or UnusableEnvironment(NO_WORKING_DIRECTORY)
-            if transaction.error is None:
+            found = transaction.error or error  # pip may have taken ours for something else: a failed build
+            if isinstance(found, FileNotFoundError) and not fs.has_working_directory():
+                found = UnusableEnvironment(NO_WORKING_DIRECTORY)
+            if not isinstance(found, SafePipError):
                 raise
-            self.error = transaction.error  # pip took it for something else: a failed build
-            return self.error.exit_status
+            self.error = found
+            return found.exit_status
 
     @contextmanager
     def _reserved(self, options: Any) -> Iterator[None]:
@@ -200,17 +194,16 @@ class Seams:
         A command that prints a report on standard output is alone from its first attempt: another attempt would print
         a second report. Where an ancestor forbids the lock, nothing is reserved.
         """
-        from safe_pip.pip_seams.scheme import options_target
+        environment, is_alone = self.transaction.environment, getattr(options, "json_report_file", None) == "-"
+        with ExitStack() as locks:
+            if is_alone or self.attempt.number >= RESERVING:
+                from safe_pip.pip_seams.scheme import options_target
 
-        environment, locks = self.transaction.environment, ExitStack()
-        with suppress(NestingRefused):
-            is_alone = getattr(options, "json_report_file", None) == "-"
-            if is_alone:
-                locks.enter_context(environment.exclusively(options_target(self.transaction.path, options)))
-            elif self.attempt.number >= RESERVING:
+                target = options_target(self.transaction.path, options)
                 trees = [tree for tree in environment.trees() if os.access(tree, os.W_OK)]
-                locks.enter_context(environment.reserving(options_target(self.transaction.path, options), trees))
-        with locks:
+                with suppress(NestingRefused):
+                    alone = environment.exclusively(target) if is_alone else environment.reserving(target, trees)
+                    locks.enter_context(alone)
             yield
 
     def _attach(self, name: str, command: Any) -> None:
@@ -260,12 +253,10 @@ class Seams:
         self._passing = caches.attach_to_wheels(self.transaction)
 
     def _attach_install(self) -> None:
-        from safe_pip.fs.bulk import LinkMode
         from safe_pip.pip_seams.install import Install
         from safe_pip.pip_seams.store import PreparedWheels
 
-        prepared = PreparedWheels(LinkMode(self.settings.link_mode), self.settings.cache_limit)
-        self._install = Install(self.transaction, self.installed, prepared, self._passing)
+        self._install = Install(self.transaction, self.installed, PreparedWheels(self.settings), self._passing)
         self._install.attach()
 
     def _attach_uninstall(self) -> None:
@@ -278,7 +269,7 @@ class Seams:
         """A file of requirements. What comes from a pipe is kept: the next attempt finds the pipe empty."""
         if url in self.inputs:
             return url, self.inputs[url]
-        is_pipe = _is_pipe(url)
+        is_pipe = "://" not in url and os.path.exists(url) and not os.path.isfile(url)
         location, text = original(url, *args, **kw)
         if is_pipe:
             self.inputs[url] = text
@@ -297,15 +288,6 @@ def run_unchanged(args: list[str]) -> int:
 def _is_a(command: Any, module: str, name: str) -> bool:
     """Whether a command is of a class of pip's, without importing the class."""
     return module in sys.modules and isinstance(command, getattr(sys.modules[module], name, ()))
-
-
-def _is_pipe(url: str) -> bool:
-    if "://" in url:
-        return False
-    try:
-        return not stat.S_ISREG(os.stat(url).st_mode)
-    except OSError:
-        return False
 
 
 def own_verb(name: str, summary: str, **options: Any) -> Any:

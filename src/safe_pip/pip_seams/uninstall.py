@@ -7,8 +7,8 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ COMMIT = Seam(_MODULE, "UninstallPathSet.commit", ("self",))
 ROLLBACK = Seam(_MODULE, "UninstallPathSet.rollback", ("self",))
 STASH = Seam(_MODULE, "StashedUninstallPathSet.stash", ("path",))
 UNLIST = Seam(_MODULE, "UninstallPthEntries.remove", ("self",))
-SEAMS = (REMOVE, COMMIT, ROLLBACK, STASH, UNLIST)
 PROCEED = Seam(_MODULE, "UninstallPathSet._allowed_to_proceed", ("verbose",))
 
 _logger = logging.getLogger(_MODULE)
@@ -48,8 +47,6 @@ class Removals:
 
     def attach(self, remove: Callable[..., Any]) -> None:
         """Have pip call `remove(original, paths, ...)`, whose original only lists what goes."""
-        for seam in SEAMS:
-            seam.check()
         STASH.replace(lambda original, stash, path: path)
         UNLIST.replace(self._unlist)
         # There is nothing to roll back: until the change is committed nothing has happened.
@@ -113,7 +110,6 @@ class Uninstall:
         self.transaction = transaction
         self._answered = answered
         """The projects whose removal was agreed to by an answer from a pipe, which is empty in the next attempt."""
-        self._closing = ExitStack()
         self._agreed: list[tuple[Any, bool]] = []
         self._gone: set[str] = set()
         self._removals = Removals()
@@ -124,14 +120,8 @@ class Uninstall:
         self._list = REMOVE.check()
         self._removals.attach(self._ask)
 
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Within, pip runs the command. What was removed is deleted at the end, after pip's last message."""
-        with self._closing:
-            yield
-
-    def commit(self) -> None:
-        """Remove what was agreed to, all of it or nothing.
+    def commit(self, later: ExitStack) -> None:
+        """Remove what was agreed to, all of it or nothing. It is deleted when `later` is closed.
 
         Raises `StalePlan` if one of the projects was replaced meanwhile; then nothing was removed.
         """
@@ -163,7 +153,7 @@ class Uninstall:
             self.transaction.noticed += self._removals.notices()
             adopted = filter(None, map(adoption.find, target.trees))
             self.transaction.noticed += [each.told() for each in adopted if not each.works]
-            self._closing.push(closing.pop_all())
+            later.push(closing.pop_all())
 
     def _validate(self, now: Snapshot) -> tuple[str, ...]:
         """The projects that are gone by now; raises `StalePlan` for one that was replaced. Called under the locks."""

@@ -1,11 +1,15 @@
-"""pip's own wheel code at work in the stage: it writes there what it would have written into the target."""
+"""pip's own wheel code at work in the stage: it writes there what it would have written into the target.
 
+What the store has is copied before. pip still does the rest: its loop over the files, RECORD, scripts and metadata.
+"""
+
+import hashlib
 import importlib.util
 import os
 import sys
 import types
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +17,10 @@ from pip._internal.models.scheme import SCHEME_KEYS
 from pip._vendor.packaging.utils import canonicalize_name
 
 from safe_pip.environment.change import Change
+from safe_pip.errors import Mismatch
 from safe_pip.pip_seams.output import KeptBack
-from safe_pip.pip_seams.seam import Seam, arguments
-from safe_pip.pip_seams.store import PreparedWheels
+from safe_pip.pip_seams.seam import Seam, SeamBroken, arguments
+from safe_pip.pip_seams.store import Copied, PreparedWheels
 from safe_pip.store.verify import Differences, verify
 
 _REQUIREMENT = "pip._internal.req.req_install"
@@ -23,14 +28,15 @@ _WHEEL = "pip._internal.operations.install.wheel"
 
 SCHEME = Seam(_REQUIREMENT, "get_scheme", ("dist_name", "user", "home", "root", "isolated", "prefix"))
 INSTALL = Seam(_REQUIREMENT, "InstallRequirement.install", ("root", "home", "prefix", "use_user_site", "pycompile"))
-SEAMS = (SCHEME, INSTALL)
 # From 26.3 on pip imports this module only when there is something to install.
 PARSE = Seam(_WHEEL, "parse_wheel", ("wheel_zip", "name"))
 IS_PURE = Seam(_WHEEL, "wheel_root_is_purelib", ("metadata",))
 COMPILER = Seam(_WHEEL, "compileall")
 COMPILE = Seam(_WHEEL, "compileall.compile_file", ("fullname", "ddir", "force", "quiet"))
 SCRIPTS = Seam(_WHEEL, "message_about_scripts_not_on_PATH", ("scripts",))
-WHEEL_SEAMS = (PARSE, IS_PURE, COMPILER, COMPILE, SCRIPTS)
+SAVE = Seam(_WHEEL, "ZipBackedFile.save", ("self",))
+RELATIVE = Seam(_WHEEL, "_fs_to_record_path", ("path", "lib_dir"))
+WITHIN = Seam(_WHEEL, "is_within_directory", ("directory", "target"))
 
 
 class Staged(NamedTuple):
@@ -47,8 +53,8 @@ class _Wheel:
     def __init__(self, file: Path, *, compiles: bool) -> None:
         self.file = file
         self.compiles = compiles
-        self.differences: Differences | None = None
-        """How it differs from its RECORD, if its files came from the store."""
+        self.copied: Copied | None = None
+        """What came from the store, where it was verified."""
         self.bytecode: list[str] = []
         """The bytecode that pip has made."""
         self.info_dir = self.lib_dir = ""
@@ -74,20 +80,22 @@ class WheelStaging:
 
     def attach(self) -> None:
         """Attach to where pip installs one requirement; an isolated build's requirements stay pip's own."""
-        for seam in SEAMS:
-            seam.check()
         SCHEME.replace(self._stage_scheme)
         INSTALL.replace(self._install)
 
     def attach_to_wheels(self) -> None:
         """Attach to what pip imports when there is something to install."""
-        for seam in WHEEL_SEAMS:
-            seam.check()
         PARSE.replace(self._parse)
-        self._prepared.attach()
         self._is_pure, self._compile = IS_PURE.check(), COMPILE.check()
         COMPILER.put(types.SimpleNamespace(compile_file=self._compile_file))
         SCRIPTS.replace(self._about_scripts)
+        for seam, wrapper in ((RELATIVE, _relative), (WITHIN, _is_within)):
+            with suppress(SeamBroken):  # it is only slower then
+                seam.replace(wrapper)
+        try:
+            SAVE.replace(self._save)
+        except SeamBroken as broken:
+            self._prepared.refused = broken.message
 
     @contextmanager
     def into(self, change: Change, kept: KeptBack, *, home: str | None = None) -> Iterator[None]:
@@ -135,9 +143,11 @@ class WheelStaging:
         except Exception as error:
             _hide(error, change.root)
             raise
-        scheme = {key: getattr(self._scheme, key) for key in SCHEME_KEYS}
-        found = wheel.differences or verify(wheel.file, wheel.lib_dir, scheme, wheel.bytecode)
-        self.differences.append(found)
+        if wheel.copied is not None:
+            self.differences.append(wheel.copied.differences)
+        else:
+            scheme = {key: getattr(self._scheme, key) for key in SCHEME_KEYS}
+            self.differences.append(verify(wheel.file, wheel.lib_dir, scheme, wheel.bytecode))
         project = str(canonicalize_name(requirement.name))
         self.staged.append(Staged(project, os.path.join(wheel.lib_dir, wheel.info_dir, "RECORD"), wheel.lib_dir))
         self._prepared.show_progress()
@@ -152,7 +162,7 @@ class WheelStaging:
             opened = arguments(original, args, kw)["wheel_zip"]
             if self._home is None:
                 self._mirror_below(self.change, opened.namelist())
-            wheel.differences = self._prepared.stage(
+            wheel.copied = self._prepared.stage(
                 wheel.file, opened, info_dir, wheel.lib_dir, scheme, compiles=wheel.compiles
             )
         return info_dir, metadata
@@ -178,13 +188,24 @@ class WheelStaging:
         """Compile with the path relative to the tree; the import system puts the whole path in its place."""
         if self.change is None:
             return self._compile(path, **kw)
-        if self._prepared.is_compiled(path):
+        if self._wheel.copied is not None and path in self._wheel.copied.compiled:
             return True
         directory = os.path.relpath(os.path.dirname(path), self._wheel.lib_dir)
         is_done = self._compile(path, ddir="" if directory == os.curdir else directory, **kw)
         if is_done:
             self._wheel.bytecode.append(importlib.util.cache_from_source(path))
         return is_done
+
+    def _save(self, original: Any, file: Any) -> None:
+        name, copied = file.src_record_path, self._wheel.copied
+        if copied is not None and copied.files.get(name) == file.dest_path:
+            file.written = True
+            return
+        original(file)
+        if copied is not None and name in copied.scripts:
+            with open(file.dest_path, "rb") as written:
+                if hashlib.sha256(written.read()).hexdigest() != copied.scripts[name]:
+                    raise Mismatch(f"`{name}` is not what its wheel had a moment ago")
 
     def _about_scripts(self, original: Any, scripts: Iterable[str], *args: Any, **kw: Any) -> Any:
         """Have pip's warning name where the scripts will be, as pip spells it."""
@@ -204,3 +225,21 @@ def _hide(error: BaseException, root: str) -> None:
             setattr(error, attribute, getattr(error, attribute).replace(root, ""))
     if not isinstance(error, OSError):
         error.args = tuple(each.replace(root, "") if isinstance(each, str) else each for each in error.args)
+
+
+def _relative(original: Any, path: str, lib_dir: str) -> str:
+    """pip's answer for each file of a wheel, in less time where the path is plain."""
+    if path.startswith(lib_dir + "/") and _is_plain(path):
+        return path[len(lib_dir) + 1 :]
+    return str(original(path, lib_dir))
+
+
+def _is_within(original: Any, directory: str, target: str, **kw: Any) -> bool:
+    """pip's answer for each file of a wheel, in less time where the path is plain."""
+    is_plain = not kw and target.startswith(directory + "/") and _is_plain(target)
+    return is_plain or bool(original(directory, target, **kw))
+
+
+def _is_plain(path: str) -> bool:
+    """Whether it is sure that normalizing the path would change nothing."""
+    return os.sep == "/" and "//" not in path and "/." not in path and not path.endswith("/")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class TargetDirectory:
         self._upgrade = upgrade
         self._warnings: list[tuple[str, str]] = []
         self._seen: dict[str, bool] = {}
-        self._removals: dict[str, set[str]] = {}
+        self._removals: defaultdict[str, set[str]] = defaultdict(set)
         self._moved: set[str] = set()
         self._stayed: set[str] = set()
         change.mirror(directory)
@@ -63,19 +64,24 @@ class TargetDirectory:
             for project, found in old.items()
             if not self._upgrade and any(os.path.basename(path) != infos[project] for path in found)
         }
-        owners = self._owners(rows)
-        libraries, data = self._sources()
-        for source in (*libraries, *data):
+        owners: defaultdict[str, set[str]] = defaultdict(set)
+        """For each entry of the directory, the projects that install something in it."""
+        for project, paths in rows.items():
+            for path in paths:
+                owners[_below(path).split(os.sep)[0]].add(project)
+        scheme: Any = get_scheme("", home=self.home)
+        sources = [each for each in dict.fromkeys((scheme.purelib, scheme.platlib, scheme.data)) if os.path.isdir(each)]
+        for source in sources:
             for name in os.listdir(source):
-                if source in data and any(each.startswith(os.path.join(source, name)) for each in libraries):
-                    continue
-                self._place(source, name, owners.get(name, set()), keeping)
+                if not any(each.startswith(os.path.join(source, name)) for each in sources):
+                    self._place(source, name, owners[name], keeping)
         fs.remove_tree(Path(self.home))
         for project, found in old.items():
             if project not in keeping and (self._upgrade or infos[project] in self._moved):
-                self._remove(project, (path for info in found for path in self._files(info)))
+                self._removals[project].update(path for info in found for path in self._files(info))
         for project, files in self._removals.items():
-            self._change.remove(Removal(project, Path(self._tree), frozenset(files)))
+            if files:
+                self._change.remove(Removal(project, Path(self._tree), frozenset(files)))
         self._warnings += [(_EXISTS, old[project][0]) for project in sorted(keeping)]
         lib_dir = self._change.staged(self._directory)
         placed = (
@@ -99,12 +105,6 @@ class TargetDirectory:
         for words, path in self._warnings:
             logger.warning(words, path)
 
-    def _sources(self) -> tuple[list[str], list[str]]:
-        """The library directories and the data directory in `home` that exist."""
-        scheme: Any = get_scheme("", home=self.home)
-        libraries = [each for each in dict.fromkeys((scheme.purelib, scheme.platlib)) if os.path.isdir(each)]
-        return libraries, [each for each in (scheme.data,) if os.path.isdir(each)]
-
     def _place(self, source: str, name: str, owners: set[str], keeping: set[str]) -> None:
         live = os.path.join(self._directory, name)
         exists = self._seen[name] = self._occupied(name)
@@ -119,19 +119,15 @@ class TargetDirectory:
             return
         staged = Path(self._change.staged(live))
         if name in self._moved:
-            _remove(staged)
+            fs.remove_tree(staged)
+            fs.unlink(staged)
         if exists and name != "__pycache__":  # bytecode stays with its source
-            self._remove(min(owners or self._projects), [os.path.join(self._tree, name)])
+            self._removals[min(owners or self._projects)].add(os.path.join(self._tree, name))
         fs.rename_path(Path(source, name), staged)
         self._moved.add(name)
 
     def _occupied(self, name: str) -> bool:
         return os.path.lexists(os.path.join(self._directory, name))
-
-    def _remove(self, project: str, files: Iterable[str]) -> None:
-        found = set(files)
-        if found:
-            self._removals.setdefault(project, set()).update(found)
 
     def _identify(self) -> dict[str, Any]:
         now = Snapshot.take([self._tree])
@@ -142,36 +138,21 @@ class TargetDirectory:
         found = (str(fingerprint[0]) for fingerprint in self._identities[project])
         return [path for path in found if path.endswith(".dist-info")]
 
-    def _owners(self, rows: dict[str, list[str]]) -> dict[str, set[str]]:
-        """For each entry of the directory, the projects that install something in it."""
-        owners: dict[str, set[str]] = {}
-        for project, paths in rows.items():
-            for path in paths:
-                owners.setdefault(self._below(path).split(os.sep)[0], set()).add(project)
-        return owners
-
     def _files(self, info: str) -> Iterator[str]:
         """What the RECORD of an installed distribution lists, as far as it lies in the directory."""
         for row in listed(os.path.join(info, "RECORD")):
-            below = self._below(row)
+            below = _below(row)
             parent = os.path.realpath(os.path.join(self._tree, os.path.dirname(below)))
             path = os.path.join(parent, os.path.basename(below))
             stayed = below.split(os.sep)[0] in self._stayed
             if below and not stayed and os.path.lexists(path) and path.startswith(os.path.join(self._tree, "")):
                 yield path
 
-    @staticmethod
-    def _below(row: str) -> str:
-        """A RECORD's row as a path below the directory.
 
-        pip writes rows relative to `lib/python` of the home directory that it installed into; others, as they are.
-        """
-        path = os.path.normpath(row)
-        outside = os.path.join(os.pardir, os.pardir, "")
-        path = path.removeprefix(outside)
-        return "" if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir else path
+def _below(row: str) -> str:
+    """A RECORD's row as a path below the directory.
 
-
-def _remove(path: Path) -> None:
-    remove: Callable[[Path], None] = fs.remove_tree if path.is_dir() and not path.is_symlink() else fs.unlink
-    remove(path)
+    pip writes rows relative to `lib/python` of the home directory that it installed into; others, as they are.
+    """
+    path = os.path.normpath(row).removeprefix(os.path.join(os.pardir, os.pardir, ""))
+    return "" if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir else path

@@ -26,7 +26,7 @@ PHASES = {
     "compiling": ["store.unpack:compile_sources"],
     "hashing bytecode": ["store.unpack:Unpacking._compile"],
     "copying from the store": ["store.wheels:Entry.copy"],
-    "comparing with the archive": ["pip_seams.store:_arranged"],
+    "comparing with the archive": ["pip_seams.wheels:_arranged"],
     "pip's own staging": ["pip_seams.wheels:WheelStaging._install"],
     "verifying what pip unpacked": ["pip_seams.wheels:verify"],
     "planning, commit": ["environment.transaction:Transaction.commit"],

@@ -84,7 +84,6 @@ def main(argv: list[str]) -> int:
             lock_timeout=line.options.get("--lock-timeout"),
             durable="--durable" in line.options,
             verify=line.options.get("--verify"),
-            proxy=line.options.get("--proxy"),
             isolated="--isolated" in line.options,
         )
         if line.command is not None and line.command in VERBS and not line.is_about_pip:

@@ -188,22 +188,16 @@ class FrozenPip(NamedTuple):
         if self.is_private or sys.pycache_prefix is not None:  # bytecode is looked up there and nowhere else
             return
         done, bundle = self.beside("compiled"), self.beside("bundle")
-        mutex = None
-        try:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as mutex:
             if bundle.exists() or not os.access(self.path, os.W_OK):
                 return
             with contextlib.suppress(UnusableEnvironment):
-                mutex = entries.hold(self.path / "pip", exclusive=True)
+                mutex.callback(entries.hold(self.path / "pip", exclusive=True).close)
             if not done.exists():
                 for source in sorted(self.path.glob("pip/**/*.py")):
                     fs.write_bytecode(source)
                 fs.write(done, b"")
             fast_start.make_bundle(self.path, bundle)
-        except OSError:
-            pass
-        finally:
-            if mutex is not None:
-                mutex.close()
 
 
 def find_pip(path: Sequence[str]) -> InstalledPip | None:

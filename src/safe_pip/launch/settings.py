@@ -16,8 +16,6 @@ class Settings(NamedTuple):
     """What the user asked of safe-pip itself; the defaults stand here."""
 
     lock_timeout: float | None = None
-    proxies: tuple[str, ...] = ()
-    """Every proxy that pip may be told to use; only looked at to see whether one is a SOCKS proxy."""
     durable: bool = False
     verify: str | None = None
     link_mode: str = "clone"
@@ -137,19 +135,16 @@ def configuration_files(environ: Mapping[str, str], *, isolated: bool = False) -
     return files + [named] if named else files
 
 
-def load(
-    environ: Mapping[str, str], *, proxy: str | None = None, isolated: bool = False, **options: str | bool | None
-) -> Settings:
+def load(environ: Mapping[str, str], *, isolated: bool = False, **options: str | bool | None) -> Settings:
     """The settings in force: an option wins over the environment, the environment over the files.
 
     `options` has None or False for one that was not given. Raises `UsageError` for a value that cannot be parsed. A
     file that cannot be read or parsed is left to pip, which says so.
     """
     found: dict[str, Any] = {}
-    proxies: list[str | None] = []
     for file in configuration_files(environ, isolated=isolated):
         if os.path.isfile(file):
-            _read(file, found, proxies)
+            _read(file, found)
     for each in TABLE:
         value, given = environ.get(each.variable), options.get(each.name)
         if value and not isolated:
@@ -158,12 +153,10 @@ def load(
             found[each.name] = each.parse(given, f"--{each.key}")
         elif given:
             found[each.name] = given
-    named = ("PIP_PROXY", "ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
-    proxies += [proxy, *(environ.get(name) for name in named)]
-    return Settings(proxies=tuple(value for value in proxies if value), **found)
+    return Settings(**found)
 
 
-def _read(file: str, found: dict[str, Any], proxies: list[str | None]) -> None:
+def _read(file: str, found: dict[str, Any]) -> None:
     import configparser
     import locale
 
@@ -176,4 +169,3 @@ def _read(file: str, found: dict[str, Any], proxies: list[str | None]) -> None:
         value = parser.get("safe-pip", each.key, fallback=None)
         if value is not None:
             found[each.name] = each.parse(value, f"{each.key} in {file}")
-    proxies += [parser.get(section, "proxy") for section in parser.sections() if parser.has_option(section, "proxy")]

@@ -20,10 +20,9 @@ from safe_pip.pip_seams.installed import Installed
 from safe_pip.pip_seams.output import KeptBack, kept_until_done
 from safe_pip.pip_seams.scheme import scheme_target
 from safe_pip.pip_seams.seam import Seam, SeamBroken, arguments
-from safe_pip.pip_seams.store import PreparedWheels
 from safe_pip.pip_seams.target_directory import TargetDirectory
 from safe_pip.pip_seams.uninstall import Removals
-from safe_pip.pip_seams.wheels import WheelStaging
+from safe_pip.pip_seams.wheels import PreparedWheels, WheelStaging
 
 _COMMAND = "pip._internal.commands.install"
 INSTALL = Seam(
@@ -46,7 +45,6 @@ class Wanted:
         self.planned = {str(canonicalize_name(each.name)): each for each in requirements}
         self.there: dict[str, Any] = {}
         """The distributions that others have installed meanwhile as planned; these projects are left out."""
-        self._left_out: set[str] = set()
         self._options = options
         self._transaction = transaction
         self._installed = installed
@@ -54,7 +52,7 @@ class Wanted:
     @property
     def requirements(self) -> dict[str, Any]:
         """The projects to install, with pip's requirements."""
-        return {project: each for project, each in self.planned.items() if project not in self._left_out}
+        return {project: each for project, each in self.planned.items() if project not in self.there}
 
     def wheels(self) -> list[Path]:
         """The files of these projects."""
@@ -64,7 +62,7 @@ class Wanted:
         """Look again what others have installed; on return the wheels that are not needed any more."""
         path = self._transaction.path
         self._leave_out(self._transaction.read(lambda: self._installed_meanwhile(Snapshot.take(path))))
-        return [Path(self.planned[project].local_file_path) for project in self._left_out]
+        return [Path(self.planned[project].local_file_path) for project in self.there]
 
     def validate(self, now: Snapshot) -> tuple[str, ...]:
         """The projects that others have installed since the last look, as planned; they are left out from now on.
@@ -74,13 +72,10 @@ class Wanted:
         return self._leave_out(self._installed_meanwhile(now))
 
     def _leave_out(self, there: dict[str, Any]) -> tuple[str, ...]:
-        self.there = there
-        gone = self._left_out - there.keys()
-        if gone:
+        before, self.there = self.there, there
+        if gone := before.keys() - there.keys():
             raise StalePlan(tuple(sorted(gone)))
-        new = tuple(project for project in there if project not in self._left_out)
-        self._left_out.update(new)
-        return new
+        return tuple(project for project in there if project not in before)
 
     def version(self, project: str) -> str:
         """The version that is planned."""
@@ -206,8 +201,8 @@ class Install:
         staged = self._wheels.staged
         if self._there is not None:
             staged = self._there.arrange(staged)
-        for each in staged:
-            change.add(each.project, each.record)
+        for project, record in staged.items():
+            change.add(project, record)
         for tree in change.target.trees:
             self._names[tree] = self._wheels.top_level(tree) if self._there is None else self._there.top_level()
         return done

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 from safe_pip.environment.transaction import Transaction
@@ -21,6 +21,7 @@ USER_AGENT = Seam("pip._internal.network.session", "user_agent", ())
 REQUEST = Seam("pip._internal.network.session", "PipSession.request", ("self", "method", "url"))
 AUTHORITIES = Seam("pip._vendor.truststore", "SSLContext.load_verify_locations", ("self",))
 KEYRING = Seam("pip._internal.network.auth", "KeyRingPythonProvider")
+SOCKS = Seam("pip._vendor.requests.adapters", "SOCKSProxyManager")
 PAGE = Seam("pip._internal.network.cache", "SafeFileCache.get", ("self", "key"))
 BODY = Seam("pip._internal.network.cache", "SafeFileCache.get_body", ("self", "key"))
 
@@ -57,11 +58,16 @@ sys.stdout.write("\\n" + json.dumps(answer))
 
 def attach(transaction: Transaction) -> None:
     """Attach to the first network session that pip makes; its modules are not imported before."""
-    attach_once = cache(partial(_attach, transaction))
+    attached: list[bool] = []
 
-    def build_session(original: Any, *args: Any, **kw: Any) -> Any:
-        attach_once()
-        return original(*args, **kw)
+    def build_session(original: Any, command: Any, options: Any, *args: Any, **kw: Any) -> Any:
+        if not attached:
+            attached.append(True)
+            _attach(transaction)
+            named = ("ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
+            if any((each or "").lower().startswith("socks") for each in (options.proxy, *map(os.environ.get, named))):
+                _load_socks(transaction)
+        return original(command, options, *args, **kw)
 
     SESSION.replace(build_session)
 
@@ -164,8 +170,8 @@ class _Keyring:
         return answer
 
 
-def load_socks(transaction: Transaction) -> None:
-    """Load PySocks, the one module that pip imports from the environment on purpose; pip looks for it only once."""
+def _load_socks(transaction: Transaction) -> None:
+    """Load PySocks, the one module that pip imports from the environment on purpose; pip has looked for it once."""
 
     def load() -> None:
         for directory in transaction.path:
@@ -174,6 +180,7 @@ def load_socks(transaction: Transaction) -> None:
             if spec is not None and spec.loader is not None:
                 sys.modules["socks"] = importlib.util.module_from_spec(spec)
                 spec.loader.exec_module(sys.modules["socks"])
+                SOCKS.put(importlib.import_module("pip._vendor.urllib3.contrib.socks").SOCKSProxyManager)
                 return
 
     transaction.read(load)

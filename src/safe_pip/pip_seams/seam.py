@@ -70,16 +70,11 @@ class Seam(NamedTuple):
                 return
         try:
             signature = inspect.signature(found)
+            if not self.parameters:
+                signature.bind(*[name for name in signature.parameters if name == "cls"])
         except (TypeError, ValueError):
-            raise SeamBroken(f"`{self.attribute}` in `{self.module}` is not a function") from None
+            raise SeamBroken(f"`{self.attribute}` in `{self.module}` cannot be called as before") from None
         missing = [name for name in self.parameters or () if name not in signature.parameters]
-        if self.parameters == () and any(
-            parameter.default is parameter.empty
-            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-            for name, parameter in signature.parameters.items()
-            if name != "cls"
-        ):
-            raise SeamBroken(f"`{self.attribute}` in `{self.module}` takes more than it did")
         if missing:
             raise SeamBroken(f"`{self.attribute}` in `{self.module}` does not take `{missing[0]}`")
 

@@ -40,14 +40,8 @@ CONTENT = Seam("pip._internal.req.req_file", "get_file_content", ("url", "sessio
 COMMANDS = Seam("pip._internal.commands", "commands_dict")
 CREATE = Seam("pip._internal.commands", "create_command", ("name",))
 RUNNABLE = Seam("pip._internal.cli.main_parser", "get_runnable_pip", ())
-VERSIONS = {
-    name: Seam(f"pip._internal.{name}", "get_pip_version", ())
-    for name in ("cli.main_parser", "commands.install", "commands.debug", "commands.lock")
-}
-PROGS = {
-    name: Seam(f"pip._internal.{name}", "get_prog", ())
-    for name in ("cli.base_command", "cli.main_parser", "commands.configuration", "commands.completion")
-}
+VERSION = Seam("pip._internal.cli.main_parser", "get_pip_version", ())
+PROG = Seam("pip._internal.cli.main_parser", "get_prog", ())
 COMPLETION = Seam("pip._internal.commands.completion", "COMPLETION_SCRIPTS")
 
 
@@ -75,8 +69,8 @@ class Shell(NamedTuple):
 
     def attach(self) -> None:
         """Attach to what every command uses; `attach_to` attaches to what one command uses."""
-        self._show_origin(VERSIONS["cli.main_parser"])
-        PROGS["cli.main_parser"].replace(program)
+        VERSION.replace(self._version)
+        PROG.replace(program)
         RUNNABLE.replace(self._runner)
         commands = COMMANDS.check()
         for verb, summary in self.verbs.items():
@@ -84,23 +78,20 @@ class Shell(NamedTuple):
 
     def attach_to(self, command: str) -> None:
         """Attach to what pip's `command` shows by itself."""
-        module = f"commands.{'configuration' if command == 'config' else command}"
-        if module in VERSIONS:
-            self._show_origin(VERSIONS[module])
-        if module in PROGS:
-            PROGS[module].replace(program)
+        module = f"pip._internal.commands.{'configuration' if command == 'config' else command}"
+        if command in ("install", "debug", "lock"):
+            VERSION._replace(module=module).replace(self._version)
+        if command in ("config", "completion"):
+            PROG._replace(module=module).replace(program)
         if command == "completion":
             scripts = COMPLETION.check()
             for shell, script in scripts.items():
                 scripts[shell] = _completing_us(script)
 
-    def _show_origin(self, seam: Seam) -> None:
-        def version(original: Any) -> str:
-            line: str = original()
-            head, _, tail = line.partition(" from ")
-            return f"{head} from {self.origin} {tail[tail.rindex('(') :]}"
-
-        seam.replace(version)
+    def _version(self, original: Any) -> str:
+        line: str = original()
+        head, _, tail = line.partition(" from ")
+        return f"{head} from {self.origin} {tail[tail.rindex('(') :]}"
 
     def _runner(self, original: Any) -> str:
         os.environ.update(self.python_variables)
@@ -132,10 +123,6 @@ class Seams:
     def run(self, args: list[str]) -> int:
         """Run pip's own main; on return its exit status, or that of `error`."""
         try:
-            if any(proxy.lower().startswith("socks") for proxy in self.settings.proxies):
-                from safe_pip.pip_seams.network import load_socks
-
-                load_socks(self.transaction)
             self.shell.attach()
             CREATE.replace(self._create)
             for name in ("pip._internal.cli.main", "pip._internal.cli.autocompletion"):
@@ -151,7 +138,7 @@ class Seams:
 
     def _create(self, original: Any, name: str, *args: Any, **kw: Any) -> Any:
         # `--version`, `--help` and errors import no command.
-        self._once(PROGS["cli.base_command"].replace, program)
+        self._once(PROG._replace(module="pip._internal.cli.base_command").replace, program)
         command = original(name, *args, **kw)
         self._attach(name, command)
         run = command.run
@@ -254,7 +241,7 @@ class Seams:
 
     def _attach_install(self) -> None:
         from safe_pip.pip_seams.install import Install
-        from safe_pip.pip_seams.store import PreparedWheels
+        from safe_pip.pip_seams.wheels import PreparedWheels
 
         self._install = Install(self.transaction, self.installed, PreparedWheels(self.settings), self._passing)
         self._install.attach()

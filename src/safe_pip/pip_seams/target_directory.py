@@ -16,7 +16,7 @@ from safe_pip.environment.change import Change
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.errors import StalePlan
 from safe_pip.merge.plan import Removal
-from safe_pip.pip_seams.wheels import Staged, is_importable
+from safe_pip.pip_seams.wheels import is_importable
 from safe_pip.records import listed
 
 _HOME = ".safe-pip-home"
@@ -49,15 +49,14 @@ class TargetDirectory:
         self._stayed: set[str] = set()
         change.mirror(directory)
 
-    def arrange(self, staged: list[Staged]) -> list[Staged]:
-        """Put what pip has installed into `home` in its place; on return the distributions that are staged there.
+    def arrange(self, staged: dict[str, str]) -> dict[str, str]:
+        """Put what pip has installed into `home` in its place; on return the RECORDs that are staged there.
 
         `home` is gone then, with what may not replace anything.
         """
-        self._projects = {each.project for each in staged}
+        self._projects = {*staged}
         self._identities = self._identify()
-        rows = {each.project: listed(each.record) for each in staged}
-        infos = {each.project: os.path.basename(os.path.dirname(each.record)) for each in staged}
+        infos = {project: os.path.basename(os.path.dirname(record)) for project, record in staged.items()}
         old = {project: self._metadata(project) for project in self._projects}
         keeping = {
             project
@@ -66,9 +65,9 @@ class TargetDirectory:
         }
         owners: defaultdict[str, set[str]] = defaultdict(set)
         """For each entry of the directory, the projects that install something in it."""
-        for project, paths in rows.items():
-            for path in paths:
-                owners[_below(path).split(os.sep)[0]].add(project)
+        for project, record in staged.items():
+            for row in listed(record):
+                owners[_below(row).split(os.sep)[0]].add(project)
         scheme: Any = get_scheme("", home=self.home)
         sources = [each for each in dict.fromkeys((scheme.purelib, scheme.platlib, scheme.data)) if os.path.isdir(each)]
         for source in sources:
@@ -84,10 +83,9 @@ class TargetDirectory:
                 self._change.remove(Removal(project, Path(self._tree), frozenset(files)))
         self._warnings += [(_EXISTS, old[project][0]) for project in sorted(keeping)]
         lib_dir = self._change.staged(self._directory)
-        placed = (
-            Staged(each.project, os.path.join(lib_dir, infos[each.project], "RECORD"), lib_dir) for each in staged
-        )
-        return [each for each in placed if infos[each.project] in self._moved]
+        return {
+            project: os.path.join(lib_dir, info, "RECORD") for project, info in infos.items() if info in self._moved
+        }
 
     def top_level(self) -> set[str]:
         """What is staged directly in the directory, but for metadata and bytecode."""

@@ -48,9 +48,9 @@ def test_the_file_of_the_environment_wins_over_the_users_file_and_that_over_the_
 
 def test_the_named_file_replaces_the_users_and_the_null_device_all(environ, tmp_path):
     write(tmp_path / "home/.config/pip/pip.conf", "[safe-pip]\nlock-timeout = 2\n")
-    write(tmp_path / "named", "[global]\nproxy = socks5://here\n")
+    write(tmp_path / "named", "[safe-pip]\nlock-timeout = 3\n")
     environ["PIP_CONFIG_FILE"] = str(tmp_path / "named")
-    assert settings.load(environ) == settings.Settings(None, ("socks5://here",))
+    assert settings.load(environ) == settings.Settings(3)
     environ["PIP_CONFIG_FILE"] = os.devnull
     assert settings.load(environ) == settings.Settings()
 
@@ -85,7 +85,7 @@ def test_every_setting_has_an_option_or_a_variable_and_a_key(environ, tmp_path):
     values = {"lock_timeout": "2", "durable": "yes", "verify": "import", "link_mode": "copy", "cache_limit": "1k"}
     values["fast_start"] = "off"
     assert values.keys() == {each.name for each in settings.TABLE}
-    expected = settings.Settings(2, (), True, "import", "copy", 1000, False)
+    expected = settings.Settings(2, True, "import", "copy", 1000, False)
     variables = {f"SAFE_PIP_{name.upper()}": value for name, value in values.items()}
     assert settings.load(environ | variables) == expected
     lines = [f"{name.replace('_', '-')} = {value}" for name, value in values.items()]
@@ -94,6 +94,6 @@ def test_every_setting_has_an_option_or_a_variable_and_a_key(environ, tmp_path):
 
 
 def test_another_interpreter_is_told_what_is_in_force(environ):
-    chosen = settings.Settings(2.5, (), True, "import", "copy", 1000, fast_start=False)
+    chosen = settings.Settings(2.5, True, "import", "copy", 1000, fast_start=False)
     assert settings.load(environ | chosen.for_child()) == chosen
     assert settings.load(environ | settings.Settings().for_child()) == settings.Settings()

@@ -275,18 +275,14 @@ def _kept_copy(site: Path, record: PipRecord, environ: Mapping[str, str]) -> Fro
 
 def _hold(place: Path, record: PipRecord, origin: Path) -> FrozenPip | None:
     """Lock the copy at `place`; None if it is not there, not complete, or if others could change it."""
-    held = None
-    try:
+    with contextlib.suppress(OSError), contextlib.ExitStack() as held:
         with contextlib.suppress(UnusableEnvironment):  # nothing can be locked, and so nothing is ever removed
-            held = entries.hold(place)
+            held.callback(entries.hold(place).close)
         if trust.is_trusted(place) and record.is_complete(place):
             if os.stat(place).st_mtime < time.time() - _DAY:
                 fs.touch(place)
+            held.pop_all()  # until the process ends
             return FrozenPip(place, record.version, origin)
-    except OSError:
-        pass
-    if held is not None:
-        held.close()
     return None
 
 

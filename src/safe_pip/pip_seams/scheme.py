@@ -46,15 +46,11 @@ def scheme_target(
 
 def shared_directories(paths: Iterable[str], trees: Iterable[Path]) -> tuple[Path, ...]:
     """The directories of a scheme that lie outside this virtual environment, so that others write to them too."""
-    inside = os.path.join(os.path.realpath(sys.prefix), "") if running_under_virtualenv() else None
-    found: dict[Path, None] = {}
-    for path in paths:
-        directory = os.path.realpath(path)
-        if inside is not None and os.path.join(directory, "").startswith(inside):
-            continue
-        if os.path.isdir(directory) and Path(directory) not in trees:
-            found[Path(directory)] = None
-    return tuple(found)
+    inside = [Path(os.path.realpath(sys.prefix))] if running_under_virtualenv() else []
+    found = dict.fromkeys(Path(os.path.realpath(path)) for path in paths)
+    return tuple(
+        each for each in found if each.is_dir() and each not in trees and not any(map(each.is_relative_to, inside))
+    )
 
 
 def reachable() -> tuple[str, ...]:

@@ -9,6 +9,7 @@ imported that part, so that `pip list` does without what `pip install` needs. `o
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -85,8 +86,9 @@ class Shell(NamedTuple):
             PROG._replace(module=module).replace(program)
         if command == "completion":
             scripts = COMPLETION.check()
-            for shell, script in scripts.items():
-                scripts[shell] = _completing_us(script)
+            for shell, script in scripts.items():  # for the program `safe-pip`, with names of our own
+                script = script.replace("_pip", "_safe_pip")
+                scripts[shell] = re.sub("-P '?pip\\[0-9.\\]#'?", "safe-pip", script)
 
     def _version(self, original: Any) -> str:
         line: str = original()
@@ -296,20 +298,6 @@ def own_verb(name: str, summary: str, **options: Any) -> Any:
             raise UsageError(f"`{name}` stands behind an option that is not written out, or not known here")
 
     return OwnVerb(name, summary, **options)
-
-
-def _completing_us(script: str) -> str:
-    """pip's completion script, for the program `safe-pip` and with function names of our own."""
-    for theirs, ours in (
-        ("_pip_completion", "_safe_pip_completion"),
-        ("__fish_complete_pip", "__fish_complete_safe_pip"),
-        ("#compdef -P pip[0-9.]#", "#compdef safe-pip"),
-        ("compdef __pip -P 'pip[0-9.]#'", "compdef __safe_pip safe-pip"),
-        ("__pip ", "__safe_pip "),
-        ("__pip()", "__safe_pip()"),
-    ):
-        script = script.replace(theirs, ours)
-    return script
 
 
 def program(*original: Any) -> str:

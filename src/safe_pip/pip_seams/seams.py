@@ -168,7 +168,7 @@ class Seams:
                     self._uninstall.commit(later)
                 return status
         except Exception as error:
-            found = transaction.error or error  # pip may have taken ours for something else: a failed build
+            found: Exception = transaction.error or error  # pip may have taken ours for something else: a failed build
             if isinstance(found, FileNotFoundError) and not fs.has_working_directory():
                 found = UnusableEnvironment(NO_WORKING_DIRECTORY)
             if not isinstance(found, SafePipError):

@@ -188,7 +188,7 @@ def frozen(node: Node) -> object:
 
 
 def make_links(plan: Plan, disk: Disk) -> None:
-    for source, staged in plan.links:
+    for source, staged, _ in plan.links:
         part = int(staged.removeprefix("/stage")[0])
         path = staged.removeprefix(f"/stage{part}")
         origin = disk.stages[int(source[6])] if source.startswith("/stage") else disk.live

@@ -168,7 +168,9 @@ def check_shape(plan: Plan) -> None:
     assert len(set(trash)) == len(trash)
     moving = zip(paths, [each for each in model.undoable(plan) if each.kind is not Kind.MODE], strict=True)
     moved = {path for path, each in moving if each.old is not None and stat.S_ISDIR(each.old.mode)}
-    assert moved == {path for path, _, _ in plan.moved}
+    assert moved == {each.path for each in plan.moved} - {
+        path for path in (each.path for each in plan.moved) if not moved.isdisjoint(model.parents(path))
+    }
     for each in model.undoable(plan):
         assert (each.old is None) == (each.kind is Kind.NEW)
         assert (each.new is None) == (each.kind is Kind.REMOVE)
@@ -308,7 +310,7 @@ def is_disjoint(ours: Collection[str], theirs: Collection[str]) -> bool:
 
 
 def carry_out(plan: Plan, stage: Path, trash: Path) -> None:
-    for source, staged in plan.links:
+    for source, staged, _ in plan.links:
         os.makedirs(os.path.dirname(staged), exist_ok=True)
         os.link(source, staged, follow_symlinks=False)
     for each in model.undoable(plan):

@@ -137,7 +137,7 @@ class Change:
                 break
             self.stage.bump_mtime(plan.same_second)
         self._terms.judge(plan)
-        self.stage.link(plan.links)
+        plan = plan._replace(links=self.stage.link(plan.links))
         written = self._journal(plan)
         self.stage.add_markers(written.operations, written.roots)
         self.stage.write_journal(codec.encode(written))

@@ -22,7 +22,7 @@ from safe_pip.journal.codec import marker
 from safe_pip.journal.directories import STAGE, Refused
 from safe_pip.journal.owner import Owner, give_access, read
 from safe_pip.locking import state_directory
-from safe_pip.merge.plan import Kind, Operation
+from safe_pip.merge.plan import Kind, Link, Operation
 from safe_pip.records import listed
 
 _SPARE = "spare"
@@ -199,18 +199,23 @@ class Stage:
                         if pyc.endswith(".pyc") and source in new:
                             _date(cache, pyc, new[source])
 
-    def link(self, links: Iterable[tuple[str, str]]) -> None:
-        """Let each of these files (absolute path) be in the stage too, at the absolute path beside it.
+    def link(self, links: Iterable[Link]) -> tuple[Link, ...]:
+        """Let each of these files be in the stage too; on return what was linked.
 
         Directories that are missing are made like those that the file is in. A file that has gone is left out.
         """
-        for source, path in links:
-            with staging(path):
-                if os.path.lexists(source):
-                    self._make_parents(path, source)
-                    with _parent_of(path) as (directory, name), _parent_of(source) as (live, live_name):
+        linked = []
+        for each in links:
+            with staging(each.staged):
+                if os.path.lexists(each.source):
+                    self._make_parents(each.staged, each.source)
+                    with _parent_of(each.staged) as (directory, name), _parent_of(each.source) as (live, live_name):
+                        found = live.stat(live_name)
                         fs.link(live, live_name, directory, name)
-                    self._extra.append(path)
+                    self._extra.append(each.staged)
+                    each = each._replace(linked=(found.st_ino, found.st_size, found.st_mtime_ns))
+                linked.append(each)
+        return tuple(linked)
 
     def add_markers(self, operations: Iterable[Operation], roots: Iterable[str] = ()) -> None:
         """Mark the staged directories that move, and keep what moves over a file: it can be planned again then.

@@ -21,7 +21,7 @@ from safe_pip.journal import finish, parts
 from safe_pip.journal.directories import OpenDirectories, Refused
 from safe_pip.journal.undo import undo
 from safe_pip.locking.state_directory import COMMITTED, JOURNAL
-from safe_pip.merge.plan import Journal, Kind, Operation, Plan, Seen
+from safe_pip.merge.plan import Journal, Kind, Link, Listed, Operation, Plan, Seen
 
 # What the filesystem answers when the target is not what was planned for; anything else is a failure.
 _CHANGED = {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ELOOP, errno.ESTALE}
@@ -126,16 +126,33 @@ def _validate(journal: Journal, plan: Plan) -> None:
             found = os.lstat(path)
             if (found.st_dev, found.st_ino) != (device, inode) or not stat.S_ISDIR(found.st_mode):
                 raise Rejected
-        for path, inode, changed in plan.moved:
-            found = os.lstat(path)
-            if (found.st_ino, found.st_ctime_ns) != (inode, changed):
-                raise Rejected
+        if not all(map(_is_as_listed, plan.moved)) or not all(map(_is_as_linked, plan.links)):
+            raise Rejected
         for operation in journal.operations:
             is_file = operation.old is not None and not stat.S_ISDIR(operation.old.mode)
             if is_file and Seen.of(os.lstat(journal.path(operation))) != operation.old:
                 raise Rejected
     except OSError:
         raise Rejected from None
+
+
+def _is_as_listed(directory: Listed) -> bool:
+    """Whether a directory has the names that it was planned for. Importers may have written their caches meanwhile."""
+    found = os.lstat(directory.path)
+    if (found.st_mode, found.st_ino) != (directory.mode, directory.inode):
+        return False
+    if found.st_ctime_ns == directory.ctime_ns:
+        return True
+    with os.scandir(directory.path) as entries:
+        names = {each.name: each.is_dir(follow_symlinks=False) for each in entries if each.name != "__pycache__"}
+    return names == directory.names
+
+
+def _is_as_linked(link: Link) -> bool:
+    """Whether a file that is carried over is still the one in the stage, or like it where links are refused."""
+    found = os.lstat(link.source)
+    is_same = (found.st_ino, found.st_size, found.st_mtime_ns) == link.linked
+    return is_same or os.path.samestat(found, os.lstat(link.staged))
 
 
 def _do(directories: OpenDirectories, operation: Operation) -> None:

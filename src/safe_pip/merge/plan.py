@@ -78,10 +78,24 @@ class Operation(NamedTuple):
 
 
 class Link(NamedTuple):
-    """A file that has to be in a staged directory as well before that moves; both paths are absolute."""
+    """A file that has to be in a staged directory as well before that moves; both paths are absolute.
+
+    `linked` is what was linked: inode, size and mtime.
+    """
 
     source: str
     staged: str
+    linked: tuple[int, int, int] = (0, 0, 0)
+
+
+class Listed(NamedTuple):
+    """A directory as it was planned for; `names` tells of each name in it, caches apart, whether it is a directory."""
+
+    path: str
+    mode: int
+    inode: int
+    ctime_ns: int
+    names: Mapping[str, bool]
 
 
 class Plan(NamedTuple):
@@ -89,7 +103,7 @@ class Plan(NamedTuple):
 
     `adds`: every operation creates a path, and none makes a package of a namespace. `links`: to be made in the stage
     first. `overwritten`: files of other owners, or of none, that are replaced. `entered`: path, device and inode of
-    each directory in which something is changed; `moved`: path, inode and ctime of each that leaves its place.
+    each directory in which something is changed; `moved`: each that leaves its place, and all that lie below it.
     `same_second`: staged sources (absolute paths) and the mtime of the live ones that they replace in the same second.
     """
 
@@ -99,7 +113,7 @@ class Plan(NamedTuple):
     links: tuple[Link, ...]
     overwritten: tuple[str, ...]
     entered: tuple[tuple[str, int, int], ...]
-    moved: tuple[tuple[str, int, int], ...]
+    moved: tuple["Listed", ...]
     same_second: tuple[tuple[str, int], ...]
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from safe_pip.errors import MergeRefused
 from safe_pip.fs.proc import Volume
-from safe_pip.merge.plan import ExactTree, Kind, Link, Operation, Plan, Seen
+from safe_pip.merge.plan import ExactTree, Kind, Link, Listed, Operation, Plan, Seen
 from safe_pip.merge.tree import Entry, Source, ancestors, join, seen_at
 
 _METADATA = re.compile(r"\.(dist-info|egg-info|egg-link)(/|\Z)")
@@ -63,7 +63,7 @@ class Planner:
         self._operations: list[tuple[tuple[int, int], Operation]] = []
         self._adds = True
         self._changed: dict[str, tuple[str, int, int]] = {}
-        self._moved: list[tuple[str, int, int]] = []
+        self._moved: list[Listed] = []
         self._same_second: list[tuple[str, int]] = []
         self._tidied: set[str] = set()
 
@@ -158,9 +158,18 @@ class Planner:
         if kind is not Kind.NEW or (is_package and self.is_in_tree(live.path)):
             self._adds = False
         if old is not None and old.is_directory and not old.target and kind is not Kind.MODE:
-            self._moved.append((path, old.inode, old.ctime_ns))
+            self._list(old)
         if kind is Kind.FILE and source is not None and name.endswith(".py"):
             self.compare_times(source.real, path)
+
+    def _list(self, old: Entry) -> None:
+        """Note what is in a directory that leaves its place, at whatever depth: the commit compares it."""
+        names = {name: child.is_directory and not child.target for name, child in old.children.items()}
+        names.pop("__pycache__", None)
+        self._moved.append(Listed(old.path, old.mode, old.inode, old.ctime_ns, names))
+        for name, is_directory in names.items():
+            if is_directory:
+                self._list(old.children[name])
 
     def _seen(self, entry: Entry, path: str) -> Seen:
         if entry.is_directory and not entry.target:

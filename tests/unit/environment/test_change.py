@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,79 @@ def prefix(tmp_path: Path) -> DirectPrefix:
     made = DirectPrefix(tmp_path)
     made.change([OLD])
     return made
+
+
+def replace(path: Path, text: str) -> None:
+    """As an editor saves: the old file stays what it was."""
+    path.with_name("aside").write_text(text)
+    os.utime(path.with_name("aside"), ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    os.replace(path.with_name("aside"), path)
+
+
+def become_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "inner").write_text("inner")
+
+
+# What another program does to `mine`, a file that no distribution owns, or beside it.
+MEANWHILE: dict[str, Callable[[Path], object]] = {
+    "replaced": lambda mine: replace(mine, "newer"),
+    "replaced by one of the same size and time": lambda mine: replace(mine, "NEW"),
+    "edited in place": lambda mine: mine.write_text("newer"),
+    "deleted": lambda mine: mine.unlink(),
+    "deleted with its directory": lambda mine: shutil.rmtree(mine.parent),
+    "moved": lambda mine: mine.rename(mine.with_name("elsewhere")),
+    "made a directory": become_directory,
+    "joined by a file": lambda mine: mine.with_name("other").write_text("other"),
+    "joined by an empty directory": lambda mine: mine.with_name("other").mkdir(),
+    "joined by a cache": lambda mine: mine.with_name("__pycache__").mkdir(),
+}
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
+@pytest.mark.parametrize("links", [True, False], ids=["links", "copies"])
+@pytest.mark.parametrize("where", ["site/tool/mine", "site/tool/sub/mine", "site/tool/sub/deep/mine"])
+@pytest.mark.parametrize("happens", MEANWHILE.values(), ids=MEANWHILE)
+def test_what_other_programs_do_below_a_directory_after_it_was_planned_is_kept(
+    tmp_path: Path,
+    happens: Callable[[Path], object],
+    where: str,
+    links: bool,
+    exchange: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The result is that of the other program first, and the upgrade after it."""
+
+    def refused(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def upgrade(name: str, *, is_planned: bool) -> dict[str, str]:
+        prefix = DirectPrefix(tmp_path / name)
+        prefix.change([OLD])
+        prefix.write({"site/tool/sub/deep/data": "data", where: "new"})
+        os.utime(prefix.root / where, (1, 1))
+        first = iter([lambda: happens(prefix.root / where)])
+        if not is_planned:
+            next(first)()
+
+        def validate(now: object) -> tuple[()]:
+            next(first, lambda: None)()
+            return ()
+
+        transaction = prefix.transaction()
+        with contextlib.ExitStack() as stack:
+            if not exchange:
+                stack.enter_context(no_exchange())
+            change = stack.enter_context(transaction.staging(prefix.target))
+            prefix.stage(change, [NEW], [OLD])
+            transaction.commit(change, validate)
+        assert prefix.private() == []
+        return {name: text for name, text in prefix.content().items() if not name.endswith("__pycache__")}
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+    assert upgrade("meanwhile", is_planned=True) == upgrade("before", is_planned=False)
 
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])

@@ -21,7 +21,7 @@ from safe_pip.environment.stage import Stage
 from safe_pip.errors import CommitFailed, SafePipError, State, UnusableEnvironment
 from safe_pip.fs import space
 from safe_pip.locking import flock, state_directory
-from safe_pip.merge.plan import Kind, Operation
+from safe_pip.merge.plan import Kind, Link, Operation
 from tests.support.faults import disk
 from tests.support.faults.filesystems import another_filesystem
 from tests.support.processes.forks import in_child, need_user, reachable
@@ -631,7 +631,7 @@ def test_unowned_files_are_linked_in_with_their_directories(home: Path, stage: S
         data.parent.chmod(0o2750)
     put(stage, home / "pkg" / "__init__.py")
     path = Path(f"{stage.root}{data}")
-    stage.link([(str(data), str(path))])
+    stage.link([Link(str(data), str(path))])
     assert path.samefile(data)
     assert stamp(path.parent)[0] == stamp(data.parent)[0]
     assert stamp(path.parent)[2:4] == stamp(data.parent)[2:4]
@@ -821,7 +821,7 @@ def test_every_change_that_is_refused_is_an_error_of_ours_and_leaves_nothing(hom
         stage.write_like(str(home / "x.py"), b"1")
         stage.mark(str(elsewhere))
         stage.reset()
-        stage.link([(str(home / "data" / "mine"), f"{stage.root}{home}/data/mine")])
+        stage.link([Link(str(home / "data" / "mine"), f"{stage.root}{home}/data/mine")])
         stage.bump_mtime([(f"{stage.root}{home}/x.py", 0)])
         stage.add_markers([operation(stage, Kind.FILE, home / "x.py")])
         stage.write_journal(b"x")

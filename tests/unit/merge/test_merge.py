@@ -164,7 +164,7 @@ def test_a_directory_of_ours_is_exchanged_whole():
     assert operation.trash == ""
     assert sorted(operation.known) == ["a.py", "old.py", "sub/b.py"]
     assert not plan.adds
-    assert [path for path, _, _ in plan.moved] == [f"{TREE}/pkg"]
+    assert [each.path for each in plan.moved] == [f"{TREE}/pkg", f"{TREE}/pkg/sub"]
     assert [path for path, _, _ in plan.entered] == [TREE]
 
 
@@ -644,7 +644,7 @@ def test_a_directory_that_only_a_symbolic_link_leads_into_is_exchanged_as_the_di
     plan = plan_of(disk, live)
     assert kinds(plan) == {"pkg/sub": Kind.EXCHANGE}
     assert only(plan).old == Seen(stat.S_IFDIR | 0o755, 0, 0)
-    assert [path for path, _, _ in plan.moved] == [f"{TREE}/pkg/sub"]
+    assert [each.path for each in plan.moved] == [f"{TREE}/pkg/sub"]
     assert tidied(plan) == [], "there is something in what it lies in"
 
 

@@ -12,10 +12,10 @@ import errno
 import hashlib
 import os
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -35,9 +35,6 @@ LONGEST = 60
 
 IDLE = 2
 """After so many times in a row in which nothing happened the process is not waited for any longer."""
-
-_BEAT = 0.1
-"""Seconds between two signs of life."""
 
 
 class Preparing:
@@ -59,7 +56,7 @@ class Preparing:
         self.refused: Exception | None = None
         """Why something was not prepared that could have been."""
         self._takes = True
-        """Whether the store takes anything. What is wrong with one wheel, or its entry, does not change that."""
+        """Whether the store takes anything, whatever is wrong with one wheel or its entry."""
         self._store = store
         self._interpreter = interpreter
         self._limit = limit
@@ -136,8 +133,7 @@ class Preparing:
 
     def show_progress(self) -> None:
         """Show processes that wait for the turn of this one that it works."""
-        if self._turn is not None:
-            fs.touch(self._turn.path)
+        _show_work(self._turn)
 
     def renew(self, wheel: Path, damaged: Entry) -> Entry | None:
         """Remove an entry that is not as it was prepared, and make it again."""
@@ -222,7 +218,7 @@ class Preparing:
                 with self._store.wheels.making() as aside, zipfile.ZipFile(file) as archive:
                     self._check_room(archive)
                     made = aside / "entry"
-                    unpacking = Unpacking(archive, file, made, Beat(held))
+                    unpacking = Unpacking(archive, file, made, partial(_show_work, held))
                     listing = unpacking.run(wheel.name, compiles=self._interpreter is not None)
                     self._check_size(listing.size)
                     fs.write(made / LISTING, listing.encode())
@@ -259,6 +255,12 @@ class Preparing:
             raise Unpreparable("larger than the store may become")
 
 
+def _show_work(held: flock.Descriptor | None) -> None:
+    """Show processes that wait for the mutex `held` that its process works."""
+    if held is not None:
+        fs.touch(held.path)
+
+
 def _most_held() -> int:
     """As many entries as leave a process three quarters of its descriptors; each entry takes one."""
     most = os.sysconf("SC_OPEN_MAX") if sys.platform != "win32" else 0
@@ -271,20 +273,6 @@ def _granted(descriptor: flock.Descriptor, seconds: float) -> bool:
             return flock.wait_lock(descriptor, exclusive=True, seconds=seconds)
         except flock.Suspended:
             flock.stop()
-
-
-class Beat:
-    """Shows those who wait for the mutex `held` that its process works."""
-
-    def __init__(self, held: flock.Descriptor | None) -> None:
-        self._held = held
-        self._last = time.monotonic()
-
-    def __call__(self) -> None:
-        now = time.monotonic()
-        if self._held is not None and now - self._last >= _BEAT:
-            self._last = now
-            fs.touch(self._held.path)
 
 
 class Heartbeat:

@@ -40,7 +40,8 @@ def verify(wheel: Path, lib_dir: str, scheme: Mapping[str, str], compiled: Colle
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
-            return _Wheel(wheel.name, archive, lib_dir, scheme, compiled=compiled).compare()
+            places = _places(archive, lib_dir, scheme, {*map(os.path.normpath, compiled)})
+            return _compare(wheel.name, archive, places, {})
     except (zipfile.BadZipFile, EOFError) as error:
         raise Mismatch(f"`{wheel.name}` is damaged: {error}") from error
 
@@ -50,110 +51,88 @@ def verify_unpacked(wheel: str, archive: zipfile.ZipFile, unpacked: Mapping[str,
 
     `unpacked` has the size in bytes and the SHA-256 digest, in hexadecimal digits, of each written file.
     """
-    return _Wheel(wheel, archive, "", {}, unpacked).compare()
+    return _compare(wheel, archive, {}, unpacked)
 
 
-class _Wheel:
-    """One wheel beside what was staged of it."""
+def _names(archive: zipfile.ZipFile) -> list[str]:
+    return list(dict.fromkeys(name for name in archive.namelist() if not name.endswith("/")))
 
-    def __init__(
-        self,
-        wheel: str,
-        archive: zipfile.ZipFile,
-        lib_dir: str,
-        scheme: Mapping[str, str],
-        unpacked: Mapping[str, tuple[int, str]] | None = None,
-        compiled: Collection[str] = (),
-    ) -> None:
-        self._wheel = wheel
-        self._archive = archive
-        self._compiled = {os.path.normpath(path) for path in compiled}
-        self._unpacked = unpacked or {}
-        self._lib_dir = lib_dir
-        self._scheme = scheme
-        self._names = list(dict.fromkeys(name for name in archive.namelist() if not name.endswith("/")))
-        found = list(filter(_RECORD.fullmatch, self._names))
-        if len(found) != 1:
-            raise Mismatch(f"`{wheel}` is not what its RECORD says: there is not one RECORD")
-        self._info = found[0].partition("/")[0]
 
-    def compare(self) -> Differences:
-        try:
-            rows = {row.path: row for row in records.parse(self._archive.read(f"{self._info}/{RECORD}").decode())}
-        except ValueError as error:
-            return Differences(*[self._told([f"RECORD is damaged: {error}"])] * 2)
-        unlisted = {f"{self._info}/{name}" for name in _UNLISTED}
-        places = {} if self._unpacked else self._places()
-        contents, others = list[str](), list[str]()
-        for name in filter(lambda name: name not in unlisted, self._names):
-            row = rows.pop(name, None)
-            if row is None:
-                others.append(f"`{name}` is not listed")
-            elif row.digest and row.algorithm not in _ACCEPTED:
-                others.append(f"`{name}` has a digest of the kind `{row.algorithm}`, which is not accepted")
-                row = None
-            if difference := self._difference(row or Row(name), places.get(name)):
-                contents.append(f"`{name}` {difference}")
-        others += [f"`{name}` is missing" for name in rows if name not in unlisted]
-        return Differences(self._told(contents + others), self._told(contents))
+def _places(archive: zipfile.ZipFile, lib_dir: str, scheme: Mapping[str, str], compiled: set[str]) -> dict[str, str]:
+    """Where each file of the archive is staged unchanged. Files whose place another file took are left out.
 
-    def _told(self, problems: list[str]) -> str:
-        more = [f"and {len(problems) - _NAMED} more"] if len(problems) > _NAMED else []
-        what = ", ".join(problems[:_NAMED] + more)
-        return f"`{self._wheel}` is not what its RECORD says: {what}" if problems else ""
+    Files of `.data` are installed after the others. Of scripts the installer rewrites some, and leaves out others.
+    """
+    at: dict[str, str] = {}
+    for name in sorted(_names(archive), key=lambda name: name.partition("/")[0].endswith(".data")):
+        path = os.path.normpath(name)
+        top, _, below = path.partition(os.sep)
+        if not top.endswith(".data"):
+            at[os.path.join(lib_dir, path)] = name
+        elif not below.startswith("scripts/"):
+            key, _, below = below.partition(os.sep)
+            at[os.path.join(scheme[key], below)] = name
+    replaced = tuple(f".dist-info/{name}" for name in records.OF_THE_INSTALLATION)
+    return {
+        name: path
+        for path, name in at.items()
+        if not name.endswith(replaced) and not (path.endswith(".pyc") and os.path.normpath(path) in compiled)
+    }
 
-    def _places(self) -> dict[str, str]:
-        """Where each file of the archive is staged unchanged. Files whose place another file took are left out.
 
-        Files of `.data` are installed after the others. Of scripts the installer rewrites some, and leaves out others.
-        """
-        at: dict[str, str] = {}
-        replaced = {f"{self._info}/{name}" for name in records.OF_THE_INSTALLATION}
-        for name in sorted(self._names, key=lambda name: name.partition("/")[0].endswith(".data")):
-            path = os.path.normpath(name)
-            top, _, below = path.partition(os.sep)
-            if not top.endswith(".data"):
-                at[os.path.join(self._lib_dir, path)] = name
-            elif not below.startswith("scripts/"):
-                key, _, below = below.partition(os.sep)
-                at[os.path.join(self._scheme[key], below)] = name
-        return {
-            name: path
-            for path, name in at.items()
-            if name not in replaced and not (path.endswith(".pyc") and os.path.normpath(path) in self._compiled)
-        }
-
-    def _difference(self, row: Row, path: str | None) -> str:
-        """How one file differs from its row; empty if it does not, or if the row has no digest."""
-        name = row.path
-        if name in self._unpacked and row.algorithm in ("", "sha256"):
-            length, hexadecimal = self._unpacked[name]
-            return _compared(row, length, bytes.fromhex(hexadecimal))
-        if path is None or not row.digest:
-            content = self._archive.read(name)
-            found = _compared(row, len(content), hashlib.new(row.algorithm or "sha256", content).digest())
+def _compare(
+    wheel: str, archive: zipfile.ZipFile, places: Mapping[str, str], unpacked: Mapping[str, tuple[int, str]]
+) -> Differences:
+    names = _names(archive)
+    found = list(filter(_RECORD.fullmatch, names))
+    if len(found) != 1:
+        raise Mismatch(f"`{wheel}` is not what its RECORD says: there is not one RECORD")
+    try:
+        rows = {row.path: row for row in records.parse(archive.read(found[0]).decode())}
+    except ValueError as error:
+        return Differences(*[_told(wheel, [f"RECORD is damaged: {error}"])] * 2)
+    unlisted = {f"{os.path.dirname(found[0])}/{name}" for name in _UNLISTED}
+    contents, others = list[str](), list[str]()
+    for name in filter(lambda name: name not in unlisted, names):
+        row = rows.pop(name, None)
+        if row is None:
+            others.append(f"`{name}` is not listed")
+        elif row.digest and row.algorithm not in _ACCEPTED:
+            others.append(f"`{name}` has a digest of the kind `{row.algorithm}`, which is not accepted")
+            row = None
+        row, path = row or Row(name), places.get(name)
+        algorithm = row.algorithm or "sha256"
+        if name in unpacked and algorithm == "sha256":
+            length, hexadecimal = unpacked[name]
+            difference = _difference(row, length, bytes.fromhex(hexadecimal))
+        elif path is None:
+            content = archive.read(name)
+            difference = _difference(row, len(content), hashlib.new(algorithm, content).digest())
         else:
-            size = int(row.size) if row.size.isdecimal() else -1
             try:
-                found = _compared(row, *records.digest_file(path, row.algorithm, size))
+                size = int(row.size) if row.size.isdecimal() else -1
+                difference = _difference(row, *records.digest_file(path, algorithm, size))
+                is_unpacked = bool(row.digest and not difference) or Path(path).read_bytes() == archive.read(name)
             except FileNotFoundError:
-                found = "is missing"
-        if path is not None and (found or not row.digest) and _content(path) != self._archive.read(name):
-            raise Mismatch(f"`{name}` of `{self._wheel}` was not unpacked as it is")
-        return found
+                is_unpacked = False
+            if not is_unpacked:
+                raise Mismatch(f"`{name}` of `{wheel}` was not unpacked as it is")
+        if difference:
+            contents.append(f"`{name}` {difference}")
+    others += [f"`{name}` is missing" for name in rows if name not in unlisted]
+    return Differences(_told(wheel, contents + others), _told(wheel, contents))
 
 
-def _compared(row: Row, length: int, digest: bytes) -> str:
-    """How a file of this length and digest differs from its row."""
+def _told(wheel: str, problems: list[str]) -> str:
+    more = [f"and {len(problems) - _NAMED} more"] if len(problems) > _NAMED else []
+    what = ", ".join(problems[:_NAMED] + more)
+    return f"`{wheel}` is not what its RECORD says: {what}" if problems else ""
+
+
+def _difference(row: Row, length: int, digest: bytes) -> str:
+    """How a file of this length and digest differs from its row; empty if it does not, or if the row has no digest."""
     if not row.digest:
         return ""
     if not row.has(digest):
         return "has another digest"
     return "" if not row.size or row.size == str(length) else f"has {length} bytes and not {row.size}"
-
-
-def _content(path: str) -> bytes | None:
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        return None

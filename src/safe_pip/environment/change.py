@@ -25,9 +25,8 @@ Overwritten = tuple[tuple[str, "str | None"], ...]
 class Terms(NamedTuple):
     """What holds for a change beside its files.
 
-    `shadows`: does what is staged hide a module or a project of another tree, or is it hidden by one? It is asked for
-    each plan, and again under the locks. `judge` raises an error of ours for a plan that the command cannot agree to.
-    `exact`: how a tree is put in, or taken out, as it is; None where distributions come and go.
+    `shadows`: does what is staged hide a module or a project of another tree, or is it hidden by one? `judge` raises an
+    error of ours for a plan that the command cannot agree to. `exact`: how a tree is put in, or taken out, as it is.
     """
 
     shadows: Callable[[], bool] = lambda: False
@@ -151,9 +150,7 @@ class Change:
     def carry_out(self, ready: ReadyPlan, check: Callable[[], None]) -> Overwritten:
         """Do what was prepared, under the locks; on return it is committed. `check` is called before the first step.
 
-        Directories that the filesystem does not move as a whole are entered: it is planned again with the locks held,
-        as what was done and undone leaves times that look like a change of another command. Raises `commit.Rejected`
-        where the target is not what was planned for: then nothing was changed.
+        Raises `commit.Rejected` where the target is not what was planned for: then nothing was changed.
         """
         entered: frozenset[str] = frozenset()
         while True:
@@ -168,6 +165,7 @@ class Change:
                 if error.state is State.COMMITTED:
                     self.stage.leave()
                 raise
+            # With the locks held: what was done and undone leaves times that look like a change of another command.
             ready = self.prepare(entered)
         self._committed = ready.journal
         self._remains = [sweep.find(directory) for directory in (*self.target.trees, *self.target.directories)]
@@ -187,10 +185,7 @@ class Change:
                 finish.restore_unplanned(directories, unplanned)
 
     def close(self) -> None:
-        """Delete everything private, and what dead processes left in the target; no lock is held.
-
-        What the disk refuses to delete is left to the next command that changes the environment.
-        """
+        """Delete everything private, and what dead processes left in the target; no lock is held."""
         try:
             if self._committed is not None:
                 with OpenDirectories(self._committed, is_over=True) as directories:
@@ -245,10 +240,7 @@ class Change:
 
 
 def sweep_target(environment: Environment, target: Target) -> None:
-    """Finish and delete what dead processes have left in the target, as a commit does.
-
-    What this user may not delete stays for another one.
-    """
+    """Finish and delete what dead processes have left in the target, as a commit does, if this user may."""
     directories = [each for each in (*target.trees, *target.directories) if state_directory.exists(each)]
     if any(state_directory.has_more(each) or each in target.stateless_trees for each in directories):
         with suppress(UnusableEnvironment):

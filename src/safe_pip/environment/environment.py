@@ -78,10 +78,8 @@ class Prefix(NamedTuple):
 
     @property
     def target(self) -> Target:
-        """What a merge locks: the trees, as for an install, and the prefix itself unless it is a virtual environment.
-
-        A prefix without trees stands in for one. As long as a journal may lie in the prefix, it is one more tree.
-        """
+        """What a merge locks: the trees, and the prefix itself unless it is a virtual environment."""
+        # A prefix without trees stands in for one, and is one more tree as long as a journal may lie in it.
         home = (self.path,) if str(self.path) in self.environment else ()
         shared = () if self.is_virtual and self.trees else (self.path, self.path / "bin")
         return Target(
@@ -357,7 +355,7 @@ class Held:
         """Check the locks once more, before the first change.
 
         Raises `StalePlan` if the ancestor whose locks this command uses has died, or if a path now leads to another
-        file than the one that is locked: a tree that was deleted and made anew has locks of its own.
+        file than the one that is locked.
         """
         if not self._scope.is_inheritance_alive():
             raise StalePlan((), "the command that held the locks for this one has ended")
@@ -412,11 +410,7 @@ class Environment:
         return self._taking(SharedUse(trees, sources), keep=Keep.RENEWED, is_published=True)
 
     def reserving(self, target: Target, also: Iterable[Path] = ()) -> AbstractContextManager[Held]:
-        """Let other commands only add to the target until this ends.
-
-        If another lock has to be waited for meanwhile, the reservation is let go, and taking that lock raises
-        `StalePlan`.
-        """
+        """Let other commands only add to the target until this ends, or, with `StalePlan`, until another wait."""
         return self._changing(Changing(target, also, commit=False), keep=Keep.RESERVED, is_published=True)
 
     def replacing(self, target: Target, also: Iterable[Path] = ()) -> AbstractContextManager[Held]:
@@ -444,10 +438,7 @@ class Environment:
             yield made
 
     def tidy(self, trees: Iterable[Path]) -> None:
-        """Remove the state directories of `trees`, except those that another command uses. Never raises.
-
-        Of several commands that leave, the last one removes them; none waits for a command that is at work.
-        """
+        """Remove the state directories of `trees`; the last of several commands that leave does. Never raises."""
         for tree in trees:
             remove_state_directory(tree, self._holds)
 
@@ -458,10 +449,7 @@ class Environment:
 
     @contextmanager
     def exclusively(self, target: Target | None) -> Iterator[None]:
-        """Have the target to itself for the whole body; every other access inside the body is granted.
-
-        With no target: every tree of the environment that this user can write, while the others do not change.
-        """
+        """Have the target, or every tree that this user can write, to itself; inside every access is granted."""
         chosen = target or Target(tuple(tree for tree in self.trees() if os.access(tree, os.W_OK)))
         with self._changing(Changing(chosen, others=self.trees), is_published=True):
             outer, self._has_all = self._has_all, True

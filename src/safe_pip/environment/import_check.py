@@ -86,15 +86,11 @@ def top_level(directory: str) -> Iterator[str]:
 def _in_front(path: Iterable[str], staged: Sequence[tuple[str, str]]) -> list[str]:
     """The path with each staged tree right before the tree that it is for, or first if that tree is not on it."""
     found: list[str] = []
-    missing = dict.fromkeys(directory for _, directory in staged)
     for name in path:
         real = os.path.realpath(name)
-        for tree, directory in staged:
-            if tree == real and directory in missing:
-                del missing[directory]
-                found.append(directory)
+        found += [directory for tree, directory in staged if tree == real and directory not in found]
         found.append(name)
-    return [*missing, *found]
+    return [*(directory for _, directory in staged if directory not in found), *found]
 
 
 def _failure(begun: Sequence[str], status: int, output: Sequence[str]) -> ImportFailed:

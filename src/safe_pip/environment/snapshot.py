@@ -53,14 +53,11 @@ class ReadSet:
     """The projects that a command has asked for, each with the identity that it was shown."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[Fingerprint, ...]] = {}
-
-    def __len__(self) -> int:
-        return len(self._seen)
+        self.seen: dict[str, tuple[Fingerprint, ...]] = {}
 
     def add(self, project: str, snapshot: Snapshot) -> None:
         """Note that `project` was asked for; the first note stays."""
-        self._seen.setdefault(project, snapshot.identity(project))
+        self.seen.setdefault(project, snapshot.identity(project))
 
     def add_all(self, snapshot: Snapshot) -> None:
         """Note every project that is installed."""
@@ -69,11 +66,7 @@ class ReadSet:
 
     def changed(self, now: Snapshot) -> tuple[str, ...]:
         """The projects that are not what this command was shown, in alphabetical order."""
-        return tuple(sorted(project for project, seen in self._seen.items() if now.identity(project) != seen))
-
-    def changed_or_removed(self, now: Snapshot) -> tuple[str, ...]:
-        """The projects that this command was shown as installed and that are changed or gone `now`."""
-        return tuple(project for project in self.changed(now) if self._seen[project])
+        return tuple(sorted(project for project, seen in self.seen.items() if now.identity(project) != seen))
 
 
 def hides(staged: Mapping[Path, Collection[str]], looked_at: Iterable[Path], projects: Iterable[str]) -> bool:
@@ -144,10 +137,7 @@ class Ownership:
         self._eggs: dict[str, str] = {}
 
     def owner(self, path: str) -> str | None:
-        """The normalized name of the project that `path` (absolute, its parents resolved) belongs to.
-
-        What cannot be read of a RECORD belongs to no project.
-        """
+        """The normalized name of the project that `path` (absolute, its parents resolved) belongs to by a RECORD."""
         found = self._owners.get(path)  # first: it finds the eggs
         return found or next((name for egg, name in self._eggs.items() if path.startswith(egg)), None)
 

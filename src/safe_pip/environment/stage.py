@@ -31,9 +31,6 @@ _SECOND = 1_000_000_000
 # PEP 552: magic number, flags, then, if no flag is set, the time and the size of the source; 32 bits each.
 _FLAGS, _TIME = slice(4, 8), 8
 
-_Linked = dict[tuple[int, int], tuple[str, int]]
-"""Where the first of several links to a file was copied to, and how many are left, by the file's device and inode."""
-
 
 class Stage:
     """The private tree of one transaction, gone after `close`. What the disk refuses in it is an error of ours."""
@@ -52,7 +49,6 @@ class Stage:
         self._extra: list[str] = []
         """What `link` and `add_markers` have put into the stage, for `reset`."""
         self._spares: list[tuple[str, str]] = []
-        self._linked: defaultdict[int, _Linked] = defaultdict(dict)
         with staging(str(self.home)):
             self._owner = Owner.make(state_directory.path_of(self.home))
             self.identifier = self._owner.identifier
@@ -84,8 +80,6 @@ class Stage:
             with Directory.open(self.parts[number]) as private:
                 self._exchanging.append(fs.can_exchange(private))
         return frozenset(number for number, can in enumerate(self._exchanging) if can)
-
-    # What is made in it.
 
     def mirror(self, live: str) -> None:
         """Make the directory that stands for `live` in the stage: what is made in it is as if made there."""
@@ -166,7 +160,7 @@ class Stage:
                 root = self.roots[part]
                 _mirror(root, os.path.dirname(live))
                 with _parent_of(path) as (source, name), _parent_of(root + live) as (destination, _):
-                    _copy_below(source, name, destination, self._linked[part])
+                    _copy_below(source, name, destination)
                     fs.remove_below(source, name)
 
     def mark(self, directory: str, *, is_tree: bool = False) -> None:
@@ -176,8 +170,6 @@ class Stage:
             with staging(directory):
                 parts.make_mark(self._owner, str(self.home), directory, is_tree=is_tree)
             self._marks.add(directory)
-
-    # What a plan needs.
 
     def bump_mtime(self, same_second: Iterable[tuple[str, int]]) -> None:
         """Give each staged source (absolute path) a whole second of its own, later than all times beside it.
@@ -191,7 +183,9 @@ class Stage:
         for directory, new in seconds.items():
             with staging(directory), Directory.open(directory) as opened:
                 for name, second in new.items():
-                    _break_hard_link(opened, name)
+                    if opened.stat(name).st_nlink > 1:  # `merge --move` links what it stages
+                        fs.copy(opened, name, opened, f"{name}{_PARTED}")
+                        fs.move_over(opened, f"{name}{_PARTED}", opened, name)
                     attributes.set_time(opened, name, second * _SECOND)
                 with suppress(FileNotFoundError, NotADirectoryError), opened.child("__pycache__") as cache:
                     for pyc in cache.names():
@@ -270,8 +264,6 @@ class Stage:
                 with Directory.open(root) as opened:
                     fs.sync_tree(opened)
             parts.sync(self.parts, self._owner, self._marks)
-
-    # The end of it.
 
     def close(self) -> None:
         """Delete all that is private, unless a journal needs it. What cannot be deleted is left to the next sweep.
@@ -357,29 +349,17 @@ def _mirror(root: str, live: str, *, is_moved: bool = False) -> None:
             here = opened.enter_context(here.child(name))
 
 
-def _copy_below(source: Directory, name: str, destination: Directory, linked: _Linked) -> None:
-    """Copy `name` and all below it, with modes, times and symbolic links, into a directory of another filesystem.
-
-    Links to one file stay that, by `linked`. With its last link a file is forgotten: another may get its inode then.
-    """
-    status = source.stat(name)
-    if not stat.S_ISDIR(status.st_mode):
-        inode = status.st_dev, status.st_ino
-        first, left = linked.pop(inode, ("", status.st_nlink))
-        if first:
-            with _parent_of(first) as (directory, first_name):
-                fs.link(directory, first_name, destination, name)
-        else:
-            fs.link(source, name, destination, name)
-        if left > 1:
-            linked[inode] = first or destination.join(name), left - 1
+def _copy_below(source: Directory, name: str, destination: Directory) -> None:
+    """Copy `name` and all below it, with modes, times and symbolic links, into a directory of another filesystem."""
+    if not stat.S_ISDIR(source.stat(name).st_mode):
+        fs.copy(source, name, destination, name)
         return
     is_new = not destination.exists(name)
     if is_new:
         fs.make_directory(destination, name, 0o700)
     with source.child(name) as below, destination.child(name) as copied:
         for inner in below.names():
-            _copy_below(below, inner, copied, linked)
+            _copy_below(below, inner, copied)
     if is_new:
         attributes.copy_status(source, name, destination, name)
 
@@ -389,15 +369,7 @@ def _date(cache: Directory, name: str, second: int) -> None:
     with open(cache.open_file(name), "rb") as file:
         header = file.read(16)
     if len(header) == 16 and header[_FLAGS] == bytes(4):
-        _break_hard_link(cache, name)
         attributes.patch(cache, name, _TIME, (second & 0xFFFFFFFF).to_bytes(4, "little"))
-
-
-def _break_hard_link(directory: Directory, name: str) -> None:
-    """Make a copy of a file that has other links: the store and other environments keep theirs as they are."""
-    if directory.stat(name).st_nlink > 1:
-        fs.copy(directory, name, directory, f"{name}{_PARTED}")
-        fs.move_over(directory, f"{name}{_PARTED}", directory, name)
 
 
 def _prune(root: str, path: str, kept: Collection[str]) -> None:

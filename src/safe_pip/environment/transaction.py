@@ -39,8 +39,7 @@ _LONG = 1.0
 class Transaction:
     """What one command has seen of the environment, and the one change that it makes.
 
-    An error of ours is kept: whatever is asked for next raises it again, because pip catches every `Exception` in some
-    places and goes on.
+    An error of ours is kept and raised again by what is asked for next: pip catches every `Exception` in some places.
     """
 
     def __init__(
@@ -135,9 +134,8 @@ class Transaction:
     def building(self) -> Iterator[Callable[[], None]]:
         """Within, a build reads the environment: what is installed stays as it is (one call of a build backend).
 
-        Everything that is installed at the first call belongs to the read set. Raises `StalePlan` if any of it was
-        changed or removed by a later call. Yields this check, for the body to repeat after each wait for a mutex: the
-        other locks may be let go meanwhile.
+        Everything that is installed at the first call belongs to the read set. Raises `StalePlan` if a later call finds
+        any of it changed or removed. Yields this check, for the body to repeat after each wait for a mutex.
         """
         with self._taking(self.environment.building()):
             self._check_build()
@@ -150,7 +148,7 @@ class Transaction:
     def _check_build(self) -> None:
         with self.failing():
             now = self.environment.read(lambda: Snapshot.take(self.path))
-            stale = self.read_set.changed_or_removed(now)
+            stale = tuple(project for project in self.read_set.changed(now) if self.read_set.seen[project])
             if stale:
                 raise StalePlan(stale)
         self.read_set.add_all(now)
@@ -159,10 +157,9 @@ class Transaction:
 
     @contextmanager
     def staging(self, target: Target, terms: "Terms | None" = None) -> "Iterator[Change]":
-        """Begin a change of `target`, private until `commit` and deleted at the end. No lock is held within.
+        """Begin a change of `target`, private until `commit` and deleted at the end; holds no lock within.
 
-        Makes missing trees; if the body raises, exactly those are removed. Raises `UnusableEnvironment` for a tree that
-        cannot be written.
+        Raises `UnusableEnvironment` for a tree that cannot be written. Missing trees are made, and removed on error.
         """
         from safe_pip.environment import change
         from safe_pip.environment.stage import Stage
@@ -186,8 +183,7 @@ class Transaction:
     def commit(self, change: "Change", validate: Validate) -> "Overwritten":
         """Put the change in place; on return it is, and no lock is held. On error nothing was changed.
 
-        Returns the files of others that were replaced. `validate` is called under the locks. A change that only adds
-        takes the commit lock alone.
+        Returns the files of others that were replaced. `validate` is called under the locks.
         """
         with self.failing():
             if self.verify == "import":
@@ -247,15 +243,12 @@ class _Commit:
 
     @contextmanager
     def _lock(self) -> Iterator[tuple[Held, Snapshot, bool]]:
-        """Take the locks that the plan needs. Yields them, what is installed now, and whether to plan under them.
-
-        A command plans under its locks if it has waited long or planned often.
-        """
+        """Take the locks that the plan needs. Yields them, what is installed now, and whether to plan under them."""
         asked, environment = time.monotonic(), self._transaction.environment
         also = tuple(removal.tree for removal in self._change.removals.values())
         with (environment.adding if self._adds else environment.replacing)(self._change.target, also) as held:
             self._transaction._is_locked = True
-            try:
+            try:  # It plans under its locks if it has waited long or planned often.
                 yield held, self._snapshot(), self._plans > _OPTIMISTIC or time.monotonic() - asked >= _LONG
             finally:
                 self._transaction._is_locked = False

@@ -32,7 +32,6 @@ _ROOM = 4
 """The disk needs room for so many times what the wheel has, unpacked: the environment needs some too."""
 LONGEST = 60
 """So many times in a row computing is believed, when the process shows nothing itself."""
-
 IDLE = 2
 """After so many times in a row in which nothing happened the process is not waited for any longer."""
 
@@ -153,8 +152,7 @@ class Preparing:
     def _obtain(self, wheel: Path, key: str, found: dict[Path, Entry], heartbeat: Heartbeat | None = None) -> bool:
         """Take a wheel from the store, or prepare it; on return whether there is nothing left to do.
 
-        If another process prepares it, this returns at once; with a `heartbeat` it waits for a second, and prepares the
-        wheel if that process does nothing.
+        With a `heartbeat` it waits for a second, and prepares the wheel if the other process does nothing.
         """
         if not self._takes:
             return True
@@ -208,8 +206,7 @@ class Preparing:
     def _make(self, wheel: Path, key: str, held: flock.Descriptor | None) -> Entry:
         """Prepare one wheel: on return its entry.
 
-        Raises `OSError` if the store takes nothing, `Unpreparable` if this wheel cannot be prepared, or if its place is
-        taken by something that cannot be used: then no process tries twice.
+        Raises `OSError` if the store takes nothing, `Unpreparable` if this wheel cannot be prepared.
         """
         try:
             with open(wheel, "rb") as file:

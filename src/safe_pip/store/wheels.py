@@ -144,10 +144,7 @@ class Store(NamedTuple):
         return [entry for _, entry in sorted(found, key=lambda each: (each[0], each[1].path))]
 
     def keep_below(self, limit: int) -> None:
-        """Remove damaged entries, then the least recently used ones, until all take no more than `limit` bytes.
-
-        Entries in use stay.
-        """
+        """Remove damaged entries, then the least recently used ones that are not in use, down to `limit` bytes."""
         entries = self.entries()
         for name in {*self.wheels.names()} - {entry.path.name for entry in entries}:
             if entry := self.find(name):

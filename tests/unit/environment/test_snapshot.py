@@ -96,7 +96,6 @@ def test_a_read_set_names_what_changed_after_it_was_asked_for(tmp_path):
     install(tmp_path, "absent")
     (tmp_path / "a-1.dist-info" / "METADATA").write_text("changed")
     assert read.changed(take(tmp_path)) == ("a", "absent")
-    assert read.changed_or_removed(take(tmp_path)) == ("a",)
 
 
 def test_a_read_set_keeps_what_was_shown_first(tmp_path):

@@ -41,4 +41,4 @@ def test_what_is_asked_for_without_a_record_is_not_in_the_read_set(transaction: 
     with transaction.unrecorded():
         transaction.asked("other")
     transaction.asked("demo")
-    assert len(transaction.read_set) == 1
+    assert transaction.read_set.seen.keys() == {"demo"}

@@ -124,6 +124,19 @@ def test_the_inheritor_of_a_lock_is_named_in_place_of_its_first_holder(tree: Pat
         shell.communicate("\n")
 
 
+def test_a_holder_is_shown_without_the_secrets_of_its_command_line(tree: Path) -> None:
+    program = ["sh", "-c", "echo in; read line", "-i", "https://me:s3cret@host/simple", "--password", "s3cret"]
+    command = [sys.executable, "-m", "safe_pip", "run", "--exclusive", "--env", str(tree), "--", *program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables()) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"in\n"
+        note = (tree / ".safe-pip" / "owner").read_text()
+        for shown in (note, status("--env", tree), status("--json", "--env", tree)):
+            assert "https://****@host" in shown
+            assert "s3cret" not in shown
+        holder.communicate(b"\n")
+
+
 def test_status_waits_for_no_command_and_delays_none(tree: Path) -> None:
     with workers(tree, count=1, timeout=0) as (replacing,):
         for _ in range(3):

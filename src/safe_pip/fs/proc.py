@@ -17,6 +17,23 @@ from typing import Any, NamedTuple
 
 _PROC = Path("/proc")
 _LONGEST_COMMAND = 200
+_HIDDEN = "****"
+# A command line with none of these has no secret that is known by its form; most have none.
+_SIGNS = ("@", "pass", "pwd", "secret", "token", "cred", "auth", "cookie", "key", "twine", "mysql", "-u")
+# The name of an option, a variable, a parameter or a header whose value is a secret. `author` is none.
+_NAME = (
+    r"[\w.-]*(?:passw(?:or)?d|passphrase|pwd|secret|(?<![a-z])pass|token|credential|auth(?:orization)?|cookie"
+    r"|(?:api|access|account|private|signing)[-_]?key)s?(?![a-z])[\w.-]*"
+)
+_VALUE = r"""(?:(?:bearer|basic|digest|token)\s+)?(?:"[^"]*"|'[^']*'|[^\s&;,'"]+)"""
+_IN_TEXT = (
+    # Credentials in a URL, up to its last `@`: a password may have been typed with a `/`, which no port has.
+    (r"(://)(?:[^/?#\s]*@|[^/?#\s:@]*:(?!\d*(?:[/?#\s]|$))[^\s@]*@)", rf"\1{_HIDDEN}@"),
+    (rf"({_NAME}['\"]?\s*[=:]\s*){_VALUE}", rf"\1{_HIDDEN}"),
+    (rf"((?<![\w-])--?{_NAME}\s+){_VALUE}", rf"\1{_HIDDEN}"),
+    (r"((?<![\w-])(?:-u|--user|--proxy-user)[=\s]+)[^\s:]+:\S+", rf"\1{_HIDDEN}"),
+    (r"(?<![\w/@.*-])[^\s/@:=?&'\"]+:[^\s/@]+@(?=[\w.-])", f"{_HIDDEN}@"),  # `user:password@host`, without scheme
+)
 _MOST = 1 << 20
 
 Volume = tuple[int, int]
@@ -40,7 +57,8 @@ def user() -> int:
 
 def own_note() -> dict[str, Any]:
     """This process as it is noted in a file (JSON) for other commands; `since` is now."""
-    return Process(os.getpid(), command(os.getpid()) or printable(" ".join(sys.argv)), time.time())._asdict()
+    shown = command(os.getpid()) or printable(" ".join(_without_secrets(sys.argv)))
+    return Process(os.getpid(), shown, time.time())._asdict()
 
 
 def read_note(content: dict[str, Any]) -> Process:
@@ -49,7 +67,7 @@ def read_note(content: dict[str, Any]) -> Process:
 
 
 def command(pid: int) -> str:
-    """The command line of a process, safe to show and shortened; empty if there is no such process."""
+    """The command line of a process, safe to show, without secrets and shortened; empty if there is none."""
     try:
         content = (_PROC / str(pid) / "cmdline").read_bytes()
     except OSError:
@@ -62,11 +80,46 @@ def command(pid: int) -> str:
         directory, name = os.path.split(words[1])
         if directory == os.path.dirname(words[0]):
             words[:2] = [name]
-    return printable(shlex.join(words))
+    return printable(shlex.join(_without_secrets(words)).replace(f"'{_HIDDEN}'", _HIDDEN))
+
+
+def _without_secrets(words: list[str]) -> list[str]:
+    """The words of a command line with `****` for credentials in URLs and for values of options that carry secrets."""
+    if not any(sign in word.lower() for word in words for sign in _SIGNS):
+        return words
+    short = "-p" if {"twine", "sshpass", "mysql"} & {os.path.basename(word) for word in words} else None
+    shown: list[str] = []
+    before = ""
+    for word in words:
+        name, equals, value = word.partition("=")
+        is_next = before == short or re.fullmatch(f"--?{_NAME}", before, re.IGNORECASE)
+        if before and is_next and not word.startswith("--"):
+            shown.append(_HIDDEN)
+            word = ""
+        elif ":" in (value or word) and (name if value else before) in ("-u", "-U", "--user", "--proxy-user"):
+            shown.append(f"{name}={_HIDDEN}" if value else _HIDDEN)
+        elif equals and re.fullmatch(f"-*{_NAME}", name, re.IGNORECASE):
+            shown.append(f"{name}={_HIDDEN}")
+        elif header := re.match(rf"{_NAME}:\s", word, re.IGNORECASE):
+            shown.append(f"{header[0]}{_HIDDEN}")
+        elif short and word.startswith(short) and word != short:
+            shown.append(f"{short}{_HIDDEN}")
+        else:
+            shown.append(_without_secrets_inside(word))
+        before = word
+    return shown
+
+
+def _without_secrets_inside(text: str) -> str:
+    if any(sign in text.lower() for sign in _SIGNS):
+        for pattern, instead in _IN_TEXT:
+            text = re.sub(pattern, instead, text, flags=re.IGNORECASE)
+    return text
 
 
 def printable(line: str) -> str:
-    """A line that another process wrote, safe to show on a terminal and shortened."""
+    """A line that another process wrote, safe to show on a terminal, without secrets and shortened."""
+    line = _without_secrets_inside(line)
     line = "".join(character if character.isprintable() else "?" for character in line)
     return line if len(line) <= _LONGEST_COMMAND else line[: _LONGEST_COMMAND - 1] + "…"
 

@@ -1,6 +1,8 @@
 """Processes and mounts, as /proc shows them."""
 
 import os
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,68 @@ def test_a_process_is_noted_and_read_again() -> None:
     for damaged in ({}, {**note, "pid": None}, {**note, "since": "soon"}):
         with pytest.raises((LookupError, TypeError, ValueError)):
             proc.read_note(damaged)
+
+
+SECRET = "s3cr.t"
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (("pip", "install", f"--index-url=https://user:{SECRET}@host/simple"), "--index-url=https://****@host/simple"),
+        (("pip", "install", "-i", f"https://{SECRET}@host:8080/simple"), "-i 'https://****@host:8080/simple'"),
+        (("pip", "install", "-i", f"https://user:a/{SECRET}@host/simple"), "-i 'https://****@host/simple'"),
+        (("pip", "install", f"x @ git+https://{SECRET}@host/x.git@v1"), "'x @ git+https://****@host/x.git@v1'"),
+        (("pip", "install", f"https://host/x.whl?a=b&access_token={SECRET}&c=d"), "access_token=****&c=d'"),
+        (("pip", "--proxy", f"user:{SECRET}@host:3128", "list"), "'****@host:3128'"),
+        (("pip", f"--proxy=user:{SECRET}@host:3128", "list"), "'--proxy=****@host:3128'"),
+        (("pip", "install", "-C", f"api_key={SECRET}", "x"), "-C 'api_key=****' x"),
+        (("twine", "upload", "-u", "me", "-p", SECRET, "dist/x"), "-u me -p **** dist/x"),
+        (("twine", "upload", "--password", SECRET, "dist/x"), "--password **** dist/x"),
+        (("sshpass", f"-p{SECRET}", "ssh", "host"), "'-p****' ssh host"),
+        (("curl", "-u", f"me:{SECRET}", "-H", f"Authorization: Bearer {SECRET}", "host"), "'Authorization: ****' host"),
+        (("curl", f"--user=me:{SECRET}", "-H", f"Private-Token: {SECRET}"), "'--user=****' -H 'Private-Token: ****'"),
+        (("env", f"PGPASSWORD={SECRET}", f"GH_TOKEN=a {SECRET}", "make"), "'PGPASSWORD=****' 'GH_TOKEN=****' make"),
+        (
+            ("sh", "-c", f"cd x; GH_TOKEN='a {SECRET}' make --password {SECRET}; x"),
+            "GH_TOKEN=**** make --password ****; x",
+        ),
+        (("tool", "--data", f'{{"password": "a {SECRET}"}}'), '"password": ****'),
+        ((f"title of a process https://me:{SECRET}@host/",), "https://****@host/"),
+    ],
+)
+def test_a_command_line_is_shown_without_secrets(
+    words: tuple[str, ...], shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_proc(tmp_path, monkeypatch, **{"9__cmdline": "\0".join(words) + "\0"})
+    assert SECRET not in proc.command(9)
+    assert shown in proc.command(9)
+    monkeypatch.setattr(os, "getpid", lambda: 9)
+    assert SECRET not in str(proc.own_note())
+    monkeypatch.setattr(sys, "argv", list(words))
+    monkeypatch.setattr(os, "getpid", lambda: 10)  # there is no such process: nothing is known as without /proc
+    assert SECRET not in str(proc.own_note())
+
+
+def test_a_note_that_another_version_wrote_is_shown_without_secrets() -> None:
+    note = {"pid": 1, "command": f"pip install -i https://me:{SECRET}@host/ --token {SECRET} x", "since": 1.0}
+    assert proc.read_note(note).command == "pip install -i https://****@host/ --token **** x"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pip install --user --no-cache-dir x==1.0 'y @ file:///src/y'",
+        "git commit --author me --amend",
+        "pip install git+https://host/x.git@v1 -c https://host:8080/constraints.txt",
+        "mkdir -p a/b",
+        "docker run --volume /a:/b -u 0 image",
+        "tool --tokenizer fast --bypass all --keyboard de",
+        "ssh git@host",
+    ],
+)
+def test_a_command_line_without_secrets_is_shown_as_it_was_typed(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_proc(tmp_path, monkeypatch, **{"9__cmdline": "\0".join(shlex.split(line)) + "\0"})
+    assert shlex.split(proc.command(9)) == shlex.split(line)

@@ -17,6 +17,7 @@ RECORD = "RECORD"
 OF_THE_INSTALLATION = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 """Files of a dist-info that an installer writes in each environment, whatever the wheel holds."""
 
+_OWN = re.compile(r"(^|/)\.safe-pip(-[^/]*)?(/|\Z)")
 _BYTECODE = re.compile(r"(^|/)__pycache__(/[^/]+\.pyc(\.[0-9]+)?)?\Z")
 _CHUNK = 1 << 20
 
@@ -65,7 +66,8 @@ def listed(record: str) -> list[str]:
     found: list[str] = []
     try:
         with open(record, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            found.extend(row[0] for row in csv.reader(file) if row and row[0] and not row[0].endswith("/"))
+            rows = (row[0] for row in csv.reader(file) if row and row[0] and not row[0].endswith("/"))
+            found.extend(path for path in rows if os.path.isabs(path) or not is_own(path))
     except (OSError, csv.Error):
         pass
     return found
@@ -115,6 +117,11 @@ def is_bytecode(path: str) -> bool:
     The import system can make it again at any time, so it is not part of what a distribution promises.
     """
     return _BYTECODE.search(path) is not None
+
+
+def is_own(path: str) -> bool:
+    """Whether a path in a tree is safe-pip's own: no distribution has it, whatever its RECORD lists."""
+    return ".safe-pip" in path and _OWN.search(path) is not None
 
 
 def encoded(digest: bytes) -> str:

@@ -128,10 +128,14 @@ class Change:
         self.stage.prune()
         allowed = tuple(os.path.join(root, "") for root in self._roots)
         going = {path for removal in self.removals.values() for path in removal.files if path.startswith(allowed)}
+        kept = {*self._roots, *self._trees}
+        kept = kept.union(*map(tree.ancestors, kept))
+        # Only safe-pip touches what is its own, whatever a wheel brings and a RECORD lists.
+        going = {path for path in going if not tree.is_below_own(path, kept)}
         infos = (path for path in (*going, *map(os.path.dirname, going)) if path.endswith((".dist-info", ".egg-info")))
         ownership = Ownership(self._trees, infos)
         while True:
-            plan = self._merged(going, ownership, entered)
+            plan = self._merged(going, kept, ownership, entered)
             if not plan.same_second:
                 break
             self.stage.bump_mtime(plan.same_second)
@@ -197,11 +201,15 @@ class Change:
         for each in self._remains:
             each.delete()
 
-    def _merged(self, going: set[str], ownership: Ownership, entered: frozenset[str]) -> Plan:
+    def _merged(self, going: set[str], kept: set[str], ownership: Ownership, entered: frozenset[str]) -> Plan:
         parts = self.stage.volumes()
         trees = tuple(each for each in self._trees if each not in going)  # an egg on `sys.path` is a tree, and may go
         while True:
             staged = [(part, tree.scan(root)) for part, root in enumerate(self.stage.roots)]
+            own = [path for _, entry in staged for path in tree.own(entry, "/", kept)]
+            if own:
+                self.stage.take_out(own)
+                continue
             situation = merge.Situation(
                 roots=tuple(self._roots),
                 trees=trees,

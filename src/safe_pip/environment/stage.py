@@ -133,7 +133,7 @@ class Stage:
                 for path in files:
                     with suppress(FileNotFoundError, NotADirectoryError), _parent_of(root + path) as (directory, name):
                         if directory.exists(name):
-                            fs.remove(directory, name)
+                            fs.remove_below(directory, name)
                             emptied.add(os.path.dirname(path))
                 for path in sorted(emptied, key=len, reverse=True):
                     _prune(root, path, self._mirrored)

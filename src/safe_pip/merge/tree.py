@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from safe_pip.fs.proc import Volume, mount_points, user, volume
 from safe_pip.merge.plan import Link, Seen
+from safe_pip.records import is_own
 
 
 class Entry(NamedTuple):
@@ -80,6 +81,26 @@ def union(first: Entry, second: Entry) -> Entry:
         if known is None or (known.entries is None and entry.entries is not None):
             entries[name] = entry
     return first._replace(entries=entries, is_whole=first.is_whole or second.is_whole)
+
+
+def own(staged: Entry, live: str, kept: Collection[str]) -> Iterator[str]:
+    """The paths at which what is staged for the directory `live` would touch what is safe-pip's own.
+
+    `kept` are the trees, and the directories above them: an environment may lie below such a name.
+    """
+    for name, child in staged.children.items():
+        path = join(live, name)
+        if is_own(name) and path not in kept:
+            yield path
+        elif child.entries:
+            yield from own(child, path, kept)
+
+
+def is_below_own(path: str, kept: Collection[str]) -> bool:
+    """Whether an absolute path is safe-pip's own, or lies below what is."""
+    return is_own(path) and any(
+        is_own(os.path.basename(each)) and each not in kept for each in (path, *ancestors(path))
+    )
 
 
 def join(directory: str, name: str) -> str:

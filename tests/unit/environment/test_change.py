@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip.journal.commit import check_permissions
+from safe_pip.locking.state_directory import LOCKS
 from safe_pip.merge.plan import Removal
 from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution
 from tests.support.venvs.direct_installs import without_exchange as no_exchange
@@ -126,6 +127,55 @@ def test_what_is_dropped_after_a_plan_was_made_stays_as_it_is(prefix: DirectPref
         "site/other-1.dist-info/RECORD",
     }
     assert prefix.private() == []
+
+
+# What only safe-pip writes, wherever a distribution names it.
+OWN = [
+    "site/.safe-pip/commit",
+    "site/.safe-pip/0123456789abcdef.journal",
+    "site/.safe-pip-0123456789abcdef",
+    "site/.safe-pip-x/y",
+    "site/pkg/.safe-pip/commit",
+    "site/pkg/.safe-pip-0123456789abcdef",
+    "bin/.safe-pip/commit",
+    ".safe-pip/environment.gate",
+    "lib/python3.9/site-packages/.safe-pip/commit",
+]
+
+
+@pytest.mark.parametrize("own", OWN)
+def test_no_distribution_puts_or_removes_what_is_safe_pips_own(tmp_path: Path, own: str) -> None:
+    # The name of a directory above the environment says nothing.
+    prefix = DirectPrefix(tmp_path / ".safe-pip-environments" / "v")
+    evil = SmallDistribution("evil", "1", {"site/evil.py": "", "site/pkg/__init__.py": "", "bin/evil": "", own: "evil"})
+
+    def change(new: list[SmallDistribution], old: list[SmallDistribution]) -> None:
+        transaction = prefix.transaction()
+        with transaction.staging(prefix.target) as staged:
+            staged.allow(str(prefix.root))
+            prefix.stage(staged, new, old)
+            transaction.commit(staged, lambda now: ())
+
+    change([OTHER], [])
+    before = everything(prefix)
+    change([evil], [])
+    assert {"site/evil.py", "site/pkg/__init__.py", "bin/evil"} <= everything(prefix).keys()
+    assert everything(prefix).get(own) == before.get(own)
+    path = prefix.root / own
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.basename(own) in LOCKS:
+        path.write_text("ours")
+        before = everything(prefix)
+    change([evil], [evil])
+    change([], [evil])
+    assert everything(prefix).get(own) == before.get(own)
+    assert "site/evil.py" not in everything(prefix)
+
+
+def everything(prefix: DirectPrefix) -> dict[str, tuple[int, bytes]]:
+    """Inode and content of every file."""
+    files = [path for path in prefix.root.rglob("*") if path.is_file()]
+    return {str(path.relative_to(prefix.root)): (path.stat().st_ino, path.read_bytes()) for path in files}
 
 
 def test_what_is_dropped_under_the_locks_stays_as_it_is(prefix: DirectPrefix) -> None:

@@ -31,7 +31,7 @@ from safe_pip.journal.directories import Refused, is_accepted
 from safe_pip.journal.recovery import Unfinished
 from safe_pip.launch import adoption
 from safe_pip.locking import flock, state_directory
-from safe_pip.records import RealPaths, Row, canonical, digest_file, is_bytecode, parse
+from safe_pip.records import RealPaths, Row, canonical, digest_file, is_bytecode, is_own, parse
 
 KEPT = "kept-"
 """How the name starts of what `--repair` kept of a transaction that could not be undone."""
@@ -305,7 +305,8 @@ def rows_of(tree: str, record: str, paths: RealPaths) -> tuple[Row, ...]:
     for row in rows:
         if row.size and not row.size.isdecimal():
             raise ValueError(f"not a row: {','.join(row)}")
-    return tuple(row._replace(path=_placed(tree, row.path, paths)) for row in rows if not row.path.endswith("/"))
+    rows = [row for row in rows if not row.path.endswith("/") and not is_own(row.path)]
+    return tuple(row._replace(path=_placed(tree, row.path, paths)) for row in rows)
 
 
 def _placed(tree: str, path: str, paths: RealPaths) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from safe_pip import __version__, fs
 from safe_pip.commands import VERBS
-from safe_pip.environment.environment import Environment
+from safe_pip.environment.environment import Environment, Target
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import NO_WORKING_DIRECTORY, Replaced, SafePipError, StalePlan, UnusableEnvironment, UsageError
 from safe_pip.launch import frozen_pip, isolation, settings
@@ -122,7 +122,7 @@ def _run_pip(line: CommandLine, chosen: settings.Settings, attempt: Attempt) -> 
     )
     with ExitStack() as locks:
         if attempt.is_fallback or not flock.supported:
-            locks.enter_context(transaction.environment.exclusively(None))
+            locks.enter_context(transaction.environment.exclusively(_fallback_target(line)))
             copy = frozen_pip.freeze(path)
             return _run_unchanged(line, copy)
         copy = frozen_pip.freeze(path, read=transaction.read)
@@ -177,6 +177,13 @@ def _fall_back(line: CommandLine, attempt: Attempt, reason: str) -> int:
     if line.is_verbose:
         say(f"{reason}, so all of it runs under one exclusive lock")
     attempt._replace(is_fallback=True).reexec(isolation.start)
+
+
+def _fallback_target(line: CommandLine) -> Target | None:
+    from safe_pip.pip_seams.named_target import named_target
+
+    configured = settings.of_install(os.environ, isolated="--isolated" in line.options)
+    return named_target(isolation.environment_path, line.command, line.rest, configured)
 
 
 def _run_unchanged(line: CommandLine, copy: frozen_pip.FrozenPip | None) -> int:

@@ -145,3 +145,22 @@ def test_without_flock_eight_commands_at_once_leave_a_sound_environment(changed)
     assert not left
     done = subprocess.run([changed.venv.scripts / "shared"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == changed.installed()["shared"]
+
+
+@pytest.mark.parametrize(
+    "words", [("--target", "{}"), ("--prefix", "{}"), ("--root", "{}"), ()], ids="target prefix root env".split()
+)
+def test_such_a_command_has_the_target_that_it_names_to_itself(changed, tmp_path, words):
+    changed.add_to_index(ONE)
+    words = [word.format(tmp_path / "there") for word in words]
+    more = {} if words else {"PIP_TARGET": str(tmp_path / "there")}
+    changed.run("install", *words, "one", **more)
+    (tree,) = {path.parent for path in (tmp_path / "there").rglob("one-1.dist-info")}
+    holder = PipEnvironment.start(changed, "run", "--exclusive", "--env", str(tree), "--", "sh", "-c", "echo held; cat")
+    assert holder.stdout.readline() == "held\n"
+    changed.seam = INSTALLING[0]
+    refused = changed.run("--lock-timeout", "0", "install", *words, "--upgrade", "one", status=75, **more)
+    assert "Nothing was changed" in refused.stderr
+    holder.communicate()
+    assert "one-1" in changed.run("install", *words, "--upgrade", "--force-reinstall", "one", **more).stdout
+    assert not list((tmp_path / "there").rglob(".safe-pip*"))

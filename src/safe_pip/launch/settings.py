@@ -6,10 +6,14 @@ The files are read here and not by pip, because the first lock is taken before p
 
 import os
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safe_pip.errors import UsageError
+
+if TYPE_CHECKING:
+    from configparser import RawConfigParser
 
 
 class Settings(NamedTuple):
@@ -142,9 +146,10 @@ def load(environ: Mapping[str, str], *, isolated: bool = False, **options: str |
     file that cannot be read or parsed is left to pip, which says so.
     """
     found: dict[str, Any] = {}
-    for file in configuration_files(environ, isolated=isolated):
-        if os.path.isfile(file):
-            _read(file, found)
+    for file, parser in _parsed(environ, isolated=isolated):
+        for each in TABLE:
+            if (value := parser.get("safe-pip", each.key, fallback=None)) is not None:
+                found[each.name] = each.parse(value, f"{each.key} in {file}")
     for each in TABLE:
         value, given = environ.get(each.variable), options.get(each.name)
         if value and not isolated:
@@ -156,16 +161,27 @@ def load(environ: Mapping[str, str], *, isolated: bool = False, **options: str |
     return Settings(**found)
 
 
-def _read(file: str, found: dict[str, Any]) -> None:
-    import configparser
-    import locale
+def of_install(environ: Mapping[str, str], *, isolated: bool) -> dict[str, str]:
+    """What pip's configuration and variables say of the options of `pip install`, by their long names."""
+    found: dict[str, str] = {}
+    parsers = [parser for _, parser in _parsed(environ, isolated=isolated)]
+    for section in ("global", "install"):
+        for parser in parsers:
+            found.update(parser.items(section) if parser.has_section(section) else ())
+    for name, value in () if isolated else environ.items():
+        if name.startswith("PIP_") and value:
+            found[name.removeprefix("PIP_").lower().replace("_", "-")] = value
+    return found
 
-    parser = configparser.RawConfigParser()
-    try:
-        parser.read(file, encoding=locale.getpreferredencoding(False))
-    except (configparser.Error, OSError, UnicodeDecodeError):
-        return
-    for each in TABLE:
-        value = parser.get("safe-pip", each.key, fallback=None)
-        if value is not None:
-            found[each.name] = each.parse(value, f"{each.key} in {file}")
+
+def _parsed(environ: Mapping[str, str], *, isolated: bool) -> "Iterator[tuple[str, RawConfigParser]]":
+    """Those of the files that there are and that can be parsed."""
+    for file in configuration_files(environ, isolated=isolated):
+        if os.path.isfile(file):
+            import configparser
+            import locale
+
+            parser = configparser.RawConfigParser()
+            with suppress(configparser.Error, OSError, UnicodeDecodeError):
+                parser.read(file, encoding=locale.getpreferredencoding(False))
+                yield file, parser

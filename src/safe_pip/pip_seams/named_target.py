@@ -1,0 +1,64 @@
+"""Where `pip install` is told to install, found without pip: if pip is not as expected, it cannot be asked."""
+
+import optparse
+import os
+import sysconfig
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from safe_pip.environment.environment import Target
+from safe_pip.errors import UsageError
+
+# Other options of `pip install` that may stand before `t` in one word; `--pre` is no short `--prefix`.
+_FLAGS, _WITH_VALUE = "-h -I -q -U -v --pre".split(), "-c -C -e -f -i -r".split()
+
+
+class _Parser(optparse.OptionParser):
+    """Reads the options that it knows as pip's parser does, and passes over the others."""
+
+    def _process_args(self, largs: list[str], rargs: list[str], values: optparse.Values) -> None:
+        while rargs:
+            with suppress(optparse.BadOptionError):
+                super()._process_args(largs, rargs, values)
+
+    def error(self, msg: str) -> NoReturn:
+        raise UsageError(msg)
+
+
+def named_target(
+    path: Iterable[str], command: str | None, words: Sequence[str], configured: Mapping[str, str]
+) -> Target | None:
+    """The target that the options of an install name, or else what is `configured` for it; None for the environment.
+
+    `path` is the environment path.
+    """
+    if command != "install":
+        return None
+    parser = _Parser(add_help_option=False)
+    parser.add_option("-t", "--target")
+    parser.add_option("--prefix")
+    parser.add_option("--root")
+    parser.add_option(*_FLAGS, action="store_true", dest="flag")
+    parser.add_option(*_WITH_VALUE, dest="value")
+    try:
+        given, _ = parser.parse_args(list(words))
+    except UsageError:
+        return None  # pip itself says what is wrong
+    target, prefix, root = (getattr(given, name) or configured.get(name) for name in ("target", "prefix", "root"))
+    if not (target or prefix or root):
+        return None
+    known = {os.path.realpath(entry) for entry in path}
+    places = [os.path.expanduser(target)] if target else _libraries(prefix, root)
+    trees = tuple(dict.fromkeys(Path(os.path.realpath(place)) for place in places))
+    return Target(trees, stateless_trees=tuple(tree for tree in trees if str(tree) not in known))
+
+
+def _libraries(prefix: str | None, root: str | None) -> list[str]:
+    if prefix:
+        paths = sysconfig.get_paths(sysconfig.get_preferred_scheme("prefix"), {"base": prefix, "platbase": prefix})
+    else:
+        paths = sysconfig.get_paths()
+    libraries = [os.path.abspath(paths[name]) for name in ("purelib", "platlib")]
+    return [os.path.join(root, os.path.relpath(each, os.sep)) for each in libraries] if root else libraries

@@ -20,7 +20,7 @@ from safe_pip.launch import frozen_pip, isolation, settings
 from safe_pip.launch.fast_start import FastStart
 from safe_pip.launch.restart import LAST, Attempt
 from safe_pip.locking import flock
-from safe_pip.messages import Reporter, say
+from safe_pip.messages import Reporter, output, say
 
 _WITH_VALUE = frozenset(
     (
@@ -197,6 +197,6 @@ def _run_unchanged(line: CommandLine, copy: frozen_pip.FrozenPip | None) -> int:
 
 
 def _fail(error: SafePipError) -> int:
-    sys.stdout.flush()
+    output()
     say(f"error: {error}")
     return error.exit_status

@@ -1,7 +1,12 @@
-"""What safe-pip says while it works: on standard error, one line each, without ever waiting for a reader."""
+"""What safe-pip says while it works: on standard error, one line each, without ever waiting for a reader.
+
+Results of its own verbs go to standard output.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import select
 import signal
@@ -30,6 +35,28 @@ def say(message: str) -> None:
         _write(line)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def output(text: str = "") -> OSError | None:
+    """Print a result on standard output, or only what is still in its buffer, which is empty on return.
+
+    What the encoding of standard output does not have is shown with backslashes. Returns the error if standard output
+    cannot be written, which then is dropped.
+    """
+    if sys.stdout is None:
+        return None
+    try:
+        if text and isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        sys.stdout.write(f"{text}\n" if text else "")
+        sys.stdout.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+        return error
+    return None
 
 
 def _write(line: bytes) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from safe_pip.commands.environments import PACKAGES, Context, Place, own_trees, trees_of
-from safe_pip.commands.options import Namespace, Parser
+from safe_pip.commands.options import Namespace, Parser, tell
 from safe_pip.environment.environment import Target
 from safe_pip.errors import StalePlan, UnusableEnvironment
 from safe_pip.launch import adoption
@@ -53,9 +53,9 @@ def main(options: Namespace, context: Context) -> int:
     for tree in adopter.trees:
         name, found = f"`{order.shown_name(tree)}`", adopter.change(tree, is_adopted=is_adopted)
         if is_adopted:
-            print(f"{name} is adopted already" if found is None else f"Adopted {name}: {found.told()}")
+            tell(f"{name} is adopted already" if found is None else f"Adopted {name}: {found.told()}")
         else:
-            print(f"{name} was not adopted" if found is None else f"{name}: `pip` is pip again")
+            tell(f"{name} was not adopted" if found is None else f"{name}: `pip` is pip again")
     return 0
 
 

@@ -15,8 +15,9 @@ from safe_pip.commands.environments import Context
 from safe_pip.errors import UsageError
 from safe_pip.launch.settings import Settings, seconds
 from safe_pip.locking.waiting import Waiting
+from safe_pip.messages import output, say
 
-__all__ = ["Namespace", "Parser", "listed", "parser", "run", "text"]
+__all__ = ["Namespace", "Parser", "listed", "parser", "run", "tell", "text"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,6 +57,14 @@ def text(value: str) -> str:
     return value
 
 
+def tell(text: str) -> bool:
+    """Print the result of a verb. False: it could not be written, which is said; not if a reader ended (`| head`)."""
+    error = output(text)
+    if error is not None:
+        say(f"warning: standard output could not be written: {error.strerror}")
+    return error is None or isinstance(error, BrokenPipeError)
+
+
 def parser(verb: str) -> Parser:
     """The parser of a verb; imports the verb's module."""
     made = Parser(verb)
@@ -87,6 +96,7 @@ def run(verb: str, args: list[str], settings: Settings, waiting: Waiting, python
     try:
         options = made.parse_args(args)
     except SystemExit:  # after the help
+        output()
         return 0
     if options.lock_timeout is not None:
         settings = settings._replace(lock_timeout=options.lock_timeout)

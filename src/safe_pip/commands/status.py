@@ -11,7 +11,7 @@ from typing import Any
 from safe_pip.commands import activity
 from safe_pip.commands.activity import Lock, Transaction
 from safe_pip.commands.environments import Context, Place
-from safe_pip.commands.options import Namespace, Parser
+from safe_pip.commands.options import Namespace, Parser, tell
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.launch import adoption
 from safe_pip.locking import order, state_directory
@@ -23,7 +23,7 @@ def describe(parser: Parser) -> None:
     parser.description = """\
 Show which processes hold or wait for the locks of the environment, which transactions are unfinished, what the next
 command does about each, and whether pip is safe-pip there (`safe-pip adopt`). It takes no lock, changes nothing, and
-needs no permission to write. The exit status is 0.
+needs no permission to write. The exit status is 0; 1 if standard output cannot be written.
 """
     parser.epilog = """\
 The JSON document has:
@@ -67,8 +67,8 @@ def main(options: Namespace, context: Context) -> int:
         "problems": problems,
     }
     told = {str(each.tree): each.told() for each in adopted}
-    print(json.dumps(document, indent=2) if options.json else "\n".join(_lines(document, told)))
-    return 0
+    is_told = tell(json.dumps(document, indent=2) if options.json else "\n".join(_lines(document, told)))
+    return 0 if is_told else 1
 
 
 def _problems(trees: tuple[Path, ...]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from safe_pip.commands.doctor.examination import Finding, Report, examine
 from safe_pip.commands.doctor.repair import Repair
 from safe_pip.commands.environments import Context, Place
-from safe_pip.commands.options import Namespace, Parser
+from safe_pip.commands.options import Namespace, Parser, tell
 
 
 def describe(parser: Parser) -> None:
@@ -66,11 +66,9 @@ def main(options: Namespace, context: Context) -> int:
     place = Place.find(options.env, context)
     repair = Repair(place)
     report = repair.run() if options.repair else examine(place)
-    if options.json:
-        print(json.dumps(_document(place.trees, report, repair), indent=2))
-    else:
-        print("\n".join(_lines(report, repair)))
-    return 0 if report.is_sound else 1
+    document = _document(place.trees, report, repair)
+    is_told = tell(json.dumps(document, indent=2) if options.json else "\n".join(_lines(report, repair)))
+    return 0 if is_told and report.is_sound else 1
 
 
 def _lines(report: Report, repair: Repair) -> Iterator[str]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from safe_pip.commands.environments import Context, prefix_finder
 from safe_pip.commands.merge.transfer import Conflicts, Merged, Owned, Policy, Request, merge
-from safe_pip.commands.options import Namespace, Parser, text
+from safe_pip.commands.options import Namespace, Parser, tell, text
 from safe_pip.errors import Unmergeable
 from safe_pip.messages import say
 
@@ -91,7 +89,7 @@ def main(options: Namespace, context: Context) -> int:
         for path, owner in error.found:
             say(f"`{path}` exists with other content, {_owned(owner)}")
         if options.json:
-            print(json.dumps(_document(Merged(into), None, error.found), indent=2))
+            tell(json.dumps(_document(Merged(into), None, error.found), indent=2))
         raise
     for path, owner in merged.replaced:
         say(f"warning: `{path}` was replaced, {_owned(owner)}")
@@ -101,18 +99,6 @@ def main(options: Namespace, context: Context) -> int:
         say(f"`{path}` lies outside the prefix and was left alone")
     tell(json.dumps(_document(merged, manifest), indent=2) if options.json else _summary(merged))
     return 0
-
-
-def tell(text: str) -> None:
-    """Print the result of a change. The change was made even if standard output cannot be written."""
-    try:
-        print(text, flush=True)
-    except OSError as error:
-        say(f"warning: standard output could not be written: {error.strerror}")
-        with contextlib.suppress(OSError):  # at the end of the process the rest of the buffer is dropped
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)
 
 
 def _owned(owner: str | None) -> str:

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from safe_pip import fs
 from safe_pip.commands.environments import Context, prefix_finder
-from safe_pip.commands.merge import named, tell
+from safe_pip.commands.merge import named
 from safe_pip.commands.merge.manifest import Manifest
 from safe_pip.commands.merge.transfer import Attempt, Owned, Transactions, is_closed, state_of, until_current
-from safe_pip.commands.options import Namespace, Parser, text
+from safe_pip.commands.options import Namespace, Parser, tell, text
 from safe_pip.environment.change import Terms
 from safe_pip.environment.environment import Prefix
 from safe_pip.environment.snapshot import Ownership, Snapshot

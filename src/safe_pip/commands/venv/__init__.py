@@ -75,8 +75,9 @@ def main(options: Namespace, context: Context) -> int:
             with suppress(FileNotFoundError):  # another command had made the directory, failed, and removed it
                 command.make()
     except NotMade as error:
-        if error.output:
-            print(error.output, file=sys.stderr)
+        if error.output and sys.stderr is not None:
+            with suppress(OSError):
+                print(error.output, file=sys.stderr, flush=True)
         raise
     return _install(options, context) if options.requirements else 0
 
@@ -144,7 +145,6 @@ def _install(options: Namespace, context: Context) -> int:
     command += [word for name in options.requirements for word in ("-r", name)]
     misleading = {f"PIP_{name}" for name in MISLEADING}
     kept = {name: value for name, value in os.environ.items() if name not in misleading}
-    sys.stdout.flush()
     status = subprocess.run(command, env=kept | context.settings.for_child(), check=False).returncode
     if status != 0:
         say(f"error: the environment `{options.directory}` exists, without what could not be installed")

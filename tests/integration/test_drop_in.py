@@ -254,6 +254,34 @@ def test_keyring_is_asked_for_credentials_as_by_pip(env):
     assert env.installed() == {"aproject": "1"}
 
 
+ASKING = """
+import collections
+def get_credential(url, username):
+    open({asks!r}, "w").close()
+    open({answered!r}).close()
+    return collections.namedtuple("Found", "username password")("somebody", "secret")
+"""
+
+
+def test_no_lock_is_held_while_a_keyring_asks_its_user(env):
+    asks, answered = env.directory / "asks", env.directory / "answered"
+    os.mkfifo(asks)
+    os.mkfifo(answered)
+    env.add_to_index(Project("other", "1"))
+    env.run("install", "other")
+    (env.site / "keyring.py").write_text(ASKING.format(asks=str(asks), answered=str(answered)))
+    env.add_to_index(A1)
+    with private_index(env.index) as url:
+        arguments = ("install", "aproject", "--no-input", "--find-links", url, "--keyring-provider", "import")
+        process = env.start(*arguments, PIP_FIND_LINKS="")
+        asks.open().close()
+        env.run("--lock-timeout", "0", "uninstall", "-y", "other")
+        answered.open("w").close()
+        with ended(process) as (status, _, err):
+            assert status == 0, err
+    assert env.installed() == {"aproject": "1"}
+
+
 def test_each_request_has_the_user_agent_of_pip(env):
     env.add_to_index(A1)
     agents = []

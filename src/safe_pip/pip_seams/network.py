@@ -31,7 +31,6 @@ _ASK_KEYRING = """
 import json, sys
 if sys.path and sys.path[0] == "":
     del sys.path[0]
-question = json.load(sys.stdin)
 answer = {}
 try:
     import keyring
@@ -40,19 +39,27 @@ except ImportError as error:
 except Exception as error:
     answer["failed"] = str(error)
 else:
-    url, username = question["url"], question["username"]
     try:
-        if question["password"] is not None:
-            keyring.set_password(url, username, question["password"])
-        elif url is not None and hasattr(keyring, "get_credential"):
-            found = keyring.get_credential(url, username)
-            answer["found"] = found and [found.username, found.password]
-        elif url is not None and username is not None:
-            password = keyring.get_password(url, username)
-            answer["found"] = [username, password] if password else None
-    except Exception as error:
-        answer["failed"] = str(error)
-sys.stdout.write("\\n" + json.dumps(answer))
+        keyring.get_keyring()  # imports more
+    except Exception:
+        pass
+print("\\nimported", flush=True)
+question = json.load(sys.stdin)
+url, username = question["url"], question["username"]
+try:
+    if answer or url is None:
+        pass
+    elif question["password"] is not None:
+        keyring.set_password(url, username, question["password"])
+    elif hasattr(keyring, "get_credential"):
+        found = keyring.get_credential(url, username)
+        answer["found"] = found and [found.username, found.password]
+    elif username is not None:
+        password = keyring.get_password(url, username)
+        answer["found"] = [username, password] if password else None
+except Exception as error:
+    answer["failed"] = str(error)
+print("\\n" + json.dumps(answer), end="")
 """
 
 
@@ -155,14 +162,18 @@ class _Keyring:
 
     def _ask(self, url: str | None, username: str | None, password: str | None = None) -> dict[str, Any]:
         question = json.dumps({"url": url, "username": username, "password": password})
+        command = [sys.executable, "-c", _ASK_KEYRING]
         with self._transaction.environment.building():
-            answered = subprocess.run(
-                [sys.executable, "-c", _ASK_KEYRING], input=question.encode(), stdout=subprocess.PIPE, check=False
-            )
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            assert child.stdout is not None
+            while (line := child.stdout.readline()) and line.strip() != b"imported":
+                pass
+        # No lock is held while the keyring asks its user.
+        answered, _ = child.communicate(question.encode())
         try:
-            answer: dict[str, Any] = json.loads(answered.stdout.rpartition(b"\n")[2])
+            answer: dict[str, Any] = json.loads(answered.rpartition(b"\n")[2])
         except ValueError:
-            answer = {"failed": f"it ended with status {answered.returncode}"}
+            answer = {"failed": f"it ended with status {child.returncode}"}
         if "missing" in answer:
             raise ImportError(answer["missing"])
         if "failed" in answer:

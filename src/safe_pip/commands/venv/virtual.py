@@ -15,8 +15,10 @@ import errno
 import hashlib
 import os
 import re
+import signal
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -242,8 +244,15 @@ def _run(home: Path, aside: Path, descriptor: Descriptor | None, python: str, op
         raise NotMade(f"`{python}` cannot be started: {error.strerror}") from error
     with child:
         assert child.stdout is not None
-        output = child.stdout.read().decode(errors="replace")
-        status = child.wait()
+        try:
+            output = child.stdout.read().decode(errors="replace")
+            status = child.wait()
+        except BaseException:  # a Python that is a shell script does not end with its standard input
+            if sys.platform == "win32":
+                child.kill()
+            else:
+                os.killpg(child.pid, signal.SIGKILL)
+            raise
     if status != 0:
         raise _failure(home, python, re.sub(rf"[\\/]+{re.escape(aside.name)}", "", output).strip())
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import fcntl
+import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +86,60 @@ def test_a_mutex_that_an_ancestor_holds_is_inherited(tree: Path, tmp_path: Path)
         variable = builder.hold("mutex", sources=[source])["variable"]
         with workers(tree, count=1, variables={VARIABLE: variable}, timeout=0) as (below,):
             below.hold("mutex", sources=[source])
+
+
+@pytest.mark.parametrize("above", ["occupying", "reserving", "exclusively"])
+@pytest.mark.parametrize("how", ["keeping", "building"])
+def test_siblings_below_an_exclusive_holder_exclude_each_other(tree: Path, above: str, how: str) -> None:
+    with workers(tree, count=1) as (ancestor,):
+        variable = ancestor.hold(above)["variable"]
+        with workers(tree, count=3, variables={VARIABLE: variable}, timeout=0) as (one, other, third):
+            one.hold(how)
+            other.tell(do="hold", how="replacing")
+            assert other.expect("error")["code"] == "lock-timeout"
+            third.hold("adding")
+            third.release()
+            one.release()
+            other.hold("replacing")
+            one.tell(do="hold", how=how)
+            assert one.expect("error")["code"] == "lock-timeout"
+
+
+def test_siblings_below_an_exclusive_holder_wait_for_each_other_without_an_end(tree: Path) -> None:
+    with workers(tree, count=1) as (ancestor,):
+        variable = ancestor.hold("occupying")["variable"]
+        settings = {"variables": {VARIABLE: variable}, "out_of_order": 0.0, "first_message": 0.05}
+        with workers(tree, count=2, **settings) as (one, other):
+            one.hold("keeping")
+            other.tell(do="hold", how="replacing")
+            for _ in range(2):
+                assert [holder["pid"] for holder in other.expect("waiting")["holders"]] == [one.pid]
+            one.release()
+            other.expect("held")
+
+
+def test_below_a_sibling_no_command_waits_behind_one_that_waits_for_it(tree: Path) -> None:
+    with workers(tree, count=1) as (ancestor,):
+        variable = ancestor.hold("occupying")["variable"]
+        with workers(tree, count=2, variables={VARIABLE: variable}, first_message=1e6) as (one, other):
+            inner = one.hold("keeping")["variable"]
+            other.start_to_wait("replacing")
+            with workers(tree, count=1, variables={VARIABLE: inner}, timeout=0) as (below,):
+                below.hold("building")
+                below.release()
+                below.tell(do="hold", how="replacing")
+                assert below.expect("error")["code"] == "nesting-refused"
+            one.release()
+            other.expect("held")
+
+
+def test_without_the_variable_a_command_below_an_exclusive_holder_takes_its_stand_in_too(tree: Path) -> None:
+    (tree.parents[2] / "pyvenv.cfg").touch()
+    run = [sys.executable, "-m", "safe_pip", "run", "--exclusive", "--env", tree.parents[2], "--"]
+    with workers(tree, count=1, below=[*run, "env", "-u", VARIABLE], timeout=0) as (below,):
+        below.hold("keeping")
+        ancestors = json.loads((tree / ".safe-pip" / "owner").read_bytes())["held"]
+        assert holds(below.pid, Path(ancestors, "environment"))
 
 
 def is_free(descriptor: int) -> bool:

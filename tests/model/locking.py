@@ -67,14 +67,22 @@ class Me:
             return ranked
         return sorted(locks, key=lambda wanted: self.position(wanted[0])[1], reverse=True)
 
-    def from_ancestor(self, lock: Lock) -> Inherited | None:
-        found = [i for i in self.inherited if i.lock[:2] == lock[:2]]
-        return max(found, key=lambda i: i.mode is EXCLUSIVE) if found else None
+    def from_ancestors(self, lock: Lock) -> list[Inherited]:
+        """What ancestors hold of it, the nearest one first: it has the higher number."""
+        return [i for i in reversed(self.inherited) if i.lock[:2] == lock[:2]]
 
-    def patience(self, lock: Lock) -> Patience:
+    def joined(self, lock: Lock) -> Inherited | None:
+        """The nearest ancestor's exclusive lock, which a stand-in may represent."""
+        return next((i for i in self.from_ancestors(lock) if i.mode is EXCLUSIVE), None)
+
+    def patience(self, lock: Lock, below: int | None) -> Patience:
+        """For a stand-in, `below` is its owner: what that one and those above it hold does not count."""
+        if not self.rules.stand_in_counts_what_is_below:
+            below = None
         # What an ancestor holds counts as ours, but we cannot let it go.
-        breaks_order = any(self.position(i.lock) > self.position(lock) for i in self.inherited)
-        below_mutex = lock.rank == "commit" and any(i.lock.rank == "mutex" for i in self.inherited)
+        counted = [i for i in self.inherited if below is None or i.ancestor > below or not i.known]
+        breaks_order = any(self.position(i.lock) > self.position(lock) for i in counted)
+        below_mutex = lock.rank == "commit" and any(i.lock.rank == "mutex" for i in counted)
         if breaks_order and self.rules.give_up_out_of_order:
             return Patience.MINUTE
         if below_mutex and self.rules.give_up_commit_below_mutex:
@@ -129,22 +137,22 @@ def start_over(me: Me, **carry: Any) -> Steps:
 
 def take(me: Me, lock: Lock, mode: Mode, is_alone: bool = False) -> Steps:
     """Take one lock as the protocol says, or start over, or end with 75."""
-    real, gated = lock, lock.rank in GATED and me.rules.gate
-    if held := me.from_ancestor(lock):
-        if held.mode is EXCLUSIVE and not held.known and me.rules.refuse_without_variable and lock.rank in GATED:
-            raise Ended("75: inside an exclusive holder that cannot be joined")
-        if held.mode is EXCLUSIVE and lock.rank != "commit":
-            return
-        if held.mode is EXCLUSIVE:
-            if not me.rules.siblings_exclude_each_other or not held.known:
-                return
-            me.below, lock, gated = held.ancestor, Lock("nested commit", str(held.ancestor)), False
-            if lock in me.own:  # one stands in for the locks of all trees
-                return
-        elif mode is EXCLUSIVE and me.rules.refuse_replacing_below_shared:
+    real, gated, below = lock, lock.rank in GATED and me.rules.gate, None
+    held = me.joined(lock)
+    if held and not held.known and me.rules.refuse_without_variable and lock.rank in GATED:
+        raise Ended("75: inside an exclusive holder that cannot be joined")
+    if (nearest := me.from_ancestors(lock)) and nearest[0].mode is SHARED:
+        if mode is EXCLUSIVE and me.rules.refuse_replacing_below_shared:
             raise Ended("75: inside a shared holder")
-        elif mode is SHARED and me.rules.shared_without_gate:
-            gated = False
+        gated = gated and not (mode is SHARED and me.rules.shared_without_gate)
+    if held:
+        if not stands_in(me, lock, held):
+            return
+        me.below = below = held.ancestor
+        gated = gated and lock.rank == "environment"  # which is held for long; the other queue only makes more states
+        lock = Lock(f"nested {lock.rank}", str(held.ancestor))
+        if lock in me.own:  # one stands in for the locks of all trees
+            return
     if me.litter and lock.rank == "commit":
         generation = yield OpenStateDirectory(lock.name, make=mode is EXCLUSIVE and not me.recovers)
         if not generation:
@@ -152,7 +160,7 @@ def take(me: Me, lock: Lock, mode: Mode, is_alone: bool = False) -> Steps:
         lock = lock._replace(generation=generation)
     # Its owner may have withdrawn the journal, and may wait for the very process that waits here.
     by_the_second = is_alone and lock.rank == "owner" and me.rules.owner_waited_for_by_the_second
-    step = Take(lock, mode, Patience.SECOND if by_the_second else me.patience(real), gated)
+    step = Take(lock, mode, Patience.SECOND if by_the_second else me.patience(real, below), gated)
     granted = yield step
     if granted == GATE:
         me.own.append(lock.gate())
@@ -169,6 +177,13 @@ def take(me: Me, lock: Lock, mode: Mode, is_alone: bool = False) -> Steps:
     raise Again(alone=(real._replace(generation=0), mode), **me.vain(real))
 
 
+def stands_in(me: Me, lock: Lock, held: Inherited) -> bool:
+    """Whether a lock in the ancestor's private directory is taken in place of one that it holds exclusively."""
+    if lock.rank == "environment" and not me.rules.stand_in_for_environment_lock:
+        return False
+    return lock.rank in GATED and held.known and me.rules.siblings_exclude_each_other
+
+
 def take_all(me: Me, wanted: Iterable[tuple[Lock, Mode]]) -> Steps:
     """Take these locks one after the other, then look for journals in all that they protect."""
     names = tuple(sorted({lock.name for lock, _ in wanted if _is_looked_at(me.rules, lock)}))
@@ -183,9 +198,9 @@ def take_all(me: Me, wanted: Iterable[tuple[Lock, Mode]]) -> Steps:
 def merged(me: Me, wanted: Iterable[tuple[Lock, Mode]]) -> list[tuple[Lock, Mode]]:
     """Where one lock of an ancestor stands in for those of several trees it is taken once, in the stronger mode."""
     stand_ins = {
-        lock: held.ancestor
+        lock: (lock.rank, held.ancestor)
         for lock, _ in wanted
-        if lock.rank == "commit" and (held := me.from_ancestor(lock)) and held.mode is EXCLUSIVE
+        if (held := me.joined(lock)) and stands_in(me, lock, held)
     }
     stronger = {stand_ins[lock] for lock, mode in wanted if mode is EXCLUSIVE and lock in stand_ins}
     if not me.rules.stand_in_taken_in_stronger_mode:

@@ -175,6 +175,9 @@ class Nodes:
     def keeps_variable(self, process: int) -> bool:
         return self.scenario.processes[process].keeps_variable
 
+    def trees_of(self, process: int) -> tuple[str, ...]:
+        return self.scenario.processes[process].trees
+
     # what can happen next
 
     def successors(self, world: World) -> Iterator[tuple[int, str, World]]:

@@ -80,6 +80,8 @@ class Rules:
     shared_without_gate: bool = True
     refuse_replacing_below_shared: bool = True
     siblings_exclude_each_other: bool = True
+    stand_in_for_environment_lock: bool = True  # not only for the commit lock
+    stand_in_counts_what_is_below: bool = True  # for the order
     stand_in_taken_in_stronger_mode: bool = True
     refuse_without_variable: bool = True
     find_ancestors_without_variable: bool = True

@@ -225,6 +225,42 @@ SCENARIOS = {
     "a replacement below an exclusive holder that is killed, beside a shared one": Scenario(
         (runs(EXCLUSIVE, 1, killable=True), does(UPGRADE, parent=0), runs(SHARED)), data=(1, 1), kills=1
     ),
+    "a shared holder and a replacement below an exclusive holder": Scenario(
+        (runs(EXCLUSIVE, 1, 2), runs(SHARED, parent=0), does(UPGRADE_B, parent=0)), data=(0, 1)
+    ),
+    "a shared holder and a replacement of two trees below an exclusive holder": Scenario(
+        (
+            runs(EXCLUSIVE, 1, 2, **BOTH_TREES),
+            runs(SHARED, parent=0, trees=("B",)),
+            does(wants(A_a=2, B_a=2), parent=0, **BOTH_TREES),
+        ),
+        ("A.a", "B.a"),
+        (1, 1),
+    ),
+    "a build and a replacement below an exclusive holder": Scenario(
+        (runs(EXCLUSIVE, 1, 2), does(wants(A_a=1), builds=True, parent=0), does(UPGRADE_B, parent=0)), data=(0, 1)
+    ),
+    "a build below a shared holder and a replacement, below an exclusive holder": Scenario(
+        (
+            runs(EXCLUSIVE, 1, 3),
+            runs(SHARED, 2, parent=0),
+            does(wants(A_a=1), builds=True, parent=1),
+            does(UPGRADE_B, parent=0),
+        ),
+        data=(0, 1),
+    ),
+    "a replacement below two exclusive holders, beside a shared one below the first": Scenario(
+        (
+            runs(EXCLUSIVE, 1, 3),
+            runs(EXCLUSIVE, 2, parent=0),
+            does(UPGRADE_B, parent=1),
+            runs(SHARED, parent=0),
+        ),
+        data=(0, 1),
+    ),
+    "a replacement below a shared holder below an exclusive one": Scenario(
+        (runs(EXCLUSIVE, 1), runs(SHARED, 2, parent=0), does(UPGRADE_B, parent=1)), data=(0, 1), may_fail=(2,)
+    ),
     "a reader below an exclusive holder that is killed": Scenario(
         (runs(EXCLUSIVE, 1, killable=True), reads(parent=0), does(UPGRADE)), data=(1, 1), kills=1
     ),
@@ -489,6 +525,19 @@ SCENARIOS = {
         ("A.a", "A.b", "B.a"),
         (0, 0, 0),
         may_fail=(1, 3),
+    ),
+    "two exclusive holders, each with a command that needs the other's tree below, one with siblings": Scenario(
+        (
+            runs(EXCLUSIVE, 1, 2),
+            runs(SHARED, 3, parent=0),
+            does(UPGRADE_B, parent=0),
+            does(wants(B_a=2), parent=1, trees=("B",)),
+            runs(EXCLUSIVE, 5, trees=("B",)),
+            reads("A.a", parent=4),
+        ),
+        ("A.a", "A.b", "B.a"),
+        (1, 1, 1),
+        may_fail=(3, 5),
     ),
     "two shared holders, each with a replacement of the other's tree below": Scenario(
         (

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from .model import (
     EXCLUSIVE,
+    GATED,
     LOCK_ORDER,
     Held,
     Lock,
@@ -37,6 +38,7 @@ class Machine(Protocol):
     def is_in_the_way(self, world: World, holders: list[Held], waiter: int, patience: Patience) -> bool: ...
     def ancestors(self, world: World, process: int) -> Iterable[int]: ...
     def keeps_variable(self, process: int) -> bool: ...
+    def trees_of(self, process: int) -> tuple[str, ...]: ...
     def start(self, process: int) -> int: ...
     def has_started(self, world: World, process: int) -> bool: ...
 
@@ -189,11 +191,20 @@ class LookAtAncestors:
                 continue
             if known or machine.rules.find_ancestors_without_variable:
                 found |= {
-                    Inherited(h.lock, h.mode, ancestor, known)
+                    Inherited(lock, h.mode, ancestor, known)
                     for h in world.held
-                    if h.process == ancestor and h.lock.rank in LOCK_ORDER[:-1]
+                    if h.process == ancestor
+                    for lock in self._meant(h.lock, machine.trees_of(ancestor))
                 }
         yield tuple(sorted(found, key=lambda i: (i.ancestor, i.lock))), world
+
+    @staticmethod
+    def _meant(lock: Lock, trees: tuple[str, ...]) -> list[Lock]:
+        """An owner file concerns no other process; one stand-in is held for all trees of its holder."""
+        if lock.rank in LOCK_ORDER[:-1]:
+            return [lock]
+        nested, _, rank = lock.rank.partition(" ")
+        return [Lock(rank, tree) for tree in trees] if nested == "nested" and rank in GATED else []
 
 
 @dataclasses.dataclass(frozen=True)

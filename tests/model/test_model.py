@@ -26,6 +26,7 @@ COMMIT_BEFORE_MUTEX = ("environment", "commit", "mutex", "directory", "uv", "own
 DIRECTORY_BEFORE_COMMIT = ("environment", "mutex", "directory", "commit", "uv", "owner")
 
 ABOVE_EXCLUSIVE = "a reader and a replacement below an exclusive holder"
+SIBLINGS = "a shared holder and a replacement below an exclusive holder"
 KILLED_ABOVE = "a replacement below an exclusive holder that is killed"
 TORN, LOST, ORDER = "torn read", "lost update", "no serial order"
 ALONE, CHANGED = "exclusive holder not alone", "shared holder saw a change"
@@ -146,6 +147,13 @@ NEEDED: list[tuple[dict[str, Any], str, str]] = [
     ({"shared_without_gate": False}, "a build below a shared holder", DEADLOCK),
     ({"refuse_replacing_below_shared": False}, "a replacement below a shared holder", DEADLOCK),
     ({"siblings_exclude_each_other": False}, ABOVE_EXCLUSIVE, TORN),
+    ({"stand_in_for_environment_lock": False}, SIBLINGS, CHANGED),
+    ({"stand_in_counts_what_is_below": False}, SIBLINGS, FAILED),
+    (
+        {"shared_without_gate": False},
+        "a build below a shared holder and a replacement, below an exclusive holder",
+        DEADLOCK,
+    ),
     ({"stand_in_taken_in_stronger_mode": False}, "a change of one of two trees below a holder of both", TORN),
     ({"refuse_without_variable": False}, f"{ABOVE_EXCLUSIVE}, the variable dropped", TORN),
     ({"find_ancestors_without_variable": False}, "a build below a shared holder, the variable dropped", DEADLOCK),

@@ -1,14 +1,16 @@
 """What the ancestors of this process hold: it is inherited, and never waited for.
 
 A holder whose child programs may run safe-pip makes a private directory and names it in SAFE_PIP_HELD. In it are
-`alive`, locked as long as the rest is true; `commit` and its gate, which child programs take in place of the commit
-locks of the holder; and `held`, the list of its locks. No pid is tested, so forging one gains nothing.
+`alive`, locked as long as the rest is true; `held`, the list of its locks; and `environment` and `commit`, with their
+gates: stand-ins that child programs take in place of the locks that the holder has exclusively, so that they exclude
+each other. No pid is tested, so forging one gains nothing.
 
 If the variable was dropped (tox, `env -i`, sudo), the holders in /proc/locks are compared with the ancestors.
 """
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import stat
@@ -29,7 +31,9 @@ from safe_pip.locking.order import Rank, Request
 VARIABLE = "SAFE_PIP_HELD"
 
 _PREFIX = "safe-pip-held-"
-_ALIVE, _COMMIT, _COMMIT_GATE, _LIST = "alive", "commit", "commit.gate", "held"
+_ALIVE, _LIST = "alive", "held"
+# What child programs take in place of an exclusive lock, and its gate.
+_STAND_INS = {Rank.ENVIRONMENT: ("environment", "environment.gate"), Rank.COMMIT: ("commit", "commit.gate")}
 _OLD = 3600.0
 # A killed process's descriptors are closed from the highest one down (measured on Linux and macOS). `alive` must be
 # free before any lock is.
@@ -52,7 +56,7 @@ class ClaimsDirectory:
         with _room_to_write():
             _sweep()
             self.path = fs.make_private_directory(prefix=_PREFIX)
-            for name in (_ALIVE, _COMMIT, _COMMIT_GATE):
+            for name in (_ALIVE, *itertools.chain.from_iterable(_STAND_INS.values())):
                 fs.write(self.path / name, b"")
         self._alive = Descriptor(self.path / _ALIVE, writable=True)  # the temporary directory may be on NFS
         self._alive.raise_to(_HIGH_DESCRIPTOR)
@@ -181,15 +185,16 @@ class Ancestry:
         """Forget ancestors that are dead."""
         self._known = [ancestor for ancestor in self._known if ancestor.is_alive()]
 
-    def _find(self, identity: Identity) -> tuple[Claim, Ancestor] | None:
+    def _find(self, identity: Identity, *, exclusive: bool = False) -> tuple[Claim, Ancestor] | None:
+        """The nearest claim to a lock, or the nearest one to have it exclusively."""
         found = ((claim, each) for each in self._known for claim in each.claims if claim.identity == identity)
-        return next(found, None)
+        return next((each for each in found if each[0].exclusive or not exclusive), None)
 
     def resolve(self, request: Request, identity: Identity) -> tuple[Request | None, Ancestor | None]:
         """What is left to be locked of a request whose file is `identity`, and the ancestor on which that depends.
 
-        None if the lock is inherited; another request where a file in an ancestor's directory takes its place. Raises
-        `NestingRefused` for what an ancestor's lock forbids.
+        None if the lock is inherited; another request where a stand-in takes its place. Raises `NestingRefused` for
+        what an ancestor's lock forbids.
         """
         found = self._find(identity)
         if found is None:
@@ -197,24 +202,20 @@ class Ancestry:
         claim, source = found
         if request.exclusive and not claim.exclusive:
             raise self._refusal(request, source)
+        # Behind the gate another process may wait until a shared holder ends.
+        request = request if claim.exclusive else request._replace(gate=None)
         # An outer ancestor may have the exclusive lock, and a nearer one only limit what is done below it.
-        if not any(each.exclusive and each.identity == identity for each in self._claims()):
-            # Behind the gate another process may wait until that ancestor ends.
-            return request._replace(gate=None), source
-        if request.rank is not Rank.COMMIT:
+        outer = self._find(identity, exclusive=True)
+        if outer is None:
+            return request, source
+        source = outer[1]
+        if request.rank not in _STAND_INS or (request.rank is Rank.ENVIRONMENT and source.directory is None):
             return None, source
         if source.directory is None:
             raise self._refusal(request, source)
-        path, gate = source.directory / _COMMIT, source.directory / _COMMIT_GATE
-        return request._replace(path=path, gate=gate, needs_writing=True), source
-
-    def refuse_if_held(self, request: Request, identity: Identity) -> None:
-        """Raise `NestingRefused` if an ancestor holds the lock that takes the place of another one."""
-        if found := self._find(identity):
-            raise self._refusal(request, found[1])
-
-    def _claims(self) -> list[Claim]:
-        return [claim for ancestor in self._known for claim in ancestor.claims]
+        name, gate_name = _STAND_INS[request.rank]
+        gate = source.directory / gate_name if claim.exclusive else None
+        return request._replace(path=source.directory / name, gate=gate, also=None, needs_writing=True), source
 
     @staticmethod
     def _refusal(request: Request, source: Ancestor) -> NestingRefused:
@@ -241,8 +242,8 @@ class Ancestry:
         for request, descriptor in wanted:
             entry = family.get(proc.kernel_name(descriptor.fd))
             if entry is not None and self._find(descriptor.identity) is None:
-                is_noted = request.rank is Rank.COMMIT and entry.exclusive
-                if not (is_noted and self._follow_note(request.path, entry.pid)):
+                gate = request.gate if entry.exclusive else None
+                if gate is None or not self._follow_note(gate, entry.pid):
                     self._observe(request.rank, request.path, descriptor, entry)
         # If an ancestor is uv, its lock on an environment counts for the order.
         for path in {request.shown / ".lock" for request, _ in wanted}:
@@ -256,22 +257,28 @@ class Ancestry:
         claim = Claim(rank, entry.exclusive, descriptor.identity, path)
         self._known.append(Ancestor(entry.pid, (claim,), file=entry.file))
 
-    def _follow_note(self, commit: Path, pid: int) -> bool:
-        """Find the directory of the ancestor that holds this commit lock through its `owner` note."""
+    def _follow_note(self, gate: Path, pid: int) -> bool:
+        """Find the directory of the ancestor that holds the lock with this gate through its `owner` note."""
         try:
-            note = json.loads(commit.with_name(state_directory.OWNER).read_bytes())
+            note = json.loads(gate.with_name(state_directory.OWNER).read_bytes())
             if note["pid"] != pid or note["start"] != proc.start_ticks(pid):
                 return False
             return self._follow(str(note["held"]), {self._user, proc.owner_of(pid)})
         except (OSError, ValueError, LookupError, TypeError):
             return False
 
-    def breaks_order(self, rank: Rank, identity: Identity) -> bool:
+    def breaks_order(self, request: Request, identity: Identity) -> bool:
         """Whether a wait for this lock comes out of order, with the locks of ancestors counted.
 
-        A commit lock below a mutex does too: another family may hold that commit lock and want the mutex.
+        A commit lock below a mutex does too: another family may hold that commit lock and want the mutex. What is
+        held above the ancestor of a stand-in does not count: only commands below it take the stand-in.
         """
+        directories = [ancestor.directory for ancestor in self._known]
+        nearer = directories.index(request.path.parent) if request.path.parent in directories else len(directories)
         return any(
-            (claim.rank, claim.identity) > (rank, identity) or (claim.rank is Rank.MUTEX and rank is Rank.COMMIT)
-            for claim in self._claims()
+            (claim.rank, claim.identity) > (request.rank, identity)
+            or (claim.rank is Rank.MUTEX and request.rank is Rank.COMMIT)
+            for number, ancestor in enumerate(self._known)
+            for claim in ancestor.claims
+            if number < nearer or ancestor.directory is None
         )

@@ -214,21 +214,21 @@ class Locker:
         descriptor = _open(request)
         try:
             scope.claims.append(Claim(request.rank, request.exclusive, descriptor.identity, request.path))
-            if self._is_ours(request, descriptor.identity):
-                return
-            left, source = self._ancestry.resolve(request, descriptor.identity)
-            if source is not None:
-                scope.sources.append(source)
-            if left is None:
-                return
-            if left.path != request.path:
-                descriptor.close()
-                descriptor = _open(left)
-                if self._is_ours(left, descriptor.identity):
+            while True:
+                if self._is_ours(request, descriptor.identity):
                     return
-                self._ancestry.refuse_if_held(left, descriptor.identity)
-            other, kept, owner = opened.get(descriptor.identity, (left, descriptor, scope))
-            rank, exclusive = min(other.rank, left.rank), other.exclusive or left.exclusive
+                left, source = self._ancestry.resolve(request, descriptor.identity)
+                if source is not None:
+                    scope.sources.append(source)
+                if left is None:
+                    return
+                path, request = request.path, left
+                if request.path == path:
+                    break
+                descriptor.close()
+                descriptor = _open(request)  # the stand-in, which an ancestor may hold in its turn
+            other, kept, owner = opened.get(descriptor.identity, (request, descriptor, scope))
+            rank, exclusive = min(other.rank, request.rank), other.exclusive or request.exclusive
             opened[kept.identity] = (other._replace(rank=rank, exclusive=exclusive), kept, owner)
         finally:
             if all(descriptor is not kept for _, kept, _ in opened.values()):
@@ -247,7 +247,7 @@ class Locker:
         """Lock one file, through its gate, together with the file that other hosts see."""
         kept = {scope.keep for scope in self._scopes if scope.is_held and scope.granted}
         limit = math.inf
-        if self._ancestry.breaks_order(request.rank, descriptor.identity) or Keep.FIRMLY in kept:
+        if self._ancestry.breaks_order(request, descriptor.identity) or Keep.FIRMLY in kept:
             limit = waiting.OUT_OF_ORDER
         elif not is_first or kept:
             is_patient = request.rank is Rank.ENVIRONMENT and budget.rounds >= waiting.ROUNDS

@@ -236,6 +236,9 @@ class Opening(Step):
     def __init__(self, target: Target, also: Iterable[Path] = ()) -> None:
         self.trees = tuple(resolved((*target.trees, *also)))
         self._target = target
+        # A directory on the path that is no site directory may hold sources.
+        others = (tree for tree in resolved(also) if tree.name not in _NAMES)
+        self._stateless = resolved((*target.stateless_trees, *others))
         self._made: list[Path] = []
 
     def requests(self) -> Iterator[Request]:
@@ -256,7 +259,7 @@ class Opening(Step):
     def tidy(self, holds: Holds, *, failed: bool) -> None:
         """Remove the state directories that do not stay and, after a failure, the directories that were made."""
         made = [tree for tree in self.trees if failed and tree in self._made]
-        for tree in dict.fromkeys((*resolved(self._target.stateless_trees), *made)):
+        for tree in dict.fromkeys((*self._stateless, *made)):
             remove_state_directory(tree, holds)
         if failed:
             fs.remove_empty_directories(self._made)
@@ -450,8 +453,8 @@ class Environment:
     @contextmanager
     def exclusively(self, target: Target | None) -> Iterator[None]:
         """Have the target, or every tree that this user can write, to itself; inside every access is granted."""
-        chosen = target or Target(tuple(tree for tree in self.trees() if os.access(tree, os.W_OK)))
-        with self._changing(Changing(chosen, others=self.trees), is_published=True):
+        also = [] if target is not None else [tree for tree in self.trees() if os.access(tree, os.W_OK)]
+        with self._changing(Changing(target or Target(()), also, others=self.trees), is_published=True):
             outer, self._has_all = self._has_all, True
             try:
                 yield

@@ -40,14 +40,6 @@ Volume = tuple[int, int]
 """Device and mount: what a rename has to stay within."""
 
 
-class Process(NamedTuple):
-    """One process: its pid, its command line as a user would type it, and when it began (seconds of the epoch)."""
-
-    pid: int
-    command: str = ""
-    since: float | None = None
-
-
 def user() -> int:
     """The effective user of this process; 0 on Windows, which has none."""
     if sys.platform == "win32":
@@ -58,12 +50,12 @@ def user() -> int:
 def own_note() -> dict[str, Any]:
     """This process as it is noted in a file (JSON) for other commands; `since` is now."""
     shown = command(os.getpid()) or printable(" ".join(_without_secrets(sys.argv)))
-    return Process(os.getpid(), shown, time.time())._asdict()
+    return {"pid": os.getpid(), "command": shown, "since": time.time()}
 
 
-def read_note(content: dict[str, Any]) -> Process:
-    """The process that such a file notes; raises `LookupError`, `TypeError` or `ValueError` if it notes none."""
-    return Process(int(content["pid"]), printable(str(content["command"])), float(content["since"]))
+def read_note(content: dict[str, Any]) -> tuple[int, str, float]:
+    """Pid, command and begin that such a file notes; or `LookupError`, `TypeError`, `ValueError` if it notes none."""
+    return int(content["pid"]), printable(str(content["command"])), float(content["since"])
 
 
 def command(pid: int) -> str:

@@ -110,8 +110,11 @@ def _sweep() -> None:
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             status = os.stat(path, follow_symlinks=False)
-            is_ours = status.st_uid == os.getuid() if hasattr(os, "getuid") else True
-            if is_ours and time.time() - status.st_mtime > _OLD and not flock.is_locked(path / _ALIVE):
+            if (
+                status.st_uid == proc.user()
+                and time.time() - status.st_mtime > _OLD
+                and not flock.is_locked(path / _ALIVE)
+            ):
                 fs.remove_tree(path)
 
 
@@ -166,8 +169,7 @@ class Ancestry:
 
     def __init__(self, variable: str | None) -> None:
         self._known: list[Ancestor] = []
-        self._user = os.getuid() if hasattr(os, "getuid") else 0
-        self._follow(variable, {self._user})
+        self._follow(variable, {proc.user()})
 
     def _follow(self, name: str | None, trusted: Collection[int]) -> bool:
         """Read the directory of this name, and those of outer ancestors; whether there was a new one."""
@@ -263,7 +265,7 @@ class Ancestry:
             note = json.loads(gate.with_name(state_directory.OWNER).read_bytes())
             if note["pid"] != pid or note["start"] != proc.start_ticks(pid):
                 return False
-            return self._follow(str(note["held"]), {self._user, proc.owner_of(pid)})
+            return self._follow(str(note["held"]), {proc.user(), proc.owner_of(pid)})
         except (OSError, ValueError, LookupError, TypeError):
             return False
 

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from safe_pip.locking import state_directory
 
+# A command of git replaces the files of a checkout, and not these.
+_SOURCE_MARKS = (".git", ".hg", "pyproject.toml", "setup.py")
+
 
 class Rank(enum.IntEnum):
     """The order in which locks are taken; within a rank by device and inode. No command waits for an earlier one."""
@@ -53,8 +56,15 @@ def commit_lock(tree: Path, *, exclusive: bool) -> Request:
 
 
 def mutex(directory: Path) -> Request:
-    """The mutex of a directory in which one process at a time writes. Taken exclusively only, it needs no gate."""
-    return Request(Rank.MUTEX, directory, True, directory)
+    """The mutex of a directory in which one process at a time writes. Taken exclusively only, it needs no gate.
+
+    In a source tree it is the lock of something that stays while a build is at work. The directory itself may be on a
+    path: then its lock means that what is installed there stays as it is.
+    """
+    on_network = state_directory.is_on_network(directory)
+    marks = (os.path.realpath(directory / name) for name in _SOURCE_MARKS)
+    mark = next((mark for mark in marks if os.access(mark, os.W_OK if on_network else os.R_OK)), directory)
+    return Request(Rank.MUTEX, Path(mark), True, directory, needs_writing=on_network)
 
 
 def shared_directory(directory: Path) -> Request:

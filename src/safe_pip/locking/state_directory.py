@@ -67,7 +67,7 @@ def exists(tree: Path) -> bool:
 
 def _is_trusted(status: os.stat_result, tree: os.stat_result) -> bool:
     """Whether it belongs to this user, the tree's owner or root; or to the tree's group, if that may write the tree."""
-    if not hasattr(os, "geteuid") or status.st_uid in (os.geteuid(), tree.st_uid, 0):
+    if status.st_uid in (proc.user(), tree.st_uid, 0):
         return True
     return bool(tree.st_mode & stat.S_IWGRP) and not tree.st_mode & stat.S_IWOTH and status.st_gid == tree.st_gid
 
@@ -122,8 +122,7 @@ def _make_file(path: Path, like: os.stat_result) -> None:
 
 
 def _give_access(path: Path, like: os.stat_result, mode: int) -> None:
-    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    fs.set_access(path, mode, group=like.st_gid, owner=like.st_uid if is_root else None)
+    fs.set_access(path, mode, group=like.st_gid, owner=like.st_uid if proc.user() == 0 else None)
 
 
 def _names(tree: Path) -> tuple[str, ...]:

@@ -247,6 +247,46 @@ def test_everything_is_granted_inside_an_exclusive_hold_and_nothing_to_others(tm
             environment_of_a_stranger(tmp_path).read(lambda: None)
 
 
+@pytest.mark.parametrize("way", ["exclusively", "reserving", "replacing", "adding"])
+def test_a_directory_of_sources_on_the_path_keeps_no_state_directory(tmp_path: Path, way: str) -> None:
+    site, sources = tmp_path / "site-packages", tmp_path / "checkout"
+    for path in (site, sources):
+        path.mkdir()
+    here = environment(site, sources)
+    with here.exclusively(None) if way == "exclusively" else getattr(here, way)(Target((site,)), [sources]):
+        assert state_directory.exists(sources)
+    assert state_directory.exists(site)
+    assert not state_directory.exists(sources)
+
+
+@pytest.mark.parametrize("marks", [[".git/"], ["pyproject.toml"], ["setup.py"], [".git", "pyproject.toml", "setup.py"]])
+def test_the_mutex_of_a_source_tree_that_is_on_the_path_is_not_its_lock_as_a_tree(
+    tmp_path: Path, marks: list[str]
+) -> None:
+    for name in marks:
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
+    here = environment(tmp_path)
+    with here.building(tmp_path), here.mutex(tmp_path):
+        other = environment_of_a_stranger(tmp_path)
+        with other.keeping():
+            other.read(lambda: None)
+            with pytest.raises(LockTimeout), other.mutex(tmp_path):
+                pass
+    with here.occupying(Target((tmp_path,))), environment_of_a_stranger().mutex(tmp_path):
+        pass
+
+
+def test_the_mutex_of_a_source_tree_stays_the_same_when_its_files_are_replaced(tmp_path: Path) -> None:
+    for name in (".git", "source"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    with environment().mutex(tmp_path):
+        (tmp_path / "new").touch()
+        (tmp_path / "new").replace(tmp_path / "pyproject.toml")
+        with pytest.raises(LockTimeout), environment_of_a_stranger().mutex(tmp_path):
+            pass
+
+
 def test_a_mutex_is_held_once_at_a_time_and_again_by_its_holder(tmp_path: Path) -> None:
     here = environment()
     with here.mutex(tmp_path / "source"):

@@ -2,18 +2,19 @@
 
 import os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from safe_pip import messages
 from safe_pip.environment import import_check
 from safe_pip.environment.environment import Environment, Target
 from safe_pip.environment.snapshot import Ownership
 from safe_pip.environment.stage import Stage
-from safe_pip.errors import CommitFailed, State, UnusableEnvironment
+from safe_pip.errors import CommitFailed, SafePipError, State, UnusableEnvironment
 from safe_pip.fs.proc import user
 from safe_pip.journal import codec, commit, finish, sweep
-from safe_pip.journal.directories import OpenDirectories
+from safe_pip.journal.directories import OpenDirectories, Refused
 from safe_pip.locking import state_directory
 from safe_pip.merge import merge, tree
 from safe_pip.merge.plan import ExactTree, Journal, Plan, Removal
@@ -57,13 +58,23 @@ class Change:
         self._trees = tuple(dict.fromkeys(map(os.path.realpath, (*target.trees, *trees))))
         self._roots = dict.fromkeys(os.path.realpath(path) for path in (*target.trees, *target.directories))
         self._staged: dict[str, str] = {}
-        self._committed: Journal | None = None
+        self._written: Journal | None = None
+        """That of the last plan that was to be carried out."""
+        self._is_committed = self._is_unsynced = False
         self._remains: list[sweep.Remains] = []
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
         return not self._staged and not self.removals and self._terms.exact is None
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether the change was made, whatever was raised since."""
+        if self._written is not None and not self._is_committed:
+            journal = state_directory.path_of(self.stage.home) / f"{self.stage.identifier}{state_directory.COMMITTED}"
+            self._is_committed = os.path.lexists(journal)
+        return self._is_committed
 
     @property
     def root(self) -> str:
@@ -158,6 +169,7 @@ class Change:
         """
         entered: frozenset[str] = frozenset()
         while True:
+            self._written = ready.journal
             try:
                 commit.carry_out(ready.journal, ready.plan, durable=self._is_durable, check=check)
                 break
@@ -166,38 +178,41 @@ class Change:
                     raise
                 entered |= rejected.entered
             except CommitFailed as error:
-                if error.state is State.COMMITTED:
-                    self.stage.leave()
+                self._is_unsynced = error.state is State.COMMITTED
                 raise
             # With the locks held: what was done and undone leaves times that look like a change of another command.
             ready = self.prepare(entered)
-        self._committed = ready.journal
         self._remains = [sweep.find(directory) for directory in (*self.target.trees, *self.target.directories)]
         return ready.overwritten
 
-    def find_unplanned(self) -> list[finish.UnplannedFile]:
-        """The files in the trash that came into directories after their replacement was planned."""
-        if self._committed is None:
-            return []
-        with OpenDirectories(self._committed, is_over=True) as directories:
-            return finish.find_unplanned(directories)
+    def close(self, locks: Callable[[], AbstractContextManager[object]] | None) -> None:
+        """Do what is left after the commit point, then delete everything private, and what dead processes left.
 
-    def restore_unplanned(self, unplanned: list[finish.UnplannedFile]) -> None:
-        """Put such files where they were, never over anything; the caller holds the commit locks."""
-        if self._committed is not None:
-            with OpenDirectories(self._committed, is_over=True) as directories:
-                finish.restore_unplanned(directories, unplanned)
-
-    def close(self) -> None:
-        """Delete everything private, and what dead processes left in the target; no lock is held."""
+        Files that came into directories after their replacement was planned are restored under `locks`. Nothing is
+        deleted before. What cannot be done now is left to the next command that changes the target, with a message:
+        without `locks` all that needs them, in silence.
+        """
+        why, is_done = "", False
         try:
-            if self._committed is not None:
-                with OpenDirectories(self._committed, is_over=True) as directories:
+            if self.is_committed and self._written is not None:
+                with OpenDirectories(self._written, is_over=True) as directories:
+                    unplanned = finish.find_unplanned(directories)
+                if unplanned and locks is not None:
+                    with locks(), OpenDirectories(self._written, is_over=True) as directories:
+                        finish.restore_unplanned(directories, unplanned)
+                with OpenDirectories(self._written, is_over=True) as directories:
                     finish.seal(directories, finish.remove_markers(directories))
-        except OSError:
-            self.stage.leave()
-        else:
-            self.stage.close()
+                is_done = (not unplanned or locks is not None) and not self._is_unsynced
+            else:
+                is_done = True
+        except (OSError, Refused, SafePipError) as error:
+            why = error.message if isinstance(error, SafePipError) else str(error)
+        finally:
+            self.stage.close() if is_done else self.stage.leave()
+        if why:
+            messages.say(
+                f"warning: the change was made, and the next one in `{self.stage.home}` has to finish it: {why}"
+            )
         for each in self._remains:
             each.delete()
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from safe_pip.environment.environment import Environment, Held, Target
 from safe_pip.environment.snapshot import ReadSet, Snapshot
-from safe_pip.errors import SafePipError, StalePlan
+from safe_pip.errors import SafePipError, StalePlan, State
 
 if TYPE_CHECKING:
     from safe_pip.environment.change import Change, Overwritten, ReadyPlan, Terms
@@ -62,6 +62,8 @@ class Transaction:
         """What to tell the user when no lock is held any more."""
         self.error: SafePipError | None = None
         """The first error of ours."""
+        self.is_committed = False
+        """Whether a change was made. No error says from then on that nothing was changed."""
         self._is_locked = False
         """Whether the locks of the commit are held."""
 
@@ -73,6 +75,8 @@ class Transaction:
         try:
             yield
         except SafePipError as error:
+            if self.is_committed and error.state is State.UNCHANGED:
+                error.state = State.COMMITTED
             self.error = error
             raise
 
@@ -173,12 +177,10 @@ class Transaction:
             made = change.Change(stage, target, trees, terms, is_durable=self._durable)
             try:
                 yield made
-                unplanned = made.find_unplanned()
-                if unplanned:
-                    with self.failing(), self.environment.adding(target):
-                        made.restore_unplanned(unplanned)
-            finally:
-                made.close()
+            except BaseException:
+                made.close(None)
+                raise
+            made.close(lambda: self.environment.adding(target))
 
     def commit(self, change: "Change", validate: Validate) -> "Overwritten":
         """Put the change in place; on return it is, and no lock is held. On error nothing was changed.
@@ -188,7 +190,10 @@ class Transaction:
         with self.failing():
             if self.verify == "import":
                 change.verify_imports(self.path)
-            return _Commit(self, change, validate).run()
+            try:
+                return _Commit(self, change, validate).run()
+            finally:
+                self.is_committed |= change.is_committed
 
     @contextmanager
     def _taking(self, locks: AbstractContextManager[T]) -> Iterator[T]:
@@ -228,7 +233,13 @@ class _Commit:
                 with self._lock() as (held, now, is_patient):
                     valid = self._validate(ready, now, is_patient=is_patient)
                     if valid is not None:
-                        return self._change.carry_out(valid, held.check)
+                        try:
+                            return self._change.carry_out(valid, held.check)
+                        except Rejected:
+                            valid = self._plan_again() if is_patient else None
+                            if valid is None:
+                                raise
+                            return self._change.carry_out(valid, held.check)
             except Rejected:
                 self._was_rejected = True
         raise StalePlan((), "what this command was to change did not stay the same while it was planned")
@@ -266,13 +277,13 @@ class _Commit:
             return None
         if is_changed and self._adds and change.shadows():
             return None
-        if not is_patient or not (self._was_rejected or is_outdated):
-            return ready
-        ready = change.prepare()  # under the locks: no other safe-pip can outdate it again
-        if self._adds and not ready.plan.adds:
-            self._replaces = True
-            return None
-        return ready
+        return self._plan_again() if is_patient and (self._was_rejected or is_outdated) else ready
+
+    def _plan_again(self) -> "ReadyPlan | None":
+        """Plan under the locks: no other safe-pip can outdate it again. None if it needs others than are held."""
+        ready = self._change.prepare()
+        self._replaces = self._replaces or (self._adds and not ready.plan.adds)
+        return None if self._replaces and self._adds else ready
 
     def _snapshot(self) -> Snapshot:
         return Snapshot.take(self._transaction.path)

@@ -4,7 +4,6 @@ The process that committed does it; if it dies, the next command does. All of it
 """
 
 import contextlib
-import errno
 import os
 import stat
 from collections.abc import Collection
@@ -13,7 +12,7 @@ from safe_pip import fs
 from safe_pip.fs import Directory, attributes
 from safe_pip.fs.proc import user
 from safe_pip.journal.directories import Location, OpenDirectories, Refused, status, user_name, walk
-from safe_pip.journal.undo import is_same_file
+from safe_pip.journal.undo import status_below
 from safe_pip.merge.plan import Kind, Operation
 from safe_pip.records import is_bytecode
 
@@ -119,11 +118,14 @@ def restore_unplanned(directories: OpenDirectories, unplanned: list[UnplannedFil
                 _restore(directories, operation, path, old, opened)
         except (FileExistsError, NotADirectoryError):
             with contextlib.suppress(OSError):
-                if is_same_file(old, path, os.lstat(target)):
+                found = status_below(old, path)
+                if found is not None and os.path.samestat(found, os.lstat(target)):
                     continue  # another link to it
             refused.append(target)
         except FileNotFoundError:
-            continue  # it is back already, or its own program has taken it away
+            if status_below(old, path) is not None:
+                raise
+            # It is back already, or its own program has taken it away.
     return tuple(refused)
 
 
@@ -140,7 +142,7 @@ def _restore(
         source = opened.enter_context(source.child(each))
     source.stat(name)
     if target is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), directories.journal.path(operation))
+        return  # the root is gone, with all that was in it
     for each, like in zip((*above, last, *below), likes, strict=True):
         if not target.exists(each):
             _check(directories, target)

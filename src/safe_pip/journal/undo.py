@@ -223,14 +223,14 @@ def observe(directories: OpenDirectories, operation: Operation, since: os.stat_r
     return observed._replace(live=_seen(live), is_marked=is_marked, is_changed=is_changed)
 
 
-def is_same_file(directory: Location, path: str, other: os.stat_result) -> bool:
-    """Whether what is at `path` below a directory is another link to the same file."""
+def status_below(directory: Location, path: str) -> os.stat_result | None:
+    """What is at `path` below a directory, as lstat(2) has it; None for nothing."""
     above, _, name = f"{directory.name}/{path}".rpartition("/")
     try:
         with directory.parent.child(above) as opened:
-            return os.path.samestat(opened.stat(name), other)
+            return opened.stat(name)
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return None
 
 
 def _seen(location: Location) -> Seen | None:
@@ -253,9 +253,13 @@ def _is_changed(directories: OpenDirectories, live: Location, old: Location, sin
             and found.st_ctime_ns > changed
             and "__pycache__" not in path.split("/")
             and not _is_lock(path)
-            and not (found.st_nlink > 1 and old.name and is_same_file(old, path, found))
+            and not (found.st_nlink > 1 and old.name and _is_same_file(status_below(old, path), found))
             for path, found in walk(new)
         )
+
+
+def _is_same_file(one: os.stat_result | None, other: os.stat_result) -> bool:
+    return one is not None and os.path.samestat(one, other)
 
 
 def _is_lock(path: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from safe_pip.environment import transaction as transaction_module
 from safe_pip.journal.commit import check_permissions
 from safe_pip.locking.state_directory import LOCKS
 from safe_pip.merge.plan import Removal
@@ -235,3 +236,25 @@ def test_a_directory_that_was_removed_after_the_plan_does_not_count_as_unwritabl
         assert any(os.path.dirname(each.path).endswith("tool") for each in prepared.journal.operations)
         shutil.rmtree(prefix.site / "tool")
         check_permissions(prepared.journal)
+
+
+def test_a_command_that_has_waited_long_plans_again_under_its_locks(
+    prefix: DirectPrefix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another command may be next in the queue, for hours."""
+    monkeypatch.setattr(transaction_module, "_LONG", 0.0)
+    prefix.write({"site/tool/mine": "old"})
+    granted: list[object] = []
+    transaction = prefix.transaction()
+    with transaction.staging(prefix.target) as change:
+        prefix.stage(change, [NEW], [OLD])
+
+        def validate(now: object) -> tuple[()]:
+            granted.append(now)
+            replace(prefix.site / "tool/mine", "newer")
+            return ()
+
+        transaction.commit(change, validate)
+    assert len(granted) == 1
+    assert (prefix.site / "tool/mine").read_text() == "newer"
+    assert (prefix.site / "tool/part.py").read_text() == "p = 22\n"

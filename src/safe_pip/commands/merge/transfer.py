@@ -245,8 +245,8 @@ class _Merge(Attempt):
         try:
             yield
         except BaseException as error:
-            is_over = isinstance(error, SafePipError) and error.state in (State.COMMITTED, State.UNFINISHED)
-            if not is_over:
+            is_unfinished = isinstance(error, SafePipError) and error.state is State.UNFINISHED
+            if not (is_unfinished or self._transaction.is_committed):
                 with suppress(OSError):
                     fs.unlink(path) if before is None else fs.replace(path, before, mode=0o644)
             raise

@@ -260,7 +260,9 @@ def _show_work(held: flock.Descriptor | None) -> None:
 
 def _most_held() -> int:
     """As many entries as leave a process three quarters of its descriptors; each entry takes one."""
-    most = os.sysconf("SC_OPEN_MAX") if sys.platform != "win32" else 0
+    if sys.platform == "win32":
+        return 0
+    most = os.sysconf("SC_OPEN_MAX")
     return sys.maxsize if most < 0 else most // 4
 
 

@@ -137,6 +137,18 @@ def test_a_holder_is_shown_without_the_secrets_of_its_command_line(tree: Path) -
         holder.communicate(b"\n")
 
 
+def test_a_command_that_builds_a_source_tree_is_shown(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    command = ["flock", str(tmp_path / "pyproject.toml"), "sh", "-c", "echo in; read line"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"in\n"
+        (found,) = (each for each in document(tree)["locks"] if each["path"] == str(tmp_path / "pyproject.toml"))
+        assert (found["lock"], found["tree"], found["holders"][0]["mode"]) == ("mutex", None, "exclusive")
+        assert f"mutex `{tmp_path}/pyproject.toml`: held by `flock " in status("--env", tree)
+        holder.communicate(b"\n")
+
+
 def test_status_waits_for_no_command_and_delays_none(tree: Path) -> None:
     with workers(tree, count=1, timeout=0) as (replacing,):
         for _ in range(3):

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from safe_pip.commands.environments import PACKAGES
 from safe_pip.errors import RecoveryNeeded
+from safe_pip.fs import proc
 from safe_pip.journal import owner, recovery
 from safe_pip.journal.recovery import Unfinished
 from safe_pip.locking import holders, inheritance, order, state_directory
@@ -27,11 +29,12 @@ _LONGEST = 64 * 1024
 class Lock(NamedTuple):
     """One lock: `path` is what is locked; `waiting` is in the order in which it will be granted.
 
-    A process at the gate (`is_waiting`) has not yet said which kind of lock it wants.
+    A process at the gate (`is_waiting`) has not yet said which kind of lock it wants. `tree` is None for a lock of no
+    environment.
     """
 
     name: str
-    tree: Path
+    tree: Path | None
     path: Path
     holders: tuple[Holder, ...] = ()
     waiting: tuple[Holder, ...] = ()
@@ -97,7 +100,30 @@ def locks(tree: Path, view: View, directories: Iterable[Path] = ()) -> Iterator[
             yield _lock(name.partition(" /")[0], tree, [path], None, view)
 
 
-def _lock(name: str, tree: Path, paths: list[Path], gate: Path | None, view: View) -> Lock:
+def mutexes(view: View, shown: Iterable[Path]) -> Iterator[Lock]:
+    """The locks of no environment, without those `shown`: of source trees, caches and prepared wheels.
+
+    Those that this user may see, as long as one command has them to itself.
+    """
+    known = {proc.kernel_name_at(path) for path in shown}
+    for entry in view.entries:
+        if entry.exclusive and not entry.is_waiting and entry.file not in known:
+            path = holders.locked_path(entry)
+            if path is not None and _is_mutex(path):
+                known.add(entry.file)
+                yield _lock("mutex", None, [path], None, view)
+
+
+def _is_mutex(path: Path) -> bool:
+    """Whether it is a directory or file that safe-pip locks, but for no environment."""
+    is_of_tree = (
+        path.name in PACKAGES or state_directory.NAME in path.parts or os.path.lexists(state_directory.path_of(path))
+    )
+    is_known = path.name in order.SOURCE_MARKS or "safe-pip" in path.parts or os.path.isdir(path)
+    return is_known and not is_of_tree
+
+
+def _lock(name: str, tree: Path | None, paths: list[Path], gate: Path | None, view: View) -> Lock:
     holding: dict[int, Holder] = {}
     waiting: dict[int, Holder] = {}
     for path in paths:

@@ -21,9 +21,10 @@ from safe_pip.locking.holders import Holder, View
 def describe(parser: Parser) -> None:
     """Add the verb's arguments to its parser."""
     parser.description = """\
-Show which processes hold or wait for the locks of the environment, which transactions are unfinished, what the next
-command does about each, and whether pip is safe-pip there (`safe-pip adopt`). It takes no lock, changes nothing, and
-needs no permission to write. The exit status is 0; 1 if standard output cannot be written.
+Show which processes hold or wait for the locks of the environment, and for those of source trees and caches; which
+transactions are unfinished, what the next command does about each; and whether pip is safe-pip there (`safe-pip
+adopt`). It takes no lock, changes nothing, and needs no permission to write. The exit status is 0; 1 if standard output
+cannot be written.
 """
     parser.epilog = """\
 The JSON document has:
@@ -31,7 +32,8 @@ The JSON document has:
   trees         the directories that hold distributions
   complete      false where locks of other processes may be hidden: in a pid namespace other than the machine's
                 first one, and where there is no /proc/locks
-  locks         a list of: lock ("environment", "commit", "source directory", "shared directory", "uv"), tree,
+  locks         a list of: lock ("environment", "commit", "source directory", "shared directory", "uv", "mutex": of a
+                source tree, a cache or a prepared wheel, as far as you may see it), tree (null for a mutex),
                 path (what is locked), holders, waiting (in turn): each with pid, command, mode ("shared",
                 "exclusive"; null if the process has not yet said which kind of lock it wants), since (seconds of
                 the epoch, or null), stopped, seen (false if only a note that it left tells of it: it may be dead)
@@ -52,6 +54,7 @@ def main(options: Namespace, context: Context) -> int:
     transactions = [_transaction(each) for each in activity.transactions(place.trees)]
     view = View.take()
     found = [lock for tree, scripts in place.scripts().items() for lock in activity.locks(tree, view, [scripts])]
+    found += activity.mutexes(view, [lock.path for lock in found])
     locks = {(lock.name, lock.path): lock for lock in reversed(found)}.values()
     adopted = [each for each in map(adoption.find, place.trees) if each is not None]
     document = {
@@ -81,7 +84,7 @@ def _problems(trees: tuple[Path, ...]) -> Iterator[str]:
 
 def _lock(lock: Lock) -> dict[str, Any]:
     holders, waiting = ([_party(party) for party in parties] for parties in (lock.holders, lock.waiting))
-    where = {"lock": lock.name, "tree": str(lock.tree), "path": str(lock.path)}
+    where = {"lock": lock.name, "tree": lock.tree and str(lock.tree), "path": str(lock.path)}
     return {**where, "holders": holders, "waiting": waiting}
 
 
@@ -120,6 +123,7 @@ def _lines(document: dict[str, Any], adopted: dict[str, str]) -> Iterator[str]:
         said = said or ["no lock is held, nothing is unfinished"]
         yield from (f"  {line}" for line in (*said, *([adopted[tree]] if tree in adopted else [])))
     yield from (f"{each['tree']}: {_unfinished(each)}" for each in transactions if each["tree"] not in trees)
+    yield from (line for lock in document["locks"] if lock["tree"] is None for line in _told(lock))
     yield from document["problems"]
     if not document["complete"]:
         yield "This may not be all: locks that are held in other pid namespaces, or without /proc/locks, are not seen"

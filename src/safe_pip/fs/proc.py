@@ -248,6 +248,14 @@ def lines(name: str) -> list[str]:
     return [line for line in os.fsdecode(b"".join(pages(name))).split("\n") if line]
 
 
+def link(name: str) -> str:
+    """Where a link of /proc leads, such as that of a descriptor; empty if it cannot be seen."""
+    try:
+        return os.readlink(_PROC / name)
+    except OSError:
+        return ""
+
+
 def pages(name: str) -> list[bytes]:
     """The content of a file of /proc as the kernel gives it: whole lines, a page at a time."""
     try:

@@ -133,10 +133,19 @@ def inheritors(file: str) -> list[int]:
     return [pid for pid in pids if any(entry.file == file for entry in _of_descriptors(pid, ()))]
 
 
+def locked_path(entry: Entry) -> Path | None:
+    """Where the file lies that the process of an entry has locked, as far as this user may look."""
+    found = (name for name in proc.names(f"{entry.pid}/fdinfo") if entry.file in _locked_by(entry.pid, name))
+    return next((Path(path) for name in found if (path := proc.link(f"{entry.pid}/fd/{name}"))), None)
+
+
 def _of_descriptors(pid: int, own: Collection[int]) -> Iterator[Entry]:
     """The flocks on the descriptors of a process, which holds them whatever process took them."""
     for name in proc.names(f"{pid}/fdinfo"):
         if int(name) not in own:
-            for line in proc.lines(f"{pid}/fdinfo/{name}"):
-                if line.startswith("lock:") and (entry := _parse(line.split()[1:])) is not None:
-                    yield entry._replace(pid=pid, is_waiting=False)
+            yield from _locked_by(pid, name).values()
+
+
+def _locked_by(pid: int, descriptor: str) -> dict[str, Entry]:
+    lines = (line.split()[1:] for line in proc.lines(f"{pid}/fdinfo/{descriptor}") if line.startswith("lock:"))
+    return {entry.file: entry._replace(pid=pid, is_waiting=False) for each in lines if (entry := _parse(each))}

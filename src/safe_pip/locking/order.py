@@ -8,7 +8,7 @@ from typing import NamedTuple
 from safe_pip.locking import state_directory
 
 # A command of git replaces the files of a checkout, and not these.
-_SOURCE_MARKS = (".git", ".hg", "pyproject.toml", "setup.py")
+SOURCE_MARKS = (".git", ".hg", "pyproject.toml", "setup.py")
 
 
 class Rank(enum.IntEnum):
@@ -62,7 +62,7 @@ def mutex(directory: Path) -> Request:
     path: then its lock means that what is installed there stays as it is.
     """
     on_network = state_directory.is_on_network(directory)
-    marks = (os.path.realpath(directory / name) for name in _SOURCE_MARKS)
+    marks = (os.path.realpath(directory / name) for name in SOURCE_MARKS)
     mark = next((mark for mark in marks if os.access(mark, os.W_OK if on_network else os.R_OK)), directory)
     return Request(Rank.MUTEX, Path(mark), True, directory, needs_writing=on_network)
 

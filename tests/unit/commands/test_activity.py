@@ -105,6 +105,36 @@ def test_a_directory_that_other_environments_share_has_a_lock_of_its_own(tmp_pat
     assert seen["shared directory"].path == tmp_path / "bin"
 
 
+@pytest.mark.parametrize(
+    ("name", "is_shown"),
+    [
+        ("project/pyproject.toml", True),
+        ("project/setup.py", True),
+        ("cache/wheels/ab/", True),
+        ("cache/safe-pip/making/0123", True),
+        ("project/other.lock", False),
+        ("venv/lib/python3/site-packages/", False),
+        ("target/.safe-pip/commit", False),
+        ("target/", False),
+    ],
+)
+def test_a_mutex_of_a_source_tree_or_a_cache_is_shown_with_its_holder_and_waiters(
+    tmp_path: Path, name: str, is_shown: bool
+) -> None:
+    (tmp_path / "target" / ".safe-pip").mkdir(parents=True)
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(exist_ok=True) if name.endswith("/") else path.touch()
+    descriptor = Descriptor(path)
+    assert try_lock(descriptor, exclusive=True)
+    seen = view((path, os.getpid(), True, False), (path, DEAD, True, True))
+    found = [(lock.path, pids(lock.holders), pids(lock.waiting)) for lock in activity.mutexes(seen, [])]
+    assert found == ([(path, [(os.getpid(), True)], [(DEAD, True)])] if is_shown else [])
+    assert list(activity.mutexes(seen, [path])) == []
+    assert list(activity.mutexes(view((path, os.getpid(), False, False)), [])) == []  # held by many at once
+    descriptor.close()
+
+
 def test_a_tree_that_does_not_exist_is_free(tmp_path: Path) -> None:
     assert all(not lock.holders for lock in activity.locks(tmp_path / "missing", view()))
 

@@ -45,7 +45,26 @@ def begin(tree: str, home: str, name: str) -> None:
     """Have this process run the safe-pip at `home` (relative to `tree`, or absolute) when its program asks for pip."""
     word = "".join(sys.orig_argv[-len(sys.argv) :][:1])
     if sys.argv and is_pip(sys.argv, word, tree):
-        sys.meta_path.insert(0, Pip(tree, home, name))
+        finder = Pip(tree, home, name)
+        if not any(
+            getattr(each, "file", None) == finder.file for each in sys.meta_path
+        ):  # `site` may read a file twice
+            sys.meta_path.insert(0, finder)
+
+
+def was_removed(home: str) -> bool:
+    """Whether the safe-pip at `home` was uninstalled or moved. While it is replaced, its metadata stays."""
+    try:
+        os.stat(os.path.join(home, "_runner.py"))
+    except (FileNotFoundError, NotADirectoryError):
+        try:
+            beside = os.listdir(os.path.dirname(home))
+        except OSError:
+            return True
+        return not any(each.startswith("safe_pip-") and each.endswith(".dist-info") for each in beside)
+    except OSError:
+        pass
+    return False
 
 
 class Pip:
@@ -55,6 +74,8 @@ class Pip:
         self.tree = tree
         self.home = os.path.join(tree, home)
         self.file = os.path.join(tree, name)
+        self.was_removed = was_removed(self.home)
+        self.has_told = False
         self.spec: Any = type(sys.__spec__)
 
     def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
@@ -66,6 +87,13 @@ class Pip:
             asker = asker.f_back
         if asker.f_globals.get("__name__") not in ("__main__", "runpy"):
             return None  # another `.pth` file, or `sitecustomize`
+        if self.was_removed:
+            if not self.has_told and sys.stderr:
+                sys.stderr.write(
+                    f"safe-pip: the safe-pip that `{self.file}` names was removed, so `pip` is plain pip\n"
+                )
+            self.has_told = True
+            return None
         return self.spec(name, self, origin=os.path.join(self.tree, "pip", "__main__.py"))
 
     def create_module(self, spec: "Any") -> None:

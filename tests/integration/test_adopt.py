@@ -271,12 +271,26 @@ def test_without_its_safe_pip_pip_refuses_and_all_other_programs_start(env: PipE
 def test_uninstalling_safe_pip_prints_the_effect_on_pip(adopted: PipEnvironment) -> None:
     pip, python = adopted.venv.scripts / "pip", adopted.venv.python
     done = run(adopted, [pip, "uninstall", "-y", "safe-pip"])
-    told = f"which is gone: pip refuses to run until `{adopted.site / NAME}` is deleted"
-    assert told in done.stderr
+    assert "which is gone: `pip` is plain pip" in done.stderr
     assert run(adopted, [python, "-c", "print(1)"]).stderr == ""
-    run(adopted, [pip, "list"], status=78)
+    done = run(adopted, [pip, "list"])
+    assert "safe-pip" not in done.stdout
+    assert (
+        done.stderr == f"safe-pip: the safe-pip that `{adopted.site / NAME}` names was removed, so `pip` is plain pip\n"
+    )
     wheel = adopted.workspace.base[1]
     run(adopted, [python, "-c", PLAIN, "install", "-q", wheel])
+    assert is_safe_pip(adopted, [pip])
+
+
+def test_removing_all_that_freeze_lists_leaves_pip_and_safe_pip(adopted: PipEnvironment) -> None:
+    adopted.add_to_index(Project("alpha", "1"))
+    pip = adopted.venv.scripts / "pip"
+    run(adopted, [pip, "install", "alpha"])
+    listed = run(adopted, [pip, "freeze"]).stdout.split()
+    assert listed == ["alpha==1"]
+    assert "safe-pip" in run(adopted, [pip, "freeze", "--all"]).stdout
+    run(adopted, [pip, "uninstall", "-y", *(each.partition("=")[0] for each in listed)])
     assert is_safe_pip(adopted, [pip])
 
 

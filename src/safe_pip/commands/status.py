@@ -40,7 +40,7 @@ The JSON document has:
   transactions  a list of: id, tree (where its journal is), state ("staging", "prepared", "committed"), alive
                 (null: unknown), pid, command, since, next ("wait", "delete", "roll back", "finish", "refuse: ...")
   adopted       a list of: tree, home (the safe-pip that pip is there), file (what makes it so), works (false:
-                that safe-pip is gone, and pip refuses to run)
+                that safe-pip is gone)
   problems      what could not be looked at, and why
 """
     parser.add_env(", or a --target directory")

@@ -28,13 +28,17 @@ class Adoption(NamedTuple):
 
     @property
     def works(self) -> bool:
-        """Whether safe-pip is there; if not, pip refuses to run."""
+        """Whether safe-pip is there; see `_hook.py` for what pip does if not."""
         return os.access(self.home / _RUNNER, os.R_OK)
 
     def told(self) -> str:
         """A phrase for the user."""
         where = f"`pip` is safe-pip, of `{self.home}`"
-        return where if self.works else f"{where}, which is gone: pip refuses to run until `{self.file}` is deleted"
+        if self.works:
+            return where
+        is_damaged = any(self.home.parent.glob("safe_pip-*.dist-info"))
+        then = f"pip refuses to run until `{self.file}` is deleted" if is_damaged else "`pip` is plain pip"
+        return f"{where}, which is gone: {then}"
 
     def content(self) -> bytes:
         """What the file contains. A safe-pip in the tree is named relative to it, so that the tree can be moved."""

@@ -24,6 +24,7 @@ _KEPT = ("METADATA", "PKG-INFO", "direct_url.json", "requires.txt")
 
 SELECT_BACKEND = Seam("pip._internal.metadata", "select_backend", ())
 INSTALLED = Seam("pip._internal.resolution.resolvelib.factory", "Factory.__init__", ("ignore_installed",))
+PROTECTED = Seam("pip._internal.commands.freeze", "_dev_pkgs", ())
 EGG_LINK = Seam("pip._internal.utils.egg_link", "sys")
 PATHS = {
     "list": Seam("pip._internal.commands.list", "get_environment", ("paths",)),
@@ -76,6 +77,8 @@ class Installed:
                 return other.take_snapshot(lambda: self._list(other))
 
         PATHS[command].replace(get_environment)
+        if command == "freeze":  # what is fed to `pip uninstall` names neither pip nor, where it is pip, safe-pip
+            PROTECTED.replace(lambda original: {*original(), "safe-pip"})
 
     def served(self) -> Any:
         """pip's `Environment` as of the snapshot, which the first call takes."""

@@ -17,7 +17,8 @@ from safe_pip.locking import flock
 from safe_pip.messages import Reporter
 
 PACKAGE = Path(safe_pip.__file__).parent
-is_pip = runpy.run_path(str(PACKAGE / "_hook.py"))["is_pip"]
+HOOK = runpy.run_path(str(PACKAGE / "_hook.py"))
+is_pip, was_removed = HOOK["is_pip"], HOOK["was_removed"]
 WRAPPER = "#!/usr/bin/python3\nimport sys\nfrom pip._internal.cli.main import cli\nsys.exit(cli())\n"
 
 
@@ -168,3 +169,19 @@ def test_a_file_that_comes_and_goes_again_while_it_is_written_is_looked_at_once_
     tool = adopt.Adopter(str(tmp_path / "prefix"), Context(Settings(lock_timeout=0), Reporter()))
     assert tool.change(tool.trees[0], is_adopted=True) is not None
     assert (tree / adoption.NAME).is_file()
+
+
+def test_a_safe_pip_was_removed_if_neither_it_nor_its_metadata_is_there(tmp_path):
+    home = tmp_path / "site" / "safe_pip"
+    assert was_removed(str(home))
+    home.parent.mkdir()
+    assert was_removed(str(home))
+    (home.parent / "safe_pip-1.dist-info").mkdir()
+    assert not was_removed(str(home)), "it is being replaced"
+    (home.parent / "safe_pip-1.dist-info").rmdir()
+    home.mkdir()
+    (home / "_runner.py").touch()
+    assert not was_removed(str(home))
+    (home / "_runner.py").unlink()
+    (home / "_runner.py").symlink_to("_runner.py")
+    assert not was_removed(str(home)), "it is damaged"

@@ -30,7 +30,7 @@ Each finding is a line: its kind, the distribution, the path, and what would rep
   leftover                       `~x` of a plain pip that was interrupted
   unfinished-transaction         of a safe-pip that was killed; the next command undoes or finishes it, or refuses to
   abandoned                      a private directory or a marker of a safe-pip that was killed
-  adopted-in-vain                the safe-pip that pip is there (`safe-pip adopt`) is gone: pip refuses to run
+  adopted-in-vain                the safe-pip that pip is there (`safe-pip adopt`) is gone
 Notes:
   unowned                        a file that no RECORD names, where distributions are: data, which is kept
   managed-elsewhere              no RECORD, because another tool looks after the distribution

@@ -168,7 +168,7 @@ def _run_seams(
         say(f"{seams.error.message}: trying again")
         if isinstance(seams.error, Replaced):
             transaction.environment.read(lambda: None)  # Until then there may be no safe-pip to start.
-        Attempt(attempt.number + 1, answered=frozenset(seams.answered), inputs=seams.inputs).reexec(isolation.start)
+        Attempt(attempt.number + 1, False, frozenset(seams.answered), seams.inputs, seams.built).reexec(isolation.start)
     return _fail(seams.error) if seams.error is not None else status
 
 

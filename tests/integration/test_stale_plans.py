@@ -48,6 +48,55 @@ def test_a_project_installed_meanwhile_in_another_version_is_resolved_again(env)
     assert env.installed() == {"aproject": "1", "slow": "1"}
 
 
+@pytest.mark.parametrize("options", [(), ("-e",)], ids=["plain", "editable"])
+def test_a_wheel_that_was_built_is_not_built_again_because_the_plan_was_stale(env, options):
+    env.add_to_index(A1, A2)
+    waiting = env.waiting(SLOW)
+    process = env.start("install", "aproject==1", *options, waiting.tree)
+    waiting.begun(process)
+    env.run("install", "aproject==2")
+    waiting.release()
+    with ended(process) as (status, out, err):
+        assert status == 0, err
+        assert "trying again" in err
+        assert "Successfully installed aproject-1 slow-1" in out
+    assert env.installed() == {"aproject": "1", "slow": "1"}
+    assert waiting.builds() == 1
+
+
+REWRITING_BACKEND = """
+from _copying import *
+from _copying import build_wheel as copy
+
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    with open("builds.log", "a") as log:
+        log.write("built\\n")
+    os.makedirs("src/rewritten.egg-info", exist_ok=True)
+    with open("src/rewritten.egg-info/PKG-INFO.new", "w") as file:
+        file.write("Metadata-Version: 2.1\\nName: rewritten\\nVersion: 1\\n")
+    os.replace("src/rewritten.egg-info/PKG-INFO.new", "src/rewritten.egg-info/PKG-INFO")
+    return copy(directory)
+
+build_editable = build_wheel
+"""
+
+
+def test_a_build_that_rewrites_its_own_metadata_on_the_path_makes_no_plan_stale(env):
+    """setuptools does so in a src layout: an editable install puts `src`, with its egg-info, on the path."""
+    tree = env.directory / "tree"
+    Project("rewritten", files={"rewritten.pth": f"{tree / 'src'}\n"}).write_source_tree(tree)
+    (tree / "_backend.py").rename(tree / "_copying.py")
+    (tree / "_backend.py").write_text("import os\n" + REWRITING_BACKEND)
+    (env.directory / "requirements.txt").write_text(f"-e {tree}\n")
+    commands = [("-e", tree), ("-e", tree), (tree,), ("-r", env.directory / "requirements.txt")]
+    for count, words in enumerate((*commands, (tree, "--no-build-isolation")), start=1):
+        assert "trying again" not in env.run("install", *words).stderr
+        assert (tree / "builds.log").read_text().count("built") == count
+    env.more["PYTHONPATH"] = str(tree / "src")
+    assert "trying again" not in env.run("install", tree).stderr
+    env.run("uninstall", "-y", "rewritten")
+
+
 def test_a_satisfied_requirement_that_is_removed_meanwhile_is_installed_again(env):
     env.add_to_index(A1)
     env.run("install", "aproject")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from safe_pip.commands.environments import PACKAGES
+from safe_pip.environment.environment import PACKAGES
 from safe_pip.errors import RecoveryNeeded
 from safe_pip.fs import proc
 from safe_pip.journal import owner, recovery

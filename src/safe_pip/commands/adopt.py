@@ -12,9 +12,9 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from safe_pip.commands.environments import PACKAGES, Context, Place, own_trees, trees_of
+from safe_pip.commands.environments import Context, Place, own_trees, trees_of
 from safe_pip.commands.options import Namespace, Parser, tell
-from safe_pip.environment.environment import Target
+from safe_pip.environment.environment import PACKAGES, Target
 from safe_pip.errors import StalePlan, UnusableEnvironment
 from safe_pip.launch import adoption
 from safe_pip.locking import order, state_directory

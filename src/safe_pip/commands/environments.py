@@ -15,16 +15,13 @@ from functools import partial
 from pathlib import Path
 
 from safe_pip import fs
-from safe_pip.environment.environment import Environment, Prefix, resolved, trees_below
+from safe_pip.environment.environment import PACKAGES, Environment, Prefix, resolved, trees_below
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.launch import isolation
 from safe_pip.launch.settings import Settings
 from safe_pip.locking import order, state_directory
 from safe_pip.locking.waiting import Waiting
-
-PACKAGES = ("site-packages", "dist-packages")
-"""What a directory is called that an interpreter looks for distributions in."""
 
 MISLEADING = ("TARGET", "PREFIX", "ROOT", "USER", "PYTHON", "DRY_RUN", "REPORT")
 """The variables of pip (after `PIP_`) that send an install elsewhere, or let it install nothing."""

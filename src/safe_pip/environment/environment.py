@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 # so many seconds for it.
 _TURN = 10.0
 _PATTERNS = ("lib*/python*/*-packages", "lib*/pypy*/*-packages", "Lib/site-packages")
-_NAMES = ("site-packages", "dist-packages")
+PACKAGES = ("site-packages", "dist-packages")
+"""What a directory is called that an interpreter looks for distributions in."""
 
 Trees = Callable[[], "list[Path]"]
 Holds = Callable[[flock.Identity], bool]
@@ -97,14 +98,14 @@ class Prefix(NamedTuple):
     def is_tree(self, path: str) -> bool:
         """Whether a directory (its real path) is one of the trees, or will be once it exists."""
         below = Path(path)
-        if below in self.trees or not below.is_relative_to(self.path) or below.name not in _NAMES:
+        if below in self.trees or not below.is_relative_to(self.path) or below.name not in PACKAGES:
             return below in self.trees
         return any(map(below.relative_to(self.path).match, _PATTERNS))
 
 
 def trees_below(prefix: Path) -> list[Path]:
     """The directories below a prefix that hold distributions, by the schemes of `sysconfig`; resolved, each once."""
-    return resolved(path for each in _PATTERNS for path in sorted(prefix.glob(each)) if path.name in _NAMES)
+    return resolved(path for each in _PATTERNS for path in sorted(prefix.glob(each)) if path.name in PACKAGES)
 
 
 def resolved(paths: Iterable[Path]) -> list[Path]:
@@ -237,7 +238,7 @@ class Opening(Step):
         self.trees = tuple(resolved((*target.trees, *also)))
         self._target = target
         # A directory on the path that is no site directory may hold sources.
-        others = (tree for tree in resolved(also) if tree.name not in _NAMES)
+        others = (tree for tree in resolved(also) if tree.name not in PACKAGES)
         self._stateless = resolved((*target.stateless_trees, *others))
         self._made: list[Path] = []
 

@@ -42,18 +42,27 @@ class Snapshot(NamedTuple):
         """The identity of `project`, empty where it is not installed; `project` is a normalized name."""
         return self.projects.get(project, ())
 
-    def is_current(self, project: str) -> bool:
-        """Whether the metadata of `project` that the snapshot found is unchanged now."""
-        return all(
-            _fingerprint(str(seen[0]), os.path.splitext(str(seen[0]))[1]) == seen for seen in self.identity(project)
-        )
+    def is_current(self, project: str, own: Collection[str] = ()) -> bool:
+        """Whether the metadata of `project` that the snapshot found, but for that in `own`, is unchanged now."""
+        before = self.identity(project)
+        now = (_fingerprint(str(seen[0]), os.path.splitext(str(seen[0]))[1]) for seen in before)
+        return _of_others(now, own) == _of_others(before, own)
+
+    def differences(self, other: "Snapshot") -> set[str]:
+        """The real paths of the metadata that is not the same in another snapshot."""
+        one, two = ({each for found in of.projects.values() for each in found} for of in (self, other))
+        return {os.path.realpath(str(each[0])) for each in one ^ two}
 
 
 class ReadSet:
-    """The projects that a command has asked for, each with the identity that it was shown."""
+    """The projects that a command has asked for, each with the identity that it was shown.
 
-    def __init__(self) -> None:
+    `own` are the real paths of metadata that the command's own builds write: what changes there does not count.
+    """
+
+    def __init__(self, own: Collection[str] = ()) -> None:
         self.seen: dict[str, tuple[Fingerprint, ...]] = {}
+        self._own = own
 
     def add(self, project: str, snapshot: Snapshot) -> None:
         """Note that `project` was asked for; the first note stays."""
@@ -66,7 +75,11 @@ class ReadSet:
 
     def changed(self, now: Snapshot) -> tuple[str, ...]:
         """The projects that are not what this command was shown, in alphabetical order."""
-        return tuple(sorted(project for project, seen in self.seen.items() if now.identity(project) != seen))
+        found = [project for project, seen in self.seen.items() if now.identity(project) != seen]
+        if self._own:
+            own = self._own
+            found = [each for each in found if _of_others(now.identity(each), own) != _of_others(self.seen[each], own)]
+        return tuple(sorted(found))
 
 
 def hides(staged: Mapping[Path, Collection[str]], looked_at: Iterable[Path], projects: Iterable[str]) -> bool:
@@ -93,6 +106,18 @@ def _names(tree: str | Path) -> list[str]:
         return os.listdir(tree)
     except OSError:
         return []
+
+
+def _of_others(fingerprints: Iterable[Fingerprint], own: Collection[str]) -> list[Fingerprint]:
+    """The fingerprints without those of metadata in `own`; of an egg-link to such metadata, that of the link alone."""
+    found = []
+    for each in fingerprints:
+        *link, place = (part for part in each if isinstance(part, str))
+        if os.path.realpath(place) not in own:
+            found.append(each)
+        elif link:
+            found.append(each[:4])
+    return found
 
 
 def _fingerprint(path: str, suffix: str) -> Fingerprint:

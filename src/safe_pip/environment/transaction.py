@@ -10,13 +10,14 @@
 Nothing here knows pip. `staging` and `_Commit.run` import what only a change needs: `pip list` starts without it.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from safe_pip.environment.environment import Environment, Held, Target
+from safe_pip.environment.environment import PACKAGES, Environment, Held, Target
 from safe_pip.environment.snapshot import ReadSet, Snapshot
 from safe_pip.errors import SafePipError, StalePlan, State
 
@@ -57,7 +58,9 @@ class Transaction:
         self.environment = environments(path)
         self.path = tuple(path)
         self.snapshot: Snapshot | None = None
-        self.read_set = ReadSet()
+        self._own: set[str] = set()
+        """The real paths of the metadata that builds of this command have written into their source trees."""
+        self.read_set = ReadSet(self._own)
         self.noticed: list[str] = []
         """What to tell the user when no lock is held any more."""
         self.error: SafePipError | None = None
@@ -107,7 +110,7 @@ class Transaction:
         """Read more of a project; raises `StalePlan` if it has changed since the snapshot."""
 
         def unchanged() -> T:
-            if self.snapshot is not None and not self.snapshot.is_current(project):
+            if self.snapshot is not None and not self.snapshot.is_current(project, self._own):
                 raise StalePlan((project,))
             return take()
 
@@ -122,7 +125,7 @@ class Transaction:
     @contextmanager
     def unrecorded(self) -> Iterator[None]:
         """Within, what is asked for decides nothing: no change of it makes the plan stale."""
-        before, self.read_set = self.read_set, ReadSet()
+        before, self.read_set = self.read_set, ReadSet(self._own)
         try:
             yield
         finally:
@@ -148,6 +151,23 @@ class Transaction:
     def mutex(self, *directories: Path) -> AbstractContextManager[object]:
         """Within, this command alone writes in these directories."""
         return self._taking(self.environment.mutex(*directories))
+
+    @contextmanager
+    def writing(self, source: str) -> Iterator[None]:
+        """Within, a build of this command, or a checkout, writes in a source tree, whose mutex is held.
+
+        It may rewrite the metadata there, which an editable install has put on the path. That outdates no plan.
+        """
+        real = os.path.realpath(source)
+        # A virtual environment in a source tree is none of its build's business.
+        trees = [
+            str(each) for each in self.environment.trees() if each.is_relative_to(real) and each.name not in PACKAGES
+        ]
+        before = Snapshot.take(trees)
+        try:
+            yield
+        finally:
+            self._own |= Snapshot.take(trees).differences(before)
 
     def _check_build(self) -> None:
         with self.failing():

@@ -59,6 +59,8 @@ class Attempt(NamedTuple):
     """The projects whose removal was agreed to, where the question cannot be asked again."""
     inputs: Mapping[str, str] = MappingProxyType({})
     """What was read from pipes: they are empty the second time."""
+    built: Mapping[str, tuple[str, int]] = MappingProxyType({})
+    """Name and open descriptor of what was built and is kept nowhere else, by what it was built of."""
 
     @classmethod
     def taken_from(cls, environ: MutableMapping[str, str]) -> "Attempt":
@@ -76,7 +78,10 @@ class Attempt(NamedTuple):
             with open(int(named), encoding="utf-8") as file:
                 state = json.load(file)
             answered, inputs = frozenset(map(str, state["answered"])), dict(state["inputs"])
-            return cls(int(state["number"]), bool(state["is_fallback"]), answered, inputs)
+            built = {str(key): (str(name), int(fd)) for key, (name, fd) in state["built"].items()}
+            for _, fd in built.values():
+                os.set_inheritable(fd, False)
+            return cls(int(state["number"]), bool(state["is_fallback"]), answered, inputs, built)
         except (OSError, ValueError, KeyError, TypeError):
             return cls()
 
@@ -87,10 +92,11 @@ class Attempt(NamedTuple):
         """
         if start.executable is None:
             raise UnusableEnvironment("this interpreter does not know its own path, so the command cannot start again")
-        state = {**self._asdict(), "answered": sorted(self.answered), "inputs": dict(self.inputs)}
+        values = {"answered": sorted(self.answered), "inputs": dict(self.inputs), "built": dict(self.built)}
         try:
-            descriptor = fs.unnamed_file(json.dumps(state).encode())
-            os.set_inheritable(descriptor, True)
+            descriptor = fs.unnamed_file(json.dumps({**self._asdict(), **values}).encode())
+            for fd in (descriptor, *(fd for _, fd in self.built.values())):
+                os.set_inheritable(fd, True)
             if start.directory is not None:
                 os.chdir(start.directory)
             if sys.platform != "win32":

@@ -1,12 +1,20 @@
-"""Builds: the environment stays as it is while a build reads it, and one build at a time works in a source tree."""
+"""Builds: the environment stays as it is while a build reads it, and one build at a time works in a source tree.
+
+What was built is kept for the next attempt of the command.
+"""
 
 from __future__ import annotations
 
+import io
 import os
+import sys
+import zipfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+from pip._internal.utils.temp_dir import TempDirectory
 
 from safe_pip import fs
 from safe_pip.environment.transaction import Transaction
@@ -20,10 +28,61 @@ LOCATION = Seam(
     "InstallRequirement.ensure_build_location",
     ("self", "build_dir", "autodelete", "parallel_builds"),
 )
+METADATA = Seam("pip._internal.req.req_install", "InstallRequirement.prepare_metadata", ("self",))
+GENERATED = [
+    Seam("pip._internal.req.req_install", name, ("build_env", "backend", "details"))
+    for name in ("generate_metadata", "generate_editable_metadata")
+]
 CHECKOUT = Seam("pip._internal.req.req_install", "InstallRequirement.update_editable", ("self",))
 
 
-def attach(transaction: Transaction) -> None:
+class KeptBuilds:
+    """The wheels, and metadata directories, that this attempt of the command and earlier ones have built."""
+
+    def __init__(self, built: dict[str, tuple[str, int]]) -> None:
+        """`built` is as in `Attempt.built`; what is built is added to it."""
+        self._built = built
+
+    def keep(self, key: str, path: str) -> None:
+        """Keep a wheel, or a directory of metadata, that was built of `key`."""
+        if sys.platform == "win32":  # an open file cannot be deleted there
+            return
+        if os.path.isfile(path):
+            fd = os.open(path, os.O_RDONLY)
+        else:
+            packed = io.BytesIO()
+            with zipfile.ZipFile(packed, "w") as archive:
+                for file in filter(Path.is_file, Path(path).rglob("*")):
+                    archive.write(file, file.relative_to(path))
+            fd = fs.unnamed_file(packed.getvalue())
+        self._built[key] = os.path.basename(path), fd
+
+    def restore(self, key: str, directory: str) -> str | None:
+        """Put what was built of `key` into a directory; on return its path there, None if nothing was."""
+        name, fd = self._built.get(key, ("", -1))
+        if not name:
+            return None
+        path = Path(directory, name)
+        with open(fd, "rb", closefd=False) as file:
+            file.seek(0)
+            content = file.read()
+        if name.endswith(".whl"):
+            contents = {path: content}
+        else:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                contents = {path / each: archive.read(each) for each in archive.namelist()}
+        for file_path, each in contents.items():
+            fs.make_directories(file_path.parent)
+            fs.write(file_path, each, mode=0o666)
+        return str(path)
+
+
+def built_of(req: Any, version: str) -> str:
+    """What is built of a requirement, as far as one command can tell: the same again gives the same."""
+    return repr((req.name, version, str(req.link), req.download_info, req.editable, req.config_settings))
+
+
+def attach(transaction: Transaction, kept: KeptBuilds) -> None:
     """Hold the locks that each call of a build backend needs: that of the environment, then that of the source tree."""
     entered: list[tuple[ExitStack, Callable[[], None]]] = []
 
@@ -44,7 +103,8 @@ def attach(transaction: Transaction) -> None:
         with transaction.mutex(Path(caller.source_dir)):
             for _, check in entered:
                 check()
-            return original(caller, *args, **kw)
+            with transaction.writing(caller.source_dir):
+                return original(caller, *args, **kw)
 
     def locate(original: Any, requirement: Any, build_dir: Any, *args: Any, **kw: Any) -> Any:
         if getattr(requirement, "req", None) is not None:
@@ -62,10 +122,30 @@ def attach(transaction: Transaction) -> None:
             existing = [Path(checkout)] if os.path.isdir(checkout) else []
             with transaction.mutex(source, *existing):
                 if existing or not os.path.isdir(checkout):
-                    return original(requirement)
+                    with transaction.writing(checkout):
+                        return original(requirement)
+
+    key = ""
+
+    def prepare(original: Any, requirement: Any, *args: Any, **kw: Any) -> Any:
+        nonlocal key
+        # A checkout may be of another commit the next time.
+        key = "" if requirement.link is None or requirement.link.is_vcs else built_of(requirement, "metadata")
+        return original(requirement, *args, **kw)
+
+    def generate(original: Any, *args: Any, **kw: Any) -> Any:
+        found = kept.restore(key, TempDirectory(kind="modern-metadata", globally_managed=True).path) if key else None
+        if found is None:
+            found = original(*args, **kw)
+            if key:
+                kept.keep(key, found)
+        return found
 
     ENTER.replace(enter)
     EXIT.replace(leave)
     HOOK.replace(call_hook)
     LOCATION.replace(locate)
     CHECKOUT.replace(update)
+    METADATA.replace(prepare)
+    for seam in GENERATED:
+        seam.replace(generate)

@@ -21,6 +21,7 @@ from safe_pip import fs
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import trust
+from safe_pip.pip_seams.builds import KeptBuilds, built_of
 from safe_pip.pip_seams.seam import Seam
 from safe_pip.store.wheels import FORMAT, Entry, Store
 
@@ -36,11 +37,11 @@ REMOVE = Seam(_COMMAND, "CacheCommand.remove_cache_items", ("options", "args"))
 logger = getLogger(_COMMAND)
 
 
-def attach_to_wheels(transaction: Transaction) -> Collection[Path]:
+def attach_to_wheels(transaction: Transaction, kept: KeptBuilds) -> Collection[Path]:
     """A wheel that is found in the wheel cache is copied for this command; one that is built is put there whole.
 
     `pip cache purge` removes whatever it finds, also a wheel that another command is just building there. Returned is
-    a collection that gets the wheels which this command builds and pip does not keep.
+    a collection that gets the wheels which this command builds and pip does not keep; the next attempt has them `kept`.
     """
     caches: dict[str, str] = {}
     passing: set[Path] = set()
@@ -66,7 +67,12 @@ def attach_to_wheels(transaction: Transaction) -> Collection[Path]:
 
     def build_one(original: Any, req: Any, output_dir: str, *args: Any, **kw: Any) -> Any:
         if output_dir not in caches:
-            built = original(req, output_dir, *args, **kw)
+            key = built_of(req, req.metadata["version"])
+            built = kept.restore(key, output_dir)
+            if built is None:
+                built = original(req, output_dir, *args, **kw)
+                if built is not None:
+                    kept.keep(key, built)
             if built is not None:
                 passing.add(Path(built))
             return built

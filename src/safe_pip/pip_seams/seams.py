@@ -119,6 +119,8 @@ class Seams:
         """What was read from pipes, for the next attempt."""
         self.answered = set(attempt.answered)
         """The projects whose removal was agreed to, for the next attempt."""
+        self.built = dict(attempt.built)
+        """What was built and is kept nowhere else, for the next attempt."""
         self._attached: set[object] = set()
         self._passing: Collection[Path] = ()
 
@@ -238,8 +240,9 @@ class Seams:
         from safe_pip.pip_seams import builds, caches
 
         self.installed.attach_to_resolver()
-        builds.attach(self.transaction)
-        self._passing = caches.attach_to_wheels(self.transaction)
+        kept = builds.KeptBuilds(self.built)
+        builds.attach(self.transaction, kept)
+        self._passing = caches.attach_to_wheels(self.transaction, kept)
 
     def _attach_install(self) -> None:
         from safe_pip.pip_seams.install import Install

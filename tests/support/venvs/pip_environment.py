@@ -20,6 +20,8 @@ from _copying import *
 from _copying import build_wheel as copy
 
 def build_wheel(directory, config_settings=None, metadata_directory=None):
+    with open({log!r}, "a") as log:
+        log.write("built ")
     if not os.path.exists({passed!r}):
         with open({ready!r}, "w"):
             pass
@@ -39,6 +41,10 @@ class Waiting:
     tree: Path
     ready: Path
     go: Path
+
+    def builds(self) -> int:
+        """How often it was built."""
+        return (self.tree / "builds.log").read_text().count("built")
 
     def begun(self, process: subprocess.Popen[str]) -> None:
         """Return when the build that `process` runs waits; raises if the process ends before."""
@@ -155,7 +161,8 @@ class PipEnvironment:
         os.mkfifo(ready)
         os.mkfifo(go)
         (tree / "_backend.py").rename(tree / "_copying.py")
-        backend = WAITING_BACKEND.format(ready=str(ready), go=str(go), passed=str(passed))
+        log = str(tree / "builds.log")
+        backend = WAITING_BACKEND.format(ready=str(ready), go=str(go), passed=str(passed), log=log)
         (tree / "_backend.py").write_text(backend)
         return Waiting(tree, ready, go)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from safe_pip.environment.snapshot import Snapshot
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import StalePlan
 from tests.support.venvs.direct_installs import DirectPrefix
@@ -35,6 +38,42 @@ def test_an_error_of_what_the_command_can_do_without_is_not_kept(transaction: Tr
         transaction.read(stale)
     assert transaction.error is None
     assert transaction.read(lambda: 1) == 1
+
+
+def put(tree: Path, name: str, content: str) -> None:
+    (tree / name).mkdir(parents=True, exist_ok=True)
+    (tree / name / "METADATA.new").write_text(content)
+    os.replace(tree / name / "METADATA.new", tree / name / "METADATA")
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_metadata_that_a_build_of_the_command_itself_writes_outdates_nothing(tmp_path: Path, is_there: bool) -> None:
+    """But that in a virtual environment inside the source tree, and that of the project elsewhere, does."""
+    prefix = DirectPrefix(tmp_path)
+    source, inside = tmp_path / "source" / "src", tmp_path / "source" / ".venv" / "site-packages"
+    for tree in (source, inside):
+        tree.mkdir(parents=True)
+    if is_there:
+        put(source, "demo.egg-info", "1")
+    transaction = prefix.transaction().of_other(list(map(str, (prefix.site, source, inside))))
+
+    def changed() -> tuple[str, ...]:
+        return transaction.read_set.changed(Snapshot.take(transaction.path))
+
+    transaction.take_snapshot(lambda: None)
+    transaction.asked("demo")
+    with transaction.writing(str(tmp_path / "source")):
+        put(source, "demo.egg-info", "22")
+    assert changed() == ()
+    put(source, "demo.egg-info", "333")  # by a build of another command, which has the tree to itself now
+    assert changed() == ()
+    assert transaction.read_later("demo", lambda: "read") == "read"
+    for tree in (prefix.site, inside):
+        with transaction.writing(str(tmp_path / "source")):
+            put(tree, "demo-1.dist-info", "1")
+        assert changed() == ("demo",)
+        shutil.rmtree(tree / "demo-1.dist-info")
+        assert changed() == ()
 
 
 def test_what_is_asked_for_without_a_record_is_not_in_the_read_set(transaction: Transaction) -> None:

@@ -14,8 +14,15 @@ attempt = Attempt.taken_from(os.environ)
 if attempt.number == 1:
     os.environ["SET_LATER"] = "yes"
     start = Start(sys.executable, tuple(sys.orig_argv), os.getcwd(), {**os.environ, "SET_LATER": "no"}, frozenset())
+    with open("wheel", "w+") as wheel:
+        wheel.write("content")
+    wheel = os.open("wheel", os.O_RDONLY)
+    os.unlink("wheel")
     os.chdir("/")
-    Attempt(2, answered=frozenset({"b", "a"}), inputs={"/dev/fd/63": "six\\n"}).reexec(start)
+    built = {"key": ("name.whl", wheel)}
+    Attempt(2, answered=frozenset({"b", "a"}), inputs={"/dev/fd/63": "six\\n"}, built=built).reexec(start)
+(name, wheel), = attempt.built.values()
+print(name, os.read(wheel, 99), os.get_inheritable(wheel))
 print(attempt.number, sorted(attempt.answered), dict(attempt.inputs), os.environ["SET_LATER"], os.getcwd())
 print("SAFE_PIP_ATTEMPT" in os.environ, sys.argv[1:])
 """
@@ -26,6 +33,7 @@ def test_the_next_attempt_knows_all_and_finds_the_process_as_it_was(tmp_path):
         [sys.executable, "-c", FIRST, "an argument"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == [
+        "name.whl b'content' False",
         f"2 ['a', 'b'] {{'/dev/fd/63': 'six\\n'}} no {os.path.realpath(tmp_path)}",
         "False ['an argument']",
     ]

@@ -22,7 +22,8 @@ from urllib.parse import unquote, urlsplit
 
 from safe_pip.commands import activity
 from safe_pip.commands.activity import State, Transaction
-from safe_pip.commands.environments import PACKAGES, Place
+from safe_pip.commands.environments import Place
+from safe_pip.environment.environment import PACKAGES
 from safe_pip.environment.snapshot import Fingerprint, Snapshot
 from safe_pip.errors import RecoveryNeeded
 from safe_pip.errors import State as Outcome

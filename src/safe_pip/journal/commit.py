@@ -11,6 +11,7 @@ import os
 import signal
 import stat
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 
@@ -22,6 +23,7 @@ from safe_pip.journal.directories import OpenDirectories, Refused
 from safe_pip.journal.undo import undo
 from safe_pip.locking.state_directory import COMMITTED, JOURNAL
 from safe_pip.merge.plan import Journal, Kind, Link, Listed, Operation, Plan, Seen
+from safe_pip.merge.tree import hides
 
 # What the filesystem answers when the target is not what was planned for; anything else is a failure.
 _CHANGED = {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ELOOP, errno.ESTALE}
@@ -128,12 +130,25 @@ def _validate(journal: Journal, plan: Plan) -> None:
                 raise Rejected
         if not all(map(_is_as_listed, plan.moved)) or not all(map(_is_as_linked, plan.links)):
             raise Rejected
+        if plan.adds and any(hides(names, os.listdir(path)) for path, names in _new_below_trees(journal).items()):
+            raise Rejected
         for operation in journal.operations:
             is_file = operation.old is not None and not stat.S_ISDIR(operation.old.mode)
             if is_file and Seen.of(os.lstat(journal.path(operation))) != operation.old:
                 raise Rejected
     except OSError:
         raise Rejected from None
+
+
+def _new_below_trees(journal: Journal) -> dict[str, set[str]]:
+    """The new names in each directory below a tree; those in a tree itself are compared with all trees."""
+    inside, found = tuple(os.path.join(tree, "") for tree in journal.trees), defaultdict[str, set[str]](set)
+    for operation in journal.operations:
+        directory, name = os.path.split(journal.path(operation))
+        is_below = directory.startswith(inside) and not directory.endswith("/__pycache__")
+        if operation.kind is Kind.NEW and is_below:
+            found[directory].add(name)
+    return found
 
 
 def _is_as_listed(directory: Listed) -> bool:

@@ -101,10 +101,11 @@ class Listed(NamedTuple):
 class Plan(NamedTuple):
     """What a commit does, in this order, and what has to be true for it.
 
-    `adds`: every operation creates a path, and none makes a package of a namespace. `links`: to be made in the stage
-    first. `overwritten`: files of other owners, or of none, that are replaced. `entered`: path, device and inode of
-    each directory in which something is changed; `moved`: each that leaves its place, and all that lie below it.
-    `same_second`: staged sources (absolute paths) and the mtime of the live ones that they replace in the same second.
+    `adds`: every operation creates a path, and none hides a module or makes a package of a namespace. `links`: to be
+    made in the stage first. `overwritten`: files of other owners, or of none, that are replaced. `entered`: path,
+    device and inode of each directory in which something is changed; `moved`: each that leaves its place, and all that
+    lie below it. `same_second`: staged sources (absolute paths) and the mtime of the live ones that they replace in the
+    same second.
     """
 
     operations: tuple[Operation, ...]

@@ -3,13 +3,14 @@
 import os
 import re
 import stat
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from safe_pip.errors import MergeRefused
 from safe_pip.fs.proc import Volume
 from safe_pip.merge.plan import ExactTree, Kind, Link, Listed, Operation, Plan, Seen
-from safe_pip.merge.tree import Entry, Source, ancestors, join, seen_at
+from safe_pip.merge.tree import Entry, Source, ancestors, hides, join, seen_at
 
 _METADATA = re.compile(r"\.(dist-info|egg-info|egg-link)(/|\Z)")
 
@@ -62,6 +63,7 @@ class Planner:
         self._order = {name: number for number, name in enumerate(situation.order)}
         self._operations: list[tuple[tuple[int, int], Operation]] = []
         self._adds = True
+        self._new: defaultdict[str, set[str]] = defaultdict(set)
         self._changed: dict[str, tuple[str, int, int]] = {}
         self._moved: list[Listed] = []
         self._same_second: list[tuple[str, int]] = []
@@ -124,7 +126,7 @@ class Planner:
         return Plan(
             operations=tuple(operation for _, operation in sorted(self._operations, key=lambda each: each[0])),
             roots=self._situation.roots,
-            adds=self._adds,
+            adds=self._adds and not any(hides(new, self.entered[path].children) for path, new in self._new.items()),
             links=tuple(self.links),
             overwritten=tuple(self.overwritten),
             entered=tuple(self._changed.values()),
@@ -157,6 +159,8 @@ class Planner:
         is_package = name.startswith("__init__.") and not live.path.endswith("/__pycache__")
         if kind is not Kind.NEW or (is_package and self.is_in_tree(live.path)):
             self._adds = False
+        if self.is_in_tree(live.path) and not live.path.endswith("/__pycache__"):
+            self._new[live.path].add(name)
         if old is not None and old.is_directory and not old.target and kind is not Kind.MODE:
             self._list(old)
         if kind is Kind.FILE and source is not None and name.endswith(".py"):

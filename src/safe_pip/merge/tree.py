@@ -6,7 +6,7 @@ files takes longer than the rest of a plan.
 
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -103,6 +103,19 @@ def is_below_own(path: str, kept: Collection[str]) -> bool:
     )
 
 
+def hides(new: Collection[str], there: Iterable[str]) -> bool:
+    """Whether an import could find another module than before, once a directory with the names `there` has `new` too.
+
+    A package is found before an extension module, and that before a source: `x/`, `x.abi3.so`, `x.py`.
+    """
+    modules = {name.partition(".")[0] for name in new if _is_module(name)}
+    return any(name.partition(".")[0] in modules and name not in new and _is_module(name) for name in there)
+
+
+def _is_module(name: str) -> bool:
+    return "." not in name or name.endswith((".py", ".pyc", ".pyw", ".so", ".pyd"))
+
+
 def join(directory: str, name: str) -> str:
     """The path of `name` in a directory, which may be the root directory."""
     return f"{directory}/{name}" if directory != "/" else f"/{name}"
@@ -196,7 +209,9 @@ class _Reader:
                 self.everything(entry)
                 return self._found[path]
             return self.listed(entry)
-        return self.listed(entry) if path.endswith("/__pycache__") else self.keep(entry, {}, is_whole=False)
+        # What is new in a directory below a tree may hide what is there.
+        is_listed = path.startswith(self._inside) or path.endswith("/__pycache__")
+        return self.listed(entry) if is_listed else self.keep(entry, {}, is_whole=False)
 
     def _look_at(self, entry: Entry, entries: dict[str, Entry], name: str, staged: Entry | None) -> None:
         """Find out what `name` in a directory is; look into it if something is staged into it or goes from it."""

@@ -258,3 +258,27 @@ def test_a_command_that_has_waited_long_plans_again_under_its_locks(
     assert len(granted) == 1
     assert (prefix.site / "tool/mine").read_text() == "newer"
     assert (prefix.site / "tool/part.py").read_text() == "p = 22\n"
+
+
+@pytest.mark.parametrize("new", ["site/shared/other.cpython-313-x86_64-linux-gnu.so", "site/shared/other/__init__.py"])
+@pytest.mark.parametrize("is_planned", [False, True], ids=["before", "meanwhile"])
+def test_what_hides_a_module_below_the_top_of_a_tree_takes_the_locks_of_a_replacement(
+    prefix: DirectPrefix, new: str, is_planned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix.write({"site/shared/unrelated.py": ""})
+    prefix.change([] if is_planned else [OTHER])
+    taken: list[bool] = []
+    transaction = prefix.transaction()
+    replacing = transaction.environment.replacing
+    monkeypatch.setattr(transaction.environment, "replacing", lambda *to: taken.append(True) or replacing(*to))
+    with transaction.staging(prefix.target) as change:
+        prefix.stage(change, [SmallDistribution("hiding", "1", {new: ""})], [])
+
+        def validate(now: object) -> tuple[()]:
+            # As another command that only adds.
+            prefix.write({"site/shared/other.py": ""})
+            return ()
+
+        transaction.commit(change, validate)
+    assert taken == [True]
+    assert (prefix.root / new).exists()

@@ -116,6 +116,33 @@ def test_an_init_over_a_namespace_is_no_addition(name):
     assert not plan.adds
 
 
+@pytest.mark.parametrize(
+    ("there", "new"),
+    [
+        ("x.py", "x/__init__.py"),
+        ("x.py", "x/part.py"),
+        ("x.py", "x.cpython-313-x86_64-linux-gnu.so"),
+        ("x.abi3.so", "x/__init__.py"),
+        ("x.abi3.so", "x.cpython-313-x86_64-linux-gnu.so"),
+        ("x/part.py", "x.py"),
+        ("x.pyc", "x.py"),
+    ],
+)
+@pytest.mark.parametrize("where", ["pkg", "pkg/deep/er"])
+def test_what_stands_for_the_same_module_as_something_beside_it_is_no_addition(there, new, where):
+    plan = planned(in_site(f"{where}/__init__.py", f"{where}/{there}"), in_site(f"{where}/{new}"))
+    assert all(each.kind is Kind.NEW for each in plan.operations)
+    assert not plan.adds
+
+
+@pytest.mark.parametrize(
+    ("there", "new"), [("x.txt", "x.py"), ("x.py", "x.json"), ("x.py", "xx.py"), ("x.py", "y/x.py")]
+)
+def test_what_no_import_takes_for_the_same_module_is_an_addition(there, new):
+    assert planned(in_site(f"pkg/{there}"), in_site(f"pkg/{new}")).adds
+    assert planned([f"/v/bin/{there}"], [f"/v/bin/{new}"]).adds
+
+
 def test_the_bytecode_of_an_init_makes_no_package():
     live = in_site("ns/a.py", f"ns/{CACHE}/a.cpython-313.pyc")
     plan = planned(live, in_site(f"ns/{CACHE}/__init__.cpython-313.pyc"))

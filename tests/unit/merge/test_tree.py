@@ -148,11 +148,20 @@ def test_a_directory_below_a_tree_that_something_goes_from_is_seen_whole(site):
     assert below(entry, "pkg/deep/er").is_whole
 
 
-def test_a_directory_below_a_tree_that_is_only_added_to_is_not_listed(tmp_path, site, monkeypatch):
+def test_of_a_directory_below_a_tree_that_is_added_to_all_names_are_known_but_not_what_is_in_them(tmp_path, site):
     make(site, "ns/a.py", "ns/theirs/b.py")
-    entry = staged(tmp_path, site, "ns/new/c.py", "ns/a.py")
+    entry = below(seen(site, staged(tmp_path, site, "ns/new/c.py", "ns/a.py")), "ns")
+    assert names(entry) == {"a.py", "theirs"}
+    assert below(entry, "theirs").entries is None
+
+
+def test_a_directory_outside_the_trees_that_is_only_added_to_is_not_listed(tmp_path, site, monkeypatch):
+    share = site.parent / "share"
+    make(share, "doc/a", "doc/theirs/b")
+    entry = staged(tmp_path, share, "doc/new/c", "doc/a")
     monkeypatch.setattr(os, "scandir", None)
-    assert names(below(seen(site, entry), "ns")) == {"a.py"}
+    found = below(look("/", entry, [], [str(site)]), str(share).lstrip("/"))
+    assert names(below(found, "doc")) == {"a"}
 
 
 def test_elsewhere_a_directory_is_listed_and_its_other_directories_are_left_alone(site):

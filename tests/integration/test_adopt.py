@@ -156,7 +156,6 @@ def test_an_adoption_survives_whatever_happens_to_pip(adopted: PipEnvironment) -
 def test_an_environment_without_pip_has_one_by_being_adopted(env: PipEnvironment) -> None:
     bare = env.workspace.maker.make(env.directory / "bare")
     env.add_to_index(Project("alpha"))
-    env.run("list")
     env.run("adopt", "--env", bare.path)
     run(env, [bare.python, "-m", "pip", "install", "alpha"])
     assert run(env, [bare.python, "-m", "pip", "list", "--format=freeze"]).stdout == "alpha==1\n"

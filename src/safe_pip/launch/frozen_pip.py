@@ -32,6 +32,7 @@ GIVEN, GIVEN_ORIGIN = "SAFE_PIP_FROZEN", "SAFE_PIP_FROZEN_ORIGIN"
 _DAY = 24 * 3600.0
 _UNUSED = 30 * _DAY
 _TRIES = 3
+_BESIDE = Path(os.path.abspath(__file__)).parents[2]
 
 
 class Unfaithful(Exception):
@@ -224,7 +225,8 @@ def freeze(
     `read` is called, unless the copy is there already, with a function that reads the environment, perhaps more than
     once, while the environment must not change (`Environment.read`). None is returned if a distributor took pip apart,
     if it has no RECORD, or if its files are not what RECORD says; then pip can only run from where it is. Where there
-    is no pip, or one that is too old, the newest copy serves. Raises `UnusableEnvironment` if there is none.
+    is no pip, or one that is too old, the newest copy or the pip beside safe-pip serves. Raises `UnusableEnvironment`
+    if there is none.
     """
     given, origin = environ.pop(GIVEN, None), environ.pop(GIVEN_ORIGIN, None)
     frozen = _given(Path(given), origin) if given else _freeze(path, read, environ)
@@ -287,7 +289,10 @@ def _hold(place: Path, record: PipRecord, origin: Path) -> FrozenPip | None:
 
 
 def _newest(installed: InstalledPip | None, environ: Mapping[str, str]) -> FrozenPip:
-    """The newest copy, from `OLDEST` on, that this interpreter can run; raises `UnusableEnvironment` if none."""
+    """The newest copy, from `OLDEST` on, that this interpreter can run, or else one of the pip beside safe-pip.
+
+    Raises `UnusableEnvironment` if there is none.
+    """
     named = ((_release(name), name, each.directory) for each in _stores(environ) for name in each.names())
     for release, name, directory in sorted(named, reverse=True):
         if release >= OLDEST:
@@ -296,11 +301,17 @@ def _newest(installed: InstalledPip | None, environ: Mapping[str, str]) -> Froze
                 record = PipRecord.read(place, name.partition("-")[0])
                 if record.name == name and record.suits(place) and (found := _hold(place, record, place / "pip")):
                     return found
+    beside = find_pip([str(_BESIDE)])  # that of the safe-pip which an adopted environment uses
+    if beside is not None and not beside.is_too_old:
+        with contextlib.suppress(Unfaithful):
+            record = beside.record()
+            if record.suits(beside.site):
+                return _kept_copy(beside.site, record, environ) or _make(beside.site, record, environ)
     oldest = ".".join(map(str, OLDEST))
     upgrade = f"`{sys.executable} -m pip install 'pip>={oldest}'`"
     if installed is None:
         raise UnusableEnvironment(
-            "there is no pip in this environment, and no copy of one in the cache",
+            "there is no pip in this environment nor beside safe-pip, and no copy of one in the cache",
             hint=f"Run `{sys.executable} -m ensurepip`, then {upgrade}",
         )
     raise UnusableEnvironment(

@@ -40,6 +40,7 @@ def _temporary_directory_of_its_own(tmp_path, monkeypatch):
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(frozen_pip, "_BESIDE", tmp_path / "beside")
     if sys.platform == "darwin":
         monkeypatch.setattr(trust, "cache_directory", lambda environ: Path(environ["XDG_CACHE_HOME"]))
 
@@ -241,6 +242,23 @@ def test_a_copy_that_needs_a_newer_python_does_not_serve(tmp_path, site, environ
     freeze(tmp_path / "new", environ)
     freeze(tmp_path / "old", environ)
     assert freeze(site, environ).version == "26.3"
+
+
+@pytest.mark.parametrize("version", ["24.0", None])
+def test_where_there_is_no_copy_the_pip_beside_safe_pip_serves(tmp_path, site, environ, cache, version):
+    if version:
+        install_tiny_pip(site, version)
+    install_tiny_pip(tmp_path / "beside")
+    copy = freeze(site, environ)
+    assert (copy.version, copy.origin) == ("26.3", tmp_path / "beside" / "pip")
+    assert stored(cache) == [copy.path.name]
+
+
+@pytest.mark.parametrize("spoil", [{"version": "24.0"}, {"requires_python": ">=3.99"}, {"debundled": True}], ids=str)
+def test_a_pip_beside_safe_pip_that_cannot_run_here_does_not_serve(tmp_path, site, environ, spoil):
+    install_tiny_pip(tmp_path / "beside", **spoil)
+    with pytest.raises(UnusableEnvironment, match="there is no pip"):
+        freeze(site, environ)
 
 
 def test_no_pip_and_no_copy_is_an_unusable_environment(site, environ):

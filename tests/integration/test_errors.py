@@ -220,3 +220,17 @@ def test_an_error_of_ours_during_a_build_is_not_taken_for_a_failed_build(env):
     (tree / "_backend.py").write_text(VANISHING_BACKEND)
     failed = env.run("install", tree, status=78)
     assert f"safe-pip: error: `{tree}` is not a directory. Nothing was changed" in failed.stderr
+
+
+def test_an_upgrade_that_fails_tells_what_it_found_as_pip_does(env):
+    env.add_to_index(Project("aproject", "1"), Project("aproject", "2", console_scripts={"tool": "aproject"}))
+    env.run("install", "aproject==1")
+
+    def found(done):
+        return [line for line in done.stdout.splitlines() if "Attempting" in line or "Found existing" in line]
+
+    ours = env.run("install", "aproject==2", status=1)
+    assert env.installed() == {"aproject": "1"}
+    assert "Uninstalling" not in ours.stdout
+    assert len(found(ours)) == 2
+    assert found(ours) == found(env.plain("install", "aproject==2", status=1))

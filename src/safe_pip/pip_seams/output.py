@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from pip._internal.utils import logging as pip_logging
 
+from safe_pip.errors import StalePlan
+
 _STORY = "pip._internal.req"
 """The loggers that tell which distributions go and come, before it is known whether they do."""
 
@@ -72,14 +74,20 @@ def kept_back(*, say: bool = True) -> Iterator[KeptBack]:
 def kept_until_done(*, first: bool) -> Iterator[KeptBack]:
     """Within, nothing is shown, but with `first` the message that announces the work. The caller shows the rest.
 
-    If the body raises, nothing was done: only warnings and what is logged for debugging are shown then.
+    If the body raises, nothing was done: it shows warnings, what is logged for debugging, and what was found installed,
+    unless the command begins again.
     """
     kept = KeptBack(logging.getLogger().handlers[:] if first else ())
     try:
         with _handled_by(kept):
             yield kept
-    except BaseException:
-        kept.left_out = lambda record: record.name.startswith(_STORY) and record.levelno <= logging.INFO
+    except BaseException as error:
+        found = () if isinstance(error, StalePlan) else ("Attempting uninstall", "Found existing installation")
+        kept.left_out = lambda record: (
+            record.name.startswith(_STORY)
+            and record.levelno <= logging.INFO
+            and not record.getMessage().startswith(found)
+        )
         kept.say()
         raise
 

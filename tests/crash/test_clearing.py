@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from safe_pip.commands import venv as virtual
 from safe_pip.commands.environments import Context
-from safe_pip.commands.venv import virtual
 from safe_pip.launch.settings import Settings
 from tests.support.faults import disk
 from tests.support.processes.forks import killed_at

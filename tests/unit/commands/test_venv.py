@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from safe_pip import fs
-from safe_pip.locking import flock
-from safe_pip.commands.venv import virtual
+from safe_pip.commands import venv as virtual
+from safe_pip.commands.environments import python_of
 from safe_pip.environment.environment import Environment
 from safe_pip.errors import CommitFailed, NotMade, SafePipError, State, UnusableEnvironment
-from safe_pip.commands.environments import python_of
+from safe_pip.locking import flock
 from tests.support.faults import disk
-from tests.support.venvs.direct_installs import SilentReporter
 from tests.support.trees.listing import Tree, tree_of
+from tests.support.venvs.direct_installs import SilentReporter
 
 OPTIONS = ["--without-pip", "--prompt", "name"]
 

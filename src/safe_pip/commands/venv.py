@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 
 from safe_pip import fs
@@ -260,16 +261,12 @@ def _run(home: Path, aside: Path, descriptor: Descriptor | None, python: str, op
             else:
                 os.killpg(child.pid, signal.SIGKILL)
             raise
-    if status != 0:
-        raise _failure(home, python, re.sub(rf"[\\/]+{re.escape(aside.name)}", "", output).strip())
-
-
-def _failure(home: Path, python: str, output: str) -> Exception:
-    """The error to raise when the environment could not be made, by what the child printed."""
-    for number in map(int, _ERRNO.findall(output)):
+    for number in map(int, _ERRNO.findall(output) if status else ()):
         if number in (errno.ENOSPC, errno.EDQUOT):
-            return space.refusal(str(home), OSError(number, os.strerror(number)))
-    return NotMade(f"`{python} -m venv` could not make an environment in `{home}`", output)
+            raise space.refusal(str(home), OSError(number, os.strerror(number)))
+    if status:
+        output = re.sub(rf"[\\/]+{re.escape(aside.name)}", "", output).strip()
+        raise NotMade(f"`{python} -m venv` could not make an environment in `{home}`", output)
 
 
 def _relocate(aside: Path) -> None:
@@ -292,7 +289,7 @@ def _relocate(aside: Path) -> None:
 
 
 def _row(content: bytes) -> bytes:
-    """Digest and size of a file as a RECORD has them (PyPA specification "Recording installed projects")."""
+    """Digest and size of a file as a RECORD has them."""
     return f"sha256={encoded(hashlib.sha256(content).digest())},{len(content)}".encode()
 
 
@@ -350,7 +347,7 @@ def main(options: Namespace, context: Context) -> int:
     command = _Command(options, context)
     try:
         while not command.is_complete():
-            command.chosen()  # before a lock is taken
+            _ = command.chosen  # before a lock is taken
             with suppress(FileNotFoundError):  # another command had made the directory, failed, and removed it
                 command.make()
     except NotMade as error:
@@ -373,13 +370,11 @@ class _Command:
         self._named: str | None = options.python
         prompt = self._shown.name if options.prompt is None else options.prompt
         self._passed_on = [*options.passed_on, "--prompt", prompt]
-        self._python: Interpreter | None = None
 
+    @cached_property
     def chosen(self) -> Interpreter:
         """The Python of a new environment; it is asked once."""
-        if self._python is None:
-            self._python = Interpreter.ask(sys.executable) if self._named is None else Interpreter.find(self._named)
-        return self._python
+        return Interpreter.ask(sys.executable) if self._named is None else Interpreter.find(self._named)
 
     def is_complete(self) -> bool:
         """Whether the environment exists, cleared if that is asked for; raises an error if it never can."""
@@ -394,11 +389,11 @@ class _Command:
             if os.path.realpath(sys.prefix) == str(self._home):
                 mine = f"`{self._shown}` is the environment that this safe-pip runs from"
                 raise UsageError(f"{mine}: clear it from another")
-            with made_aside(self._home, self.chosen().executable, self._passed_on) as aside:
+            with made_aside(self._home, self.chosen.executable, self._passed_on) as aside:
                 exchange(aside, self._home, trees_of(str(self._home)), self._context)
         elif found is None:
             raise UnusableEnvironment(f"`{self._shown}` is a virtual environment that does not work", hint=again)
-        elif self._named is not None and found.installation != self.chosen().installation:
+        elif self._named is not None and found.installation != self.chosen.installation:
             raise OtherPython(f"`{self._shown}` is an environment of {found.label}, not of `{self._named}`", hint=again)
         sweep(self._home)
         return True
@@ -414,7 +409,7 @@ class _Command:
                 raise UnusableEnvironment(
                     f"`{self._shown}` is not a virtual environment, and not empty", hint="Choose another directory"
                 )
-            with made_aside(self._home, self.chosen().executable, self._passed_on) as aside:
+            with made_aside(self._home, self.chosen.executable, self._passed_on) as aside:
                 put(aside, self._home)
 
 

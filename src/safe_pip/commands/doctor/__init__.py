@@ -1,17 +1,41 @@
-"""`safe-pip doctor`: what is wrong with the environment, and its repair."""
+"""`safe-pip doctor`: what is wrong with the environment, and its repair.
+
+`--repair` settles unfinished transactions, removes what is superfluous, and says what to reinstall. What can be undone
+of a transaction that recovery refuses is undone. What it has of the rest is put aside and never deleted: `<id>` becomes
+`kept-<id>` in each state directory that has one, and an unreadable journal goes in there too. All of it may be killed
+at any step, and done again.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from safe_pip.commands.doctor.examination import Finding, Report, examine
-from safe_pip.commands.doctor.repair import Repair
-from safe_pip.commands.environments import Context, Place
+from safe_pip import fs
+from safe_pip.commands.activity import State
+from safe_pip.commands.doctor.examination import KEPT, NOT_UNINSTALLABLE, Finding, Kind, Report, Way, examine, way
+from safe_pip.commands.environments import MISLEADING, Context, Place
 from safe_pip.commands.options import Namespace, Parser, tell
+from safe_pip.environment.environment import Target
+from safe_pip.environment.snapshot import Snapshot
+from safe_pip.errors import RecoveryNeeded, SafePipError, StalePlan
+from safe_pip.fs import Directory
+from safe_pip.journal import codec, owner, recovery, sweep
+from safe_pip.journal.directories import OpenDirectories, Refused, open_state
+from safe_pip.journal.recovery import Unfinished
+from safe_pip.launch.restart import RUNNER
+from safe_pip.locking import state_directory
+from safe_pip.locking.locker import Step
+from safe_pip.locking.order import Request, commit_lock, owner_lock, shared_directory
+from safe_pip.merge.plan import Removal
+from safe_pip.messages import say
 
 
 def describe(parser: Parser) -> None:
@@ -93,6 +117,7 @@ def _lines(report: Report, repair: Repair) -> Iterator[str]:
 
 
 def _document(trees: Iterable[Path], report: Report, repair: Repair) -> dict[str, Any]:
+    told = [(each.kind.is_note, _entry(each)) for each in report.findings]
     return {
         "format": 1,
         "sound": report.is_sound,
@@ -101,8 +126,8 @@ def _document(trees: Iterable[Path], report: Report, repair: Repair) -> dict[str
         "repaired": repair.done,
         "failed": repair.failed,
         "reinstall": repair.commands,
-        "findings": [_entry(finding) for finding in report.findings if not finding.kind.is_note],
-        "notes": [_entry(finding) for finding in report.findings if finding.kind.is_note],
+        "findings": [entry for is_note, entry in told if not is_note],
+        "notes": [entry for is_note, entry in told if is_note],
     }
 
 
@@ -111,3 +136,242 @@ def _entry(finding: Finding) -> dict[str, Any]:
         name: getattr(finding, name) or None for name in ("project", "version", "tree", "path", "detail", "repair")
     }
     return {"kind": finding.kind.value, **facts}
+
+
+_ROUNDS = 5
+
+
+class Repair:
+    """One `doctor --repair`: `done` is what was done, `failed` what was tried, a line each.
+
+    `commands` reinstall what is damaged, one for each tree that has something damaged: the user runs them.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._removed: set[str] = set()
+        self.done: list[str] = []
+        self.failed: list[str] = []
+        self.commands: list[str] = []
+
+    def run(self) -> Report:
+        """Repair what can be; on return what is left."""
+        report = examine(self._place)
+        if report.unfinished:
+            self._settle(report)
+            report = examine(self._place)
+        for _ in range(_ROUNDS):
+            if report.installed is None or not self._remove(report, _superfluous(report)):
+                break
+            report = examine(self._place)
+        self.commands = list(self._reinstalls(report))
+        return report
+
+    def _settle(self, report: Report) -> None:
+        """Undo, finish or delete what dead processes have left; what is refused is put aside."""
+        for each in report.unfinished:
+            with self._telling():
+                how = Way.USUAL if each.state is State.STAGING else way(each.unfinished)
+                if how in (Way.KEEPING, Way.ASIDE):
+                    step = PutAside(each.unfinished)
+                    self._place.environment.carry_out(step)
+                    self.done += step.told
+                elif how is Way.USUAL and each.state is State.PREPARED:
+                    self._place.context.environment([str(each.tree)]).read(lambda: None)
+                    self.done.append(f"rolled back the unfinished transaction `{each.identifier}`")
+        for tree in dict.fromkeys(each.tree for each in report.unfinished if each.state is not State.PREPARED):
+            with self._telling():
+                with self._place.environment.adding(Target((tree,))):
+                    remains = sweep.find(tree)
+                remains.delete()
+                self.done.append(f"removed what killed commands had left in `{tree}`")
+
+    def _reinstalls(self, report: Report) -> Iterator[str]:
+        """For each tree, the command for a POSIX shell that reinstalls what is damaged, in its recorded version."""
+        for tree in self._place.trees:
+            damaged = [finding for finding in report.findings if finding.again and finding.tree == str(tree)]
+            options = self._place.installing(tree)
+            if not damaged:
+                continue
+            if options is None:
+                self.failed.append(f"no Python is known that installs into `{tree}`: name its environment with `--env`")
+                continue
+            words = [*_program(), *options[0], "install", "--force-reinstall", "--no-deps", *options[1]]
+            if any(finding.kind in NOT_UNINSTALLABLE for finding in damaged):
+                words.append("--ignore-installed")
+            for again in dict.fromkeys(finding.again for finding in damaged):
+                words += again  # one word, or `-e` and a directory
+            yield shlex.join(words)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Within, an error of safe-pip ends this part of the work alone, and is told."""
+        try:
+            yield
+        except SafePipError as error:
+            say(f"error: {error}")
+            self.failed.append(error.message)
+
+    def _remove(self, report: Report, removals: Iterable[Removal]) -> bool:
+        """Remove these, a transaction for each tree; whether there were any to try."""
+        by_tree: dict[Path, list[Removal]] = {}
+        for each in removals:
+            if each.project not in self._removed:
+                by_tree.setdefault(each.tree, []).append(each)
+        for tree, several in by_tree.items():
+            with self._telling(), suppress(StalePlan):  # other commands were at work: the next round looks again
+                before = set(self._removed)
+                self._removed |= {each.project for each in several}
+                try:
+                    self._commit(report.snapshot, tree, several)
+                except StalePlan:
+                    self._removed = before
+                    raise
+                self.done += [f"removed {each.project}" for each in several]
+        return bool(by_tree)
+
+    def _commit(self, seen: Snapshot | None, tree: Path, removals: list[Removal]) -> None:
+        scripts = self._place.scripts()[tree]
+        home = self._place.home(tree)
+        is_shared = home is None and scripts.is_dir() and not scripts.is_relative_to(tree)
+        target = Target((tree,), (scripts,) if is_shared else (), (home or tree) / ".lock")
+        before = {path: _state(path) for each in removals for path in each.files}
+
+        def validate(now: Snapshot) -> tuple[str, ...]:
+            if now != seen or any(_state(path) != state for path, state in before.items()):
+                raise StalePlan(())
+            return ()
+
+        transaction = self._place.transaction()
+        with transaction.staging(target) as change:
+            for directory in (scripts, home):
+                if directory is not None:
+                    change.allow(str(directory))
+            for each in removals:
+                change.remove(each)
+            transaction.commit(change, validate)
+
+
+def _superfluous(report: Report) -> Iterator[Removal]:
+    """What may go: all but one of several dist-infos, those that say nothing, leftovers.
+
+    The leftovers of a tree stay as long as one of them is all there is of a project.
+    """
+    installed = report.installed or ()
+    needed = {finding.tree for finding in report.findings if finding.kind is Kind.LEFTOVER and finding.again}
+    hopeless = {each.info for each in installed if each.is_hopeless}
+    for finding in report.findings:
+        if finding.kind is Kind.DOUBLED_PROJECT:
+            for each in installed:
+                if (each.tree, each.project) == (finding.tree, finding.project) and each.info != finding.info:
+                    others = {row.path for other in installed if other is not each for row in other.rows or ()}
+                    files = {row.path for row in each.rows or () if not row.path.startswith(f"{each.info}{os.sep}")}
+                    yield _removal(finding, each.info, files - others)
+        elif finding.kind is Kind.MISSING_METADATA and finding.info in hopeless:
+            yield _removal(finding, finding.info)
+        elif finding.kind is Kind.ABANDONED or (finding.kind is Kind.LEFTOVER and finding.tree not in needed):
+            yield _removal(finding, finding.path)
+
+
+def _removal(finding: Finding, path: str, files: Iterable[str] = ()) -> Removal:
+    return Removal(f"`{path}`", Path(finding.tree), frozenset((path, *files)))
+
+
+def _program() -> list[str]:
+    """How to start this safe-pip from a shell, without the variables of pip that would lead an install elsewhere."""
+    names = [f"PIP_{name}" for name in (*MISLEADING, "REQUIREMENT", "EDITABLE", "GROUP")]
+    misleading = [name for name in names if name in os.environ]
+    unset = ["env", *(word for name in misleading for word in ("-u", name))] if misleading else []
+    found = shutil.which("safe-pip")
+    is_own = found is not None and os.path.dirname(found) == os.path.dirname(sys.executable)
+    return [*unset, *(["safe-pip"] if is_own else [sys.executable, RUNNER])]
+
+
+def _state(path: str) -> tuple[int, ...] | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mode, status.st_ctime_ns
+
+
+# -- transactions that recovery refuses --------------------------------------------------------------------------------
+
+
+class PutAside(Step):
+    """Gets a transaction out of the way, under the commit locks that it names. `told` is what was done, a line each."""
+
+    def __init__(self, found: Unfinished) -> None:
+        self._found = found
+        self.told: list[str] = []
+
+    def requests(self) -> Iterator[Request]:
+        trees: Iterable[str] = (str(self._found.home),)
+        directories: Iterable[str] = ()
+        try:
+            journal = recovery.read(self._found)
+            trees, directories = journal.trees, journal.directories
+        except FileNotFoundError:
+            return  # another command has undone it
+        except RecoveryNeeded:
+            pass  # nothing in it is believed; its home is where it lies
+        for tree in map(Path, trees):
+            if tree.is_dir() and state_directory.exists(tree):
+                yield commit_lock(tree, exclusive=True)
+        yield from (shared_directory(Path(each)) for each in directories if os.path.isdir(each))
+        path = self._found.owner_file
+        if path.is_file():
+            yield owner_lock(path, self._found.home)
+
+    def on_grant(self) -> None:
+        how, kept = way(self._found), list[str]()
+
+        def put_parts_aside(places: OpenDirectories) -> None:
+            for part in places.parts:  # before the rest of the transaction is deleted
+                if part.state is not None:
+                    kept.extend(_moved(part.state, self._found.identifier))
+
+        try:
+            if how is Way.KEEPING:
+                left = recovery.roll_back(self._found, keep=True, aside=put_parts_aside)
+                self.told.append(f"rolled back `{self._found.identifier}`, but for what other programs have changed")
+                self.told += [f"left `{path}` as it is" for path in left]
+            elif how is Way.ASIDE:
+                kept = put_aside(self._found)
+            self.told += [f"put aside `{path}`" for path in kept]
+        except FileNotFoundError:
+            pass
+        except Refused as refused:
+            raise recovery.refused(self._found, refused.reasons) from refused
+        except OSError as error:
+            raise recovery.refused(self._found, (f"`{error.filename}`: {error.strerror}",)) from error
+
+
+def put_aside(found: Unfinished) -> list[str]:
+    """Put aside all that a transaction has, its journal last; the caller holds the commit lock of its home.
+
+    On return: the paths of what is kept. Raises `OSError` and `Refused`.
+    """
+    kept: list[str] = []
+    identifier, name = found.identifier, f"{KEPT}{found.identifier}"
+    for part in owner.read(found.owner_file).parts if codec.is_identifier(identifier) else ():
+        # On another filesystem. A forged note leads to nothing with another name.
+        other = os.path.dirname(os.path.dirname(part))
+        if part == os.path.join(other, state_directory.NAME, identifier) and other != str(found.home):
+            with suppress(FileNotFoundError, NotADirectoryError, Refused), open_state(other) as state:
+                kept += _moved(state, identifier)
+    with open_state(str(found.home)) as state:
+        kept += _moved(state, identifier)
+        if not state.exists(name):
+            fs.make_directory(state, name, 0o700)
+            kept.append(state.join(name))
+        with state.child(name) as directory:
+            fs.move(state, found.name, directory, "refused-journal")
+        fs.remove(state, f"{identifier}{state_directory.OWNER_FILE}")
+    return kept
+
+
+def _moved(state: Directory, identifier: str) -> Iterator[str]:
+    if state.exists(identifier):
+        fs.move(state, identifier, state, f"{KEPT}{identifier}")
+        yield state.join(f"{KEPT}{identifier}")

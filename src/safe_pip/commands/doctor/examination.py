@@ -235,10 +235,9 @@ def _ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda each: (each.tree, each.project, each.path, each.kind.value)))
 
 
-def _is_at_work(transaction: Transaction) -> bool:
-    if transaction.is_alive is None:
-        return flock.supported and flock.is_locked(transaction.path(state_directory.OWNER_FILE))
-    return transaction.is_alive
+def _is_at_work(each: Transaction) -> bool:
+    is_locked = each.is_alive is None and flock.supported and flock.is_locked(each.path(state_directory.OWNER_FILE))
+    return is_locked or bool(each.is_alive)
 
 
 def _unfinished(transaction: Transaction) -> Finding:

@@ -164,25 +164,13 @@ def _is_same(source: str, status: os.stat_result, live: str, seen: os.stat_resul
         else:  # setuid and setgid are not passed on with a file of another user
             mode &= ~(stat.S_ISUID if status.st_uid != seen.st_uid else 0)
             mode &= ~(stat.S_ISGID if status.st_gid != seen.st_gid else 0)
-    if mode != stat.S_IMODE(seen.st_mode) or _attributes(source) != _attributes(live):
+    if mode != stat.S_IMODE(seen.st_mode):
         return False
     with open(source, "rb") as one, open(live, "rb") as other:
         while chunk := one.read(_CHUNK):
             if chunk != other.read(_CHUNK):
                 return False
     return True
-
-
-def _attributes(path: str) -> dict[str, bytes]:
-    """The extended attributes that a copy keeps, for a user who may set them."""
-    if sys.platform != "linux":
-        return {}
-    found = {}
-    with suppress(OSError):
-        for name in os.listxattr(path):
-            if name.startswith("user.") or (name == "security.capability" and os.geteuid() == 0):
-                found[name] = os.getxattr(path, name)
-    return found
 
 
 def _distributions(staged: str, items: list[Item], prefix: Prefix) -> tuple[dict[str, str], list[Replaced]]:
@@ -283,7 +271,6 @@ class Merged(NamedTuple):
 
     @property
     def is_changed(self) -> bool:
-        """Whether anything in the prefix has changed."""
         return bool(self.put or self.made or self.removed)
 
 

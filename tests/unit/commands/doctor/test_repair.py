@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from safe_pip.commands import options
+from safe_pip.commands.doctor import PutAside
 from safe_pip.commands.doctor.examination import Way, way
-from safe_pip.commands.doctor.repair import PutAside
 from safe_pip.environment.environment import Environment
 from safe_pip.errors import RecoveryNeeded
 from safe_pip.journal import recovery

@@ -248,6 +248,7 @@ def serve() -> None:
         waiting.OUT_OF_ORDER = begin["out_of_order"]
     if begin.get("user"):
         user = pwd.getpwnam(begin["user"])
+        importlib.import_module("shlex")  # that user may not be able to read this interpreter's library
         os.setgroups([])
         os.setgid(user.pw_gid)
         os.setuid(user.pw_uid)

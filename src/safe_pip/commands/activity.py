@@ -67,7 +67,6 @@ class Transaction(NamedTuple):
 
     @property
     def unfinished(self) -> Unfinished:
-        """Its journal."""
         return Unfinished(self.tree, self.identifier, self.path().name)
 
 
@@ -115,7 +114,6 @@ def mutexes(view: View, shown: Iterable[Path]) -> Iterator[Lock]:
 
 
 def _is_mutex(path: Path) -> bool:
-    """Whether it is a directory or file that safe-pip locks, but for no environment."""
     is_of_tree = (
         path.name in PACKAGES or state_directory.NAME in path.parts or os.path.lexists(state_directory.path_of(path))
     )
@@ -165,7 +163,6 @@ def transactions(trees: Iterable[Path]) -> list[Transaction]:
 
 
 def _named(tree: Path) -> Iterator[tuple[Path, str]]:
-    """The transactions that the state directory of `tree` names, each with its home."""
     directory = state_directory.path_of(tree)
     try:
         names = os.listdir(directory)
@@ -188,7 +185,6 @@ def _named(tree: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _state(home: Path, identifier: str) -> State | None:
-    """How far a transaction got; None if nothing is left of it."""
     path = state_directory.path_of(home) / identifier
     for suffix, state in ((JOURNAL, State.PREPARED), (COMMITTED, State.COMMITTED)):
         if os.path.lexists(f"{path}{suffix}"):

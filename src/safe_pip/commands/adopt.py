@@ -25,7 +25,6 @@ _OLDEST = (3, 10)
 
 
 def describe(parser: Parser) -> None:
-    """Add the arguments of either verb to its parser."""
     parser.add_env()
     if parser.prog.endswith(" unadopt"):
         parser.description = """\
@@ -45,7 +44,6 @@ moved, pip is plain pip again, and says so. If it is damaged, pip refuses to run
 
 
 def main(options: Namespace, context: Context) -> int:
-    """Run either verb; on return its exit status."""
     adopter = Adopter(options.env, context)
     is_adopted = options.verb == "adopt"
     if is_adopted:
@@ -60,8 +58,6 @@ def main(options: Namespace, context: Context) -> int:
 
 
 class Adopter:
-    """Adopts one environment, or takes that back."""
-
     def __init__(self, named: str | None, context: Context) -> None:
         """`named` is what `--env` says; raises `UnusableEnvironment` where no interpreter would read the file."""
         self._place = Place.find(named, context)

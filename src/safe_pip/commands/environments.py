@@ -54,7 +54,6 @@ class Context:
         return Environment(path, stdlib=isolation.standard_library(), waiting=self.waiting, timeout=timeout)
 
     def transaction(self, path: Sequence[str]) -> Transaction:
-        """A change of that environment."""
         return Transaction(self.environment, tuple(path), durable=self.settings.durable)
 
 
@@ -112,7 +111,6 @@ class Place:
         return cls(context, environment, tuple(environment.trees()), named)
 
     def transaction(self) -> Transaction:
-        """A change of it."""
         return self.context.transaction(tuple(map(str, self.trees)))
 
     def scripts(self) -> dict[Path, Path]:
@@ -200,10 +198,8 @@ def scripts_of(tree: Path) -> Path:
 
 
 def scripts_below(prefix: Path) -> Path:
-    """The directory of the scripts of a prefix (for a virtual environment, PEP 405)."""
     return prefix / _SCRIPTS
 
 
 def python_of(prefix: Path) -> Path:
-    """The interpreter of a virtual environment."""
     return scripts_below(prefix) / _PYTHON

@@ -29,11 +29,9 @@ class Parser(argparse.ArgumentParser):
         self.set_defaults(verb=verb, lock_timeout=None)
 
     def error(self, message: str) -> NoReturn:
-        """Raise `UsageError` in place of argparse's exit."""
         raise UsageError(f"{self.prog}: {message}", hint=f"See `{self.prog} --help`")
 
     def add_env(self, more: str = "") -> None:
-        """Add `--env`: the environment that the verb is about."""
         what = f"the environment: a virtual environment, its Python, or a prefix{more} (default: this Python's)"
         self.add_argument("--env", type=text, metavar="DIR", help=what)
 
@@ -41,7 +39,6 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--json", action="store_true", help="print one JSON document")
 
     def add_lock_timeout(self) -> None:
-        """Add `--lock-timeout`, which also may stand before the verb."""
         self.add_argument(
             "--lock-timeout",
             type=partial(seconds, source="--lock-timeout"),

@@ -16,7 +16,6 @@ from safe_pip.messages import say
 
 
 def describe(parser: Parser) -> None:
-    """Add the verb's arguments to its parser."""
     parser.usage = "safe-pip run [--shared | --exclusive] [--env DIR] [--lock-timeout SECONDS] [--] COMMAND ..."
     parser.epilog = """\
 The exit status is COMMAND's; 128 + n if signal n killed it; 127 if it was not found, 126 if it cannot be executed.
@@ -43,7 +42,6 @@ The exit status is COMMAND's; 128 + n if signal n killed it; 127 if it was not f
 
 
 def main(options: Namespace, context: Context) -> int:
-    """Run the verb; on return its exit status."""
     command: list[str] = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         Parser("run").error("it needs a command to run")
@@ -59,7 +57,6 @@ def main(options: Namespace, context: Context) -> int:
 
 
 def _locked(env: str | None, context: Context, *, exclusive: bool) -> AbstractContextManager[object]:
-    """The lock that the command is to run under."""
     own = own_trees() if env is None else trees_of(env)
     environment = context.environment(isolation.environment_path if env is None else tuple(map(str, own)))
     if env is not None and not own:

@@ -19,7 +19,6 @@ from safe_pip.locking.holders import Holder, View
 
 
 def describe(parser: Parser) -> None:
-    """Add the verb's arguments to its parser."""
     parser.description = """\
 Show which processes hold or wait for the locks of the environment, and for those of source trees and caches; which
 transactions are unfinished, what the next command does about each; and whether pip is safe-pip there (`safe-pip
@@ -48,7 +47,6 @@ The JSON document has:
 
 
 def main(options: Namespace, context: Context) -> int:
-    """Run the verb; on return its exit status."""
     place = Place.find(options.env, context)
     problems = list(_problems(place.trees))
     transactions = [_transaction(each) for each in activity.transactions(place.trees)]
@@ -113,7 +111,6 @@ def _transaction(found: Transaction) -> dict[str, Any]:
 
 
 def _lines(document: dict[str, Any], adopted: dict[str, str]) -> Iterator[str]:
-    """The report: a line for each process at a lock, and for each transaction."""
     trees, transactions = document["trees"], document["transactions"]
     for tree in trees:
         shown = str(order.shown_name(Path(tree)))

@@ -72,7 +72,6 @@ _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 def is_configured(home: Path) -> bool:
-    """Whether the directory is configured as a virtual environment, working or not."""
     return (home / CONFIGURATION).is_file()
 
 
@@ -237,7 +236,6 @@ def _make_private(home: Path) -> tuple[Path, Descriptor | None]:
 
 
 def _run(home: Path, aside: Path, descriptor: Descriptor | None, python: str, options: Sequence[str]) -> None:
-    """Run the `venv` module of `python` for the directory `aside`."""
     try:
         # In a process group of its own, which it ends as a whole.
         child = subprocess.Popen(
@@ -289,12 +287,10 @@ def _relocate(aside: Path) -> None:
 
 
 def _row(content: bytes) -> bytes:
-    """Digest and size of a file as a RECORD has them."""
     return f"sha256={encoded(hashlib.sha256(content).digest())},{len(content)}".encode()
 
 
 def describe(parser: Parser) -> None:
-    """Add the verb's arguments to its parser."""
     parser.description = """\
 Create the virtual environment DIR, with all directories that are missing above it, unless it exists. If many commands
 ask for it at once, one creates it and the others wait until it is complete. A program sees it only when it is complete.
@@ -340,7 +336,6 @@ if DIR cannot be used.
 
 
 def main(options: Namespace, context: Context) -> int:
-    """Run the verb; on return its exit status."""
     for name in options.requirements:
         if "://" not in name and not os.path.exists(name):
             raise UsageError(f"there is no requirements file `{name}`")
@@ -359,8 +354,6 @@ def main(options: Namespace, context: Context) -> int:
 
 
 class _Command:
-    """One command, until the environment exists."""
-
     def __init__(self, options: Namespace, context: Context) -> None:
         self._context = context
         # Scripts name the directory as the user does, like those of `venv`; locks and moves go by the real path.
@@ -373,7 +366,6 @@ class _Command:
 
     @cached_property
     def chosen(self) -> Interpreter:
-        """The Python of a new environment; it is asked once."""
         return Interpreter.ask(sys.executable) if self._named is None else Interpreter.find(self._named)
 
     def is_complete(self) -> bool:
@@ -414,7 +406,6 @@ class _Command:
 
 
 def _install(options: Namespace, context: Context) -> int:
-    """Run `safe-pip install` for the environment; on return its exit status."""
     command = [sys.executable, RUNNER, "--python", str(python_of(Path(options.directory))), "install"]
     command += [word for name in options.requirements for word in ("-r", name)]
     misleading = {f"PIP_{name}" for name in MISLEADING}

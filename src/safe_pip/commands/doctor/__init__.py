@@ -39,7 +39,6 @@ from safe_pip.messages import say
 
 
 def describe(parser: Parser) -> None:
-    """Add the verb's arguments to its parser."""
     parser.description = """\
 Compare every distribution of the environment with its metadata and RECORD, and look for what interrupted commands left.
 The exit status is 0 if the environment is sound, 1 if anything was found. Notes do not count.
@@ -86,7 +85,6 @@ The JSON document has:
 
 
 def main(options: Namespace, context: Context) -> int:
-    """Run the verb; on return its exit status."""
     place = Place.find(options.env, context)
     repair = Repair(place)
     report = repair.run() if options.repair else examine(place)
@@ -205,7 +203,6 @@ class Repair:
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """Within, an error of safe-pip ends this part of the work alone, and is told."""
         try:
             yield
         except SafePipError as error:

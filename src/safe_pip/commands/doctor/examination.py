@@ -133,11 +133,9 @@ class Installed(NamedTuple):
 
     @property
     def project(self) -> str:
-        """The normalized name."""
         return canonical(self.name)
 
     def finding(self, kind: Kind, path: str, detail: str = "") -> Finding:
-        """Something that was found in it."""
         return Finding(kind, self.tree, path, self.project, self.version, detail, self.info)
 
     @property
@@ -154,7 +152,6 @@ class Installed(NamedTuple):
 
 
 def _text(info: str, name: str) -> str | None:
-    """The text of a file of the metadata; None if there is none, or it cannot be read."""
     try:
         return Path(info, name).read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -174,7 +171,6 @@ class Report(NamedTuple):
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing is wrong."""
         return all(finding.kind.is_note for finding in self.findings)
 
 
@@ -355,7 +351,6 @@ def _files(installed: Installed) -> Iterator[Finding]:
 
 
 def _difference(row: Row) -> str:
-    """What is not as RECORD has it."""
     status = os.stat(row.path)
     if not stat.S_ISREG(status.st_mode):
         return "it is no file"
@@ -476,7 +471,6 @@ class Owned(NamedTuple):
 
     @classmethod
     def by(cls, installed: Collection[Installed]) -> "Owned":
-        """What these own."""
         files = frozenset(row.path for each in installed for row in each.rows or ())
         whole = frozenset(each.info for each in installed)
         unknown = {each.tree for each in installed if each.rows is None}

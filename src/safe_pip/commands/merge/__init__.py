@@ -15,7 +15,6 @@ from safe_pip.messages import say
 
 
 def describe(parser: Parser) -> None:
-    """Add the verb's arguments to its parser."""
     parser.description = """\
 Merge the directory STAGED into a prefix, as `cp -Rp STAGED/. PREFIX` does, but in one step that happens whole or not
 at all, under the locks of the prefix: any number of merges and installs may run at once. Directories that are missing
@@ -73,7 +72,6 @@ The exit status is 0; 1 if there is something in the way, nothing being changed.
 
 
 def main(options: Namespace, context: Context) -> int:
-    """Run the verb; on return its exit status."""
     staged = Path(os.path.realpath(options.staged))
     if not staged.is_dir():
         raise Unmergeable(f"`{staged}` is not a directory" if staged.exists() else f"`{staged}` does not exist")

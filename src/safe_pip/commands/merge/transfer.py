@@ -229,8 +229,6 @@ Owned = tuple[str, "str | None"]
 
 
 class Policy(enum.Enum):
-    """What becomes of a file that exists with other content."""
-
     WARN = "warn"
     FAIL = "fail"
     KEEP = "keep"
@@ -330,7 +328,6 @@ class _Merge(Attempt):
     """What is staged, by its path in the staged tree, directories left out."""
 
     def carry_out(self, request: Request) -> Merged:
-        """Merge, or raise `StalePlan`."""
         self._request = request
         with self._tidying():
             comparison = self._compared = compare(str(request.staged), self._prefix)

@@ -34,7 +34,6 @@ class Unmerged(NamedTuple):
 
 
 def describe(parser: Parser) -> None:
-    """Add the verb's arguments to its parser."""
     parser.description = """\
 Remove what `safe-pip merge --manifest MANIFEST` has put into a prefix, in one step that happens whole or not at all.
 It removes each file that still has the content (or, a symbolic link, the target) that the manifest lists, with the
@@ -59,7 +58,6 @@ The JSON document has:
 
 
 def main(options: Namespace, context: Context) -> int:
-    """Run the verb; on return its exit status."""
     path = Path(os.path.realpath(options.manifest))
     manifest = Manifest.read(path)
     unmerged = unmerge(manifest, prefix_finder(manifest.prefix), context.transaction)
@@ -88,7 +86,6 @@ class _Unmerge(Attempt):
     _manifest: Manifest
 
     def carry_out(self, manifest: Manifest) -> Unmerged:
-        """Unmerge, or raise `StalePlan`."""
         self._manifest = manifest
         if not self._prefix.path.is_dir():
             return Unmerged(self._prefix.path, gone=tuple(map(self._path, self._manifest.entries)))

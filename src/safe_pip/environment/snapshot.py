@@ -5,7 +5,7 @@ Nothing here knows pip. Names are those of the files that the PyPA specification
 """
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -28,15 +28,20 @@ class Snapshot(NamedTuple):
     @classmethod
     def take(cls, directories: Iterable[str]) -> "Snapshot":
         """Read the directories; one that is missing or unreadable holds nothing."""
+        return cls().taken_again(directories, ())
+
+    def taken_again(self, directories: Iterable[str], exactly: Collection[str]) -> "Snapshot":
+        """A new snapshot, at the cost of one lstat(2) for metadata whose directory is as it was in this one.
+
+        Of the projects in `exactly` all files are looked at.
+        """
+        known = {each[0]: each for seen in self.projects.values() for each in seen}
         found: dict[str, list[Fingerprint]] = {}
-        for directory in directories:
-            for name in sorted(_names(directory)):
-                stem, suffix = os.path.splitext(name)
-                if suffix in _SUFFIXES:
-                    # An egg-link is named after the project alone, which may have a dash in its name.
-                    project = canonical(stem if suffix == ".egg-link" else stem.partition("-")[0])
-                    found.setdefault(project, []).append(_fingerprint(os.path.join(directory, name), suffix))
-        return cls({project: tuple(fingerprints) for project, fingerprints in found.items()})
+        for project, path, suffix in _metadata(directories):
+            before = known.get(path) if project not in exactly else None
+            is_same = before is not None and _status(path) == before[1:4] and suffix in (".dist-info", ".egg-info")
+            found.setdefault(project, []).append(before if before and is_same else _fingerprint(path, suffix))
+        return Snapshot({project: tuple(fingerprints) for project, fingerprints in found.items()})
 
     def identity(self, project: str) -> tuple[Fingerprint, ...]:
         """The identity of `project`, empty where it is not installed; `project` is a normalized name."""
@@ -89,8 +94,7 @@ def hides(staged: Mapping[Path, Collection[str]], looked_at: Iterable[Path], pro
     what each tree gets directly below it; `looked_at` are the trees as they are now.
     """
     trees = [tree for tree in dict.fromkeys(looked_at) if tree.is_dir()]
-    there = Snapshot.take(map(str, trees))
-    if any(map(there.identity, projects)):
+    if not {project for project, _, _ in _metadata(map(str, trees))}.isdisjoint(projects):
         return True
     modules = {name.partition(".")[0] for names in staged.values() for name in names}
     return any(
@@ -98,6 +102,17 @@ def hides(staged: Mapping[Path, Collection[str]], looked_at: Iterable[Path], pro
         for tree in trees
         for name in _names(tree)
     )
+
+
+def _metadata(directories: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """The project, path and suffix of all metadata that lies directly in these directories."""
+    for directory in directories:
+        for name in sorted(_names(directory)):
+            stem, suffix = os.path.splitext(name)
+            if suffix in _SUFFIXES:
+                # An egg-link is named after the project alone, which may have a dash in its name.
+                project = canonical(stem if suffix == ".egg-link" else stem.partition("-")[0])
+                yield project, os.path.join(directory, name), suffix
 
 
 def _names(tree: str | Path) -> list[str]:
@@ -120,12 +135,19 @@ def _of_others(fingerprints: Iterable[Fingerprint], own: Collection[str]) -> lis
     return found
 
 
-def _fingerprint(path: str, suffix: str) -> Fingerprint:
+def _status(path: str) -> tuple[int, ...]:
     try:
         entry = os.stat(path, follow_symlinks=False)
     except OSError:
+        return ()
+    return entry.st_dev, entry.st_ino, entry.st_ctime_ns
+
+
+def _fingerprint(path: str, suffix: str) -> Fingerprint:
+    entry = _status(path)
+    if not entry:
         return (path,)
-    parts: list[object] = [path, entry.st_dev, entry.st_ino, entry.st_ctime_ns]
+    parts: list[object] = [path, *entry]
     folder = path
     if suffix == ".egg":
         folder = os.path.join(path, "EGG-INFO")

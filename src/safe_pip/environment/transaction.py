@@ -107,15 +107,16 @@ class Transaction:
             return self.environment.read(take)
 
     def read_later(self, project: str, take: Callable[[], T]) -> T:
-        """Read more of a project; raises `StalePlan` if it has changed since the snapshot."""
+        """Read more of a project; raises `StalePlan` if it has changed since the snapshot.
 
-        def unchanged() -> T:
-            if self.snapshot is not None and not self.snapshot.is_current(project, self._own):
-                raise StalePlan((project,))
-            return take()
-
+        No lock is needed: what the project is afterwards, it was while `take` read it.
+        """
         with self.failing():
-            return self.read(unchanged)
+            try:
+                return take()
+            finally:
+                if self.snapshot is not None and not self.snapshot.is_current(project, self._own):
+                    raise StalePlan((project,))
 
     def asked(self, project: str) -> None:
         """Note that the command asked whether, and how, `project` (a normalized name) is installed."""
@@ -267,7 +268,8 @@ class _Commit:
     def _plan(self) -> "ReadyPlan":
         """Plan with no lock held."""
         self._plans += 1
-        self._seen = self._transaction.environment.read(self._snapshot)
+        path = self._transaction.path
+        self._seen = self._transaction.environment.read(lambda: Snapshot.take(path))
         ready = self._change.prepare()
         self._adds = ready.plan.adds and not self._change.shadows() and not self._replaces
         return ready
@@ -280,7 +282,9 @@ class _Commit:
         with (environment.adding if self._adds else environment.replacing)(self._change.target, also) as held:
             self._transaction._is_locked = True
             try:  # It plans under its locks if it has waited long or planned often.
-                yield held, self._snapshot(), self._plans > _OPTIMISTIC or time.monotonic() - asked >= _LONG
+                exactly = (*self._transaction.read_set.seen, *self._change.removals)
+                now = self._seen.taken_again(self._transaction.path, exactly)
+                yield held, now, self._plans > _OPTIMISTIC or time.monotonic() - asked >= _LONG
             finally:
                 self._transaction._is_locked = False
 
@@ -304,6 +308,3 @@ class _Commit:
         ready = self._change.prepare()
         self._replaces = self._replaces or (self._adds and not ready.plan.adds)
         return None if self._replaces and self._adds else ready
-
-    def _snapshot(self) -> Snapshot:
-        return Snapshot.take(self._transaction.path)

@@ -1,6 +1,7 @@
 """What counts as a change of an installed project, and what an install would hide."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,30 @@ def test_moving_the_target_of_an_egg_link_is_a_change(tmp_path):
 def test_missing_and_unreadable_directories_hold_nothing(tmp_path):
     (tmp_path / "file").write_text("")
     assert take(tmp_path / "missing", tmp_path / "file").projects == {}
+
+
+def test_a_snapshot_that_is_taken_again_looks_at_one_status_of_what_is_unchanged(tmp_path, monkeypatch):
+    """It is taken under the commit lock, which is held the longer the more is installed."""
+    for name in ("a", "b", "c", "d"):
+        install(tmp_path, name)
+    before, looked_at, stat = take(tmp_path), [], os.stat
+    install(tmp_path, "new")
+    (tmp_path / "c-1.dist-info" / "REQUESTED").write_text("")
+    shutil.rmtree(tmp_path / "d-1.dist-info")
+    expected = take(tmp_path)
+
+    def look(path, **kw):
+        looked_at.append(os.path.relpath(path, tmp_path))
+        return stat(path, **kw)
+
+    monkeypatch.setattr(os, "stat", look)
+    assert before.taken_again([str(tmp_path)], ["b"]) == expected
+    monkeypatch.undo()
+    counts = {
+        name: sum(path.startswith(f"{name}-1.dist-info") for path in looked_at) for name in ("a", "b", "c", "new")
+    }
+    assert counts == {"a": 1, "b": 5, "c": 6, "new": 5}
+    assert before.taken_again([str(tmp_path)], ()) == expected
 
 
 def test_a_read_set_names_what_changed_after_it_was_asked_for(tmp_path):

@@ -40,6 +40,23 @@ def test_an_error_of_what_the_command_can_do_without_is_not_kept(transaction: Tr
     assert transaction.read(lambda: 1) == 1
 
 
+def test_more_of_a_project_is_read_without_a_lock_and_compared_afterwards(tmp_path: Path) -> None:
+    """`list` and `inspect` read a file of each distribution: a lock for each costs more than pip's whole command."""
+    prefix = DirectPrefix(tmp_path)
+    put(prefix.site, "demo-1.dist-info", "1")
+    transaction = prefix.transaction()
+    transaction.take_snapshot(lambda: None)
+    with prefix.transaction().environment.adding(prefix.target):
+        assert transaction.read_later("demo", lambda: "read") == "read"
+
+    def change() -> str:
+        put(prefix.site, "demo-1.dist-info", "22")
+        return "torn"
+
+    with pytest.raises(StalePlan):
+        transaction.read_later("demo", change)
+
+
 def put(tree: Path, name: str, content: str) -> None:
     (tree / name).mkdir(parents=True, exist_ok=True)
     (tree / name / "METADATA.new").write_text(content)

@@ -70,6 +70,21 @@ def modes(transaction: StagedTransaction) -> dict[str, int]:
     }
 
 
+@pytest.mark.parametrize("unit", [1, 100, 10**3, 10**6, 10**9], ids=lambda unit: f"{unit} ns")
+@pytest.mark.parametrize("build", [several, *BUILDS.values()], ids=["several", *BUILDS])
+def test_a_restored_archive_that_has_lost_fractions_of_times_is_rolled_back(
+    tmp_path: Path, build: Build, unit: int
+) -> None:
+    transaction = prepared(tmp_path, build)
+    before = transaction.content()
+    transaction.do()
+    for path in [*tmp_path.rglob("*")]:
+        status = path.lstat()
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns // unit * unit), follow_symlinks=False)
+    assert recovery.roll_back(transaction.unfinished) == ()
+    assert transaction.content() == before
+
+
 def in_state(path: Path) -> bool:
     return ".safe-pip" in path.parts
 

@@ -67,9 +67,9 @@ def journals(draw: st.DrawFn) -> Journal:
         )
     parts = tuple(f"{holder}/.safe-pip/{identifier}" for holder in (home, *holders))
     trees = (home, *draw(st.lists(absolute, max_size=2)))
-    return Journal(
-        identifier, home, trees, tuple(draw(st.lists(absolute, max_size=2))), roots, parts, tuple(operations)
-    )
+    directories = tuple(draw(st.lists(absolute, max_size=2)))
+    identity = draw(st.tuples(st.integers(0, 1 << 64), st.integers(0, 1 << 64)))
+    return Journal(identifier, home, trees, directories, roots, parts, tuple(operations), identity)
 
 
 @patient

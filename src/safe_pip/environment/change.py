@@ -259,7 +259,9 @@ class Change:
             if directory != home:
                 self.stage.mark(directory, is_tree=directory in trees)
         parts = tuple(self.stage.parts)
-        return Journal(self.stage.identifier, home, trees, directories, plan.roots, parts, plan.operations)
+        found = os.stat(home)
+        identity = found.st_dev, found.st_ino
+        return Journal(self.stage.identifier, home, trees, directories, plan.roots, parts, plan.operations, identity)
 
 
 def sweep_target(environment: Environment, target: Target) -> None:

@@ -21,7 +21,7 @@ LIMIT = 1 << 28
 _MAGIC = "safe-pip-journal"
 _HEADER = re.compile(rb"safe-pip-journal ([1-9][0-9]{0,8}) (0|[1-9][0-9]{0,17}) ([0-9a-f]{64})\n")
 _IDENTIFIER = re.compile(r"[0-9a-f]{16}")
-_FIELDS = ("identifier", "home", "trees", "directories", "roots", "parts", "operations")
+_FIELDS = ("identifier", "home", "trees", "directories", "roots", "parts", "operations", "identity")
 # Whether an operation of this kind has: a name in the stage, one in the trash, an old object, a new one.
 _HAS = {
     Kind.NEW: (True, False, False, True),
@@ -59,7 +59,9 @@ def encode(journal: Journal) -> bytes:
     """The bytes of `journal`; raises `ValueError` if `decode` would not take them."""
     rows = [(operation.kind.value, *operation[1:]) for operation in journal.operations]
     # All text as UTF-8 that stands for the filesystem's bytes.
-    fields = _mapped((*journal[:-1], rows), lambda text: os.fsencode(text).decode("utf-8", "surrogateescape"))
+    fields = _mapped(
+        (*journal[:-2], rows, journal.identity), lambda text: os.fsencode(text).decode("utf-8", "surrogateescape")
+    )
     body = json.dumps(dict(zip(_FIELDS, fields, strict=True)), separators=(",", ":")).encode("ascii")
     content = _header(body) + body
     try:
@@ -104,9 +106,10 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def _read(identifier: object, home: object, *rest: object) -> Journal:
-    trees, directories, roots, parts = map(_texts, rest[:-1])
-    operations = tuple(map(_operation, _is(list, rest[-1])))
-    return Journal(_is(str, identifier), _is(str, home), trees, directories, roots, parts, operations)
+    trees, directories, roots, parts = map(_texts, rest[:-2])
+    operations = tuple(map(_operation, _is(list, rest[-2])))
+    device, inode = (_is(int, number) for number in _is(list, rest[-1]))
+    return Journal(_is(str, identifier), _is(str, home), trees, directories, roots, parts, operations, (device, inode))
 
 
 def _operation(row: object) -> Operation:

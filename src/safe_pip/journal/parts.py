@@ -104,8 +104,10 @@ def sync(parts: Iterable[str], owner: Owner, marks: Iterable[str]) -> None:
             fs.sync(holder)
 
 
-def delete(home: str, identifier: str, note: OwnerNote) -> None:
+def delete(home: str, identifier: str, note: OwnerNote, known_as: str = "") -> None:
     """Delete all that a transaction has: parts and marks as `note` has them, then the journal, then the owner file.
+
+    `known_as` is the path of `home` in them, if it was another one.
 
     Raises the first error, `OSError` or `Refused`, but goes on to what can be deleted; then the owner file is still
     there. What is on a filesystem that is gone is gone. After a crash another call goes on.
@@ -121,10 +123,10 @@ def delete(home: str, identifier: str, note: OwnerNote) -> None:
 
     for part in note.parts:
         with noted():
-            _delete_part(part, identifier, home)
+            _delete_part(part, identifier, known_as or home)
     for mark in note.marks:
         with noted():
-            _delete_mark(mark, f"{identifier}{MARK}", home)
+            _delete_mark(mark, f"{identifier}{MARK}", known_as or home)
     with noted(), open_state(home) as state:
         fs.remove_below(state, identifier)
         if not errors:

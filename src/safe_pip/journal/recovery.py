@@ -59,6 +59,8 @@ class _Journal(NamedTuple):
     made: os.stat_result
     journal: Journal
     writer: Writer
+    known_as: str
+    """The path of the home when the journal was written."""
 
 
 def find(directory: Path) -> tuple[Unfinished, ...]:
@@ -124,7 +126,8 @@ def _read(unfinished: Unfinished) -> Iterator[_Journal]:
             raise
         except OSError as error:
             raise refused(unfinished, (f"it cannot be read ({error.strerror})",)) from error
-        if journal.identifier != unfinished.identifier or journal.home != str(unfinished.home):
+        known_as, journal = journal.home, _moved(journal, str(unfinished.home))
+        if (journal.identifier, journal.home) != (unfinished.identifier, str(unfinished.home)):
             raise refused(unfinished, (f"it belongs to `{journal.home}`",))
         writer = _writer(made, journal)
         if writer is None:
@@ -133,7 +136,28 @@ def _read(unfinished: Unfinished) -> Iterator[_Journal]:
         if unfinished.name.endswith(JOURNAL) and not state.exists(f"{unfinished.identifier}{OWNER_FILE}"):
             state.stat(unfinished.name)
             raise refused(unfinished, ("its owner file is gone",))
-        yield _Journal(state, made, journal, writer)
+        yield _Journal(state, made, journal, writer, known_as)
+
+
+def _moved(journal: Journal, home: str) -> Journal:
+    """The journal with the paths of today, if its home was moved to `home`, or is mounted there as well."""
+    found = os.stat(home)
+    if journal.home == home or journal.identity != (found.st_dev, found.st_ino):
+        return journal
+    old, new = journal.home, home
+    while os.path.basename(old) == os.path.basename(new) != "":
+        old, new = os.path.dirname(old), os.path.dirname(new)
+
+    def path(written: str) -> str:
+        """What lay beside the home has come with it, or has stayed."""
+        with_home = os.path.join(new, os.path.relpath(written, old))
+        return with_home if written.startswith(os.path.join(old, "")) and os.path.isdir(with_home) else written
+
+    trees, directories, roots, parts = (
+        tuple(home if each == journal.home else path(each) for each in paths)
+        for paths in (journal.trees, journal.directories, journal.roots, journal.parts)
+    )
+    return journal._replace(home=home, trees=trees, directories=directories, roots=roots, parts=parts)
 
 
 def _load(state: Directory, unfinished: Unfinished) -> tuple[os.stat_result, Journal]:
@@ -201,7 +225,7 @@ def roll_back(
             with contextlib.suppress(OSError, Refused):  # `doctor` finds what stays
                 finishing.remove_markers(directories)
         with contextlib.suppress(OSError, Refused):  # what is left is for the next command that can
-            _delete(found.journal)
+            _delete(found)
         return left
 
 
@@ -217,7 +241,7 @@ def finish(unfinished: Unfinished) -> tuple[str, ...]:
         left = finishing.restore_unplanned(directories, finishing.find_unplanned(directories))
         finishing.remove_emptied(directories)
         finishing.seal(directories, new)
-        _delete(found.journal)
+        _delete(found)
         return left
 
 
@@ -230,11 +254,12 @@ def check(unfinished: Unfinished, *, keep: bool = False) -> None:
             _checked_steps(found, directories, keep)
 
 
-def _delete(journal: Journal) -> None:
+def _delete(found: _Journal) -> None:
     """Delete all that the transaction has, by its journal: its owner file may be gone."""
+    journal = found.journal
     others = [each for each in (*journal.trees, *journal.directories) if each != journal.home]
     note = OwnerNote(parts=journal.parts[1:], marks=tuple(os.path.join(each, state_directory.NAME) for each in others))
-    parts.delete(journal.home, journal.identifier, note)
+    parts.delete(journal.home, journal.identifier, note, found.known_as)
 
 
 @contextlib.contextmanager

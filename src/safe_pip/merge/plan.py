@@ -124,7 +124,8 @@ class Journal(NamedTuple):
     `identifier` names the transaction, `home` the tree whose state directory holds the journal. The commit locks of
     `trees` and the locks of the shared `directories` protect what is changed. `roots` are the absolute paths, with no
     symbolic link in them, below which everything lies; `parts` the private directories
-    `<directory>/.safe-pip/<identifier>`, one for each filesystem, the first one in `home`.
+    `<directory>/.safe-pip/<identifier>`, one for each filesystem, the first one in `home`. `identity` is device and
+    inode of `home`, which may have another path when the journal is found.
     """
 
     identifier: str
@@ -134,6 +135,7 @@ class Journal(NamedTuple):
     roots: tuple[str, ...]
     parts: tuple[str, ...]
     operations: tuple[Operation, ...]
+    identity: tuple[int, int] = (0, 0)
 
     def path(self, operation: Operation) -> str:
         """The absolute path of the operation's place in the target."""

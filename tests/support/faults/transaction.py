@@ -91,7 +91,9 @@ class StagedTransaction:
         """The journal of all added operations."""
         home, shared = str(self.home), str(self.bin)
         roots = tuple(map(str, self.roots))
-        return Journal(self.identifier, home, (home,), (shared,), roots, (str(self.private),), tuple(self.operations))
+        found = self.home.stat()
+        parts, identity = (str(self.private),), (found.st_dev, found.st_ino)
+        return Journal(self.identifier, home, (home,), (shared,), roots, parts, tuple(self.operations), identity)
 
     def add(
         self,

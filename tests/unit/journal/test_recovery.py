@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,6 +84,54 @@ def test_a_restored_archive_that_has_lost_fractions_of_times_is_rolled_back(
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns // unit * unit), follow_symlinks=False)
     assert recovery.roll_back(transaction.unfinished) == ()
     assert transaction.content() == before
+
+
+def settled(place: Path, k: int, moved: str, *, is_committed: bool) -> tuple[bool, object]:
+    """Whether the change was killed before step `k`, and what is there once it is settled after a move."""
+    root = place / "above" / "environment"
+    root.mkdir(parents=True)
+    transaction = prepared(root, several)
+    is_killed = crashed(transaction.do, 10**9 if is_committed else k)
+    if is_committed:
+        transaction.commit()
+    if moved:
+        old = {"environment": root, "home": transaction.home, "above": root.parent}[moved]
+        new = old.rename(old.with_name("moved"))
+        transaction.home, transaction.bin = (
+            new / path.relative_to(old) if path.is_relative_to(old) else path for path in transaction.roots
+        )
+    if is_committed:
+        recovery.finish(transaction.committed._replace(home=transaction.home))
+    else:
+        (found,) = recovery.find(transaction.home)
+        assert recovery.roll_back(found) == ()
+    left = [*transaction.home.glob(".safe-pip/0*"), *transaction.bin.glob(".safe-pip")]
+    assert left == []
+    return is_killed, transaction.content()
+
+
+@pytest.mark.parametrize("is_committed", [False, True], ids=["undone", "finished"])
+@pytest.mark.parametrize("moved", ["environment", "home", "above"])
+def test_an_unfinished_change_is_settled_where_its_environment_was_moved_to(
+    place: Callable[[], Path], moved: str, is_committed: bool
+) -> None:
+    k, is_killed = 0, True
+    while is_killed:
+        is_killed, found = settled(place(), k, moved, is_committed=is_committed)
+        assert found == settled(place(), k, "", is_committed=is_committed)[1], k
+        k += 1
+    assert is_committed or k > 7
+
+
+def test_a_copied_environment_is_not_taken_for_a_moved_one(place: Callable[[], Path]) -> None:
+    """What lies outside of it would be undone twice."""
+    transaction = prepared(place(), several)
+    transaction.do()
+    copy = transaction.home.parent.with_name("copy")
+    shutil.copytree(transaction.home.parent, copy, symlinks=True)
+    (found,) = recovery.find(copy / "lib")
+    with pytest.raises(RecoveryNeeded, match="belongs to"):
+        recovery.roll_back(found)
 
 
 def in_state(path: Path) -> bool:

@@ -5,7 +5,8 @@ Nothing here knows pip. Names are those of the files that the PyPA specification
 """
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import time
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +15,8 @@ from typing import NamedTuple
 from safe_pip.records import RealPaths, canonical, project_of
 
 _SUFFIXES = (".dist-info", ".egg-info", ".egg-link", ".egg")
+_WHOLE = (".dist-info", ".egg-info")
+"""Suffixes of directories whose status tells that a file came or went."""
 _FILES = ("RECORD", "METADATA", "PKG-INFO", "direct_url.json")
 
 Fingerprint = tuple[object, ...]
@@ -35,13 +38,29 @@ class Snapshot(NamedTuple):
 
         Of the projects in `exactly` all files are looked at.
         """
-        known = {each[0]: each for seen in self.projects.values() for each in seen}
+        known = {each[0]: (project, each) for project, seen in self.projects.items() for each in seen}
         found: dict[str, list[Fingerprint]] = {}
-        for project, path, suffix in _metadata(directories):
-            before = known.get(path) if project not in exactly else None
-            is_same = before is not None and _status(path) == before[1:4] and suffix in (".dist-info", ".egg-info")
-            found.setdefault(project, []).append(before if before and is_same else _fingerprint(path, suffix))
+        for directory in directories:
+            for name in sorted(_names(directory)):
+                path = os.path.join(directory, name)
+                project, before = known.get(path, ("", ()))
+                is_known = before and name.endswith(_WHOLE) and project not in exactly
+                if not is_known or _status(path) != before[1:4]:
+                    stem, suffix = os.path.splitext(name)
+                    if suffix not in _SUFFIXES:
+                        continue
+                    project, before = _project(stem, suffix), _fingerprint(path, suffix)
+                found.setdefault(project, []).append(before)
         return Snapshot({project: tuple(fingerprints) for project, fingerprints in found.items()})
+
+    def with_current(self, projects: Iterable[str]) -> "Snapshot":
+        """This snapshot, with the files of these projects as they are now."""
+        found = {project: self.identity(project) for project in projects if self.identity(project)}
+        now = {
+            project: tuple(_fingerprint(str(each[0]), os.path.splitext(str(each[0]))[1]) for each in seen)
+            for project, seen in found.items()
+        }
+        return Snapshot({**self.projects, **now})
 
     def identity(self, project: str) -> tuple[Fingerprint, ...]:
         """The identity of `project`, empty where it is not installed; `project` is a normalized name."""
@@ -94,7 +113,8 @@ def hides(staged: Mapping[Path, Collection[str]], looked_at: Iterable[Path], pro
     what each tree gets directly below it; `looked_at` are the trees as they are now.
     """
     trees = [tree for tree in dict.fromkeys(looked_at) if tree.is_dir()]
-    if not {project for project, _, _ in _metadata(map(str, trees))}.isdisjoint(projects):
+    found = (os.path.splitext(name) for tree in trees for name in _names(tree))
+    if not {_project(stem, suffix) for stem, suffix in found if suffix in _SUFFIXES}.isdisjoint(projects):
         return True
     modules = {name.partition(".")[0] for names in staged.values() for name in names}
     return any(
@@ -104,15 +124,19 @@ def hides(staged: Mapping[Path, Collection[str]], looked_at: Iterable[Path], pro
     )
 
 
-def _metadata(directories: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """The project, path and suffix of all metadata that lies directly in these directories."""
-    for directory in directories:
-        for name in sorted(_names(directory)):
-            stem, suffix = os.path.splitext(name)
-            if suffix in _SUFFIXES:
-                # An egg-link is named after the project alone, which may have a dash in its name.
-                project = canonical(stem if suffix == ".egg-link" else stem.partition("-")[0])
-                yield project, os.path.join(directory, name), suffix
+def listings(directories: Iterable[str]) -> list[tuple[int, ...]]:
+    """What tells whether anything comes to or leaves these directories."""
+    return [_status(os.path.realpath(each)) for each in directories]
+
+
+def are_settled(found: Iterable[tuple[int, ...]]) -> bool:
+    """Whether a change from now on shows in these `listings`: the steps of a clock may be as coarse as a second."""
+    return all(not each or each[2] < time.time_ns() - 2_000_000_000 for each in found)
+
+
+def _project(stem: str, suffix: str) -> str:
+    """The project of metadata. An egg-link is named after the project alone, which may have a dash in its name."""
+    return canonical(stem if suffix == ".egg-link" else stem.partition("-")[0])
 
 
 def _names(tree: str | Path) -> list[str]:
@@ -156,11 +180,11 @@ def _fingerprint(path: str, suffix: str) -> Fingerprint:
         parts.append(folder)
     for file in _FILES:
         try:
-            status = os.stat(os.path.join(folder, file))
+            found = os.stat(os.path.join(folder, file))
         except OSError:
             parts.append(None)
         else:
-            parts.append((status.st_size, status.st_ino, status.st_ctime_ns))
+            parts.append((found.st_size, found.st_ino, found.st_ctime_ns))
     return tuple(parts)
 
 

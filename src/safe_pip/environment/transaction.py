@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from safe_pip.environment.environment import PACKAGES, Environment, Held, Target
-from safe_pip.environment.snapshot import ReadSet, Snapshot
+from safe_pip.environment.snapshot import ReadSet, Snapshot, are_settled, listings
 from safe_pip.errors import SafePipError, StalePlan, State
 
 if TYPE_CHECKING:
@@ -235,6 +235,8 @@ class _Commit:
         self._plans = 0
         self._seen = Snapshot()
         """What was installed when the plan was made."""
+        self._listings: list[tuple[int, ...]] = []
+        self._is_settled = False
         self._adds = False
         """Whether the plan only adds."""
         self._was_rejected = False
@@ -269,7 +271,9 @@ class _Commit:
         """Plan with no lock held."""
         self._plans += 1
         path = self._transaction.path
-        self._seen = self._transaction.environment.read(lambda: Snapshot.take(path))
+        take = self._transaction.environment.read
+        self._listings, self._seen = take(lambda: (listings(path), Snapshot.take(path)))
+        self._is_settled = are_settled(self._listings)
         ready = self._change.prepare()
         self._adds = ready.plan.adds and not self._change.shadows() and not self._replaces
         return ready
@@ -282,8 +286,9 @@ class _Commit:
         with (environment.adding if self._adds else environment.replacing)(self._change.target, also) as held:
             self._transaction._is_locked = True
             try:  # It plans under its locks if it has waited long or planned often.
-                exactly = (*self._transaction.read_set.seen, *self._change.removals)
-                now = self._seen.taken_again(self._transaction.path, exactly)
+                path, exactly = self._transaction.path, {*self._transaction.read_set.seen, *self._change.removals}
+                is_unchanged = self._is_settled and self._listings == listings(path)
+                now = self._seen.with_current(exactly) if is_unchanged else self._seen.taken_again(path, exactly)
                 yield held, now, self._plans > _OPTIMISTIC or time.monotonic() - asked >= _LONG
             finally:
                 self._transaction._is_locked = False

@@ -2,11 +2,12 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
-from safe_pip.environment.snapshot import ReadSet, Snapshot, hides
+from safe_pip.environment.snapshot import ReadSet, Snapshot, are_settled, hides, listings
 
 
 def install(site: Path, name: str = "idna", version: str = "1") -> Path:
@@ -108,6 +109,32 @@ def test_a_snapshot_that_is_taken_again_looks_at_one_status_of_what_is_unchanged
     }
     assert counts == {"a": 1, "b": 5, "c": 6, "new": 5}
     assert before.taken_again([str(tmp_path)], ()) == expected
+
+
+def test_listings_tell_of_what_comes_and_goes_once_they_are_settled(tmp_path, monkeypatch):
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "link").symlink_to("tree")
+    path = [str(tmp_path / name) for name in ("link", "missing")]
+    before = listings(path)
+    assert not are_settled(before)
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now + 3_000_000_000)
+    assert are_settled(before)
+    assert listings(path) == before
+    install(tmp_path / "tree", "new")
+    assert listings(path) != before
+
+
+def test_a_snapshot_with_current_projects_looks_at_their_files_alone(tmp_path):
+    for name in ("a", "b"):
+        install(tmp_path, name)
+    before = take(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}-1.dist-info" / "METADATA").write_text("changed")
+    now = before.with_current(["a", "missing"])
+    assert now.identity("a") == take(tmp_path).identity("a") != before.identity("a")
+    assert now.identity("b") == before.identity("b")
+    assert now.projects.keys() == before.projects.keys()
 
 
 def test_a_read_set_names_what_changed_after_it_was_asked_for(tmp_path):

@@ -132,6 +132,26 @@ def test_a_target_is_listed_at_one_instant(env, command):
     assert "aproject" in env.run(command, "--path", "there").stdout
 
 
+@pytest.mark.parametrize("option", ["--target", "--prefix", "--root"])
+def test_no_install_enters_a_directory_that_is_held_exclusively(env, option):
+    env.add_to_index(Project("aproject", "1"))
+    holder = env.start("run", "--exclusive", "--env", "there", "--", "sh", "-c", "echo held; cat")
+    assert holder.stdout.readline() == "held\n"
+    install = ("install", option, "there", "--ignore-installed", "--upgrade", "aproject")
+    assert "is not free" in env.run("--lock-timeout", "0", *install, status=75).stderr
+    assert not list((env.directory / "there").rglob("aproject*"))
+    with ended(holder, "") as (status, _, _):
+        assert status == 0
+    env.run(*install)
+    # The prefix has a tree now, and another Python would make one more.
+    holder = env.start("run", "--exclusive", "--env", "there", "--", "sh", "-c", "echo held; cat")
+    assert holder.stdout.readline() == "held\n"
+    assert subprocess.run(["flock", "-n", "-s", env.directory / "there", "true"]).returncode == 1
+    assert "is not free" in env.run("--lock-timeout", "0", *install, status=75).stderr
+    with ended(holder, "") as (status, _, _):
+        assert status == 0
+
+
 def test_uvs_lock_is_waited_for_where_uv_has_left_one(env):
     if shutil.which("flock") is None:
         pytest.skip("flock(1) is not installed")

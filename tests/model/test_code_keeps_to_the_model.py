@@ -69,9 +69,9 @@ def test_a_real_change_takes_what_the_model_takes(
     replaces: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(inheritance.VARIABLE, raising=False)
-    trees = [tmp_path / name for name in ("one", "two", "three")]
+    trees = [tmp_path / name / "site-packages" for name in ("one", "two", "three")]
     for tree in trees:
-        tree.mkdir()
+        tree.mkdir(parents=True)
         state_directory.make(tree)
     scripts, uv = tmp_path / "scripts", tmp_path / "uv.lock"
     scripts.mkdir()

@@ -66,4 +66,6 @@ def _locked(env: str | None, context: Context, *, exclusive: bool) -> AbstractCo
     if env is None and not any(os.access(tree, os.W_OK) for tree in own):
         # What this user installs goes to a tree that the user can write: the user site.
         own = [tree for tree in environment.trees() if os.access(tree, os.W_OK)] or own
-    return environment.occupying(Target(tuple(own)))
+    # A command may be about to make another tree in a prefix that is named.
+    containers = (Path(env),) if env is not None and os.path.isdir(env) else ()
+    return environment.occupying(Target(tuple(own), containers=containers))

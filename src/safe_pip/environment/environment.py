@@ -43,13 +43,15 @@ class Target(NamedTuple):
     `trees`: purelib, and platlib if it is another directory. `directories`: directories of the scheme outside the
     environment that serve other environments too (`~/.local/bin`). `uv_lock`: the file that uv locks for this target.
     `stateless_trees`: trees in which no state directory stays after the command, because they are packed and shipped or
-    hold no distributions.
+    hold no distributions. `containers`: directories in which trees may be made (`--target`, `--prefix`, `--root`). They
+    may be locked by themselves (`run --exclusive`), whether a tree is there yet or not.
     """
 
     trees: tuple[Path, ...]
     directories: tuple[Path, ...] = ()
     uv_lock: Path | None = None
     stateless_trees: tuple[Path, ...] = ()
+    containers: tuple[Path, ...] = ()
 
 
 class Prefix(NamedTuple):
@@ -134,7 +136,10 @@ def _make_directory(path: Path) -> list[Path]:
 
 
 class Reading(Step):
-    """Read what is installed: the commit lock, shared; of a tree without that lock the environment lock, shared."""
+    """Read what is installed: the commit lock, shared; of a tree without that lock the environment lock, shared.
+
+    A tree that is no site directory may be locked by itself: of that both, but not behind commands that replace.
+    """
 
     def __init__(self, trees: Trees) -> None:
         self._find = trees
@@ -145,8 +150,12 @@ class Reading(Step):
         self.trees = self._find()
         self._without = [tree for tree in self.trees if not state_directory.has_locks(tree)]
         for tree in self.trees:
-            lock = order.environment_lock if tree in self._without else order.commit_lock
-            yield lock(tree, exclusive=False)
+            if tree in self._without:
+                yield order.environment_lock(tree, exclusive=False)
+                continue
+            yield order.commit_lock(tree, exclusive=False)
+            if tree.name not in _NAMES:
+                yield order.environment_lock(tree, exclusive=False)._replace(gate=None)
 
     def on_grant(self) -> None:
         look_for_journals(self.trees)
@@ -300,6 +309,8 @@ class Changing(Opening):
         for directory in resolved(self._target.directories):
             self._made += _make_directory(directory)
             yield order.shared_directory(directory)
+        for container in resolved(self._target.containers):
+            yield order.shared_directory(container, exclusive=self._environment)
         self._uv_lock = self._find_uv_lock()
         if self._uv_lock is not None:
             yield order.uv_lock(self._uv_lock)

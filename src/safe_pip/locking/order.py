@@ -67,9 +67,9 @@ def mutex(directory: Path) -> Request:
     return Request(Rank.MUTEX, Path(mark), True, directory, needs_writing=on_network)
 
 
-def shared_directory(directory: Path) -> Request:
+def shared_directory(directory: Path, *, exclusive: bool = True) -> Request:
     """The lock of a directory that several environments write to."""
-    return Request(Rank.DIRECTORY, directory, True, directory)
+    return Request(Rank.DIRECTORY, directory, exclusive, directory)
 
 
 def uv_lock(path: Path) -> Request:

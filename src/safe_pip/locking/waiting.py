@@ -127,9 +127,10 @@ class LockWait(NamedTuple):
 
     def _event(self, gate: Descriptor | None) -> Wait:
         found = holders.holders(self.descriptor.fd, None if gate is None else gate.fd)
-        if not found and self.request.gate is not None:
+        if not found:
             # No holder can be seen from this pid namespace; an exclusive holder left a note.
-            found = tuple(filter(None, [inheritance.noted(self.request.gate.with_name(state_directory.OWNER))]))
+            beside = self.request.gate or state_directory.path_of(self.request.path) / state_directory.OWNER
+            found = tuple(filter(None, [inheritance.noted(beside.with_name(state_directory.OWNER))]))
         return Wait(self.request.shown, self.request.exclusive, found, self.budget.elapsed())
 
     def _give_up(self, gate: Descriptor | None, *, is_limit: bool) -> None:

@@ -31,7 +31,7 @@ def scheme_target(
     known = {os.path.realpath(entry) for entry in path}
     if target_dir is not None:
         tree = Path(os.path.realpath(target_dir))
-        return Target((tree,), (), tree / ".lock", () if str(tree) in known else (tree,))
+        return Target((tree,), (), tree / ".lock", () if str(tree) in known else (tree,), (tree,))
     scheme = get_scheme("", user=use_user_site, root=root, prefix=prefix)
     trees = tuple(dict.fromkeys(Path(os.path.realpath(lib)) for lib in (scheme.purelib, scheme.platlib)))
     packed = (root is not None or prefix is not None) and not known.intersection(map(str, trees))
@@ -41,6 +41,7 @@ def scheme_target(
         () if packed else shared_directories((scheme.scripts, scheme.data, scheme.headers), trees),
         None if root is not None or use_user_site else home / ".lock",
         trees if packed else (),
+        tuple(Path(os.path.realpath(each)) for each in (root, scheme.data) if each) if packed else (),
     )
 
 

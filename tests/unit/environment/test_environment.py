@@ -259,6 +259,35 @@ def test_a_directory_of_sources_on_the_path_keeps_no_state_directory(tmp_path: P
     assert not state_directory.exists(sources)
 
 
+@pytest.mark.parametrize("way", ["adding", "replacing"])
+@pytest.mark.parametrize("is_tree", [True, False])
+def test_a_directory_that_is_locked_by_itself_keeps_out_what_changes_a_tree_in_it(
+    tmp_path: Path, way: str, is_tree: bool
+) -> None:
+    tree = tmp_path if is_tree else tmp_path / "lib/python3/site-packages"
+    target = Target((tree,), stateless_trees=(tree,), containers=(tmp_path,))
+    other = environment_of_a_stranger()
+    with environment().directory(tmp_path, exclusive=True):
+        with pytest.raises(LockTimeout), getattr(other, way)(target):
+            pass
+        state_directory.make(tmp_path)  # as a command leaves it that waits
+        with pytest.raises(LockTimeout):
+            environment_of_a_stranger(tmp_path).read(lambda: None)
+    with environment().directory(tmp_path, exclusive=False):
+        with environment_of_a_stranger().adding(target):
+            pass
+        with pytest.raises(LockTimeout), other.replacing(target):
+            pass
+    with getattr(other, way)(target):
+        pass
+
+
+def test_two_additions_in_one_prefix_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    one, two = (Target((tmp_path / name,), containers=(tmp_path,)) for name in ("one", "two"))
+    with environment().adding(one), environment_of_a_stranger().adding(two):
+        pass
+
+
 @pytest.mark.parametrize("marks", [[".git/"], ["pyproject.toml"], ["setup.py"], [".git", "pyproject.toml", "setup.py"]])
 def test_the_mutex_of_a_source_tree_that_is_on_the_path_is_not_its_lock_as_a_tree(
     tmp_path: Path, marks: list[str]

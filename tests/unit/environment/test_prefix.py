@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip.commands.environments import trees_of
-from safe_pip.environment.environment import Prefix
+from safe_pip.environment.environment import Prefix, Target
 from safe_pip.locking import state_directory
 from tests.support.trees.prefixes import SITE, MergePrefix, stage
 
@@ -20,7 +20,7 @@ def path(tmp_path: Path) -> Path:
 def test_a_virtual_environment_is_locked_by_its_trees_alone_as_for_an_install(path: Path) -> None:
     stage(path, {"pyvenv.cfg": "", "bin/python": "", f"{SITE}/x.py": "", "lib64": None})
     found = Prefix.at(path)
-    assert found.target == ((path / SITE,), (), path / ".lock", ())
+    assert found.target == Target((path / SITE,), uv_lock=path / ".lock")
     assert not found.is_shipped
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import struct
 import subprocess
 from pathlib import Path
 
@@ -69,6 +70,48 @@ def test_a_state_directory_that_another_user_put_there_is_refused(common: Path, 
             event = root.expect("error")
             assert event["code"] == "unusable-environment"
             assert f"belongs to user {user.pw_uid}" in event["message"]
+
+
+def access_list(user: int, *, writes: bool) -> bytes:
+    """The tree's access list, in the form of the kernel (acl(5)): owner, this user, group, mask, others."""
+    entries = [(0x01, 7, -1), (0x02, 7 if writes else 5, user), (0x04, 5, -1), (0x10, 7, -1), (0x20, 5, -1)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+
+
+@pytest.mark.parametrize("first", ["nobody", "root"])
+@pytest.mark.parametrize("shared", ["to all", "by a list"])
+def test_users_that_may_all_write_the_tree_share_its_locks(common: Path, nobody: str, shared: str, first: str) -> None:
+    os.chmod(common, 0o777 if shared == "to all" else 0o755)
+    if shared == "by a list":
+        try:
+            os.setxattr(common, "system.posix_acl_access", access_list(pwd.getpwnam(nobody).pw_uid, writes=True))
+        except OSError:
+            pytest.skip("this filesystem has no access lists")
+    with workers(common, count=1, user=nobody) as (user,), workers(common, count=1) as (root,):
+        one, other = (user, root) if first == "nobody" else (root, user)
+        one.hold("replacing")
+        other.start_to_wait("replacing")
+        one.release()
+        other.expect("held")
+        other.release()
+        for each in (one, other):
+            for how in ("adding", "building", "reserving", "reading"):
+                each.hold(how)
+                each.release()
+
+
+def test_a_user_whom_the_access_list_lets_only_read_makes_no_state_directory(common: Path, nobody: str) -> None:
+    user = pwd.getpwnam(nobody)
+    os.chmod(common, 0o775)
+    try:
+        os.setxattr(common, "system.posix_acl_access", access_list(user.pw_uid, writes=False))
+    except OSError:
+        pytest.skip("this filesystem has no access lists")
+    (common / ".safe-pip").mkdir()
+    os.chown(common / ".safe-pip", user.pw_uid, user.pw_gid)
+    with workers(common, count=1) as (root,):
+        root.tell(do="hold", how="reading")
+        assert f"belongs to user {user.pw_uid}" in root.expect("error")["message"]
 
 
 def test_a_member_of_the_group_that_may_write_the_tree_may_make_its_state_directory(common: Path, nobody: str) -> None:

@@ -6,13 +6,17 @@ import contextlib
 import errno
 import os
 import stat
+import struct
 import sys
+from pathlib import Path
 
 from safe_pip.fs import files
 from safe_pip.fs.directory import Directory
 from safe_pip.fs.watch import Changing
 
-_DEFAULT_ACL = "system.posix_acl_default"
+ACL, _DEFAULT_ACL = "system.posix_acl_access", "system.posix_acl_default"
+# The kernel's form of a list (acl(5)): a version, then tag, permissions and id of each entry.
+_USER, _GROUP, _MASK, _WRITE = 0x02, 0x08, 0x10, 2
 
 
 def set_time(directory: Directory, name: str, mtime_ns: int) -> None:
@@ -48,7 +52,7 @@ def pass_on(like: str, directory: Directory, name: str, mode: int) -> None:
                 os.fchown(fd, -1, status.st_gid)
         inherits = os.fstat(fd).st_gid == status.st_gid
         os.fchmod(fd, mode | (status.st_mode & stat.S_ISGID if inherits else 0))
-        _set_default_acl(fd, _default_acl(like))
+        _set_default_acl(fd, _access_list(like, _DEFAULT_ACL))
 
 
 def handed_on(path: str) -> tuple[int, bytes | None]:
@@ -56,7 +60,14 @@ def handed_on(path: str) -> tuple[int, bytes | None]:
     if sys.platform == "win32":
         return -1, None
     status = os.stat(path)
-    return status.st_gid if status.st_mode & stat.S_ISGID else -1, _default_acl(path)
+    return status.st_gid if status.st_mode & stat.S_ISGID else -1, _access_list(path, _DEFAULT_ACL)
+
+
+def lets_write(path: str | Path, user: int) -> bool:
+    """Whether an access list lets this user write, or any group beside the one that the mode is about."""
+    entries = list(struct.iter_unpack("<HHI", (_access_list(path, ACL) or b"")[4:]))
+    mask = next((allowed for tag, allowed, _ in entries if tag == _MASK), 0)
+    return any(tag == _GROUP or (tag, who) == (_USER, user) for tag, may, who in entries if may & mask & _WRITE)
 
 
 def copy_status(source: Directory, name: str, directory: Directory, new_name: str) -> None:
@@ -66,10 +77,10 @@ def copy_status(source: Directory, name: str, directory: Directory, new_name: st
         files.copy_status(old, new)
 
 
-def _default_acl(where: str | int) -> bytes | None:
+def _access_list(where: str | int | Path, name: str) -> bytes | None:
     if sys.platform == "linux":
         try:
-            return os.getxattr(where, _DEFAULT_ACL)
+            return os.getxattr(where, name)
         except OSError as error:
             # There is no such list, or the filesystem has none.
             if error.errno not in (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP):
@@ -78,7 +89,7 @@ def _default_acl(where: str | int) -> bytes | None:
 
 
 def _set_default_acl(fd: int, wanted: bytes | None) -> None:
-    if sys.platform == "linux" and wanted != _default_acl(fd):
+    if sys.platform == "linux" and wanted != _access_list(fd, _DEFAULT_ACL):
         # A filesystem without access lists refuses. New files there get the mode of the umask.
         with contextlib.suppress(OSError):
             if wanted is None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from safe_pip.fs import files
+from safe_pip.fs.attributes import ACL
 from safe_pip.fs.directory import Directory, remove, set_mode
 from safe_pip.fs.rename import move_over
 from safe_pip.fs.watch import Changing
@@ -156,8 +157,8 @@ def write_bytecode(source: Path) -> None:
             py_compile.compile(str(source), doraise=True, quiet=1, invalidation_mode=timestamps)
 
 
-def set_access(path: Path, mode: int, *, group: int, owner: int | None = None) -> None:
-    """Give `path` this mode and group whatever the umask, and, where that is allowed, this owner.
+def set_access(path: Path, mode: int, *, group: int, owner: int | None = None, like: Path | None = None) -> None:
+    """Give `path` this mode and group whatever the umask, the access list of `like`, and, where allowed, this owner.
 
     If this user may not give the group, `path` keeps its own, which then may do no more than all users.
     """
@@ -171,6 +172,9 @@ def set_access(path: Path, mode: int, *, group: int, owner: int | None = None) -
         except PermissionError:
             mode = mode & ~0o2070 | (mode & 0o007) << 3
     with Changing("set_mode", path):
+        if sys.platform == "linux" and like is not None:
+            with contextlib.suppress(OSError):  # there is none, or the filesystem has none
+                os.setxattr(path, ACL, os.getxattr(like, ACL))
         os.chmod(path, mode)
 
 

@@ -244,7 +244,7 @@ def open_state(directory: str, *, checked: bool = True) -> Directory:
     """Open the state directory of `directory`; raises `FileNotFoundError`, `Refused` if a stranger made it."""
     with reach(directory) as holder:
         state = holder.child(state_directory.NAME)
-        if checked and not is_accepted(status(state), status(holder)):
+        if checked and not state_directory.is_trusted(status(state), directory, status(holder)):
             state.close()
             raise Refused(f"`{state.path}` was made by a user that has no say there")
         return state

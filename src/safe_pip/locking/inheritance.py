@@ -72,8 +72,8 @@ class ClaimsDirectory:
         with _room_to_write():
             fs.write(self.path / _LIST, json.dumps(content).encode())
         os.environ[VARIABLE] = str(self.path)
-        note = {**proc.own_note(), "start": proc.start_ticks(os.getpid()), "held": str(self.path)}
         for path in notes:
+            note = {**proc.own_note(), "start": proc.start_ticks(os.getpid()), "held": str(self.path)}
             with contextlib.suppress(OSError):  # this user may only read the state directory
                 fs.replace(path, json.dumps(note).encode(), mode=0o644)
                 self._notes.append(path)

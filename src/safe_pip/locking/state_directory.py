@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
-from safe_pip.fs import proc, space
+from safe_pip.fs import attributes, proc, space
 
 NAME = ".safe-pip"
 COMMIT = "commit"
@@ -58,18 +58,21 @@ def exists(tree: Path) -> bool:
     if not stat.S_ISDIR(status.st_mode):
         what = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a directory"
         raise UnusableEnvironment(f"`{path}` is {what}", hint="Remove it, then try again")
-    if not _is_trusted(status, of_tree):
+    if not is_trusted(status, tree, of_tree):
         raise UnusableEnvironment(
             f"`{path}` belongs to user {status.st_uid}, who has no say in `{tree}`", hint="Remove it, then try again"
         )
     return True
 
 
-def _is_trusted(status: os.stat_result, tree: os.stat_result) -> bool:
-    """Whether it belongs to this user, the tree's owner or root; or to the tree's group, if that may write the tree."""
-    if status.st_uid in (proc.user(), tree.st_uid, 0):
+def is_trusted(made: os.stat_result, tree: str | Path, of_tree: os.stat_result) -> bool:
+    """Whether the user that made the state directory may change the tree. To obey a journal takes more."""
+    if made.st_uid in (proc.user(), of_tree.st_uid, 0):
         return True
-    return bool(tree.st_mode & stat.S_IWGRP) and not tree.st_mode & stat.S_IWOTH and status.st_gid == tree.st_gid
+    if of_tree.st_mode & stat.S_ISVTX:  # other users may only add
+        return False
+    is_of_group = made.st_gid == of_tree.st_gid or attributes.lets_write(tree, made.st_uid)
+    return bool(of_tree.st_mode & stat.S_IWOTH or (of_tree.st_mode & stat.S_IWGRP and is_of_group))
 
 
 def has_locks(tree: Path) -> bool:
@@ -88,7 +91,7 @@ def make(tree: Path) -> bool:
             return _make_aside(tree)
         for name in _names(tree):
             if not (path_of(tree) / name).exists():
-                _make_file(path_of(tree) / name, os.stat(tree))
+                _make_file(path_of(tree) / name, tree, os.stat(tree))
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -101,8 +104,8 @@ def _make_aside(tree: Path) -> bool:
     aside = fs.make_private_directory(tree, prefix=f"{NAME}-")
     try:
         for name in _names(tree):
-            _make_file(aside / name, like)
-        _give_access(aside, like, stat.S_IMODE(like.st_mode) & ~stat.S_ISVTX)
+            _make_file(aside / name, tree, like)
+        _give_access(aside, tree, like, stat.S_IMODE(like.st_mode) & ~stat.S_ISVTX)
         fs.rename_path(aside, path_of(tree))
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
@@ -115,14 +118,14 @@ def _make_aside(tree: Path) -> bool:
     return True
 
 
-def _make_file(path: Path, like: os.stat_result) -> None:
+def _make_file(path: Path, tree: Path, like: os.stat_result) -> None:
     with contextlib.suppress(FileExistsError):
         fs.write(path, b"")
-        _give_access(path, like, stat.S_IMODE(like.st_mode) & 0o666)
+        _give_access(path, tree, like, stat.S_IMODE(like.st_mode) & 0o666)
 
 
-def _give_access(path: Path, like: os.stat_result, mode: int) -> None:
-    fs.set_access(path, mode, group=like.st_gid, owner=like.st_uid if proc.user() == 0 else None)
+def _give_access(path: Path, tree: Path, like: os.stat_result, mode: int) -> None:
+    fs.set_access(path, mode, group=like.st_gid, owner=like.st_uid if proc.user() == 0 else None, like=tree)
 
 
 def _names(tree: Path) -> tuple[str, ...]:

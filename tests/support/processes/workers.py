@@ -231,6 +231,7 @@ def serve() -> None:
     if begin.get("without_flock"):
         importlib.import_module("safe_pip._vendor.filelock")  # which knows another way on Windows
         sys.modules["fcntl"] = None  # type: ignore[assignment]
+    importlib.import_module("shlex")  # another user may not be able to read the standard library
     from safe_pip.environment.environment import Environment, Target
     from safe_pip.errors import SafePipError
     from safe_pip.locking import waiting

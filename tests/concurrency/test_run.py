@@ -331,10 +331,12 @@ def test_nothing_is_left_in_the_temporary_directory(venv: Path, tmp_path: Path) 
 
 
 def test_where_nothing_temporary_can_be_written_that_is_said(venv: Path, tmp_path: Path) -> None:
-    words = [*START, "run", "--env", str(venv), "--", "true"]
+    words = [*START, "run", "--exclusive", "--env", str(venv), "--", "true"]
     limited = ["sh", "-c", 'ulimit -f 0 && exec "$@"', "sh", *words]
     options: dict[str, Any] = {"env": variables(), "cwd": tmp_path, "capture_output": True, "text": True}
     done = subprocess.run(limited, timeout=LIMIT, **options)
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr.startswith("safe-pip: error: cannot write to a temporary directory: ")
     assert "Traceback" not in done.stderr
+    done = subprocess.run([each for each in limited if each != "--exclusive"], timeout=LIMIT, **options)
+    assert (done.returncode, done.stderr) == (0, "")

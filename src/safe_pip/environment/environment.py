@@ -154,7 +154,7 @@ class Reading(Step):
                 yield order.environment_lock(tree, exclusive=False)
                 continue
             yield order.commit_lock(tree, exclusive=False)
-            if tree.name not in _NAMES:
+            if tree.name not in PACKAGES:
                 yield order.environment_lock(tree, exclusive=False)._replace(gate=None)
 
     def on_grant(self) -> None:
@@ -466,7 +466,8 @@ class Environment:
     def exclusively(self, target: Target | None) -> Iterator[None]:
         """Have the target, or every tree that this user can write, to itself; inside every access is granted."""
         also = [] if target is not None else [tree for tree in self.trees() if os.access(tree, os.W_OK)]
-        with self._changing(Changing(target or Target(()), also, others=self.trees), is_published=True):
+        step, publishes = Changing(target or Target(()), also, others=self.trees), inheritance.can_publish()
+        with self._changing(step, is_published=publishes):  # in a read-only container pip runs as well
             outer, self._has_all = self._has_all, True
             try:
                 yield

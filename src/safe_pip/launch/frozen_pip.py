@@ -9,6 +9,7 @@ RECORD is compared line by line, and not read by `records`, because that is done
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -33,6 +34,8 @@ _DAY = 24 * 3600.0
 _UNUSED = 30 * _DAY
 _TRIES = 3
 _BESIDE = Path(os.path.abspath(__file__)).parents[2]
+# The errors of directories that cannot be written; `tempfile` answers the first one if there is none that can.
+_READ_ONLY = (errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class Unfaithful(Exception):
@@ -224,9 +227,9 @@ def freeze(
 
     `read` is called, unless the copy is there already, with a function that reads the environment, perhaps more than
     once, while the environment must not change (`Environment.read`). None is returned if a distributor took pip apart,
-    if it has no RECORD, or if its files are not what RECORD says; then pip can only run from where it is. Where there
-    is no pip, or one that is too old, the newest copy or the pip beside safe-pip serves. Raises `UnusableEnvironment`
-    if there is none.
+    if it has no RECORD, if its files are not what RECORD says, or if no copy can be kept anywhere (a read-only
+    container); then pip can only run from where it is. Where there is no pip, or one that is too old, the newest copy
+    or the pip beside safe-pip serves. Raises `UnusableEnvironment` if there is none.
     """
     given, origin = environ.pop(GIVEN, None), environ.pop(GIVEN_ORIGIN, None)
     frozen = _given(Path(given), origin) if given else _freeze(path, read, environ)
@@ -323,8 +326,8 @@ def _newest(installed: InstalledPip | None, environ: Mapping[str, str]) -> Froze
 def _make(site: Path, record: PipRecord, environ: Mapping[str, str]) -> FrozenPip:
     """Copy what `record` lists, where later commands find it, or else for this command alone.
 
-    Raises `Unfaithful` if a file is not what it should be, `UnusableEnvironment` if there is no room anywhere. On
-    return, and if it raises, nothing half made is left.
+    Raises `Unfaithful` if a file is not what it should be, or if no directory can be written, `UnusableEnvironment` if
+    there is no room anywhere. On return, and if it raises, nothing half made is left.
     """
     made = None
     try:
@@ -345,6 +348,8 @@ def _make(site: Path, record: PipRecord, environ: Mapping[str, str]) -> FrozenPi
     except OSError as error:
         if made is not None:
             fs.remove_tree(made)
+        if error.errno in _READ_ONLY:
+            raise Unfaithful(site) from error
         raise UnusableEnvironment(
             f"cannot keep a private copy of pip in the cache or in a temporary directory: {error.strerror}",
             hint="Make room, or set XDG_CACHE_HOME or TMPDIR to a directory that can be written",

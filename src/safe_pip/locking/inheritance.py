@@ -104,6 +104,14 @@ def _room_to_write() -> Iterator[None]:
         ) from error
 
 
+def can_publish() -> bool:
+    """Whether there is a temporary directory that can be written, which a `ClaimsDirectory` needs."""
+    try:
+        return bool(tempfile.gettempdir())
+    except OSError:
+        return False
+
+
 @functools.cache
 def _sweep() -> None:
     """Once per process, remove what killed holders left in the temporary directory. A new one may not be locked yet."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from safe_pip.errors import NestingRefused, StalePlan
-from safe_pip.locking import flock, state_directory, waiting
+from safe_pip.locking import flock, inheritance, state_directory, waiting
 from safe_pip.locking.flock import Descriptor, Identity
 from safe_pip.locking.inheritance import Ancestor, Ancestry, Claim, ClaimsDirectory
 from safe_pip.locking.order import Rank, Request
@@ -75,6 +75,11 @@ class Scope:
     def is_inheritance_alive(self) -> bool:
         """Whether the ancestors whose locks this scope uses still hold them."""
         return all(source.is_alive() for source in self.sources)
+
+    def needs_directory(self) -> bool:
+        """Whether to tell child programs. Where nothing can be written, they find a shared lock in /proc/locks."""
+        is_useful = self.is_published and self.directory is None
+        return is_useful and (inheritance.can_publish() or any(claim.exclusive for claim in self.claims))
 
     def hold(self) -> None:
         """All locks are granted: tell child programs, and processes that have to wait, what is held."""
@@ -180,10 +185,10 @@ class Locker:
         try:
             self._ancestry.refresh()
             for each in scopes:
-                if each.is_published and each.directory is None:
-                    each.directory = ClaimsDirectory()  # before the first lock, so that it is let go before any lock
                 for request in each.step.requests():
                     self._open(request, each, opened)
+                if each.needs_directory():
+                    each.directory = ClaimsDirectory()  # before the first lock, so that it is let go before any lock
             ordered = sorted(opened.values(), key=lambda item: (item[0].rank, item[1].identity))
             wanted = [item[:2] for item in ordered]
             for number, (request, descriptor, each) in enumerate(ordered):

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -314,6 +315,22 @@ def test_the_mutex_of_a_source_tree_stays_the_same_when_its_files_are_replaced(t
         (tmp_path / "new").replace(tmp_path / "pyproject.toml")
         with pytest.raises(LockTimeout), environment_of_a_stranger().mutex(tmp_path):
             pass
+
+
+def test_without_a_temporary_directory_the_environment_can_be_used_and_changed_by_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", list)
+    here = environment(tmp_path)
+    for scope in (here.keeping(), here.building(), here.exclusively(None)):
+        with scope:
+            assert inheritance.VARIABLE not in os.environ
+            with pytest.raises(LockTimeout), environment_of_a_stranger(tmp_path).replacing(Target((tmp_path,))):
+                pass
+    # Child programs could not join the holder.
+    with pytest.raises(UnusableEnvironment, match="temporary directory"), here.occupying(Target((tmp_path,))):
+        pass
 
 
 def test_a_mutex_is_held_once_at_a_time_and_again_by_its_holder(tmp_path: Path) -> None:

@@ -312,6 +312,18 @@ def test_a_home_that_does_not_exist_is_not_made(site, tmp_path):
     assert kept(tmp_path) == [copy.path.name]
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOENT, errno.EACCES])
+def test_where_no_copy_can_be_kept_pip_is_not_frozen(site, environ, cache, monkeypatch, number):
+    install_tiny_pip(site)
+
+    def refuse(*args, **more):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fs, "make_private_directory", refuse)
+    monkeypatch.setattr(fs, "make_directories", refuse)
+    assert frozen_pip.freeze([str(site)], environ=environ) is None
+
+
 def test_a_cache_that_is_full_is_passed_over(site, environ, cache, monkeypatch, tmp_path):
     install_tiny_pip(site)
     with monkeypatch.context() as patches:

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from types import FrameType
 
 
 def run(command: Sequence[str], *, durable: bool = False) -> int:
@@ -28,8 +27,9 @@ def run(command: Sequence[str], *, durable: bool = False) -> int:
         *(signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTERM, signal.SIGHUP),
         *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT),
     }
-    # A SIGCHLD that our parent told us to ignore would make the kernel forget the child's exit status.
-    before = signal.signal(signal.SIGCHLD, _ignore)
+    # A SIGCHLD that our parent told us to ignore would make the kernel forget the child's exit status. A signal with this
+    # handler is not ignored, and interrupts nothing.
+    before = signal.signal(signal.SIGCHLD, lambda number, frame: None)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*passed_on, signal.SIGCHLD})
     try:
         child = subprocess.Popen(
@@ -43,10 +43,6 @@ def run(command: Sequence[str], *, durable: bool = False) -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
     return status if status >= 0 else 128 - status
-
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    """Do nothing: a signal with this handler is not ignored, and interrupts nothing."""
 
 
 def _pass_on(pid: int, signals: set[signal.Signals]) -> int:

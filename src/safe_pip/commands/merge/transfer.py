@@ -237,8 +237,6 @@ class Policy(enum.Enum):
 class Conflicts(Unmergeable):
     """Files exist with other content, and the user wants none of them replaced."""
 
-    code = "conflicts"
-
     def __init__(self, found: Sequence[Owned]) -> None:
         what = "1 file exists" if len(found) == 1 else f"{len(found)} files exist"
         super().__init__(f"{what} with other content")

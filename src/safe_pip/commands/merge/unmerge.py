@@ -137,7 +137,9 @@ class _Unmerge(Attempt):
             return ()
 
         read_only = filter(_is_directory, map(self._path, self._manifest.read_only))
-        exact = ExactTree({}, frozenset(filter(_is_opened, (*made, *read_only))), frozenset(made))
+        exact = ExactTree(
+            {}, frozenset(each for each in (*made, *read_only) if is_closed(os.lstat(each))), frozenset(made)
+        )
         with self._transaction.staging(target, Terms(exact=exact)) as change:
             change.allow(str(self._prefix.path))
             if removed:
@@ -150,7 +152,3 @@ class _Unmerge(Attempt):
 
 def _is_directory(path: str) -> bool:
     return os.path.isdir(path) and os.path.realpath(path) == path
-
-
-def _is_opened(path: str) -> bool:
-    return is_closed(os.lstat(path))

@@ -27,8 +27,8 @@ def run(command: Sequence[str], *, durable: bool = False) -> int:
         *(signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTERM, signal.SIGHUP),
         *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT),
     }
-    # A SIGCHLD that our parent told us to ignore would make the kernel forget the child's exit status. A signal with this
-    # handler is not ignored, and interrupts nothing.
+    # A SIGCHLD that our parent told us to ignore would make the kernel forget the child's exit status. A signal with a
+    # handler is not ignored; this one interrupts nothing.
     before = signal.signal(signal.SIGCHLD, lambda number, frame: None)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*passed_on, signal.SIGCHLD})
     try:

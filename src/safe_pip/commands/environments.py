@@ -81,7 +81,7 @@ class Interpreter:
     @classmethod
     def find(cls, named: str) -> Interpreter:
         """The interpreter with this path, environment, or name on PATH; raises `UnusableEnvironment` for none."""
-        if os.path.isdir(named):
+        if fs.is_directory(named):
             return cls.ask(python_of(Path(named)))
         path = os.path.abspath(named) if os.path.dirname(named) else shutil.which(named)
         if path is None:
@@ -105,7 +105,7 @@ class Place:
     def find(cls, named: str | None, context: Context) -> Place:
         """The environment that `--env` names, or this Python's; raises `UnusableEnvironment` if there is none."""
         trees = [] if named is None else trees_of(named) or [Path(os.path.realpath(named))]
-        if trees and not trees[0].is_dir():
+        if trees and not fs.is_directory(trees[0]):
             raise UnusableEnvironment(f"`{named}` does not exist")
         environment = context.environment([*map(str, trees)] or isolation.environment_path)
         return cls(context, environment, tuple(environment.trees()), named)
@@ -151,18 +151,18 @@ def trees_of(named: str) -> list[Path]:
     Raises `UnusableEnvironment` for a file that is no interpreter.
     """
     path = Path(os.path.abspath(named))  # an interpreter in a venv is a symbolic link that must not be followed
-    if path.is_dir():
+    if fs.is_directory(path):
         if path.name in PACKAGES:
             return resolved([path])
         # A prefix may have a state directory beside those of its trees, while a merge is at work or unfinished.
         if below := trees_below(path):
             return resolved([*below, path] if state_directory.has_locks(path) else below)
         # Without flock the directory of a virtual environment is locked by a file too, while that is made.
-        is_tree = state_directory.exists(path) and not (path / "pyvenv.cfg").is_file()
+        is_tree = state_directory.exists(path) and not fs.is_file(path / "pyvenv.cfg")
         return resolved([path]) if is_tree else []
-    if path.is_file() and os.access(path, os.X_OK):
+    if fs.is_file(path) and os.access(path, os.X_OK):
         prefix = path.parent.parent
-        if (prefix / "pyvenv.cfg").is_file() and (below := trees_below(prefix)):
+        if fs.is_file(prefix / "pyvenv.cfg") and (below := trees_below(prefix)):
             return below
         found = Interpreter.ask(path)
         return resolved([Path(found.purelib), Path(found.platlib)])
@@ -186,7 +186,7 @@ def prefix_finder(into: str | None, env: str | None = None) -> Callable[[], Pref
 
 def _prefix_of(env: str | None) -> Path:
     path = Path(sysconfig.get_path("data") if env is None else os.path.abspath(env))
-    return path if path.is_dir() else Path(Interpreter.find(str(path)).prefix)
+    return path if fs.is_directory(path) else Path(Interpreter.find(str(path)).prefix)
 
 
 def scripts_of(tree: Path) -> Path:

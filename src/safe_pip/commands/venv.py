@@ -72,7 +72,7 @@ _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 def is_configured(home: Path) -> bool:
-    return (home / CONFIGURATION).is_file()
+    return fs.is_file(home / CONFIGURATION)
 
 
 def look(home: Path) -> Interpreter | None:
@@ -370,7 +370,7 @@ class _Command:
 
     def is_complete(self) -> bool:
         """Whether the environment exists, cleared if that is asked for; raises an error if it never can."""
-        trees = trees_of(str(self._home)) if self._home.is_dir() else []
+        trees = trees_of(str(self._home)) if fs.is_directory(self._home) else []
         for tree in filter(state_directory.has_journal, trees):
             # Undo a change of the environment whose process was killed.
             self._context.environment([str(tree)]).read(lambda: None)

@@ -72,9 +72,9 @@ class Prefix(NamedTuple):
     def at(cls, path: Path, own: Sequence[Path] = (), environment: Sequence[str] = ()) -> "Prefix":
         """The prefix at `path`, which need not exist. For the running Python: its `own` trees and environment path."""
         real = Path(os.path.realpath(path))
-        inside = [tree for tree in own if tree.is_dir() and tree.is_relative_to(real)]
+        inside = [tree for tree in own if tree.is_relative_to(real) and fs.is_directory(tree)]
         trees = tuple(dict.fromkeys([*inside, *trees_below(real)]))
-        is_virtual = (real / "pyvenv.cfg").is_file()
+        is_virtual = fs.is_file(real / "pyvenv.cfg")
         is_used = is_virtual or bool(inside) or any(real.glob("bin/python3*"))
         home = (str(real),) if not trees or state_directory.has_locks(real) else ()
         return cls(real, trees, (*(environment or map(str, trees)), *home), is_virtual, not is_used)
@@ -87,7 +87,7 @@ class Prefix(NamedTuple):
         shared = () if self.is_virtual and self.trees else (self.path, self.path / "bin")
         return Target(
             (*self.trees, *home),
-            tuple(path for path in resolved(shared) if path.is_dir()),
+            tuple(path for path in resolved(shared) if fs.is_directory(path)),
             self.path / ".lock",
             (*(self.trees if self.is_shipped else ()), *home),
         )
@@ -204,10 +204,10 @@ class Recovering(Step):
                 continue  # another process has undone it
             self._unfinished = unfinished
             for tree in map(Path, journal.trees):
-                if tree.is_dir() and state_directory.exists(tree):
+                if fs.is_directory(tree) and state_directory.exists(tree):
                     yield order.commit_lock(tree, exclusive=True)
             for directory in map(Path, journal.directories):
-                if directory.is_dir():
+                if fs.is_directory(directory):
                     yield order.shared_directory(directory)
             yield order.owner_lock(unfinished.owner_file, unfinished.home)
             return

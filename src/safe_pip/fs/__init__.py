@@ -15,8 +15,11 @@ from safe_pip.fs.files import sync_tree as sync_tree
 from safe_pip.fs.files import write_new as write_new
 from safe_pip.fs.paths import copy_whole as copy_whole
 from safe_pip.fs.paths import has_working_directory as has_working_directory
+from safe_pip.fs.paths import is_directory as is_directory
+from safe_pip.fs.paths import is_file as is_file
 from safe_pip.fs.paths import is_no_directory as is_no_directory
 from safe_pip.fs.paths import link_or_copy as link_or_copy
+from safe_pip.fs.paths import look as look
 from safe_pip.fs.paths import make_directories as make_directories
 from safe_pip.fs.paths import make_private_directory as make_private_directory
 from safe_pip.fs.paths import remove_empty_directories as remove_empty_directories

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import files
 from safe_pip.fs.attributes import ACL
 from safe_pip.fs.directory import Directory, remove, set_mode
@@ -43,18 +44,42 @@ def make_directories(path: Path, *, mode: int = 0o777) -> list[Path]:
                 attempts += 1
                 if attempts == _ATTEMPTS:  # as in /proc, where nothing can be made
                     raise
-    except OSError:
+    except (OSError, UnusableEnvironment):
         remove_empty_directories(made)
         raise
     return made
 
 
+def look(path: str | os.PathLike[str], *, follows: bool = True) -> os.stat_result | None:
+    """What stat(2) says of `path`; None if nothing is there.
+
+    Raises `UnusableEnvironment` if that cannot be told, where `Path.exists` may answer no: a directory that this user
+    may not enter, a name that is too long, a disk that fails.
+    """
+    try:
+        return os.stat(path, follow_symlinks=follows)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UnusableEnvironment(f"`{os.fspath(path)}` cannot be looked at: {error.strerror}") from error
+
+
+def is_directory(path: str | os.PathLike[str]) -> bool:
+    """Whether a directory is there, or where a link there leads; raises what `look` raises."""
+    status = look(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is there, or where a link there leads; raises what `look` raises."""
+    status = look(path)
+    return status is not None and stat.S_ISREG(status.st_mode)
+
+
 def is_no_directory(path: Path) -> bool:
-    """Whether something lies at `path` that is no directory and leads to none."""
-    try:  # in one call: other processes may make or remove a directory between two
-        return not stat.S_ISDIR(os.stat(path).st_mode)
-    except OSError:
-        return os.path.islink(path)
+    """Whether something lies at `path` that is no directory and leads to none; raises what `look` raises."""
+    status = look(path) or look(path, follows=False)
+    return status is not None and not stat.S_ISDIR(status.st_mode)
 
 
 def remove_empty_directories(paths: list[Path]) -> None:

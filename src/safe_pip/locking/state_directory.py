@@ -77,7 +77,7 @@ def is_trusted(made: os.stat_result, tree: str | Path, of_tree: os.stat_result) 
 
 def has_locks(tree: Path) -> bool:
     """Whether `tree` has a state directory with all lock files; a part or a mark of a transaction is not enough."""
-    return exists(tree) and all((path_of(tree) / name).exists() for name in _ALWAYS)
+    return exists(tree) and all(fs.look(path_of(tree) / name) for name in _ALWAYS)
 
 
 def make(tree: Path) -> bool:
@@ -90,7 +90,7 @@ def make(tree: Path) -> bool:
         if not exists(tree):
             return _make_aside(tree)
         for name in _names(tree):
-            if not (path_of(tree) / name).exists():
+            if fs.look(path_of(tree) / name) is None:
                 _make_file(path_of(tree) / name, tree, os.stat(tree))
     except FileNotFoundError:
         raise

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from safe_pip import fs
 from safe_pip.commands.environments import Interpreter, trees_of
 from safe_pip.errors import UnusableEnvironment
 
@@ -48,13 +49,13 @@ def test_a_directory_that_is_made_meanwhile_is_just_a_directory_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = tmp_path / "made"
-    is_file = Path.is_file
+    is_file = fs.is_file
 
-    def make_and_look(self: Path) -> bool:
+    def make_and_look(path: Path) -> bool:
         made.mkdir()
-        return is_file(self)
+        return is_file(path)
 
-    monkeypatch.setattr(Path, "is_file", make_and_look)
+    monkeypatch.setattr(fs, "is_file", make_and_look)
     assert trees_of(str(made)) == []
 
 

@@ -313,9 +313,9 @@ class PutAside(Step):
         except RecoveryNeeded:
             pass  # nothing in it is believed; its home is where it lies
         for tree in map(Path, trees):
-            if tree.is_dir() and state_directory.exists(tree):
+            if fs.is_directory(tree) and state_directory.exists(tree):
                 yield commit_lock(tree, exclusive=True)
-        yield from (shared_directory(Path(each)) for each in directories if os.path.isdir(each))
+        yield from (shared_directory(Path(each)) for each in directories if fs.is_directory(each))
         path = self._found.owner_file
         if path.is_file():
             yield owner_lock(path, self._found.home)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from safe_pip import fs
 from safe_pip.commands.environments import Context, prefix_finder
 from safe_pip.commands.merge.transfer import Conflicts, Merged, Owned, Policy, Request, merge
 from safe_pip.commands.options import Namespace, Parser, tell, text
@@ -73,8 +74,8 @@ The exit status is 0; 1 if there is something in the way, nothing being changed.
 
 def main(options: Namespace, context: Context) -> int:
     staged = Path(os.path.realpath(options.staged))
-    if not staged.is_dir():
-        raise Unmergeable(f"`{staged}` is not a directory" if staged.exists() else f"`{staged}` does not exist")
+    if not fs.is_directory(staged):
+        raise Unmergeable(f"`{staged}` is not a directory" if fs.look(staged) else f"`{staged}` does not exist")
     find = prefix_finder(options.into, options.env)
     into = find().path
     if into.is_relative_to(staged):

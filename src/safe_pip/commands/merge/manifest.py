@@ -45,11 +45,13 @@ class Put:
         return cls(stat.S_IMODE(status.st_mode), digest, target, was_there)
 
     def is_at(self, path: str) -> bool:
-        """Whether that is what is at `path` now. Permissions do not count."""
+        """Whether that is at `path` now. Permissions do not count. Raises `Unmergeable` if it cannot be read."""
         try:
             return replace(Put.of(path), mode=self.mode, was_there=self.was_there) == self
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return False
+        except OSError as error:
+            raise Unmergeable(f"`{path}` cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True)

@@ -110,9 +110,9 @@ def _walk(staged: str, below: str, live: str, *, is_there: bool = True) -> Itera
             raise Unmergeable(f"`{directory}` lies too deep")
         status = os.lstat(os.path.join(staged, path))
         place = os.path.join(live, name)
-        seen = _status(place) if is_there else None
+        seen = fs.look(place, follows=False) if is_there else None
         if stat.S_ISDIR(status.st_mode):
-            is_entered = seen is not None and os.path.isdir(place)
+            is_entered = seen is not None and fs.is_directory(place)
             if is_entered:
                 place = os.path.realpath(place)
                 seen = os.lstat(place)
@@ -186,7 +186,7 @@ def _distributions(staged: str, items: list[Item], prefix: Prefix) -> tuple[dict
         other = found.setdefault((tree, project), item.path)
         if other != item.path:
             raise Unmergeable(f"`{staged}` holds `{project}` twice, in `{other}` and in `{item.path}`")
-        names = sorted(os.listdir(tree)) if os.path.isdir(tree) else []
+        names = sorted(os.listdir(tree)) if fs.is_directory(tree) else []
         old = [name for name in names if name.endswith(_INFO) and project_of(name) == project]
         # A file that was changed since in one that stays is in conflict like any other.
         if not old or (old == [info] and os.path.join(item.path, RECORD) in same):
@@ -201,13 +201,6 @@ def _distributions(staged: str, items: list[Item], prefix: Prefix) -> tuple[dict
         files = frozenset(path for path in listed if path.startswith(os.path.join(prefix.path, "")))
         replaced.append(Replaced(project, tree, files, tuple(sorted(listed - files))))
     return projects, replaced
-
-
-def _status(path: str) -> os.stat_result | None:
-    try:
-        return os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
 
 
 @contextmanager

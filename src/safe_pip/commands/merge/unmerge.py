@@ -87,7 +87,7 @@ class _Unmerge(Attempt):
 
     def carry_out(self, manifest: Manifest) -> Unmerged:
         self._manifest = manifest
-        if not self._prefix.path.is_dir():
+        if not fs.is_directory(self._prefix.path):
             return Unmerged(self._prefix.path, gone=tuple(map(self._path, self._manifest.entries)))
         with self._tidying():
             found = self._sorted()
@@ -111,7 +111,7 @@ class _Unmerge(Attempt):
             path = self._path(name)
             if put.was_there:
                 pass
-            elif not os.path.lexists(path):
+            elif fs.look(path, follows=False) is None:
                 gone.append(path)
             elif os.path.realpath(os.path.dirname(path)) != os.path.dirname(path):
                 elsewhere.append(path)
@@ -151,4 +151,4 @@ class _Unmerge(Attempt):
 
 
 def _is_directory(path: str) -> bool:
-    return os.path.isdir(path) and os.path.realpath(path) == path
+    return fs.is_directory(path) and os.path.realpath(path) == path

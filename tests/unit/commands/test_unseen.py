@@ -1,0 +1,102 @@
+"""Paths that cannot be looked at: they may be there, so no verb takes them for missing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safe_pip import fs
+from safe_pip.commands import VERBS as ALL
+from safe_pip.commands import options
+from safe_pip.errors import SafePipError, State, UnusableEnvironment
+from safe_pip.launch.settings import Settings
+from tests.support.venvs.direct_installs import SilentReporter
+
+pytestmark = pytest.mark.usefixtures("as_a_user")
+VERBS = {
+    "status": ["--env", "{path}"],
+    "doctor": ["--env", "{path}"],
+    "adopt": ["--env", "{path}"],
+    "unadopt": ["--env", "{path}"],
+    "run": ["--env", "{path}", "--", "true"],
+    "merge": ["{path}", "--into", "{top}/prefix"],
+    "merge --into": ["{top}/staged", "--into", "{path}"],
+    "unmerge": ["{top}/manifest"],
+    "venv": ["{path}"],
+}
+
+
+sysconfig.get_paths()  # which imports, as the verbs do: another user may not read the standard library
+for each in ALL:
+    options.parser(each)
+
+
+@pytest.fixture(params=["closed/env", "long", "loop", "broken"])
+def unseen(request: pytest.FixtureRequest, empty: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A path that stat(2) refuses: a closed directory above it, a long name, a link to itself, a disk that fails."""
+    path: Path = empty / ("n" * 300 if request.param == "long" else request.param)
+    if request.param == "closed/env":
+        path.mkdir(parents=True)
+        path.parent.chmod(0)
+    elif request.param == "loop":
+        path.symlink_to(path)
+    elif request.param == "broken":
+        stat = os.stat
+
+        def failing(where: Any, *args: Any, **more: Any) -> os.stat_result:
+            if isinstance(where, (str, os.PathLike)) and "broken" in os.fspath(where):
+                raise OSError(errno.EIO, os.strerror(errno.EIO), where)
+            return stat(where, *args, **more)
+
+        monkeypatch.setattr(os, "stat", failing)
+    return path
+
+
+def run(verb: str, words: list[str]) -> int:
+    return options.run(verb.split()[0], words, Settings(lock_timeout=0), SilentReporter())
+
+
+def write_manifest(file: Path, prefix: Path, *names: str) -> None:
+    entry = {"kind": "file", "mode": "0644", "sha256": "0" * 64, "there": False}
+    document = {"format": 1, "prefix": str(prefix), "entries": dict.fromkeys(names, entry), "directories": []}
+    file.write_text(json.dumps({**document, "read_only": []}))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_takes_it_for_missing(verb: str, unseen: Path, empty: Path) -> None:
+    (empty / "staged").mkdir()
+    (empty / "staged" / "file").touch()
+    write_manifest(empty / "manifest", unseen, "file")
+    with pytest.raises(UnusableEnvironment) as caught:
+        run(verb, [word.format(path=unseen, top=empty) for word in VERBS[verb]])
+    assert caught.value.state is State.UNCHANGED
+    assert (empty / "manifest").exists()
+    assert not (empty / "prefix").exists()
+
+
+def test_unmerge_keeps_its_manifest_if_it_may_not_see_or_read_what_it_lists(empty: Path) -> None:
+    (empty / "prefix" / "share").mkdir(parents=True)
+    (empty / "prefix" / "share" / "file").touch()
+    write_manifest(empty / "manifest", empty / "prefix", "share/file")
+    for closed in (empty / "prefix" / "share", empty / "prefix" / "share" / "file"):
+        closed.chmod(0)
+        with pytest.raises(SafePipError, match="Permission denied"):
+            run("unmerge", [str(empty / "manifest")])
+        assert (empty / "manifest").exists()
+        closed.chmod(0o700)
+    assert run("unmerge", [str(empty / "manifest")]) == 0
+
+
+def test_a_path_is_missing_only_if_nothing_is_there(unseen: Path, empty: Path) -> None:
+    (empty / "file").touch()
+    assert (fs.look(empty / "missing"), fs.look(empty / "file" / "below")) == (None, None)
+    assert (fs.is_file(empty / "file"), fs.is_directory(empty), fs.is_no_directory(empty / "file")) == (True,) * 3
+    for ask in (fs.look, fs.is_file, fs.is_directory, fs.is_no_directory):
+        with pytest.raises(UnusableEnvironment, match="cannot be looked at"):
+            ask(unseen)

@@ -310,7 +310,8 @@ class Changing(Opening):
             self._made += _make_directory(directory)
             yield order.shared_directory(directory)
         for container in resolved(self._target.containers):
-            yield order.shared_directory(container, exclusive=self._environment)
+            if container.is_dir():
+                yield order.shared_directory(container, exclusive=self._environment)
         self._uv_lock = self._find_uv_lock()
         if self._uv_lock is not None:
             yield order.uv_lock(self._uv_lock)

@@ -52,7 +52,9 @@ def named_target(
     known = {os.path.realpath(entry) for entry in path}
     places = [os.path.expanduser(target)] if target else _libraries(prefix, root)
     trees = tuple(dict.fromkeys(Path(os.path.realpath(place)) for place in places))
-    return Target(trees, stateless_trees=tuple(tree for tree in trees if str(tree) not in known))
+    container = Path(os.path.realpath(os.path.expanduser(target or root or prefix or "")))
+    stateless = tuple(tree for tree in trees if str(tree) not in known)
+    return Target(trees, stateless_trees=stateless, containers=(container,))
 
 
 def _libraries(prefix: str | None, root: str | None) -> list[str]:

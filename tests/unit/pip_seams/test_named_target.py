@@ -43,6 +43,15 @@ def test_a_prefix_and_a_root_have_the_libraries_of_this_python(tmp_path: Path) -
     assert trees("--root", str(tmp_path)) == [str(tmp_path / here)]
 
 
+@pytest.mark.parametrize(
+    "words", [["-t", "{}"], ["--prefix", "{}"], ["--root", "{}", "--prefix", "/usr"]], ids=" ".join
+)
+def test_what_is_named_is_locked_by_itself_too(tmp_path: Path, words: list[str]) -> None:
+    found = named_target((), "install", [word.format(tmp_path) for word in words], {})
+    assert found is not None
+    assert found.containers == (tmp_path,)
+
+
 @pytest.mark.parametrize("words", [["six"], ["--pre", "six"], ["-t"], ["--user", "six"], ["-r", "-t"]], ids=" ".join)
 def test_without_such_an_option_it_is_the_environment(words: list[str]) -> None:
     assert trees(*words) is None

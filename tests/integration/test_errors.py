@@ -234,3 +234,29 @@ def test_an_upgrade_that_fails_tells_what_it_found_as_pip_does(env):
     assert "Uninstalling" not in ours.stdout
     assert len(found(ours)) == 2
     assert found(ours) == found(env.plain("install", "aproject==2", status=1))
+
+
+@pytest.mark.parametrize("most", [14, 18, 20, 32, 48, 80])
+def test_with_few_descriptors_an_upgrade_is_made_whole_or_not_at_all(env, most):
+    files = {f"share/d{number}/file": "{}" for number in range(90)}
+    versions = [
+        Project("wide", version, data={path: text.format(version) for path, text in files.items()})
+        for version in ("1", "2")
+    ]
+    env.add_to_index(*versions)
+    env.run("install", "wide==1")
+    command = env.command("install", "wide==2")
+    done = subprocess.run(
+        ["sh", "-c", f'ulimit -n {most}; exec "$@"', "sh", *command],
+        env=env.variables,
+        cwd=env.directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    version = env.installed()["wide"]
+    assert version == ("2" if done.returncode == 0 else "1"), done.stderr
+    assert done.returncode == 0 or most < 32, done.stderr
+    assert {(env.venv.path / path).read_text() for path in files} == {version}
+    left = {path.name for path in (env.site / ".safe-pip").iterdir()}
+    assert left <= {"commit", "commit.gate", "environment.gate"}

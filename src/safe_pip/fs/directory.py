@@ -44,15 +44,19 @@ class Directory:
 
     def child(self, name: str) -> Directory:
         """Open the directory `name`, or `a/b/c` below this one, without passing through any symbolic link."""
-        for part in name.split("/"):
+        parts = name.split("/")
+        for part in parts:
             check(part)
-        name, slash, rest = name.partition("/")
-        path = self.join(name)
-        below = Directory(path, _open(self.at(name), self.fd, path))
-        if not slash:
-            return below
-        with below:
-            return below.child(rest)
+        found = self
+        for part in parts:
+            path = found.join(part)
+            try:
+                below = Directory(path, _open(found.at(part), found.fd, path))
+            finally:
+                if found is not self:
+                    found.close()
+            found = below
+        return found
 
     def join(self, name: str) -> str:
         """The absolute path of the entry `name`."""

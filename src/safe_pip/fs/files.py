@@ -188,18 +188,24 @@ def _remove_entries(
 ) -> None:
     """Remove the entries of a directory below `top`, with all that is in them.
 
-    Directories that lie too deep are only moved up into `top`: a tree of any depth would exhaust the open files and
-    the stack of the interpreter.
+    Directories that lie too deep, or cannot be opened because too many files are open, are only moved up into `top`: a
+    tree of any depth would exhaust the open files and the stack of the interpreter.
     """
     for entry in entries:
         with _noting(errors):
             if not entry.is_dir(follow_symlinks=False):
                 remove(directory, entry.name)
                 continue
-            with _enter(directory, entry.name) as below:
-                if levels > 0:
-                    _remove_entries(below, below.entries(), top, levels - 1, errors)
-            if levels > 0:
+            is_deep = levels == 0
+            try:
+                with _enter(directory, entry.name) as below:
+                    if not is_deep:
+                        _remove_entries(below, below.entries(), top, levels - 1, errors)
+            except OSError as error:
+                if directory is top or error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+                is_deep = True
+            if not is_deep:
                 remove_directory(directory, entry.name)
             else:
                 new_name = f"deep-{os.urandom(8).hex()}"

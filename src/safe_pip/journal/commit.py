@@ -78,6 +78,7 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
         assert private is not None
         published = f"{journal.identifier}{JOURNAL}"
         try:
+            directories.check_spare()
             fs.move(private, parts.JOURNAL, state, published)
             if durable:
                 fs.sync(state)

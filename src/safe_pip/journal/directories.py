@@ -8,6 +8,7 @@ root, only what the writer could have moved or deleted is moved or deleted.
 """
 
 import contextlib
+import errno
 import os
 import stat
 import sys
@@ -27,8 +28,10 @@ if sys.platform != "win32":
 
 STAGE = "stage"
 TRASH = "trash"
-# Open at once, besides roots and parts; a process may have 1,024 descriptors, often 256 on macOS.
+# Open at once, besides roots and parts; a process may have 1,024 descriptors, often 256 on macOS. If only _SPARE are
+# left, the directories of one operation stay open, and no others.
 _MOST = 64
+_SPARE = 8
 
 
 class Refused(Exception):
@@ -222,14 +225,40 @@ class OpenDirectories(contextlib.ExitStack):
         key = (kind, number, above)
         if key not in self._open:
             try:
-                directory = self.enter_context(base.child(above))
+                directory = self._opened(base, above)
             except FileNotFoundError:
                 return Location(None, name)
-            while len(self._open) >= _MOST:
-                self._open.popitem(last=False)[1].close()
-            self._open[key] = directory
+            is_scarce = directory.fd is not None and directory.fd >= _limit() - _SPARE
+            self._keep_open(1 if is_scarce else _MOST - 1)
+            self._open[key] = self.enter_context(directory)
         self._open.move_to_end(key)
         return Location(self._open[key], name)
+
+    def _opened(self, base: Directory, above: str) -> Directory:
+        try:
+            return base.child(above)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        self._keep_open(1)
+        return base.child(above)
+
+    def check_spare(self) -> None:
+        """Raise `OSError` if this process has too few descriptors for an operation, or to undo it."""
+        with contextlib.ExitStack() as spare:
+            for _ in range(_SPARE // 2):
+                spare.enter_context(Directory.open(self.journal.roots[0]))
+
+    def _keep_open(self, number: int) -> None:
+        """Close the least recently used ones. The last one may be of the operation that is at work."""
+        while len(self._open) > number:
+            self._open.popitem(last=False)[1].close()
+
+
+def _limit() -> int:
+    """The number of descriptors that this process may have."""
+    most = os.sysconf("SC_OPEN_MAX") if sys.platform != "win32" else -1
+    return sys.maxsize if most < 0 else most
 
 
 def reach(path: str) -> Directory:

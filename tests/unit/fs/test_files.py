@@ -410,3 +410,27 @@ def test_a_copy_has_the_access_list_of_the_file_and_not_of_where_it_is_made(empt
         fs.copy(place, "file", below, "new")
     assert os.listxattr(empty / "directory/new") == []
     assert stat.S_IMODE((empty / "directory/new").stat().st_mode) == 0o640
+
+
+def test_a_deep_tree_is_removed_with_few_descriptors(tmp_path):
+    resource = pytest.importorskip("resource")
+    below = tmp_path / "top"
+    for number in range(25):
+        below = below / f"d{number}"
+        below.mkdir(parents=True)
+        (below / "file").write_text("")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/dev/fd"))) + 9, before[1]))
+    taken = []
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(5):
+            os.close(taken.pop())
+        fs.remove_tree(tmp_path / "top")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for fd in taken:
+            os.close(fd)
+    assert os.listdir(tmp_path) == []

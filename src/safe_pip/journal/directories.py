@@ -257,7 +257,9 @@ class OpenDirectories(contextlib.ExitStack):
 
 def _limit() -> int:
     """The number of descriptors that this process may have."""
-    most = os.sysconf("SC_OPEN_MAX") if sys.platform != "win32" else -1
+    if sys.platform == "win32":
+        return sys.maxsize
+    most = os.sysconf("SC_OPEN_MAX")
     return sys.maxsize if most < 0 else most
 
 

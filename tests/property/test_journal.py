@@ -63,6 +63,7 @@ def journals(draw: st.DrawFn) -> Journal:
                 old,
                 new,
                 tuple(draw(st.lists(paths, max_size=3))),
+                draw(st.text("0123456789abcdef ", max_size=9)),
             )
         )
     parts = tuple(f"{holder}/.safe-pip/{identifier}" for holder in (home, *holders))

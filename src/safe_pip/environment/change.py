@@ -1,6 +1,7 @@
 """What one command has staged and what it takes away: carried out whole, or not at all."""
 
 import os
+import stat
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -15,9 +16,10 @@ from safe_pip.errors import CommitFailed, SafePipError, State, UnusableEnvironme
 from safe_pip.fs.proc import user
 from safe_pip.journal import codec, commit, finish, sweep
 from safe_pip.journal.directories import OpenDirectories, Refused
+from safe_pip.journal.undo import proof_of
 from safe_pip.locking import state_directory
 from safe_pip.merge import merge, tree
-from safe_pip.merge.plan import ExactTree, Journal, Plan, Removal
+from safe_pip.merge.plan import ExactTree, Journal, Operation, Plan, Removal
 
 Overwritten = tuple[tuple[str, "str | None"], ...]
 """Files of others that a commit replaced, each with its owner (None: no distribution owned it)."""
@@ -247,7 +249,10 @@ class Change:
                     self.stage.move_to_part(need.staged, parts[need.volume])
 
     def _journal(self, plan: Plan) -> Journal:
-        changed = {os.path.join(plan.roots[each.root], each.path) for each in plan.operations}
+        def path(operation: Operation) -> str:
+            return os.path.join(plan.roots[operation.root], operation.path)
+
+        changed = set(map(path, plan.operations))
 
         def is_touched(directory: str) -> bool:
             return any(path.startswith(os.path.join(directory, "")) for path in changed)
@@ -259,9 +264,15 @@ class Change:
             if directory != home:
                 self.stage.mark(directory, is_tree=directory in trees)
         parts = tuple(self.stage.parts)
+        operations = tuple(
+            each._replace(proof=proof_of(os.path.join(self.stage.roots[each.part], each.staged), path(each)))
+            if each.staged and each.new is not None and stat.S_ISDIR(each.new.mode)
+            else each
+            for each in plan.operations
+        )
         found = os.stat(home)
         identity = found.st_dev, found.st_ino
-        return Journal(self.stage.identifier, home, trees, directories, plan.roots, parts, plan.operations, identity)
+        return Journal(self.stage.identifier, home, trees, directories, plan.roots, parts, operations, identity)
 
 
 def sweep_target(environment: Environment, target: Target) -> None:

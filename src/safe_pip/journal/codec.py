@@ -113,11 +113,11 @@ def _read(identifier: object, home: object, *rest: object) -> Journal:
 
 
 def _operation(row: object) -> Operation:
-    kind, root, path, part, staged, trash, old, new, known = _is(list, row)  # ValueError: too few, or too many
-    for number, text in ((root, path), (part, staged), (0, trash)):
+    kind, root, path, part, staged, trash, old, new, known, proof = _is(list, row)  # ValueError: too few, or too many
+    for number, text in ((root, path), (part, staged), (0, trash), (0, proof)):
         _is(int, number)
         _is(str, text)
-    return Operation(Kind(kind), root, path, part, staged, trash, _seen(old), _seen(new), _texts(known))
+    return Operation(Kind(kind), root, path, part, staged, trash, _seen(old), _seen(new), _texts(known), proof)
 
 
 def _seen(value: object) -> Seen | None:
@@ -161,7 +161,7 @@ def _check(journal: Journal) -> None:
 
 
 def _check_operation(operation: Operation, journal: Journal) -> None:
-    _, root, path, part, staged, trash, old, new, known = operation
+    _, root, path, part, staged, trash, old, new, known, _ = operation
     if not (0 <= root < len(journal.roots) and 0 <= part < len(journal.parts)):
         _damaged(f"`{path}` is in none of its roots or parts")
     has = (bool(staged), bool(trash), old is not None, new is not None)

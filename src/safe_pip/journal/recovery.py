@@ -56,7 +56,6 @@ class _Journal(NamedTuple):
     """A journal that may be acted on, and the state directory it is in."""
 
     state: Directory
-    made: os.stat_result
     journal: Journal
     writer: Writer
     known_as: str
@@ -136,7 +135,7 @@ def _read(unfinished: Unfinished) -> Iterator[_Journal]:
         if unfinished.name.endswith(JOURNAL) and not state.exists(f"{unfinished.identifier}{OWNER_FILE}"):
             state.stat(unfinished.name)
             raise refused(unfinished, ("its owner file is gone",))
-        yield _Journal(state, made, journal, writer, known_as)
+        yield _Journal(state, journal, writer, known_as)
 
 
 def _moved(journal: Journal, home: str) -> Journal:
@@ -275,7 +274,7 @@ def _opened(unfinished: Unfinished) -> Iterator[tuple[_Journal, OpenDirectories]
 
 def _checked_steps(found: _Journal, directories: OpenDirectories, keep: bool) -> tuple[Step, ...]:
     """What undoes it; raises `Refused` if it may not be done, and `PermissionError` if this user may not do it."""
-    steps = decide(found.journal, lambda operation: observe(directories, operation, found.made), keep=keep)
+    steps = decide(found.journal, lambda operation: observe(directories, operation, is_compared=True), keep=keep)
     _check_writer(directories, steps)
     _check_permission(directories, steps, found.state)
     return steps

@@ -17,17 +17,19 @@ Each action leads to a state that the transaction itself can leave, or from whic
 be interrupted anywhere and begun again.
 """
 
+import contextlib
 import enum
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from safe_pip import fs
+from safe_pip.fs import Directory
 from safe_pip.journal.directories import Location, OpenDirectories, Refused, walk
-from safe_pip.locking.state_directory import LOCKS, NAME
 from safe_pip.merge.plan import Journal, Kind, Operation, Seen
-from safe_pip.records import is_bytecode
+from safe_pip.records import is_bytecode, is_own
 
 
 class Observed(NamedTuple):
@@ -211,8 +213,8 @@ def _set_old_mode(directories: OpenDirectories, operation: Operation) -> None:
         fs.set_mode(live.parent, live.name, stat.S_IMODE(operation.old.mode))
 
 
-def observe(directories: OpenDirectories, operation: Operation, since: os.stat_result | None = None) -> Observed:
-    """What is at the places of this operation; with `since`, the journal's status, also whether it changed later."""
+def observe(directories: OpenDirectories, operation: Operation, *, is_compared: bool = False) -> Observed:
+    """What is at the places of this operation; with `is_compared` also whether another program has changed it."""
     staged = directories.staged(operation) if operation.staged else Location(None, "")
     trash = directories.trash(operation) if operation.trash else Location(None, "")
     observed = Observed(None, _seen(staged), _seen(trash), is_staged_marked=directories.is_marked(staged))
@@ -222,7 +224,7 @@ def observe(directories: OpenDirectories, operation: Operation, since: os.stat_r
         return observed._replace(is_reachable=False)
     is_marked = directories.is_marked(live)
     old = staged if operation.kind is Kind.EXCHANGE else trash
-    is_changed = is_marked and since is not None and _is_changed(directories, live, old, since)
+    is_changed = is_marked and is_compared and _is_changed(operation, live, old)
     return observed._replace(live=_seen(live), is_marked=is_marked, is_changed=is_changed)
 
 
@@ -241,33 +243,48 @@ def _seen(location: Location) -> Seen | None:
     return Seen.of(found) if found is not None else None
 
 
-def _is_changed(directories: OpenDirectories, live: Location, old: Location, since: os.stat_result) -> bool:
-    """Whether another program wrote in a new directory since the journal was written, caches of importers apart.
+def proof(new: Directory, old: Location) -> tuple[str, str, bool]:
+    """What identifies what a new directory holds: digests of names, kinds, sizes and times.
 
-    Both times of a file have to be later: a copied environment has new times of change, and a staged file may have any
-    time of modification. A file that the old directory holds as well cannot be lost.
+    The second digest is about whole seconds, which archives keep; True: the times may have lost their fractions. Caches
+    of importers are left out, what is safe-pip's own, and other links to what the old directory holds.
     """
+    exact, coarse = [], []
+    is_rough = True
+    for path, found in sorted(walk(new)):
+        is_cached = "__pycache__" in path.split("/")
+        if is_cached or is_own(path) or (found.st_nlink > 1 and _is_same_file(status_below(old, path), found)):
+            continue
+        time = found.st_mtime_ns if stat.S_ISREG(found.st_mode) else 0
+        is_rough = is_rough and time % 100 == 0
+        line = f"{path}\0{stat.S_IFMT(found.st_mode)} {found.st_size}"
+        exact.append(f"{line} {time}")
+        coarse.append(f"{line} {time // 10**9}")
+    one, other = (hashlib.sha256(os.fsencode("\0".join(lines))).hexdigest() for lines in (exact, coarse))
+    return one, other, is_rough
+
+
+def proof_of(staged: str, live: str) -> str:
+    """The proof of a staged directory that is to be at the path `live`, as the journal has it."""
+    with Directory.open(staged) as new, contextlib.ExitStack() as opened:
+        old = Location(None, "")
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            above = opened.enter_context(Directory.open(os.path.dirname(live)))
+            old = Location(above, os.path.basename(live))
+        exact, coarse, _ = proof(new, old)
+    return f"{exact} {coarse}"
+
+
+def _is_changed(operation: Operation, live: Location, old: Location) -> bool:
+    """Whether another program wrote in a new directory since the journal was written, whatever the times say."""
     with live.parent.child(live.name) as new:
-        if live.name.endswith(".dist-info") and not new.exists("METADATA"):
-            return True  # uninstalled: only our marker is left
-        changed = max(since.st_ctime_ns, new.stat(directories.marker).st_ctime_ns)
-        return any(
-            found.st_mtime_ns > since.st_mtime_ns
-            and found.st_ctime_ns > changed
-            and "__pycache__" not in path.split("/")
-            and not _is_lock(path)
-            and not (found.st_nlink > 1 and old.name and _is_same_file(status_below(old, path), found))
-            for path, found in walk(new)
-        )
+        exact, coarse, is_rough = proof(new, old)
+    written = operation.proof.split()
+    return bool(written) and exact != written[0] and not (is_rough and coarse == written[1])
 
 
 def _is_same_file(one: os.stat_result | None, other: os.stat_result) -> bool:
     return one is not None and os.path.samestat(one, other)
-
-
-def _is_lock(path: str) -> bool:
-    """Whether it is a lock file of a tree: a process makes it before it can find the journal."""
-    return os.path.basename(os.path.dirname(path)) == NAME and os.path.basename(path) in LOCKS
 
 
 def _is_directory(seen: Seen | None) -> bool:

@@ -63,7 +63,8 @@ class Operation(NamedTuple):
 
     `staged` is below the part's `stage/`, `trash` a single name in its `trash/`; each is empty where the kind has
     none. `old` is what is there before and `new` what is there after, None for nothing. For a directory that leaves its
-    place, `known` lists the files (relative to it) that may be deleted with it.
+    place, `known` lists the files (relative to it) that may be deleted with it. `proof` identifies what a new directory
+    holds.
     """
 
     kind: Kind
@@ -75,6 +76,7 @@ class Operation(NamedTuple):
     old: Seen | None = None
     new: Seen | None = None
     known: tuple[str, ...] = ()
+    proof: str = ""
 
 
 class Link(NamedTuple):

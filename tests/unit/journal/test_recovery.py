@@ -316,6 +316,31 @@ FOREIGN: dict[str, tuple[Build, Callable[[StagedTransaction], object]]] = {
         lambda transaction: (transaction.home / "x-1.dist-info" / "METADATA").unlink(),
     ),
 }
+
+
+def installed_over(transaction: StagedTransaction, name: str, text: str, *, mtime_ns: int) -> None:
+    """As another installer does it that keeps the times of its archive: uv, conda, tar, `cp -a`."""
+    path = transaction.home / "x" / name
+    path.with_name("aside").write_text(text)
+    os.utime(path.with_name("aside"), ns=(mtime_ns, mtime_ns))
+    os.replace(path.with_name("aside"), path)
+
+
+for _build in ("a new directory", "an exchange", "a directory for a directory", "a directory for a file"):
+    for _what, _name, _text, _time in (
+        ("another size and an old time", "a.py", "of another size", 10**18),
+        ("the same size and an old time", "a.py", "NEWER", 10**18),
+        ("a new name and an old time", "b.py", "x", 10**18),
+        ("the same size and whole seconds", "a.py", "NEWER", 2 * 10**18),
+    ):
+        FOREIGN[f"{_build}, installed over with {_what}"] = (
+            BUILDS[_build],
+            lambda transaction, name=_name, text=_text, time=_time: installed_over(
+                transaction, name, text, mtime_ns=time
+            ),
+        )
+
+
 every_foreign = pytest.mark.parametrize(("build", "change"), FOREIGN.values(), ids=FOREIGN.keys())
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip import fs
+from safe_pip.environment.snapshot import Snapshot
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import CommitFailed, State
 from tests.support.faults import disk as faults
@@ -208,7 +209,7 @@ def test_what_was_planned_again_under_the_lock_is_synced_as_well(prefix, monkeyp
     with watching() as watched, transaction.staging(prefix.target) as change:
         prefix.stage(change, [ONE_2], [ONE])
         # As if others installed something each time between the plan and the locks.
-        monkeypatch.setattr(transaction.environment, "read", lambda take: None)
+        monkeypatch.setattr(transaction.environment, "read", lambda take: ([], Snapshot()))
         transaction.commit(change, lambda now: ())
     written = [each.path for each in watched.disk.changes if each.operation == "create"]
     assert len([path for path in written if path.endswith("/journal")]) == 4

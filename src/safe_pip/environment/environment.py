@@ -205,6 +205,7 @@ class Recovering(Step):
             self._unfinished = unfinished
             for tree in map(Path, journal.trees):
                 if fs.is_directory(tree) and state_directory.exists(tree):
+                    state_directory.make(tree)  # a lock file may have been deleted
                     yield order.commit_lock(tree, exclusive=True)
             for directory in map(Path, journal.directories):
                 if fs.is_directory(directory):
@@ -310,7 +311,10 @@ class Changing(Opening):
             self._made += _make_directory(directory)
             yield order.shared_directory(directory)
         for container in resolved(self._target.containers):
-            if container.is_dir():
+            if container in self.trees:  # it has its place in the order already, as a tree
+                if not self._environment:
+                    yield order.environment_lock(container, exclusive=False)._replace(gate=None)
+            elif container.is_dir():
                 yield order.shared_directory(container, exclusive=self._environment)
         self._uv_lock = self._find_uv_lock()
         if self._uv_lock is not None:
@@ -361,10 +365,9 @@ T = TypeVar("T")
 
 
 class Held:
-    """The proof that a commit may change `trees`. Only `Environment` makes it; it is valid only while it is open."""
+    """The proof that a commit may change a target. Only `Environment` makes it; it is valid only while it is open."""
 
-    def __init__(self, trees: tuple[Path, ...], scope: Scope) -> None:
-        self.trees = trees
+    def __init__(self, scope: Scope) -> None:
         self._scope = scope
 
     def check(self) -> None:
@@ -502,7 +505,7 @@ class Environment:
     @contextmanager
     def _changing(self, step: Changing, *, keep: Keep = Keep.FIRMLY, is_published: bool = False) -> Iterator[Held]:
         with self._tidying(step), self._taking(step, keep=keep, is_published=is_published) as scope:
-            yield Held(step.trees, scope)
+            yield Held(scope)
 
     @contextmanager
     def _tidying(self, step: Opening | Locking) -> Iterator[None]:

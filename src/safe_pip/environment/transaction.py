@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from safe_pip.environment.environment import PACKAGES, Environment, Held, Target
 from safe_pip.environment.snapshot import ReadSet, Snapshot, are_settled, listings
 from safe_pip.errors import SafePipError, StalePlan, State
+from safe_pip.locking import state_directory
 
 if TYPE_CHECKING:
     from safe_pip.environment.change import Change, Overwritten, ReadyPlan, Terms
@@ -273,7 +274,9 @@ class _Commit:
         path = self._transaction.path
         take = self._transaction.environment.read
         self._listings, self._seen = take(lambda: (listings(path), Snapshot.take(path)))
-        self._is_settled = are_settled(self._listings)
+        # There stat(2) may answer from a cache; listing a directory asks the server.
+        is_on_network = any(map(state_directory.is_on_network, map(Path, path)))
+        self._is_settled = are_settled(self._listings) and not is_on_network
         ready = self._change.prepare()
         self._adds = ready.plan.adds and not self._change.shadows() and not self._replaces
         return ready

@@ -127,7 +127,7 @@ def _next_data(fd: int, at: int, size: int) -> tuple[int, int]:
 
 
 def _copy_range(old: int, new: int, count: int) -> int:
-    if sys.platform == "linux":
+    if sys.platform == "linux" and hasattr(os, "copy_file_range"):  # Python may be built for an older glibc than 2.27
         with contextlib.suppress(OSError):  # two filesystems, or one that cannot
             if moved := os.copy_file_range(old, new, count):
                 return moved

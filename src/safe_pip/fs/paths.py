@@ -16,7 +16,7 @@ from pathlib import Path
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import files
 from safe_pip.fs.attributes import ACL
-from safe_pip.fs.directory import Directory, remove, set_mode
+from safe_pip.fs.directory import Directory, remove, set_mode, set_owner
 from safe_pip.fs.rename import move_over
 from safe_pip.fs.watch import Changing
 
@@ -185,22 +185,23 @@ def write_bytecode(source: Path) -> None:
 def set_access(path: Path, mode: int, *, group: int, owner: int | None = None, like: Path | None = None) -> None:
     """Give `path` this mode and group whatever the umask, the access list of `like`, and, where allowed, this owner.
 
-    If this user may not give the group, `path` keeps its own, which then may do no more than all users.
+    If this user may not give the group, `path` keeps its own, which then may do no more than all users. No symbolic
+    link is followed: the owner of the directory may put one there meanwhile.
     """
-    if sys.platform != "win32":
+    with Directory.open(path.parent) as parent:
         if owner is not None:
-            with contextlib.suppress(PermissionError), Changing("set_owner", path):
-                os.chown(path, owner, -1, follow_symlinks=False)
+            with contextlib.suppress(PermissionError):
+                set_owner(parent, path.name, owner, -1)
         try:
-            with Changing("set_owner", path):
-                os.chown(path, -1, group, follow_symlinks=False)
+            set_owner(parent, path.name, -1, group)
         except PermissionError:
             mode = mode & ~0o2070 | (mode & 0o007) << 3
-    with Changing("set_mode", path):
         if sys.platform == "linux" and like is not None:
-            with contextlib.suppress(OSError):  # there is none, or the filesystem has none
-                os.setxattr(path, ACL, os.getxattr(like, ACL))
-        os.chmod(path, mode)
+            with contextlib.suppress(OSError), parent.opened(path.name) as fd:  # the filesystem may have none
+                found = os.getxattr(like, ACL)
+                with Changing("set_mode", path):
+                    os.setxattr(fd, ACL, found)
+        set_mode(parent, path.name, mode)
 
 
 def unnamed_file(content: bytes) -> int:
@@ -209,7 +210,7 @@ def unnamed_file(content: bytes) -> int:
     On Linux it lies in memory, so that a full disk does not matter (memfd_create(2)).
     """
     with Changing("create", os.path.join(os.sep, "*")):
-        if sys.platform == "linux":
+        if sys.platform == "linux" and hasattr(os, "memfd_create"):  # Python may be built for an older glibc than 2.27
             descriptor = os.memfd_create("safe-pip")
         else:
             with tempfile.TemporaryFile() as file:

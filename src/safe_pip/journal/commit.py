@@ -120,6 +120,8 @@ def _opened(journal: Journal) -> OpenDirectories:
         return OpenDirectories(journal)
     except Refused:
         raise Rejected from None
+    except OSError as error:
+        raise _failed(error, State.UNCHANGED) from error
 
 
 def _validate(journal: Journal, plan: Plan) -> None:
@@ -137,7 +139,9 @@ def _validate(journal: Journal, plan: Plan) -> None:
             is_file = operation.old is not None and not stat.S_ISDIR(operation.old.mode)
             if is_file and Seen.of(os.lstat(journal.path(operation))) != operation.old:
                 raise Rejected
-    except OSError:
+    except OSError as error:
+        if error.errno not in _CHANGED:
+            raise _failed(error, State.UNCHANGED) from error
         raise Rejected from None
 
 

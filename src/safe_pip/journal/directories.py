@@ -289,7 +289,10 @@ def status(directory: Directory) -> os.stat_result:
 def walk(directory: Directory, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
     """All files in `directory`, at whatever depth, with their paths relative to it; no symbolic link is followed."""
     for name in directory.names():
-        found = directory.stat(name)
+        try:
+            found = directory.stat(name)
+        except FileNotFoundError:
+            continue  # an importer has renamed the bytecode that it wrote
         if stat.S_ISDIR(found.st_mode):
             with directory.child(name) as inner:
                 yield from walk(inner, f"{below}{name}/")

@@ -67,7 +67,8 @@ def named_home(directory: Directory, name: str) -> str | None:
     with suppress(OSError):
         if directory.stat(name).st_size <= _LONGEST:
             content = os.fsdecode(directory.read(name))
-    return content[:-1] if content.endswith("\n") and os.path.isabs(content) else None
+    is_path = content.endswith("\n") and os.path.isabs(content) and "\0" not in content
+    return content[:-1] if is_path else None
 
 
 def share(parts: Iterable[str], home: str, roots: Iterable[str], inside: Iterable[str]) -> None:

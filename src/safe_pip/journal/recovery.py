@@ -145,7 +145,10 @@ def _moved(journal: Journal, home: str) -> Journal:
         return journal
     old, new = journal.home, home
     while os.path.basename(old) == os.path.basename(new) != "":
-        old, new = os.path.dirname(old), os.path.dirname(new)
+        above = os.path.dirname(old), os.path.dirname(new)
+        if os.path.commonpath(above) in above:
+            break  # no directory was moved into itself
+        old, new = above
 
     def path(written: str) -> str:
         """What lay beside the home has come with it, or has stayed."""

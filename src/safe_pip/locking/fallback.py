@@ -45,7 +45,7 @@ class Sole:
     def _acquire(self, directory: Path) -> Callable[[], object]:
         inherited, shown = _inherited(), shown_name(directory)
         if inherited is not None and str(directory) in inherited[1]:
-            path = inherited[0] / "commit"
+            path = inherited[0] / f"commit-{inherited[1].index(str(directory))}"
         else:
             fs.make_directories(directory)
             state_directory.make(directory)

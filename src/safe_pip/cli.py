@@ -18,7 +18,7 @@ from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import NO_WORKING_DIRECTORY, Replaced, SafePipError, StalePlan, UnusableEnvironment, UsageError
 from safe_pip.launch import frozen_pip, isolation, settings
 from safe_pip.launch.fast_start import FastStart
-from safe_pip.launch.restart import LAST, Attempt
+from safe_pip.launch.restart import LAST, RUNNER, Attempt
 from safe_pip.locking import flock
 from safe_pip.messages import Reporter, output, say
 
@@ -124,7 +124,7 @@ def _run_pip(line: CommandLine, chosen: settings.Settings, attempt: Attempt) -> 
         if attempt.is_fallback or not flock.supported:
             locks.enter_context(transaction.environment.exclusively(_fallback_target(line)))
             copy = frozen_pip.freeze(path)
-            return _run_unchanged(line, copy)
+            return _run_unchanged(line, chosen, copy)
         copy = frozen_pip.freeze(path, read=transaction.read)
     if copy is None:
         return _fall_back(line, attempt, "pip cannot be copied from where it is installed")
@@ -182,17 +182,30 @@ def _fall_back(line: CommandLine, attempt: Attempt, reason: str) -> int:
 def _fallback_target(line: CommandLine) -> Target | None:
     from safe_pip.pip_seams.named_target import named_target
 
+    if line.is_about_pip or not {"-h", "--help"}.isdisjoint(line.rest):
+        return None
     configured = settings.of_install(os.environ, isolated="--isolated" in line.options)
     return named_target(isolation.environment_path, line.command, line.rest, configured)
 
 
-def _run_unchanged(line: CommandLine, copy: frozen_pip.FrozenPip | None) -> int:
+def _run_unchanged(line: CommandLine, chosen: settings.Settings, copy: frozen_pip.FrozenPip | None) -> int:
     if copy is not None:
         sys.path.append(str(copy.path))
     sys.path.extend(isolation.environment_path)
     gc.enable()
-    from safe_pip.pip_seams.seams import run_unchanged
+    from safe_pip.pip_seams.seam import SeamBroken
+    from safe_pip.pip_seams.seams import RUNNABLE, run_unchanged
 
+    def runner(original: object) -> str:
+        os.environ.update({**(copy.for_child() if copy is not None else {}), **chosen.for_child()})
+        return RUNNER
+
+    # The locks are those of this environment. Another one, which `--python` names, needs a safe-pip of its own.
+    try:
+        RUNNABLE.replace(runner)
+    except SeamBroken:
+        if "--python" in line.options:
+            raise
     return run_unchanged(list(line.for_pip))
 
 

@@ -35,6 +35,7 @@ def counting(env: PipEnvironment) -> PipEnvironment:
     env.more |= {
         "XDG_CACHE_HOME": str(env.directory / "cache"),
         "PIP_CACHE_DIR": str(env.directory / "cache" / "pip"),
+        "TMPDIR": str(env.directory),  # where there may be a copy as well
     }
     env.add_to_index(Project("aproject", "1"), Project("bproject", "1"))
     return env

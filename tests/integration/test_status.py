@@ -126,8 +126,10 @@ def test_the_inheritor_of_a_lock_is_named_in_place_of_its_first_holder(tree: Pat
 
 def test_a_holder_is_shown_without_the_secrets_of_its_command_line(tree: Path) -> None:
     program = ["sh", "-c", "echo in; read line", "-i", "https://me:s3cret@host/simple", "--password", "s3cret"]
-    command = [sys.executable, "-m", "safe_pip", "run", "--exclusive", "--env", str(tree), "--", *program]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables()) as holder:
+    # A long command line is shown in part.
+    command = [sys.executable, "-m", "safe_pip", "run", "--exclusive", "--env", ".", "--", *program]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=tree, env=variables()) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"in\n"
         note = (tree / ".safe-pip" / "owner").read_text()

@@ -10,7 +10,7 @@ import os
 import stat
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, MutableMapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
@@ -31,6 +31,9 @@ _SECOND = 1_000_000_000
 # PEP 552: magic number, flags, then, if no flag is set, the time and the size of the source; 32 bits each.
 _FLAGS, _TIME = slice(4, 8), 8
 
+_Linked = MutableMapping[tuple[int, int], tuple[str, int]]
+"""Where the first of several links to a file was copied to, and how many are left, by the file's device and inode."""
+
 
 class Stage:
     """The private tree of one transaction, gone after `close`. What the disk refuses in it is an error of ours."""
@@ -45,6 +48,7 @@ class Stage:
         """The private directories, the one in `home` first."""
         self._marks: set[str] = set()
         self._mirrored = {"/"}
+        self._linked: defaultdict[int, _Linked] = defaultdict(dict)
         self._exchanging: list[bool] = []
         self._extra: list[str] = []
         """What `link` and `add_markers` have put into the stage, for `reset`."""
@@ -160,7 +164,7 @@ class Stage:
                 root = self.roots[part]
                 _mirror(root, os.path.dirname(live))
                 with _parent_of(path) as (source, name), _parent_of(root + live) as (destination, _):
-                    _copy_below(source, name, destination)
+                    _copy_below(source, name, destination, self._linked[part])
                     fs.remove_below(source, name)
 
     def mark(self, directory: str, *, is_tree: bool = False) -> None:
@@ -349,17 +353,29 @@ def _mirror(root: str, live: str, *, is_moved: bool = False) -> None:
             here = opened.enter_context(here.child(name))
 
 
-def _copy_below(source: Directory, name: str, destination: Directory) -> None:
-    """Copy `name` and all below it, with modes, times and symbolic links, into a directory of another filesystem."""
-    if not stat.S_ISDIR(source.stat(name).st_mode):
-        fs.copy(source, name, destination, name)
+def _copy_below(source: Directory, name: str, destination: Directory, linked: _Linked) -> None:
+    """Copy `name` and all below it, with modes, times and symbolic links, into a directory of another filesystem.
+
+    Links to one file stay that, by `linked`. With its last link a file is forgotten: another may get its inode then.
+    """
+    status = source.stat(name)
+    if not stat.S_ISDIR(status.st_mode):
+        inode = status.st_dev, status.st_ino
+        first, left = linked.pop(inode, ("", status.st_nlink))
+        if first:
+            with _parent_of(first) as (directory, first_name):
+                fs.link(directory, first_name, destination, name)
+        else:
+            fs.copy(source, name, destination, name)
+        if left > 1:
+            linked[inode] = first or destination.join(name), left - 1
         return
     is_new = not destination.exists(name)
     if is_new:
         fs.make_directory(destination, name, 0o700)
     with source.child(name) as below, destination.child(name) as copied:
         for inner in below.names():
-            _copy_below(below, inner, copied)
+            _copy_below(below, inner, copied, linked)
     if is_new:
         attributes.copy_status(source, name, destination, name)
 

@@ -81,3 +81,11 @@ def not_writable(path: Path, error: OSError) -> UnusableEnvironment:
 
 def _full(directory: str, figures: str = "") -> SafePipError:
     return CommitFailed(f"there is not enough space in `{directory}`{figures}", state=State.UNCHANGED)
+
+
+def descriptor_limit() -> int:
+    """The number of descriptors that this process may have (`ulimit -n`)."""
+    if sys.platform == "win32":
+        return sys.maxsize
+    most = os.sysconf("SC_OPEN_MAX")
+    return sys.maxsize if most < 0 else most

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from safe_pip import fs
-from safe_pip.fs import Directory
+from safe_pip.fs import Directory, space
 from safe_pip.fs.proc import user
 from safe_pip.journal import codec
 from safe_pip.locking import state_directory
@@ -228,7 +228,7 @@ class OpenDirectories(contextlib.ExitStack):
                 directory = self._opened(base, above)
             except FileNotFoundError:
                 return Location(None, name)
-            is_scarce = directory.fd is not None and directory.fd >= _limit() - _SPARE
+            is_scarce = directory.fd is not None and directory.fd >= space.descriptor_limit() - _SPARE
             self._keep_open(1 if is_scarce else _MOST - 1)
             self._open[key] = self.enter_context(directory)
         self._open.move_to_end(key)
@@ -253,14 +253,6 @@ class OpenDirectories(contextlib.ExitStack):
         """Close the least recently used ones. The last one may be of the operation that is at work."""
         while len(self._open) > number:
             self._open.popitem(last=False)[1].close()
-
-
-def _limit() -> int:
-    """The number of descriptors that this process may have."""
-    if sys.platform == "win32":
-        return sys.maxsize
-    most = os.sysconf("SC_OPEN_MAX")
-    return sys.maxsize if most < 0 else most
 
 
 def reach(path: str) -> Directory:

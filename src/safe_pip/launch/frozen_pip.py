@@ -329,7 +329,6 @@ def _make(site: Path, record: PipRecord, environ: Mapping[str, str]) -> FrozenPi
     Raises `Unfaithful` if a file is not what it should be, or if no directory can be written, `UnusableEnvironment` if
     there is no room anywhere. On return, and if it raises, nothing half made is left.
     """
-    made = None
     try:
         for copies in _stores(environ, makes=True):
             copies.sweep(unused=_UNUSED)
@@ -343,11 +342,13 @@ def _make(site: Path, record: PipRecord, environ: Mapping[str, str]) -> FrozenPi
                         if not copies.remove(record.name):  # damaged, and another process runs from it
                             break
         made, _ = copies.make()  # locked while this process lives; swept by the next one
-        record.copy(site, made)
+        try:
+            record.copy(site, made)
+        except BaseException:
+            fs.remove_tree(made)
+            raise
         return FrozenPip(made, record.version, site / "pip", is_private=True)
     except OSError as error:
-        if made is not None:
-            fs.remove_tree(made)
         if error.errno in _READ_ONLY:
             raise Unfaithful(site) from error
         raise UnusableEnvironment(

@@ -10,14 +10,16 @@ import os
 import sys
 import zipfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from pip._internal.build_env import NoOpBuildEnvironment
 from pip._internal.utils.temp_dir import TempDirectory
 
 from safe_pip import fs
 from safe_pip.environment.transaction import Transaction
+from safe_pip.fs import space
 from safe_pip.pip_seams.seam import Seam
 
 ENTER = Seam("pip._internal.build_env", "NoOpBuildEnvironment.__enter__", ("self",))
@@ -44,18 +46,20 @@ class KeptBuilds:
         self._built = built
 
     def keep(self, key: str, path: str) -> None:
-        """Keep a wheel, or a directory of metadata, that was built of `key`."""
-        if sys.platform == "win32":  # an open file cannot be deleted there
+        """Keep a wheel, or a directory of metadata, that was built of `key`. What cannot be kept is built again."""
+        # Each takes a descriptor. On Windows an open file cannot be deleted.
+        if not key or sys.platform == "win32" or len(self._built) >= space.descriptor_limit() // 4:
             return
-        if os.path.isfile(path):
-            fd = os.open(path, os.O_RDONLY)
-        else:
-            packed = io.BytesIO()
-            with zipfile.ZipFile(packed, "w") as archive:
-                for file in filter(Path.is_file, Path(path).rglob("*")):
-                    archive.write(file, file.relative_to(path))
-            fd = fs.unnamed_file(packed.getvalue())
-        self._built[key] = os.path.basename(path), fd
+        with suppress(OSError, ValueError):
+            if os.path.isfile(path):
+                fd = os.open(path, os.O_RDONLY)
+            else:
+                packed = io.BytesIO()
+                with zipfile.ZipFile(packed, "w", strict_timestamps=False) as archive:
+                    for file in filter(Path.is_file, Path(path).rglob("*")):
+                        archive.write(file, file.relative_to(path))
+                fd = fs.unnamed_file(packed.getvalue())
+            self._built[key] = os.path.basename(path), fd
 
     def restore(self, key: str, directory: str) -> str | None:
         """Put what was built of `key` into a directory; on return its path there, None if nothing was."""
@@ -78,8 +82,14 @@ class KeptBuilds:
 
 
 def built_of(req: Any, version: str) -> str:
-    """What is built of a requirement, as far as one command can tell: the same again gives the same."""
-    return repr((req.name, version, str(req.link), req.download_info, req.editable, req.config_settings))
+    """What is built of a requirement, as far as one command can tell: the same again gives the same.
+
+    Empty for a build without isolation: it depends on what is installed, which may be why the command begins again.
+    """
+    if isinstance(req.build_env, NoOpBuildEnvironment):
+        return ""
+    source = req.download_info and req.download_info.to_json()
+    return repr((req.name, version, str(req.link), source, req.editable, req.config_settings))
 
 
 def attach(transaction: Transaction, kept: KeptBuilds) -> None:

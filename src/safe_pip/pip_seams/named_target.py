@@ -50,9 +50,9 @@ def named_target(
     if not (target or prefix or root):
         return None
     known = {os.path.realpath(entry) for entry in path}
-    places = [os.path.expanduser(target)] if target else _libraries(prefix, root)
+    places = [target] if target else _libraries(prefix, root)
     trees = tuple(dict.fromkeys(Path(os.path.realpath(place)) for place in places))
-    container = Path(os.path.realpath(os.path.expanduser(target or root or prefix or "")))
+    container = Path(os.path.realpath(target or root or prefix or ""))
     stateless = tuple(tree for tree in trees if str(tree) not in known)
     return Target(trees, stateless_trees=stateless, containers=(container,))
 

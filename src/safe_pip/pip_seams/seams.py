@@ -49,9 +49,9 @@ COMPLETION = Seam("pip._internal.commands.completion", "COMPLETION_SCRIPTS")
 def preload() -> None:
     """Import what other modules import when they need it: from 26.1 on pip lets nothing be imported once it installs.
 
-    Not every platform has all of it.
+    Not every platform has all of it. `zipfile` decodes names of an archive with cp437.
     """
-    for name in ("safe_pip.journal.recovery", "pwd", "py_compile", "shlex"):
+    for name in ("encodings.cp437", "safe_pip.journal.recovery", "pwd", "py_compile", "shlex"):
         with suppress(ImportError):
             importlib.import_module(name)
     load_rename()

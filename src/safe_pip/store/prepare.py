@@ -21,6 +21,7 @@ from typing import IO
 
 from safe_pip import fs, records
 from safe_pip.errors import UnusableEnvironment
+from safe_pip.fs import space
 from safe_pip.locking import flock, holders
 from safe_pip.locking.holders import Holder, Work
 from safe_pip.store.unpack import DAMAGE, Unpacking, Unpreparable
@@ -260,10 +261,7 @@ def _show_work(held: flock.Descriptor | None) -> None:
 
 def _most_held() -> int:
     """As many entries as leave a process three quarters of its descriptors; each entry takes one."""
-    if sys.platform == "win32":
-        return 0
-    most = os.sysconf("SC_OPEN_MAX")
-    return sys.maxsize if most < 0 else most // 4
+    return space.descriptor_limit() // 4
 
 
 def _granted(descriptor: flock.Descriptor, seconds: float) -> bool:

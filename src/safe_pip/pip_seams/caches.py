@@ -66,30 +66,29 @@ def attach_to_wheels(transaction: Transaction, kept: KeptBuilds) -> Collection[P
         return place
 
     def build_one(original: Any, req: Any, output_dir: str, *args: Any, **kw: Any) -> Any:
-        if output_dir not in caches:
-            key = built_of(req, req.metadata["version"])
-            built = kept.restore(key, output_dir)
-            if built is None:
-                built = original(req, output_dir, *args, **kw)
-                if built is not None:
-                    kept.keep(key, built)
-            if built is not None:
-                passing.add(Path(built))
-            return built
-        private = TempDirectory(kind="built-wheel", globally_managed=True).path
+        is_cached = output_dir in caches
+        place = TempDirectory(kind="built-wheel", globally_managed=True).path if is_cached else output_dir
 
         def rename(record: logging.LogRecord) -> bool:
             if isinstance(record.args, tuple):
-                record.args = tuple(output_dir if value == private else value for value in record.args)
+                record.args = tuple(output_dir if value == place else value for value in record.args)
             return True
 
-        with _filtered("pip._internal.wheel_builder", rename):
-            built = original(req, private, *args, **kw)
-        if built is not None:
-            with _mutex(transaction, caches[output_dir]) as usable, suppress(OSError):
-                if usable:
-                    fs.make_directories(Path(output_dir))
-                    fs.copy_whole(Path(built), Path(output_dir, os.path.basename(built)))
+        key = built_of(req, req.metadata["version"])
+        built = kept.restore(key, place)
+        if built is None:
+            with _filtered("pip._internal.wheel_builder", rename):
+                built = original(req, place, *args, **kw)
+            if built is None:
+                return None
+            kept.keep(key, built)
+            if is_cached:
+                with _mutex(transaction, caches[output_dir]) as usable, suppress(OSError):
+                    if usable:
+                        fs.make_directories(Path(output_dir))
+                        fs.copy_whole(Path(built), Path(output_dir, os.path.basename(built)))
+        if not is_cached:
+            passing.add(Path(built))
         return built
 
     def record_download_origin(original: Any, cache_dir: str, download_info: Any) -> None:

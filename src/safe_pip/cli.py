@@ -17,7 +17,7 @@ from safe_pip.environment.environment import Environment, Target
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import NO_WORKING_DIRECTORY, Replaced, SafePipError, StalePlan, UnusableEnvironment, UsageError
 from safe_pip.launch import frozen_pip, isolation, settings
-from safe_pip.launch.fast_start import FastStart
+from safe_pip.launch.fast_start import FastStart, attach_bundle
 from safe_pip.launch.restart import LAST, RUNNER, Attempt
 from safe_pip.locking import flock
 from safe_pip.messages import Reporter, output, say
@@ -145,11 +145,14 @@ def _run_seams(
     copy: frozen_pip.FrozenPip,
 ) -> int:
     sys.path.append(str(copy.path))
+    begin = gc.enable
     if not chosen.fast_start:
         gc.enable()
-    kept = copy.beside("programs") if chosen.fast_start and not copy.is_private else None
-    start = FastStart(kept, copy=copy.path, bundle=copy.beside("bundle"))
-    start.attach()
+    elif not copy.is_private and sys.implementation.name == "cpython":
+        attach_bundle(copy.bundle)
+        start = FastStart(copy.programs)
+        start.attach()
+        begin = start.end
     from safe_pip.pip_seams.seam import SeamBroken
     from safe_pip.pip_seams.seams import Seams, Shell
 
@@ -158,7 +161,7 @@ def _run_seams(
     if "--version" in line.options and line.is_verbose:
         say(f"safe-pip {__version__}, with pip {copy.version} from {copy.path}")
     shell = Shell(copy.origin, VERBS, {**copy.for_child(), **chosen.for_child()})
-    seams = Seams(transaction, shell, attempt, chosen, start.end)
+    seams = Seams(transaction, shell, attempt, chosen, begin)
     status = seams.run(list(line.for_pip))
     for notice in transaction.noticed:
         say(notice)

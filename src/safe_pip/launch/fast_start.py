@@ -7,10 +7,10 @@
   made them. The matching engine checks each program that it is given; what is not kept is compiled as usual.
 - pip's modules come from one file, the bundle. To import a module the interpreter asks for the times of a directory and
   of a source, and opens and reads a file. A command imports 400 modules of a pip that never changes.
-- What draws pip's tracebacks in colour is imported for `--debug` alone.
 - At the end memory is left to the system. An interpreter takes its objects apart one by one, for nothing.
 
-`SAFE_PIP_FAST_START=0` (`fast-start` in pip's configuration) switches all of it off.
+`SAFE_PIP_FAST_START=0` (`fast-start` in pip's configuration) switches all of it off. The files are named by all that
+they depend on (`frozen_pip.FrozenPip`).
 """
 
 import atexit
@@ -34,14 +34,12 @@ from typing import Any
 
 from safe_pip import fs
 
-_FORMAT = 2
 MOST = 5000
 """So many are kept of each kind; pip and its libraries have some hundred."""
 _WORD = 4
 """The size of a word of the matching engine's code, in bytes."""
 _GARBAGE = 50_000
 """The collector looks after so many new objects: a command that lasts a second makes hardly any garbage."""
-_DIGEST = hashlib.sha256().digest_size
 _UNREADABLE = (OSError, ValueError, EOFError, TypeError)
 
 Expression = tuple[bool, str | bytes, int]
@@ -49,18 +47,15 @@ Expression = tuple[bool, str | bytes, int]
 Program = tuple[int, bytes, int, dict[str, int], tuple[str | None, ...]]
 """What `_sre.compile` takes besides the expression: flags, the code as words of this machine, groups, their names."""
 
-_DRAWING = "pip._vendor.rich.traceback"
-
 _is_on = False
 """Whether this process uses what makes a start cheaper."""
 
 
 class FastStart:
-    """The tricks of one process: between `attach` and `end` `re`, `collections` and `dataclasses` ask this object."""
+    """Between `attach` and `end` `re`, `collections` and `dataclasses` ask this object for what is kept in `file`."""
 
-    def __init__(self, file: Path | None, *, copy: Path | None = None, bundle: Path | None = None) -> None:
-        """`file` is where the results are kept; None switches everything off. `bundle` is made of the pip in `copy`."""
-        self._file, self._copy, self._bundle = file, copy, bundle
+    def __init__(self, file: Path) -> None:
+        self._file = file
         self._programs: dict[Expression, Program] = {}
         self._sources: dict[tuple[str, str], CodeType] = {}
         """The code of each source in each mode of `compile`."""
@@ -72,22 +67,15 @@ class FastStart:
 
     def attach(self) -> None:
         """Use what is kept; an interpreter that is not made as expected is left alone."""
-        if self._file is None or sys.implementation.name != "cpython":
-            return
         global _is_on
         _is_on = True
-        sys.modules.setdefault(_DRAWING, _Later(_DRAWING))
-        if self._copy is not None and self._bundle is not None:
-            attach_bundle(self._copy, self._bundle)
         with suppress(ImportError, AttributeError):
             compiler: Any = importlib.import_module("re._compiler" if sys.version_info >= (3, 11) else "sre_compile")
             engine, self._compile = compiler._sre, compiler.compile
             if engine.CODESIZE != _WORD:
                 return
             with suppress(*_UNREADABLE):
-                made_for, programs, sources = _unsealed(self._file.read_bytes())
-                if made_for == _identity(engine):
-                    self._programs, self._sources = programs, sources
+                self._programs, self._sources = _unsealed(self._file.read_bytes())
             recording = SimpleNamespace(**vars(engine))
             recording.compile = self._record
             self._compiler, self._engine = compiler, engine
@@ -108,8 +96,7 @@ class FastStart:
             self._compiler = None
             if self._is_new and max(len(self._programs), len(self._sources)) <= MOST:
                 with suppress(OSError):
-                    assert self._file is not None
-                    fs.replace(self._file, _sealed(_identity(self._engine), self._programs, self._sources))
+                    fs.replace(self._file, _sealed(self._programs, self._sources))
         if not gc.isenabled():
             gc.freeze()  # What was imported stays; the collector need not look at it again.
             gc.set_threshold(_GARBAGE)
@@ -153,32 +140,20 @@ class FastStart:
         return running
 
 
-def _identity(engine: Any) -> tuple[object, ...]:
-    """What the results are made for: no other interpreter uses them."""
-    return (_FORMAT, sys.version, sys.byteorder, engine.MAGIC, sys.flags.optimize)
-
-
 def _sealed(*content: Any) -> bytes:
-    """The digest of the content, and the content."""
     data = marshal.dumps(content)
     return hashlib.sha256(data).digest() + data
 
 
 def _unsealed(data: bytes) -> Any:
-    """The content; raises one of `_UNREADABLE` if the data is damaged."""
-    if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
+    """What was sealed; raises one of `_UNREADABLE` if the data is damaged."""
+    if hashlib.sha256(data[32:]).digest() != data[:32]:
         raise ValueError("damaged")
-    return marshal.loads(data[_DIGEST:])
+    return marshal.loads(data[32:])
 
-
-# pip's modules from one file: the length of its head in so many bytes, the head with its digest, and the code.
-
-_BEFORE_CODE = 16
-"""So many bytes of a file of bytecode are not code (PEP 552)."""
-_LENGTH = 8
 
 Place = tuple[str, bool, int, int]
-"""Of one module: its source, relative to the copy; whether it is a package; offset and size of its code, in bytes."""
+"""Of one module: its source; whether it is a package; offset and size of its code in the bundle."""
 
 
 def make_bundle(copy: Path, file: Path) -> None:
@@ -193,19 +168,19 @@ def make_bundle(copy: Path, file: Path) -> None:
         with suppress(FileNotFoundError):
             content = Path(cache_from_source(str(source))).read_bytes()
         if content.startswith(MAGIC_NUMBER):
-            relative = source.relative_to(copy)
-            is_package = relative.name == "__init__.py"
-            name = ".".join(relative.parent.parts if is_package else relative.with_suffix("").parts)
-            table[name] = (str(relative), is_package, len(code), len(content) - _BEFORE_CODE)
-            code += content[_BEFORE_CODE:]
-    head = _sealed(_bundle_identity(copy), len(code), table)
-    fs.replace(file, len(head).to_bytes(_LENGTH, "little") + head + code)
+            *parents, stem = source.relative_to(copy).with_suffix("").parts
+            is_package = stem == "__init__"
+            name = ".".join(parents if is_package else (*parents, stem))
+            table[name] = (str(source), is_package, len(code), len(content) - 16)  # 16 bytes are not code (PEP 552)
+            code += content[16:]
+    head = _sealed(table)
+    fs.replace(file, len(head).to_bytes(8, "little") + head + code)
 
 
-def attach_bundle(copy: Path, file: Path) -> None:
-    """Import modules from the bundle `file` from now on, if it was made of `copy`.
+def attach_bundle(file: Path) -> None:
+    """Import modules from the bundle `file` from now on; it stays open while this process lives.
 
-    It stays open while this process lives. A damaged bundle is removed, so that it is made anew.
+    A damaged bundle is removed, so that it is made anew.
     """
     if sys.platform == "win32":  # which cannot read at an offset
         return
@@ -213,34 +188,21 @@ def attach_bundle(copy: Path, file: Path) -> None:
         fd = os.open(file, os.O_RDONLY)
     except OSError:
         return
-    with suppress(*_UNREADABLE):
-        whole, length = os.fstat(fd).st_size, int.from_bytes(os.pread(fd, _LENGTH, 0), "little")
-        start = _LENGTH + length
-        identity, size, table = _unsealed(os.pread(fd, length if start <= whole else 0, _LENGTH))
-        if start + size == whole:
-            if identity == _bundle_identity(copy):
-                sys.meta_path.insert(0, _Finder(str(copy), table, fd, start))
-            else:
-                os.close(fd)
-            return
-    os.close(fd)
-    with suppress(OSError):
-        fs.unlink(file)
-
-
-def _bundle_identity(copy: Path) -> tuple[object, ...]:
-    """What a bundle is made for; no other copy uses it. Code objects carry the names of their sources."""
-    return (_FORMAT, MAGIC_NUMBER, sys.flags.optimize, str(copy))
+    try:
+        length = min(int.from_bytes(os.pread(fd, 8, 0), "little"), os.fstat(fd).st_size)
+        (table,) = _unsealed(os.pread(fd, length, 8))
+        sys.meta_path.insert(0, _Finder(table, fd, 8 + length))
+    except _UNREADABLE:
+        os.close(fd)
+        with suppress(OSError):
+            fs.unlink(file)
 
 
 class _Finder:
     """What `sys.meta_path` holds (docs.python.org, `importlib.abc.MetaPathFinder`)."""
 
-    def __init__(self, copy: str, table: dict[str, Place], fd: int, start: int) -> None:
-        self._prefix = copy + os.sep
-        self._table = table
-        self._fd = fd
-        self._start = start
+    def __init__(self, table: dict[str, Place], fd: int, start: int) -> None:
+        self._table, self._fd, self._start = table, fd, start
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -248,9 +210,10 @@ class _Finder:
         place = self._table.get(name)
         if place is None:
             return None
-        source, is_package, offset, size = place
-        origin = self._prefix + source
-        spec = ModuleSpec(name, _Loader(name, origin, self._fd, self._start + offset, size), origin=origin)
+        origin, is_package, offset, size = place
+        loader = _Loader(name, origin)
+        loader.place = self._fd, size, self._start + offset
+        spec = ModuleSpec(name, loader, origin=origin)
         spec.has_location = True
         if is_package:
             spec.submodule_search_locations = [os.path.dirname(origin)]
@@ -258,40 +221,17 @@ class _Finder:
 
 
 class _Loader(SourceFileLoader):
-    """Imports a module as the interpreter does, with the code from the bundle."""
+    """Imports a module as the interpreter does, with the code from the bundle, or else from beside its source."""
 
-    def __init__(self, name: str, path: str, fd: int, offset: int, size: int) -> None:
-        super().__init__(name, path)
-        self._place = fd, size, offset
+    place: tuple[int, int, int]
 
     def get_code(self, fullname: str) -> CodeType | None:
         if sys.platform != "win32":
             with suppress(*_UNREADABLE):
-                code = marshal.loads(os.pread(*self._place))
+                code = marshal.loads(os.pread(*self.place))
                 if isinstance(code, CodeType):
                     return code
         return super().get_code(fullname)
-
-
-class _Later(ModuleType):
-    """Stands for a module until something of it is wanted.
-
-    `importlib.util.LazyLoader` imports the module as soon as a second statement imports it.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        return getattr(importlib.import_module(self.__name__), name)
-
-
-# The end of the process.
-
-# What `python -m` has on the stack below the module that it runs.
-_OF_RUNPY = {"_run_module_as_main", "_run_code"}
-_TOOLS = range(6)  # docs.python.org, `sys.monitoring`, "Tool identifiers"
 
 
 def leave(status: int) -> None:
@@ -301,13 +241,11 @@ def leave(status: int) -> None:
     if `FastStart` is off, if a profiler, a debugger, `-i`, `-X dev` or a program that runs safe-pip in its own process
     sees the end, or if a stream cannot be flushed: the interpreter says so then.
     """
-    wait = getattr(threading, "_shutdown", None)
-    call = getattr(atexit, "_run_exitfuncs", None)
-    if not _is_on or wait is None or call is None or _is_watched() or not _is_all(sys._getframe(2)):
+    if not _is_on or _is_watched() or not _is_program(sys._getframe(2)):
         return
     try:
-        wait()
-        call()
+        vars(threading)["_shutdown"]()
+        vars(atexit)["_run_exitfuncs"]()
         for stream in (sys.stdout, sys.__stdout__, sys.stderr, sys.__stderr__):
             if stream is not None and not stream.closed:
                 stream.flush()
@@ -321,14 +259,14 @@ def _is_watched() -> bool:
     if flags.inspect or flags.dev_mode or flags.verbose or sys.gettrace() or sys.getprofile():
         return True
     monitoring: Any = getattr(sys, "monitoring", None)
-    return monitoring is not None and any(monitoring.get_tool(tool) is not None for tool in _TOOLS)
+    return monitoring is not None and any(map(monitoring.get_tool, range(6)))
 
 
-def _is_all(frame: Any) -> bool:
+def _is_program(frame: Any) -> bool:
     """Whether this frame is the program that the interpreter was started for, with no other program below it."""
-    if frame.f_code.co_name != "<module>" or frame.f_globals.get("__name__") != "__main__":
-        return False
-    while frame := frame.f_back:
-        if frame.f_globals.get("__name__") != "runpy" or frame.f_code.co_name not in _OF_RUNPY:
-            return False
-    return True
+    found = []
+    while frame:
+        found.append((frame.f_globals.get("__name__"), frame.f_code.co_name))
+        frame = frame.f_back
+    below = {("runpy", "_run_module_as_main"), ("runpy", "_run_code")}  # what `python -m` has on the stack
+    return found[0] == ("__main__", "<module>") and below.issuperset(found[1:])

@@ -17,6 +17,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import NamedTuple
 
@@ -178,10 +179,20 @@ class FrozenPip(NamedTuple):
         """The variables that make safe-pip under another interpreter use this copy."""
         return {GIVEN: str(self.path), GIVEN_ORIGIN: str(self.origin)}
 
-    def beside(self, what: str) -> Path:
-        """Where this interpreter, at its level of optimisation, keeps something that is made from the copy."""
-        level = f".opt-{sys.flags.optimize}" if sys.flags.optimize else ""
-        return self.path / f".{what}.{sys.implementation.cache_tag}{level}"
+    @property
+    def bundle(self) -> Path:
+        """Where pip's bytecode is kept in one file."""
+        return self._beside("bundle", MAGIC_NUMBER)
+
+    @property
+    def programs(self) -> Path:
+        """Where this very build of Python keeps what importing pip compiles besides bytecode."""
+        return self._beside("programs", sys.version, sys.byteorder)
+
+    def _beside(self, what: str, *made_by: object) -> Path:
+        """A file in the copy, named by all that its content depends on."""
+        key = hashlib.sha256(repr((str(self.path), sys.flags.optimize, *made_by)).encode()).hexdigest()
+        return self.path / f".{what}.{sys.implementation.cache_tag}.{key[:16]}"
 
     def compile(self) -> None:
         """Compile it, once for each interpreter and level of optimisation, even with PYTHONDONTWRITEBYTECODE.
@@ -189,19 +200,17 @@ class FrozenPip(NamedTuple):
         One process compiles; others meanwhile run without bytecode. Where bytecode cannot be kept, pip is compiled as
         it is imported.
         """
-        if self.is_private or sys.pycache_prefix is not None:  # bytecode is looked up there and nowhere else
+        bundle = self.bundle
+        # With a prefix bytecode is looked up there and nowhere else.
+        if self.is_private or sys.pycache_prefix is not None or bundle.exists() or not os.access(self.path, os.W_OK):
             return
-        done, bundle = self.beside("compiled"), self.beside("bundle")
         with contextlib.suppress(OSError), contextlib.ExitStack() as mutex:
-            if bundle.exists() or not os.access(self.path, os.W_OK):
-                return
             with contextlib.suppress(UnusableEnvironment):
                 mutex.callback(entries.hold(self.path / "pip", exclusive=True).close)
-            if not done.exists():
+            if not bundle.exists():
                 for source in sorted(self.path.glob("pip/**/*.py")):
                     fs.write_bytecode(source)
-                fs.write(done, b"")
-            fast_start.make_bundle(self.path, bundle)
+                fast_start.make_bundle(self.path, bundle)
 
 
 def find_pip(path: Sequence[str]) -> InstalledPip | None:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safe_pip import fs
@@ -127,6 +128,8 @@ class Seams:
     def run(self, args: list[str]) -> int:
         """Run pip's own main; on return its exit status, or that of `error`."""
         try:
+            if self.settings.fast_start:
+                _put_tracebacks_off()
             self.shell.attach()
             CREATE.replace(self._create)
             for name in ("pip._internal.cli.main", "pip._internal.cli.autocompletion"):
@@ -275,6 +278,23 @@ def run_unchanged(args: list[str]) -> int:
     if entry is None:
         raise SeamBroken("pip has no `main` in `pip._internal.cli.main`")
     return int(entry(args) or 0)
+
+
+def _put_tracebacks_off() -> None:
+    """Have what draws pip's tracebacks in colour imported when something of it is wanted: for `--debug`.
+
+    `importlib.util.LazyLoader` imports a module as soon as a second statement imports it.
+    """
+    name = "pip._vendor.rich.traceback"
+
+    def load(attribute: str) -> Any:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        sys.modules.pop(name, None)
+        return getattr(importlib.import_module(name), attribute)
+
+    sys.modules[name] = later = ModuleType(name)
+    vars(later)["__getattr__"] = load
 
 
 def _is_a(command: Any, module: str, name: str) -> bool:

@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import trust
 from safe_pip.launch import frozen_pip
+from safe_pip.launch.frozen_pip import FrozenPip
 from safe_pip.locking import entries, flock
 from tests.support.wheels.tiny_pip import install_tiny_pip
 
@@ -100,14 +102,32 @@ def test_finding_pip_does_not_import_it(site):
 # What the copy holds
 
 
+@pytest.mark.parametrize(
+    ("changed", "value", "kinds"),
+    [
+        ("safe_pip.launch.frozen_pip.MAGIC_NUMBER", b"\0\0\r\n", {"bundle"}),
+        ("sys.version", "3.99.0 (another build)", {"programs"}),
+        ("sys.byteorder", "middle", {"programs"}),
+        ("sys.flags", SimpleNamespace(optimize=2), {"bundle", "programs"}),
+    ],
+)
+def test_an_interpreter_that_is_made_otherwise_has_files_of_its_own_beside_the_copy(
+    tmp_path, monkeypatch, changed, value, kinds
+):
+    copy = FrozenPip(tmp_path, "26.3", tmp_path)
+    before = {kind: getattr(copy, kind) for kind in ("bundle", "programs")}
+    assert copy._replace(path=tmp_path / "moved").bundle.name != copy.bundle.name
+    monkeypatch.setattr(changed, value)
+    assert {kind for kind, file in before.items() if getattr(copy, kind) != file} == kinds
+
+
 def test_the_copy_holds_what_record_lists_below_pip_and_bytecode(site, environ):
     install_tiny_pip(site)
     (site / "pip" / "planted.py").write_text("")
     (site / "other.py").write_text("")
     copy = freeze(site, environ)
     assert {name for name in sources(copy.path) if not name.endswith(".pyc")} == {
-        f".compiled.{sys.implementation.cache_tag}",
-        f".bundle.{sys.implementation.cache_tag}",
+        copy.bundle.name,
         "pip/__init__.py",
         "pip/__main__.py",
         "pip/_internal/__init__.py",

@@ -1,17 +1,20 @@
 """Child interpreters that compile: they make no difference but in time, whatever becomes of them."""
 
 import os
-import select
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from safe_pip.fs import proc
 from safe_pip.store import compile
-from safe_pip.store.compile import Child, Source, Style, compile_sources
+from safe_pip.store.compile import Child, Source, compile_sources
+from tests.support.processes.workers import wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -22,9 +25,8 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _keen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have children started for little work, and given little at once."""
-    for name, value in (("_WORTH", 100), ("_BATCH", 2000), ("_AHEAD", 6000)):
-        monkeypatch.setattr(compile, name, value)
+    """Have children started for little work."""
+    monkeypatch.setattr(compile, "_WORTH", 100)
 
 
 @pytest.fixture
@@ -33,8 +35,8 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Child]]:
     started: list[Child] = []
 
     class Noted(Child):
-        def __init__(self, *args: object) -> None:
-            super().__init__(*args)
+        def __init__(self, share: deque[Source]) -> None:
+            super().__init__(share)
             started.append(self)
 
     monkeypatch.setattr(compile, "Child", Noted)
@@ -43,20 +45,19 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Child]]:
 
 
 @pytest.fixture
-def patient(children: list[Child], monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Have this process wait for what a child does before it does more itself; what they sent."""
-    sent: list[int] = []
+def patient(children: list[Child], monkeypatch: pytest.MonkeyPatch) -> list[bytes | str]:
+    """Have this process do nothing but the first source itself; what the children made."""
+    made: list[bytes | str] = []
     receive = Child.receive
 
-    def noted(child: Child) -> list[tuple[int, bytes | str]]:
-        if child.tasks:
-            select.select([child.out], [], [])
-        results = [*receive(child)]
-        sent.extend(number for number, _ in results)
-        return results
+    def noted(child: Child) -> Iterator[bytes | str]:
+        while child.share:
+            for content in receive(child):
+                made.append(content)
+                yield content
 
     monkeypatch.setattr(Child, "receive", noted)
-    return sent
+    return made
 
 
 def sources(root: Path, count: int = 60) -> list[Source]:
@@ -97,17 +98,37 @@ def test_children_make_the_same_bytecode(tmp_path, monkeypatch, children, patien
 
 
 @pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
-def test_what_a_child_does_not_send_is_made_here(tmp_path, children, monkeypatch, fate):
+def test_what_a_child_does_not_make_is_made_here(tmp_path, children, monkeypatch, fate):
     alone = compiled(tmp_path / "alone", monkeypatch, 0)
-    give = Child.give
+    receive = Child.receive
 
-    def doomed(child: Child, batch: dict[int, Source]) -> None:
-        give(child, batch)
+    def doomed(child: Child) -> Iterator[bytes | str]:
         os.kill(child._process.pid, fate)
+        return receive(child)
 
-    monkeypatch.setattr(Child, "give", doomed)
+    monkeypatch.setattr(Child, "receive", doomed)
     assert compiled(tmp_path / "together", monkeypatch, 2) == alone
     assert children
+
+
+def test_a_child_ends_with_its_parent(tmp_path):
+    """It is given much to do by a process that is killed then; it leaves with the source that it is at work on."""
+    there = sources(tmp_path)
+    program = """
+import os, signal, sys
+from collections import deque
+from safe_pip.store.compile import Child, Source
+child = Child(deque(Source(path, "name", 1) for path in sys.argv[1:] * 1000))
+print(child._process.pid, flush=True)
+while not list(child.receive()):
+    pass
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    path = str(Path(compile.__file__).parents[2])
+    command = [sys.executable, "-c", program, *(each.path for each in there[:-1])]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    wait_until(lambda: proc.state(int(ended.stdout)) in ("", "Z"))
 
 
 def test_no_more_are_started_than_there_is_work_for(tmp_path, children, monkeypatch):
@@ -132,15 +153,10 @@ def test_an_error_leaves_no_child_behind(tmp_path, children, monkeypatch):
 
 
 def test_a_child_changes_nothing_on_the_disk(tmp_path):
-    there = sources(tmp_path)
-    child = Child(Style.of_this_process())
-    try:
-        child.give(dict(enumerate(there[:20])))
-        while child.tasks:
-            select.select([child.out], [], [])
-            list(child.receive())
-    finally:
-        child.close()
+    with closing(Child(deque(sources(tmp_path)[:20]))) as child:
+        while child.share:
+            for _ in child.receive():
+                child.share.popleft()
     assert not bytecode(tmp_path)
 
 
@@ -148,16 +164,16 @@ def test_a_child_changes_nothing_on_the_disk(tmp_path):
 def test_a_child_compiles_as_this_interpreter_was_told_to(tmp_path, options):
     there = sources(tmp_path, 10)
     program = """
-import select, sys
+import sys
+from collections import deque
+from safe_pip.fs import proc
 from safe_pip.store import compile
-style = compile.Style.of_this_process()
-child = compile.Child(style)
-child.give({number: compile.Source(path, "name", 1) for number, path in enumerate(sys.argv[1:])})
-while child.tasks:
-    select.select([child.out], [], [])
-    for number, content in child.receive():
-        if content != compile.bytecode(sys.argv[1 + number], "name", *style[:3]):
-            sys.exit(f"{number} differs")
+child = compile.Child(deque(compile.Source(path, "name", 1) for path in sys.argv[1:]))
+while child.share:
+    for content in child.receive():
+        path = child.share.popleft().path
+        if content != compile.bytecode(path, "name", *compile.style()):
+            sys.exit(f"{path} differs")
 child.close()
 """
     path = str(Path(compile.__file__).parents[2])

@@ -9,7 +9,7 @@ import os
 import sys
 from contextlib import ExitStack
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from safe_pip import __version__, fs
 from safe_pip.commands import VERBS
@@ -127,14 +127,13 @@ def _run_pip(line: CommandLine, chosen: settings.Settings, attempt: Attempt) -> 
             return _run_unchanged(line, chosen, copy)
         copy = frozen_pip.freeze(path, read=transaction.read)
     if copy is None:
-        return _fall_back(line, attempt, "pip cannot be copied from where it is installed")
+        _fall_back(line, attempt, "pip cannot be copied from where it is installed")
     try:
         return _run_seams(line, chosen, attempt, transaction, copy)
     except ImportError:
         if isolation.is_current() or attempt.number >= LAST:
             raise
-        transaction.environment.read(lambda: None)
-        attempt._replace(number=attempt.number + 1).reexec(isolation.start)
+        _try_again(attempt, transaction)
 
 
 def _run_seams(
@@ -166,20 +165,27 @@ def _run_seams(
     for notice in transaction.noticed:
         say(notice)
     if isinstance(seams.error, SeamBroken):
-        return _fall_back(line, attempt, seams.error.message)
+        _fall_back(line, attempt, seams.error.message)
     if isinstance(seams.error, StalePlan | Replaced) and attempt.number < LAST:
         say(f"{seams.error.message}: trying again")
-        if isinstance(seams.error, Replaced):
-            transaction.environment.read(lambda: None)  # Until then there may be no safe-pip to start.
-        Attempt(attempt.number + 1, False, frozenset(seams.answered), seams.inputs, seams.built).reexec(isolation.start)
+        _try_again(attempt, transaction if isinstance(seams.error, Replaced) else None)
     return _fail(seams.error) if seams.error is not None else status
 
 
-def _fall_back(line: CommandLine, attempt: Attempt, reason: str) -> int:
+def _try_again(attempt: Attempt, replaced: Transaction | None) -> NoReturn:
+    """Start again; if safe-pip was `replaced` in the environment, when it is there again."""
+    if replaced is not None:
+        replaced.environment.read(lambda: None)
+    attempt.number += 1
+    attempt.reexec(isolation.start)
+
+
+def _fall_back(line: CommandLine, attempt: Attempt, reason: str) -> NoReturn:
     """Start again with all of pip under one exclusive lock: slower, but as safe."""
     if line.is_verbose:
         say(f"{reason}, so all of it runs under one exclusive lock")
-    attempt._replace(is_fallback=True).reexec(isolation.start)
+    attempt.is_fallback = True
+    attempt.reexec(isolation.start)
 
 
 def _fallback_target(line: CommandLine) -> Target | None:

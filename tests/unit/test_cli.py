@@ -1,9 +1,15 @@
 """What of a command line is ours, and what pip is given."""
 
+from unittest.mock import MagicMock
+
 import pytest
 
+from safe_pip import cli
 from safe_pip.cli import CommandLine
 from safe_pip.errors import UsageError
+from safe_pip.launch import frozen_pip, isolation
+from safe_pip.launch.restart import Attempt
+from safe_pip.launch.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -40,3 +46,27 @@ def test_options_before_the_command_are_understood():
 def test_a_lock_timeout_without_a_value_is_refused():
     with pytest.raises(UsageError):
         CommandLine.parse(["--lock-timeout"])
+
+
+def test_a_command_that_safe_pip_was_replaced_under_tells_the_next_attempt_what_it_has_read(monkeypatch):
+    begun = []
+
+    def replaced(line, chosen, attempt, *rest):
+        attempt.inputs["/dev/stdin"] = "six"
+        attempt.answered.append("six")
+        raise ImportError("a module of the next version")
+
+    def reexec(attempt, start):
+        begun.append(vars(attempt))
+        raise SystemExit
+
+    monkeypatch.setattr(cli, "Transaction", MagicMock())
+    monkeypatch.setattr(cli, "_run_seams", replaced)
+    monkeypatch.setattr(frozen_pip, "freeze", MagicMock())
+    monkeypatch.setattr(isolation, "is_current", lambda: False)
+    monkeypatch.setattr(isolation, "start", None, raising=False)
+    monkeypatch.setattr(Attempt, "reexec", reexec)
+    with pytest.raises(SystemExit):
+        cli._run_pip(CommandLine.parse(["install", "six"]), Settings(), Attempt())
+    (attempt,) = begun
+    assert (attempt["number"], attempt["inputs"], attempt["answered"]) == (2, {"/dev/stdin": "six"}, ["six"])

@@ -9,6 +9,7 @@ import signal
 import stat
 import sys
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import NamedTuple, NoReturn
 
@@ -49,18 +50,19 @@ class Start(NamedTuple):  # at every start: to make a frozen dataclass takes ten
         return cls(sys.executable or None, tuple(sys.orig_argv), directory, MappingProxyType(dict(os.environ)), mask)
 
 
-class Attempt(NamedTuple):
-    """One attempt at a command."""
+class Attempt:
+    """One attempt at a command; what it learns for the next one is added to it."""
 
-    number: int = 1
-    is_fallback: bool = False
-    """Whether all of pip runs under one exclusive lock, because a seam was not as expected."""
-    answered: frozenset[str] = frozenset()
-    """The projects whose removal was agreed to, where the question cannot be asked again."""
-    inputs: Mapping[str, str] = MappingProxyType({})
-    """What was read from pipes: they are empty the second time."""
-    built: Mapping[str, tuple[str, int]] = MappingProxyType({})
-    """Name and open descriptor of what was built and is kept nowhere else, by what it was built of."""
+    def __init__(self) -> None:
+        self.number = 1
+        self.is_fallback = False
+        """Whether all of pip runs under one exclusive lock, because a seam was not as expected."""
+        self.answered: list[str] = []
+        """The projects whose removal was agreed to by an answer from a pipe."""
+        self.inputs: dict[str, str] = {}
+        """What was read from pipes: they are empty the second time."""
+        self.built: dict[str, tuple[str, int]] = {}
+        """Name and open descriptor of what was built and is kept nowhere else, by what it was built of."""
 
     @classmethod
     def taken_from(cls, environ: MutableMapping[str, str]) -> "Attempt":
@@ -68,22 +70,16 @@ class Attempt(NamedTuple):
 
         The variable names the descriptor of a file without a name: a killed process leaves nothing behind.
         """
-        named = environ.pop(_VARIABLE, None)
-        if named is None:
-            return cls()
-        try:
-            status = os.fstat(int(named))
-            if not stat.S_ISREG(status.st_mode) or status.st_nlink:
-                return cls()
-            with open(int(named), encoding="utf-8") as file:
-                state = json.load(file)
-            answered, inputs = frozenset(map(str, state["answered"])), dict(state["inputs"])
-            built = {str(key): (str(name), int(fd)) for key, (name, fd) in state["built"].items()}
-            for _, fd in built.values():
-                os.set_inheritable(fd, False)
-            return cls(int(state["number"]), bool(state["is_fallback"]), answered, inputs, built)
-        except (OSError, ValueError, KeyError, TypeError):
-            return cls()
+        attempt = cls()
+        with suppress(OSError, ValueError, TypeError):
+            descriptor = int(environ.pop(_VARIABLE, ""))
+            status = os.fstat(descriptor)
+            if stat.S_ISREG(status.st_mode) and not status.st_nlink:
+                with open(descriptor, encoding="utf-8") as file:
+                    vars(attempt).update(json.load(file))
+                for _, fd in attempt.built.values():
+                    os.set_inheritable(fd, False)
+        return attempt
 
     def reexec(self, start: Start) -> NoReturn:
         """Begin this attempt in place of the running process, with everything as it was at the start of the first one.
@@ -92,9 +88,8 @@ class Attempt(NamedTuple):
         """
         if start.executable is None:
             raise UnusableEnvironment("this interpreter does not know its own path, so the command cannot start again")
-        values = {"answered": sorted(self.answered), "inputs": dict(self.inputs), "built": dict(self.built)}
         try:
-            descriptor = fs.unnamed_file(json.dumps({**self._asdict(), **values}).encode())
+            descriptor = fs.unnamed_file(json.dumps(vars(self)).encode())
             for fd in (descriptor, *(fd for _, fd in self.built.values())):
                 os.set_inheritable(fd, True)
             if start.directory is not None:

@@ -116,12 +116,6 @@ class Seams:
         self.transaction, self.shell, self.attempt, self.settings = transaction, shell, attempt, settings
         self.error: SafePipError | None = None
         """Why the command did not do what it was asked for, after `run`."""
-        self.inputs = dict(attempt.inputs)
-        """What was read from pipes, for the next attempt."""
-        self.answered = set(attempt.answered)
-        """The projects whose removal was agreed to, for the next attempt."""
-        self.built = dict(attempt.built)
-        """What was built and is kept nowhere else, for the next attempt."""
         self._attached: set[object] = set()
         self._passing: Collection[Path] = ()
 
@@ -243,7 +237,7 @@ class Seams:
         from safe_pip.pip_seams import builds, caches
 
         self.installed.attach_to_resolver()
-        kept = builds.KeptBuilds(self.built)
+        kept = builds.KeptBuilds(self.attempt.built)
         builds.attach(self.transaction, kept)
         self._passing = caches.attach_to_wheels(self.transaction, kept)
 
@@ -257,17 +251,17 @@ class Seams:
     def _attach_uninstall(self) -> None:
         from safe_pip.pip_seams.uninstall import Uninstall
 
-        self._uninstall = Uninstall(self.transaction, self.answered)
+        self._uninstall = Uninstall(self.transaction, self.attempt.answered)
         self._uninstall.attach()
 
     def _content(self, original: Any, url: str, *args: Any, **kw: Any) -> tuple[str, str]:
         """A file of requirements. What comes from a pipe is kept: the next attempt finds the pipe empty."""
-        if url in self.inputs:
-            return url, self.inputs[url]
+        if url in self.attempt.inputs:
+            return url, self.attempt.inputs[url]
         is_pipe = "://" not in url and os.path.exists(url) and not os.path.isfile(url)
         location, text = original(url, *args, **kw)
         if is_pipe:
-            self.inputs[url] = text
+            self.attempt.inputs[url] = text
         return location, text
 
 

@@ -106,10 +106,9 @@ class Removals:
 class Uninstall:
     """One `pip uninstall` at work."""
 
-    def __init__(self, transaction: Transaction, answered: set[str]) -> None:
+    def __init__(self, transaction: Transaction, answered: list[str]) -> None:
         self.transaction = transaction
         self._answered = answered
-        """The projects whose removal was agreed to by an answer from a pipe, which is empty in the next attempt."""
         self._agreed: list[tuple[Any, bool]] = []
         self._gone: set[str] = set()
         self._removals = Removals()
@@ -178,7 +177,7 @@ class Uninstall:
         if agreed:
             self._agreed.append((paths, True))
             if not sys.stdin.isatty():
-                self._answered.add(project)
+                self._answered.append(project)
 
 
 def project_of(paths: Any) -> str:

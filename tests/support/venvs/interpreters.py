@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.venvs.template import clean_environment
 
-OLDEST, NEWEST = (3, 10), (3, 14)
+OLDEST, NEWEST = (3, 10), (3, 15)
 
 
 def another() -> str:

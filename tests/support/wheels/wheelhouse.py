@@ -64,7 +64,7 @@ BACKENDS = {
     "tomli": "2.0.2",
     "trove-classifiers": "2024.10.21.16",
 }
-# A requirement of jinja2, with a wheel for each interpreter.
+# A requirement of jinja2, with a wheel for each interpreter; it is built for interpreters newer than the release.
 OLD_BINARY = {"markupsafe": "3.0.1"}
 NEW_BINARY = {"markupsafe": "3.0.2"}
 # The first builds with setuptools, the second with flit_core.
@@ -73,11 +73,11 @@ SDISTS = {"six": "1.17.0", "idna": "3.10"}
 ANY_INTERPRETER = ("--platform", "any", "--implementation", "py", "--abi", "none", "--python-version", "3.10")
 WHEELS = ("--only-binary", ":all:")
 FETCHES: tuple[tuple[Mapping[str, str], tuple[str, ...]], ...] = (
-    (OLD, WHEELS + ANY_INTERPRETER),
-    (NEW | BACKENDS, WHEELS + ANY_INTERPRETER),
-    (OLD_BINARY, WHEELS),
-    (NEW_BINARY, WHEELS),
-    (SDISTS, ("--no-binary", ",".join(SDISTS))),
+    (OLD, ("download", "-d", ".", *WHEELS, *ANY_INTERPRETER)),
+    (NEW | BACKENDS, ("download", "-d", ".", *WHEELS, *ANY_INTERPRETER)),
+    (OLD_BINARY, ("wheel", "-w", ".")),
+    (NEW_BINARY, ("wheel", "-w", ".")),
+    (SDISTS, ("download", "-d", ".", "--no-binary", ",".join(SDISTS))),
 )
 
 
@@ -158,8 +158,8 @@ def _fetch(directory: Path) -> None:
         pip = any_pip(Path(scratch))
         for pins, options in FETCHES:
             requirements = [f"{project}=={version}" for project, version in pins.items()]
-            command = [*pip, "download", "-q", "--no-deps", *options, "-d", str(directory), *requirements]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            command = [*pip, *options, "-q", "--no-deps", *requirements]
+            done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise IndexOutOfReach(
                     "the tests on real distributions fetch them once from the package index, and cannot: "

@@ -56,7 +56,7 @@ def test_a_full_disk_loses_nothing(env):
     env.add_to_index(A1, big)
     before = env.directory / "before"
     shutil.copytree(env.venv.path, before, symlinks=True)
-    size = sum(file.stat().st_blocks * 512 for file in before.rglob("*")) + 4_000_000
+    size = sum(file.lstat().st_blocks * 512 for file in before.rglob("*")) + 4_000_000
     with tmpfs(env.venv.path, "-o", f"size={size}"):
         shutil.copytree(before, env.venv.path, symlinks=True, dirs_exist_ok=True)
         env.run("install", "aproject")

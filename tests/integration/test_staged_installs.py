@@ -252,9 +252,8 @@ def test_one_wheel_that_fails_leaves_the_others_as_they_were(env):
     env.add_to_index(Project("aproject", "2"), Project("zproject", "1", console_scripts={"broken": "no-function"}))
     process = env.start("install", "--upgrade", "aproject", "zproject")
     said, complained = process.communicate()
-    assert "broken = no" in complained
-    # Before pip 26 it was an error that pip did not expect.
-    assert (process.returncode, "Invalid script entry point" in complained) in ((1, True), (2, False))
+    assert "no-function" in complained  # the other words are those of pip, or of `importlib.metadata` from 3.15 on
+    assert process.returncode in (1, 2)  # before pip 26 it was an error that pip did not expect
     assert "uninstall" not in said
     assert text(tree(env.venv.path, without=".safe-pip")) == before
 

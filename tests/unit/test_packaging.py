@@ -94,5 +94,5 @@ def test_the_sdist_builds_the_same_wheel(sdist, wheel, tmp_path):
 
 
 def test_the_sdist_can_be_tested_as_the_readme_says(sdist):
-    for name in ("tox.ini", "toxfile.py", "pyproject.toml", "README.md", ".ci/run", "tests/unit/test_packaging.py"):
+    for name in ("tox.ini", "toxfile.py", "pyproject.toml", "README.md", ".ci/pythons", "tests/unit/test_packaging.py"):
         assert (sdist / name).is_file(), name

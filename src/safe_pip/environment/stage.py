@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from safe_pip import fs
-from safe_pip.fs import Directory, attributes, proc
+from safe_pip.fs import Directory, attributes, proc, trust
 from safe_pip.fs.space import staging
 from safe_pip.journal import parts
 from safe_pip.journal.codec import marker
@@ -26,6 +26,7 @@ from safe_pip.merge.plan import Kind, Link, Operation
 from safe_pip.records import listed
 
 _SPARE = "spare"
+_OPEN_FILES = "/proc/self/fd"
 _PARTED = ".safe-pip-parted"
 _SECOND = 1_000_000_000
 # PEP 552: magic number, flags, then, if no flag is set, the time and the size of the source; 32 bits each.
@@ -46,6 +47,8 @@ class Stage:
         self.home = Path(os.path.realpath(home))
         self.parts: list[str] = []
         """The private directories, the one in `home` first."""
+        self._anchors: list[Directory | None] = []
+        """Those that other users may rename, open."""
         self._marks: set[str] = set()
         self._mirrored = {"/"}
         self._linked: defaultdict[int, _Linked] = defaultdict(dict)
@@ -57,7 +60,7 @@ class Stage:
             self._owner = Owner.make(state_directory.path_of(self.home))
             self.identifier = self._owner.identifier
             try:
-                self.parts.append(parts.make_part(self._owner, str(self.home), str(self.home)))
+                self._add(str(self.home), is_tree=True)
             except BaseException:
                 self.close()
                 raise
@@ -68,7 +71,8 @@ class Stage:
 
         Everything is staged below the first one, `root`, until a plan needs it in another part.
         """
-        return tuple(os.path.join(part, STAGE) for part in self.parts)
+        anchored = zip(self.parts, self._anchors, strict=True)
+        return tuple(f"{part if anchor is None else _path_through(anchor)}/{STAGE}" for part, anchor in anchored)
 
     @property
     def root(self) -> str:
@@ -81,7 +85,7 @@ class Stage:
     def can_exchange(self) -> frozenset[int]:
         """The parts in which one directory can take the place of another in one step."""
         for number in range(len(self._exchanging), len(self.parts)):
-            with Directory.open(self.parts[number]) as private:
+            with self._private(number) as private:
                 self._exchanging.append(fs.can_exchange(private))
         return frozenset(number for number, can in enumerate(self._exchanging) if can)
 
@@ -153,8 +157,21 @@ class Stage:
         """Make a part in `directory`, which is on another filesystem; on return its number."""
         directory = os.path.realpath(directory)
         with staging(directory):
-            self.parts.append(parts.make_part(self._owner, str(self.home), directory, is_tree=is_tree))
+            self._add(directory, is_tree=is_tree)
         return len(self.parts) - 1
+
+    def _add(self, directory: str, *, is_tree: bool) -> None:
+        part = parts.make_part(self._owner, str(self.home), directory, is_tree=is_tree)
+        self.parts.append(part)
+        self._anchors.append(None)
+        # pip writes by path, and so does the store. In a directory that another user may rename, or replace with a
+        # symbolic link, they are given a path through a descriptor.
+        if not trust.is_trusted(Path(part)) and os.path.isdir(_OPEN_FILES):
+            self._anchors[-1] = Directory.open(part)
+
+    def _private(self, part: int) -> Directory:
+        anchor = self._anchors[part]
+        return Directory.open(self.parts[part]) if anchor is None else anchor.again()
 
     def move_to_part(self, path: str, part: int) -> None:
         """Move what is staged at the absolute `path` to another part; modes and times stay."""
@@ -223,7 +240,9 @@ class Stage:
         operations = tuple(operations)
         with staging(self.parts[0]):
             inside = {os.path.join(self.roots[each.part], os.path.dirname(each.staged)) for each in operations}
-            parts.share(self.parts, str(self.home), roots, inside)
+            with ExitStack() as stack:
+                opened = {root: stack.enter_context(self._private(part)) for part, root in enumerate(self.roots)}
+                parts.share(opened, str(self.home), roots, inside)
             for operation in operations:
                 if not operation.staged:
                     continue
@@ -252,16 +271,15 @@ class Stage:
 
     def write_journal(self, content: bytes) -> None:
         """Write the journal into the private directory, from where a rename publishes it."""
-        path = Path(self.parts[0], parts.JOURNAL)
-        with staging(self.parts[0]):
-            fs.unlink(path)
-            fs.write(path, content)
-            give_access(path)
+        with staging(self.parts[0]), self._private(0) as private:
+            fs.remove(private, parts.JOURNAL)
+            fs.write_new(private, parts.JOURNAL, content)
+            give_access(private, parts.JOURNAL)
 
     def sync(self) -> None:
         """Have the disk hold all that is staged, then the journal, and the way to it; an undo will be synced too."""
         with staging(self.parts[0]):
-            with Directory.open(self.parts[0]) as private:
+            with self._private(0) as private:
                 if not private.exists(parts.DURABLE):
                     fs.write_new(private, parts.DURABLE, b"")
             for root in self.roots:
@@ -276,13 +294,19 @@ class Stage:
         """
         if not self._owner.is_ours:
             return
+        self._close_anchors()
         with closing(self._owner), suppress(OSError, Refused):
             if not os.path.lexists(self._owner.path.with_suffix(state_directory.JOURNAL)):
                 parts.delete(str(self.home), self.identifier, read(self._owner.path))
 
     def leave(self) -> None:
         """Keep all as it is, for the next sweep."""
+        self._close_anchors()
         self._owner.close()
+
+    def _close_anchors(self) -> None:
+        for anchor in filter(None, self._anchors):
+            anchor.close()
 
     def _located(self, path: str) -> tuple[int, str]:
         """The part in which a staged path is, and its path in the target."""
@@ -312,13 +336,18 @@ class Stage:
 
     def _spare(self, part: int, path: str, directory: Directory, name: str) -> None:
         """Keep a link of a staged file that is to be moved over another: undone, the move leaves nothing of it."""
-        with Directory.open(self.parts[part]) as private:
+        with self._private(part) as private:
             if not private.exists(_SPARE):
                 fs.make_directory(private, _SPARE, 0o700)
             with private.child(_SPARE) as spares:
                 number = str(len(self._spares))
                 fs.link(directory, name, spares, number)
-                self._spares.append((path, spares.join(number)))
+                self._spares.append((path, f"{os.path.dirname(self.roots[part])}/{_SPARE}/{number}"))
+
+
+def _path_through(directory: Directory) -> str:
+    """A path that leads to an open directory, for this process and its children, wherever it is renamed to."""
+    return f"/proc/{os.getpid()}/fd/{directory.fd}"
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from safe_pip.fs.paths import remove_empty_directories as remove_empty_directori
 from safe_pip.fs.paths import remove_tree as remove_tree
 from safe_pip.fs.paths import rename_path as rename_path
 from safe_pip.fs.paths import replace as replace
-from safe_pip.fs.paths import set_access as set_access
+from safe_pip.fs.paths import replace_in as replace_in
 from safe_pip.fs.paths import touch as touch
 from safe_pip.fs.paths import unlink as unlink
 from safe_pip.fs.paths import unnamed_file as unnamed_file

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from safe_pip.fs import files
-from safe_pip.fs.directory import Directory
+from safe_pip.fs.directory import Directory, set_mode, set_owner
 from safe_pip.fs.watch import Changing
 
 ACL, _DEFAULT_ACL = "system.posix_acl_access", "system.posix_acl_default"
@@ -53,6 +53,29 @@ def pass_on(like: str, directory: Directory, name: str, mode: int) -> None:
         inherits = os.fstat(fd).st_gid == status.st_gid
         os.fchmod(fd, mode | (status.st_mode & stat.S_ISGID if inherits else 0))
         _set_default_acl(fd, _access_list(like, _DEFAULT_ACL))
+
+
+def set_access(
+    directory: Directory, name: str, mode: int, *, group: int, owner: int | None = None, like: Directory | None = None
+) -> None:
+    """Give an entry this mode and group whatever the umask, the access list of `like`, and, where allowed, this owner.
+
+    If this user may not give the group, the entry keeps its own, which then may do no more than all users. No symbolic
+    link is followed: the owner of the directory may put one there meanwhile.
+    """
+    if owner is not None:
+        with contextlib.suppress(PermissionError):
+            set_owner(directory, name, owner, -1)
+    try:
+        set_owner(directory, name, -1, group)
+    except PermissionError:
+        mode = mode & ~0o2070 | (mode & 0o007) << 3
+    if sys.platform == "linux" and like is not None and like.fd is not None:
+        with contextlib.suppress(OSError), directory.opened(name) as fd:  # the filesystem may have none
+            found = os.getxattr(like.fd, ACL)
+            with Changing("set_mode", directory.join(name)):
+                os.setxattr(fd, ACL, found)
+    set_mode(directory, name, mode)
 
 
 def handed_on(path: str) -> tuple[int, bytes | None]:

@@ -29,7 +29,7 @@ class Directory:
     def __init__(self, path: str, fd: int | None) -> None:
         self.path = path
         self.fd = fd
-        status = os.stat(path) if fd is None else os.fstat(fd)
+        status = self.status()
         self.identity = (status.st_dev, status.st_ino)
 
     @classmethod
@@ -57,6 +57,14 @@ class Directory:
                     found.close()
             found = below
         return found
+
+    def again(self) -> Directory:
+        """This directory once more, wherever it is now."""
+        return Directory(self.path, None if self.fd is None else os.dup(self.fd))
+
+    def status(self) -> os.stat_result:
+        """The status of the directory itself (fstat(2))."""
+        return os.stat(self.path if self.fd is None else self.fd)
 
     def join(self, name: str) -> str:
         """The absolute path of the entry `name`."""

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import files
-from safe_pip.fs.attributes import ACL
-from safe_pip.fs.directory import Directory, remove, set_mode, set_owner
+from safe_pip.fs.directory import Directory, remove, set_mode
 from safe_pip.fs.rename import move_over
 from safe_pip.fs.watch import Changing
 
@@ -126,10 +125,16 @@ def write(path: str | os.PathLike[str], content: bytes, *, mode: int = 0o600) ->
 
 def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Give `path` this content and mode: readers see the whole old file or the whole new one."""
-    with _parent(path) as parent, _aside(parent) as name:
-        files.write_new(parent, name, content)
-        set_mode(parent, name, mode)
-        move_over(parent, name, parent, path.name)
+    with _parent(path) as parent:
+        replace_in(parent, path.name, content, mode=mode)
+
+
+def replace_in(directory: Directory, name: str, content: bytes, *, mode: int = 0o600) -> None:
+    """Give the file `name` this content and mode: readers see the whole old file or the whole new one."""
+    with _aside(directory) as aside:
+        files.write_new(directory, aside, content)
+        set_mode(directory, aside, mode)
+        move_over(directory, aside, directory, name)
 
 
 def copy_whole(source: Path, destination: Path) -> None:
@@ -180,28 +185,6 @@ def write_bytecode(source: Path) -> None:
         warnings.simplefilter("ignore")
         with Changing("write_bytecode", source):
             py_compile.compile(str(source), doraise=True, quiet=1, invalidation_mode=timestamps)
-
-
-def set_access(path: Path, mode: int, *, group: int, owner: int | None = None, like: Path | None = None) -> None:
-    """Give `path` this mode and group whatever the umask, the access list of `like`, and, where allowed, this owner.
-
-    If this user may not give the group, `path` keeps its own, which then may do no more than all users. No symbolic
-    link is followed: the owner of the directory may put one there meanwhile.
-    """
-    with Directory.open(path.parent) as parent:
-        if owner is not None:
-            with contextlib.suppress(PermissionError):
-                set_owner(parent, path.name, owner, -1)
-        try:
-            set_owner(parent, path.name, -1, group)
-        except PermissionError:
-            mode = mode & ~0o2070 | (mode & 0o007) << 3
-        if sys.platform == "linux" and like is not None:
-            with contextlib.suppress(OSError), parent.opened(path.name) as fd:  # the filesystem may have none
-                found = os.getxattr(like, ACL)
-                with Changing("set_mode", path):
-                    os.setxattr(fd, ACL, found)
-        set_mode(parent, path.name, mode)
 
 
 def unnamed_file(content: bytes) -> int:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
-from safe_pip.fs import Directory, proc
+from safe_pip.fs import Directory, attributes, proc
 from safe_pip.locking import flock
 from safe_pip.locking.flock import Descriptor
 from safe_pip.locking.state_directory import OWNER_FILE
@@ -58,7 +58,7 @@ class Owner:
             with Directory.open(state) as directory:
                 try:
                     fs.write_new(directory, name, _line(proc.own_note()))
-                    give_access(state / name)
+                    give_access(directory, name)
                     owner = _locked(state / name)
                 except FileExistsError:
                     raise  # another transaction's
@@ -133,10 +133,10 @@ def _locked(path: Path) -> Owner | None:
     return Owner(descriptor) if is_locked else None
 
 
-def give_access(path: Path) -> None:
-    """Let all users who can read the state directory of a file read the file; its owner stays."""
-    status = os.stat(path.parent)
-    fs.set_access(path, stat.S_IMODE(status.st_mode) & 0o666 | 0o444, group=status.st_gid)
+def give_access(directory: Directory, name: str) -> None:
+    """Let all users who can read the directory read this file in it; its owner stays."""
+    status = directory.status()
+    attributes.set_access(directory, name, stat.S_IMODE(status.st_mode) & 0o666 | 0o444, group=status.st_gid)
 
 
 def _line(content: dict[str, object]) -> bytes:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
-from safe_pip.fs import Directory
+from safe_pip.fs import Directory, attributes
 from safe_pip.journal.directories import STAGE, TRASH, Refused, Writer, open_state, reach
 from safe_pip.journal.owner import Owner, OwnerNote, give_access
 from safe_pip.locking import state_directory
@@ -55,7 +55,7 @@ def make_mark(owner: Owner, home: str, directory: str, *, is_tree: bool) -> None
 
     def make(state: Directory) -> None:
         fs.write_new(state, name, os.fsencode(f"{home}\n"))
-        give_access(Path(state.join(name)))
+        give_access(state, name)
 
     owner.append("mark", os.path.join(directory, state_directory.NAME))
     _in_state(directory, make, is_tree=is_tree)
@@ -71,19 +71,34 @@ def named_home(directory: Directory, name: str) -> str | None:
     return content[:-1] if is_path else None
 
 
-def share(parts: Iterable[str], home: str, roots: Iterable[str], inside: Iterable[str]) -> None:
-    """Let a group that shares `home` and all `roots` undo what moves out of the directories `inside` the parts."""
+def share(parts: Mapping[str, Directory], home: str, roots: Iterable[str], inside: Iterable[str]) -> None:
+    """Let a group that shares `home` and all `roots` undo what moves out of the directories `inside` the stages.
+
+    `parts` are the open private directories, by the paths of their stages.
+    """
     like = os.stat(home)
     writer = Writer.of(like, like, tuple(map(os.stat, roots)))
-    if writer is None or writer.group is None:
+    if writer is None or (group := writer.group) is None:
         return
-    shared = {os.path.join(part, name) for part in parts for name in ("", STAGE, TRASH)}
+
+    def give(directory: Directory, name: str) -> None:
+        mode = stat.S_IMODE(directory.stat(name).st_mode) | 0o070
+        attributes.set_access(directory, name, mode, group=group)
+
+    for part in parts.values():
+        above, name = os.path.split(part.path)
+        with Directory.open(above) as state:
+            give(state, name)
+        give(part, STAGE)
+        give(part, TRASH)
+    shared = {*parts}
     for path in inside:
-        while path not in shared and os.path.dirname(path) != path:
+        while path not in shared:
             shared.add(path)
-            path = os.path.dirname(path)
-    for path in shared:
-        fs.set_access(Path(path), stat.S_IMODE(os.lstat(path).st_mode) | 0o070, group=writer.group)
+            above, name = os.path.split(path)
+            with Directory.open(above) as directory:
+                give(directory, name)
+            path = above
 
 
 def sync(parts: Iterable[str], owner: Owner, marks: Iterable[str]) -> None:
@@ -173,11 +188,11 @@ def _in_state(directory: str, make: Callable[[Directory], None], *, is_tree: boo
 
 def _make_state(directory: Path) -> None:
     """Make a state directory that is no tree's, so without locks: it is removed with the last thing in it."""
-    like = os.stat(directory)
     with suppress(FileExistsError), Directory.open(directory) as holder:
+        like = holder.status()
         fs.make_directory(holder, state_directory.NAME, 0o700)
         mode = stat.S_IMODE(like.st_mode) & ~(stat.S_ISVTX | stat.S_IWOTH) | 0o700
-        fs.set_access(state_directory.path_of(directory), mode, group=like.st_gid)
+        attributes.set_access(holder, state_directory.NAME, mode, group=like.st_gid)
 
 
 def _delete_part(part: str, identifier: str, home: str) -> None:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from safe_pip import fs
 from safe_pip.errors import NestingRefused, UnusableEnvironment
-from safe_pip.fs import proc
+from safe_pip.fs import Directory, proc
 from safe_pip.locking import flock, holders, state_directory
 from safe_pip.locking.flock import Descriptor, Identity
 from safe_pip.locking.holders import Entry, Holder
@@ -74,8 +74,9 @@ class ClaimsDirectory:
         os.environ[VARIABLE] = str(self.path)
         for path in notes:
             note = {**proc.own_note(), "start": proc.start_ticks(os.getpid()), "held": str(self.path)}
-            with contextlib.suppress(OSError):  # this user may only read the state directory
-                fs.replace(path, json.dumps(note).encode(), mode=0o644)
+            # This user may only read the state directory, or another one has put a link there.
+            with contextlib.suppress(OSError), Directory.open(path.parent) as state:
+                fs.replace_in(state, path.name, json.dumps(note).encode(), mode=0o644)
                 self._notes.append(path)
 
     def close(self) -> None:
@@ -89,7 +90,8 @@ class ClaimsDirectory:
                 os.environ[VARIABLE] = self._outer
         fs.remove_tree(self.path)
         for path in self._notes:
-            fs.unlink(path)
+            with contextlib.suppress(OSError), Directory.open(path.parent) as state:
+                fs.remove(state, path.name)
 
 
 @contextlib.contextmanager

@@ -7,14 +7,13 @@ renames it into place. A symbolic link is never used, nor a directory of a user 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 from pathlib import Path
 
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
-from safe_pip.fs import attributes, proc, space
+from safe_pip.fs import Directory, attributes, proc, space
 
 NAME = ".safe-pip"
 COMMIT = "commit"
@@ -87,11 +86,12 @@ def make(tree: Path) -> bool:
     After a crash an unused `.safe-pip-` directory may stay.
     """
     try:
-        if not exists(tree):
-            return _make_aside(tree)
-        for name in _names(tree):
-            if fs.look(path_of(tree) / name) is None:
-                _make_file(path_of(tree) / name, tree, os.stat(tree))
+        if not exists(tree) and _make_aside(tree):
+            return True
+        if missing := [name for name in _names(tree) if fs.look(path_of(tree) / name) is None]:
+            with Directory.open(os.path.realpath(tree)) as opened, opened.child(NAME) as state:
+                for name in missing:
+                    _make_file(state, name, opened)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -100,32 +100,35 @@ def make(tree: Path) -> bool:
 
 
 def _make_aside(tree: Path) -> bool:
-    like = os.stat(tree)
-    aside = fs.make_private_directory(tree, prefix=f"{NAME}-")
-    try:
-        for name in _names(tree):
-            _make_file(aside / name, tree, like)
-        _give_access(aside, tree, like, stat.S_IMODE(like.st_mode) & ~stat.S_ISVTX)
-        fs.rename_path(aside, path_of(tree))
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise
-        exists(tree)  # Another process was first: raises if its directory must not be trusted.
-        return False
-    finally:
-        if aside.exists():
-            fs.remove_tree(aside)
+    with Directory.open(os.path.realpath(tree)) as opened:
+        aside = f"{NAME}-{os.urandom(8).hex()}"
+        fs.make_directory(opened, aside, 0o700)
+        try:
+            with opened.child(aside) as state:
+                for name in _names(tree):
+                    _make_file(state, name, opened)
+            _give_access(opened, aside, opened, 0o6777)
+            fs.move_over(opened, aside, opened, NAME)
+        except OSError:
+            if not exists(tree):
+                raise
+            return False  # another process was first
+        finally:
+            with contextlib.suppress(OSError):
+                fs.remove_below(opened, aside)
     return True
 
 
-def _make_file(path: Path, tree: Path, like: os.stat_result) -> None:
+def _make_file(state: Directory, name: str, tree: Directory) -> None:
     with contextlib.suppress(FileExistsError):
-        fs.write(path, b"")
-        _give_access(path, tree, like, stat.S_IMODE(like.st_mode) & 0o666)
+        fs.write_new(state, name, b"")
+        _give_access(state, name, tree, 0o666)
 
 
-def _give_access(path: Path, tree: Path, like: os.stat_result, mode: int) -> None:
-    fs.set_access(path, mode, group=like.st_gid, owner=like.st_uid if proc.user() == 0 else None, like=tree)
+def _give_access(directory: Directory, name: str, tree: Directory, bits: int) -> None:
+    like = tree.status()
+    owner = like.st_uid if proc.user() == 0 else None
+    attributes.set_access(directory, name, like.st_mode & bits, group=like.st_gid, owner=owner, like=tree)
 
 
 def _names(tree: Path) -> tuple[str, ...]:
@@ -156,13 +159,15 @@ def remove(tree: Path) -> bool:
 
     It is renamed aside first, so for other processes it is complete or absent. True if it was removed. Never raises.
     """
-    path = path_of(tree)
+    aside = f"{NAME}-{os.urandom(8).hex()}"
     try:
-        if not exists(tree) or not LOCKS.issuperset(os.listdir(path)):
-            return False
-        aside = fs.make_private_directory(tree, prefix=f"{NAME}-")
-        fs.rename_path(path, aside)  # onto an empty directory: replaces it (rename(2))
+        with Directory.open(os.path.realpath(tree)) as opened:
+            with opened.child(NAME) as state:
+                if not exists(tree) or not LOCKS.issuperset(state.names()):
+                    return False
+            fs.move_over(opened, NAME, opened, aside)
+            with contextlib.suppress(OSError):
+                fs.remove_below(opened, aside)
     except (OSError, UnusableEnvironment):
         return False
-    fs.remove_tree(aside)
     return True

@@ -11,6 +11,7 @@ import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -731,7 +732,7 @@ def test_a_group_that_shares_everything_may_undo_what_is_prepared(tmp_path: Path
     put(stage, home / "pkg" / "a.py")
     stage.add_markers([operation(stage, Kind.NEW, home / "pkg")], [str(home)])
     stage.write_journal(b"x")
-    staged = f"{stage.root}{home}"
+    staged = f"{stage.parts[0]}/stage{home}"  # another user's process is given no path through a descriptor
     os.rename(f"{staged}/pkg", home / "pkg")
     os.chmod(home / "pkg", 0o2775)
 
@@ -855,3 +856,26 @@ def test_what_goes_while_it_is_mirrored_is_staged_as_if_it_had_never_been(tmp_pa
     (tmp_path / "other").mkdir()
     mirrored = Path(f"{root}{live}")
     assert mirrored.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_what_is_staged_where_another_user_may_rename_goes_through_no_link(tmp_path: Path) -> None:
+    home, other = tmp_path / "home", tmp_path / "other"
+    home.mkdir()
+    home.chmod(0o777)
+    other.mkdir()
+    state_directory.make(home)
+    with closing(Stage(home)) as stage:
+        [private] = map(Path, stage.parts)
+        private.rename(tmp_path / "moved")
+        private.symlink_to(other)
+        for name in ("stage", "trash", "spare"):
+            (other / name).mkdir()
+        stage.mirror(str(home / "pack"))
+        Path(f"{stage.root}{home}/pack/by_pip.py").write_text("")
+        (home / "pack").mkdir()
+        stage.write(str(home / "pack" / "by_us.py"), b"")
+        stage.write_journal(b"")
+        stage.can_exchange()
+        assert sorted(path.name for path in other.rglob("*")) == ["spare", "stage", "trash"]
+        staged = {path.name for path in (tmp_path / "moved").rglob("*")}
+        assert {"by_pip.py", "by_us.py", "journal"} <= staged

@@ -1,6 +1,7 @@
 """The state directory: complete or absent, with the access rights of the tree, and made only by permitted users."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
+from safe_pip.fs import Directory, attributes, watch
 from safe_pip.locking import state_directory
 
 FILES = ["commit", "commit.gate", "environment.gate"]
@@ -41,29 +43,60 @@ def test_it_is_made_once_and_completed_if_a_file_is_missing(tmp_path: Path) -> N
 def test_the_loser_of_the_race_uses_the_state_directory_of_the_winner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rename = fs.rename_path
+    rename = fs.move_over
 
-    def late(source: Path, destination: Path) -> None:
-        if not destination.exists():
-            (destination / "stage").mkdir(parents=True)
-        rename(source, destination)
+    def late(source: Directory, name: str, destination: Directory, new_name: str) -> None:
+        (tmp_path / ".safe-pip" / "stage").mkdir(parents=True)
+        rename(source, name, destination, new_name)
 
-    monkeypatch.setattr(fs, "rename_path", late)
+    monkeypatch.setattr(fs, "move_over", late)
     assert not state_directory.make(tmp_path)
     assert os.listdir(tmp_path) == [".safe-pip"]
+    assert state_directory.has_locks(tmp_path)
 
 
-@pytest.mark.parametrize("failing", ["write", "rename_path", "set_access"])
+@pytest.mark.parametrize(
+    ("module", "failing"), [(fs, "make_directory"), (fs, "write_new"), (fs, "move_over"), (attributes, "set_access")]
+)
 def test_a_failure_while_it_is_made_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, failing: str
 ) -> None:
     def fail(*args: Any, **more: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(fs, failing, fail)
+    monkeypatch.setattr(module, failing, fail)
     with pytest.raises(UnusableEnvironment, match="No space left"):
         state_directory.make(tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("exchanges_tree", [True, False])
+def test_a_link_that_another_user_puts_there_while_it_is_made_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges_tree: bool
+) -> None:
+    """Before each change in turn, the tree, or what is made in it, is exchanged for a link."""
+    changes: list[str] = []
+    for number in range(30):
+        base = tmp_path / str(number)
+        tree, other = base / "tree", base / "other"
+        tree.mkdir(parents=True)
+        other.mkdir(mode=0o700)
+        changes.clear()
+
+        def exchange(*change: str, number: int = number, tree: Path = tree, other: Path = other) -> None:
+            changes.append(change[0])
+            if len(changes) == number:
+                for path in [tree] if exchanges_tree else list(tree.iterdir()):
+                    path.rename(tree.with_name("moved"))
+                    path.symlink_to(other)
+
+        monkeypatch.setattr(watch, "observer", exchange)
+        with suppress(UnusableEnvironment, FileNotFoundError):
+            state_directory.make(tree)
+        monkeypatch.setattr(watch, "observer", None)
+        assert os.listdir(other) == []
+        assert other.stat().st_mode & 0o777 == 0o700
+    assert len(changes) < 30, "there are more changes than rounds"
 
 
 def test_a_symbolic_link_or_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
@@ -81,7 +114,7 @@ def test_a_tree_that_is_read_only_is_not_writable(tmp_path: Path, monkeypatch: p
     def fail(*args: Any, **more: Any) -> Path:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(fs, "make_private_directory", fail)
+    monkeypatch.setattr(fs, "make_directory", fail)
     with pytest.raises(UnusableEnvironment, match="is not writable") as caught:
         state_directory.make(tmp_path)
     assert caught.value.exit_status == 78

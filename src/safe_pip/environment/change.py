@@ -67,7 +67,6 @@ class Change:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to do."""
         return not self._staged and not self.removals and self._terms.exact is None
 
     @property
@@ -77,11 +76,6 @@ class Change:
             journal = state_directory.path_of(self.stage.home) / f"{self.stage.identifier}{state_directory.COMMITTED}"
             self._is_committed = os.path.lexists(journal)
         return self._is_committed
-
-    @property
-    def root(self) -> str:
-        """What is put before the absolute path of a file to get its path in the stage."""
-        return self.stage.root
 
     def staged(self, path: str) -> str:
         """Where the file that is to be at the absolute `path` is staged."""

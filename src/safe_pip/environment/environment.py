@@ -169,12 +169,11 @@ class SharedUse(Reading):
 
     def __init__(self, trees: Trees, sources: Iterable[Path] = ()) -> None:
         super().__init__(trees)
-        self._sources = tuple(resolved(sources))
+        self._sources = resolved(sources)
 
     def requests(self) -> Iterator[Request]:
         self.trees = self._find()
-        for tree in self.trees:
-            yield order.environment_lock(tree, exclusive=False)
+        yield from (order.environment_lock(tree, exclusive=False) for tree in self.trees)
         for source in self._sources:
             _make_directory(source)
             yield order.mutex(source)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.machinery
 import json
 import os
+import pkgutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from safe_pip import fs
 from safe_pip.environment.stage import Stage
@@ -45,7 +45,7 @@ def verify_imports(stage: Stage, trees: Iterable[str], path: Iterable[str]) -> N
     bytecode. Packages without `__init__` are not imported: their parts may lie anywhere.
     """
     staged = [(tree, root + tree) for root in stage.roots for tree in trees if os.path.isdir(root + tree)]
-    names = [name for _, directory in staged for name in sorted(set(top_level(directory)))]
+    names = [name for _, directory in staged for name in top_level(directory)]
     if not names:
         return
     arguments = json.dumps([_in_front(path, staged), [directory for _, directory in staged], names])
@@ -67,20 +67,10 @@ def verify_imports(stage: Stage, trees: Iterable[str], path: Iterable[str]) -> N
         raise _failure(begun, child.returncode, output.splitlines()[-_SHOWN:])
 
 
-def top_level(directory: str) -> Iterator[str]:
-    """The names of the modules and regular packages in a directory."""
-    suffixes = sorted(importlib.machinery.all_suffixes(), key=len, reverse=True)
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            suffix = next(filter(entry.name.endswith, suffixes), None)
-            if entry.is_dir():
-                is_module = any(os.path.isfile(os.path.join(entry.path, f"__init__{each}")) for each in suffixes)
-                name = entry.name
-            else:
-                is_module = suffix is not None
-                name = entry.name.removesuffix(suffix or "")
-            if is_module and name.isidentifier() and name not in ("__init__", "__main__"):
-                yield name
+def top_level(directory: str) -> list[str]:
+    """The names of the modules and regular packages in a directory, sorted."""
+    found = (module.name for module in pkgutil.iter_modules([directory]))
+    return sorted(name for name in found if name.isidentifier() and name != "__main__")
 
 
 def _in_front(path: Iterable[str], staged: Sequence[tuple[str, str]]) -> list[str]:

@@ -6,7 +6,7 @@ Nothing here knows pip. Names are those of the files that the PyPA specification
 
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from safe_pip.records import RealPaths, canonical, project_of
 
-_SUFFIXES = (".dist-info", ".egg-info", ".egg-link", ".egg")
 _WHOLE = (".dist-info", ".egg-info")
 """Suffixes of directories whose status tells that a file came or went."""
+_SUFFIXES = (*_WHOLE, ".egg-link", ".egg")
 _FILES = ("RECORD", "METADATA", "PKG-INFO", "direct_url.json")
 
 Fingerprint = tuple[object, ...]
@@ -46,21 +46,16 @@ class Snapshot(NamedTuple):
                 project, before = known.get(path, ("", ()))
                 is_known = before and name.endswith(_WHOLE) and project not in exactly
                 if not is_known or _status(path) != before[1:4]:
-                    stem, suffix = os.path.splitext(name)
-                    if suffix not in _SUFFIXES:
+                    if not name.endswith(_SUFFIXES):
                         continue
-                    project, before = _project(stem, suffix), _fingerprint(path, suffix)
+                    project, before = _project(name), _fingerprint(path)
                 found.setdefault(project, []).append(before)
         return Snapshot({project: tuple(fingerprints) for project, fingerprints in found.items()})
 
     def with_current(self, projects: Iterable[str]) -> "Snapshot":
         """This snapshot, with the files of these projects as they are now."""
-        found = {project: self.identity(project) for project in projects if self.identity(project)}
-        now = {
-            project: tuple(_fingerprint(str(each[0]), os.path.splitext(str(each[0]))[1]) for each in seen)
-            for project, seen in found.items()
-        }
-        return Snapshot({**self.projects, **now})
+        known = [project for project in projects if self.identity(project)]
+        return Snapshot({**self.projects, **{project: tuple(self._now(project)) for project in known}})
 
     def identity(self, project: str) -> tuple[Fingerprint, ...]:
         """The identity of `project`, empty where it is not installed; `project` is a normalized name."""
@@ -68,9 +63,10 @@ class Snapshot(NamedTuple):
 
     def is_current(self, project: str, own: Collection[str] = ()) -> bool:
         """Whether the metadata of `project` that the snapshot found, but for that in `own`, is unchanged now."""
-        before = self.identity(project)
-        now = (_fingerprint(str(seen[0]), os.path.splitext(str(seen[0]))[1]) for seen in before)
-        return _of_others(now, own) == _of_others(before, own)
+        return _of_others(self._now(project), own) == _of_others(self.identity(project), own)
+
+    def _now(self, project: str) -> Iterator[Fingerprint]:
+        return (_fingerprint(str(seen[0])) for seen in self.identity(project))
 
     def differences(self, other: "Snapshot") -> set[str]:
         """The real paths of the metadata that is not the same in another snapshot."""
@@ -113,15 +109,11 @@ def hides(staged: Mapping[Path, Collection[str]], looked_at: Iterable[Path], pro
     what each tree gets directly below it; `looked_at` are the trees as they are now.
     """
     trees = [tree for tree in dict.fromkeys(looked_at) if tree.is_dir()]
-    found = (os.path.splitext(name) for tree in trees for name in _names(tree))
-    if not {_project(stem, suffix) for stem, suffix in found if suffix in _SUFFIXES}.isdisjoint(projects):
+    found = [(tree, name) for tree in trees for name in _names(tree)]
+    if not {_project(name) for _, name in found if name.endswith(_SUFFIXES)}.isdisjoint(projects):
         return True
     modules = {name.partition(".")[0] for names in staged.values() for name in names}
-    return any(
-        name.partition(".")[0] in modules and name not in staged.get(tree, ())
-        for tree in trees
-        for name in _names(tree)
-    )
+    return any(name.partition(".")[0] in modules and name not in staged.get(tree, ()) for tree, name in found)
 
 
 def listings(directories: Iterable[str]) -> list[tuple[int, ...]]:
@@ -134,9 +126,9 @@ def are_settled(found: Iterable[tuple[int, ...]]) -> bool:
     return all(not each or each[2] < time.time_ns() - 2_000_000_000 for each in found)
 
 
-def _project(stem: str, suffix: str) -> str:
+def _project(name: str) -> str:
     """The project of metadata. An egg-link is named after the project alone, which may have a dash in its name."""
-    return canonical(stem if suffix == ".egg-link" else stem.partition("-")[0])
+    return canonical(name.removesuffix(".egg-link")) if name.endswith(".egg-link") else project_of(name)
 
 
 def _names(tree: str | Path) -> list[str]:
@@ -167,15 +159,15 @@ def _status(path: str) -> tuple[int, ...]:
     return entry.st_dev, entry.st_ino, entry.st_ctime_ns
 
 
-def _fingerprint(path: str, suffix: str) -> Fingerprint:
+def _fingerprint(path: str) -> Fingerprint:
     entry = _status(path)
     if not entry:
         return (path,)
     parts: list[object] = [path, *entry]
     folder = path
-    if suffix == ".egg":
+    if path.endswith(".egg"):
         folder = os.path.join(path, "EGG-INFO")
-    elif suffix == ".egg-link":
+    elif path.endswith(".egg-link"):
         folder = _target(path)
         parts.append(folder)
     for file in _FILES:

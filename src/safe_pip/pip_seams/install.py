@@ -125,7 +125,7 @@ class TargetDirectory:
     """
 
     def __init__(self, directory: str, change: Change, *, upgrade: bool) -> None:
-        self.home = os.path.join(change.root, _HOME)
+        self.home = os.path.join(change.stage.root, _HOME)
         """Where pip is to install, as it would into a home directory; it lies in the stage."""
         self._directory = directory
         self._tree = os.path.realpath(directory)
@@ -293,7 +293,7 @@ class Install:
         with ExitStack() as closing:
             change = closing.enter_context(self.transaction.staging(target, Terms(lambda: self._shadows(target))))
             with kept_until_done(first=True) as kept, self._prepared.turn:
-                kept.hidden = change.root
+                kept.hidden = change.stage.root
                 done = self._stage(original, call, change, kept)
                 overwritten = self.transaction.commit(change, self._validate)
             kept.say(leave_out=tuple(self._wanted.there))
@@ -313,7 +313,7 @@ class Install:
     def _stage(self, original: Any, call: dict[str, Any], change: Change, kept: KeptBack) -> list[Any]:
         """Have the wheels prepared, then have pip install into the stage; on return its results."""
         try:
-            with space.unpacking(change.root, self._wanted.wheels()):
+            with space.unpacking(change.stage.root, self._wanted.wheels()):
                 self._prepare(change.target)
                 call["requirements"] = [*self._wanted.requirements.values()]
                 if not call["requirements"]:

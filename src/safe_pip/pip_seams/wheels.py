@@ -285,7 +285,7 @@ class WheelStaging:
         try:
             original(requirement, *args, **kw)
         except Exception as error:
-            _hide(error, change.root)
+            _hide(error, change.stage.root)
             raise
         if wheel.copied is not None:
             self.differences.append(wheel.copied.differences)
@@ -320,7 +320,7 @@ class WheelStaging:
                 base = getattr(self._scheme, key) if key in SCHEME_KEYS else ""
             found.setdefault(base, []).append(path)
         for base, paths in found.items():
-            live = base.removeprefix(change.root)
+            live = base.removeprefix(change.stage.root)
             there = set(os.listdir(live)) if base and os.path.isdir(live) else set()
             paths = [path for path in paths if path.partition("/")[0] in there and os.pardir not in path.split("/")]
             if paths:

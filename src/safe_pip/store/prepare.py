@@ -86,7 +86,9 @@ class Preparing:
                 gone = unneeded()
                 busy = [wheel for wheel in busy if wheel not in gone]
                 for wheel in busy[:1]:
-                    self._wait(wheel, missing[wheel], found)
+                    heartbeat = Heartbeat(self._store, missing[wheel])
+                    while not self._obtain(wheel, missing[wheel], found, heartbeat):
+                        self._tell(f"prepare `{wheel.name}`", missing[wheel])
                 busy = [wheel for wheel in busy[1:] if not self._obtain(wheel, missing[wheel], found)]
             if self._has_made:
                 self._store.sweep()
@@ -101,7 +103,7 @@ class Preparing:
         return self._store.find(entry.path.name)
 
     def finish(self) -> None:
-        """Keep the store below its limit; no entry is held any more."""
+        """Keep the store below its limit. No entry is held any more."""
         if self._has_made:
             self._store.keep_below(self._limit)
 
@@ -145,7 +147,7 @@ class Preparing:
         return f"{records.digest(file.fileno())[1].hex()}-{self._interpreter or _SOURCES}"
 
     def _add(self, wheel: Path, entry: Entry, found: dict[Path, Entry]) -> None:
-        if len(found) >= _most_held():
+        if len(found) >= space.descriptor_limit() // 4:  # each takes a descriptor
             entry.close()
             entry = entry._replace(held=None)
         found[wheel] = entry
@@ -153,7 +155,7 @@ class Preparing:
     def _obtain(self, wheel: Path, key: str, found: dict[Path, Entry], heartbeat: Heartbeat | None = None) -> bool:
         """Take a wheel from the store, or prepare it; on return whether there is nothing left to do.
 
-        With a `heartbeat` it waits for a second, and prepares the wheel if the other process does nothing.
+        With a `heartbeat` it waits for a second, and prepares the wheel if the other process died or does nothing.
         """
         if not self._takes:
             return True
@@ -171,12 +173,6 @@ class Preparing:
             self._add(wheel, entry, found)
         return entry is not None
 
-    def _wait(self, wheel: Path, key: str, found: dict[Path, Entry]) -> None:
-        """Wait until another process has prepared a wheel; prepare it here if that process died or does nothing."""
-        heartbeat = Heartbeat(self._store, key)
-        while not self._obtain(wheel, key, found, heartbeat):
-            self._tell(f"prepare `{wheel.name}`", key)
-
     def _tell(self, what: str, key: str) -> None:
         if not self._has_told:
             self._has_told = True
@@ -187,28 +183,21 @@ class Preparing:
         """Within, no other process prepares what has this key; yields None if that was not granted in `seconds`."""
         while True:
             place = self._store.mutex(key)
-            try:
-                descriptor = flock.Descriptor(place)
-            except FileNotFoundError:  # the process that had it is done
-                continue
-            try:
+            with ExitStack() as opened:
+                try:
+                    descriptor = opened.enter_context(flock.Descriptor(place))
+                except FileNotFoundError:  # the process that had it is done
+                    continue
                 if not _granted(descriptor, seconds):
                     yield None
                     return
                 if descriptor.is_current():
-                    try:
-                        yield descriptor
-                    finally:
-                        fs.unlink(place)
+                    opened.callback(fs.unlink, place)
+                    yield descriptor
                     return
-            finally:
-                descriptor.close()
 
     def _make(self, wheel: Path, key: str, held: flock.Descriptor | None) -> Entry:
-        """Prepare one wheel: on return its entry.
-
-        Raises `OSError` if the store takes nothing, `Unpreparable` if this wheel cannot be prepared.
-        """
+        """Prepare a wheel. Raises `OSError` if the store takes nothing, `Unpreparable` if it cannot be prepared."""
         try:
             with open(wheel, "rb") as file:
                 if self._key(file) != key:
@@ -254,14 +243,8 @@ class Preparing:
 
 
 def _show_work(held: flock.Descriptor | None) -> None:
-    """Show processes that wait for the mutex `held` that its process works."""
     if held is not None:
         fs.touch(held.path)
-
-
-def _most_held() -> int:
-    """As many entries as leave a process three quarters of its descriptors; each entry takes one."""
-    return space.descriptor_limit() // 4
 
 
 def _granted(descriptor: flock.Descriptor, seconds: float) -> bool:
@@ -287,7 +270,7 @@ class Heartbeat:
         self._seen = self._observe()
 
     def look(self) -> bool:
-        """Look once more; on return whether the process has stopped working. A new holder of the mutex has not."""
+        """Look once more: has the process stopped working? A new holder of the mutex has not."""
         (shown, before), self._seen = self._seen, self._observe()
         now, work = self._seen
         if now != shown:

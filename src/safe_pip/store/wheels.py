@@ -11,11 +11,10 @@ import contextlib
 import hashlib
 import json
 import os
-import stat
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
@@ -70,7 +69,6 @@ class Entry(NamedTuple):
     held: flock.Descriptor | None = None
 
     def close(self) -> None:
-        """Let it go: it may be removed now."""
         if self.held is not None:
             self.held.close()
 
@@ -109,7 +107,6 @@ class Store(NamedTuple):
 
     @property
     def wheels(self) -> Entries:
-        """How entries are made, put into their places and removed."""
         return Entries(self.path / "wheels", self.path / "aside")
 
     def find(self, key: str) -> Entry | None:
@@ -123,8 +120,8 @@ class Store(NamedTuple):
             self.wheels.remove(key)
             return None
         try:
-            with _opened(place / LISTING) as file:
-                listing = Listing.decode(file.read())
+            with Directory.open(place) as directory:
+                listing = Listing.decode(directory.read(LISTING))
         except (OSError, Damaged, ValueError, TypeError):
             self.wheels.discard(held)
             return None
@@ -137,11 +134,11 @@ class Store(NamedTuple):
         for name in self.wheels.names():
             place = self.wheels.directory / name
             with contextlib.suppress(OSError, ValueError, TypeError):
-                with _opened(place / LISTING) as file:
+                with Directory.open(place) as directory, open(directory.open_file(LISTING), "rb") as file:
                     file.readline()
                     head: dict[str, Any] = json.loads(file.readline())
-                found.append((os.stat(place).st_mtime, Entry(place, Listing(**head))))
-        return [entry for _, entry in sorted(found, key=lambda each: (each[0], each[1].path))]
+                found.append((os.stat(place).st_mtime, place, Listing(**head)))
+        return [Entry(place, listing) for _, place, listing in sorted(found)]
 
     def keep_below(self, limit: int) -> None:
         """Remove damaged entries, then the least recently used ones that are not in use, down to `limit` bytes."""
@@ -176,13 +173,3 @@ class Store(NamedTuple):
     def making(self, key: str) -> Path:
         """Where that file is, if there is one."""
         return self.path / "making" / key
-
-
-def _opened(path: Path) -> IO[bytes]:
-    """A regular file, opened for reading without waiting; raises `OSError` for anything else."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    file = os.fdopen(descriptor, "rb")
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
-        raise OSError(f"`{path}` is not a regular file")
-    return file

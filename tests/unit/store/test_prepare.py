@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from safe_pip.fs import space
 from safe_pip.locking import flock, holders
 from safe_pip.locking.holders import Work
 from safe_pip.store import prepare
@@ -60,7 +61,7 @@ def test_a_process_without_competitors_gets_its_turn_at_once_and_leaves_nothing(
 
 def test_the_limit_of_descriptors_is_known_where_python_has_no_module_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resource", None)
-    assert prepare._most_held() > 0
+    assert space.descriptor_limit() > 0
 
 
 def test_an_install_of_something_else_is_not_waited_for(store: Store) -> None:

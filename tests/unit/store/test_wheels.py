@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip import fs
+from safe_pip.fs import space
 from safe_pip.fs.bulk import Damaged, LinkMode
 from safe_pip.locking import flock
 from safe_pip.store import compile
@@ -651,7 +652,7 @@ def test_what_a_killed_process_left_is_gone_before_room_is_looked_for(store, whe
 
 def test_no_more_are_held_than_leave_descriptors_for_others(store, tmp_path, monkeypatch):
     wheels = [Project(f"p{number}", "1").write_wheel(tmp_path) for number in range(5)]
-    monkeypatch.setattr(preparing, "_most_held", lambda: 3)
+    monkeypatch.setattr(space, "descriptor_limit", lambda: 12)
     for _ in range(2):
         found, tool, _ = trying(store, *wheels)
         assert found.keys() == {*wheels}

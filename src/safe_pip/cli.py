@@ -18,7 +18,7 @@ from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import NO_WORKING_DIRECTORY, Replaced, SafePipError, StalePlan, UnusableEnvironment, UsageError
 from safe_pip.launch import frozen_pip, isolation, settings
 from safe_pip.launch.fast_start import FastStart, attach_bundle
-from safe_pip.launch.restart import LAST, RUNNER, Attempt
+from safe_pip.launch.restart import LAST, Attempt
 from safe_pip.locking import flock
 from safe_pip.messages import Reporter, output, say
 
@@ -153,14 +153,13 @@ def _run_seams(
         start.attach()
         begin = start.end
     from safe_pip.pip_seams.seam import SeamBroken
-    from safe_pip.pip_seams.seams import Seams, Shell
+    from safe_pip.pip_seams.seams import Seams
 
     if copy.is_private and line.is_verbose:
         say(f"the cache cannot be used, so pip runs from a copy of this command's own in `{copy.path}`")
     if "--version" in line.options and line.is_verbose:
         say(f"safe-pip {__version__}, with pip {copy.version} from {copy.path}")
-    shell = Shell(copy.origin, VERBS, {**copy.for_child(), **chosen.for_child()})
-    seams = Seams(transaction, shell, attempt, chosen, begin)
+    seams = Seams(transaction, attempt, chosen, copy, VERBS, begin)
     status = seams.run(list(line.for_pip))
     for notice in transaction.noticed:
         say(notice)
@@ -203,15 +202,11 @@ def _run_unchanged(line: CommandLine, chosen: settings.Settings, copy: frozen_pi
     sys.path.extend(isolation.environment_path)
     gc.enable()
     from safe_pip.pip_seams.seam import SeamBroken
-    from safe_pip.pip_seams.seams import RUNNABLE, run_unchanged
-
-    def runner(original: object) -> str:
-        os.environ.update({**(copy.for_child() if copy is not None else {}), **chosen.for_child()})
-        return RUNNER
+    from safe_pip.pip_seams.seams import hand_over, run_unchanged
 
     # The locks are those of this environment. Another one, which `--python` names, needs a safe-pip of its own.
     try:
-        RUNNABLE.replace(runner)
+        hand_over({**(copy.for_child() if copy is not None else {}), **chosen.for_child()})
     except SeamBroken:
         if "--python" in line.options:
             raise

@@ -11,11 +11,10 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from safe_pip import fs
 from safe_pip.environment.transaction import Transaction
@@ -29,6 +28,7 @@ from safe_pip.errors import (
 )
 from safe_pip.fs.rename import load as load_rename
 from safe_pip.launch import isolation
+from safe_pip.launch.frozen_pip import FrozenPip
 from safe_pip.launch.restart import RESERVING, RUNNER, Attempt
 from safe_pip.launch.settings import Settings
 from safe_pip.pip_seams.seam import Seam, SeamBroken
@@ -58,49 +58,6 @@ def preload() -> None:
     load_rename()
 
 
-class Shell(NamedTuple):
-    """What the user sees of us in pip's output: version, commands, completion, and `--python`.
-
-    `origin` is the `pip` package that the running one was frozen from, `verbs` are our own with their summaries,
-    `python_variables` the environment variables of a safe-pip for another interpreter.
-    """
-
-    origin: Path
-    verbs: dict[str, str]
-    python_variables: dict[str, str]
-
-    def attach(self) -> None:
-        """Attach to what every command uses; `attach_to` attaches to what one command uses."""
-        VERSION.replace(self._version)
-        PROG.replace(program)
-        RUNNABLE.replace(self._runner)
-        commands = COMMANDS.check()
-        for verb, summary in self.verbs.items():
-            commands[verb] = type(commands["install"])(__name__, "own_verb", summary)
-
-    def attach_to(self, command: str) -> None:
-        """Attach to what pip's `command` shows by itself."""
-        module = f"pip._internal.commands.{'configuration' if command == 'config' else command}"
-        if command in ("install", "debug", "lock"):
-            VERSION._replace(module=module).replace(self._version)
-        if command in ("config", "completion"):
-            PROG._replace(module=module).replace(program)
-        if command == "completion":
-            scripts = COMPLETION.check()
-            for shell, script in scripts.items():  # for the program `safe-pip`, with names of our own
-                script = script.replace("_pip", "_safe_pip")
-                scripts[shell] = re.sub("-P '?pip\\[0-9.\\]#'?", "safe-pip", script)
-
-    def _version(self, original: Any) -> str:
-        line: str = original()
-        head, _, tail = line.partition(" from ")
-        return f"{head} from {self.origin} {tail[tail.rindex('(') :]}"
-
-    def _runner(self, original: Any) -> str:
-        os.environ.update(self.python_variables)
-        return RUNNER
-
-
 class Seams:
     """pip, with our answers in its seams."""
 
@@ -109,37 +66,54 @@ class Seams:
     _uninstall: "Uninstall"
 
     def __init__(
-        self, transaction: Transaction, shell: Shell, attempt: Attempt, settings: Settings, begin: Callable[[], None]
+        self,
+        transaction: Transaction,
+        attempt: Attempt,
+        settings: Settings,
+        copy: FrozenPip,
+        verbs: dict[str, str],
+        begin: Callable[[], None],
     ) -> None:
-        """`begin` is called when all of pip that a command needs at first is imported."""
-        self._begin = begin
-        self.transaction, self.shell, self.attempt, self.settings = transaction, shell, attempt, settings
+        """`verbs`: our own, with summaries; `begin` is called when what a command needs at first is imported."""
+        self.transaction, self.attempt, self.settings = transaction, attempt, settings
+        self._copy, self._verbs, self._begin = copy, verbs, begin
         self.error: SafePipError | None = None
         """Why the command did not do what it was asked for, after `run`."""
-        self._attached: set[object] = set()
-        self._passing: Collection[Path] = ()
+        self._is_attached = False
 
     def run(self, args: list[str]) -> int:
         """Run pip's own main; on return its exit status, or that of `error`."""
         try:
             if self.settings.fast_start:
                 _put_tracebacks_off()
-            self.shell.attach()
+            VERSION.replace(self._version)
+            PROG.replace(program)
+            hand_over({**self._copy.for_child(), **self.settings.for_child()})
+            commands = COMMANDS.check()
+            for verb, summary in self._verbs.items():
+                commands[verb] = type(commands["install"])(__name__, "own_verb", summary)
             CREATE.replace(self._create)
             for name in ("pip._internal.cli.main", "pip._internal.cli.autocompletion"):
                 module: Any = importlib.import_module(name)
                 if hasattr(module, "create_command"):  # until 26.0 they have bound the name already
                     module.create_command = CREATE.check()
             if "PIP_AUTO_COMPLETE" in os.environ:
-                self._once(self._attach_metadata)
+                self._attach_metadata()
             return run_unchanged(args)
         except SafePipError as error:
             self.error = self.error or error
             return error.exit_status
 
+    def _version(self, original: Any) -> str:
+        head, _, tail = original().partition(" from ")
+        return f"{head} from {self._copy.origin} {tail[tail.rindex('(') :]}"
+
     def _create(self, original: Any, name: str, *args: Any, **kw: Any) -> Any:
+        if self._is_attached:  # `help` makes another command, which does not run
+            return original(name, *args, **kw)
+        self._is_attached = True
         # `--version`, `--help` and errors import no command.
-        self._once(PROG._replace(module="pip._internal.cli.base_command").replace, program)
+        PROG._replace(module="pip._internal.cli.base_command").replace(program)
         command = original(name, *args, **kw)
         self._attach(name, command)
         run = command.run
@@ -159,7 +133,7 @@ class Seams:
                 if name == "install":
                     self._install.options, self._install.later = options, later
                 if name in ("install", "uninstall") and not getattr(options, "dry_run", False):
-                    work.enter_context(self._reserved(options))
+                    self._reserve(options, work)
                 status = int(run(options, args))
                 if transaction.error is not None:
                     raise transaction.error
@@ -175,84 +149,78 @@ class Seams:
             self.error = found
             return found.exit_status
 
-    @contextmanager
-    def _reserved(self, options: Any) -> Iterator[None]:
-        """Within, a late attempt keeps what is installed as it is; others can only add to it.
+    def _reserve(self, options: Any, locks: ExitStack) -> None:
+        """For a late attempt, have what is installed stay as it is until `locks` are closed; others can only add to it.
 
         A command that prints a report on standard output is alone from its first attempt: another attempt would print
         a second report. Where an ancestor forbids the lock, nothing is reserved.
         """
-        environment, is_alone = self.transaction.environment, getattr(options, "json_report_file", None) == "-"
-        with ExitStack() as locks:
-            if is_alone or self.attempt.number >= RESERVING:
-                from safe_pip.pip_seams.scheme import options_target
+        is_alone = getattr(options, "json_report_file", None) == "-"
+        if is_alone or self.attempt.number >= RESERVING:
+            from safe_pip.pip_seams.scheme import options_target
 
-                target = options_target(self.transaction.path, options)
-                trees = [tree for tree in environment.trees() if os.access(tree, os.W_OK)]
-                with suppress(NestingRefused):
-                    alone = environment.exclusively(target) if is_alone else environment.reserving(target, trees)
-                    locks.enter_context(alone)
-            yield
+            environment, target = self.transaction.environment, options_target(self.transaction.path, options)
+            trees = [tree for tree in environment.trees() if os.access(tree, os.W_OK)]
+            with suppress(NestingRefused):
+                alone = environment.exclusively(target) if is_alone else environment.reserving(target, trees)
+                locks.enter_context(alone)
 
     def _attach(self, name: str, command: Any) -> None:
         """Attach to what `command` uses, which pip has imported by now."""
+        transaction = self.transaction
         is_requirement = _is_a(command, "pip._internal.cli.req_command", "RequirementCommand")
-        self.shell.attach_to(name)
-        if "pip._internal.metadata" in sys.modules:
-            self._once(self._attach_metadata)
-        if _is_a(command, "pip._internal.cli.index_command", "SessionCommandMixin"):
+        is_session = _is_a(command, "pip._internal.cli.index_command", "SessionCommandMixin")
+        module = f"pip._internal.commands.{'configuration' if name == 'config' else name}"
+        if name in ("install", "debug", "lock"):
+            VERSION._replace(module=module).replace(self._version)
+        if name in ("config", "completion"):
+            PROG._replace(module=module).replace(program)
+        if name == "completion":
+            scripts = COMPLETION.check()
+            for shell, script in scripts.items():  # for the program `safe-pip`, with names of our own
+                script = script.replace("_pip", "_safe_pip")
+                scripts[shell] = re.sub("-P '?pip\\[0-9.\\]#'?", "safe-pip", script)
+        if is_session or "pip._internal.metadata" in sys.modules:
+            self._attach_metadata()
+        if is_session:
             from safe_pip.pip_seams import network
 
-            self._once(self._attach_metadata)
-            self._once(network.attach, self.transaction)
+            network.attach(transaction)
         if is_requirement or name == "uninstall":
-            self._once(CONTENT.replace, self._content)
+            CONTENT.replace(self._content)
         if is_requirement:
-            self._once(self._attach_requirements)
+            from safe_pip.pip_seams import builds, caches
+
+            self.installed.attach_to_resolver()
+            kept = builds.KeptBuilds(self.attempt.built)
+            builds.attach(transaction, kept)
+            passing = caches.attach_to_wheels(transaction, kept)
         if name in ("list", "inspect", "freeze"):
-            self._once(self.installed.attach_to_paths, name)
+            self.installed.attach_to_paths(name)
         if name == "cache":
             from safe_pip.pip_seams import caches
 
-            self._once(caches.attach_to_command, self.transaction)
+            caches.attach_to_command(transaction)
         if name in ("install", "uninstall"):
-            self._once(preload)
+            preload()
         if name == "install":
-            self._once(self._attach_install)
-        if name == "uninstall":
-            self._once(self._attach_uninstall)
+            from safe_pip.pip_seams.install import Install
+            from safe_pip.pip_seams.wheels import PreparedWheels
 
-    def _once(self, attach: Callable[..., object], *args: Any) -> None:
-        if (attach, args) not in self._attached:
-            self._attached.add((attach, args))
-            attach(*args)
+            self._install = Install(transaction, self.installed, PreparedWheels(self.settings), passing)
+            self._install.attach()
+        if name == "uninstall":
+            from safe_pip.pip_seams.uninstall import Uninstall
+
+            self._uninstall = Uninstall(transaction, self.attempt.answered)
+            self._uninstall.attach()
 
     def _attach_metadata(self) -> None:
         from safe_pip.pip_seams.installed import Installed
 
-        self.installed = Installed(self.transaction)
-        self.installed.attach()
-
-    def _attach_requirements(self) -> None:
-        from safe_pip.pip_seams import builds, caches
-
-        self.installed.attach_to_resolver()
-        kept = builds.KeptBuilds(self.attempt.built)
-        builds.attach(self.transaction, kept)
-        self._passing = caches.attach_to_wheels(self.transaction, kept)
-
-    def _attach_install(self) -> None:
-        from safe_pip.pip_seams.install import Install
-        from safe_pip.pip_seams.wheels import PreparedWheels
-
-        self._install = Install(self.transaction, self.installed, PreparedWheels(self.settings), self._passing)
-        self._install.attach()
-
-    def _attach_uninstall(self) -> None:
-        from safe_pip.pip_seams.uninstall import Uninstall
-
-        self._uninstall = Uninstall(self.transaction, self.attempt.answered)
-        self._uninstall.attach()
+        if not hasattr(self, "installed"):
+            self.installed = Installed(self.transaction)
+            self.installed.attach()
 
     def _content(self, original: Any, url: str, *args: Any, **kw: Any) -> tuple[str, str]:
         """A file of requirements. What comes from a pipe is kept: the next attempt finds the pipe empty."""
@@ -263,6 +231,16 @@ class Seams:
         if is_pipe:
             self.attempt.inputs[url] = text
         return location, text
+
+
+def hand_over(variables: Mapping[str, str]) -> None:
+    """Have pip start safe-pip, with these variables, for another interpreter that `--python` names."""
+
+    def runner(original: Any) -> str:
+        os.environ.update(variables)
+        return RUNNER
+
+    RUNNABLE.replace(runner)
 
 
 def run_unchanged(args: list[str]) -> int:

@@ -11,6 +11,7 @@ RECORD is compared line by line, and not read by `records`, because that is done
 import contextlib
 import errno
 import hashlib
+import math
 import os
 import re
 import stat
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from importlib.util import MAGIC_NUMBER
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,14 +93,20 @@ class PipRecord(NamedTuple):
             fs.write(destination / row.path, content)
         fs.write(destination / f"pip-{self.version}.dist-info" / records.RECORD, self._content())
 
-    def is_complete(self, directory: Path) -> bool:
-        """Whether every file is there with its size: some tools remove old files from caches one by one."""
+    def is_complete(self, directory: Path, *, unchanged: bool = False) -> bool:
+        """Whether every file is there with its size: some tools remove old files from caches one by one.
+
+        With `unchanged` a file that is newer than RECORD also has the content that RECORD names.
+        """
         root = os.fspath(directory)
         try:
+            latest = os.stat(f"{root}/pip-{self.version}.dist-info/RECORD").st_mtime if unchanged else math.inf
             for line in self.lines:  # at every start: a tuple for each would double what this takes
-                path, _, size = line.rsplit(",", 2)
+                path, digest, size = line.rsplit(",", 2)
                 info = os.lstat(f"{root}/{path}")
                 if info.st_size != int(size) or not stat.S_ISREG(info.st_mode):
+                    return False
+                if info.st_mtime > latest and not records.Row(path, digest, size).has(_digest(f"{root}/{path}")):
                     return False
         except OSError:
             return False
@@ -147,8 +155,8 @@ class InstalledPip(NamedTuple):
     def record(self) -> PipRecord:
         """What to copy; raises `Unfaithful` for a pip that can only run from where it is.
 
-        That is one that was not installed (a checkout on PYTHONPATH), or that needs what else the environment has,
-        because a distributor took the vendored libraries out.
+        That is one that was not installed (a checkout on PYTHONPATH), that was changed since, or that needs what else
+        the environment has, because a distributor took the vendored libraries out.
         """
         if self.version is None:
             raise Unfaithful(self.site)
@@ -156,9 +164,10 @@ class InstalledPip(NamedTuple):
             source = (self.site / "pip" / "_vendor" / "__init__.py").read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise Unfaithful(self.site) from error
-        if _assigned("DEBUNDLED", source) not in ("False", None):
+        record = PipRecord.read(self.site, self.version)
+        if _assigned("DEBUNDLED", source) not in ("False", None) or not record.is_complete(self.site, unchanged=True):
             raise Unfaithful(self.site)
-        return PipRecord.read(self.site, self.version)
+        return record
 
 
 Found = tuple[InstalledPip | None, PipRecord | None]
@@ -305,20 +314,15 @@ def _newest(installed: InstalledPip | None, environ: Mapping[str, str]) -> Froze
 
     Raises `UnusableEnvironment` if there is none.
     """
-    named = ((_release(name), name, each.directory) for each in _stores(environ) for name in each.names())
-    for release, name, directory in sorted(named, reverse=True):
-        if release >= OLDEST:
+    copies = [(_release(name), each.directory / name) for each in _stores(environ) for name in each.names()]
+    # Beside safe-pip: beside that one which an adopted environment uses.
+    for site in (*(place for _, place in sorted(copies, reverse=True)), _BESIDE):
+        found = find_pip([str(site)])
+        if found is not None and not found.is_too_old:
             with contextlib.suppress(Unfaithful):
-                place = directory / name
-                record = PipRecord.read(place, name.partition("-")[0])
-                if record.name == name and record.suits(place) and (found := _hold(place, record, place / "pip")):
-                    return found
-    beside = find_pip([str(_BESIDE)])  # that of the safe-pip which an adopted environment uses
-    if beside is not None and not beside.is_too_old:
-        with contextlib.suppress(Unfaithful):
-            record = beside.record()
-            if record.suits(beside.site):
-                return _kept_copy(beside.site, record, environ) or _make(beside.site, record, environ)
+                record = found.record()
+                if record.suits(site):
+                    return _kept_copy(site, record, environ) or _make(site, record, environ)
     oldest = ".".join(map(str, OLDEST))
     upgrade = f"`{sys.executable} -m pip install 'pip>={oldest}'`"
     if installed is None:
@@ -380,6 +384,10 @@ def _given(directory: Path, origin: str | None) -> FrozenPip:
     )
 
 
+def _digest(file: str) -> bytes:
+    return hashlib.sha256(Path(file).read_bytes()).digest()
+
+
 def _assigned(name: str, source: str) -> str | None:
     """What is assigned to a global name, as it is written; a regular expression would cost more than the rest."""
     for line in source.splitlines():
@@ -389,11 +397,5 @@ def _assigned(name: str, source: str) -> str | None:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """The numbers that a version begins with."""
-    numbers = []
-    for part in version.split("."):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        numbers.extend([int(digits)] if digits else [])
-        if digits != part:
-            break
-    return tuple(numbers)
+    """The numbers that a version, or the name of a copy, begins with."""
+    return tuple(map(int, takewhile(str.isdecimal, version.partition("-")[0].split("."))))

@@ -326,7 +326,9 @@ class Install:
                     done: list[Any] = original(**call)
         finally:
             self._prepared.close()
-            self.transaction.noticed += self._prepared.notices(self.options)
+            if self._prepared.refused and self.options.verbose:
+                said = f"prepared wheels are not used, or not all that could be: {self._prepared.refused}"
+                self.transaction.noticed.append(said)
         for found in self._wheels.differences:
             if found.everything and self.transaction.verify == "record":
                 raise Mismatch(found.everything)

@@ -53,8 +53,7 @@ class Copied(NamedTuple):
     """A prepared wheel in the stage.
 
     `places`: the directory for each group of files. `files`: where each file lies, but for scripts, which pip unpacks.
-    `scripts`: the digest of each script. `compiled`: the sources whose bytecode was copied too. `differences`: how the
-    wheel differs from its RECORD.
+    `scripts`: the digest of each script. `compiled`: the sources whose bytecode was copied too.
     """
 
     places: dict[str, str]
@@ -71,7 +70,6 @@ class _Wheel:
         self.file = file
         self.compiles = compiles
         self.copied: Copied | None = None
-        """What came from the store, where it was verified."""
         self.bytecode: list[str] = []
         """The bytecode that pip has made."""
         self.info_dir = self.lib_dir = ""
@@ -126,35 +124,29 @@ class PreparedWheels:
         if self._preparing is not None:
             self._preparing.show_progress()
 
-    def notices(self, options: Any) -> list[str]:
-        """What `-v` says."""
-        if not self.refused or not options.verbose:
-            return []
-        return [f"prepared wheels are not used, or not all that could be: {self.refused}"]
-
     def stage(self, wheel: _Wheel, archive: Any, scheme: Any) -> Copied | None:
         """Copy a prepared wheel to where pip is about to write it; on return what was copied, None if it was not."""
-        entry = self._entries.pop(wheel.file, None)
-        if entry is not None and entry.held is None and self._preparing is not None:
-            entry = self._preparing.hold(entry)
-        is_renewed = False
-        while entry is not None:
-            with closing(entry):
-                copied = _arranged(entry, archive, wheel, scheme)
-                if copied is None:
-                    break
+        entry, preparing = self._entries.pop(wheel.file, None), self._preparing
+        if entry is None or preparing is None:
+            return None
+        current = entry if entry.held is not None else preparing.hold(entry)
+        for renew in (preparing.renew, lambda *args: None):
+            if current is None:
+                break
+            with closing(current):
+                copied = _arranged(current, archive, wheel, scheme)
                 try:
-                    self._copy(entry, copied, wheel)
+                    if copied is not None:
+                        self._copy(current, copied, wheel)
                     return copied
                 except Damaged:
-                    again = None if is_renewed or self._preparing is None else self._preparing.renew(wheel.file, entry)
-            is_renewed, entry = True, again
+                    again = renew(wheel.file, current)
+            current = again
         return None
 
     def close(self) -> None:
-        for entry in self._entries.values():
-            entry.close()
-        self._entries = {}
+        while self._entries:
+            self._entries.popitem()[1].close()
         if self._preparing is not None:
             self._preparing.finish()
 
@@ -176,7 +168,7 @@ def _arranged(entry: Entry, archive: Any, wheel: _Wheel, scheme: Any) -> Copied 
 
     None if the archive that pip has open is not what was prepared, or if a file takes the place of another.
     """
-    places = {"": wheel.lib_dir, **{group: _place(group, scheme) for group in entry.listing.files if group}}
+    places = {group: _place(group, scheme, wheel.lib_dir) for group in ("", *entry.listing.files)}
     found = Copied(places, {}, {}, set(), Differences(*entry.listing.differences))
     record, digest = f"{wheel.info_dir}/RECORD", ""
     compiled: list[str] = []
@@ -200,9 +192,10 @@ def _arranged(entry: Entry, archive: Any, wheel: _Wheel, scheme: Any) -> Copied 
     return found if digest == hashlib.sha256(archive.read(record)).hexdigest() else None
 
 
-def _place(group: str, scheme: Any) -> str:
+def _place(group: str, scheme: Any, lib_dir: str) -> str:
+    """The directory for a group: the names at the top of the wheel, or `NAME.data/KEY`."""
     key = group.partition("/")[2]
-    return str(getattr(scheme, key)) if key in SCHEME_KEYS else ""
+    return lib_dir if not group else str(getattr(scheme, key)) if key in SCHEME_KEYS else ""
 
 
 class WheelStaging:
@@ -314,11 +307,11 @@ class WheelStaging:
         data = f"{self._wheel.info_dir.removesuffix('.dist-info')}.data/"
         found: dict[str, list[str]] = {}
         for name in names:
-            base, path = self._wheel.lib_dir, name
+            group, path = "", name
             if name.startswith(data):
                 key, _, path = name.removeprefix(data).partition("/")
-                base = getattr(self._scheme, key) if key in SCHEME_KEYS else ""
-            found.setdefault(base, []).append(path)
+                group = data + key
+            found.setdefault(_place(group, self._scheme, self._wheel.lib_dir), []).append(path)
         for base, paths in found.items():
             live = base.removeprefix(change.stage.root)
             there = set(os.listdir(live)) if base and os.path.isdir(live) else set()
@@ -363,8 +356,8 @@ def is_importable(name: str) -> bool:
 def _hide(error: BaseException, root: str) -> None:
     """Have an error that pip will show name the path in the target."""
     for attribute in ("filename", "filename2"):
-        if isinstance(getattr(error, attribute, None), str):
-            setattr(error, attribute, getattr(error, attribute).replace(root, ""))
+        if isinstance(path := getattr(error, attribute, None), str):
+            setattr(error, attribute, path.replace(root, ""))
     if not isinstance(error, OSError):
         error.args = tuple(each.replace(root, "") if isinstance(each, str) else each for each in error.args)
 
@@ -377,7 +370,6 @@ def _relative(original: Any, path: str, lib_dir: str) -> str:
 
 
 def _is_within(original: Any, directory: str, target: str, **kw: Any) -> bool:
-    """pip's answer for each file of a wheel, in less time where the path is plain."""
     is_plain = not kw and target.startswith(directory + "/") and _is_plain(target)
     return is_plain or bool(original(directory, target, **kw))
 

@@ -228,6 +228,28 @@ def add_row(site, row):
         record.write(row + "\n")
 
 
+@pytest.mark.parametrize("patch", ["longer", "same size", "gone"])
+def test_a_pip_that_was_patched_in_place_is_not_run_unpatched_from_its_copy(site, environ, patch):
+    install_tiny_pip(site)
+    assert freeze(site, environ) is not None
+    patched = site / "pip" / "_internal" / "cli.py"
+    content = patched.read_bytes()
+    patched.write_bytes(content + b"# patched" if patch == "longer" else content[:-1] + b"#")
+    if patch == "gone":
+        patched.unlink()
+    later = time.time() + 2
+    if patch != "gone":
+        os.utime(patched, (later, later))
+    assert freeze(site, environ) is None
+
+
+def test_a_file_that_is_newer_than_record_and_not_patched_is_no_matter(site, environ):
+    install_tiny_pip(site)
+    copy = freeze(site, environ)
+    os.utime(site / "pip" / "__init__.py", (time.time() + 60,) * 2)
+    assert freeze(site, environ) == copy
+
+
 def test_a_pip_that_a_distributor_took_apart_is_not_frozen(tmp_path, environ):
     install_tiny_pip(tmp_path / "wheel")
     freeze(tmp_path / "wheel", environ)

@@ -62,7 +62,7 @@ BACKENDS = {
     "pathspec": "0.12.1",
     "pluggy": "1.5.0",
     "tomli": "2.0.2",
-    "trove-classifiers": "2024.10.21.16",
+    "trove-classifiers": "2026.9.21.13",
 }
 # A requirement of jinja2, with a wheel for each interpreter; it is built for interpreters newer than the release.
 OLD_BINARY = {"markupsafe": "3.0.1"}

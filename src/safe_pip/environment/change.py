@@ -19,7 +19,7 @@ from safe_pip.journal.directories import OpenDirectories, Refused
 from safe_pip.journal.undo import proof_of
 from safe_pip.locking import state_directory
 from safe_pip.merge import merge, tree
-from safe_pip.merge.plan import ExactTree, Journal, Operation, Plan, Removal
+from safe_pip.merge.plan import ExactTree, Journal, Plan, Removal
 
 Overwritten = tuple[tuple[str, "str | None"], ...]
 """Files of others that a commit replaced, each with its owner (None: no distribution owned it)."""
@@ -60,8 +60,7 @@ class Change:
         self._trees = tuple(dict.fromkeys(map(os.path.realpath, (*target.trees, *trees))))
         self._roots = dict.fromkeys(os.path.realpath(path) for path in (*target.trees, *target.directories))
         self._staged: dict[str, str] = {}
-        self._written: Journal | None = None
-        """That of the last plan that was to be carried out."""
+        self._written: Journal | None = None  # of the last plan that was to be carried out
         self._is_committed = self._is_unsynced = False
         self._remains: list[sweep.Remains] = []
 
@@ -78,7 +77,7 @@ class Change:
         return self._is_committed
 
     def staged(self, path: str) -> str:
-        """Where the file that is to be at the absolute `path` is staged."""
+        """Where the file for the absolute `path` is staged."""
         return self.stage.root + path
 
     def allow(self, directory: str) -> None:
@@ -103,7 +102,6 @@ class Change:
         self._staged[f"`{path}`"] = self.stage.write(path, content)
 
     def remove(self, removal: Removal) -> None:
-        """Remove a distribution."""
         self.removals[removal.project] = removal
         self.allow(str(removal.tree))
         for path, content in removal.edits.items():
@@ -113,11 +111,9 @@ class Change:
         """Leave these projects as they are."""
         self.stage.reset()  # It would put back what was kept of them for another plan.
         for project in projects:
-            record = self._staged.pop(project, None)
-            if record is not None:
+            if record := self._staged.pop(project, None):
                 self.stage.drop(record, tuple(self._staged.values()))
-            removal = self.removals.pop(project, None)
-            if removal is not None:
+            if removal := self.removals.pop(project, None):
                 self.stage.take_out(removal.edits.keys())
 
     def verify_imports(self, path: Iterable[str]) -> None:
@@ -190,6 +186,7 @@ class Change:
         """
         why, is_done = "", False
         try:
+            is_done = not self.is_committed
             if self.is_committed and self._written is not None:
                 with OpenDirectories(self._written, is_over=True) as directories:
                     unplanned = finish.find_unplanned(directories)
@@ -199,8 +196,6 @@ class Change:
                 with OpenDirectories(self._written, is_over=True) as directories:
                     finish.seal(directories, finish.remove_markers(directories))
                 is_done = (not unplanned or locks is not None) and not self._is_unsynced
-            else:
-                is_done = True
         except (OSError, Refused, SafePipError) as error:
             why = error.message if isinstance(error, SafePipError) else str(error)
         finally:
@@ -243,10 +238,7 @@ class Change:
                     self.stage.move_to_part(need.staged, parts[need.volume])
 
     def _journal(self, plan: Plan) -> Journal:
-        def path(operation: Operation) -> str:
-            return os.path.join(plan.roots[operation.root], operation.path)
-
-        changed = set(map(path, plan.operations))
+        changed = [os.path.join(plan.roots[each.root], each.path) for each in plan.operations]
 
         def is_touched(directory: str) -> bool:
             return any(path.startswith(os.path.join(directory, "")) for path in changed)
@@ -257,16 +249,16 @@ class Change:
         for directory in (*trees, *directories):
             if directory != home:
                 self.stage.mark(directory, is_tree=directory in trees)
-        parts = tuple(self.stage.parts)
+        parts, staged = tuple(self.stage.parts), self.stage.roots
         operations = tuple(
-            each._replace(proof=proof_of(os.path.join(self.stage.roots[each.part], each.staged), path(each)))
+            each._replace(proof=proof_of(os.path.join(staged[each.part], each.staged), path))
             if each.staged and each.new is not None and stat.S_ISDIR(each.new.mode)
             else each
-            for each in plan.operations
+            for each, path in zip(plan.operations, changed, strict=True)
         )
-        found = os.stat(home)
-        identity = found.st_dev, found.st_ino
-        return Journal(self.stage.identifier, home, trees, directories, plan.roots, parts, operations, identity)
+        at = os.stat(home)
+        found = at.st_dev, at.st_ino
+        return Journal(self.stage.identifier, home, trees, directories, plan.roots, parts, operations, found)
 
 
 def sweep_target(environment: Environment, target: Target) -> None:

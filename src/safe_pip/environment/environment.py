@@ -25,9 +25,8 @@ from safe_pip.locking.waiting import Interrupted, Waiting
 if TYPE_CHECKING:
     from safe_pip.journal.recovery import Unfinished
 
-# A process holds the lock on a state directory for microseconds while it looks. If it is stopped just then, others wait
-# so many seconds for it.
 _TURN = 10.0
+"""So many seconds others wait for a process that is stopped in the microseconds in which it looks at a directory."""
 _PATTERNS = ("lib*/python*/*-packages", "lib*/pypy*/*-packages", "Lib/site-packages")
 PACKAGES = ("site-packages", "dist-packages")
 """What a directory is called that an interpreter looks for distributions in."""
@@ -94,19 +93,18 @@ class Prefix(NamedTuple):
 
     @property
     def stateless_trees(self) -> tuple[Path, ...]:
-        """Where no state directory stays. The prefix too: another command may have used it as a tree."""
+        """Where no state directory stays: in the prefix neither, which another command may have used as a tree."""
         return (*(self.trees if self.is_shipped else ()), self.path)
 
     def is_tree(self, path: str) -> bool:
         """Whether a directory (its real path) is one of the trees, or will be once it exists."""
         below = Path(path)
-        if below in self.trees or not below.is_relative_to(self.path) or below.name not in PACKAGES:
-            return below in self.trees
-        return any(map(below.relative_to(self.path).match, _PATTERNS))
+        is_like_one = below.is_relative_to(self.path) and below.name in PACKAGES
+        return below in self.trees or (is_like_one and any(map(below.relative_to(self.path).match, _PATTERNS)))
 
 
 def trees_below(prefix: Path) -> list[Path]:
-    """The directories below a prefix that hold distributions, by the schemes of `sysconfig`; resolved, each once."""
+    """The directories below a prefix that hold distributions, as `sysconfig` has them; resolved, each once."""
     return resolved(path for each in _PATTERNS for path in sorted(prefix.glob(each)) if path.name in PACKAGES)
 
 
@@ -117,17 +115,14 @@ def resolved(paths: Iterable[Path]) -> list[Path]:
 
 def look_for_journals(directories: Iterable[Path]) -> None:
     """Raise `Interrupted` if a change was left unfinished: it is undone before anything is read or written."""
-    found = tuple(filter(state_directory.has_journal, directories))
-    if found:
+    if found := tuple(filter(state_directory.has_journal, directories)):
         from safe_pip.journal import recovery
 
-        found = tuple(filter(recovery.find, found))
-        if found:
+        if found := tuple(filter(recovery.find, found)):
             raise Interrupted(found)
 
 
 def _make_directory(path: Path) -> list[Path]:
-    """Make a directory and its parents; on return those that this call made."""
     try:
         with space.unpacking(str(path)):
             return fs.make_directories(path)
@@ -364,7 +359,7 @@ T = TypeVar("T")
 
 
 class Held:
-    """The proof that a commit may change a target. Only `Environment` makes it; it is valid only while it is open."""
+    """The proof that a commit may change a target, valid only while it is open."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -400,9 +395,9 @@ class Environment:
 
     def trees(self) -> list[Path]:
         """The directories that may hold distributions now, resolved, each once; without those that cannot be listed."""
-        found = (os.path.realpath(name or ".") for name in self._path)
+        found = dict.fromkeys(os.path.realpath(name or ".") for name in self._path)
         usable = (real for real in found if os.path.isdir(real) and os.access(real, os.R_OK | os.X_OK))
-        return [Path(real) for real in dict.fromkeys(usable) if real not in self._stdlib]
+        return [Path(real) for real in usable if real not in self._stdlib]
 
     def read(self, take: Callable[[], T]) -> T:
         """Call `take` while no process changes what is installed; call it again if it may have seen half a change."""
@@ -522,15 +517,10 @@ class Environment:
     @contextmanager
     def _taking(self, step: Step, *, keep: Keep = Keep.FIRMLY, is_published: bool = False) -> Iterator[Scope]:
         scope = Scope(step, keep=keep, is_published=is_published)
-        if self._sole is not None:
-            with self._sole.holding([*self.trees(), *step.directories()]):
-                yield scope
-            return
-        if self._has_all and not isinstance(step, SharedUse):
+        with ExitStack() as taken:
+            if self._sole is not None:
+                taken.enter_context(self._sole.holding([*self.trees(), *step.directories()]))
+            elif not self._has_all or isinstance(step, SharedUse):
+                self._locker.take(scope)
+                taken.callback(self._locker.close, scope)
             yield scope
-            return
-        self._locker.take(scope)
-        try:
-            yield scope
-        finally:
-            self._locker.close(scope)

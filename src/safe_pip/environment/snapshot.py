@@ -95,9 +95,8 @@ class ReadSet:
 
     def changed(self, now: Snapshot) -> tuple[str, ...]:
         """The projects that are not what this command was shown, in alphabetical order."""
-        found = [project for project, seen in self.seen.items() if now.identity(project) != seen]
-        if self._own:
-            own = self._own
+        own, found = self._own, [project for project, seen in self.seen.items() if now.identity(project) != seen]
+        if own:
             found = [each for each in found if _of_others(now.identity(each), own) != _of_others(self.seen[each], own)]
         return tuple(sorted(found))
 
@@ -144,10 +143,8 @@ def _of_others(fingerprints: Iterable[Fingerprint], own: Collection[str]) -> lis
     found = []
     for each in fingerprints:
         *link, place = (part for part in each if isinstance(part, str))
-        if os.path.realpath(place) not in own:
-            found.append(each)
-        elif link:
-            found.append(each[:4])
+        if (is_other := os.path.realpath(place) not in own) or link:
+            found.append(each if is_other else each[:4])
     return found
 
 

@@ -65,11 +65,9 @@ class Transaction:
         self.noticed: list[str] = []
         """What to tell the user when no lock is held any more."""
         self.error: SafePipError | None = None
-        """The first error of ours."""
         self.is_committed = False
         """Whether a change was made. No error says from then on that nothing was changed."""
-        self._is_locked = False
-        """Whether the locks of the commit are held."""
+        self._is_locked = False  # for a commit
 
     @contextmanager
     def failing(self) -> Iterator[None]:
@@ -233,28 +231,24 @@ class _Commit:
         self._transaction = transaction
         self._change = change
         self._check = validate
-        self._plans = 0
         self._seen = Snapshot()
         """What was installed when the plan was made."""
         self._listings: list[tuple[int, ...]] = []
-        self._is_settled = False
-        self._adds = False
-        """Whether the plan only adds."""
+        self._is_settled = self._adds = False
         self._was_rejected = False
         """Whether a plan was refused by the target, which was not what the plan was made for."""
         self._replaces = False
         """Whether a plan that only added turned out to replace something when it was made under the locks."""
 
     def run(self) -> "Overwritten":
-        """Commit; plans again as often as others are in the way, up to `_PLANS` times."""
         from safe_pip.journal.commit import Rejected
 
-        while self._plans < _PLANS:
+        for number in range(1, _PLANS + 1):
             if self._change.is_empty:
                 return ()
             ready = self._plan()
             try:
-                with self._lock() as (held, now, is_patient):
+                with self._lock(is_patient=number > _OPTIMISTIC) as (held, now, is_patient):
                     valid = self._validate(ready, now, is_patient=is_patient)
                     if valid is not None:
                         try:
@@ -270,10 +264,8 @@ class _Commit:
 
     def _plan(self) -> "ReadyPlan":
         """Plan with no lock held."""
-        self._plans += 1
-        path = self._transaction.path
-        take = self._transaction.environment.read
-        self._listings, self._seen = take(lambda: (listings(path), Snapshot.take(path)))
+        path, read = self._transaction.path, self._transaction.environment.read
+        self._listings, self._seen = read(lambda: (listings(path), Snapshot.take(path)))
         # There stat(2) may answer from a cache; listing a directory asks the server.
         is_on_network = any(map(state_directory.is_on_network, map(Path, path)))
         self._is_settled = are_settled(self._listings) and not is_on_network
@@ -282,17 +274,17 @@ class _Commit:
         return ready
 
     @contextmanager
-    def _lock(self) -> Iterator[tuple[Held, Snapshot, bool]]:
+    def _lock(self, *, is_patient: bool) -> Iterator[tuple[Held, Snapshot, bool]]:
         """Take the locks that the plan needs. Yields them, what is installed now, and whether to plan under them."""
         asked, environment = time.monotonic(), self._transaction.environment
         also = tuple(removal.tree for removal in self._change.removals.values())
         with (environment.adding if self._adds else environment.replacing)(self._change.target, also) as held:
             self._transaction._is_locked = True
-            try:  # It plans under its locks if it has waited long or planned often.
+            try:
                 path, exactly = self._transaction.path, {*self._transaction.read_set.seen, *self._change.removals}
                 is_unchanged = self._is_settled and self._listings == listings(path)
                 now = self._seen.with_current(exactly) if is_unchanged else self._seen.taken_again(path, exactly)
-                yield held, now, self._plans > _OPTIMISTIC or time.monotonic() - asked >= _LONG
+                yield held, now, is_patient or time.monotonic() - asked >= _LONG
             finally:
                 self._transaction._is_locked = False
 
@@ -305,9 +297,7 @@ class _Commit:
         is_changed = now != self._seen
         # Another distribution may have come into a directory that is to be moved as a whole.
         is_outdated = bool(dropped) or (is_changed and bool(ready.plan.moved))
-        if is_outdated and (change.is_empty or not is_patient):
-            return None
-        if is_changed and self._adds and change.shadows():
+        if (is_outdated and (change.is_empty or not is_patient)) or (is_changed and self._adds and change.shadows()):
             return None
         return self._plan_again() if is_patient and (self._was_rejected or is_outdated) else ready
 

@@ -1,8 +1,7 @@
 """The environment of one interpreter, and every kind of access to it: read, build, add, replace.
 
-Each tree has two locks: the *environment lock*, flock on the directory itself (shared: what is installed stays as it
-is), and the *commit lock* in its state directory (shared: a process reads what is installed; exclusive: a process
-changes it). A `Step` says which locks one access takes, and makes what must exist on disk before.
+A `Step` says which locks one access takes, and makes what must exist on disk before. Each tree has two: the environment
+lock (shared: what is installed stays as it is) and the commit lock (shared: a process reads what is installed).
 
 `locking.fallback` is imported only where there is no flock, `journal.recovery` only by a command that meets a journal:
 in `on_grant`, while a lock keeps safe-pip itself as it is.
@@ -39,11 +38,10 @@ Holds = Callable[[flock.Identity], bool]
 class Target(NamedTuple):
     """The directories that one command changes.
 
-    `trees`: purelib, and platlib if it is another directory. `directories`: directories of the scheme outside the
-    environment that serve other environments too (`~/.local/bin`). `uv_lock`: the file that uv locks for this target.
-    `stateless_trees`: trees in which no state directory stays after the command, because they are packed and shipped or
-    hold no distributions. `containers`: directories in which trees may be made (`--target`, `--prefix`, `--root`). They
-    may be locked by themselves (`run --exclusive`), whether a tree is there yet or not.
+    `trees`: purelib, and platlib if it is another directory. `directories`: those of the scheme that serve other
+    environments too (`~/.local/bin`). `uv_lock`: the file that uv locks for this target. `stateless_trees`: trees in
+    which no state directory stays, because they are packed and shipped or hold no distributions. `containers`: where
+    trees may be made (`--target`, `--prefix`, `--root`); `run --exclusive` may lock them before there is a tree.
     """
 
     trees: tuple[Path, ...]
@@ -56,9 +54,9 @@ class Target(NamedTuple):
 class Prefix(NamedTuple):
     """A whole prefix (`bin`, `include`, `lib`, `share` and the site-packages inside) as it is now.
 
-    `trees` are the directories below `path` that hold distributions. `environment` are all directories in which a
-    program that uses the prefix finds distributions, or in which a journal may lie: also the prefix itself, if it has
-    no tree or still has the locks of a time when it had none. `is_shipped`: no state directory stays in it.
+    `trees` are the directories below `path` that hold distributions. `environment` is the path of a program that uses
+    the prefix, with the prefix itself if a journal may lie there: if it has no tree, or has locks from a time without.
+    `is_shipped`: no state directory stays in it.
     """
 
     path: Path
@@ -416,8 +414,8 @@ class Environment:
     def building(self, *sources: Path) -> AbstractContextManager[Scope]:
         """Keep what is installed as it is, for a build that imports from it, and have each of `sources` to itself.
 
-        Child programs may add to the environment, and may not replace. If a mutex inside has to be waited for, the
-        environment is let go and taken again: compare what is installed after the last lock is granted.
+        Child programs may add to it. If a mutex inside has to be waited for, the environment is let go and taken again:
+        compare what is installed after the last lock is granted.
         """
         trees = list if self._has_all else self.trees
         return self._taking(SharedUse(trees, sources), keep=Keep.RENEWED, is_published=True)
@@ -429,8 +427,7 @@ class Environment:
     def replacing(self, target: Target, also: Iterable[Path] = ()) -> AbstractContextManager[Held]:
         """Have the target to itself, to change or remove what is in it; the rest of the environment does not change.
 
-        Makes trees and directories that are missing. If the body raises, exactly those that were made are removed,
-        unless something is in them.
+        Missing directories are made. If the body raises, those that were made are removed unless something is in them.
         """
         return self._changing(Changing(target, also, others=self.trees))
 
@@ -451,7 +448,7 @@ class Environment:
             yield made
 
     def tidy(self, trees: Iterable[Path]) -> None:
-        """Remove the state directories of `trees`; the last of several commands that leave does. Never raises."""
+        """Remove the state directories of `trees`, unless another command uses them. Never raises."""
         for tree in trees:
             remove_state_directory(tree, self._holds)
 

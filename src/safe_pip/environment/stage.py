@@ -47,14 +47,12 @@ class Stage:
         self.home = Path(os.path.realpath(home))
         self.parts: list[str] = []
         """The private directories, the one in `home` first."""
-        self._anchors: list[Directory | None] = []
-        """Those that other users may rename, open."""
+        self._anchors: list[Directory | None] = []  # those that other users may rename, open
         self._marks: set[str] = set()
         self._mirrored = {"/"}
         self._linked: defaultdict[int, _Linked] = defaultdict(dict)
         self._exchanging: list[bool] = []
-        self._extra: list[str] = []
-        """What `link` and `add_markers` have put into the stage, for `reset`."""
+        self._extra: list[str] = []  # what `link` and `add_markers` have put into the stage
         self._spares: list[tuple[str, str]] = []
         with staging(str(self.home)):
             self._owner = Owner.make(state_directory.path_of(self.home))
@@ -137,12 +135,7 @@ class Stage:
         """Remove `files`, absolute paths in the target, from the stage, with directories that are empty then."""
         with staging(self.root):
             for root in self.roots:
-                emptied: set[str] = set()
-                for path in files:
-                    with suppress(FileNotFoundError, NotADirectoryError), _parent_of(root + path) as (directory, name):
-                        if directory.exists(name):
-                            fs.remove_below(directory, name)
-                            emptied.add(os.path.dirname(path))
+                emptied = {os.path.dirname(path) for path in files if _remove(root + path)}
                 for path in sorted(emptied, key=len, reverse=True):
                     _prune(root, path, self._mirrored)
 
@@ -265,8 +258,7 @@ class Stage:
                     fs.remove(spares, number)
             self._spares.clear()
             for path in reversed(self._extra):
-                with suppress(FileNotFoundError, NotADirectoryError), _parent_of(path) as (directory, name):
-                    fs.remove_below(directory, name)
+                _remove(path)
             self._extra.clear()
 
     def write_journal(self, content: bytes) -> None:
@@ -358,6 +350,15 @@ def _parent_of(path: str) -> Iterator[tuple[Directory, str]]:
         yield opened, name
 
 
+def _remove(path: str) -> bool:
+    """Remove a private path with all below it; False if nothing was there."""
+    with suppress(FileNotFoundError, NotADirectoryError), _parent_of(path) as (directory, name):
+        if directory.exists(name):
+            fs.remove_below(directory, name)
+            return True
+    return False
+
+
 def _mirror(root: str, live: str, *, is_moved: bool = False) -> None:
     """Make `root` + `live`, a directory, with all above it, so that what is made there is as if made in `live`.
 
@@ -411,8 +412,7 @@ def _copy_below(source: Directory, name: str, destination: Directory, linked: _L
 
 def _date(cache: Directory, name: str, second: int) -> None:
     """Write the time of its source into a `.pyc` that goes by it."""
-    with open(cache.open_file(name), "rb") as file:
-        header = file.read(16)
+    header = cache.read(name)[:16]
     if len(header) == 16 and header[_FLAGS] == bytes(4):
         attributes.patch(cache, name, _TIME, (second & 0xFFFFFFFF).to_bytes(4, "little"))
 

@@ -1,10 +1,8 @@
 """One command on one environment: a snapshot, what was read of it, and one change that is validated under the locks.
 
-1. `take_snapshot` reads what is installed under the shared commit lock.
-2. pip resolves, downloads and builds without a lock. `asked` notes which projects it asked for, and `building` what a
-   build without isolation could see.
-3. `staging` makes a private tree, and the command puts into it what is new. No lock is held.
-4. `commit` plans, locks, validates and carries out. If others changed something in between, it plans again. If they
+1. `take_snapshot` reads what is installed. `asked` notes what the command asks of it, `building` what a build sees.
+2. `staging` makes a private tree for what is new. No lock is held.
+3. `commit` plans, locks, validates and carries out. If others changed something in between, it plans again. If they
    changed what the command depends on, it raises `StalePlan`.
 
 Nothing here knows pip. `staging` and `_Commit.run` import what only a change needs: `pip list` starts without it.
@@ -139,10 +137,10 @@ class Transaction:
 
     @contextmanager
     def building(self) -> Iterator[Callable[[], None]]:
-        """Within, a build reads the environment: what is installed stays as it is (one call of a build backend).
+        """Within, a build backend reads the environment: what is installed stays as it is.
 
-        Everything that is installed at the first call belongs to the read set. Raises `StalePlan` if a later call finds
-        any of it changed or removed. Yields this check, for the body to repeat after each wait for a mutex.
+        All that is installed at the first call belongs to the read set. Raises `StalePlan` if a later call finds it
+        changed. Yields this check, for the body to repeat after each wait for a mutex.
         """
         with self._taking(self.environment.building()):
             self._check_build()

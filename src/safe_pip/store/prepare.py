@@ -1,9 +1,8 @@
 """A wheel becomes an entry of the store: one process prepares it, and the others wait or help themselves.
 
-A process that finds a wheel neither prepared nor being prepared takes its mutex and prepares it. If the wheel is being
-prepared, the process goes on with its other wheels and comes back. It holds no mutex while it waits, so there are no
-deadlocks. If it sees that nothing happens (`Heartbeat`), it prepares the wheel aside; of two entries the second one is
-discarded.
+A process takes the mutex of a wheel and prepares it. If another process has the mutex, it goes on with its other wheels
+and comes back. It holds no mutex while it waits, so there are no deadlocks. If it sees that nothing happens
+(`Heartbeat`), it prepares the wheel aside; of two entries the second one is discarded.
 """
 
 from __future__ import annotations
@@ -31,10 +30,8 @@ _SOURCES = "sources"
 _PATIENCE = 1.0
 _ROOM = 4
 """The disk needs room for so many times what the wheel has, unpacked: the environment needs some too."""
-LONGEST = 60
-"""So many times in a row computing is believed, when the process shows nothing itself."""
-IDLE = 2
-"""After so many times in a row in which nothing happened the process is not waited for any longer."""
+LONGEST, IDLE = 60, 2
+"""So many times in a row computing is believed without anything else; so many times idling."""
 
 
 class Preparing:
@@ -48,15 +45,13 @@ class Preparing:
         limit: int,
         waiting: Callable[[str, tuple[Holder, ...]], None] = lambda what, holders: None,
     ) -> None:
-        """`interpreter` names what bytecode depends on; with None the entries hold none.
+        """`interpreter` names what bytecode depends on; with None the entries hold none. `limit` is in bytes.
 
-        `limit` is what the store may take on the disk, in bytes. `waiting` is called once, when others are waited for
-        longer than a second.
+        `waiting` is called once, when others are waited for longer than a second.
         """
         self.refused: Exception | None = None
         """Why something was not prepared that could have been."""
-        self._takes = True
-        """Whether the store takes anything, whatever is wrong with one wheel or its entry."""
+        self._takes = True  # whatever is wrong with one wheel or its entry
         self._store = store
         self._interpreter = interpreter
         self._limit = limit
@@ -134,7 +129,7 @@ class Preparing:
                 self._tell("install the same", key)
 
     def show_progress(self) -> None:
-        """Show processes that wait for the turn of this one that it works."""
+        """Show processes that wait for this one that it works."""
         _show_work(self._turn)
 
     def renew(self, wheel: Path, damaged: Entry) -> Entry | None:
@@ -259,9 +254,8 @@ class Heartbeat:
     """One wait for the process that has the mutex `key`: does it still work? Asked once a second.
 
     It shows that itself, by the time of the mutex, after each file or distribution. Some modules take longer than a
-    second to compile, so it also counts if the kernel saw the process compute, or finds it ready to run; not for ever,
-    because every wait has to end. One idle second is not enough: a machine that is suspended stops the process and
-    those that wait alike, and these may go on first.
+    second to compile, so for a limited time it also counts that the process computes, or is ready to run. One idle
+    second is not enough: after a suspension of the machine the processes that wait may go on first.
     """
 
     def __init__(self, store: Store, key: str) -> None:

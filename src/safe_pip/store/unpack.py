@@ -62,8 +62,7 @@ class Unpacking:
             if compiles:
                 self._compile(directory)
         size = on_disk(file[1] for files in self._files.values() for file in files)
-        listed: dict[str, list[bulk.Listed]] = {group: list(files) for group, files in self._files.items()}
-        return Listing(wheel, size, differences, listed)
+        return Listing(wheel, size, differences, {group: list(files) for group, files in self._files.items()})
 
     def _unpack(self, root: Directory, wheel: str) -> Differences:
         bulk.make_parents(root, self._members)
@@ -85,9 +84,8 @@ class Unpacking:
     def _compile(self, root: Directory) -> None:
         sources = [(group, file) for group in self._files for file in self._compilable(group)]
         at = [root.join(os.path.join(group, file[0])) for group, file in sources]
-        failed = compile_sources(
-            [Source(path, file[0], file[1]) for path, (_, file) in zip(at, sources, strict=True)], beat=self._beat
-        )
+        found = [Source(path, *file[:2]) for path, (_, file) in zip(at, sources, strict=True)]
+        failed = compile_sources(found, beat=self._beat)
         for path, (group, file) in zip(at, sources, strict=True):
             if path not in failed:
                 file[3] |= bulk.COMPILED
@@ -96,9 +94,8 @@ class Unpacking:
                 self._files[group].append([compiled, length, digest.hex(), bulk.BYTECODE])
 
     def _content(self, info: zipfile.ZipInfo) -> Iterator[bytes]:
-        if info.file_size <= _CHUNK:
-            content = _small(self._file, info)
-            yield self._archive.read(info) if content is None else content
+        if (content := _small(self._file, info)) is not None:
+            yield content
             return
         with self._archive.open(info) as file:
             while chunk := file.read(_CHUNK):
@@ -122,7 +119,8 @@ def _small(fd: int, info: zipfile.ZipInfo) -> bytes | None:
 
     None for anything unusual: the standard library reads or refuses it then.
     """
-    if sys.platform == "win32" or info.flag_bits & ~_KNOWN_FLAGS or info.compress_type not in (0, 8):
+    is_usual = not info.flag_bits & ~_KNOWN_FLAGS and info.compress_type in (0, 8) and info.file_size <= _CHUNK
+    if sys.platform == "win32" or not is_usual:
         return None
     # Local file header: ".ZIP File Format Specification" 4.3.7.
     name = info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8 else "cp437")

@@ -33,10 +33,9 @@ class Differences(NamedTuple):
 def verify(wheel: Path, lib_dir: str, scheme: Mapping[str, str], compiled: Collection[str] = ()) -> Differences:
     """Compare every file of `wheel`, as staged, with the wheel's RECORD. Scripts are compared as they are in the wheel.
 
-    `lib_dir` and the directories of `scheme` (purelib, platlib, scripts, data, headers) are those of the stage.
-    `compiled` is the bytecode that was made there from this wheel's sources, perhaps over the wheel's own. Call this
-    before another wheel is staged: two wheels may have a file in common. Raises `Mismatch` for a file that was not
-    unpacked as it is in the wheel.
+    `lib_dir` and the directories of `scheme` are those of the stage; `compiled` is the bytecode that was made there,
+    perhaps over the wheel's own. Call this before another wheel is staged: two wheels may have a file in common. Raises
+    `Mismatch` for a file that was not unpacked as it is in the wheel.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -124,7 +123,7 @@ def _compare(
 
 
 def _told(wheel: str, problems: list[str]) -> str:
-    more = [f"and {len(problems) - _NAMED} more"] if len(problems) > _NAMED else []
+    more = [f"and {len(problems) - _NAMED} more"] * (len(problems) > _NAMED)
     what = ", ".join(problems[:_NAMED] + more)
     return f"`{wheel}` is not what its RECORD says: {what}" if problems else ""
 

@@ -134,7 +134,7 @@ class _Merge:
 
     def _remove_directory(self, live: Entry, name: str, found: Entry, *, is_going: bool) -> None:
         contents = self._going.contents(found, is_going=is_going)
-        if contents.is_fixed or contents.others or not self._may_go(found):
+        if contents.is_fixed or contents.others or not self._may_go(found, is_going=is_going):
             self._enter(found, (), is_going=is_going)
         elif self._can_move(live, found):
             self._move(Kind.REMOVE, live, name, found, contents)
@@ -170,12 +170,18 @@ class _Merge:
     def _goes_with_all(self, path: str) -> bool:
         return any(map(self._goes_whole, (path, *ancestors(path))))
 
-    def _may_go(self, found: Entry) -> bool:
-        """Whether this directory and all below it may go: made by what goes, or by the import system."""
-        if self._made is None or found.path.endswith("/__pycache__"):
+    def _may_go(self, found: Entry, *, is_going: bool) -> bool:
+        """Whether this directory may go with all below it: in a merge, if it was made by what goes or by an import.
+
+        Outside the trees pip removes only directories that a file goes from: others may be an administrator's.
+        """
+        if found.path.endswith("/__pycache__"):
             return True
+        if self._made is None:
+            is_emptied = any(join(found.path, name) in self._going.paths for name in found.children)
+            return is_going or is_emptied or self._planner.is_in_tree(found.path)
         below = (child for child in found.children.values() if child.is_directory and not child.target)
-        return found.path in self._made and all(map(self._may_go, below))
+        return found.path in self._made and all(self._may_go(child, is_going=is_going) for child in below)
 
     def _can_move(self, live: Entry, found: Entry) -> bool:
         is_allowed = self._situation.uid in (0, found.uid) or found.is_writable

@@ -370,8 +370,20 @@ def test_a_directory_that_goes_whole_is_removed_whole():
 def test_of_directories_left_empty_the_highest_goes():
     plan = planned(in_site("ns/x/y/a.py"), [], in_site("ns/x/y/a.py"))
     assert kinds(plan) == {"ns": Kind.REMOVE}
-    plan = planned(["/v/share/doc/pkg/a"], [], ["/v/share/doc/pkg/a"])
-    assert kinds(plan) == {"/v/share": Kind.REMOVE}
+
+
+def test_outside_the_trees_only_directories_go_that_a_file_goes_from():
+    """The directories above may be an administrator's, with a group and permissions of their own; as with pip."""
+    live = ["/v/share/doc/pkg/a", "/v/share/man/man1/b", "/v/share/data/c", "/v/share/data/x/y/d"]
+    plan = planned(live, [], live)
+    assert kinds(plan) == dict.fromkeys(["/v/share/doc/pkg", "/v/share/man/man1", "/v/share/data"], Kind.REMOVE)
+
+
+def test_so_it_is_where_such_a_directory_cannot_be_moved():
+    live = ["/v/share/doc/data/a", "/v/share/doc/data/x/y/b"]
+    plan = plan_of(disk_with(live, []), live, entered=frozenset(["/v/share/doc/data"]))
+    assert kinds(plan) == {"/v/share/doc/data/a": Kind.REMOVE, "/v/share/doc/data/x": Kind.REMOVE}
+    assert tidied(plan) == ["/v/share/doc/data"]
 
 
 def test_a_directory_with_files_of_other_owners_or_of_none_is_entered():
@@ -721,9 +733,9 @@ def test_a_removal_needs_a_part_as_well_in_a_directory_that_will_stay():
 
 
 def test_a_directory_on_another_volume_is_not_moved():
-    disk = disk_with(["/v/share/doc/pkg/a"], [], is_mounted=True)
-    plan = plan_of(disk, ["/v/share/doc/pkg/a"])
-    assert kinds(plan) == {"/v/share/doc": Kind.REMOVE}
+    disk = disk_with(["/v/share/a"], [], is_mounted=True)
+    plan = plan_of(disk, ["/v/share/a"])
+    assert kinds(plan) == {"/v/share/a": Kind.REMOVE}
     assert [each.part for each in plan.operations] == [1]
     assert tidied(plan) == []
 

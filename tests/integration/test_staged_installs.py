@@ -118,6 +118,23 @@ def test_so_it_is_with_every_option_that_chooses_where(alike, options):
     alike(lambda env, run: run("install", "--ignore-installed", *options, "every-thing", "other"), where)
 
 
+def test_an_upgrade_and_an_uninstall_leave_the_directories_that_pip_leaves(alike):
+    """Those above are an administrator's. A header directory goes with the headers."""
+
+    def change(env, run):
+        made = env.directory / "venv/etc/site/conf.d"
+        made.mkdir(parents=True)
+        made.parent.chmod(0o2775)
+        files = {"thing.py": "", "thing-1.data/headers/thing.h": "", "thing-1.data/data/etc/site/conf.d/thing": ""}
+        env.add_to_index(Project("thing", "1", files=files), Project("thing", "2"))
+        run("install", "thing==1")
+        run("install", "thing==2")
+        run("install", "thing==1")
+        run("uninstall", "-y", "thing")
+
+    alike(change)
+
+
 def test_so_it_is_for_a_user(alike):
     def install(env, run):
         python = Path(sys.base_prefix, "bin", "python{}.{}".format(*sys.version_info))

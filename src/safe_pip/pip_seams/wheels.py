@@ -258,7 +258,9 @@ class WheelStaging:
             staged = {key: change.staged(directory) for key, directory in live.items()}
             for key in SCHEME_KEYS:
                 if staged[key] not in self._nominal:
-                    change.mirror(live[key])
+                    # A header directory belongs to one distribution, and may go with it.
+                    change.allow(os.path.dirname(live[key]) if key == "headers" else live[key])
+                    change.stage.mirror(live[key])
                 self._nominal[staged[key]] = getattr(scheme, key)
             scheme = type(scheme)(**staged)
         self._scheme = scheme

@@ -243,6 +243,10 @@ def _run(home: Path, aside: Path, descriptor: Descriptor | None, python: str, op
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            env={
+                **os.environ,
+                "PYTHON_LAZY_IMPORTS": "normal",
+            },  # the pip of `ensurepip` fails with "all" (Python 3.15)
             pass_fds=() if descriptor is None else (descriptor.fd,),
             start_new_session=True,
         )

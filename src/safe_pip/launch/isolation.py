@@ -42,6 +42,9 @@ def isolate() -> None:
     if _isolated:
         return
     _isolated = True
+    if sys.version_info >= (3, 15):
+        # With `-X lazy_imports=all` each import would wait for the first use: a seam is not there when it is checked.
+        sys.set_lazy_imports("normal")
     before = list(sys.path)
     library = standard_library()
     sys.path[:] = library

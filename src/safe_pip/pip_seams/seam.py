@@ -27,6 +27,7 @@ class Seam(NamedTuple):
     def check(self) -> Any:
         """The object as pip has it; raises `SeamBroken` if it is missing or takes other parameters."""
         owner, name = self._owner()
+        getattr(owner, name, None)  # a lazy import (Python 3.15) takes place now
         found = inspect.getattr_static(owner, name, None)
         found = found.__func__ if isinstance(found, staticmethod | classmethod) else found
         if found is None:

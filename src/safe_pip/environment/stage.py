@@ -365,9 +365,9 @@ def _mirror(root: str, live: str, *, is_moved: bool = False) -> None:
     What exists in the target gives group, set-group-ID bit and default access list to its mirror, which only this user
     can read unless it may be moved to the target; what does not is made as any directory is.
     """
-    with ExitStack() as opened:
-        here, path = opened.enter_context(Directory.open(root)), "/"
-        for name in filter(None, live.split("/")):
+    here, path = Directory.open(root), "/"
+    for name in filter(None, live.split("/")):
+        with here:
             path = os.path.join(path, name)
             if not here.exists(name):
                 if os.path.isdir(path):
@@ -380,7 +380,8 @@ def _mirror(root: str, live: str, *, is_moved: bool = False) -> None:
                         fs.make_directory(here, name)
                 else:
                     fs.make_directory(here, name)
-            here = opened.enter_context(here.child(name))
+            here = here.child(name)
+    here.close()
 
 
 def _copy_below(source: Directory, name: str, destination: Directory, linked: _Linked) -> None:

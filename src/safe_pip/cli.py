@@ -115,7 +115,12 @@ def _run_verb(line: CommandLine, verb: str, rest: tuple[str, ...], chosen: setti
 def _run_pip(line: CommandLine, chosen: settings.Settings, attempt: Attempt) -> int:
     path = isolation.environment_path
     transaction = Transaction(
-        partial(Environment, stdlib=isolation.standard_library(), waiting=Reporter(), timeout=chosen.lock_timeout),
+        partial(
+            Environment,
+            stdlib=isolation.standard_library(),
+            waiting=Reporter(verbose=line.is_verbose),
+            timeout=chosen.lock_timeout,
+        ),
         path,
         durable=chosen.durable,
         verify=chosen.verify,

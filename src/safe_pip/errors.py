@@ -119,5 +119,9 @@ class UnusableEnvironment(SafePipError):
     exit_status = 78
 
 
+class CannotLock(UnusableEnvironment):
+    """What has to be locked is on a filesystem that has no locks to give."""
+
+
 class MergeRefused(UnusableEnvironment):
     """Something in the way of an install belongs to no distribution that goes: pip could not install it either."""

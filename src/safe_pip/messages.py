@@ -12,6 +12,7 @@ import select
 import signal
 import sys
 import time
+from pathlib import Path
 
 from safe_pip.locking.holders import Holder
 from safe_pip.locking.waiting import Wait
@@ -69,6 +70,10 @@ def _write(line: bytes) -> None:
 class Reporter:
     """Tells the user which lock is waited for, which processes are in the way, and how long it took (`Waiting`)."""
 
+    def __init__(self, *, verbose: bool = False) -> None:
+        self._verbose = verbose
+        self._unlocked: set[Path] = set()
+
     def waiting(self, event: Wait) -> None:
         """Say that a lock is waited for."""
         mode = "exclusive" if event.exclusive else "shared"
@@ -81,6 +86,12 @@ class Reporter:
     def granted(self, event: Wait, seconds: float) -> None:
         """Say that the lock was granted, after so many seconds."""
         say(f"got the lock after {seconds:.1f} s")
+
+    def unlocked(self, path: Path) -> None:
+        """Say once, to a user who wants to know, that something is used without a lock."""
+        if self._verbose and path not in self._unlocked:
+            say(f"`{path}` is on a filesystem that cannot lock it, so it is used without a lock")
+        self._unlocked.add(path)
 
 
 def _by(holders: tuple[Holder, ...]) -> str:

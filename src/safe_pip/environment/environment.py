@@ -243,15 +243,17 @@ class Opening(Step):
         others = (tree for tree in resolved(also) if tree.name not in PACKAGES)
         self._stateless = resolved((*target.stateless_trees, *others))
         self._made: list[Path] = []
+        self._with_new_locks: list[Path] = []
 
     def requests(self) -> Iterator[Request]:
         for tree in self.trees:
             self._make(tree)
-        yield order.commit_lock(self.trees[0], exclusive=False)
+        yield order.commit_lock(self.trees[0], exclusive=False)._replace(optional=False)
 
     def _make(self, tree: Path) -> None:
         self._made += _make_directory(tree)
-        state_directory.make(tree)
+        if state_directory.make(tree):
+            self._with_new_locks.append(tree)
 
     def on_grant(self) -> None:
         look_for_journals(self.trees)
@@ -265,6 +267,10 @@ class Opening(Step):
         for tree in dict.fromkeys((*self._stateless, *made)):
             remove_state_directory(tree, holds)
         if failed:
+            for tree in self._with_new_locks:
+                with suppress(FileNotFoundError, UnusableEnvironment):
+                    if flock.supported and not flock.can_lock(tree):
+                        state_directory.remove(tree)
             fs.remove_empty_directories(self._made)
 
 
@@ -353,6 +359,18 @@ def _is_removed(tree: Path, holds: Holds) -> bool:
         return state_directory.remove(tree)
 
 
+def _look_at(trees: Iterable[Path]) -> list[tuple[str, int, int, int]]:
+    """What tells whether something was installed, changed or removed in these trees: they, and their metadata."""
+    found = []
+    for tree in trees:
+        with suppress(OSError):
+            infos = [tree / name for name in sorted(os.listdir(tree)) if name.endswith(("-info", ".egg-link"))]
+            for path in (tree, *infos):
+                status = os.stat(path)
+                found.append((str(path), status.st_ino, status.st_mtime_ns, status.st_ctime_ns))
+    return found
+
+
 T = TypeVar("T")
 
 
@@ -402,9 +420,12 @@ class Environment:
         while True:
             step = Reading(self.trees)
             with self._taking(step) as scope:
+                before = _look_at(step.trees) if scope.has_unlocked else None
                 value = take()
                 if self._has_all:
                     return value
+                if before is not None and before != _look_at(step.trees):
+                    continue  # nothing kept another process from changing it meanwhile
                 # Without a commit lock, a change may have begun meanwhile. It is dealt with when this starts over.
                 with suppress(Interrupted):
                     look_for_journals(step.trees)

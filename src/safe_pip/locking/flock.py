@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from safe_pip.errors import UnusableEnvironment
+from safe_pip.errors import CannotLock, UnusableEnvironment
 from safe_pip.fs.directory import READ, Directory
 
 try:
@@ -155,6 +155,16 @@ def is_locked(path: Path) -> bool:
     return False
 
 
+def can_lock(path: Path) -> bool:
+    """Whether the filesystem of the file or directory at `path` has locks to give."""
+    with Descriptor(path) as descriptor:
+        try:
+            try_lock(descriptor, exclusive=False)
+        except CannotLock:
+            return False
+    return True
+
+
 def wait_lock(descriptor: Descriptor, *, exclusive: bool, seconds: float) -> bool:
     """Block until the lock is granted, or `seconds` are over (False).
 
@@ -187,8 +197,10 @@ def _flock(descriptor: Descriptor, *, exclusive: bool, blocks: bool) -> None:
     except BlockingIOError:
         raise
     except OSError as error:
-        why = "is on a filesystem that cannot lock it" if error.errno in _CANNOT_LOCK else "cannot be locked"
-        raise UnusableEnvironment(f"`{descriptor.path}` {why} ({error.strerror})") from error
+        if error.errno in _CANNOT_LOCK:
+            what = f"`{descriptor.path}` is on a filesystem that cannot lock it"
+            raise CannotLock(f"{what} ({error.strerror})") from error
+        raise UnusableEnvironment(f"`{descriptor.path}` cannot be locked ({error.strerror})") from error
 
 
 def poll_lock(descriptor: Descriptor, *, exclusive: bool, seconds: float, pause: float = 0.05) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from safe_pip.errors import NestingRefused, StalePlan
+from safe_pip.errors import CannotLock, NestingRefused, StalePlan
 from safe_pip.locking import flock, inheritance, state_directory, waiting
 from safe_pip.locking.flock import Descriptor, Identity
 from safe_pip.locking.inheritance import Ancestor, Ancestry, Claim, ClaimsDirectory
@@ -69,6 +69,7 @@ class Scope:
         # What child programs must respect: what is granted, and what an outer scope or an ancestor holds already.
         self.claims: list[Claim] = []
         self.sources: list[Ancestor] = []
+        self.has_unlocked = False  # something is used without a lock, because there can be none
         self.is_held = False
         self.directory: ClaimsDirectory | None = None
 
@@ -99,6 +100,7 @@ class Scope:
         self.granted.clear()
         self.claims.clear()
         self.sources.clear()
+        self.has_unlocked = False
 
 
 class Locker:
@@ -192,8 +194,16 @@ class Locker:
             ordered = sorted(opened.values(), key=lambda item: (item[0].rank, item[1].identity))
             wanted = [item[:2] for item in ordered]
             for number, (request, descriptor, each) in enumerate(ordered):
-                self._grant(request, descriptor, wanted, budget, is_first=number == 0)
-                each.granted.append((request, descriptor))
+                try:
+                    self._grant(request, descriptor, wanted, budget, is_first=number == 0)
+                    each.granted.append((request, descriptor))
+                except CannotLock:
+                    if not request.optional:
+                        raise
+                    descriptor.close()
+                    wanted.remove((request, descriptor))
+                    each.has_unlocked = True
+                    self._waiting.unlocked(request.shown)
             if not all(descriptor.is_current() for _, descriptor in wanted):
                 raise StartOver  # while the later ones were waited for
             for each in scopes:
@@ -233,8 +243,12 @@ class Locker:
                 descriptor.close()
                 descriptor = _open(request)  # the stand-in, which an ancestor may hold in its turn
             other, kept, owner = opened.get(descriptor.identity, (request, descriptor, scope))
-            rank, exclusive = min(other.rank, request.rank), other.exclusive or request.exclusive
-            opened[kept.identity] = (other._replace(rank=rank, exclusive=exclusive), kept, owner)
+            stronger = other._replace(
+                rank=min(other.rank, request.rank),
+                exclusive=other.exclusive or request.exclusive,
+                optional=other.optional and request.optional,
+            )
+            opened[kept.identity] = (stronger, kept, owner)
         finally:
             if all(descriptor is not kept for _, kept, _ in opened.values()):
                 descriptor.close()

@@ -27,6 +27,7 @@ class Request(NamedTuple):
 
     `also` is a file that is locked in the same mode before the gate is let go: other hosts see no lock on a directory
     of a file server. `needs_writing`: the filesystem grants an exclusive lock only on a writable descriptor.
+    `optional`: what is only read, or built; where the filesystem has no locks to give, the step goes on without.
     """
 
     rank: Rank
@@ -36,23 +37,24 @@ class Request(NamedTuple):
     gate: Path | None = None
     also: Path | None = None
     needs_writing: bool = False
+    optional: bool = False
 
 
 def environment_lock(tree: Path, *, exclusive: bool) -> Request:
     """The environment lock of `tree`: flock on the directory itself, with a gate if there is a state directory."""
     if not state_directory.has_locks(tree):
-        return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree))
+        return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree), optional=not exclusive)
     state, on_network = state_directory.path_of(tree), state_directory.is_on_network(tree)
     also = state / state_directory.ENVIRONMENT if os.path.lexists(state / state_directory.ENVIRONMENT) else None
     gate = state / state_directory.ENVIRONMENT_GATE
-    return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree), gate, also, on_network)
+    return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree), gate, also, on_network, not exclusive)
 
 
 def commit_lock(tree: Path, *, exclusive: bool) -> Request:
     """The commit lock of `tree`, which has a state directory."""
     state, on_network = state_directory.path_of(tree), state_directory.is_on_network(tree)
     path, gate = state / state_directory.COMMIT, state / state_directory.COMMIT_GATE
-    return Request(Rank.COMMIT, path, exclusive, shown_name(tree), gate, needs_writing=on_network)
+    return Request(Rank.COMMIT, path, exclusive, shown_name(tree), gate, None, on_network, not exclusive)
 
 
 def mutex(directory: Path) -> Request:
@@ -64,7 +66,7 @@ def mutex(directory: Path) -> Request:
     on_network = state_directory.is_on_network(directory)
     marks = (os.path.realpath(directory / name) for name in SOURCE_MARKS)
     mark = next((mark for mark in marks if os.access(mark, os.W_OK if on_network else os.R_OK)), directory)
-    return Request(Rank.MUTEX, Path(mark), True, directory, needs_writing=on_network)
+    return Request(Rank.MUTEX, Path(mark), True, directory, needs_writing=on_network, optional=True)
 
 
 def shared_directory(directory: Path, *, exclusive: bool = True) -> Request:

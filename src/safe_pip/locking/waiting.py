@@ -43,6 +43,9 @@ class Waiting(Protocol):
     def granted(self, event: Wait, seconds: float) -> None:
         """Called when the lock is granted, if `waiting` was called."""
 
+    def unlocked(self, path: Path) -> None:
+        """Called when something is used without a lock, because its filesystem has none to give."""
+
 
 class StartOver(Exception):
     """What was opened or granted is not what the path leads to now, or not what the step needs now."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from safe_pip.environment.environment import Environment, Held, Target
-from safe_pip.errors import LockTimeout, NestingRefused, RecoveryNeeded, StalePlan, UnusableEnvironment
+from safe_pip.errors import CannotLock, LockTimeout, NestingRefused, RecoveryNeeded, StalePlan, UnusableEnvironment
 from safe_pip.journal.owner import Owner
 from safe_pip.locking import flock, holders, inheritance, state_directory, waiting
 from safe_pip.locking.waiting import Wait
@@ -27,6 +27,12 @@ class SilentReporter:
     def waiting(self, event: Wait) -> None: ...
 
     def granted(self, event: Wait, seconds: float) -> None: ...
+
+    def unlocked(self, path: Path) -> None:
+        unlocked.append(path)
+
+
+unlocked: list[Path] = []
 
 
 def environment(*path: Path, timeout: float | None = 0, **more: Any) -> Environment:
@@ -68,6 +74,60 @@ def test_a_state_directory_that_is_not_complete_holds_no_reader_up_and_is_comple
     assert environment(tmp_path).read(lambda: "read") == "read"
     with environment(tmp_path).adding(Target((tmp_path,))):
         assert (tmp_path / ".safe-pip" / missing).exists()
+
+
+@pytest.fixture
+def no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory on a filesystem that has no locks to give."""
+    made, lock = tmp_path / "cluster", flock._flock
+    made.mkdir()
+    unlocked.clear()
+
+    def refuse(descriptor: flock.Descriptor, **more: Any) -> None:
+        if descriptor.path.is_relative_to(made):
+            raise CannotLock(f"`{descriptor.path}` is on a filesystem that cannot lock it")
+        lock(descriptor, **more)
+
+    monkeypatch.setattr(flock, "_flock", refuse)
+    return made
+
+
+@pytest.mark.parametrize("has_state", [False, True])
+def test_a_tree_that_cannot_be_locked_is_read_again_if_it_changed_meanwhile(
+    tmp_path: Path, no_locks: Path, has_state: bool
+) -> None:
+    if has_state:
+        state_directory.make(no_locks)
+    info = no_locks / "one-1.dist-info"
+    info.mkdir()
+    (tmp_path / "venv").mkdir()
+    seen = []
+
+    def read() -> list[str]:
+        seen.append(sorted(os.listdir(no_locks)))
+        if len(seen) == 1:
+            (no_locks / "two.dist-info").mkdir()
+        if len(seen) == 2:
+            (info / "RECORD").touch()
+        return seen[-1]
+
+    here = environment(tmp_path / "venv", no_locks)
+    assert "two.dist-info" in here.read(read)
+    assert len(seen) == 3
+    assert set(unlocked) == {no_locks}
+    with here.keeping(), here.mutex(no_locks / "source"):
+        pass
+    with here.adding(Target((tmp_path / "venv",))):
+        pass
+
+
+def test_what_cannot_be_locked_is_not_changed_and_keeps_nothing(no_locks: Path) -> None:
+    new = Target((no_locks / "a" / "b",))
+    for target in (Target((no_locks,)), new, new._replace(stateless_trees=new.trees)):
+        for access in (environment().adding, environment().replacing, lambda to: environment().staging(to, str)):
+            with pytest.raises(CannotLock), access(target):
+                pass
+            assert os.listdir(no_locks) == []
 
 
 def test_an_error_of_the_reading_function_is_passed_on_and_the_lock_is_released(tmp_path: Path) -> None:

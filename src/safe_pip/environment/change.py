@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +16,11 @@ from safe_pip.errors import CommitFailed, SafePipError, State, UnusableEnvironme
 from safe_pip.fs.proc import user
 from safe_pip.journal import codec, commit, finish, sweep
 from safe_pip.journal.directories import OpenDirectories, Refused
-from safe_pip.journal.undo import proof_of
+from safe_pip.journal.undo import proof
 from safe_pip.locking import state_directory
 from safe_pip.merge import merge, tree
-from safe_pip.merge.plan import ExactTree, Journal, Plan, Removal
+from safe_pip.merge.plan import ExactTree, Journal, Link, Operation, Plan, Removal
+from safe_pip.merge.tree import Entry
 
 Overwritten = tuple[tuple[str, "str | None"], ...]
 """Files of others that a commit replaced, each with its owner (None: no distribution owned it)."""
@@ -138,13 +139,13 @@ class Change:
         infos = (path for path in (*going, *map(os.path.dirname, going)) if path.endswith((".dist-info", ".egg-info")))
         ownership = Ownership(self._trees, infos)
         while True:
-            plan = self._merged(going, kept, ownership, entered)
+            plan, staged = self._merged(going, kept, ownership, entered)
             if not plan.same_second:
                 break
             self.stage.bump_mtime(plan.same_second)
         self._terms.judge(plan)
         plan = plan._replace(links=self.stage.link(plan.links))
-        written = self._journal(plan)
+        written = self._journal(plan, staged)
         self.stage.add_markers(written.operations, written.roots)
         self.stage.write_journal(codec.encode(written))
         # Asked now: after the commit these files belong to what has replaced them.
@@ -207,7 +208,9 @@ class Change:
         for each in self._remains:
             each.delete()
 
-    def _merged(self, going: set[str], kept: set[str], ownership: Ownership, entered: frozenset[str]) -> Plan:
+    def _merged(
+        self, going: set[str], kept: set[str], ownership: Ownership, entered: frozenset[str]
+    ) -> tuple[Plan, list[Entry]]:
         parts = self.stage.volumes()
         trees = tuple(each for each in self._trees if each not in going)  # an egg on `sys.path` is a tree, and may go
         while True:
@@ -229,7 +232,7 @@ class Change:
             )
             live = [(part, entry, tree.look("/", entry, going, trees)) for part, entry in staged]
             try:
-                return merge.merge(live, going, situation)
+                return merge.merge(live, going, situation), [entry for _, entry in staged]
             except merge.NeedsPart as need:
                 if need.volume not in parts:
                     is_tree = need.directory in self._trees
@@ -237,7 +240,7 @@ class Change:
                 if need.staged:
                     self.stage.move_to_part(need.staged, parts[need.volume])
 
-    def _journal(self, plan: Plan) -> Journal:
+    def _journal(self, plan: Plan, staged: Sequence[Entry]) -> Journal:
         changed = [os.path.join(plan.roots[each.root], each.path) for each in plan.operations]
 
         def is_touched(directory: str) -> bool:
@@ -249,16 +252,38 @@ class Change:
         for directory in (*trees, *directories):
             if directory != home:
                 self.stage.mark(directory, is_tree=directory in trees)
-        parts, staged = tuple(self.stage.parts), self.stage.roots
+        parts = tuple(self.stage.parts)
         operations = tuple(
-            each._replace(proof=proof_of(os.path.join(staged[each.part], each.staged), path))
+            each._replace(proof=self._proof(each, path, staged[each.part], plan.links))
             if each.staged and each.new is not None and stat.S_ISDIR(each.new.mode)
             else each
             for each, path in zip(plan.operations, changed, strict=True)
         )
-        at = os.stat(home)
-        found = at.st_dev, at.st_ino
-        return Journal(self.stage.identifier, home, trees, directories, plan.roots, parts, operations, found)
+        found = os.stat(home)
+        identity = found.st_dev, found.st_ino
+        return Journal(self.stage.identifier, home, trees, directories, plan.roots, parts, operations, identity)
+
+    def _proof(self, operation: Operation, live: str, entry: Entry, links: Iterable[Link]) -> str:
+        """The proof of a staged directory that is to be at `live`; `entry` is the stage as it was scanned."""
+        for name in operation.staged.split("/"):
+            entry = entry.children[name]
+        found = {path: (child.mode, child.size, child.mtime_ns) for path, child in tree.files(entry)}
+        place = os.path.join(self.stage.roots[operation.part], operation.staged, "")
+        for link in links:
+            if link.staged.startswith(place):
+                path = link.staged.removeprefix(place)
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    status = os.lstat(link.staged)
+                    if status.st_nlink == 1 or not _is_file(os.path.join(live, path), status):
+                        found[path] = stat.S_IFMT(status.st_mode), status.st_size, status.st_mtime_ns
+        return proof((path, *state) for path, state in found.items())[0]
+
+
+def _is_file(path: str, status: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), status)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def sweep_target(environment: Environment, target: Target) -> None:

@@ -17,16 +17,14 @@ Each action leads to a state that the transaction itself can leave, or from whic
 be interrupted anywhere and begun again.
 """
 
-import contextlib
 import enum
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from safe_pip import fs
-from safe_pip.fs import Directory
 from safe_pip.journal.directories import Location, OpenDirectories, Refused, walk
 from safe_pip.merge.plan import Journal, Kind, Operation, Seen
 from safe_pip.records import is_bytecode, is_own
@@ -243,44 +241,38 @@ def _seen(location: Location) -> Seen | None:
     return Seen.of(found) if found is not None else None
 
 
-def proof(new: Directory, old: Location) -> tuple[str, str, bool]:
-    """What identifies what a new directory holds: digests of names, kinds, sizes and times.
+def proof(files: Iterable[tuple[str, int, int, int]]) -> tuple[str, bool]:
+    """What identifies the files of a new directory (path, kind, size, mtime in ns), and whether all times are rough.
 
-    The second digest is about whole seconds, which archives keep; True: the times may have lost their fractions. Caches
-    of importers are left out, what is safe-pip's own, and other links to what the old directory holds.
+    The proof is two digests, the second one with whole seconds. Rough times may have lost their fractions, as archives
+    lose them. Caches of importers are left out, and what is safe-pip's own.
     """
     exact, coarse = [], []
     is_rough = True
-    for path, found in sorted(walk(new)):
-        is_cached = "__pycache__" in path.split("/")
-        if is_cached or is_own(path) or (found.st_nlink > 1 and _is_same_file(status_below(old, path), found)):
+    for path, kind, size, mtime_ns in sorted(files):
+        if "__pycache__" in path.split("/") or is_own(path):
             continue
-        time = found.st_mtime_ns if stat.S_ISREG(found.st_mode) else 0
+        time = mtime_ns if kind == stat.S_IFREG else 0
         is_rough = is_rough and time % 100 == 0
-        line = f"{path}\0{stat.S_IFMT(found.st_mode)} {found.st_size}"
-        exact.append(f"{line} {time}")
-        coarse.append(f"{line} {time // 10**9}")
-    one, other = (hashlib.sha256(os.fsencode("\0".join(lines))).hexdigest() for lines in (exact, coarse))
-    return one, other, is_rough
-
-
-def proof_of(staged: str, live: str) -> str:
-    """The proof of a staged directory that is to be at the path `live`, as the journal has it."""
-    with Directory.open(staged) as new, contextlib.ExitStack() as opened:
-        old = Location(None, "")
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            above = opened.enter_context(Directory.open(os.path.dirname(live)))
-            old = Location(above, os.path.basename(live))
-        exact, coarse, _ = proof(new, old)
-    return f"{exact} {coarse}"
+        exact.append(f"{path}\0{kind} {size} {time}")
+        coarse.append(f"{path}\0{kind} {size} {time // 10**9}")
+    digests = [hashlib.sha256(os.fsencode("\0".join(lines))).hexdigest() for lines in (exact, coarse)]
+    return " ".join(digests), is_rough
 
 
 def _is_changed(operation: Operation, live: Location, old: Location) -> bool:
-    """Whether another program wrote in a new directory since the journal was written, whatever the times say."""
+    """Whether another program wrote in a new directory since the journal was written, whatever the times say.
+
+    Links to files of the old directory are not part of the proof.
+    """
     with live.parent.child(live.name) as new:
-        exact, coarse, is_rough = proof(new, old)
-    written = operation.proof.split()
-    return bool(written) and exact != written[0] and not (is_rough and coarse == written[1])
+        found, is_rough = proof(
+            (path, stat.S_IFMT(status.st_mode), status.st_size, status.st_mtime_ns)
+            for path, status in walk(new)
+            if status.st_nlink == 1 or not _is_same_file(status_below(old, path), status)
+        )
+    exact, _, coarse = operation.proof.partition(" ")
+    return bool(exact) and not found.startswith(exact) and not (is_rough and found.endswith(coarse))
 
 
 def _is_same_file(one: os.stat_result | None, other: os.stat_result) -> bool:

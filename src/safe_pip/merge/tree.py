@@ -1,7 +1,7 @@
 """What lies in a directory, staged or live, as far as a merge has to know it: names, kinds, and what may be moved.
 
-Files have a kind and nothing else. Most of them move with their directory, and asking for the state of each of 20,000
-files takes longer than the rest of a plan.
+A live file has a kind and nothing else: most of them move with their directory, and asking for the state of each of
+20,000 files takes longer than the rest of a plan.
 """
 
 import os
@@ -16,7 +16,7 @@ from safe_pip.records import is_own
 
 
 class Entry(NamedTuple):
-    """What one name stands for; all but the kind is about directories.
+    """What one name stands for; all but the kind is about directories, size and time about staged files.
 
     `entries` is None for a directory that was not looked into; with `is_whole` they are all that is in it. A symbolic
     link to a directory that something is staged into is that directory, with the link's text as `target`. `path` is
@@ -33,6 +33,8 @@ class Entry(NamedTuple):
     inode: int = 0
     ctime_ns: int = 0
     inside: Volume = (0, 0)
+    size: int = 0
+    mtime_ns: int = 0
 
     @property
     def is_directory(self) -> bool:
@@ -51,9 +53,18 @@ _GONE = (FileNotFoundError, NotADirectoryError)
 
 
 def scan(path: str) -> Entry:
-    """Everything below the directory `path`, which has no symbolic link in it; follows none."""
-    reader = _Reader((), ())
+    """Everything below the staged directory `path`, which has no symbolic link in it; follows none."""
+    reader = _Reader((), (), is_staged=True)
     return reader.everything(reader.directory(path, volume(os.path.dirname(path))))
+
+
+def files(directory: Entry, below: str = "") -> Iterator[tuple[str, Entry]]:
+    """The files of a directory that was scanned, at whatever depth, with their paths relative to it."""
+    for name, child in directory.children.items():
+        if child.is_directory:
+            yield from files(child, f"{below}{name}/")
+        else:
+            yield f"{below}{name}", child
 
 
 def seen_at(path: str) -> Seen:
@@ -131,13 +142,14 @@ def ancestors(path: str) -> Iterator[str]:
 class _Reader:
     """Reads directories, each once; what it has found grows while there is more to look for."""
 
-    def __init__(self, names: Collection[str], trees: Collection[str]) -> None:
+    def __init__(self, names: Collection[str], trees: Collection[str], *, is_staged: bool = False) -> None:
         self._mounts = mount_points()
         self._uid = user()
         self._found: dict[str, tuple[Entry, dict[str, Entry]]] = {}
         self._names = frozenset(names)
         self._below = _by_directory(names)
         self._inside = tuple(join(tree, "") for tree in trees)
+        self._is_staged = is_staged
         # They stay whatever is in them, so they are not listed: a tree holds hundreds of names, /home more.
         self._staying = frozenset(trees).union(*map(ancestors, trees))
 
@@ -170,6 +182,10 @@ class _Reader:
                     if item.is_dir(follow_symlinks=False):
                         with suppress(*_GONE):
                             entries[item.name] = self.directory(item.path, entry.inside)
+                    elif self._is_staged:
+                        info = item.stat(follow_symlinks=False)
+                        kind = stat.S_IFMT(info.st_mode)
+                        entries[item.name] = Entry(kind, size=info.st_size, mtime_ns=info.st_mtime_ns)
                     else:
                         entries[item.name] = LINK if item.is_symlink() else FILE
         except OSError:

@@ -11,7 +11,8 @@ from safe_pip import fs
 from safe_pip.journal import codec as journal
 from safe_pip.journal.directories import OpenDirectories
 from safe_pip.journal.recovery import Unfinished
-from safe_pip.journal.undo import proof_of
+from safe_pip.journal.undo import proof
+from safe_pip.merge import tree
 from safe_pip.merge.plan import Journal, Kind, Operation, Seen
 
 IDENTIFIER = "0123456789abcdef"
@@ -142,9 +143,9 @@ class StagedTransaction:
         """Prepared: the journal is in its place, and so is the mark in the shared directory."""
         for number, each in enumerate(self.operations):
             if each.staged and each.new is not None and stat.S_ISDIR(each.new.mode):
-                live = str(self.roots[each.root] / each.path)
-                proof = proof_of(str(self.private / "stage" / each.staged), live)
-                self.operations[number] = each._replace(proof=proof)
+                files = tree.files(tree.scan(str(self.private / "stage" / each.staged)))
+                found, _ = proof((path, entry.mode, entry.size, entry.mtime_ns) for path, entry in files)
+                self.operations[number] = each._replace(proof=found)
         (self.bin / ".safe-pip" / f"{self.identifier}.home").write_text(f"{self.home}\n")
         (self.state / f"{self.identifier}.journal").write_bytes(journal.encode(self.journal))
 

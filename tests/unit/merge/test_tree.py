@@ -11,7 +11,7 @@ import pytest
 
 from safe_pip.fs.proc import volume
 from safe_pip.merge import tree
-from safe_pip.merge.tree import FILE, LINK, Entry, ancestors, join, look, scan
+from safe_pip.merge.tree import FILE, LINK, Entry, ancestors, files, join, look, scan
 from tests.support.faults.filesystems import another_filesystem
 
 
@@ -64,10 +64,12 @@ def test_a_scan_finds_everything_by_kind(site):
     os.mkfifo(site / "pipe")
     entry = scan(str(site))
     assert names(entry) == {"a.py", "pkg", "pipe"}
-    assert below(entry, "a.py") is FILE
-    assert below(entry, "pipe") is FILE
-    assert below(entry, "pkg/link") is LINK
-    assert below(entry, "pkg/sub/c.py") is FILE
+    assert below(entry, "a.py").mode == stat.S_IFREG
+    assert below(entry, "pipe").mode == stat.S_IFIFO
+    assert below(entry, "pkg/link").mode == stat.S_IFLNK
+    source = os.stat(site / "pkg/sub/c.py")
+    assert below(entry, "pkg/sub/c.py") == FILE._replace(size=source.st_size, mtime_ns=source.st_mtime_ns)
+    assert sorted(path for path, _ in files(entry)) == ["a.py", "pipe", "pkg/b.py", "pkg/link", "pkg/sub/c.py"]
 
 
 def test_of_a_directory_it_tells_what_a_commit_will_check(site):

@@ -91,10 +91,18 @@ def test_an_install_works_whichever_seam_is_not_as_expected(changed, module, att
     assert not (changed.site / "~ne").exists()
 
 
-@pytest.mark.parametrize("attribute", ["ZipBackedFile.save", "_fs_to_record_path", "is_within_directory"])
-def test_an_unexpected_seam_that_only_saves_time_is_left_out(changed, attribute):
+@pytest.mark.parametrize(
+    ("module", "attribute"),
+    [
+        ("pip._internal.operations.install.wheel", "ZipBackedFile.save"),
+        ("pip._internal.operations.install.wheel", "_fs_to_record_path"),
+        ("pip._internal.operations.install.wheel", "is_within_directory"),
+        ("pip._internal.metadata.importlib", "Distribution.from_wheel"),
+    ],
+)
+def test_an_unexpected_seam_that_only_saves_time_is_left_out(changed, module, attribute):
     changed.add_to_index(ONE)
-    changed.seam = ("pip._internal.operations.install.wheel", attribute)
+    changed.seam = (module, attribute)
     for _ in range(2):
         done = changed.run("install", "-v", "--force-reinstall", "one")
         assert "runs under one exclusive lock" not in done.stderr

@@ -45,8 +45,8 @@ class Seam(NamedTuple):
         def replacement(*args: Any, **kw: Any) -> Any:
             return wrapper(original, *args, **kw)
 
-        static = isinstance(inspect.getattr_static(owner, name), staticmethod)
-        setattr(owner, name, staticmethod(replacement) if static else replacement)
+        static = type(inspect.getattr_static(owner, name))
+        setattr(owner, name, static(replacement) if static in (staticmethod, classmethod) else replacement)
         return original
 
     def put(self, value: object) -> None:

@@ -46,6 +46,7 @@ COMPILE = Seam(_WHEEL, "compileall.compile_file", ("fullname", "ddir", "force", 
 SCRIPTS = Seam(_WHEEL, "message_about_scripts_not_on_PATH", ("scripts",))
 SAVE = Seam(_WHEEL, "ZipBackedFile.save", ("self",))
 RELATIVE = Seam(_WHEEL, "_fs_to_record_path", ("path", "lib_dir"))
+DISTRIBUTION = Seam("pip._internal.metadata.importlib", "Distribution.from_wheel", ("wheel", "name"))
 WITHIN = Seam(_WHEEL, "is_within_directory", ("directory", "target"))
 
 
@@ -215,10 +216,13 @@ class WheelStaging:
         self._nominal: dict[str, str] = {}
         """The directory of the target, as pip spells it, for each directory in the stage."""
         self._wheel = _Wheel(Path(), compiles=False)
+        self._read: dict[object, Any] = {}
 
     def attach(self) -> None:
         """Attach to where pip installs one requirement; an isolated build's requirements stay pip's own."""
         SCHEME.replace(self._stage_scheme)
+        with suppress(SeamBroken):  # it is only slower then
+            DISTRIBUTION.replace(self._from_wheel)
         INSTALL.replace(self._install)
 
     def attach_to_wheels(self) -> None:
@@ -248,6 +252,17 @@ class WheelStaging:
         """What is staged directly in one of the target's trees, but for metadata and bytecode."""
         places = (staged for staged, live in self._nominal.items() if os.path.realpath(live) == str(tree))
         return {name for place in places if os.path.isdir(place) for name in os.listdir(place) if is_importable(name)}
+
+    def _from_wheel(self, original: Any, cls: Any, wheel: Any, name: str) -> Any:
+        """The metadata of a wheel. pip asks three times, and reads the whole table of contents each time."""
+        try:
+            status = os.stat(wheel.location)
+        except OSError:  # it has an address only
+            return original(cls, wheel, name)
+        key = (cls, name, wheel.location, status.st_ino, status.st_size, status.st_mtime_ns)
+        if key not in self._read:
+            self._read[key] = original(cls, wheel, name)
+        return self._read[key]
 
     def _stage_scheme(self, original: Any, *args: Any, **kw: Any) -> Any:
         scheme, change = original(*args, **kw), self.change
@@ -366,16 +381,14 @@ def _hide(error: BaseException, root: str) -> None:
 
 def _relative(original: Any, path: str, lib_dir: str) -> str:
     """pip's answer for each file of a wheel, in less time where the path is plain."""
-    if path.startswith(lib_dir + "/") and _is_plain(path):
-        return path[len(lib_dir) + 1 :]
-    return str(original(path, lib_dir))
+    return _below(lib_dir, path) or str(original(path, lib_dir))
 
 
 def _is_within(original: Any, directory: str, target: str, **kw: Any) -> bool:
-    is_plain = not kw and target.startswith(directory + "/") and _is_plain(target)
-    return is_plain or bool(original(directory, target, **kw))
+    return bool((not kw and _below(directory, target)) or original(directory, target, **kw))
 
 
-def _is_plain(path: str) -> bool:
-    """Whether it is sure that normalizing the path would change nothing."""
-    return os.sep == "/" and "//" not in path and "/." not in path and not path.endswith("/")
+def _below(directory: str, path: str) -> str:
+    """The path relative to a directory that it starts with; "" if it may have to be normalized first."""
+    rest = path.removeprefix(f"{directory}/") if os.sep == "/" else path
+    return "" if rest == path or "//" in f"/{rest}/" or "/." in f"/{rest}" else rest

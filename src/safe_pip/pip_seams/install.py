@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import types
 from collections import defaultdict
 from collections.abc import Collection, Iterator
@@ -38,6 +39,7 @@ CONFLICTS = Seam(_COMMAND, "InstallCommand._warn_about_conflicts", ("conflict_de
 DETERMINE = Seam(_COMMAND, "InstallCommand._determine_conflicts", ("to_install",))
 CHECK = Seam(_COMMAND, "check_install_conflicts", ("to_install",))
 MOVE = Seam(_COMMAND, "InstallCommand._handle_target_dir", ("target_dir", "target_temp_dir", "upgrade"))
+REIFY = Seam(_COMMAND, "_reify_lazy_imports", ("module_names",))
 BAR = Seam("pip._internal.req", "get_install_progress_renderer", ("bar_type", "total"))
 
 _HOME = ".safe-pip-home"
@@ -46,6 +48,30 @@ _IS_LINK = (
     "Target directory %s already exists and is a link. pip will not automatically replace links, "
     "please remove if replacement is desired."
 )
+
+
+def resolve_lazy_imports(original: Any, module_names: Any) -> None:
+    """Have each lazy import of pip and of the standard library take place, because pip forbids later ones.
+
+    For 60 ms pip looks through whatever its functions refer to. It still does if one cannot be imported: it notes why.
+    """
+    tried: set[tuple[str, str]] = set()
+    while pending := set(_lazy_imports()) - tried:
+        tried |= pending
+        for module, name in pending:
+            try:
+                getattr(sys.modules[module], name)
+            except Exception:
+                original(module_names)
+                return
+
+
+def _lazy_imports() -> Iterator[tuple[str, str]]:
+    lazy: Any = getattr(types, "LazyImportType", None)
+    for found, module in list(sys.modules.items()):
+        top = found.partition(".")[0]
+        if (top == "pip" or top in sys.stdlib_module_names) and isinstance(module, types.ModuleType):
+            yield from ((found, name) for name, value in list(vars(module).items()) if type(value) is lazy)
 
 
 class Wanted:
@@ -271,6 +297,9 @@ class Install:
         CONFLICTS.replace(self._warn_about_conflicts)
         MOVE.replace(self._say_moved)
         BAR.replace(self._progress)
+        if sys.version_info >= (3, 15):
+            with suppress(SeamBroken):
+                REIFY.replace(resolve_lazy_imports)
 
     def _install(self, original: Any, *args: Any, **kw: Any) -> Any:
         call = arguments(original, args, kw)

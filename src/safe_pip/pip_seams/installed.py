@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -25,6 +26,7 @@ _KEPT = ("METADATA", "PKG-INFO", "direct_url.json", "requires.txt")
 SELECT_BACKEND = Seam("pip._internal.metadata", "select_backend", ())
 INSTALLED = Seam("pip._internal.resolution.resolvelib.factory", "Factory.__init__", ("ignore_installed",))
 PROTECTED = Seam("pip._internal.commands.freeze", "_dev_pkgs", ())
+NAME = Seam("pip._internal.metadata.importlib._envs", "get_dist_canonical_name", ("dist",))
 EGG_LINK = Seam("pip._internal.utils.egg_link", "sys")
 PATHS = {
     "list": Seam("pip._internal.commands.list", "get_environment", ("paths",)),
@@ -106,12 +108,23 @@ class Installed:
         from_paths = Seam(environment.__module__, "Environment.from_paths", ("paths",)).check()
         Seam(environment.__module__, "Environment.default", ()).check()
 
+        if sys.version_info >= (3, 15) and environment.__module__.endswith(".importlib._envs"):
+            NAME.replace(self._name)
         environment.default = classmethod(lambda cls: self.served())
         environment.from_paths = classmethod(
             lambda cls, paths: self.served() if paths is None else from_paths(cls, paths)
         )
         self._environment: Any = environment
         self._from_paths = from_paths
+
+    def _name(self, original: Any, dist: Any) -> Any:
+        """The name of a distribution, which its directory may not tell; without METADATA pip is to skip it."""
+        try:
+            return original(dist)
+        except FileNotFoundError:
+            notice_missing_metadata(self.transaction, dist._path)
+            compat: Any = importlib.import_module("pip._internal.metadata.importlib._compat")
+            raise compat.BadMetadata(dist, reason="invalid metadata entry 'name'") from None
 
     def _list(self, transaction: Transaction) -> Any:
         """pip's `Environment` with what is installed on the transaction's path now."""
@@ -191,7 +204,19 @@ class _KeptFiles(importlib.metadata.PathDistribution):
         if filename in self._kept:
             return self._kept[filename]
         read = super().read_text
-        return self._transaction.read_later(self._project, lambda: read(filename))
+        text = self._transaction.read_later(self._project, lambda: read(filename))
+        if text is None and filename == "" and sys.version_info >= (3, 15):  # asked for last, where no other file is
+            notice_missing_metadata(self._transaction, self._path)
+            name, _, version = self._path.stem.partition("-")
+            return f"Metadata-Version: 2.1\nName: {name}\nVersion: {version.partition('-')[0] or '0'}\n"
+        return text
+
+
+def notice_missing_metadata(transaction: Transaction, path: Any) -> None:
+    """Have the command say at its end that there is no METADATA in `path`."""
+    notice = f"`{path}` has no METADATA, so no more is known than its name. Run `safe-pip doctor --repair`"
+    if notice not in transaction.noticed:
+        transaction.noticed.append(notice)
 
 
 class _KeptProvider:

@@ -48,8 +48,7 @@ class Unfaithful(Exception):
 class PipRecord(NamedTuple):
     """The files of pip that are copied, as sorted lines of its RECORD; no scripts and no bytecode.
 
-    All installations of one wheel have the same lines, though their RECORDs differ: a script's digest depends on its
-    shebang.
+    All installations of one wheel have the same lines, though the digest of a script depends on its shebang.
     """
 
     version: str
@@ -58,15 +57,32 @@ class PipRecord(NamedTuple):
     @classmethod
     def read(cls, site: Path, version: str) -> "PipRecord":
         """Read the RECORD of pip in `site`; raises `Unfaithful` if it is missing or has a file without a digest."""
-        dist_info = f"pip-{version}.dist-info"
+        own = f"pip-{version}.dist-info/"
+        left_out = tuple(f"{own}{name}," for name in records.OF_THE_INSTALLATION)
         try:
-            text = (site / dist_info / records.RECORD).read_text(encoding="utf-8")
-            lines = _kept(text.splitlines(), dist_info)
+            lines = (site / own / records.RECORD).read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError) as error:
-            raise Unfaithful(dist_info) from error
-        if not any(line.startswith("pip/__init__.py,") for line in lines):
-            raise Unfaithful(dist_info)
-        return cls(version, tuple(lines))
+            raise Unfaithful(site) from error
+        # virtualenv lists the directories of bytecode as well.
+        lines = [
+            line
+            for line in lines
+            if line.startswith(("pip/", own, '"pip/', f'"{own}'))
+            and not line.startswith(left_out)
+            and ".pyc," not in line
+            and "/__pycache__," not in line
+        ]
+        # Nothing that leads elsewhere, and nothing that needs quotes: pip has no such files.
+        if not any(line.startswith("pip/__init__.py,") for line in lines) or any(
+            "/." in line
+            or '"' in line
+            or "\\" in line
+            or ",sha256=" not in line
+            or not line.rpartition(",")[2].isdecimal()
+            for line in lines
+        ):
+            raise Unfaithful(site)
+        return cls(version, tuple(sorted(lines)))
 
     @property
     def name(self) -> str:
@@ -78,7 +94,6 @@ class PipRecord(NamedTuple):
 
         The copy's own RECORD, written last, holds these lines. Raises `OSError` if a file cannot be written.
         """
-        made = set()
         for row in (records.Row(*line.rsplit(",", 2)) for line in self.lines):
             try:
                 content = (site / row.path).read_bytes()
@@ -87,9 +102,8 @@ class PipRecord(NamedTuple):
             if not row.has(hashlib.sha256(content).digest()) or len(content) != int(row.size):
                 raise Unfaithful(site / row.path)
             parent = (destination / row.path).parent
-            if parent not in made:
+            if not parent.exists():
                 fs.make_directories(parent, mode=0o700)
-                made.add(parent)
             fs.write(destination / row.path, content)
         fs.write(destination / f"pip-{self.version}.dist-info" / records.RECORD, self._content())
 
@@ -106,8 +120,10 @@ class PipRecord(NamedTuple):
                 info = os.lstat(f"{root}/{path}")
                 if info.st_size != int(size) or not stat.S_ISREG(info.st_mode):
                     return False
-                if info.st_mtime > latest and not records.Row(path, digest, size).has(_digest(f"{root}/{path}")):
-                    return False
+                if info.st_mtime > latest:
+                    content = (directory / path).read_bytes()
+                    if not records.Row(path, digest, size).has(hashlib.sha256(content).digest()):
+                        return False
         except OSError:
             return False
         return True
@@ -123,23 +139,6 @@ class PipRecord(NamedTuple):
 
     def _content(self) -> bytes:
         return "\n".join((*self.lines, "")).encode()
-
-
-def _kept(lines: list[str], dist_info: str) -> list[str]:
-    """The lines of files that are copied; raises `ValueError` at a line that is not like those of pip's wheels."""
-    own = f"{dist_info}/"
-    ours = ("pip/", own, '"pip/', f'"{own}')
-    left_out = tuple(f"{own}{name}," for name in records.OF_THE_INSTALLATION)
-    # virtualenv lists the directories of bytecode as well.
-    bytecode = (".pyc,", "/__pycache__,")
-    kept = [line for line in lines if line.startswith(ours) and not line.startswith(left_out)]
-    kept = [line for line in kept if not any(each in line for each in bytecode)]
-    # Nothing that leads elsewhere, and nothing that needs quotes: pip has no such files.
-    for line in kept:
-        leads_elsewhere = "/." in line or '"' in line or "\\" in line
-        if leads_elsewhere or ",sha256=" not in line or not line.rpartition(",")[2].isdecimal():
-            raise ValueError(line)
-    return sorted(kept)
 
 
 class InstalledPip(NamedTuple):
@@ -171,6 +170,7 @@ class InstalledPip(NamedTuple):
 
 
 Found = tuple[InstalledPip | None, PipRecord | None]
+Read = Callable[[Callable[[], Found]], Found]
 
 
 class FrozenPip(NamedTuple):
@@ -238,16 +238,17 @@ def find_pip(path: Sequence[str]) -> InstalledPip | None:
 def freeze(
     path: Sequence[str],
     *,
-    read: Callable[[Callable[[], Found]], Found] = lambda look: look(),
+    read: Read = lambda look: look(),
     environ: MutableMapping[str, str] = os.environ,
 ) -> FrozenPip | None:
-    """Give the pip of the environment `path` as a frozen copy; None if it cannot be copied faithfully.
+    """Give the pip of the environment `path` as a frozen copy; None if pip can only run from where it is.
 
-    `read` is called, unless the copy is there already, with a function that reads the environment, perhaps more than
-    once, while the environment must not change (`Environment.read`). None is returned if a distributor took pip apart,
-    if it has no RECORD, if its files are not what RECORD says, or if no copy can be kept anywhere (a read-only
-    container); then pip can only run from where it is. Where there is no pip, or one that is too old, the newest copy
-    or the pip beside safe-pip serves. Raises `UnusableEnvironment` if there is none.
+    That is so if a distributor took pip apart, if it has no RECORD or its files are not what RECORD says, or if no copy
+    can be kept anywhere (a read-only container). Unless the copy is there already, `read` is called with a function
+    that reads the environment, perhaps more than once, while it must not change (`Environment.read`). Where there is no
+    pip, or one that is too old, the newest copy or the pip beside safe-pip serves.
+
+    Raises `UnusableEnvironment` if there is none.
     """
     given, origin = environ.pop(GIVEN, None), environ.pop(GIVEN_ORIGIN, None)
     frozen = _given(Path(given), origin) if given else _freeze(path, read, environ)
@@ -256,9 +257,7 @@ def freeze(
     return frozen
 
 
-def _freeze(
-    path: Sequence[str], read: Callable[[Callable[[], Found]], Found], environ: Mapping[str, str]
-) -> FrozenPip | None:
+def _freeze(path: Sequence[str], read: Read, environ: Mapping[str, str]) -> FrozenPip | None:
     def look() -> Found:
         installed = find_pip(path)
         with contextlib.suppress(Unfaithful):
@@ -283,17 +282,15 @@ def _freeze(
 def _stores(environ: Mapping[str, str], *, makes: bool = False) -> Iterator[Entries]:
     """Where this user's copies are, best place first; with `makes` the last one is made if need be."""
     cache = trust.cache_directory(environ)
-    directory = cache and trust.make_trusted(cache / "safe-pip" / "pip")
-    if directory:
+    if directory := cache and trust.make_trusted(cache / "safe-pip" / "pip"):
         yield Entries(directory, directory / ".aside")
-    directory = trust.own_temporary(makes=makes)
-    if directory:
+    if directory := trust.own_temporary(makes=makes):
         yield Entries(directory, directory / ".aside")
 
 
 def _kept_copy(site: Path, record: PipRecord, environ: Mapping[str, str]) -> FrozenPip | None:
-    name = record.name
-    return next(filter(None, (_hold(each.directory / name, record, site / "pip") for each in _stores(environ))), None)
+    held = (_hold(each.directory / record.name, record, site / "pip") for each in _stores(environ))
+    return next(filter(None, held), None)
 
 
 def _hold(place: Path, record: PipRecord, origin: Path) -> FrozenPip | None:
@@ -382,10 +379,6 @@ def _given(directory: Path, origin: str | None) -> FrozenPip:
         f"`{directory}`, named by {GIVEN}, is not a copy of pip that this user alone can change",
         hint=f"Unset {GIVEN}",
     )
-
-
-def _digest(file: str) -> bytes:
-    return hashlib.sha256(Path(file).read_bytes()).digest()
 
 
 def _assigned(name: str, source: str) -> str | None:

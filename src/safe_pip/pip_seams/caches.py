@@ -118,14 +118,14 @@ def attach_to_command(transaction: Transaction) -> None:
 def _mutex(transaction: Transaction, cache_dir: str | None) -> Iterator[bool]:
     """Yields whether the wheel cache may be used: not if it cannot be locked."""
     with ExitStack() as lock:
-        is_usable = True
-        if cache_dir:
-            wheels = Path(cache_dir, "wheels")
-            try:
+        try:
+            if cache_dir:
+                wheels = Path(cache_dir, "wheels")
                 fs.make_directories(wheels)
                 lock.enter_context(transaction.environment.mutex(wheels))
-            except (OSError, UnusableEnvironment):
-                is_usable = False
+            is_usable = True
+        except (OSError, UnusableEnvironment):
+            is_usable = False
         yield is_usable
 
 
@@ -173,11 +173,8 @@ def _remove(original: Any, command: Any, options: Any, args: list[str]) -> Any:
         return original(command, options, args)
     entries = _matching(store, args[0]) if len(args) == 1 else []
 
-    def is_true(record: logging.LogRecord) -> bool:
-        # pip looks at its own wheels only before it says that nothing matches.
-        return not (entries and str(record.msg).startswith("No matching packages"))
-
-    with _filtered(_COMMAND, is_true):
+    # pip looks at its own wheels only before it says that nothing matches.
+    with _filtered(_COMMAND, lambda record: not (entries and str(record.msg).startswith("No matching packages"))):
         result = original(command, options, args)
     removed = [entry for entry in entries if store.wheels.remove(entry.path.name)]
     if args == ["*"]:
@@ -203,5 +200,5 @@ def _matching(store: Store | None, pattern: str) -> list[Entry]:
 
 def _made_for(entry: Entry) -> str:
     """The interpreters that can use an entry: their cache tag."""
-    key = entry.path.name.split("-")[1:]
+    _, *key = entry.path.name.split("-")
     return "-".join(key[:2]) if len(key) > 1 else "without bytecode"

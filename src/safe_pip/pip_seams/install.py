@@ -21,13 +21,14 @@ from safe_pip.environment.snapshot import Snapshot, hides
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import Mismatch, SafePipError, StalePlan
 from safe_pip.fs import space
+from safe_pip.launch.settings import Settings
 from safe_pip.merge.plan import Removal
 from safe_pip.pip_seams.installed import Installed
 from safe_pip.pip_seams.output import KeptBack, kept_until_done
 from safe_pip.pip_seams.scheme import scheme_target
 from safe_pip.pip_seams.seam import Seam, SeamBroken, arguments
 from safe_pip.pip_seams.uninstall import Removals
-from safe_pip.pip_seams.wheels import PreparedWheels, WheelStaging, is_importable
+from safe_pip.pip_seams.wheels import WheelStaging, is_importable
 from safe_pip.records import listed
 
 _COMMAND = "pip._internal.commands.install"
@@ -72,74 +73,6 @@ def _lazy_imports() -> Iterator[tuple[str, str]]:
         top = found.partition(".")[0]
         if (top == "pip" or top in sys.stdlib_module_names) and isinstance(module, types.ModuleType):
             yield from ((found, name) for name, value in list(vars(module).items()) if type(value) is lazy)
-
-
-class Wanted:
-    """What pip has decided to install, less what other commands have installed meanwhile."""
-
-    def __init__(
-        self, requirements: Collection[Any], options: Any, transaction: Transaction, installed: Installed
-    ) -> None:
-        self.planned = {str(canonicalize_name(each.name)): each for each in requirements}
-        self.there: dict[str, Any] = {}
-        """The distributions that others have installed meanwhile as planned; these projects are left out."""
-        self._options = options
-        self._transaction = transaction
-        self._installed = installed
-
-    @property
-    def requirements(self) -> dict[str, Any]:
-        """The projects to install, with pip's requirements."""
-        return {project: each for project, each in self.planned.items() if project not in self.there}
-
-    def wheels(self) -> list[Path]:
-        """The files of these projects."""
-        return [Path(each.local_file_path) for each in self.requirements.values()]
-
-    def unneeded(self) -> list[Path]:
-        """Look again what others have installed; on return the wheels that are not needed any more."""
-        path = self._transaction.path
-        self._leave_out(self._transaction.read(lambda: self._installed_meanwhile(Snapshot.take(path))))
-        return [Path(self.planned[project].local_file_path) for project in self.there]
-
-    def validate(self, now: Snapshot) -> tuple[str, ...]:
-        """The projects that others have installed since the last look, as planned; they are left out from now on.
-
-        The caller holds a lock. Raises `StalePlan` if anything else that the command depends on has changed.
-        """
-        return self._leave_out(self._installed_meanwhile(now))
-
-    def _leave_out(self, there: dict[str, Any]) -> tuple[str, ...]:
-        before, self.there = self.there, there
-        if gone := before.keys() - there.keys():
-            raise StalePlan(tuple(sorted(gone)))
-        return tuple(project for project in there if project not in before)
-
-    def version(self, project: str) -> str:
-        """The version that is planned."""
-        return str(self.planned[project].get_dist().version)
-
-    def _installed_meanwhile(self, now: Snapshot) -> dict[str, Any]:
-        if self._options.ignore_installed:
-            return {}
-        for project in self.planned:
-            self._transaction.asked(project)
-        changed = self._transaction.read_set.changed(now)
-        found = self._installed.distributions(project for project in changed if project in self.planned)
-        stale = tuple(each for each in changed if each not in found or not self._would_keep(each, found[each]))
-        if stale:
-            raise StalePlan(stale)
-        return {each: found[each] for each in changed}
-
-    def _would_keep(self, project: str, found: Any) -> bool:
-        """Whether pip, asked again, would leave `found` in place (as `should_reinstall` in its resolver decides)."""
-        requirement = self.planned[project]
-        if self._options.force_reinstall or requirement.editable or found.editable:
-            return False
-        if self.version(project) != str(found.version) or requirement.download_info is None:
-            return False
-        url = requirement.download_info.url
-        return not url.startswith("file:") or url.endswith(".whl")
 
 
 class TargetDirectory:
@@ -267,20 +200,21 @@ class Install:
     """One `pip install` at work."""
 
     def __init__(
-        self, transaction: Transaction, installed: Installed, prepared: PreparedWheels, passing: Collection[Path]
+        self, transaction: Transaction, installed: Installed, settings: Settings, passing: Collection[Path]
     ) -> None:
         """`passing`, when wheels are prepared: those that were built for this command alone."""
-        self.transaction = transaction
-        self.installed = installed
+        self.transaction, self.installed = transaction, installed
         self.options: Any = None
         self.later = ExitStack()
         """What was replaced is deleted when this is closed."""
-        self._prepared = prepared
         self._passing = passing
-        self._wheels = WheelStaging(prepared)
+        self._wheels = WheelStaging(settings)
         self._removals = Removals()
-        self._wanted = Wanted((), None, transaction, installed)
-        self._there: TargetDirectory | None = None
+        self._planned: dict[str, Any] = {}
+        """What pip has decided to install: its requirement for each project."""
+        self._there: dict[str, Any] = {}
+        """The distributions that others have installed meanwhile as planned; these projects are left out."""
+        self._directory: TargetDirectory | None = None
         self._names: dict[Path, set[str]] = {}
         """What is staged directly in each tree, but for metadata and bytecode."""
         self._bars: list[Any] = []
@@ -290,7 +224,7 @@ class Install:
         self._wheels.attach()
         self._removals.attach(self._remove)
         INSTALL.replace(self._install)
-        SUMMARY.replace(lambda original, paths: self._planned())
+        SUMMARY.replace(lambda original, paths: self._as_planned())
         # pip looks for conflicts before it installs. This looks for those that there are afterwards.
         self._determine = DETERMINE.replace(lambda original, command, to_install: ())
         CHECK.replace(self._check_conflicts)
@@ -305,82 +239,120 @@ class Install:
         call = arguments(original, args, kw)
         if not call["requirements"]:
             return original(*args, **kw)
-        wanted = self._wanted = Wanted(call["requirements"], self.options, self.transaction, self.installed)
-        wanted.unneeded()
+        self._planned = {str(canonicalize_name(each.name)): each for each in call["requirements"]}
+        self._unneeded()
         self._wheels.attach_to_wheels()
-        done = self._stage_and_commit(original, call) if wanted.requirements else []
-        if wanted.there:
-            listed = ", ".join(f"`{project} {found.version}`" for project, found in wanted.there.items())
-            was = "was" if len(wanted.there) == 1 else "were"
+        done = self._stage_and_commit(original, call) if self._wanted() else []
+        if self._there:
+            listed = ", ".join(f"`{project} {found.version}`" for project, found in self._there.items())
+            was = "was" if len(self._there) == 1 else "were"
             self.transaction.noticed.append(f"{listed} {was} installed meanwhile by another command")
         self.installed.refresh()
-        return [each for each in done if canonicalize_name(each.name) in wanted.requirements]
+        return [each for each in done if canonicalize_name(each.name) in self._wanted()]
+
+    def _wanted(self) -> dict[str, Any]:
+        """What is planned, less what other commands have installed meanwhile."""
+        return {project: each for project, each in self._planned.items() if project not in self._there}
+
+    def _unneeded(self) -> list[Path]:
+        """Look again what others have installed; on return the wheels that are not needed any more."""
+        path = self.transaction.path
+        self._leave_out(self.transaction.read(lambda: self._installed_meanwhile(Snapshot.take(path))))
+        return [Path(self._planned[project].local_file_path) for project in self._there]
+
+    def _leave_out(self, there: dict[str, Any]) -> tuple[str, ...]:
+        before, self._there = self._there, there
+        if gone := before.keys() - there.keys():
+            raise StalePlan(tuple(sorted(gone)))
+        return tuple(project for project in there if project not in before)
+
+    def _version(self, project: str) -> str:
+        return str(self._planned[project].get_dist().version)
+
+    def _installed_meanwhile(self, now: Snapshot) -> dict[str, Any]:
+        """What others have installed as planned; raises `StalePlan` if the command depends on another change."""
+        if self.options.ignore_installed:
+            return {}
+        for project in self._planned:
+            self.transaction.asked(project)
+        changed = self.transaction.read_set.changed(now)
+        found = self.installed.distributions(project for project in changed if project in self._planned)
+        stale = tuple(each for each in changed if each not in found or not self._would_keep(each, found[each]))
+        if stale:
+            raise StalePlan(stale)
+        return {each: found[each] for each in changed}
+
+    def _would_keep(self, project: str, found: Any) -> bool:
+        """Whether pip, asked again, would leave `found` in place (as `should_reinstall` in its resolver decides)."""
+        requirement = self._planned[project]
+        if self.options.force_reinstall or requirement.editable or found.editable:
+            return False
+        if self._version(project) != str(found.version) or requirement.download_info is None:
+            return False
+        url = requirement.download_info.url
+        return not url.startswith("file:") or url.endswith(".whl")
 
     def _stage_and_commit(self, original: Any, call: dict[str, Any]) -> list[Any]:
-        """Have pip install into the stage, then commit that; on return the target is as pip would have left it."""
-        target = self._target(call)
+        """Have pip install into the stage, then commit that."""
+        options = {each: call[each] for each in ("root", "prefix", "use_user_site")}
+        if call["home"] is not None:
+            options = {"target_dir": Path(self.options.target_dir)}
+        target = scheme_target(self.transaction.path, **options)
         with ExitStack() as closing:
             change = closing.enter_context(self.transaction.staging(target, Terms(lambda: self._shadows(target))))
-            with kept_until_done(first=True) as kept, self._prepared.turn:
+            with kept_until_done(first=True) as kept, self._wheels.turn:
                 kept.hidden = change.stage.root
                 done = self._stage(original, call, change, kept)
                 overwritten = self.transaction.commit(change, self._validate)
-            kept.say(leave_out=tuple(self._wanted.there))
+            kept.say(leave_out=tuple(self._there))
             for bar in self._bars:
                 list(bar(()))
             self._note(overwritten)
             self.later.push(closing.pop_all())
         return done
 
-    def _target(self, call: dict[str, Any]) -> Target:
-        if call["home"] is not None:
-            return scheme_target(self.transaction.path, target_dir=Path(self.options.target_dir))
-        return scheme_target(
-            self.transaction.path, root=call["root"], prefix=call["prefix"], use_user_site=call["use_user_site"]
-        )
-
     def _stage(self, original: Any, call: dict[str, Any], change: Change, kept: KeptBack) -> list[Any]:
         """Have the wheels prepared, then have pip install into the stage; on return its results."""
         try:
-            with space.unpacking(change.stage.root, self._wanted.wheels()):
+            with space.unpacking(change.stage.root, self._files()):
                 self._prepare(change.target)
-                call["requirements"] = [*self._wanted.requirements.values()]
+                call["requirements"] = [*self._wanted().values()]
                 if not call["requirements"]:
                     return []
                 if call["home"] is not None:
-                    directory = os.path.abspath(self.options.target_dir)
-                    self._there = TargetDirectory(directory, change, upgrade=self.options.upgrade)
-                    call["home"] = self._there.home
+                    place = os.path.abspath(self.options.target_dir)
+                    self._directory = TargetDirectory(place, change, upgrade=self.options.upgrade)
+                    call["home"] = self._directory.home
                 with self._wheels.into(change, kept, home=call["home"]):
                     done: list[Any] = original(**call)
         finally:
-            self._prepared.close()
-            if self._prepared.refused and self.options.verbose:
-                said = f"prepared wheels are not used, or not all that could be: {self._prepared.refused}"
+            self._wheels.close()
+            if self._wheels.refused and self.options.verbose:
+                said = f"prepared wheels are not used, or not all that could be: {self._wheels.refused}"
                 self.transaction.noticed.append(said)
         for found in self._wheels.differences:
             if found.everything and self.transaction.verify == "record":
                 raise Mismatch(found.everything)
             self.transaction.noticed += filter(None, [found.everything if self.options.verbose else found.contents])
-        staged = self._wheels.staged
-        if self._there is not None:
-            staged = self._there.arrange(staged)
-        for project, record in staged.items():
+        directory, staged = self._directory, self._wheels.staged
+        for project, record in (directory.arrange(staged) if directory is not None else staged).items():
             change.add(project, record)
         for tree in change.target.trees:
-            self._names[tree] = self._wheels.top_level(tree) if self._there is None else self._there.top_level()
+            self._names[tree] = self._wheels.top_level(tree) if directory is None else directory.top_level()
         return done
+
+    def _files(self) -> list[Path]:
+        return [Path(each.local_file_path) for each in self._wanted().values()]
 
     def _prepare(self, target: Target) -> None:
         """Have all wheels ready before the first one is staged."""
-        wanted, options = self._wanted, self.options
         # A wheel that is built anew each time has other bytes: its entry would only take the room of others.
-        wheels = [path for path in wanted.wheels() if path not in self._passing]
+        wheels = [path for path in self._files() if path not in self._passing]
         if wheels:
-            self._prepared.make_ready(wheels, options, wanted.unneeded)
+            self._wheels.make_ready(wheels, self.options, self._unneeded)
         # If another command installs all of it meanwhile, nothing has to be staged.
-        if not (options.ignore_installed or options.force_reinstall):
-            self._prepared.take_turn(target, lambda: len(wanted.unneeded()) == len(wanted.planned))
+        if not (self.options.ignore_installed or self.options.force_reinstall):
+            self._wheels.take_turn(target, lambda: len(self._unneeded()) == len(self._planned))
 
     def _remove(self, original: Any, paths: Any, *args: Any, **kw: Any) -> None:
         """Have pip list what goes, and note it in the change."""
@@ -392,15 +364,15 @@ class Install:
     def _validate(self, now: Snapshot) -> tuple[str, ...]:
         """The projects that are left out after all; raises `StalePlan` if the plan does not hold. Under the locks."""
         self._removals.check()
-        if self._there is not None:
-            self._there.check()
-        return self._wanted.validate(now)
+        if self._directory is not None:
+            self._directory.check()
+        return self._leave_out(self._installed_meanwhile(now))
 
     def _shadows(self, target: Target) -> bool:
         """Whether what is staged hides anything that is installed now, or is hidden by it."""
         # A tree that is packed and shipped is on no path.
         trees = () if target.stateless_trees else self.transaction.environment.trees()
-        return hides(self._names, (*trees, *target.trees), self._wanted.requirements)
+        return hides(self._names, (*trees, *target.trees), self._wanted())
 
     def _progress(self, original: Any, *args: Any, **kw: Any) -> Any:
         """pip's bar while it stages. Without a terminal all it leaves is an empty line, which is drawn at the end."""
@@ -412,25 +384,24 @@ class Install:
 
     def _note(self, overwritten: Overwritten) -> None:
         """Note what stayed, and with `-v` whose files were overwritten, of which pip says nothing."""
-        self.transaction.noticed += self._removals.notices()
+        self.transaction.noticed += self._removals.notices
         if self.options.verbose:
             for path, owner in overwritten:
                 whose = f"`{path}` of `{owner}`" if owner else f"`{path}`, which no distribution owned,"
                 self.transaction.noticed.append(f"{whose} was overwritten")
 
     def _say_moved(self, original: Any, *args: Any, **kw: Any) -> None:
-        for words, path in self._there.warnings if self._there is not None else ():
+        for words, path in self._directory.warnings if self._directory is not None else ():
             logging.getLogger(_COMMAND).warning(words, path)
 
-    def _planned(self) -> Any:
+    def _as_planned(self) -> Any:
         """What pip's summary reads versions from: the plan, not the disk."""
-        wanted = self._wanted
-        found = [types.SimpleNamespace(canonical_name=each, version=wanted.version(each)) for each in wanted.planned]
+        found = [types.SimpleNamespace(canonical_name=each, version=self._version(each)) for each in self._planned]
         return types.SimpleNamespace(iter_all_distributions=lambda: iter(found))
 
     def _warn_about_conflicts(self, original: Any, command: Any, conflict_details: Any, *args: Any, **kw: Any) -> None:
         """Warn of the conflicts that there are now, unless the command had nothing to install."""
-        found = self._determine(command, list(self._wanted.planned.values()))
+        found = self._determine(command, list(self._planned.values()))
         if found is not None:
             original(command, found, *args, **kw)
 

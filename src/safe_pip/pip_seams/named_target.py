@@ -37,9 +37,8 @@ def named_target(
     if command != "install":
         return None
     parser = _Parser(add_help_option=False)
-    parser.add_option("-t", "--target")
-    parser.add_option("--prefix")
-    parser.add_option("--root")
+    for names in (("-t", "--target"), ("--prefix",), ("--root",)):
+        parser.add_option(*names)
     parser.add_option(*_FLAGS, action="store_true", dest="flag")
     parser.add_option(*_WITH_VALUE, dest="value")
     try:

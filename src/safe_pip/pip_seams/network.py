@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import importlib.util
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -65,15 +66,16 @@ print("\\n" + json.dumps(answer), end="")
 
 def attach(transaction: Transaction) -> None:
     """Attach to the first network session that pip makes; its modules are not imported before."""
-    attached: list[bool] = []
+    is_attached = False
 
     def build_session(original: Any, command: Any, options: Any, *args: Any, **kw: Any) -> Any:
-        if not attached:
-            attached.append(True)
+        nonlocal is_attached
+        if not is_attached:
+            is_attached = True
             _attach(transaction)
-            named = ("ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
-            if any((each or "").lower().startswith("socks") for each in (options.proxy, *map(os.environ.get, named))):
-                _load_socks(transaction)
+            named = (value for name, value in os.environ.items() if name.lower().endswith("_proxy"))
+            if any((each or "").lower().startswith("socks") for each in (options.proxy, *named)):
+                transaction.read(lambda: _load_socks(transaction.path))
         return original(command, options, *args, **kw)
 
     SESSION.replace(build_session)
@@ -125,19 +127,19 @@ def _put_authorities_off() -> Callable[[], None]:
     Reading it takes as long as importing a tenth of pip, and most installs from files make no request. That call raises
     what is wrong with the bundle. Without truststore (no `ssl`, an older platform) there is nothing to put off.
     """
-    later: list[Callable[[], None]] | None = []
+    later: list[Callable[[], None]] = []
+    is_asked = False
 
-    def load(original: Any, context: Any, *args: Any, **kw: Any) -> None:
-        if later is None:
-            original(context, *args, **kw)
-        else:
-            later.append(partial(original, context, *args, **kw))
+    def load(original: Any, *args: Any, **kw: Any) -> None:
+        later.append(partial(original, *args, **kw))
+        if is_asked:
+            trust()
 
     def trust() -> None:
-        nonlocal later
-        asked, later = later or (), None
-        for each in asked:
-            each()
+        nonlocal is_asked
+        is_asked = True
+        while later:
+            later.pop(0)()
 
     with suppress(SeamBroken):  # it is only slower then
         AUTHORITIES.replace(load)
@@ -181,17 +183,10 @@ class _Keyring:
         return answer
 
 
-def _load_socks(transaction: Transaction) -> None:
+def _load_socks(path: Iterable[str]) -> None:
     """Load PySocks, the one module that pip imports from the environment on purpose; pip has looked for it once."""
-
-    def load() -> None:
-        for directory in transaction.path:
-            file = os.path.join(directory, "socks.py")
-            spec = importlib.util.spec_from_file_location("socks", file) if os.path.isfile(file) else None
-            if spec is not None and spec.loader is not None:
-                sys.modules["socks"] = importlib.util.module_from_spec(spec)
-                spec.loader.exec_module(sys.modules["socks"])
-                SOCKS.put(importlib.import_module("pip._vendor.urllib3.contrib.socks").SOCKSProxyManager)
-                return
-
-    transaction.read(load)
+    spec = importlib.machinery.PathFinder.find_spec("socks", list(path))
+    if spec is not None and spec.loader is not None:
+        sys.modules["socks"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["socks"])
+        SOCKS.put(importlib.import_module("pip._vendor.urllib3.contrib.socks").SOCKSProxyManager)

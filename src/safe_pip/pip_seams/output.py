@@ -27,7 +27,6 @@ class KeptBack(logging.Handler):
         self._announced_by = tuple(announced_by)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep `record`, with its arguments as they are now."""
         if self._announced_by and record.name == _STORY:
             handlers, self._announced_by = self._announced_by, ()
             for handler in handlers:
@@ -74,8 +73,8 @@ def kept_back(*, say: bool = True) -> Iterator[KeptBack]:
 def kept_until_done(*, first: bool) -> Iterator[KeptBack]:
     """Within, nothing is shown, but with `first` the message that announces the work. The caller shows the rest.
 
-    If the body raises, nothing was done: it shows warnings, what is logged for debugging, and what was found installed,
-    unless the command begins again.
+    If the body raises, nothing was done: warnings, debugging and, unless the command begins again, what was found
+    installed are shown.
     """
     kept = KeptBack(logging.getLogger().handlers[:] if first else ())
     try:

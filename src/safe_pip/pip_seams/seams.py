@@ -205,9 +205,8 @@ class Seams:
             preload()
         if name == "install":
             from safe_pip.pip_seams.install import Install
-            from safe_pip.pip_seams.wheels import PreparedWheels
 
-            self._install = Install(transaction, self.installed, PreparedWheels(self.settings), passing)
+            self._install = Install(transaction, self.installed, self.settings, passing)
             self._install.attach()
         if name == "uninstall":
             from safe_pip.pip_seams.uninstall import Uninstall

@@ -41,7 +41,8 @@ class Removals:
     """Everything that one command removes."""
 
     def __init__(self) -> None:
-        self._left_alone: list[str] = []
+        self.notices: list[str] = []
+        """What to tell the user of the removal."""
         self._before: dict[str, bytes] = {}
         self._after: dict[str, bytes] = {}
 
@@ -71,7 +72,8 @@ class Removals:
         for directory in directories:
             change.allow(directory)
         below = tuple(os.path.join(os.path.realpath(directory), "") for directory in directories)
-        self._left_alone += sorted(path for path in removal.files if not path.startswith(below))
+        left_alone = sorted(path for path in removal.files if not path.startswith(below))
+        self.notices += [f"`{path}` lies outside the environment and was left alone" for path in left_alone]
         change.remove(removal)
 
     def check(self) -> None:
@@ -79,10 +81,6 @@ class Removals:
         for file, before in self._before.items():
             if _content(file) != before:
                 raise StalePlan((), f"`{file}` changed while this command was at work")
-
-    def notices(self) -> list[str]:
-        """What to tell the user of the removal."""
-        return [f"`{path}` lies outside the environment and was left alone" for path in self._left_alone]
 
     def _unlist(self, original: Any, entries: Any) -> None:
         """Remove lines of a `.pth` file in memory; one file may have lines of several distributions."""
@@ -149,7 +147,7 @@ class Uninstall:
                     )
                 else:
                     kept.say(project_of(paths))
-            self.transaction.noticed += self._removals.notices()
+            self.transaction.noticed += self._removals.notices
             adopted = filter(None, map(adoption.find, target.trees))
             self.transaction.noticed += [each.told() for each in adopted if not each.works]
             later.push(closing.pop_all())

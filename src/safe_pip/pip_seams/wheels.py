@@ -76,94 +76,6 @@ class _Wheel:
         self.info_dir = self.lib_dir = ""
 
 
-class PreparedWheels:
-    """The prepared wheels of one command."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._mode = LinkMode(settings.link_mode)
-        self._limit = settings.cache_limit
-        self.refused = ""
-        """Why nothing is prepared, or not all that could be."""
-        self._preparing: Preparing | None = None
-        self.turn = ExitStack()
-        """Closed when what was staged is in its place, or will never be."""
-        self._entries: dict[Path, Entry] = {}
-
-    def make_ready(self, wheels: Iterable[Path], options: Any, unneeded: Callable[[], Collection[Path]]) -> None:
-        """Have these wheels prepared by this command or by others that want them too.
-
-        Where pip's options allow no store, or there is none to be trusted, nothing is prepared.
-        """
-        if not options.cache_dir or not self._limit or self.refused:
-            return
-        store = Store.below(Path(options.cache_dir))
-        if store is None:
-            self.refused = f"`{options.cache_dir}` cannot be written, or others could change it"
-            return
-        interpreter = compile.key() if options.compile else None
-
-        def waiting(what: str, holders: tuple[Holder, ...]) -> None:
-            if not options.quiet:
-                Reporter().waiting_for_turn(what, holders)
-
-        self._preparing = Preparing(store, interpreter, limit=self._limit, waiting=waiting)
-        self._entries = self._preparing.prepare(wheels, unneeded)
-        if self._preparing.refused is not None:
-            self.refused = str(self._preparing.refused)
-
-    def take_turn(self, target: Target, is_over: Callable[[], bool]) -> None:
-        """Wait while another command stages the same wheels for the same target; until `turn` is closed others wait.
-
-        `is_over`: whether nothing is left to be staged, because the other command has put it in place.
-        """
-        if self._preparing is not None and self._entries:
-            names = sorted(entry.path.name for entry in self._entries.values())
-            self._preparing.take_turn("\n".join((*map(str, target.trees), *names)), is_over, self.turn)
-
-    def show_progress(self) -> None:
-        """Tell commands that wait for their turn that something was staged."""
-        if self._preparing is not None:
-            self._preparing.show_progress()
-
-    def stage(self, wheel: _Wheel, archive: Any, scheme: Any) -> Copied | None:
-        """Copy a prepared wheel to where pip is about to write it; on return what was copied, None if it was not."""
-        entry, preparing = self._entries.pop(wheel.file, None), self._preparing
-        if entry is None or preparing is None:
-            return None
-        current = entry if entry.held is not None else preparing.hold(entry)
-        for renew in (preparing.renew, lambda *args: None):
-            if current is None:
-                break
-            with closing(current):
-                copied = _arranged(current, archive, wheel, scheme)
-                try:
-                    if copied is not None:
-                        self._copy(current, copied, wheel)
-                    return copied
-                except Damaged:
-                    again = renew(wheel.file, current)
-            current = again
-        return None
-
-    def close(self) -> None:
-        while self._entries:
-            self._entries.popitem()[1].close()
-        if self._preparing is not None:
-            self._preparing.finish()
-
-    def _copy(self, entry: Entry, copied: Copied, wheel: _Wheel) -> None:
-        for group, files in entry.listing.files.items():
-            place = copied.places[group]
-            if not group.endswith("/scripts"):
-                fs.make_directories(Path(place))
-                # The names in bytecode are relative to this one directory.
-                bytecode = wheel.compiles and place == wheel.lib_dir
-                with Directory.open(place) as destination:
-                    entry.copy(group, destination, bytecode=bytecode, by=self._mode)
-                if bytecode:
-                    copied.compiled.update(f"{place}/{path}" for path, _, _, kind in files if kind & COMPILED)
-
-
 def _arranged(entry: Entry, archive: Any, wheel: _Wheel, scheme: Any) -> Copied | None:
     """Where each file of an entry goes.
 
@@ -200,16 +112,26 @@ def _place(group: str, scheme: Any, lib_dir: str) -> str:
 
 
 class WheelStaging:
-    """Where pip's wheel code writes while a change is being made. At other times it writes where pip wants it to."""
+    """Where pip's wheel code writes while a change is being made; at other times it writes where pip wants it to.
 
-    def __init__(self, prepared: PreparedWheels) -> None:
+    What is prepared in the store is copied there before.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._mode = LinkMode(settings.link_mode)
+        self._limit = settings.cache_limit
+        self.refused = ""
+        """Why nothing is prepared, or not all that could be."""
+        self._preparing: Preparing | None = None
+        self.turn = ExitStack()
+        """Closed when what was staged is in its place, or will never be."""
+        self._entries: dict[Path, Entry] = {}
         self.staged: dict[str, str] = {}
         """The RECORD in the stage of each project."""
         self.differences: list[Differences] = []
         """How each wheel differs from its RECORD."""
         self.change: Change | None = None
         """The change that pip installs into now."""
-        self._prepared = prepared
         self._kept = KeptBack()
         self._home: str | None = None
         self._scheme: Any = None
@@ -237,7 +159,76 @@ class WheelStaging:
         try:
             SAVE.replace(self._save)
         except SeamBroken as broken:
-            self._prepared.refused = broken.message
+            self.refused = broken.message
+
+    def make_ready(self, wheels: Iterable[Path], options: Any, unneeded: Callable[[], Collection[Path]]) -> None:
+        """Have these wheels prepared by this command or by others that want them too.
+
+        Where pip's options allow no store, or there is none to be trusted, nothing is prepared.
+        """
+        if not options.cache_dir or not self._limit or self.refused:
+            return
+        store = Store.below(Path(options.cache_dir))
+        if store is None:
+            self.refused = f"`{options.cache_dir}` cannot be written, or others could change it"
+            return
+        interpreter = compile.key() if options.compile else None
+
+        def waiting(what: str, holders: tuple[Holder, ...]) -> None:
+            if not options.quiet:
+                Reporter().waiting_for_turn(what, holders)
+
+        self._preparing = Preparing(store, interpreter, limit=self._limit, waiting=waiting)
+        self._entries = self._preparing.prepare(wheels, unneeded)
+        if self._preparing.refused is not None:
+            self.refused = str(self._preparing.refused)
+
+    def take_turn(self, target: Target, is_over: Callable[[], bool]) -> None:
+        """Wait while another command stages the same wheels for the same target; until `turn` is closed others wait.
+
+        `is_over`: whether nothing is left to be staged, because the other command has put it in place.
+        """
+        if self._preparing is not None and self._entries:
+            names = sorted(entry.path.name for entry in self._entries.values())
+            self._preparing.take_turn("\n".join((*map(str, target.trees), *names)), is_over, self.turn)
+
+    def _from_store(self, wheel: _Wheel, archive: Any, scheme: Any) -> Copied | None:
+        """Copy a prepared wheel to where pip is about to write it; on return what was copied, None if it was not."""
+        entry, preparing = self._entries.pop(wheel.file, None), self._preparing
+        if entry is None or preparing is None:
+            return None
+        current = entry if entry.held is not None else preparing.hold(entry)
+        for renew in (preparing.renew, lambda *args: None):
+            if current is None:
+                break
+            with closing(current):
+                copied = _arranged(current, archive, wheel, scheme)
+                try:
+                    if copied is not None:
+                        self._copy(current, copied, wheel)
+                    return copied
+                except Damaged:
+                    again = renew(wheel.file, current)
+            current = again
+        return None
+
+    def close(self) -> None:
+        while self._entries:
+            self._entries.popitem()[1].close()
+        if self._preparing is not None:
+            self._preparing.finish()
+
+    def _copy(self, entry: Entry, copied: Copied, wheel: _Wheel) -> None:
+        for group, files in entry.listing.files.items():
+            place = copied.places[group]
+            if not group.endswith("/scripts"):
+                fs.make_directories(Path(place))
+                # The names in bytecode are relative to this one directory.
+                bytecode = wheel.compiles and place == wheel.lib_dir
+                with Directory.open(place) as destination:
+                    entry.copy(group, destination, bytecode=bytecode, by=self._mode)
+                if bytecode:
+                    copied.compiled.update(f"{place}/{path}" for path, _, _, kind in files if kind & COMPILED)
 
     @contextmanager
     def into(self, change: Change, kept: KeptBack, *, home: str | None = None) -> Iterator[None]:
@@ -304,7 +295,8 @@ class WheelStaging:
             self.differences.append(verify(wheel.file, wheel.lib_dir, scheme, wheel.bytecode))
         project = str(canonicalize_name(requirement.name))
         self.staged[project] = os.path.join(wheel.lib_dir, wheel.info_dir, "RECORD")
-        self._prepared.show_progress()
+        if self._preparing is not None:  # commands that wait for their turn see that something was staged
+            self._preparing.show_progress()
         self._kept.mark(project)
 
     def _parse(self, original: Any, *args: Any, **kw: Any) -> Any:
@@ -316,7 +308,7 @@ class WheelStaging:
             opened = arguments(original, args, kw)["wheel_zip"]
             if self._home is None:
                 self._mirror_below(self.change, opened.namelist())
-            wheel.copied = self._prepared.stage(wheel, opened, scheme)
+            wheel.copied = self._from_store(wheel, opened, scheme)
         return info_dir, metadata
 
     def _mirror_below(self, change: Change, names: Iterable[str]) -> None:

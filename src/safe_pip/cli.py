@@ -202,13 +202,13 @@ def _fallback_target(line: CommandLine) -> Target | None:
 
 
 def _run_unchanged(line: CommandLine, chosen: settings.Settings, copy: frozen_pip.FrozenPip | None) -> int:
-    if copy is not None:
-        sys.path.append(str(copy.path))
-    sys.path.extend(isolation.environment_path)
     gc.enable()
     from safe_pip.pip_seams.seam import SeamBroken
-    from safe_pip.pip_seams.seams import hand_over, run_unchanged
+    from safe_pip.pip_seams.seams import hand_over, load_pip, run_unchanged
 
+    if copy is not None:
+        load_pip(copy.path)
+    sys.path.extend(isolation.environment_path)
     # The locks are those of this environment. Another one, which `--python` names, needs a safe-pip of its own.
     try:
         hand_over({**(copy.for_child() if copy is not None else {}), **chosen.for_child()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 
 import pytest
@@ -172,3 +173,43 @@ def test_such_a_command_has_the_target_that_it_names_to_itself(changed, tmp_path
     holder.communicate()
     assert "one-1" in changed.run("install", *words, "--upgrade", "--force-reinstall", "one", **more).stdout
     assert not list((tmp_path / "there").rglob(".safe-pip*"))
+
+
+@pytest.mark.parametrize(
+    "words", [("--target", "{}"), ("--prefix", "{}"), ("--root", "{}")], ids="target prefix root".split()
+)
+def test_such_a_command_that_fails_leaves_no_directory_behind(changed, tmp_path, words):
+    changed.seam = INSTALLING[0]
+    words = [word.format(tmp_path / "there" / "below") for word in words]
+    done = changed.run("install", *words, "no-such-project", status=1)
+    assert "No matching distribution found" in done.stderr
+    assert not (tmp_path / "there").exists()
+
+
+def test_of_a_target_that_is_no_directory_pip_itself_says_so(changed, tmp_path):
+    changed.add_to_index(ONE)
+    (tmp_path / "file").write_text("content")
+    changed.seam = INSTALLING[0]
+    done = changed.run("install", "--target", tmp_path / "file", "one", status=1)
+    assert "Target path exists but is not a directory" in done.stderr
+    assert (tmp_path / "file").read_text() == "content"
+
+
+def test_another_interpreter_gets_a_safe_pip_of_its_own(changed, workspace, tmp_path):
+    changed.add_to_index(ONE)
+    (tmp_path / "other").mkdir()
+    other = PipEnvironment.open(workspace, tmp_path / "other")
+    changed.seam = INSTALLING[0]
+    changed.run("--python", other.venv.python, "install", "one")
+    assert "one" not in changed.installed()
+    assert other.installed() == {"one": "1"}
+    assert (other.site / ".safe-pip").is_dir()
+
+
+def test_pip_is_listed_and_replaced_where_it_is_installed(changed):
+    changed.add_to_index(Project("pip", "99"))
+    changed.seam = INSTALLING[0]
+    listed = json.loads(changed.run("list", "-v", "--format", "json").stdout)
+    assert [each["location"] for each in listed if each["name"] == "pip"] == [str(changed.site)]
+    changed.run("install", "--upgrade", "pip")
+    assert [path.name for path in changed.site.glob("pip-*.dist-info")] == ["pip-99.dist-info"]

@@ -261,6 +261,10 @@ class Opening(Step):
     def directories(self) -> Iterable[Path]:
         return self.trees
 
+    def leave_nothing_empty(self) -> None:
+        """Remove the directories that were made if pip, whose failure is a status, has put nothing into them."""
+        fs.remove_empty_directories(self._made)
+
     def tidy(self, holds: Holds, *, failed: bool) -> None:
         """Remove the state directories that do not stay and, after a failure, the directories that were made."""
         made = [tree for tree in self.trees if failed and tree in self._made]
@@ -483,12 +487,15 @@ class Environment:
         """Have the target, or every tree that this user can write, to itself; inside every access is granted."""
         also = [] if target is not None else [tree for tree in self.trees() if os.access(tree, os.W_OK)]
         step, publishes = Changing(target or Target(()), also, others=self.trees), inheritance.can_publish()
-        with self._changing(step, is_published=publishes):  # in a read-only container pip runs as well
-            outer, self._has_all = self._has_all, True
-            try:
-                yield
-            finally:
-                self._has_all = outer
+        try:
+            with self._changing(step, is_published=publishes):  # in a read-only container pip runs as well
+                outer, self._has_all = self._has_all, True
+                try:
+                    yield
+                finally:
+                    self._has_all = outer
+        finally:
+            step.leave_nothing_empty()
 
     def mutex(self, *directories: Path) -> AbstractContextManager[Scope]:
         """Be the only process that writes in these directories, which are made if they are missing."""

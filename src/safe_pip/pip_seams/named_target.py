@@ -51,6 +51,8 @@ def named_target(
     known = {os.path.realpath(entry) for entry in path}
     places = [target] if target else _libraries(prefix, root)
     trees = tuple(dict.fromkeys(Path(os.path.realpath(place)) for place in places))
+    if any(not next(filter(os.path.lexists, (tree, *tree.parents))).is_dir() for tree in trees):
+        return None  # pip itself says that this is no directory
     container = Path(os.path.realpath(target or root or prefix or ""))
     stateless = tuple(tree for tree in trees if str(tree) not in known)
     return Target(trees, stateless_trees=stateless, containers=(container,))

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -240,6 +241,13 @@ def hand_over(variables: Mapping[str, str]) -> None:
         return RUNNER
 
     RUNNABLE.replace(runner)
+
+
+def load_pip(place: Path) -> None:
+    """Have all of pip come from `place`, which does not stay on the path: what lies there is not installed."""
+    sys.path.append(str(place))
+    importlib.import_module("pip")
+    sys.path.remove(str(place))
 
 
 def run_unchanged(args: list[str]) -> int:

@@ -57,6 +57,14 @@ def test_without_such_an_option_it_is_the_environment(words: list[str]) -> None:
     assert trees(*words) is None
 
 
+@pytest.mark.parametrize(
+    "words", [["-t", "{}"], ["-t", "{}/below"], ["--prefix", "{}"], ["--root", "{}"]], ids=" ".join
+)
+def test_what_is_no_directory_is_left_to_pip(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "file").touch()
+    assert trees(*(word.format(tmp_path / "file") for word in words)) is None
+
+
 def test_other_commands_change_the_environment_alone() -> None:
     assert named_target((), "wheel", ["-t", "x"], {}) is None
     assert named_target((), None, [], {"target": "x"}) is None

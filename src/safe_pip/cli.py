@@ -7,7 +7,6 @@ import errno
 import gc
 import os
 import sys
-from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple, NoReturn
 
@@ -18,7 +17,9 @@ from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import NO_WORKING_DIRECTORY, Replaced, SafePipError, StalePlan, UnusableEnvironment, UsageError
 from safe_pip.launch import frozen_pip, isolation, settings
 from safe_pip.launch.fast_start import FastStart, attach_bundle
+from safe_pip.launch.frozen_pip import FrozenPip
 from safe_pip.launch.restart import LAST, Attempt
+from safe_pip.launch.settings import Settings
 from safe_pip.locking import flock
 from safe_pip.messages import Reporter, output, say
 
@@ -47,7 +48,6 @@ class CommandLine(NamedTuple):
 
     @property
     def is_verbose(self) -> bool:
-        """Whether more output is asked for, before the command or behind it."""
         return "--verbose" in self.options or not {"-v", "-vv", "-vvv", "--verbose"}.isdisjoint(self.rest)
 
     @property
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
         )
         if line.command is not None and line.command in VERBS and not line.is_about_pip:
             return _run_verb(line, line.command, line.rest, chosen)
-        if line.command == "help" and line.rest[:1] and line.rest[0] in VERBS:
+        if line.command == "help" and line.rest and line.rest[0] in VERBS:
             return _run_verb(line, line.rest[0], ("--help",), chosen)
         return _run_pip(line, chosen, attempt)
     except SafePipError as error:
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
         return 130
 
 
-def _run_verb(line: CommandLine, verb: str, rest: tuple[str, ...], chosen: settings.Settings) -> int:
+def _run_verb(line: CommandLine, verb: str, rest: tuple[str, ...], chosen: Settings) -> int:
     from safe_pip.commands import options
 
     gc.enable()
@@ -112,7 +112,7 @@ def _run_verb(line: CommandLine, verb: str, rest: tuple[str, ...], chosen: setti
         raise
 
 
-def _run_pip(line: CommandLine, chosen: settings.Settings, attempt: Attempt) -> int:
+def _run_pip(line: CommandLine, chosen: Settings, attempt: Attempt) -> int:
     path = isolation.environment_path
     transaction = Transaction(
         partial(
@@ -125,12 +125,10 @@ def _run_pip(line: CommandLine, chosen: settings.Settings, attempt: Attempt) -> 
         durable=chosen.durable,
         verify=chosen.verify,
     )
-    with ExitStack() as locks:
-        if attempt.is_fallback or not flock.supported:
-            locks.enter_context(transaction.environment.exclusively(_fallback_target(line)))
-            copy = frozen_pip.freeze(path)
-            return _run_unchanged(line, chosen, copy)
-        copy = frozen_pip.freeze(path, read=transaction.read)
+    if attempt.is_fallback or not flock.supported:
+        with transaction.environment.exclusively(_fallback_target(line)):
+            return _run_unchanged(line, chosen, frozen_pip.freeze(path))
+    copy = frozen_pip.freeze(path, read=transaction.read)
     if copy is None:
         _fall_back(line, attempt, "pip cannot be copied from where it is installed")
     try:
@@ -141,13 +139,7 @@ def _run_pip(line: CommandLine, chosen: settings.Settings, attempt: Attempt) -> 
         _try_again(attempt, transaction)
 
 
-def _run_seams(
-    line: CommandLine,
-    chosen: settings.Settings,
-    attempt: Attempt,
-    transaction: Transaction,
-    copy: frozen_pip.FrozenPip,
-) -> int:
+def _run_seams(line: CommandLine, chosen: Settings, attempt: Attempt, transaction: Transaction, copy: FrozenPip) -> int:
     sys.path.append(str(copy.path))
     begin = gc.enable
     if not chosen.fast_start:
@@ -201,7 +193,7 @@ def _fallback_target(line: CommandLine) -> Target | None:
     return named_target(isolation.environment_path, line.command, line.rest, configured)
 
 
-def _run_unchanged(line: CommandLine, chosen: settings.Settings, copy: frozen_pip.FrozenPip | None) -> int:
+def _run_unchanged(line: CommandLine, chosen: Settings, copy: FrozenPip | None) -> int:
     gc.enable()
     from safe_pip.pip_seams.seam import SeamBroken
     from safe_pip.pip_seams.seams import hand_over, load_pip, run_unchanged

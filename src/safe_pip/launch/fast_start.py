@@ -27,7 +27,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.machinery import ModuleSpec, SourceFileLoader
-from importlib.util import MAGIC_NUMBER, cache_from_source
+from importlib.util import MAGIC_NUMBER, cache_from_source, spec_from_file_location
 from pathlib import Path
 from types import CodeType, ModuleType, SimpleNamespace
 from typing import Any
@@ -152,8 +152,7 @@ def _unsealed(data: bytes) -> Any:
     return marshal.loads(data[32:])
 
 
-Place = tuple[str, bool, int, int]
-"""Of one module: its source; whether it is a package; offset and size of its code in the bundle."""
+Place = tuple[str, bool, int, int]  # a module's source; whether it is a package; offset and size of its code
 
 
 def make_bundle(copy: Path, file: Path) -> None:
@@ -213,11 +212,8 @@ class _Finder:
         origin, is_package, offset, size = place
         loader = _Loader(name, origin)
         loader.place = self._fd, size, self._start + offset
-        spec = ModuleSpec(name, loader, origin=origin)
-        spec.has_location = True
-        if is_package:
-            spec.submodule_search_locations = [os.path.dirname(origin)]
-        return spec
+        below = [os.path.dirname(origin)] if is_package else None
+        return spec_from_file_location(name, origin, loader=loader, submodule_search_locations=below)
 
 
 class _Loader(SourceFileLoader):

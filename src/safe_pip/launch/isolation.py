@@ -1,12 +1,10 @@
 """Isolation: from here on nothing is imported from the environment, which other commands change while this one runs.
 
-The interpreter has run `site`, `.pth` files and `sitecustomize` before our first line, and the script of a wheel cannot
-carry flags. Starting once more with `-I -S` would come too late as well, and would lose `sys.prefix`, the user site
-and PYTHONPATH. So the process is isolated from within, with `sys` alone: any other module that this one imports at its
-top could come from the environment (a `json.py` on PYTHONPATH, or in the directory that `python -m` was started in).
-
-`sys.prefix`, `site` and the modules that are loaded already (coverage, debuggers) stay, except modules that have the
-name of a standard or a vendored module and come from elsewhere.
+`site`, `.pth` files and `sitecustomize` have run before our first line. Starting again with `-I -S` would come too late
+too, and would lose `sys.prefix`, the user site and PYTHONPATH. So the process is isolated from within, by `sys` alone:
+any other module could come from the environment (a `json.py` on PYTHONPATH). `sys.prefix`, `site` and the modules that
+are loaded already (coverage, debuggers) stay, except those that have the name of a standard or a vendored module and
+come from elsewhere.
 """
 
 import sys
@@ -70,10 +68,9 @@ def is_current() -> bool:
 
 
 def standard_library() -> list[str]:
-    """The directories of the interpreter's own modules, in its order; the entries of PYTHONPATH are not asked.
+    """The directories of the interpreter's own modules, in its order; not all of them need exist.
 
-    They are where the interpreter's path configuration puts them (docs.python.org, "The initialization of the sys.path
-    module search path"), on Debian and in a virtual environment too; not all of them need exist.
+    See docs.python.org, "The initialization of the sys.path module search path".
     """
     major, minor = sys.version_info[:2]
     if sys.platform == "win32":
@@ -135,9 +132,9 @@ def _directory(module: "ModuleType") -> str | None:
 
 
 def _with_user_site(path: list[str]) -> list[str]:
-    """`path` with the user site in its place (before the system's) if that may be used, but does not exist.
+    """`path` with the user site in its place if that may be used and does not exist, where `site` leaves it out.
 
-    `site` leaves it out then. The first `--user` install makes it, and a command that began before has to see it.
+    The first `--user` install makes it, and a command that began before has to see it.
     """
     site: Any = sys.modules.get("site")
     user = getattr(site, "ENABLE_USER_SITE", None) and getattr(site, "USER_SITE", None)
@@ -159,10 +156,8 @@ def _identity(stat: "Any", directory: str) -> tuple[int, int]:
 def _is_of_the_start(path: list[str], os: "Any") -> bool:
     """Whether the first entry of `path` is there only because of how this process was started.
 
-    `python -m pip` takes the working directory off again, so that what lies in it does not pass for installed; the
-    directory of a console script holds no distributions, and is no part of what this environment's interpreter sees.
-    The interpreter puts neither there when it is isolated or told to keep the path safe (`-I`, `-P`), or when the
-    working directory is gone: then the first entry is one of the environment's.
+    That is the directory of a console script, or with `-m` the working directory, which pip takes off too. With `-I` or
+    `-P`, or if the working directory is gone, the interpreter puts neither there.
     """
     if not path or sys.flags.isolated or getattr(sys.flags, "safe_path", False):
         return False

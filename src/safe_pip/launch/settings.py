@@ -38,22 +38,18 @@ class Settings(NamedTuple):
 
 def seconds(text: str, source: str) -> float:
     """A time, 0 or more seconds; raises `UsageError`, which names the `source` of the text."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 10**9:
-        raise UsageError(f"`{text}` is not a number of seconds ({source})")
-    return value
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) <= 10**9:
+            return value
+    raise UsageError(f"`{text}` is not a number of seconds ({source})")
 
 
 def switch(text: str, source: str) -> bool:
     """Yes or no, in the words that pip's configuration takes; raises `UsageError`."""
-    if text.lower() in ("y", "yes", "t", "true", "on", "1"):
-        return True
-    if text.lower() in ("n", "no", "f", "false", "off", "0"):
-        return False
-    raise UsageError(f"`{text}` is neither yes nor no ({source})")
+    words = ("n", "no", "f", "false", "off", "0", "y", "yes", "t", "true", "on", "1")
+    if text.lower() not in words:
+        raise UsageError(f"`{text}` is neither yes nor no ({source})")
+    return words.index(text.lower()) > 5
 
 
 def either(*words: str) -> Callable[[str, str], str | None]:
@@ -71,13 +67,10 @@ def either(*words: str) -> Callable[[str, str], str | None]:
 def size(text: str, source: str) -> int:
     """A number of bytes, or of kB, MB, GB or TB with that first letter behind it; raises `UsageError`."""
     number, unit = (text[:-1], text[-1:].upper()) if text[-1:].isalpha() else (text, "")
-    try:
-        value = float(number) * 1000 ** ["", "K", "M", "G", "T"].index(unit)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 10**18:
-        raise UsageError(f"`{text}` is not a size like `500M` or `10G` ({source})")
-    return int(value)
+    with suppress(ValueError):
+        if 0 <= (value := float(number) * 1000 ** ["", "K", "M", "G", "T"].index(unit)) <= 10**18:
+            return int(value)
+    raise UsageError(f"`{text}` is not a size like `500M` or `10G` ({source})")
 
 
 class Setting(NamedTuple):
@@ -154,10 +147,8 @@ def load(environ: Mapping[str, str], *, isolated: bool = False, **options: str |
         value, given = environ.get(each.variable), options.get(each.name)
         if value and not isolated:
             found[each.name] = each.parse(value, each.variable)
-        if isinstance(given, str):
-            found[each.name] = each.parse(given, f"--{each.key}")
-        elif given:
-            found[each.name] = given
+        if given:
+            found[each.name] = given if given is True else each.parse(given, f"--{each.key}")
     return Settings(**found)
 
 

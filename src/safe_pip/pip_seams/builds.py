@@ -5,10 +5,9 @@ What was built is kept for the next attempt of the command.
 
 from __future__ import annotations
 
-import io
+import marshal
 import os
 import sys
-import zipfile
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -54,11 +53,8 @@ class KeptBuilds:
             if os.path.isfile(path):
                 fd = os.open(path, os.O_RDONLY)
             else:
-                packed = io.BytesIO()
-                with zipfile.ZipFile(packed, "w", strict_timestamps=False) as archive:
-                    for file in filter(Path.is_file, Path(path).rglob("*")):
-                        archive.write(file, file.relative_to(path))
-                fd = fs.unnamed_file(packed.getvalue())
+                files = filter(Path.is_file, Path(path).rglob("*"))
+                fd = fs.unnamed_file(marshal.dumps({str(each.relative_to(path)): each.read_bytes() for each in files}))
             self._built[key] = os.path.basename(path), fd
 
     def restore(self, key: str, directory: str) -> str | None:
@@ -70,14 +66,9 @@ class KeptBuilds:
         with open(fd, "rb", closefd=False) as file:
             file.seek(0)
             content = file.read()
-        if name.endswith(".whl"):
-            contents = {path: content}
-        else:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                contents = {path / each: archive.read(each) for each in archive.namelist()}
-        for file_path, each in contents.items():
-            fs.make_directories(file_path.parent)
-            fs.write(file_path, each, mode=0o666)
+        for below, each in ({"": content} if name.endswith(".whl") else marshal.loads(content)).items():
+            fs.make_directories((path / below).parent)
+            fs.write(path / below, each, mode=0o666)
         return str(path)
 
 

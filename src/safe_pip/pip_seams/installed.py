@@ -28,11 +28,6 @@ INSTALLED = Seam("pip._internal.resolution.resolvelib.factory", "Factory.__init_
 PROTECTED = Seam("pip._internal.commands.freeze", "_dev_pkgs", ())
 NAME = Seam("pip._internal.metadata.importlib._envs", "get_dist_canonical_name", ("dist",))
 EGG_LINK = Seam("pip._internal.utils.egg_link", "sys")
-PATHS = {
-    "list": Seam("pip._internal.commands.list", "get_environment", ("paths",)),
-    "inspect": Seam("pip._internal.commands.inspect", "get_environment", ("paths",)),
-    "freeze": Seam("pip._internal.operations.freeze", "get_environment", ("paths",)),
-}
 
 
 class Installed:
@@ -78,7 +73,8 @@ class Installed:
             with kept_back(), self.transaction.failing():
                 return other.take_snapshot(lambda: self._list(other))
 
-        PATHS[command].replace(get_environment)
+        module = f"pip._internal.{'operations' if command == 'freeze' else 'commands'}.{command}"
+        Seam(module, "get_environment", ("paths",)).replace(get_environment)
         if command == "freeze":  # what is fed to `pip uninstall` names neither pip nor, where it is pip, safe-pip
             PROTECTED.replace(lambda original: {*original(), "safe-pip"})
 
@@ -95,13 +91,11 @@ class Installed:
 
     def distributions(self, names: Iterable[str]) -> dict[str, BaseDistribution]:
         """The distributions of these names that are on disk now; the caller holds the locks of a commit or a reader."""
-        wanted = set(names)
-        if not wanted:
-            return {}
         found: dict[str, BaseDistribution] = {}
-        for each in self._list(self.transaction)._iter_distributions():
-            if each.canonical_name in wanted:
-                found.setdefault(str(each.canonical_name), each)
+        if wanted := set(names):
+            for each in self._list(self.transaction)._iter_distributions():
+                if each.canonical_name in wanted:
+                    found.setdefault(str(each.canonical_name), each)
         return found
 
     def _serve(self, environment: Any) -> None:
@@ -114,8 +108,7 @@ class Installed:
         environment.from_paths = classmethod(
             lambda cls, paths: self.served() if paths is None else from_paths(cls, paths)
         )
-        self._environment: Any = environment
-        self._from_paths = from_paths
+        self._environment, self._from_paths = environment, from_paths
 
     def _name(self, original: Any, dist: Any) -> Any:
         """The name of a distribution, which its directory may not tell; without METADATA pip is to skip it."""

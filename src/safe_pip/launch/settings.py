@@ -147,8 +147,8 @@ def load(environ: Mapping[str, str], *, isolated: bool = False, **options: str |
         value, given = environ.get(each.variable), options.get(each.name)
         if value and not isolated:
             found[each.name] = each.parse(value, each.variable)
-        if given:
-            found[each.name] = given if given is True else each.parse(given, f"--{each.key}")
+        if given not in (None, False):
+            found[each.name] = each.parse(given, f"--{each.key}") if isinstance(given, str) else given
     return Settings(**found)
 
 

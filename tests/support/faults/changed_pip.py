@@ -46,6 +46,7 @@ def main() -> int:
             copy = freeze(*args, **kw)
             sys.path.append(str(copy.path))
             change(module, attribute)
+            sys.path.remove(str(copy.path))
             return copy
 
         frozen_pip.freeze = freeze_and_change

@@ -12,6 +12,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+from safe_pip import fs
 from safe_pip.commands.environments import Context, Place, own_trees, trees_of
 from safe_pip.commands.options import Namespace, Parser, tell
 from safe_pip.environment.environment import PACKAGES, Target
@@ -72,7 +73,7 @@ class Adopter:
             if version and (int(version[1]), int(version[2])) < _OLDEST:
                 raise UnusableEnvironment(f"`{tree}` is of a Python older than {'.'.join(map(str, _OLDEST))}")
             for mark in () if self._place.home(tree) is not None else self._marks(tree):
-                if mark.is_file():
+                if fs.is_file(mark):
                     hint = "Adopt a virtual environment"
                     raise UnusableEnvironment(f"`{tree}` is managed by the system (`{mark}`)", hint=hint)
 

@@ -131,12 +131,12 @@ class Place:
             user = getattr(sys.modules.get("site"), "USER_SITE", None)
             return ([], ["--user"]) if user and tree == Path(os.path.realpath(user)) else None
         home, path = self.home(tree), Path(os.path.abspath(self.named))
-        if home is not None or path.is_file():
+        if home is not None or fs.is_file(path):
             return ["--python", str(home or path)], []
         if tree.name not in PACKAGES:
             return [], ["--target", str(tree), "--upgrade"]
         scripts = scripts_of(tree)
-        python = [str(scripts / name) for name in (_PYTHON, "python3") if (scripts / name).is_file()]
+        python = [str(scripts / name) for name in (_PYTHON, "python3") if fs.is_file(scripts / name)]
         return (["--python", python[0]], []) if python and path != tree else None
 
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from safe_pip import messages
+from safe_pip import fs, messages
 from safe_pip.environment import import_check
 from safe_pip.environment.environment import Environment, Target
 from safe_pip.environment.snapshot import Ownership
@@ -74,7 +74,9 @@ class Change:
         """Whether the change was made, whatever was raised since."""
         if self._written is not None and not self._is_committed:
             journal = state_directory.path_of(self.stage.home) / f"{self.stage.identifier}{state_directory.COMMITTED}"
-            self._is_committed = os.path.lexists(journal)
+            self._is_committed = True  # if that cannot be told: then nothing may be deleted
+            with suppress(UnusableEnvironment):
+                self._is_committed = fs.look(journal, follows=False) is not None
         return self._is_committed
 
     def staged(self, path: str) -> str:
@@ -84,7 +86,7 @@ class Change:
     def allow(self, directory: str) -> None:
         """Let the change reach whatever lies below this directory, which may be missing."""
         real = os.path.realpath(directory)
-        while not os.path.isdir(real):
+        while not fs.is_directory(real):
             real = os.path.dirname(real)
         self._roots[real] = None
 

@@ -7,6 +7,7 @@ lock (shared: what is installed stays as it is) and the commit lock (shared: a p
 in `on_grant`, while a lock keeps safe-pip itself as it is.
 """
 
+import fnmatch
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -72,7 +73,7 @@ class Prefix(NamedTuple):
         inside = [tree for tree in own if tree.is_relative_to(real) and fs.is_directory(tree)]
         trees = tuple(dict.fromkeys([*inside, *trees_below(real)]))
         is_virtual = fs.is_file(real / "pyvenv.cfg")
-        is_used = is_virtual or bool(inside) or any(real.glob("bin/python3*"))
+        is_used = is_virtual or bool(inside) or any(name.startswith("python3") for name in fs.names(real / "bin"))
         home = (str(real),) if not trees or state_directory.has_locks(real) else ()
         return cls(real, trees, (*(environment or map(str, trees)), *home), is_virtual, not is_used)
 
@@ -102,8 +103,17 @@ class Prefix(NamedTuple):
 
 
 def trees_below(prefix: Path) -> list[Path]:
-    """The directories below a prefix that hold distributions, as `sysconfig` has them; resolved, each once."""
-    return resolved(path for each in _PATTERNS for path in sorted(prefix.glob(each)) if path.name in PACKAGES)
+    """The directories below a prefix that hold distributions, as `sysconfig` has them; resolved, each once.
+
+    Raises `UnusableEnvironment` for a directory that cannot be listed: they may be in it.
+    """
+    found: list[Path] = []
+    for pattern in _PATTERNS:
+        level = [prefix]
+        for part in pattern.split("/"):
+            level = [each / name for each in level for name in sorted(fnmatch.filter(fs.names(each), part))]
+        found += (path for path in level if path.name in PACKAGES)
+    return resolved(found)
 
 
 def resolved(paths: Iterable[Path]) -> list[Path]:
@@ -316,7 +326,7 @@ class Changing(Opening):
             if container in self.trees:  # it has its place in the order already, as a tree
                 if not self._environment:
                     yield order.environment_lock(container, exclusive=False)._replace(gate=None)
-            elif container.is_dir():
+            elif fs.is_directory(container):
                 yield order.shared_directory(container, exclusive=self._environment)
         self._uv_lock = self._find_uv_lock()
         if self._uv_lock is not None:
@@ -324,7 +334,7 @@ class Changing(Opening):
 
     def _find_uv_lock(self) -> Path | None:
         uv = self._target.uv_lock
-        return Path(os.path.realpath(uv)) if uv is not None and os.path.isfile(uv) else None
+        return Path(os.path.realpath(uv)) if uv is not None and fs.is_file(uv) else None
 
     def on_grant(self) -> None:
         look_for_journals((*self.directories(), *self._others.trees) if self._commit else self.trees)

@@ -107,8 +107,7 @@ def hides(staged: Mapping[Path, Collection[str]], looked_at: Iterable[Path], pro
     Such a module, in its tree or in another one, would not be found any more, or would hide the new one. `staged` is
     what each tree gets directly below it; `looked_at` are the trees as they are now.
     """
-    trees = [tree for tree in dict.fromkeys(looked_at) if tree.is_dir()]
-    found = [(tree, name) for tree in trees for name in _names(tree)]
+    found = [(tree, name) for tree in dict.fromkeys(looked_at) for name in _names(tree)]
     if not {_project(name) for _, name in found if name.endswith(_SUFFIXES)}.isdisjoint(projects):
         return True
     modules = {name.partition(".")[0] for names in staged.values() for name in names}

@@ -15,6 +15,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from safe_pip import fs
+from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import Directory, attributes, proc, trust
 from safe_pip.fs.space import staging
 from safe_pip.journal import parts
@@ -97,11 +98,11 @@ class Stage:
     def mirror_below(self, live: str, directories: Iterable[str]) -> None:
         """Mirror those of the `directories` below `live` that exist and hand on other access than their parents do."""
         with staging(live):
-            found = {live: attributes.handed_on(live)} if os.path.isdir(live) else {}
+            found = {live: attributes.handed_on(live)} if fs.is_directory(live) else {}
             for relative in sorted({str(above) for each in directories for above in (Path(each), *Path(each).parents)}):
                 path = os.path.join(live, relative)
                 parent = os.path.dirname(path)
-                if parent in found and os.path.isdir(path):
+                if parent in found and fs.is_directory(path):
                     with suppress(FileNotFoundError):
                         found[path] = attributes.handed_on(path)
                         if found[path] != found[parent]:
@@ -215,7 +216,7 @@ class Stage:
         linked = []
         for each in links:
             with staging(each.staged):
-                if os.path.lexists(each.source):
+                if fs.look(each.source, follows=False):
                     self._make_parents(each.staged, each.source)
                     with _parent_of(each.staged) as (directory, name), _parent_of(each.source) as (live, live_name):
                         found = live.stat(live_name)
@@ -287,8 +288,8 @@ class Stage:
         if not self._owner.is_ours:
             return
         self._close_anchors()
-        with closing(self._owner), suppress(OSError, Refused):
-            if not os.path.lexists(self._owner.path.with_suffix(state_directory.JOURNAL)):
+        with closing(self._owner), suppress(OSError, Refused, UnusableEnvironment):
+            if not fs.look(self._owner.path.with_suffix(state_directory.JOURNAL), follows=False):
                 parts.delete(str(self.home), self.identifier, read(self._owner.path))
 
     def leave(self) -> None:
@@ -370,7 +371,7 @@ def _mirror(root: str, live: str, *, is_moved: bool = False) -> None:
         with here:
             path = os.path.join(path, name)
             if not here.exists(name):
-                if os.path.isdir(path):
+                if fs.is_directory(path):
                     fs.make_directory(here, name, 0o700)
                     try:
                         mode = 0o700 | (stat.S_IMODE(os.stat(path).st_mode) & 0o777 if is_moved else 0)

@@ -75,6 +75,19 @@ def is_file(path: str | os.PathLike[str]) -> bool:
     return status is not None and stat.S_ISREG(status.st_mode)
 
 
+def names(path: str | os.PathLike[str]) -> list[str]:
+    """What is in a directory, in no order; nothing if there is no directory.
+
+    Raises `UnusableEnvironment` if that cannot be told, where `Path.glob` finds nothing.
+    """
+    try:
+        return os.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UnusableEnvironment(f"`{os.fspath(path)}` cannot be read: {error.strerror}") from error
+
+
 def is_no_directory(path: Path) -> bool:
     """Whether something lies at `path` that is no directory and leads to none; raises what `look` raises."""
     status = look(path) or look(path, follows=False)

@@ -180,7 +180,7 @@ def _in_state(directory: str, make: Callable[[Directory], None], *, is_tree: boo
         except Refused as error:
             raise UnusableEnvironment(*error.reasons) from error
         except FileNotFoundError:
-            if not path.is_dir():
+            if not _is_directory(directory):
                 raise
             # Another transaction has just removed it, with the last thing of its own in it.
     raise UnusableEnvironment(f"`{state_directory.path_of(path)}` is removed again and again")
@@ -195,10 +195,17 @@ def _make_state(directory: Path) -> None:
         attributes.set_access(holder, state_directory.NAME, mode, group=like.st_gid)
 
 
+def _is_directory(path: str) -> bool:
+    """Whether a directory is there; raises `OSError` if that cannot be told."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    return False
+
+
 def _delete_part(part: str, identifier: str, home: str) -> None:
     state_path, name = os.path.split(part)
     directory, above = os.path.split(state_path)
-    if name != identifier or above != state_directory.NAME or not os.path.isdir(directory):
+    if name != identifier or above != state_directory.NAME or not _is_directory(directory):
         return
     with suppress(FileNotFoundError), open_state(directory) as state:
         with state.child(name) as private:
@@ -211,7 +218,7 @@ def _delete_part(part: str, identifier: str, home: str) -> None:
 
 def _delete_mark(state_path: str, name: str, home: str) -> None:
     directory, above = os.path.split(state_path)
-    if above != state_directory.NAME or not os.path.isdir(directory):
+    if above != state_directory.NAME or not _is_directory(directory):
         return
     content = os.fsencode(f"{home}\n")
     with suppress(FileNotFoundError, NotADirectoryError, Refused), open_state(directory) as state:

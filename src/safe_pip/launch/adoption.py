@@ -9,6 +9,9 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from safe_pip import fs
+from safe_pip.errors import UnusableEnvironment
+
 NAME = "safe-pip-adopted.pth"
 _HEAD = "# `pip` and `python -m pip` are safe-pip here. For plain pip: `safe-pip unadopt`, or delete this file."
 _RUNNER = "_runner.py"
@@ -52,18 +55,23 @@ class Adoption(NamedTuple):
 
 
 def find(tree: str | Path) -> Adoption | None:
-    """The adoption of the environment with this tree; None if it is not adopted."""
+    """The adoption of the environment with this tree; None if it is not adopted.
+
+    Raises `UnusableEnvironment` for a file that cannot be read.
+    """
     tree = Path(tree)
     try:
         head, facts, *_ = (tree / NAME).read_text(encoding="utf-8").splitlines()
         home = json.loads(facts.removeprefix("# "))["home"]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, LookupError, TypeError):
         return None
+    except OSError as error:
+        raise UnusableEnvironment(f"`{tree / NAME}` cannot be read: {error.strerror}") from error
     return Adoption(tree, tree / home) if head == _HEAD else None
 
 
 def wanted(tree: Path) -> Adoption:
     """The adoption that `adopt` makes: by the safe-pip that is installed in the tree, or else by this one."""
     own = tree / "safe_pip"
-    is_own = (own / _RUNNER).is_file() or own == _PACKAGE
+    is_own = fs.is_file(own / _RUNNER) or own == _PACKAGE
     return Adoption(tree, own if is_own else _PACKAGE)

@@ -88,4 +88,4 @@ def shown_name(tree: Path) -> Path:
     """What messages call a tree: the virtual environment that it belongs to (PEP 405), or its own path."""
     # Only `lib/python3.13/site-packages` and `Lib/site-packages` are parts of a virtual environment.
     homes = tuple(tree.parents)[1:3] if tree.name == "site-packages" else ()
-    return next((home for home in homes if (home / "pyvenv.cfg").is_file()), tree)
+    return next((home for home in homes if os.path.isfile(home / "pyvenv.cfg")), tree)

@@ -137,13 +137,7 @@ def _names(tree: Path) -> tuple[str, ...]:
 
 def has_journal(directory: Path) -> bool:
     """Whether `directory` has a state directory that holds the journal of a change or leads to one."""
-    try:
-        names = os.listdir(path_of(directory))
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise UnusableEnvironment(f"`{path_of(directory)}` cannot be read: {error.strerror}") from error
-    return any(name.endswith((JOURNAL, MARK)) for name in names)
+    return any(name.endswith((JOURNAL, MARK)) for name in fs.names(path_of(directory)))
 
 
 def has_more(directory: Path) -> bool:

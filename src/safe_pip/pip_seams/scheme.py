@@ -15,6 +15,7 @@ from pip._internal.exceptions import PipError
 from pip._internal.locations import get_bin_prefix, get_bin_user, get_scheme
 from pip._internal.utils.virtualenv import running_under_virtualenv
 
+from safe_pip import fs
 from safe_pip.environment.environment import Target
 from safe_pip.pip_seams.output import kept_back
 
@@ -50,7 +51,9 @@ def shared_directories(paths: Iterable[str], trees: Iterable[Path]) -> tuple[Pat
     inside = [Path(os.path.realpath(sys.prefix))] if running_under_virtualenv() else []
     found = dict.fromkeys(Path(os.path.realpath(path)) for path in paths)
     return tuple(
-        each for each in found if each.is_dir() and each not in trees and not any(map(each.is_relative_to, inside))
+        each
+        for each in found
+        if fs.is_directory(each) and each not in trees and not any(map(each.is_relative_to, inside))
     )
 
 
@@ -66,7 +69,7 @@ def reachable() -> tuple[str, ...]:
 def tree_of(distribution: Any) -> Path:
     """The tree that pip changes when it uninstalls `distribution`: that of an egg or egg-link is what it lies in."""
     location = Path(os.path.realpath(distribution.installed_location or distribution.location))
-    return location if location.is_dir() and location.suffix != ".egg" else location.parent
+    return location if fs.is_directory(location) and location.suffix != ".egg" else location.parent
 
 
 def uninstall_target(trees: Iterable[Path]) -> Target:

@@ -16,6 +16,7 @@ from pip._internal.utils._log import VERBOSE
 from pip._internal.utils.logging import indent_log
 from pip._vendor.packaging.utils import canonicalize_name
 
+from safe_pip import fs
 from safe_pip.environment.change import Change
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.environment.transaction import Transaction
@@ -85,7 +86,7 @@ class Removals:
     def _unlist(self, original: Any, entries: Any) -> None:
         """Remove lines of a `.pth` file in memory; one file may have lines of several distributions."""
         _logger.log(VERBOSE, "Removing pth entries from %s:", entries.file)
-        if not os.path.isfile(entries.file):
+        if not fs.is_file(entries.file):
             _logger.warning("Cannot remove entries from nonexistent file %s", entries.file)
             return
         if entries.file not in self._before:

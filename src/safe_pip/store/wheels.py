@@ -103,7 +103,7 @@ class Store(NamedTuple):
     def existing(cls, cache: Path) -> "Store | None":
         """The store in the directory `cache`, if there is one; nothing is made."""
         path = cache / "safe-pip" / FORMAT
-        return cls(Path(os.path.realpath(path))) if path.is_dir() else None
+        return cls(Path(os.path.realpath(path))) if fs.is_directory(path) else None
 
     @property
     def wheels(self) -> Entries:

@@ -15,7 +15,13 @@ from safe_pip import fs
 from safe_pip.commands import VERBS as ALL
 from safe_pip.commands import options
 from safe_pip.errors import SafePipError, State, UnusableEnvironment
+from safe_pip.journal import parts
+from safe_pip.journal.owner import Owner, OwnerNote
+from safe_pip.launch import adoption
 from safe_pip.launch.settings import Settings
+from safe_pip.locking import state_directory
+from safe_pip.pip_seams.scheme import shared_directories
+from safe_pip.store.wheels import Store
 from tests.support.venvs.direct_installs import SilentReporter
 
 pytestmark = pytest.mark.usefixtures("as_a_user")
@@ -100,3 +106,60 @@ def test_a_path_is_missing_only_if_nothing_is_there(unseen: Path, empty: Path) -
     for ask in (fs.look, fs.is_file, fs.is_directory, fs.is_no_directory):
         with pytest.raises(UnusableEnvironment, match="cannot be looked at"):
             ask(unseen)
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "venv"])
+@pytest.mark.parametrize("closed", ["lib", "lib/python3.13"])
+def test_no_verb_takes_a_prefix_for_one_without_distributions(verb: str, closed: str, empty: Path) -> None:
+    """Its trees cannot be found, so their locks could not be taken."""
+    path = empty / "env"
+    (path / "lib/python3.13/site-packages").mkdir(parents=True)
+    (path / "file").touch()
+    (empty / "staged").mkdir()
+    write_manifest(empty / "manifest", path, "file")
+    (path / closed).chmod(0)
+    with pytest.raises(SafePipError, match="Permission denied") as caught:
+        run(verb, [word.format(path=path, top=empty) for word in VERBS[verb]])
+    (path / closed).chmod(0o700)
+    assert caught.value.state is State.UNCHANGED
+    assert (empty / "manifest").exists()
+    assert (path / "file").exists()
+    assert not (path / ".safe-pip").exists()
+
+
+def test_an_adoption_that_cannot_be_read_is_not_taken_for_none(empty: Path) -> None:
+    wanted = adoption.wanted(empty)
+    wanted.file.write_bytes(wanted.content())
+    assert adoption.find(empty) == wanted
+    wanted.file.chmod(0)
+    with pytest.raises(UnusableEnvironment, match="cannot be read"):
+        adoption.find(empty)
+
+
+def test_a_store_that_cannot_be_looked_at_is_not_taken_for_none(unseen: Path) -> None:
+    with pytest.raises(UnusableEnvironment):
+        Store.existing(unseen)
+
+
+def test_a_directory_of_a_scheme_that_cannot_be_looked_at_may_need_a_lock(unseen: Path) -> None:
+    with pytest.raises(UnusableEnvironment):
+        shared_directories([str(unseen)], [])
+
+
+def test_what_a_dead_process_left_is_noted_until_it_could_be_deleted(empty: Path) -> None:
+    home, other = empty / "home", empty / "closed" / "tree"
+    for tree in (home, other):
+        tree.mkdir(parents=True)
+        state_directory.make(tree)
+    owner = Owner.make(state_directory.path_of(home))
+    part = parts.make_part(owner, str(home), str(home))
+    note = OwnerNote(parts=(part,), marks=(str(state_directory.path_of(other)),))
+    parts.make_mark(owner, str(home), str(other), is_tree=True)
+    other.parent.chmod(0)
+    with pytest.raises(PermissionError):
+        parts.delete(str(home), owner.identifier, note)
+    assert owner.path.exists()
+    other.parent.chmod(0o700)
+    parts.delete(str(home), owner.identifier, note)
+    owner.close()
+    assert (owner.path.exists(), list(other.rglob("*.home"))) == (False, [])

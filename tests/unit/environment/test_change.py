@@ -8,13 +8,19 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from safe_pip.environment import transaction as transaction_module
+from safe_pip.environment.change import Terms
+from safe_pip.environment.snapshot import Snapshot
+from safe_pip.errors import CommitFailed, State, UnusableEnvironment
+from safe_pip.journal import commit
 from safe_pip.journal.commit import check_permissions
+from safe_pip.locking import state_directory
 from safe_pip.locking.state_directory import LOCKS
-from safe_pip.merge.plan import Removal
+from safe_pip.merge.plan import Link, Removal
 from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution
 from tests.support.venvs.direct_installs import without_exchange as no_exchange
 
@@ -282,3 +288,53 @@ def test_what_hides_a_module_below_the_top_of_a_tree_takes_the_locks_of_a_replac
         transaction.commit(change, validate)
     assert taken == [True]
     assert (prefix.root / new).exists()
+
+
+@pytest.mark.parametrize("is_on_network", [True, False])
+def test_what_comes_after_the_plan_is_seen_on_a_file_server_too(
+    prefix: DirectPrefix, is_on_network: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There stat(2) may answer from a cache: unchanged times of a directory do not show that nothing came."""
+    seen: list[Snapshot] = []
+    monkeypatch.setattr(transaction_module, "listings", lambda path: [(1, 1, 1)])
+    monkeypatch.setattr(state_directory, "is_on_network", lambda tree: is_on_network)
+    transaction = prefix.transaction()
+    terms = Terms(judge=lambda plan: prefix.write({"site/late-1.dist-info/METADATA": ""}))
+    with transaction.staging(prefix.target, terms) as change:
+        prefix.stage(change, [OTHER], [])
+        transaction.commit(change, lambda now: seen.append(now) or ())
+    assert ["late" in now.projects for now in seen] == [is_on_network]
+
+
+def test_nothing_is_deleted_if_it_cannot_be_told_whether_the_change_was_made(
+    prefix: DirectPrefix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal may be in its place, and need what is staged."""
+    stat, is_broken = os.stat, False
+
+    def failing(path: Any, *args: Any, **more: Any) -> os.stat_result:
+        if is_broken and str(path).endswith((".journal", ".committed")):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return stat(path, *args, **more)
+
+    def carry_out(*args: object, **more: object) -> None:
+        nonlocal is_broken
+        is_broken = True
+        raise CommitFailed("the disk fails", state=State.UNCHANGED)
+
+    monkeypatch.setattr(os, "stat", failing)
+    monkeypatch.setattr(commit, "carry_out", carry_out)
+    transaction = prefix.transaction()
+    with pytest.raises(CommitFailed) as caught, transaction.staging(prefix.target) as change:
+        prefix.stage(change, [OTHER], [])
+        transaction.commit(change, lambda now: ())
+    assert caught.value.state is State.COMMITTED
+    assert Path(change.stage.parts[0], "stage").is_dir()
+
+
+def test_a_file_to_carry_over_that_cannot_be_looked_at_is_not_taken_for_gone(prefix: DirectPrefix) -> None:
+    with prefix.transaction().staging(prefix.target) as change:
+        with pytest.raises(UnusableEnvironment, match="cannot be looked at"):
+            change.stage.link([Link(str(prefix.site / ("n" * 300)), change.staged(str(prefix.site / "file")))])
+        with pytest.raises(UnusableEnvironment, match="cannot be looked at"):
+            change.allow(str(prefix.site / ("n" * 300)))

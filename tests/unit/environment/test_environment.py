@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from safe_pip.environment.environment import Environment, Held, Target
+from safe_pip.environment.environment import Changing, Environment, Held, Target
 from safe_pip.errors import CannotLock, LockTimeout, NestingRefused, RecoveryNeeded, StalePlan, UnusableEnvironment
 from safe_pip.journal.owner import Owner
 from safe_pip.locking import flock, holders, inheritance, state_directory, waiting
+from safe_pip.locking.order import Rank
 from safe_pip.locking.waiting import Wait
 from tests.support.faults import disk
 from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution
@@ -342,6 +343,26 @@ def test_a_directory_that_is_locked_by_itself_keeps_out_what_changes_a_tree_in_i
         pass
 
 
+@pytest.mark.parametrize("is_added", [True, False])
+def test_a_container_is_locked_in_the_place_that_the_order_has_for_it(tmp_path: Path, is_added: bool) -> None:
+    """A container that is a tree is locked as a tree, before all directories; any other one as a directory."""
+    tree, container = tmp_path / "container" / "tree", tmp_path / "container"
+    step = Changing(Target((tree, container), containers=(container, tmp_path)), environment=not is_added)
+    found = [each for each in step.requests() if each.path in (container, tmp_path)]
+    assert [(each.path, each.rank, each.exclusive) for each in found] == [
+        (container, Rank.ENVIRONMENT, not is_added),
+        (tmp_path, Rank.DIRECTORY, not is_added),
+    ]
+
+
+def test_a_container_or_a_lock_of_uv_that_cannot_be_looked_at_is_not_taken_for_missing(tmp_path: Path) -> None:
+    for name in ("containers", "uv_lock"):
+        unseen = tmp_path / ("n" * 300)
+        target = Target((tmp_path,), **{name: (unseen,) if name == "containers" else unseen})
+        with pytest.raises(UnusableEnvironment, match="cannot be looked at"), environment().adding(target):
+            pass
+
+
 def test_two_additions_in_one_prefix_do_not_wait_for_each_other(tmp_path: Path) -> None:
     one, two = (Target((tmp_path / name,), containers=(tmp_path,)) for name in ("one", "two"))
     with environment().adding(one), environment_of_a_stranger().adding(two):
@@ -549,6 +570,18 @@ def test_half_a_change_that_comes_while_the_first_reader_ever_reads_is_undone_an
     assert seen[0] != before
     assert seen[1:] == [before]
     assert not journals(prefix)
+
+
+@pytest.mark.parametrize("missing", ["commit", "commit.gate", "environment.gate"])
+def test_half_a_change_is_undone_though_a_lock_file_is_missing(tmp_path: Path, missing: str) -> None:
+    prefix = DirectPrefix(tmp_path)
+    before = prefix.content()
+    die_installing(prefix, 1)
+    assert prefix.content() != before
+    (prefix.site / ".safe-pip" / missing).unlink()
+    assert environment(prefix.site).read(prefix.content) == before
+    assert not journals(prefix)
+    assert (prefix.site / ".safe-pip" / missing).exists()
 
 
 def test_half_a_change_that_comes_while_a_build_had_to_let_go_is_undone_before_it_goes_on(

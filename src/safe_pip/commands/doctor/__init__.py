@@ -230,7 +230,7 @@ class Repair:
     def _commit(self, seen: Snapshot | None, tree: Path, removals: list[Removal]) -> None:
         scripts = self._place.scripts()[tree]
         home = self._place.home(tree)
-        is_shared = home is None and scripts.is_dir() and not scripts.is_relative_to(tree)
+        is_shared = home is None and fs.is_directory(scripts) and not scripts.is_relative_to(tree)
         target = Target((tree,), (scripts,) if is_shared else (), (home or tree) / ".lock")
         before = {path: _state(path) for each in removals for path in each.files}
 
@@ -317,7 +317,7 @@ class PutAside(Step):
                 yield commit_lock(tree, exclusive=True)
         yield from (shared_directory(Path(each)) for each in directories if fs.is_directory(each))
         path = self._found.owner_file
-        if path.is_file():
+        if fs.is_file(path):
             yield owner_lock(path, self._found.home)
 
     def on_grant(self) -> None:

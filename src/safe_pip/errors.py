@@ -29,7 +29,8 @@ class SafePipError(Exception):
     exit_status = 1
     state: State | None = State.UNCHANGED
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, exit_status: int | None = None) -> None:
+        cls.exit_status = exit_status or cls.exit_status
         cls.code = "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in cls.__name__)[1:]
 
     def __init__(self, message: str, output: str = "", *, hint: str | None = None, state: State | None = None) -> None:
@@ -45,28 +46,20 @@ class SafePipError(Exception):
         return ". ".join(part for part in (self.message, self.state and self.state.value, self.hint) if part)
 
 
-class UsageError(SafePipError):
+class UsageError(SafePipError, exit_status=2):
     """The command line cannot be run (2, as pip and argparse have it)."""
 
-    exit_status = 2
 
-
-class LockTimeout(SafePipError):
+class LockTimeout(SafePipError, exit_status=75):
     """A lock was not granted within the time the user allowed (EX_TEMPFAIL)."""
 
-    exit_status = 75
 
-
-class NestingRefused(SafePipError):
+class NestingRefused(SafePipError, exit_status=75):
     """A lock of an ancestor forbids what this command needs; waiting would never end (EX_TEMPFAIL)."""
 
-    exit_status = 75
 
-
-class StalePlan(SafePipError):
+class StalePlan(SafePipError, exit_status=75):
     """The environment changed since the snapshot in a way the plan depends on (EX_TEMPFAIL after the last attempt)."""
-
-    exit_status = 75
 
     def __init__(self, projects: "tuple[str, ...]", message: str | None = None) -> None:
         names = ", ".join(f"`{name}`" for name in projects)
@@ -74,10 +67,8 @@ class StalePlan(SafePipError):
         self.projects = projects
 
 
-class Replaced(SafePipError):
+class Replaced(SafePipError, exit_status=75):
     """safe-pip itself was replaced on disk before all of it was loaded: the command begins again (EX_TEMPFAIL)."""
-
-    exit_status = 75
 
 
 class Mismatch(SafePipError):
@@ -100,23 +91,18 @@ class Unmergeable(SafePipError):
     """What is staged cannot be put there, or removed, as the user asked (1, as `cp` has it)."""
 
 
-class CommitFailed(SafePipError):
+class CommitFailed(SafePipError, exit_status=74):
     """The disk refused an operation of the commit (EX_IOERR)."""
 
-    exit_status = 74
     state = State.RESTORED
 
 
-class RecoveryNeeded(SafePipError):
+class RecoveryNeeded(SafePipError, exit_status=76):
     """An unfinished transaction is in the way and cannot be undone by this command (EX_PROTOCOL)."""
 
-    exit_status = 76
 
-
-class UnusableEnvironment(SafePipError):
+class UnusableEnvironment(SafePipError, exit_status=78):
     """The environment cannot be worked on: missing, unreadable, unlockable, or not what it says it is (EX_CONFIG)."""
-
-    exit_status = 78
 
 
 class CannotLock(UnusableEnvironment):

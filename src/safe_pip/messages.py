@@ -23,19 +23,16 @@ _PREFIX = "safe-pip: "
 def say(message: str) -> None:
     """Print one line on standard error. It is left out if standard error cannot take it now: a lock may be held."""
     line = (_PREFIX + message + "\n").encode(errors="backslashreplace")
-    if sys.platform == "win32":
-        _write(line)
-        return
-    poll = select.poll()
-    poll.register(2, select.POLLOUT)
-    if not any(event & select.POLLOUT for _, event in poll.poll(0)):
-        return
-    # A background process that writes to its terminal may be stopped for it, with all its locks.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
-    try:
-        _write(line)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with contextlib.suppress(OSError), contextlib.ExitStack() as masked:  # standard error may be closed
+        if sys.platform != "win32":
+            poll = select.poll()
+            poll.register(2, select.POLLOUT)
+            if not any(event & select.POLLOUT for _, event in poll.poll(0)):
+                return
+            # A background process that writes to its terminal may be stopped for it, with all its locks.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+            masked.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
+        os.write(2, line)
 
 
 def output(text: str = "") -> OSError | None:
@@ -60,13 +57,6 @@ def output(text: str = "") -> OSError | None:
     return None
 
 
-def _write(line: bytes) -> None:
-    try:
-        os.write(2, line)
-    except OSError:
-        return  # standard error is closed
-
-
 class Reporter:
     """Tells the user which lock is waited for, which processes are in the way, and how long it took (`Waiting`)."""
 
@@ -75,7 +65,6 @@ class Reporter:
         self._unlocked: set[Path] = set()
 
     def waiting(self, event: Wait) -> None:
-        """Say that a lock is waited for."""
         mode = "exclusive" if event.exclusive else "shared"
         say(f"waiting for the {mode} lock on `{event.path}`{_by(event.holders)}")
 
@@ -84,7 +73,6 @@ class Reporter:
         say(f"waiting for the turn to {what}{_by(holders)}")
 
     def granted(self, event: Wait, seconds: float) -> None:
-        """Say that the lock was granted, after so many seconds."""
         say(f"got the lock after {seconds:.1f} s")
 
     def unlocked(self, path: Path) -> None:

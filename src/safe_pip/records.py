@@ -1,15 +1,14 @@
 """RECORD, digests and names of projects: one reader for all of safe-pip.
 
-The rules are those of https://packaging.python.org/en/latest/specifications/recording-installed-projects/ (RECORD) and
-https://packaging.python.org/en/latest/specifications/name-normalization/ (names).
-
-`csv`, `hashlib` and `base64` are imported where they are used: every start of pip imports this module, and most starts
-compare no file.
+https://packaging.python.org/en/latest/specifications/recording-installed-projects/ has the rules for RECORD,
+https://packaging.python.org/en/latest/specifications/name-normalization/ those for names. `csv`, `hashlib` and
+`base64` are imported where they are used: most starts of pip compare no file.
 """
 
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -31,7 +30,6 @@ class Row(NamedTuple):
 
     @property
     def algorithm(self) -> str:
-        """The name of the digest's algorithm, as hashlib has it."""
         return self.digest.partition("=")[0]
 
     def has(self, digest: bytes) -> bool:
@@ -64,12 +62,9 @@ def listed(record: str) -> list[str]:
     import csv
 
     found: list[str] = []
-    try:
-        with open(record, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rows = (row[0] for row in csv.reader(file) if row and row[0] and not row[0].endswith("/"))
-            found.extend(path for path in rows if os.path.isabs(path) or not is_own(path))
-    except (OSError, csv.Error):
-        pass
+    with suppress(OSError, csv.Error), open(record, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = (row[0] for row in csv.reader(file) if row and row[0] and not row[0].endswith("/"))
+        found.extend(path for path in rows if os.path.isabs(path) or not is_own(path))
     return found
 
 
@@ -80,7 +75,6 @@ class RealPaths:
         self._parents: dict[str, str] = {}
 
     def real(self, base: str, name: str) -> str:
-        """The path `name`, relative to `base`, with its parents resolved and itself not."""
         parent, _, last = os.path.normpath(os.path.join(base, name)).rpartition(os.sep)
         real = self._parents.get(parent)
         if real is None:
@@ -102,7 +96,6 @@ class RealPaths:
 
 
 def canonical(name: str) -> str:
-    """The normalized name of a project."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -166,8 +159,6 @@ def _state(algorithm: str) -> Any:
 
 
 def _lines(path: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return [line.rstrip("\r\n") for line in file if line.strip()]
-    except OSError:
-        return []
+    with suppress(OSError), open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return [line.rstrip("\r\n") for line in file if line.strip()]
+    return []

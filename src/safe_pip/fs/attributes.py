@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from safe_pip.fs import files
-from safe_pip.fs.directory import Directory, set_mode, set_owner
+from safe_pip.fs.directory import READ, Directory, set_mode, set_owner
 from safe_pip.fs.watch import Changing
 
 ACL, _DEFAULT_ACL = "system.posix_acl_access", "system.posix_acl_default"
@@ -20,7 +20,6 @@ _USER, _GROUP, _MASK, _WRITE = 0x02, 0x08, 0x10, 2
 
 
 def set_time(directory: Directory, name: str, mtime_ns: int) -> None:
-    """Give a file this time of modification, in nanoseconds."""
     with Changing("set_time", directory.join(name)):
         follows = directory.fd is None  # Windows cannot do without
         os.utime(directory.at(name), ns=(mtime_ns, mtime_ns), dir_fd=directory.fd, follow_symlinks=follows)
@@ -29,8 +28,7 @@ def set_time(directory: Directory, name: str, mtime_ns: int) -> None:
 def patch(directory: Directory, name: str, offset: int, content: bytes) -> None:
     """Write `content` into a file at `offset`, in place: only for a file that no other process reads yet."""
     with Changing("write", directory.join(name)):
-        flags = os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        fd = os.open(directory.at(name), flags, dir_fd=directory.fd)
+        fd = directory.open_file(name, READ | os.O_RDWR)
         try:
             os.lseek(fd, offset, os.SEEK_SET)
             os.write(fd, content)
@@ -39,10 +37,7 @@ def patch(directory: Directory, name: str, offset: int, content: bytes) -> None:
 
 
 def pass_on(like: str, directory: Directory, name: str, mode: int) -> None:
-    """Let files that are made in the directory `name`, which gets `mode`, have the access that `like` gives them.
-
-    That is group and set-group-ID bit (inode(7)), and default access list (acl(5)), or none, as far as that is allowed.
-    """
+    """Let what is made in the directory `name`, which gets `mode`, have the group and the access list as in `like`."""
     if sys.platform == "win32":
         return
     status = os.stat(like)
@@ -80,8 +75,6 @@ def set_access(
 
 def handed_on(path: str) -> tuple[int, bytes | None]:
     """What a directory gives to all that is made in it: its group, or -1, and its default access list, or None."""
-    if sys.platform == "win32":
-        return -1, None
     status = os.stat(path)
     return status.st_gid if status.st_mode & stat.S_ISGID else -1, _access_list(path, _DEFAULT_ACL)
 

@@ -44,10 +44,9 @@ class Directory:
 
     def child(self, name: str) -> Directory:
         """Open the directory `name`, or `a/b/c` below this one, without passing through any symbolic link."""
-        parts = name.split("/")
+        parts, found = name.split("/"), self
         for part in parts:
             check(part)
-        found = self
         for part in parts:
             path = found.join(part)
             try:
@@ -63,11 +62,9 @@ class Directory:
         return Directory(self.path, None if self.fd is None else os.dup(self.fd))
 
     def status(self) -> os.stat_result:
-        """The status of the directory itself (fstat(2))."""
         return os.stat(self.path if self.fd is None else self.fd)
 
     def join(self, name: str) -> str:
-        """The absolute path of the entry `name`."""
         return os.path.join(self.path, name)
 
     def at(self, name: str) -> str:
@@ -80,7 +77,6 @@ class Directory:
         return os.stat(self.at(name), dir_fd=self.fd, follow_symlinks=False)
 
     def exists(self, name: str) -> bool:
-        """Whether there is an entry of this name, of whatever kind."""
         try:
             self.stat(name)
         except FileNotFoundError:
@@ -88,7 +84,6 @@ class Directory:
         return True
 
     def names(self) -> list[str]:
-        """The names of all entries, in no order."""
         return [entry.name for entry in self.entries()]
 
     def entries(self) -> list[os.DirEntry[str]]:
@@ -106,9 +101,9 @@ class Directory:
         with self.opened(name) as fd, open(fd, "rb", closefd=False) as file:
             return file.read()
 
-    def open_file(self, name: str) -> int:
-        """A descriptor to read the regular file or the directory `name`; no link is followed."""
-        fd = os.open(self.at(name), READ, dir_fd=self.fd)
+    def open_file(self, name: str, flags: int | None = None) -> int:
+        """A descriptor of the regular file or the directory `name`, to read; no link is followed."""
+        fd = os.open(self.at(name), READ if flags is None else flags, dir_fd=self.fd)
         mode = os.fstat(fd).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             os.close(fd)
@@ -192,7 +187,7 @@ def set_mode(directory: Directory, name: str, mode: int) -> None:
     """Give a file or directory these permissions, whatever the umask; raises `OSError` (ELOOP) for a symbolic link."""
     where = directory.at(name)
     with Changing("set_mode", directory.join(name)):
-        if stat.S_ISLNK(directory.stat(name).st_mode):
+        if stat.S_ISLNK(directory.stat(name).st_mode):  # O_NOFOLLOW
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         if sys.platform == "win32":
             os.chmod(where, mode)
@@ -201,7 +196,15 @@ def set_mode(directory: Directory, name: str, mode: int) -> None:
             with directory.opened(name) as fd:
                 os.fchmod(fd, mode)
         except PermissionError:
-            _set_mode_of_unreadable(directory, where, mode)
+            if sys.platform != "linux":
+                os.chmod(where, mode, dir_fd=directory.fd, follow_symlinks=False)
+                return
+            # Not readable: fchmodat(2) can be told to follow no link only since Linux 6.6.
+            fd = os.open(where, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd)
+            try:
+                os.chmod(f"/proc/self/fd/{fd}", mode)  # a link has none: ENOTSUP
+            finally:
+                os.close(fd)
 
 
 def set_owner(directory: Directory, name: str, owner: int, group: int) -> None:
@@ -209,17 +212,3 @@ def set_owner(directory: Directory, name: str, owner: int, group: int) -> None:
     if sys.platform != "win32":
         with Changing("set_owner", directory.join(name)):
             os.chown(directory.at(name), owner, group, dir_fd=directory.fd, follow_symlinks=False)
-
-
-def _set_mode_of_unreadable(directory: Directory, where: str, mode: int) -> None:
-    """chmod(2) that follows no link and opens nothing: fchmodat(2) has a flag for that only since Linux 6.6."""
-    if sys.platform != "linux":
-        os.chmod(where, mode, dir_fd=directory.fd, follow_symlinks=False)
-        return
-    fd = os.open(where, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd)
-    try:
-        if stat.S_ISLNK(os.fstat(fd).st_mode):
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        os.chmod(f"/proc/self/fd/{fd}", mode)
-    finally:
-        os.close(fd)

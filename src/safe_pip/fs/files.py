@@ -44,7 +44,6 @@ def append(fd: int, path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def write_all(fd: int, content: bytes) -> None:
-    """Write all of `content` where the open file is."""
     view = memoryview(content)
     while view:
         view = view[os.write(fd, view) :]
@@ -77,10 +76,10 @@ def copy(source: Directory, name: str, destination: Directory, new_name: str) ->
         with Changing("copy", path, source.join(name)):
             os.symlink(os.readlink(source.at(name), dir_fd=source.fd), destination.at(new_name), dir_fd=destination.fd)
             if sys.platform != "win32":
-                times = (status.st_atime_ns, status.st_mtime_ns)
                 for owner, group in ((status.st_uid, -1), (-1, status.st_gid)):
                     with contextlib.suppress(OSError):
                         os.chown(new_name, owner, group, dir_fd=destination.fd, follow_symlinks=False)
+                times = (status.st_atime_ns, status.st_mtime_ns)
                 os.utime(new_name, ns=times, dir_fd=destination.fd, follow_symlinks=False)
         return
     with source.opened(name) as old:
@@ -88,7 +87,9 @@ def copy(source: Directory, name: str, destination: Directory, new_name: str) ->
             new = os.open(destination.at(new_name), NEW, 0o600, dir_fd=destination.fd)
         try:
             with Changing("write", path):
-                _copy_content(old, new)
+                if not _is_cloned(old, new):
+                    while chunk := os.read(old, _CHUNK):
+                        write_all(new, chunk)
                 copy_status(old, new)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -98,42 +99,12 @@ def copy(source: Directory, name: str, destination: Directory, new_name: str) ->
             os.close(new)
 
 
-def _copy_content(old: int, new: int) -> None:
-    """Copy the content of a file. Holes stay holes where the filesystem tells where they are."""
+def _is_cloned(old: int, new: int) -> bool:
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # another filesystem, or one that cannot
             fcntl.ioctl(new, CLONE, old)
-            return
-    at, size, moved = 0, os.fstat(old).st_size, -1
-    while at < size and moved:
-        start, end = _next_data(old, at, size)
-        os.lseek(old, start, os.SEEK_SET)
-        os.lseek(new, start, os.SEEK_SET)
-        moved = _copy_range(old, new, min(_CHUNK, end - start))
-        at = start + moved
-    os.ftruncate(new, size)
-
-
-def _next_data(fd: int, at: int, size: int) -> tuple[int, int]:
-    """The next stretch of data in a file, all that is left where the filesystem knows of no holes."""
-    if sys.platform != "win32":
-        try:
-            start = os.lseek(fd, at, os.SEEK_DATA)
-            return start, os.lseek(fd, start, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return size, size
-    return at, size
-
-
-def _copy_range(old: int, new: int, count: int) -> int:
-    if sys.platform == "linux" and hasattr(os, "copy_file_range"):  # Python may be built for an older glibc than 2.27
-        with contextlib.suppress(OSError):  # two filesystems, or one that cannot
-            if moved := os.copy_file_range(old, new, count):
-                return moved
-    chunk = os.read(old, count)  # some filesystems have content and copy none of it
-    write_all(new, chunk)
-    return len(chunk)
+            return True
+    return False
 
 
 def copy_status(old: int, new: int) -> None:
@@ -191,23 +162,20 @@ def _remove_entries(
     Directories that lie too deep, or cannot be opened because too many files are open, are only moved up into `top`: a
     tree of any depth would exhaust the open files and the stack of the interpreter.
     """
+    if levels < 0:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     for entry in entries:
         with _noting(errors):
             if not entry.is_dir(follow_symlinks=False):
                 remove(directory, entry.name)
                 continue
-            is_deep = levels == 0
             try:
                 with _enter(directory, entry.name) as below:
-                    if not is_deep:
-                        _remove_entries(below, below.entries(), top, levels - 1, errors)
+                    _remove_entries(below, below.entries(), top, levels - 1, errors)
+                remove_directory(directory, entry.name)
             except OSError as error:
                 if directory is top or error.errno not in (errno.EMFILE, errno.ENFILE):
                     raise
-                is_deep = True
-            if not is_deep:
-                remove_directory(directory, entry.name)
-            else:
                 new_name = f"deep-{os.urandom(8).hex()}"
                 with Changing("move", top.join(new_name), directory.join(entry.name)):
                     old = directory.at(entry.name)

@@ -1,4 +1,4 @@
-"""Changes by plain paths, in directories that no other user can write: files, links, directories.
+"""Changes by plain paths, in directories that no other user can write.
 
 `py_compile` and `warnings` are imported where bytecode is written: few commands write any.
 """
@@ -50,11 +50,7 @@ def make_directories(path: Path, *, mode: int = 0o777) -> list[Path]:
 
 
 def look(path: str | os.PathLike[str], *, follows: bool = True) -> os.stat_result | None:
-    """What stat(2) says of `path`; None if nothing is there.
-
-    Raises `UnusableEnvironment` if that cannot be told, where `Path.exists` may answer no: a directory that this user
-    may not enter, a name that is too long, a disk that fails.
-    """
+    """What stat(2) says of `path`; None if nothing is there. Raises `UnusableEnvironment` if that cannot be told."""
     try:
         return os.stat(path, follow_symlinks=follows)
     except (FileNotFoundError, NotADirectoryError):
@@ -64,13 +60,11 @@ def look(path: str | os.PathLike[str], *, follows: bool = True) -> os.stat_resul
 
 
 def is_directory(path: str | os.PathLike[str]) -> bool:
-    """Whether a directory is there, or where a link there leads; raises what `look` raises."""
     status = look(path)
     return status is not None and stat.S_ISDIR(status.st_mode)
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is there, or where a link there leads; raises what `look` raises."""
     status = look(path)
     return status is not None and stat.S_ISREG(status.st_mode)
 
@@ -109,11 +103,9 @@ def make_private_directory(parent: Path | None = None, prefix: str = "safe-pip-"
 
 def has_working_directory() -> bool:
     """Whether the directory that this process works in exists: another process may have removed it."""
-    try:
-        os.getcwd()
-    except OSError:
-        return False
-    return True
+    with contextlib.suppress(OSError):
+        return bool(os.getcwd())
+    return False
 
 
 def remove_tree(path: Path) -> None:
@@ -125,7 +117,6 @@ def remove_tree(path: Path) -> None:
 
 
 def rename_path(source: Path, destination: Path) -> None:
-    """Rename as rename(2) does."""
     with Changing("rename", destination, source):
         os.rename(source, destination)
 
@@ -165,7 +156,6 @@ def link_or_copy(source: Path, destination: Path) -> None:
 
 @contextlib.contextmanager
 def _aside(directory: Directory) -> Iterator[str]:
-    """A new name in a directory; what has it is removed if the body raises."""
     name = f".safe-pip-{os.urandom(8).hex()}"
     try:
         yield name

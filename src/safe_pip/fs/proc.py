@@ -60,13 +60,9 @@ def read_note(content: dict[str, Any]) -> tuple[int, str, float]:
 
 def command(pid: int) -> str:
     """The command line of a process, safe to show, without secrets and shortened; empty if there is none."""
-    try:
-        content = (_PROC / str(pid) / "cmdline").read_bytes()
-    except OSError:
-        return ""
     import shlex
 
-    words = [word.decode(errors="replace") for word in content.split(b"\0")[:-1]]
+    words = [word.decode(errors="replace") for word in b"".join(pages(f"{pid}/cmdline")).split(b"\0")[:-1]]
     if len(words) > 1 and os.path.isabs(words[1]) and os.path.basename(words[0]).startswith("python"):
         # For a script the kernel puts the interpreter of its first line in front.
         directory, name = os.path.split(words[1])
@@ -117,7 +113,6 @@ def printable(line: str) -> str:
 
 
 def started(pid: int) -> float | None:
-    """When a process began, in seconds of the epoch."""
     ticks = start_ticks(pid)
     booted = [line.split()[1] for line in lines("stat") if line.startswith("btime ")]
     if sys.platform == "win32" or ticks is None or not booted:
@@ -142,7 +137,6 @@ def owner_of(pid: int) -> int:
 
 
 def ancestors() -> list[int]:
-    """The pids of the parent of this process, its parent and so on."""
     found: list[int] = []
     pid = os.getpid()
     while (fields := stat(pid)) and (pid := int(fields[1])) > 0 and pid not in found:
@@ -152,17 +146,14 @@ def ancestors() -> list[int]:
 
 def stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat from the state on. The name before it may contain anything."""
-    with contextlib.suppress(OSError):
-        return os.fsdecode((_PROC / str(pid) / "stat").read_bytes()).rpartition(")")[2].split()
-    return []
+    return os.fsdecode(b"".join(pages(f"{pid}/stat"))).rpartition(")")[2].split()
 
 
 def filesystem_type(path: Path) -> str:
     """The type of the filesystem that `path` is on, as mountinfo spells it; empty if unknown."""
-    try:
+    with contextlib.suppress(OSError):
         return _type_on(os.stat(path).st_dev)
-    except OSError:
-        return ""
+    return ""
 
 
 @functools.lru_cache
@@ -200,7 +191,6 @@ def volume(path: str) -> Volume:
 
 
 def mount_points() -> frozenset[str]:
-    """The directories on which something is mounted."""
     return frozenset(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), mount.point) for mount in _mounts())
 
 
@@ -219,14 +209,13 @@ def kernel_name_at(path: Path) -> str | None:
     """What /proc/locks calls the file at a path; None if there is none. No permission to read it is needed."""
     if sys.platform != "linux":
         return None
-    try:
+    with contextlib.suppress(OSError):
         fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return kernel_name(fd)
-    finally:
-        os.close(fd)
+        try:
+            return kernel_name(fd)
+        finally:
+            os.close(fd)
+    return None
 
 
 def _mount_of(fd: int) -> int:
@@ -237,10 +226,9 @@ def _mount_of(fd: int) -> int:
 
 def names(directory: str) -> list[str]:
     """What is in a directory of /proc that is called by a number: processes, or the descriptors of one."""
-    try:
+    with contextlib.suppress(OSError):
         return [name for name in os.listdir(_PROC / directory) if name.isdecimal()]
-    except OSError:
-        return []
+    return []
 
 
 def lines(name: str) -> list[str]:
@@ -250,30 +238,23 @@ def lines(name: str) -> list[str]:
 
 def link(name: str) -> str:
     """Where a link of /proc leads, such as that of a descriptor; empty if it cannot be seen."""
-    try:
+    with contextlib.suppress(OSError):
         return os.readlink(_PROC / name)
-    except OSError:
-        return ""
+    return ""
 
 
 def pages(name: str) -> list[bytes]:
     """The content of a file of /proc as the kernel gives it: whole lines, a page at a time."""
-    try:
+    with contextlib.suppress(OSError):
         fd = os.open(_PROC / name, os.O_RDONLY)
-    except OSError:
-        return []
-    try:
-        return list(iter(lambda: os.read(fd, _MOST), b""))
-    except OSError:
-        return []
-    finally:
-        os.close(fd)
+        try:
+            return list(iter(lambda: os.read(fd, _MOST), b""))
+        finally:
+            os.close(fd)
+    return []
 
 
 def sees_all_processes() -> bool:
     """Whether /proc shows every process of this machine: it does only in the first pid namespace."""
-    try:
-        # The number is PROC_PID_INIT_INO in the kernel's sources.
-        return os.readlink(_PROC / "self/ns/pid") == "pid:[4026531836]" and (_PROC / "locks").exists()
-    except OSError:
-        return False
+    # The number is PROC_PID_INIT_INO in the kernel's sources.
+    return link("self/ns/pid") == "pid:[4026531836]" and (_PROC / "locks").exists()

@@ -93,8 +93,7 @@ def move_over(source: Directory, name: str, destination: Directory, new_name: st
 def exchange(one: Directory, name: str, other: Directory, other_name: str) -> None:
     """Let two entries of any kind change places in one step.
 
-    Raises `OSError`: EXDEV if the filesystem refuses it for one of them (a directory of a lower overlayfs layer),
-    EINVAL or ENOSYS if it cannot do it at all.
+    Raises `OSError`: EXDEV for a directory of a lower overlayfs layer, EINVAL or ENOSYS where it cannot be done at all.
     """
     old, new = one.at(name), other.at(other_name)
     with Changing("exchange", other.join(other_name), one.join(name)):

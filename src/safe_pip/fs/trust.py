@@ -1,10 +1,7 @@
 """Which directories may hold code that this process is going to run, and where such directories are made.
 
 Root runs safe-pip too, in homes and temporary directories of other users. Code is run only from a directory that this
-user owns and that no other user can write, checked up to the root: any other could be replaced between the check and
-the import. If this user has no such cache, a private directory below a temporary one serves.
-
-`pwd` is imported when HOME is not set: Windows has none.
+user owns and that no other user can write, checked up to the root. `pwd` is imported when HOME is not set.
 """
 
 from __future__ import annotations
@@ -63,16 +60,15 @@ def cache_directory(environ: Mapping[str, str]) -> Path | None:
 
 def make_trusted(directory: Path) -> Path | None:
     """Make `directory`, private to this user; on return its resolved path, or None if it cannot be made or trusted."""
-    try:  # nothing in a directory that is not trusted: root leaves nothing behind in the homes of other users
+    with contextlib.suppress(OSError):
         existing = next(path for path in (directory, *directory.parents) if os.path.lexists(path))
-        if existing != directory:
+        if existing != directory:  # root leaves nothing behind in the homes of other users
             if not is_trusted(Path(os.path.realpath(existing)), as_parent=True):
                 return None
             fs.make_directories(directory, mode=0o700)
         resolved = Path(os.path.realpath(directory))
         return resolved if is_trusted(resolved) else None
-    except OSError:
-        return None
+    return None
 
 
 def own_temporary(*, makes: bool) -> Path | None:
@@ -89,7 +85,9 @@ def own_temporary(*, makes: bool) -> Path | None:
     for place in places:
         for found in sorted(place.glob(f"{prefix}*")):
             with contextlib.suppress(OSError):
-                if _is_own(found):
+                info = os.lstat(found)
+                is_private = sys.platform == "win32" or (info.st_uid == os.geteuid() and not info.st_mode & 0o077)
+                if stat.S_ISDIR(info.st_mode) and is_private:
                     return found
         if makes:
             with contextlib.suppress(OSError):
@@ -100,14 +98,6 @@ def own_temporary(*, makes: bool) -> Path | None:
 
 
 def _is_open(place: Path) -> bool:
-    try:
+    with contextlib.suppress(OSError):
         return not is_trusted(place, as_parent=True)
-    except OSError:
-        return True
-
-
-def _is_own(directory: Path) -> bool:
-    info = os.lstat(directory)
-    if sys.platform == "win32":
-        return stat.S_ISDIR(info.st_mode)
-    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o077
+    return True

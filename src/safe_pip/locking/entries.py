@@ -7,7 +7,6 @@ process that gets that lock exclusively without waiting removes it. It is rename
 import contextlib
 import errno
 import os
-import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,12 +89,10 @@ class Entries(NamedTuple):
                     self.remove(name)
 
     def _rename_away(self, held: flock.Descriptor) -> bool:
-        try:
-            with self.making() as aside:
-                fs.rename_path(held.path, aside / "removed")
-        except OSError:
-            return False
-        return True
+        with contextlib.suppress(OSError), self.making() as aside:
+            fs.rename_path(held.path, aside / "removed")
+            return True
+        return False
 
 
 def hold(place: Path, *, exclusive: bool = False) -> flock.Descriptor:
@@ -120,19 +117,14 @@ def hold(place: Path, *, exclusive: bool = False) -> flock.Descriptor:
 
 def _is_gone(place: Path) -> bool:
     """Whether nothing is left at a place that could not be locked; what is no directory is no entry and is removed."""
-    try:
-        if stat.S_ISDIR(os.lstat(place).st_mode):
-            return False
-        fs.unlink(place)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
+    with contextlib.suppress(OSError):
+        if place.is_symlink() or not place.is_dir():
+            fs.unlink(place)
+            return True
+    return False
 
 
 def _names(directory: Path) -> list[str]:
-    try:
+    with contextlib.suppress(OSError):
         return os.listdir(directory)
-    except OSError:
-        return []
+    return []

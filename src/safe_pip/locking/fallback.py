@@ -97,7 +97,6 @@ def _published(directories: Iterable[Path]) -> Iterator[None]:
 
 
 def _inherited() -> tuple[Path, list[str]] | None:
-    """The private directory of an ancestor that is alive, and the trees that it holds."""
     directory = Path(os.environ.get(VARIABLE, ""))
     try:
         listed = json.loads((directory / "trees").read_bytes())

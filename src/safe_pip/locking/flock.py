@@ -2,9 +2,9 @@
 
 - A lock is let go by closing its descriptor, never by LOCK_UN: a forked child that unlocks releases its parent's lock.
 - Descriptors are not inherited by child programs and are closed in forked children, so a program that outlives this
-  process keeps none of its locks. The kernel drops them when the process dies, however it dies.
-- A wait blocks in the kernel, where the queue is first come, first served. Polling destroys that. A signal of
-  ITIMER_REAL ends a wait (signal(7)), and each one costs the place in the queue: so there are few.
+  process keeps none of its locks.
+- A wait blocks in the kernel, where the queue is first come, first served. A signal of ITIMER_REAL ends a wait, and
+  each one costs the place in the queue: so there are few.
 
 Windows has no flock (`supported`); there `locking.fallback` is used in place of this module.
 """
@@ -15,7 +15,6 @@ import contextlib
 import errno
 import os
 import signal
-import stat
 import sys
 import threading
 import time
@@ -61,7 +60,11 @@ class Descriptor:
         self.fd = -1
         self.beside: Descriptor | None = None  # closed together with this one: the lock that other hosts see
         try:
-            self.fd = _open(path, writable)
+            if path.parent == path:
+                self.fd = os.open(path, READ)
+            else:
+                with Directory.open(path.parent) as parent:
+                    self.fd = parent.open_file(path.name, READ | (os.O_RDWR if writable else 0))
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
         except PermissionError:
@@ -69,8 +72,7 @@ class Descriptor:
         except OSError as error:
             reason = "it is a symbolic link" if error.errno in (errno.ELOOP, errno.EMLINK) else error.strerror
             raise UnusableEnvironment(f"`{path}` cannot be opened to lock it: {reason}") from error
-        status = os.fstat(self.fd)
-        self.identity: Identity = (status.st_dev, status.st_ino)
+        self.identity: Identity = _identity(os.fstat(self.fd))
         _descriptors.add(self)
 
     def __enter__(self) -> Descriptor:
@@ -90,11 +92,9 @@ class Descriptor:
 
     def is_current(self) -> bool:
         """Whether the path still leads to the file that is open: a lock on any other file is worth nothing."""
-        try:
-            status = os.stat(self.path, follow_symlinks=False)
-        except OSError:
-            return False
-        return (status.st_dev, status.st_ino) == self.identity
+        with contextlib.suppress(OSError):
+            return _identity(os.stat(self.path, follow_symlinks=False)) == self.identity
+        return False
 
     def raise_to(self, number: int) -> None:
         """Move to about this number, or as high as is allowed: of a killed process the highest one is closed first."""
@@ -108,6 +108,10 @@ class Descriptor:
             else:
                 self.fd, low = fd, self.fd
                 os.close(low)
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino
 
 
 _descriptors: set[Descriptor] = set()
@@ -127,25 +131,12 @@ if sys.platform != "win32":
     os.register_at_fork(after_in_child=_close_in_child)
 
 
-def _open(path: Path, writable: bool) -> int:
-    if path.parent == path:
-        return os.open(path, READ)
-    with Directory.open(path.parent) as parent:
-        fd = os.open(path.name, READ | (os.O_RDWR if writable else 0), dir_fd=parent.fd)
-    mode = os.fstat(fd).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        os.close(fd)
-        raise UnusableEnvironment(f"`{path}` is neither a file nor a directory")
-    return fd
-
-
 def try_lock(descriptor: Descriptor, *, exclusive: bool) -> bool:
     """Take the lock if no other process is in the way. Raises `UnusableEnvironment` if the file cannot be locked."""
-    try:
+    with contextlib.suppress(BlockingIOError):
         _flock(descriptor, exclusive=exclusive, blocks=False)
-    except BlockingIOError:
-        return False
-    return True
+        return True
+    return False
 
 
 def is_locked(path: Path) -> bool:
@@ -157,12 +148,10 @@ def is_locked(path: Path) -> bool:
 
 def can_lock(path: Path) -> bool:
     """Whether the filesystem of the file or directory at `path` has locks to give."""
-    with Descriptor(path) as descriptor:
-        try:
-            try_lock(descriptor, exclusive=False)
-        except CannotLock:
-            return False
-    return True
+    with contextlib.suppress(CannotLock), Descriptor(path) as descriptor:
+        try_lock(descriptor, exclusive=False)
+        return True
+    return False
 
 
 def wait_lock(descriptor: Descriptor, *, exclusive: bool, seconds: float) -> bool:

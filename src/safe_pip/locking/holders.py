@@ -50,7 +50,6 @@ class View(NamedTuple):
 
     @classmethod
     def take(cls) -> "View":
-        """Look once."""
         return cls(tuple(entries()), proc.sees_all_processes())
 
     def at(self, path: Path) -> tuple[list[Entry], list[Entry]]:
@@ -92,7 +91,6 @@ def holders(fd: int, gate: int | None = None) -> tuple[Holder, ...]:
 
 
 def holders_at(path: Path) -> tuple[Holder, ...]:
-    """The other processes that hold the lock on the file at a path."""
     return tuple(describe(entry) for entry in _others(proc.kernel_name_at(path), entries()))
 
 

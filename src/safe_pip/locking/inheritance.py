@@ -38,6 +38,7 @@ _OLD = 3600.0
 # A killed process's descriptors are closed from the highest one down (measured on Linux and macOS). `alive` must be
 # free before any lock is.
 _HIGH_DESCRIPTOR = 900
+_DAMAGED = (OSError, ValueError, LookupError, TypeError)
 
 
 class Claim(NamedTuple):
@@ -108,10 +109,9 @@ def _room_to_write() -> Iterator[None]:
 
 def can_publish() -> bool:
     """Whether there is a temporary directory that can be written, which a `ClaimsDirectory` needs."""
-    try:
+    with contextlib.suppress(OSError):
         return bool(tempfile.gettempdir())
-    except OSError:
-        return False
+    return False
 
 
 @functools.cache
@@ -120,21 +120,17 @@ def _sweep() -> None:
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             status = os.stat(path, follow_symlinks=False)
-            if (
-                status.st_uid == proc.user()
-                and time.time() - status.st_mtime > _OLD
-                and not flock.is_locked(path / _ALIVE)
-            ):
+            is_old = status.st_uid == proc.user() and time.time() - status.st_mtime > _OLD
+            if is_old and not flock.is_locked(path / _ALIVE):
                 fs.remove_tree(path)
 
 
 def noted(path: Path) -> Holder | None:
     """The process that left this `owner` note; for messages."""
-    try:
+    with contextlib.suppress(*_DAMAGED):
         pid, command, since = proc.read_note(json.loads(path.read_bytes()))
         return Holder(pid, True, command, since)
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+    return None
 
 
 class Ancestor(NamedTuple):
@@ -151,7 +147,6 @@ class Ancestor(NamedTuple):
     file: str = ""
 
     def is_alive(self) -> bool:
-        """Whether all of it is still true."""
         if self.directory is not None:
             return flock.is_locked(self.directory / _ALIVE)
         wanted = (self.file, self.claims[0].exclusive)
@@ -160,7 +155,7 @@ class Ancestor(NamedTuple):
 
 def _load(directory: Path, trusted: Collection[int]) -> Ancestor | None:
     """Read an ancestor's directory; None if it is not private to one of the trusted users, or is damaged."""
-    try:
+    with contextlib.suppress(*_DAMAGED):
         status = os.stat(directory, follow_symlinks=False)
         if not stat.S_ISDIR(status.st_mode) or status.st_uid not in trusted or status.st_mode & 0o077:
             return None
@@ -170,8 +165,7 @@ def _load(directory: Path, trusted: Collection[int]) -> Ancestor | None:
             for rank, exclusive, identity, path in content["locks"]
         )
         return Ancestor(int(content["pid"]), claims, directory, content["outer"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+    return None
 
 
 class Ancestry:
@@ -194,7 +188,6 @@ class Ancestry:
         return len(self._known) > before
 
     def refresh(self) -> None:
-        """Forget ancestors that are dead."""
         self._known = [ancestor for ancestor in self._known if ancestor.is_alive()]
 
     def _find(self, identity: Identity, *, exclusive: bool = False) -> tuple[Claim, Ancestor] | None:
@@ -208,8 +201,7 @@ class Ancestry:
         None if the lock is inherited; another request where a stand-in takes its place. Raises `NestingRefused` for
         what an ancestor's lock forbids.
         """
-        found = self._find(identity)
-        if found is None:
+        if (found := self._find(identity)) is None:
             return request, None
         claim, source = found
         if request.exclusive and not claim.exclusive:
@@ -271,13 +263,11 @@ class Ancestry:
 
     def _follow_note(self, gate: Path, pid: int) -> bool:
         """Find the directory of the ancestor that holds the lock with this gate through its `owner` note."""
-        try:
+        with contextlib.suppress(*_DAMAGED):
             note = json.loads(gate.with_name(state_directory.OWNER).read_bytes())
-            if note["pid"] != pid or note["start"] != proc.start_ticks(pid):
-                return False
-            return self._follow(str(note["held"]), {proc.user(), proc.owner_of(pid)})
-        except (OSError, ValueError, LookupError, TypeError):
-            return False
+            if note["pid"] == pid and note["start"] == proc.start_ticks(pid):
+                return self._follow(str(note["held"]), {proc.user(), proc.owner_of(pid)})
+        return False
 
     def breaks_order(self, request: Request, identity: Identity) -> bool:
         """Whether a wait for this lock comes out of order, with the locks of ancestors counted.
@@ -285,8 +275,8 @@ class Ancestry:
         A commit lock below a mutex does too: another family may hold that commit lock and want the mutex. What is
         held above the ancestor of a stand-in does not count: only commands below it take the stand-in.
         """
-        directories = [ancestor.directory for ancestor in self._known]
-        nearer = directories.index(request.path.parent) if request.path.parent in directories else len(directories)
+        directories = [*(ancestor.directory for ancestor in self._known), request.path.parent]
+        nearer = directories.index(request.path.parent)
         return any(
             (claim.rank, claim.identity) > (request.rank, identity)
             or (claim.rank is Rank.MUTEX and request.rank is Rank.COMMIT)

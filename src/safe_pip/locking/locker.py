@@ -154,7 +154,6 @@ class Locker:
                 return
 
     def close(self, scope: Scope) -> None:
-        """Let the locks of `scope` go."""
         scope.let_go()
         self._scopes.remove(scope)
 
@@ -173,14 +172,10 @@ class Locker:
 
     def _wait_alone(self, request: Request, budget: WaitBudget) -> None:
         # The path may lead to another file by now.
-        with contextlib.suppress(FileNotFoundError, StartOver), _open(request) as descriptor:
-            is_owner = request.rank is Rank.OWNER
-            try:
-                self._grant(request, descriptor, [(request, descriptor)], budget, is_first=not is_owner)
-            except NotInTime:
-                # An owner lives, but its journal may be gone. It may wait for the program that runs this command.
-                if not is_owner:
-                    raise
+        # An owner lives, but its journal may be gone. It may wait for the program that runs this command.
+        ends = (FileNotFoundError, StartOver) + ((NotInTime,) if request.rank is Rank.OWNER else ())
+        with contextlib.suppress(*ends), _open(request) as descriptor:
+            self._grant(request, descriptor, [(request, descriptor)], budget, is_first=NotInTime not in ends)
 
     def _attempt(self, scopes: Sequence[Scope], budget: WaitBudget) -> None:
         opened: dict[Identity, tuple[Request, Descriptor, Scope]] = {}

@@ -44,14 +44,14 @@ def environment_lock(tree: Path, *, exclusive: bool) -> Request:
     """The environment lock of `tree`: flock on the directory itself, with a gate if there is a state directory."""
     if not state_directory.has_locks(tree):
         return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree), optional=not exclusive)
-    state, on_network = state_directory.path_of(tree), state_directory.is_on_network(tree)
-    also = state / state_directory.ENVIRONMENT if os.path.lexists(state / state_directory.ENVIRONMENT) else None
-    gate = state / state_directory.ENVIRONMENT_GATE
-    return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree), gate, also, on_network, not exclusive)
+    gate = state_directory.path_of(tree) / state_directory.ENVIRONMENT_GATE
+    also = gate.with_name(state_directory.ENVIRONMENT)
+    on_network = state_directory.is_on_network(tree)
+    beside = also if os.path.lexists(also) else None
+    return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree), gate, beside, on_network, not exclusive)
 
 
 def commit_lock(tree: Path, *, exclusive: bool) -> Request:
-    """The commit lock of `tree`, which has a state directory."""
     state, on_network = state_directory.path_of(tree), state_directory.is_on_network(tree)
     path, gate = state / state_directory.COMMIT, state / state_directory.COMMIT_GATE
     return Request(Rank.COMMIT, path, exclusive, shown_name(tree), gate, None, on_network, not exclusive)
@@ -70,12 +70,10 @@ def mutex(directory: Path) -> Request:
 
 
 def shared_directory(directory: Path, *, exclusive: bool = True) -> Request:
-    """The lock of a directory that several environments write to."""
     return Request(Rank.DIRECTORY, directory, exclusive, directory)
 
 
 def uv_lock(path: Path) -> Request:
-    """The lock that uv holds while it works."""
     return Request(Rank.UV, path, True, path, needs_writing=state_directory.is_on_network(path.parent))
 
 

@@ -35,7 +35,6 @@ _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs"}
 
 
 def path_of(tree: Path) -> Path:
-    """Where the state directory of `tree` is, or would be."""
     return tree / NAME
 
 
@@ -142,10 +141,9 @@ def has_journal(directory: Path) -> bool:
 
 def has_more(directory: Path) -> bool:
     """Whether anything but lock files is in the state directory: a command is at work, or has died."""
-    try:
+    with contextlib.suppress(OSError):
         return not LOCKS.issuperset(os.listdir(path_of(directory)))
-    except OSError:
-        return False
+    return False
 
 
 def remove(tree: Path) -> bool:

@@ -314,7 +314,7 @@ class Install:
     def _stage(self, original: Any, call: dict[str, Any], change: Change, kept: KeptBack) -> list[Any]:
         """Have the wheels prepared, then have pip install into the stage; on return its results."""
         try:
-            with space.unpacking(change.stage.root, self._files()):
+            with space.unpacking(change.stage.root):
                 self._prepare(change.target)
                 call["requirements"] = [*self._wanted().values()]
                 if not call["requirements"]:

@@ -111,7 +111,7 @@ def test_no_symbolic_link_is_followed(file: Path, tmp_path: Path) -> None:
 
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UnusableEnvironment, match="neither a file nor a directory"):
+    with pytest.raises(UnusableEnvironment, match="Neither a file nor a directory"):
         Descriptor(tmp_path / "pipe")
 
 

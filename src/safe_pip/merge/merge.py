@@ -145,10 +145,16 @@ class _Merge:
                 self._planner.tidy(found.path)
 
     def _exchange(self, live: Entry, name: str, found: Entry, sources: Sequence[Source], *, is_going: bool) -> bool:
-        """Plan to exchange the whole directory; False if it has to be entered."""
-        if not self._planner.is_in_tree(found.path) or not self._can_move(live, found):
+        """Plan to exchange the whole directory; False if it has to be entered.
+
+        Outside the trees this is done only with a directory that pip, too, would remove and make anew.
+        """
+        is_in_tree = self._planner.is_in_tree(found.path)
+        if not self._can_move(live, found) or not (is_in_tree or (not self._is_exact and self._loses_files(found))):
             return False
         contents = self._going.contents(found, is_going=is_going)
+        if contents.others and not is_in_tree:
+            return False
         # A directory with nothing but bytecode was left by an uninstall.
         is_left = contents.has_going or (contents.has_bytecode and not contents.others)
         others = [join(found.path, path) for path in contents.others]
@@ -178,10 +184,13 @@ class _Merge:
         if found.path.endswith("/__pycache__"):
             return True
         if self._made is None:
-            is_emptied = any(join(found.path, name) in self._going.paths for name in found.children)
-            return is_going or is_emptied or self._planner.is_in_tree(found.path)
+            return is_going or self._loses_files(found) or self._planner.is_in_tree(found.path)
         below = (child for child in found.children.values() if child.is_directory and not child.target)
         return found.path in self._made and all(self._may_go(child, is_going=is_going) for child in below)
+
+    def _loses_files(self, found: Entry) -> bool:
+        """Whether a file goes from this directory itself."""
+        return any(join(found.path, name) in self._going.paths for name in found.children)
 
     def _can_move(self, live: Entry, found: Entry) -> bool:
         is_allowed = self._situation.uid in (0, found.uid) or found.is_writable

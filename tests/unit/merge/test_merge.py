@@ -244,14 +244,27 @@ def test_what_an_uninstall_left_bytecode_in_is_exchanged():
     assert only(plan).known == ()
 
 
-def test_a_directory_outside_the_trees_is_entered():
-    live = ["/v/share/pkg/a", "/v/share/pkg/old"]
-    plan = planned(live, ["/v/share/pkg/a", "/v/share/pkg/new"], live)
+def test_a_directory_outside_the_trees_is_exchanged_if_all_in_it_goes():
+    """Only what pip would make anew as well: the directories above may be an administrator's."""
+    live = ["/v/share/doc/pkg/a", "/v/share/doc/pkg/old/x"]
+    plan = planned(live, ["/v/share/doc/pkg/a", "/v/share/doc/pkg/new"], live)
+    assert kinds(plan) == {"/v/share/doc/pkg": Kind.EXCHANGE}
+
+
+@pytest.mark.parametrize("other", ["/v/share/pkg/theirs", "/v/share/pkg/sub/theirs"])
+def test_a_directory_outside_the_trees_with_a_file_of_others_is_entered(other):
+    going = ["/v/share/pkg/a", "/v/share/pkg/old"]
+    plan = planned([*going, other], ["/v/share/pkg/a", "/v/share/pkg/new"], going)
     assert kinds(plan) == {
         "/v/share/pkg/a": Kind.FILE,
         "/v/share/pkg/new": Kind.NEW,
         "/v/share/pkg/old": Kind.REMOVE,
     }
+
+
+def test_a_directory_outside_the_trees_that_no_file_goes_from_is_entered():
+    live = ["/v/share/pkg/sub/a"]
+    assert kinds(planned(live, live, live)) == {"/v/share/pkg/sub": Kind.EXCHANGE}
 
 
 def test_a_tree_and_a_root_and_what_they_lie_in_are_never_moved():
@@ -752,7 +765,7 @@ def test_two_looks_at_one_directory_count_as_one():
 
     trees = [(0, first, with_only("site")), (1, second, with_only("share"))]
     plan = merge(trees, going, disk.situation(lambda path: False))
-    assert kinds(plan) == {"a.py": Kind.FILE, "/v/share/x/a": Kind.FILE}
+    assert kinds(plan) == {"a.py": Kind.FILE, "/v/share/x": Kind.EXCHANGE}
 
 
 def test_what_was_merged_by_itself_is_not_merged_again_with_what_it_lies_in():

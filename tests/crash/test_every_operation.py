@@ -188,3 +188,41 @@ def test_nothing_in_the_target_is_changed_that_is_not_in_a_journal_first(scenari
         changed = change.paths if change.operation in ("move", "move_over", "exchange") else (change.path,)
         assert all("/.safe-pip" in path for path in changed), change
     assert any("/.safe-pip" not in path for change in changes[journaled:] for path in change.paths)
+
+
+@pytest.mark.parametrize("is_removed", [False, True], ids=["moved", "removed"])
+def test_an_environment_that_goes_away_is_changed_or_not_as_the_command_says(tmp_path, is_removed):
+    """`mv` or `rm -rf` of all of it before each change of a commit."""
+    number, is_over = 0, False
+    while not is_over:
+        prefix, elsewhere = DirectPrefix(tmp_path / f"{number}"), tmp_path / f"{number}-moved"
+        prefix.change([ONE])
+        before, state, changes = prefix.content(), None, list[disk.Change]()
+
+        def go(
+            change: disk.Change,
+            root: Path = prefix.root,
+            elsewhere: Path = elsewhere,
+            changes: list[disk.Change] = changes,
+            number: int = number,
+        ) -> None:
+            changes.append(change)
+            if len(changes) == number + 1:
+                shutil.rmtree(root) if is_removed else root.rename(elsewhere)
+
+        transaction = prefix.transaction()
+        try:
+            with contextlib.ExitStack() as watching, transaction.staging(prefix.target) as change:
+                prefix.stage(change, [ONE_2], [ONE])
+                watching.enter_context(disk.watching(go))
+                transaction.commit(change, lambda now: ())
+        except SafePipError as error:
+            state = error.state
+        is_over = len(changes) <= number
+        assert state in (None, State.UNCHANGED, State.RESTORED), number
+        if elsewhere.exists():
+            shutil.rmtree(prefix.root, ignore_errors=True)
+            elsewhere.rename(prefix.root)
+            prefix.read()
+            assert (prefix.content() == before) is (state is not None), number
+        number += 1

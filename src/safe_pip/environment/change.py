@@ -14,6 +14,7 @@ from safe_pip.environment.snapshot import Ownership
 from safe_pip.environment.stage import Stage
 from safe_pip.errors import CommitFailed, SafePipError, State, UnusableEnvironment
 from safe_pip.fs.proc import user
+from safe_pip.fs.space import staging
 from safe_pip.journal import codec, commit, finish, sweep
 from safe_pip.journal.directories import OpenDirectories, Refused
 from safe_pip.journal.undo import proof
@@ -130,32 +131,35 @@ class Change:
         Directories in `entered` are not moved as a whole. Raises `UnusableEnvironment` for what is in the way, or may
         not be written.
         """
-        self.stage.reset()
-        self.stage.prune()
-        allowed = tuple(os.path.join(root, "") for root in self._roots)
-        going = {path for removal in self.removals.values() for path in removal.files if path.startswith(allowed)}
-        kept = {*self._roots, *self._trees}
-        kept = kept.union(*map(tree.ancestors, kept))
-        # Only safe-pip touches what is its own, whatever a wheel brings and a RECORD lists.
-        going = {path for path in going if not tree.is_below_own(path, kept)}
-        infos = (path for path in (*going, *map(os.path.dirname, going)) if path.endswith((".dist-info", ".egg-info")))
-        ownership = Ownership(self._trees, infos)
-        while True:
-            plan, staged = self._merged(going, kept, ownership, entered)
-            if not plan.same_second:
-                break
-            self.stage.bump_mtime(plan.same_second)
-        self._terms.judge(plan)
-        plan = plan._replace(links=self.stage.link(plan.links))
-        written = self._journal(plan, staged)
-        self.stage.add_markers(written.operations, written.roots)
-        self.stage.write_journal(codec.encode(written))
-        # Asked now: after the commit these files belong to what has replaced them.
-        overwritten = tuple((path, ownership.owner(path)) for path in plan.overwritten)
-        commit.check_permissions(written)
-        if self._is_durable:
-            self.stage.sync()
-        return ReadyPlan(plan, written, overwritten)
+        with staging(str(self.stage.home)):  # the environment may be moved or removed meanwhile
+            self.stage.reset()
+            self.stage.prune()
+            allowed = tuple(os.path.join(root, "") for root in self._roots)
+            going = {path for removal in self.removals.values() for path in removal.files if path.startswith(allowed)}
+            kept = {*self._roots, *self._trees}
+            kept = kept.union(*map(tree.ancestors, kept))
+            # Only safe-pip touches what is its own, whatever a wheel brings and a RECORD lists.
+            going = {path for path in going if not tree.is_below_own(path, kept)}
+            infos = (
+                path for path in (*going, *map(os.path.dirname, going)) if path.endswith((".dist-info", ".egg-info"))
+            )
+            ownership = Ownership(self._trees, infos)
+            while True:
+                plan, staged = self._merged(going, kept, ownership, entered)
+                if not plan.same_second:
+                    break
+                self.stage.bump_mtime(plan.same_second)
+            self._terms.judge(plan)
+            plan = plan._replace(links=self.stage.link(plan.links))
+            written = self._journal(plan, staged)
+            self.stage.add_markers(written.operations, written.roots)
+            self.stage.write_journal(codec.encode(written))
+            # Asked now: after the commit these files belong to what has replaced them.
+            overwritten = tuple((path, ownership.owner(path)) for path in plan.overwritten)
+            commit.check_permissions(written)
+            if self._is_durable:
+                self.stage.sync()
+            return ReadyPlan(plan, written, overwritten)
 
     def carry_out(self, ready: ReadyPlan, check: Callable[[], None]) -> Overwritten:
         """Do what was prepared, under the locks; on return it is committed. `check` is called before the first step.

@@ -51,7 +51,7 @@ class Trial:
 def record() -> Iterator[list[Change]]:
     """The changes in the order in which they are made."""
     trial = Trial()
-    with _watching(trial.changes.append):
+    with watching(trial.changes.append):
         yield trial.changes
 
 
@@ -130,7 +130,7 @@ def _fault(
         raise strike(change)
 
     with contextlib.ExitStack() as patched:
-        patched.enter_context(_watching(watch))
+        patched.enter_context(watching(watch))
         if torn:
             patched.enter_context(mock.patch("os.write", write_half))
             # What the kernel copies by itself is not torn here.
@@ -139,7 +139,8 @@ def _fault(
 
 
 @contextlib.contextmanager
-def _watching(watch: Callable[[Change], None]) -> Iterator[None]:
+def watching(watch: Callable[[Change], None]) -> Iterator[None]:
+    """Call `watch` before each change."""
     outer = fs.watch.observer
 
     def told(operation: str, path: str, source: str) -> None:

@@ -138,7 +138,6 @@ def _is(wanted: type[T], value: object) -> T:
 
 
 def _check(journal: Journal) -> None:
-    """Raise `Damaged` unless every value is one that a journal can have."""
     if not is_identifier(journal.identifier):
         _damaged("its identifier is none")
     for path in (journal.home, *journal.trees, *journal.directories, *journal.roots, *journal.parts):

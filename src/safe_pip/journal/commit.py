@@ -125,7 +125,6 @@ def _opened(journal: Journal) -> OpenDirectories:
 
 
 def _validate(journal: Journal, plan: Plan) -> None:
-    """Compare what the plan is about with what is there; raises `Rejected`."""
     try:
         for path, device, inode in plan.entered:
             found = os.lstat(path)
@@ -194,7 +193,6 @@ def _do(directories: OpenDirectories, operation: Operation) -> None:
 
 
 def _undo(directories: OpenDirectories, state: Directory, done: int, *, durable: bool) -> None:
-    """Undo the first `done` operations, of which the last may have failed half way, and withdraw the journal."""
     try:
         for operation in reversed(directories.journal.operations[:done]):
             undo(directories, operation)
@@ -209,7 +207,6 @@ def _undo(directories: OpenDirectories, state: Directory, done: int, *, durable:
 
 
 def _translated(error: OSError, journal: Journal, at: int) -> Exception:
-    """The error that an operation's failure means, once the operation is undone."""
     operation = journal.operations[at]
     is_directory = any(seen is not None and stat.S_ISDIR(seen.mode) for seen in (operation.old, operation.new))
     if error.errno == errno.EXDEV and is_directory and operation.old is not None:
@@ -234,7 +231,6 @@ def _failed(error: OSError, state: State) -> CommitFailed:
 
 @contextmanager
 def _held_back() -> Iterator[None]:
-    """Hold back what would end or stop this process, for the milliseconds of a commit."""
     if sys.platform == "win32":
         yield
         return

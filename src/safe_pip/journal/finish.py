@@ -132,7 +132,6 @@ def restore_unplanned(directories: OpenDirectories, unplanned: list[UnplannedFil
 def _restore(
     directories: OpenDirectories, operation: Operation, path: str, old: Location, opened: contextlib.ExitStack
 ) -> None:
-    """Move a file to where it was; directories that are missing there are made, from the root down."""
     *above, last = operation.path.split("/")
     *below, name = path.split("/")
     source, target = old.parent, directories.roots[operation.root]
@@ -163,7 +162,6 @@ def _make_like(like: os.stat_result, private: Directory, target: Directory, name
 
 
 def _old_directory(directories: OpenDirectories, operation: Operation) -> Location | None:
-    """Where the directory is that the operation took from its place."""
     is_moved = operation.kind in (Kind.EXCHANGE, Kind.SWAP, Kind.REMOVE)
     if not is_moved or operation.old is None or not stat.S_ISDIR(operation.old.mode):
         return None

@@ -118,7 +118,6 @@ def read(path: Path) -> OwnerNote:
 
 
 def _locked(path: Path) -> Owner | None:
-    """The owner file if it can be locked and still has its name."""
     try:
         descriptor = Descriptor(path, writable=True)  # a file server wants that for an exclusive lock
     except UnusableEnvironment:

@@ -167,7 +167,6 @@ def _make_private(directory: Directory, name: str) -> None:
 
 
 def _in_state(directory: str, make: Callable[[Directory], None], *, is_tree: bool) -> None:
-    """Call `make` with the state directory of `directory`, made if it is missing."""
     path = Path(directory)
     for _ in range(_TRIES):
         try:

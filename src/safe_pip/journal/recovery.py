@@ -53,8 +53,6 @@ class Unfinished(NamedTuple):
 
 
 class _Journal(NamedTuple):
-    """A journal that may be acted on, and the state directory it is in."""
-
     state: Directory
     journal: Journal
     writer: Writer
@@ -276,7 +274,6 @@ def _opened(unfinished: Unfinished) -> Iterator[tuple[_Journal, OpenDirectories]
 
 
 def _checked_steps(found: _Journal, directories: OpenDirectories, keep: bool) -> tuple[Step, ...]:
-    """What undoes it; raises `Refused` if it may not be done, and `PermissionError` if this user may not do it."""
     steps = decide(found.journal, lambda operation: observe(directories, operation, is_compared=True), keep=keep)
     _check_writer(directories, steps)
     _check_permission(directories, steps, found.state)
@@ -332,7 +329,6 @@ def _may_change(directory: Directory) -> bool:
 
 @contextlib.contextmanager
 def _explained(unfinished: Unfinished, writer: Writer) -> Iterator[None]:
-    """Turn errors of the disk, and what is not as the journal says, into errors that say what to do."""
     try:
         yield
     except Refused as error:

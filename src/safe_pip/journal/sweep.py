@@ -109,7 +109,6 @@ def _is_orphan(state: Directory, identifier: str) -> bool:
 
 
 def _is_stale(home: str | None, identifier: str, found: os.stat_result) -> bool:
-    """Whether `found` belongs to a transaction that is neither alive nor unfinished."""
     # The lock comes first: a transaction that dies after that has left its journal by the time the names are read.
     if home is not None and flock.is_locked(Path(home, state_directory.NAME, f"{identifier}{OWNER_FILE}")):
         return False

@@ -73,7 +73,6 @@ class _Merge:
         return self._planner.finished()
 
     def _enter(self, live: Entry, sources: Sequence[Source], *, is_going: bool) -> None:
-        """Merge what is staged into a directory with what is in it, name by name."""
         self._planner.entered[live.path] = live
         entries = live.children
         staged = children(sources, is_exact=self._is_exact)

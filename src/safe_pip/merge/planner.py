@@ -28,10 +28,11 @@ class NeedsPart(Exception):
 class Situation(NamedTuple):
     """What a merge has to know beside the trees. All paths are absolute, with no symbolic link in them.
 
-    `roots`: nothing outside all of them is changed. `trees`: they hold distributions. `parts`: the number of the private directory on each volume. `entered`: directories that the filesystem
-    refused to move as a whole. `can_exchange`: the parts that can. `uid`: the user who will commit. `foreign`: whether
-    a path is in the RECORD of a distribution that stays. `order`: names of the new metadata directories, dependencies
-    first. `exactly`: how a tree is put in, or taken out, as it is; None for distributions. `read`: the state of a file.
+    `roots`: nothing outside all of them is changed. `trees`: they hold distributions. `parts`: the number of the
+    private directory on each volume. `entered`: directories that the filesystem refused to move as a whole.
+    `can_exchange`: the parts that can. `uid`: the user who will commit. `foreign`: whether a path is in the RECORD of a
+    distribution that stays. `order`: names of the new metadata directories, dependencies first. `read`: the state of a
+    file. `exactly`: how a tree is put in, or taken out, as it is; None for distributions.
     """
 
     roots: tuple[str, ...]

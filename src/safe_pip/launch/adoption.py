@@ -26,7 +26,6 @@ class Adoption(NamedTuple):
 
     @property
     def file(self) -> Path:
-        """The `.pth` file."""
         return self.tree / NAME
 
     @property

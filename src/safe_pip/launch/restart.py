@@ -25,10 +25,9 @@ _VARIABLE = "SAFE_PIP_ATTEMPT"
 
 
 class Start(NamedTuple):  # at every start: to make a frozen dataclass takes ten times as long
-    """The command line, the working directory, the environment variables and the signal mask of the start.
+    """What this process was started with; pip changes the variables later, and a signal mask survives exec.
 
-    `executable` is None where the interpreter does not know itself; `directory` is None if the working directory had
-    vanished. pip changes the variables later (PIP_BUILD_TRACKER and others), and a signal mask survives exec.
+    `executable` is None where the interpreter does not know itself, `directory` if the working directory had vanished.
     """
 
     executable: str | None
@@ -39,7 +38,6 @@ class Start(NamedTuple):  # at every start: to make a frozen dataclass takes ten
 
     @classmethod
     def now(cls) -> "Start":
-        """Take down what is true of this process now."""
         try:
             directory = os.getcwd()
         except OSError:

@@ -172,7 +172,6 @@ class TargetDirectory:
         return {project: now.identity(project) for project in self._projects}
 
     def _metadata(self, project: str) -> list[str]:
-        """The dist-info directories of a project that are there."""
         found = (str(fingerprint[0]) for fingerprint in self._identities[project])
         return [path for path in found if path.endswith(".dist-info")]
 
@@ -293,7 +292,6 @@ class Install:
         return not url.startswith("file:") or url.endswith(".whl")
 
     def _stage_and_commit(self, original: Any, call: dict[str, Any]) -> list[Any]:
-        """Have pip install into the stage, then commit that."""
         options = {each: call[each] for each in ("root", "prefix", "use_user_site")}
         if call["home"] is not None:
             options = {"target_dir": Path(self.options.target_dir)}
@@ -345,7 +343,6 @@ class Install:
         return [Path(each.local_file_path) for each in self._wanted().values()]
 
     def _prepare(self, target: Target) -> None:
-        """Have all wheels ready before the first one is staged."""
         # A wheel that is built anew each time has other bytes: its entry would only take the room of others.
         wheels = [path for path in self._files() if path not in self._passing]
         if wheels:

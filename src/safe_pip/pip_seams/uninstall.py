@@ -36,6 +36,7 @@ UNLIST = Seam(_MODULE, "UninstallPthEntries.remove", ("self",))
 PROCEED = Seam(_MODULE, "UninstallPathSet._allowed_to_proceed", ("verbose",))
 
 _logger = logging.getLogger(_MODULE)
+_requirement_logger = logging.getLogger("pip._internal.req.req_install")
 
 
 class Removals:
@@ -142,12 +143,10 @@ class Uninstall:
                     kept.mark(project_of(paths))
                 self.transaction.commit(change, self._validate)
             for paths, _ in self._agreed:
-                if project_of(paths) in self._gone:
-                    logging.getLogger("pip._internal.req.req_install").warning(
-                        "Skipping %s as it is not installed.", project_of(paths)
-                    )
+                if (project := project_of(paths)) in self._gone:
+                    _requirement_logger.warning("Skipping %s as it is not installed.", project)
                 else:
-                    kept.say(project_of(paths))
+                    kept.say(project)
             self.transaction.noticed += self._removals.notices
             adopted = filter(None, map(adoption.find, target.trees))
             self.transaction.noticed += [each.told() for each in adopted if not each.works]

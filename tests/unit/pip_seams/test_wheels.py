@@ -33,7 +33,7 @@ def test_a_plain_path_below_the_stage_is_not_normalized():
 def test_the_metadata_of_a_wheel_is_read_once_while_the_wheel_stays_the_same(tmp_path):
     file = tmp_path / "one-1-py3-none-any.whl"
     file.write_bytes(b"one")
-    staging = wheels.WheelStaging(wheels.PreparedWheels(settings.load({})))
+    staging = wheels.WheelStaging(settings.load({}))
     read: list[str] = []
 
     def from_wheel(cls: type, wheel: SimpleNamespace, name: str) -> object:

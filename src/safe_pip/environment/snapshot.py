@@ -63,7 +63,8 @@ class Snapshot(NamedTuple):
 
     def is_current(self, project: str, own: Collection[str] = ()) -> bool:
         """Whether the metadata of `project` that the snapshot found, but for that in `own`, is unchanged now."""
-        return _of_others(self._now(project), own) == _of_others(self.identity(project), own)
+        before, now = self.identity(project), tuple(self._now(project))
+        return now == before or bool(own and _of_others(now, own) == _of_others(before, own))
 
     def _now(self, project: str) -> Iterator[Fingerprint]:
         return (_fingerprint(str(seen[0])) for seen in self.identity(project))

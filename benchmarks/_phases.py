@@ -85,17 +85,17 @@ def run() -> int:
 
     isolation.isolate()
     from safe_pip.cli import main
-    from safe_pip.pip_seams.seams import Seams
+    from safe_pip.pip_seams import seams
 
-    attach = Seams._attach_install
+    preload = seams.preload
 
-    def attach_install(seams) -> None:
+    def wrap_all() -> None:
         for phase, places in PHASES.items():
             for place in places:
                 wrap(phase, place)
-        attach(seams)
+        preload()
 
-    Seams._attach_install = attach_install
+    seams.preload = wrap_all
     switch()
     stack[:] = ["pip: start, resolving, its own words"]
     sys.argv[:] = ["safe-pip", *ARGUMENTS]

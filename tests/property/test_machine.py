@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from safe_pip import fs
-from safe_pip.locking import flock
+from safe_pip.locking import flock, state_directory
 from safe_pip.merge.merge import MergeRefused
 from tests.support.faults import disk
 from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution, without_exchange
@@ -162,6 +162,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self, installed: Wish, can_exchange: bool, shared_bin: bool) -> None:
         self.prefix = DirectPrefix(self.prefix.root, shared_bin=shared_bin)
         self.can_exchange = can_exchange
+        state_directory.make(self.prefix.site)  # what a kill leaves of a new one is deleted only after an hour
         self.a_command_comes_to_its_end(installed, is_late=False)
 
     def teardown(self) -> None:
@@ -273,6 +274,7 @@ class Machine(RuleBasedStateMachine):
         seen = self.seen(files)
         # The directories of what is put back are made one after the other.
         made = {above for path in missing for above in parents(path)} - seen.keys()
+        made |= {"share"} - seen.keys()  # no file was in it itself, so it stays when it is empty
         assert {path: content for path, content in found.items() if path not in made} == seen
 
     def seen(self, files: Mapping[str, str]) -> dict[str, str]:

@@ -221,6 +221,23 @@ def test_a_commit_names_overwritten_files_with_their_former_owners(prefix: Direc
     assert sorted(overwritten) == [(f"{site}nobodys.py", None), (f"{site}tool.py", "tool")]
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES], ids=errno.errorcode.get)
+@pytest.mark.parametrize("where", ["OpenDirectories", "_is_as_listed"])
+def test_what_the_kernel_refuses_before_the_first_operation_changes_nothing(
+    prefix: DirectPrefix, monkeypatch: pytest.MonkeyPatch, where: str, number: int
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(number, os.strerror(number), "somewhere")
+
+    before = prefix.content()
+    monkeypatch.setattr(f"safe_pip.journal.commit.{where}", refuse)
+    with pytest.raises(CommitFailed) as failed:
+        prefix.change([NEW], [OLD])
+    assert failed.value.state is State.UNCHANGED
+    assert prefix.content() == before
+    assert prefix.private() == []
+
+
 def test_an_egg_goes_although_its_directory_is_a_tree_of_the_environment(prefix: DirectPrefix) -> None:
     """`easy-install.pth` puts it on `sys.path`."""
     prefix.write({"site/egg-1.egg/EGG-INFO/PKG-INFO": "Name: egg\n", "site/egg-1.egg/egg.py": ""})

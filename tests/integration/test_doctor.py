@@ -86,8 +86,8 @@ OTHERWISE = {
     # A private directory has a name of sixteen digits.
     test_checker.plant_stage: (True, set()),
     # pip stashes single files elsewhere, so below the top this may be a user's file.
-    test_checker.plant_stashed_file: (True, {"unowned"}),
-    test_checker.plant_unowned_module: (True, {"unowned"}),
+    test_checker.plant_stashed_file: (True, set()),
+    test_checker.plant_unowned_module: (True, set()),
     # A dist-info belongs to its distribution, whatever is in it.
     test_checker.plant_unrecorded_requested: (True, set()),
     # Beside the trees users may keep data and programs of their own.
@@ -126,9 +126,12 @@ def test_every_finding_is_a_line_with_its_repair_and_they_are_sorted(environment
 
 
 def test_notes_alone_leave_it_sound(environment: Venv) -> None:
-    test_checker.plant_unowned_module(environment)
+    kept = environment.purelib / ".safe-pip" / f"kept-{ID}"
+    kept.mkdir(parents=True)
+    complete(kept.parent)
     out = doctor("--env", environment.path, code=0)
-    assert out == f"note: unowned: {environment.purelib}/right/deep/b.py\nSound: 2 distributions\n"
+    assert out.startswith(f"note: put-aside: {kept}: ")
+    assert out.endswith("\nSound: 2 distributions\n")
 
 
 def test_a_prepared_transaction_comes_before_everything_else_and_is_left_alone(environment: Venv) -> None:

@@ -55,7 +55,6 @@ Each finding is a line: its kind, the distribution, the path, and what would rep
   abandoned                      a private directory or a marker of a safe-pip that was killed
   adopted-in-vain                the safe-pip that pip is there (`safe-pip adopt`) is gone
 Notes:
-  unowned                        a file that no RECORD names, where distributions are: data, which is kept
   managed-elsewhere              no RECORD, because another tool looks after the distribution
   put-aside                      what `--repair` kept of a transaction that could not be undone
   adopted                        pip is safe-pip there (`safe-pip adopt`)

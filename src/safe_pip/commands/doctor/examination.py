@@ -43,9 +43,6 @@ _INSTALLERS = ("", "pip", "safe-pip", "uv", "poetry", "pdm", "installer", "flit"
 # Markers and private directories are in use for milliseconds.
 _LONGEST_USE = 600.0
 _MARKER = re.compile(re.escape(state_directory.NAME) + r"-([0-9a-f]{16})")
-# These come with an interpreter, a virtual environment or setuptools, and with no distribution.
-_KNOWN = re.compile(r"README\.txt|_virtualenv\.(py|pth)|__pycache__|.*\.egg(-link)?|easy-install\.pth", re.DOTALL)
-_INTERRUPTED = "of a plain pip that was interrupted"
 
 
 class Kind(enum.Enum):
@@ -63,7 +60,6 @@ class Kind(enum.Enum):
     LEFTOVER = "leftover"
     UNFINISHED_TRANSACTION = "unfinished-transaction"
     ABANDONED = "abandoned"
-    UNOWNED = "unowned"
     NOT_OURS = "managed-elsewhere"
     PUT_ASIDE = "put-aside"
     ADOPTED = "adopted"
@@ -71,8 +67,8 @@ class Kind(enum.Enum):
 
     @property
     def is_note(self) -> bool:
-        """Whether it is no fault: files without an owner are legitimate, and so is another installer."""
-        return self in (Kind.UNOWNED, Kind.NOT_OURS, Kind.PUT_ASIDE, Kind.ADOPTED)
+        """Whether it is no fault."""
+        return self in (Kind.NOT_OURS, Kind.PUT_ASIDE, Kind.ADOPTED)
 
 
 NOT_UNINSTALLABLE = (Kind.MISSING_METADATA, Kind.WRONG_METADATA, Kind.MISSING_RECORD, Kind.UNREADABLE_RECORD)
@@ -251,19 +247,19 @@ class _Look:
     """Several looks at one environment; a distribution that has not changed in between is not read again."""
 
     def __init__(self, place: Place, unfinished: frozenset[str]) -> None:
-        self._place = place
+        self._trees = [*map(str, place.trees)]
         self._unfinished = unfinished
         self._paths = RealPaths()
         self._checked: dict[Fingerprint, tuple[Installed, list[Finding]]] = {}
 
     def snapshot(self) -> Snapshot:
-        return Snapshot.take(map(str, self._place.trees))
+        return Snapshot.take(self._trees)
 
     def judge(self, snapshot: Snapshot) -> tuple[tuple[Installed, ...], list[Finding]]:
         """What is installed, and everything that is found, notes included."""
         fingerprints = {each[0]: each for several in snapshot.projects.values() for each in several}
         there, found = list[Installed](), dict[str, list[Finding]]()
-        for tree in map(str, self._place.trees):
+        for tree in self._trees:
             for entry in _listed(tree):
                 if entry.name.endswith((".dist-info", ".egg-info")) and not entry.name.startswith("~"):
                     fingerprint = fingerprints.get(entry.path, (entry.path,))
@@ -272,16 +268,10 @@ class _Look:
                         self._checked[fingerprint] = read, check(read)
                     each, found[entry.path] = self._checked[fingerprint]
                     there.append(each)
-        owned = Owned.by(there)
-        beside = [each for tree in self._place.trees for each in strays(str(tree), owned, self._unfinished)]
-        return tuple(there), [*judge(there, found), *map(self._with_project, beside)]
-
-    def _with_project(self, finding: Finding) -> Finding:
-        """A leftover with the project whose metadata it is, so that this can be reinstalled."""
-        if finding.kind is not Kind.LEFTOVER or not finding.path.endswith(".dist-info"):
-            return finding
-        name, version = Installed.read(finding.tree, finding.path, self._paths).metadata or ("", "")
-        return finding._replace(project=canonical(name), version=version)
+        owned = {path for each in there for path in (each.info, *(row.path for row in each.rows or ()))}
+        oldest = time.time() - _LONGEST_USE
+        beside = [each for tree in self._trees for each in strays(tree, owned, self._unfinished, oldest)]
+        return tuple(there), judge(there, found) + beside
 
 
 # -- distributions -----------------------------------------------------------------------------------------------------
@@ -458,72 +448,40 @@ def with_repairs(findings: Iterable[Finding], installed: Iterable[Installed]) ->
 # -- what lies between them --------------------------------------------------------------------------------------------
 
 
-class Owned(NamedTuple):
-    """What the distributions own: their files, the directories above them, and what is theirs as a whole.
+def strays(tree: str, owned: Collection[str], unfinished: Collection[str], oldest: float) -> Iterator[Finding]:
+    """What interrupted commands have left in a tree, beside the paths that are `owned`, and what `--repair` put aside.
 
-    `known` are the trees whose distributions all say which files they have; elsewhere nothing can be called unowned.
+    The transactions in `unfinished` will remove their markers. A private directory younger than `oldest` may be in use.
     """
-
-    files: frozenset[str]
-    directories: frozenset[str]
-    whole: frozenset[str]
-    known: frozenset[str]
-
-    @classmethod
-    def by(cls, installed: Collection[Installed]) -> "Owned":
-        files = frozenset(row.path for each in installed for row in each.rows or ())
-        whole = frozenset(each.info for each in installed)
-        unknown = {each.tree for each in installed if each.rows is None}
-        known = frozenset(each.tree for each in installed if each.tree not in unknown)
-        directories = set[str]()
-        for path in (*files, *whole):
-            while (path := os.path.dirname(path)) not in directories and path != os.path.dirname(path):
-                directories.add(path)
-        return cls(files, frozenset(directories), whole, known)
-
-
-def strays(
-    tree: str, owned: Owned, unfinished: Collection[str], now: float | None = None, directory: str = ""
-) -> Iterator[Finding]:
-    """What is in a tree (in one `directory` of it) and belongs to no distribution.
-
-    The transactions in `unfinished` will remove their markers.
-    """
-    directory, now = directory or tree, time.time() if now is None else now
-    # Installers write there. Any other directory may be on the path too, for example a home.
-    is_for_distributions = os.path.basename(tree) in PACKAGES or tree in owned.known
-    for entry in _listed(directory):
-        path = entry.path
-        is_directory = entry.is_dir(follow_symlinks=False)
-        if directory == tree and entry.name == state_directory.NAME:
+    for each in _listed(os.path.join(tree, state_directory.NAME)):
+        if each.name.startswith(KEPT):
             detail = "of a transaction that could not be undone: look at it, then remove it"
-            kept = (each.path for each in _listed(path) if each.name.startswith(KEPT))
-            yield from (Finding(Kind.PUT_ASIDE, tree, each, detail=detail) for each in kept)
-        elif path in owned.files or path in owned.whole or entry.name == state_directory.NAME:
-            pass
-        elif directory == tree and entry.name == adoption.NAME and (adopted := adoption.find(tree)):
-            kind = Kind.ADOPTED if adopted.works else Kind.ADOPTED_IN_VAIN
-            yield Finding(kind, tree, path, detail=adopted.told())
-        elif entry.name.startswith(f"{state_directory.NAME}-"):
-            match = _MARKER.fullmatch(entry.name)  # a marker, or a private directory that no process uses
+            yield Finding(Kind.PUT_ASIDE, tree, each.path, detail=detail)
+    if adopted := adoption.find(Path(tree)):
+        kind = Kind.ADOPTED if adopted.works else Kind.ADOPTED_IN_VAIN
+        yield Finding(kind, tree, str(adopted.file), detail=adopted.told())
+    entered = {tree}
+    for path in owned:
+        while (path := os.path.dirname(path)) not in entered and path.startswith(os.path.join(tree, "")):
+            entered.add(path)
+    # Installers write there. Any other directory may be on the path too, for example a home.
+    infos = {os.path.dirname(path) for path in owned if path.endswith(".dist-info")}
+    is_for_distributions = os.path.basename(tree) in PACKAGES or tree in infos
+    for entry in (entry for directory in entered for entry in _listed(directory)):
+        name, path, is_directory = entry.name, entry.path, entry.is_dir(follow_symlinks=False)
+        if name.startswith(f"{state_directory.NAME}-"):
+            match = _MARKER.fullmatch(name)  # a marker, or a private directory that no process uses
             with suppress(OSError):
-                is_old = now - entry.stat(follow_symlinks=False).st_mtime > _LONGEST_USE
+                is_old = entry.stat(follow_symlinks=False).st_mtime < oldest
                 if is_old and (is_directory if match is None else match[1] not in unfinished):
                     yield Finding(Kind.ABANDONED, tree, path, detail="of a safe-pip that was killed")
-        elif is_directory and entry.name == "__pycache__":
-            for each in _listed(path):  # bytecode goes with its source, or does no harm
-                if tree in owned.known and each.path not in owned.files and not is_bytecode(each.path):
-                    yield Finding(Kind.UNOWNED, tree, each.path)
-        elif is_directory and path in owned.directories:
-            yield from strays(tree, owned, unfinished, now, path)
-        elif entry.name.startswith("~") and (is_directory or directory == tree) and is_for_distributions:
-            yield Finding(Kind.LEFTOVER, tree, path, detail=_INTERRUPTED)
-        elif tree in owned.known and not (directory == tree and _KNOWN.fullmatch(entry.name)):
-            count = sum(not name.endswith(".pyc") for _, _, names in os.walk(path) for name in names)
-            if not is_directory:
-                yield Finding(Kind.UNOWNED, tree, path)
-            elif count:
-                yield Finding(Kind.UNOWNED, tree, os.path.join(path, ""), detail=f"{count} files")
+        elif not (name.startswith("~") and is_for_distributions) or path in owned or path in entered:
+            pass
+        elif is_directory or os.path.dirname(path) == tree:
+            said = Installed.read(tree, path, RealPaths()).metadata if name.endswith(".dist-info") else None
+            project, version = said or ("", "")
+            detail = "of a plain pip that was interrupted"
+            yield Finding(Kind.LEFTOVER, tree, path, project and canonical(project), version, detail)
 
 
 def _listed(directory: str) -> list[os.DirEntry[str]]:

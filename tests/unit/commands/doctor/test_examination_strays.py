@@ -1,4 +1,4 @@
-"""What no distribution owns: leftovers are found, data is noted, and what a distribution owns is left out."""
+"""What interrupted commands have left is found; what a distribution owns and a user's data are left out."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip.commands.doctor import examination
-from safe_pip.commands.doctor.examination import Installed, Kind, Owned
-from safe_pip.records import Row
+from safe_pip.commands.doctor.examination import Kind
 
 ID = "0123456789abcdef"
 NOW = 10_000_000.0
@@ -30,53 +29,27 @@ def put(path: Path, text: str = "") -> Path:
     return path
 
 
-def owned(tree: Path, *more: str, rows: bool = True) -> Owned:
-    paths = ("demo/a.py", "demo/deep/b.py", "demo-1.dist-info/RECORD", *more)
-    listed = tuple(Row(str(tree / path)) for path in paths) if rows else None
-    info = str(tree / "demo-1.dist-info")
-    installed = Installed(str(tree), info, "demo", "1", ("demo", "1"), listed)
-    return Owned.by([installed])
+def owned(tree: Path, *more: str) -> set[str]:
+    paths = ("demo/a.py", "demo/deep/b.py", "demo-1.dist-info", "demo-1.dist-info/RECORD", *more)
+    return {str(tree / path) for path in paths}
 
 
-def found(tree: Path, by: Owned | None = None, unfinished: tuple[str, ...] = ()) -> list[tuple[Kind, str]]:
-    findings = examination.strays(str(tree), by or owned(tree), unfinished, NOW)
-    return [(finding.kind, os.path.relpath(finding.path, tree)) for finding in findings]
+def found(tree: Path, by: set[str] | None = None, unfinished: tuple[str, ...] = ()) -> list[tuple[Kind, str]]:
+    findings = examination.strays(str(tree), owned(tree) if by is None else by, unfinished, NOW - 1000)
+    return sorted(
+        ((finding.kind, os.path.relpath(finding.path, tree)) for finding in findings), key=lambda each: each[1]
+    )
 
 
-def test_files_of_a_distribution_of_the_interpreter_and_of_setuptools_are_no_strays(tree: Path) -> None:
+def test_files_of_a_distribution_of_the_interpreter_and_of_users_are_no_strays(tree: Path) -> None:
     put(tree / "demo" / "__pycache__" / "a.cpython-310.pyc")
     put(tree / "demo" / "__pycache__" / "gone.cpython-310.pyc")
     put(tree / "demo-1.dist-info" / "more.json")
     put(tree / ".safe-pip" / "commit")
-    for name in ("README.txt", "_virtualenv.py", "easy-install.pth", "some.egg-link", "old.egg/x.py"):
+    for name in ("README.txt", "_virtualenv.py", "own.py", "demo/cache.db", "demo/~backup", "plugins/~old/x.py"):
         put(tree / name)
     (tree / "demo" / "empty").mkdir()
     assert found(tree) == []
-
-
-def test_unowned_files_are_notes_and_a_directory_of_them_is_one(tree: Path) -> None:
-    put(tree / "demo" / "cache.db")
-    put(tree / "demo" / "plugins" / "x.py")
-    put(tree / "demo" / "plugins" / "deep" / "y.py")
-    put(tree / "own.py")
-    put(tree / "demo" / "__pycache__" / "a.txt")
-    (tree / "link").symlink_to(tree / "demo")
-    assert found(tree) == [
-        (Kind.UNOWNED, "demo/__pycache__/a.txt"),
-        (Kind.UNOWNED, "demo/cache.db"),
-        (Kind.UNOWNED, "demo/plugins"),
-        (Kind.UNOWNED, "link"),
-        (Kind.UNOWNED, "own.py"),
-    ]
-    plugins = next(each for each in examination.strays(str(tree), owned(tree), ()) if "plugins" in each.path)
-    assert (plugins.detail, plugins.path[-1]) == ("2 files", os.sep)
-    assert Kind.UNOWNED.is_note
-
-
-def test_where_a_distribution_does_not_tell_its_files_nothing_is_called_unowned(tree: Path) -> None:
-    put(tree / "own.py")
-    assert found(tree, owned(tree, rows=False)) == []
-    assert found(tree / "demo", owned(tree)) == []
 
 
 def test_leftovers_of_a_plain_pip_are_found_at_any_depth(tree: Path) -> None:
@@ -99,7 +72,8 @@ def test_a_name_that_a_record_has_is_no_leftover(tree: Path) -> None:
 
 def test_a_directory_on_the_path_without_distributions_has_no_strays(tmp_path: Path) -> None:
     put(tmp_path / "home" / "~backup" / "x")
-    assert list(examination.strays(str(tmp_path / "home"), Owned.by([]), ())) == []
+    below = {str(tmp_path / "home/lib/site-packages" / name) for name in ("a-1.dist-info", "a.py")}
+    assert list(examination.strays(str(tmp_path / "home"), below, (), NOW)) == []
 
 
 @pytest.mark.parametrize("name", [".safe-pip-abcdefgh", f".safe-pip-{ID}"])

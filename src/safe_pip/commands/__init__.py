@@ -15,4 +15,4 @@ MODULES = {verb: f"{__name__}.{verb}" for verb in VERBS} | {
     "unadopt": f"{__name__}.adopt",
     "unmerge": f"{__name__}.merge.unmerge",
 }
-"""The module of each verb. It has `describe`, which adds the verb's options to a parser, and `main`, which runs it."""
+"""The module of each verb, whose `main` runs it."""

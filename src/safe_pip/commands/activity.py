@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,23 +75,18 @@ def locks(tree: Path, view: View, directories: Iterable[Path] = ()) -> Iterator[
     """The locks of `tree`, then those of shared `directories` and the mutexes and uv's lock of its environment."""
     state = state_directory.path_of(tree)
     note = inheritance.noted(state / state_directory.OWNER)
-    beside = [state / state_directory.ENVIRONMENT]
-    environment = _lock("environment", tree, [tree, *beside], state / state_directory.ENVIRONMENT_GATE, view)
-    commit = _lock("commit", tree, [state / state_directory.COMMIT], state / state_directory.COMMIT_GATE, view)
-    if note is not None:
-        # `/proc` tells only when the process began; the note tells when it took the lock.
-        environment, commit = (
-            each._replace(
-                holders=tuple(by._replace(since=note.since) if by.pid == note.pid else by for by in each.holders)
-            )
-            for each in (environment, commit)
-        )
-        known = {party.pid for each in (environment, commit) for party in each.holders}
-        if note.pid not in known and not view.is_complete:
+    for name, paths, gate in (
+        ("environment", [tree, state / state_directory.ENVIRONMENT], state / state_directory.ENVIRONMENT_GATE),
+        ("commit", [state / state_directory.COMMIT], state / state_directory.COMMIT_GATE),
+    ):
+        lock = _lock(name, tree, paths, gate, view)
+        if note is not None:
+            # `/proc` tells only when the process began; the note tells when it took the lock.
             unseen = note._replace(exclusive=True, is_seen=False)
-            environment = environment._replace(holders=(*environment.holders, unseen))
-    yield environment
-    yield commit
+            known = tuple(by._replace(since=note.since) if by.pid == note.pid else by for by in lock.holders)
+            is_hidden = name == "environment" and not view.is_complete and note.pid not in {by.pid for by in known}
+            lock = lock._replace(holders=(*known, unseen) if is_hidden else known)
+        yield lock
     home = order.shown_name(tree)
     others = {"source directory": home / "src", "uv": home / ".lock"}
     others |= {f"shared directory {path}": path for path in directories if not path.is_relative_to(home)}
@@ -114,11 +110,9 @@ def mutexes(view: View, shown: Iterable[Path]) -> Iterator[Lock]:
 
 
 def _is_mutex(path: Path) -> bool:
-    is_of_tree = (
-        path.name in PACKAGES or state_directory.NAME in path.parts or os.path.lexists(state_directory.path_of(path))
-    )
-    is_known = path.name in order.SOURCE_MARKS or "safe-pip" in path.parts or os.path.isdir(path)
-    return is_known and not is_of_tree
+    if path.name in PACKAGES or state_directory.NAME in path.parts or os.path.lexists(state_directory.path_of(path)):
+        return False  # of a tree
+    return path.name in order.SOURCE_MARKS or "safe-pip" in path.parts or os.path.isdir(path)
 
 
 def _lock(name: str, tree: Path | None, paths: list[Path], gate: Path | None, view: View) -> Lock:
@@ -163,25 +157,17 @@ def transactions(trees: Iterable[Path]) -> list[Transaction]:
 
 
 def _named(tree: Path) -> Iterator[tuple[Path, str]]:
-    directory = state_directory.path_of(tree)
-    try:
+    directory, names = state_directory.path_of(tree), list[str]()
+    with suppress(OSError):
         names = os.listdir(directory)
-    except OSError:
-        return
-    for name in names:
-        match = _NAME.fullmatch(name)
-        if match is None:
-            continue
+    for match in filter(None, map(_NAME.fullmatch, names)):
         if match[2] != "home":
             yield tree, match[1] or match[3]
-            continue
-        try:
-            with open(directory / name, "rb") as file:
+        else:
+            with suppress(OSError), open(directory / match[0], "rb") as file:
                 home = os.fsdecode(file.read(_LONGEST).partition(b"\n")[0])
-        except OSError:
-            continue
-        if os.path.isabs(home):
-            yield Path(home), match[1]
+                if os.path.isabs(home):
+                    yield Path(home), match[1]
 
 
 def _state(home: Path, identifier: str) -> State | None:

@@ -23,14 +23,12 @@ def run(command: Sequence[str], *, durable: bool = False) -> int:
     variables = {**os.environ, "SAFE_PIP_DURABLE": "1"} if durable else None
     if sys.platform == "win32":
         return subprocess.call(command, env=variables)
-    passed_on = {
-        *(signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTERM, signal.SIGHUP),
-        *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT),
-    }
+    terminal = {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP}
+    others = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT, signal.SIGCHLD}
     # A SIGCHLD that our parent told us to ignore would make the kernel forget the child's exit status. A signal with a
     # handler is not ignored; this one interrupts nothing.
     before = signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*passed_on, signal.SIGCHLD})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, terminal | others)
     try:
         child = subprocess.Popen(
             command,
@@ -38,49 +36,31 @@ def run(command: Sequence[str], *, durable: bool = False) -> int:
             env=variables,
             preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask),
         )
-        child.returncode = status = _pass_on(child.pid, {*passed_on, signal.SIGCHLD})
+        while child.returncode is None:
+            if sys.platform == "linux":
+                received = signal.sigwaitinfo(terminal | others)
+                number, is_for_both = received.si_signo, received.si_code > 0  # the terminal's own (sigaction(2))
+            else:
+                number = signal.sigwait(terminal | others)
+                is_for_both = number in terminal
+            if number == signal.SIGCHLD:
+                child.returncode = _status(child.pid)
+            elif not is_for_both:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, number)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
-    return status if status >= 0 else 128 - status
+    return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
-def _pass_on(pid: int, signals: set[signal.Signals]) -> int:
-    """Pass signals on until the child ends; on return its status, negative for a signal."""
+def _status(pid: int) -> int | None:
+    """The exit status of a child, negative for a signal; None if it goes on."""
     if sys.platform == "win32":
         raise NotImplementedError
-    while True:
-        number, is_for_both = _next(signals)
-        if number != signal.SIGCHLD:
-            if not is_for_both:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
-            continue
-        found, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
-        if found and os.WIFSTOPPED(status):
-            if os.WSTOPSIG(status) != signal.SIGSTOP:
-                # The terminal stopped the child, and the shell waits until this process stops too. When it continues,
-                # this process gets a SIGCONT, which is passed on.
-                os.kill(os.getpid(), signal.SIGSTOP)
-        elif found:
-            return os.waitstatus_to_exitcode(status)
-
-
-def _next(signals: set[signal.Signals]) -> tuple[int, bool]:
-    """Wait for a signal; on return its number, and whether it went to the whole process group, the child included."""
-    if sys.platform == "win32":
-        raise NotImplementedError
-    if sys.platform == "linux":
-        received = signal.sigwaitinfo(signals)
-        return received.si_signo, received.si_code > 0  # the kernel's own, so the terminal's (sigaction(2))
-    number = signal.sigwait(signals)
-    return number, number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP) and _is_in_foreground()
-
-
-def _is_in_foreground() -> bool:
-    if sys.platform == "win32":
-        raise NotImplementedError
-    for fd in (0, 1, 2):
-        with contextlib.suppress(OSError):
-            return os.tcgetpgrp(fd) == os.getpgrp()
-    return False
+    found, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+    if found and os.WIFSTOPPED(status) and os.WSTOPSIG(status) != signal.SIGSTOP:
+        # The terminal stopped the child, and the shell waits until this process stops too. When it continues, this
+        # process gets a SIGCONT, which is passed on.
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return os.waitstatus_to_exitcode(status) if found and not os.WIFSTOPPED(status) else None

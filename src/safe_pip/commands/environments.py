@@ -10,22 +10,26 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from safe_pip import fs
 from safe_pip.environment.environment import PACKAGES, Environment, Prefix, resolved, trees_below
 from safe_pip.environment.transaction import Transaction
-from safe_pip.errors import UnusableEnvironment
+from safe_pip.errors import StalePlan, UnusableEnvironment
 from safe_pip.launch import isolation
 from safe_pip.launch.settings import Settings
 from safe_pip.locking import order, state_directory
 from safe_pip.locking.waiting import Waiting
 
-MISLEADING = ("TARGET", "PREFIX", "ROOT", "USER", "PYTHON", "DRY_RUN", "REPORT")
-"""The variables of pip (after `PIP_`) that send an install elsewhere, or let it install nothing."""
+MISLEADING = ("TARGET", "PREFIX", "ROOT", "USER", "PYTHON", "DRY_RUN", "REPORT", "REQUIREMENT", "EDITABLE", "GROUP")
+"""The variables of pip (after `PIP_`) that send an install elsewhere, or let it install something else or nothing."""
 
+T = TypeVar("T")
+_ATTEMPTS = 10
 _LIBRARY = re.compile(r"(python|pypy)[\d.]*t?")
 _SCRIPTS = "Scripts" if sys.platform == "win32" else "bin"
 _PYTHON = "python.exe" if sys.platform == "win32" else "python"
@@ -123,22 +127,6 @@ class Place:
         shown = order.shown_name(tree)
         return None if shown == tree else shown
 
-    def installing(self, tree: Path) -> tuple[list[str], list[str]] | None:
-        """The options of pip, before and behind `install`, that install into `tree`; None where it does not."""
-        if self.named is None:
-            if tree in own_trees():
-                return [], ["--no-user"]
-            user = getattr(sys.modules.get("site"), "USER_SITE", None)
-            return ([], ["--user"]) if user and tree == Path(os.path.realpath(user)) else None
-        home, path = self.home(tree), Path(os.path.abspath(self.named))
-        if home is not None or fs.is_file(path):
-            return ["--python", str(home or path)], []
-        if tree.name not in PACKAGES:
-            return [], ["--target", str(tree), "--upgrade"]
-        scripts = scripts_of(tree)
-        python = [str(scripts / name) for name in (_PYTHON, "python3") if fs.is_file(scripts / name)]
-        return (["--python", python[0]], []) if python and path != tree else None
-
 
 def own_trees() -> list[Path]:
     """The trees that this Python's pip installs into."""
@@ -203,3 +191,23 @@ def scripts_below(prefix: Path) -> Path:
 
 def python_of(prefix: Path) -> Path:
     return scripts_below(prefix) / _PYTHON
+
+
+def until_current(attempt: Callable[[], T]) -> T:
+    """Call `attempt`, again whenever the environment changes meanwhile; at last raises `StalePlan`."""
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(StalePlan):
+            return attempt()
+    return attempt()
+
+
+def state_of(path: str) -> tuple[int, ...] | None:
+    """What tells whether a file was changed or replaced; None if there is none."""
+    try:
+        return state(os.lstat(path))
+    except OSError:
+        return None
+
+
+def state(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns

@@ -1,14 +1,14 @@
-"""The command line of safe-pip's own verbs: one parser for all, from which help and completion come.
+"""The command line of safe-pip's own verbs: one table for all, from which parser, help and completion come.
 
 `argparse` takes milliseconds to import, so only a command that runs a verb, or shows its options, imports this module.
-The module of a verb is imported by its name in `MODULES`, when that verb is asked for.
+`docs/json.md` has what the JSON documents contain.
 """
 
 import argparse
 import importlib
 from argparse import Namespace
 from functools import partial
-from typing import NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from safe_pip.commands import MODULES, VERBS
 from safe_pip.commands.environments import Context
@@ -17,34 +17,7 @@ from safe_pip.launch.settings import Settings, seconds
 from safe_pip.locking.waiting import Waiting
 from safe_pip.messages import output, say
 
-__all__ = ["Namespace", "Parser", "listed", "parser", "run", "tell", "text"]
-
-
-class Parser(argparse.ArgumentParser):
-    """The arguments of one verb. A mistake on the command line raises `UsageError`."""
-
-    def __init__(self, verb: str) -> None:
-        layout = argparse.RawDescriptionHelpFormatter
-        super().__init__(prog=f"safe-pip {verb}", formatter_class=layout, allow_abbrev=False)
-        self.set_defaults(verb=verb, lock_timeout=None)
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog}: {message}", hint=f"See `{self.prog} --help`")
-
-    def add_env(self, more: str = "") -> None:
-        what = f"the environment: a virtual environment, its Python, or a prefix{more} (default: this Python's)"
-        self.add_argument("--env", type=text, metavar="DIR", help=what)
-
-    def add_json(self) -> None:
-        self.add_argument("--json", action="store_true", help="print one JSON document")
-
-    def add_lock_timeout(self) -> None:
-        self.add_argument(
-            "--lock-timeout",
-            type=partial(seconds, source="--lock-timeout"),
-            metavar="SECONDS",
-            help="exit with status 75 if a lock is not free by then; 0 does not wait (default: wait)",
-        )
+__all__ = ["Namespace", "listed", "parser", "run", "tell"]
 
 
 def text(value: str) -> str:
@@ -54,19 +27,227 @@ def text(value: str) -> str:
     return value
 
 
-def tell(text: str) -> bool:
-    """Print the result of a verb. False: it could not be written, which is said; not if a reader ended (`| head`)."""
-    error = output(text)
-    if error is not None:
-        say(f"warning: standard output could not be written: {error.strerror}")
-    return error is None or isinstance(error, BrokenPipeError)
+Option = tuple[tuple[str, ...], dict[str, Any]]
+"""One argument: its names, and what `argparse` is told of it."""
 
 
-def parser(verb: str) -> Parser:
-    """The parser of a verb; imports the verb's module."""
-    made = Parser(verb)
-    importlib.import_module(MODULES[verb]).describe(made)
-    made.description = made.description or VERBS[verb]
+def value(*names: str, help: str, **facts: Any) -> Option:
+    return names, {"type": text, "help": help, **facts}
+
+
+def flag(*names: str, help: str, **facts: Any) -> Option:
+    return names, {"action": "store_true", "help": help, **facts}
+
+
+def env(more: str = "") -> Option:
+    what = f"the environment: a virtual environment, its Python, or a prefix{more} (default: this Python's)"
+    return value("--env", metavar="DIR", help=what)
+
+
+JSON = flag("--json", help="print one JSON document")
+LOCK_TIMEOUT = value(
+    "--lock-timeout",
+    type=partial(seconds, source="--lock-timeout"),
+    metavar="SECONDS",
+    help="exit with status 75 if a lock is not free by then; 0 does not wait (default: wait)",
+)
+
+
+class Verb(NamedTuple):
+    """What the help of a verb says, and its arguments."""
+
+    description: str
+    options: tuple[Option, ...]
+    epilog: str = ""
+    usage: str | None = None
+
+
+TABLE = {
+    "adopt": Verb(
+        """\
+From now on `pip`, `pip3`, `pip3.X` and `python -m pip` of the environment are safe-pip, for programs that call pip
+themselves: tox, nox, Makefiles. It stays so when any tool upgrades or reinstalls pip there, and `python -m pip` works
+without any pip in the environment. What is installed stays as it is, and so does `import pip`.
+
+The command writes one file, `safe-pip-adopted.pth`, where the environment's distributions are. It starts the safe-pip
+that is installed there, or else the one that you run now, which has to stay where it is. If that is uninstalled or
+moved, pip is plain pip again, and says so. If it is damaged, pip refuses to run, with status 78, and says what to do.
+""",
+        (env(),),
+    ),
+    "unadopt": Verb(
+        """\
+Take `safe-pip adopt` back: `pip` and `python -m pip` of the environment are what they were, byte for byte. The command
+waits until no build, and no command under `safe-pip run`, uses the environment.
+""",
+        (env(),),
+    ),
+    "doctor": Verb(
+        """\
+Compare every distribution of the environment with its metadata and RECORD, and look for what interrupted commands left.
+Each finding is a line: its kind, the distribution, the path, and what would repair it. Bytecode does not count. Notes
+are no faults: what another tool looks after, what `--repair` has put aside, an environment that is adopted.
+
+`--repair` first undoes or finishes transactions. One that every other command refuses is undone as far as possible;
+what it has of the rest is put aside in `.safe-pip/kept-...`, never deleted. Then duplicate or empty `.dist-info`
+directories and leftovers are removed, but no leftover that is all there is of a project. At last `--repair` prints what
+is left, and the command that reinstalls damaged distributions in their recorded version, from where they came from.
+""",
+        (flag("--repair", help="repair what can be repaired"), env(", or a --target directory"), JSON),
+        epilog="The exit status is 0 if the environment is sound, 1 if anything but notes was found.",
+    ),
+    "merge": Verb(
+        """\
+Merge the directory STAGED into a prefix, as `cp -Rp STAGED/. PREFIX` does, but in one step that happens whole or not
+at all, under the locks of the prefix: any number of merges and installs may run at once. Directories that are missing
+are moved in whole; existing ones are entered. Permissions, owners (for root), times, extended attributes, hard links
+among the staged files, symbolic links and empty directories are kept.
+
+A file that exists with the same content, permissions and (for root) owner is left alone, whatever its time: merging
+twice is merging once. A symbolic link is left alone if its target is the same. A file in the place of a directory, or
+the reverse, is refused. A staged directory over a symbolic link to a directory of the prefix goes where that link
+leads; a staged link over a directory is refused, unless it leads to that directory. A distribution that is there in
+another version is upgraded: its old files go. `__pycache__` and `.safe-pip` are never merged.
+""",
+        (
+            value("staged", metavar="STAGED", help="the directory to merge"),
+            value("--into", metavar="PREFIX", help="the prefix; made if missing (default: this Python's)"),
+            value("--env", metavar="DIR", help="the prefix, by a virtual environment or its Python"),
+            value(
+                "--on-conflict",
+                choices=["warn", "fail", "keep"],
+                default="warn",
+                metavar="warn|fail|keep",
+                help="what becomes of a file that exists with other content: it is replaced, and named with the"
+                " distribution that owned it (warn, the default); all such files are named, nothing is changed, and the"
+                " exit status is 1 (fail); it stays, and is named (keep)",
+            ),
+            value(
+                "--manifest",
+                metavar="FILE",
+                help="write down what was put where, with digests, for `safe-pip unmerge FILE`. If FILE is the manifest"
+                " of an earlier merge into this prefix, it still lists what that merge put",
+            ),
+            flag(
+                "--move",
+                help="delete what was staged once it is in its place; on one filesystem nothing is copied. What was"
+                " kept out stays",
+            ),
+            JSON,
+        ),
+        epilog="The exit status is 0; 1 if there is something in the way, nothing being changed.",
+    ),
+    "unmerge": Verb(
+        """\
+Remove what `safe-pip merge --manifest MANIFEST` has put into a prefix, in one step that happens whole or not at all.
+It removes each file that still has the content (or, a symbolic link, the target) that the manifest lists, with the
+bytecode made of it, and the directories that the merge made and that are empty then. It keeps and names each file that
+was changed since, that belongs to a distribution that came later, or that would be reached through a symbolic link.
+What was there before the merge stays. At the end the manifest is deleted. The exit status is 0; 1 if MANIFEST is none.
+""",
+        (value("manifest", metavar="MANIFEST", help="what `safe-pip merge --manifest` wrote"), JSON),
+    ),
+    "run": Verb(
+        VERBS["run"],
+        (
+            flag(
+                "--shared",
+                dest="exclusive",
+                action="store_false",
+                default=False,
+                help="keep what is installed as it is while COMMAND runs; other commands may add to it. For test runs,"
+                " and for builds that import from the environment (default)",
+            ),
+            flag(
+                "--exclusive",
+                default=False,
+                help="let no other command read or change the environment while COMMAND runs. For other tools that"
+                " change it: plain pip, conda, make install",
+            ),
+            env("; any other directory is locked by itself, and made if it does not exist"),
+            LOCK_TIMEOUT,
+            value("command", nargs=argparse.REMAINDER, type=str, metavar="COMMAND ...", help="with its arguments"),
+        ),
+        "The exit status is COMMAND's; 128 + n if signal n killed it; 127 if it was not found, 126 if it cannot be"
+        " executed.",
+        usage="safe-pip run [--shared | --exclusive] [--env DIR] [--lock-timeout SECONDS] [--] COMMAND ...",
+    ),
+    "status": Verb(
+        """\
+Show which processes hold or wait for the locks of the environment, and for those of source trees and caches; which
+transactions are unfinished, what the next command does about each; and whether pip is safe-pip there (`safe-pip
+adopt`). It takes no lock, changes nothing, and needs no permission to write. The exit status is 0; 1 if standard output
+cannot be written.
+""",
+        (env(", or a --target directory"), JSON),
+    ),
+    "venv": Verb(
+        """\
+Create the virtual environment DIR, with all directories that are missing above it, unless it exists. If many commands
+ask for it at once, one creates it and the others wait until it is complete. A program sees it only when it is complete.
+If the command that creates it is killed, the next one starts anew.
+
+An existing environment is taken as it is, whatever tool made it, if its Python runs and it has its site-packages. One
+that does not work is refused, unless it is to be cleared. A directory with anything else in it is refused too.
+""",
+        (
+            value("directory", metavar="DIR", help="where the environment is to be"),
+            flag(
+                "--clear",
+                help="make an existing environment anew, in one transaction: everything in DIR goes, and what is new"
+                " comes. Commands that use the environment keep their locks, and see the old one or the new one",
+            ),
+            value(
+                *("-r", "--requirement"),
+                dest="requirements",
+                action="append",
+                default=[],
+                metavar="FILE",
+                help="then run `safe-pip install -r FILE` for the environment; may be repeated. The exit status is"
+                " pip's. If the install fails the environment stays",
+            ),
+            value(
+                "--python",
+                metavar="PATH",
+                help="the Python of the environment: its path, its environment, or its name on PATH. An existing"
+                " environment has to be of this Python (default: the Python that safe-pip runs in, or that of the"
+                " existing environment)",
+            ),
+            LOCK_TIMEOUT,
+            *(
+                flag(name, dest="passed_on", action="append_const", const=name, default=[], help="passed on to `venv`")
+                for name in ("--system-site-packages", "--without-pip", "--copies", "--symlinks")
+            ),
+            value("--prompt", type=str, help="passed on to `venv`"),
+        ),
+        epilog="""\
+Without `-r` the exit status is 0 if the environment exists; 1 if the Python could not make it, or the existing one is
+of another Python; 2 for a mistake on the command line; 74 if the disk is full; 75 if the lock was not free in time; 78
+if DIR cannot be used.
+""",
+    ),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog}: {message}", hint=f"See `{self.prog} --help`")
+
+
+def parser(verb: str) -> argparse.ArgumentParser:
+    """The parser of a verb. A mistake on the command line raises `UsageError`."""
+    described, layout = TABLE[verb], argparse.RawDescriptionHelpFormatter
+    made = _Parser(
+        prog=f"safe-pip {verb}",
+        usage=described.usage,
+        description=described.description,
+        epilog=described.epilog,
+        formatter_class=layout,
+        allow_abbrev=False,
+    )
+    made.set_defaults(verb=verb, lock_timeout=None)
+    for names, facts in described.options:
+        made.add_argument(*names, **facts)
     return made
 
 
@@ -83,6 +264,14 @@ def listed(verb: str) -> list[tuple[tuple[str, ...], str | None, str]]:
     ]
 
 
+def tell(text: str) -> bool:
+    """Print the result of a verb. False: it could not be written, which is said; not if a reader ended (`| head`)."""
+    error = output(text)
+    if error is not None:
+        say(f"warning: standard output could not be written: {error.strerror}")
+    return error is None or isinstance(error, BrokenPipeError)
+
+
 def run(verb: str, args: list[str], settings: Settings, waiting: Waiting, python: str | None = None) -> int:
     """Run a verb, or print its help; on return the exit status.
 
@@ -92,6 +281,8 @@ def run(verb: str, args: list[str], settings: Settings, waiting: Waiting, python
     made.set_defaults(**{"python" if verb == "venv" else "env": python})
     try:
         options = made.parse_args(args)
+        if verb == "run" and options.command in ([], ["--"]):
+            made.error("it needs a command to run")
     except SystemExit:  # after the help
         output()
         return 0

@@ -2,49 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from safe_pip.commands import child
 from safe_pip.commands.environments import Context, own_trees, trees_of
-from safe_pip.commands.options import Namespace, Parser
+from safe_pip.commands.options import Namespace
 from safe_pip.environment.environment import Target
 from safe_pip.launch import isolation
 from safe_pip.messages import say
 
 
-def describe(parser: Parser) -> None:
-    parser.usage = "safe-pip run [--shared | --exclusive] [--env DIR] [--lock-timeout SECONDS] [--] COMMAND ..."
-    parser.epilog = """\
-The exit status is COMMAND's; 128 + n if signal n killed it; 127 if it was not found, 126 if it cannot be executed.
-"""
-    parser.add_argument(
-        "--shared",
-        dest="exclusive",
-        action="store_false",
-        help="keep what is installed as it is while COMMAND runs; other commands may add to it. For test runs, and for"
-        " builds that import from the environment (default)",
-    )
-    parser.add_argument(
-        "--exclusive",
-        action="store_true",
-        help="let no other command read or change the environment while COMMAND runs. For other tools that change it:"
-        " plain pip, conda, make install",
-    )
-    parser.set_defaults(exclusive=False)
-    parser.add_env("; any other directory is locked by itself, and made if it does not exist")
-    parser.add_lock_timeout()
-    parser.add_argument(
-        "command", nargs=argparse.REMAINDER, metavar="COMMAND ...", help="the command and its arguments"
-    )
-
-
 def main(options: Namespace, context: Context) -> int:
     command: list[str] = options.command[1:] if options.command[:1] == ["--"] else options.command
-    if not command:
-        Parser("run").error("it needs a command to run")
     with _locked(options.env, context, exclusive=options.exclusive):
         try:
             return child.run(command, durable=context.settings.durable)

@@ -11,39 +11,11 @@ from typing import Any
 from safe_pip.commands import activity
 from safe_pip.commands.activity import Lock, Transaction
 from safe_pip.commands.environments import Context, Place
-from safe_pip.commands.options import Namespace, Parser, tell
+from safe_pip.commands.options import Namespace, tell
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.launch import adoption
 from safe_pip.locking import order, state_directory
 from safe_pip.locking.holders import Holder, View
-
-
-def describe(parser: Parser) -> None:
-    parser.description = """\
-Show which processes hold or wait for the locks of the environment, and for those of source trees and caches; which
-transactions are unfinished, what the next command does about each; and whether pip is safe-pip there (`safe-pip
-adopt`). It takes no lock, changes nothing, and needs no permission to write. The exit status is 0; 1 if standard output
-cannot be written.
-"""
-    parser.epilog = """\
-The JSON document has:
-  format        1; a later number means that the meaning of a key changed
-  trees         the directories that hold distributions
-  complete      false where locks of other processes may be hidden: in a pid namespace other than the machine's
-                first one, and where there is no /proc/locks
-  locks         a list of: lock ("environment", "commit", "source directory", "shared directory", "uv", "mutex": of a
-                source tree, a cache or a prepared wheel, as far as you may see it), tree (null for a mutex),
-                path (what is locked), holders, waiting (in turn): each with pid, command, mode ("shared",
-                "exclusive"; null if the process has not yet said which kind of lock it wants), since (seconds of
-                the epoch, or null), stopped, seen (false if only a note that it left tells of it: it may be dead)
-  transactions  a list of: id, tree (where its journal is), state ("staging", "prepared", "committed"), alive
-                (null: unknown), pid, command, since, next ("wait", "delete", "roll back", "finish", "refuse: ...")
-  adopted       a list of: tree, home (the safe-pip that pip is there), file (what makes it so), works (false:
-                that safe-pip is gone)
-  problems      what could not be looked at, and why
-"""
-    parser.add_env(", or a --target directory")
-    parser.add_json()
 
 
 def main(options: Namespace, context: Context) -> int:
@@ -81,9 +53,13 @@ def _problems(trees: tuple[Path, ...]) -> Iterator[str]:
 
 
 def _lock(lock: Lock) -> dict[str, Any]:
-    holders, waiting = ([_party(party) for party in parties] for parties in (lock.holders, lock.waiting))
-    where = {"lock": lock.name, "tree": lock.tree and str(lock.tree), "path": str(lock.path)}
-    return {**where, "holders": holders, "waiting": waiting}
+    return {
+        "lock": lock.name,
+        "tree": lock.tree and str(lock.tree),
+        "path": str(lock.path),
+        "holders": [*map(_party, lock.holders)],
+        "waiting": [*map(_party, lock.waiting)],
+    }
 
 
 def _party(party: Holder) -> dict[str, Any]:
@@ -98,16 +74,9 @@ def _party(party: Holder) -> dict[str, Any]:
 
 
 def _transaction(found: Transaction) -> dict[str, Any]:
-    return {
-        "id": found.identifier,
-        "tree": str(found.tree),
-        "state": found.state.value,
-        "alive": found.is_alive,
-        "pid": found.pid,
-        "command": found.command,
-        "since": found.since,
-        "next": activity.next_action(found),
-    }
+    names = {"identifier": "id", "is_alive": "alive"}
+    facts = {names.get(name, name): value for name, value in found._asdict().items()}
+    return {**facts, "tree": str(found.tree), "state": found.state.value, "next": activity.next_action(found)}
 
 
 def _lines(document: dict[str, Any], adopted: dict[str, str]) -> Iterator[str]:

@@ -20,13 +20,13 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
 from safe_pip import fs
 from safe_pip.commands.environments import MISLEADING, Context, Interpreter, python_of, scripts_below, trees_of
-from safe_pip.commands.options import Namespace, Parser, text
+from safe_pip.commands.options import Namespace
 from safe_pip.environment.environment import Target
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import NotMade, OtherPython, UnusableEnvironment, UsageError
@@ -294,51 +294,6 @@ def _row(content: bytes) -> bytes:
     return f"sha256={encoded(hashlib.sha256(content).digest())},{len(content)}".encode()
 
 
-def describe(parser: Parser) -> None:
-    parser.description = """\
-Create the virtual environment DIR, with all directories that are missing above it, unless it exists. If many commands
-ask for it at once, one creates it and the others wait until it is complete. A program sees it only when it is complete.
-If the command that creates it is killed, the next one starts anew.
-
-An existing environment is taken as it is, whatever tool made it, if its Python runs and it has its site-packages. One
-that does not work is refused, unless it is to be cleared. A directory with anything else in it is refused too.
-"""
-    parser.epilog = """\
-Without `-r` the exit status is 0 if the environment exists; 1 if the Python could not make it, or the existing one is
-of another Python; 2 for a mistake on the command line; 74 if the disk is full; 75 if the lock was not free in time; 78
-if DIR cannot be used.
-"""
-    parser.add_argument("directory", type=text, metavar="DIR", help="where the environment is to be")
-    parser.add_argument(
-        "--clear",
-        action="store_true",
-        help="make an existing environment anew, in one transaction: everything in DIR goes, and what is new comes."
-        " Commands that use the environment keep their locks, and see the old one or the new one",
-    )
-    parser.add_argument(
-        "-r",
-        "--requirement",
-        dest="requirements",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="then run `safe-pip install -r FILE` for the environment; may be repeated. The exit status is pip's. If"
-        " the install fails the environment stays",
-    )
-    parser.add_argument(
-        "--python",
-        type=text,
-        metavar="PATH",
-        help="the Python of the environment: its path, its environment, or its name on PATH. An existing environment"
-        " has to be of this Python (default: the Python that safe-pip runs in, or that of the existing environment)",
-    )
-    parser.add_lock_timeout()
-    passed_on = parser.add_argument_group("options of `python -m venv`, for a new environment")
-    for flag in ("--system-site-packages", "--without-pip", "--copies", "--symlinks"):
-        passed_on.add_argument(flag, dest="passed_on", action="append_const", const=flag, default=[])
-    passed_on.add_argument("--prompt")
-
-
 def main(options: Namespace, context: Context) -> int:
     for name in options.requirements:
         if "://" not in name and not os.path.exists(name):
@@ -359,18 +314,16 @@ def main(options: Namespace, context: Context) -> int:
 
 class _Command:
     def __init__(self, options: Namespace, context: Context) -> None:
+        self._options = options
         self._context = context
         # Scripts name the directory as the user does, like those of `venv`; locks and moves go by the real path.
         self._shown = Path(os.path.abspath(options.directory))
         self._home = Path(os.path.realpath(options.directory))
-        self._is_cleared: bool = options.clear
-        self._named: str | None = options.python
-        prompt = self._shown.name if options.prompt is None else options.prompt
-        self._passed_on = [*options.passed_on, "--prompt", prompt]
 
     @cached_property
     def chosen(self) -> Interpreter:
-        return Interpreter.ask(sys.executable) if self._named is None else Interpreter.find(self._named)
+        named = self._options.python
+        return Interpreter.ask(sys.executable) if named is None else Interpreter.find(named)
 
     def is_complete(self) -> bool:
         """Whether the environment exists, cleared if that is asked for; raises an error if it never can."""
@@ -380,17 +333,17 @@ class _Command:
             self._context.environment([str(tree)]).read(lambda: None)
         if is_moving(self._home) or not is_configured(self._home):
             return False
-        found, again = look(self._home), "Make it anew with `--clear`"
-        if self._is_cleared:
+        found, named, again = look(self._home), self._options.python, "Make it anew with `--clear`"
+        if self._options.clear:
             if os.path.realpath(sys.prefix) == str(self._home):
                 mine = f"`{self._shown}` is the environment that this safe-pip runs from"
                 raise UsageError(f"{mine}: clear it from another")
-            with made_aside(self._home, self.chosen.executable, self._passed_on) as aside:
+            with self._made() as aside:
                 exchange(aside, self._home, trees_of(str(self._home)), self._context)
         elif found is None:
             raise UnusableEnvironment(f"`{self._shown}` is a virtual environment that does not work", hint=again)
-        elif self._named is not None and found.installation != self.chosen.installation:
-            raise OtherPython(f"`{self._shown}` is an environment of {found.label}, not of `{self._named}`", hint=again)
+        elif named is not None and found.installation != self.chosen.installation:
+            raise OtherPython(f"`{self._shown}` is an environment of {found.label}, not of `{named}`", hint=again)
         sweep(self._home)
         return True
 
@@ -402,11 +355,14 @@ class _Command:
             if is_configured(self._home):
                 return
             if not all(name.startswith(OURS) for name in os.listdir(self._home)):
-                raise UnusableEnvironment(
-                    f"`{self._shown}` is not a virtual environment, and not empty", hint="Choose another directory"
-                )
-            with made_aside(self._home, self.chosen.executable, self._passed_on) as aside:
+                why = f"`{self._shown}` is not a virtual environment, and not empty"
+                raise UnusableEnvironment(why, hint="Choose another directory")
+            with self._made() as aside:
                 put(aside, self._home)
+
+    def _made(self) -> AbstractContextManager[Path]:
+        prompt = self._shown.name if self._options.prompt is None else self._options.prompt
+        return made_aside(self._home, self.chosen.executable, [*self._options.passed_on, "--prompt", prompt])
 
 
 def _install(options: Namespace, context: Context) -> int:

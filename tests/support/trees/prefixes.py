@@ -14,7 +14,7 @@ from typing import Any
 import safe_pip
 from safe_pip.commands.environments import Context
 from safe_pip.commands.merge.manifest import Manifest
-from safe_pip.commands.merge.transfer import Merged, Policy, Request, merge
+from safe_pip.commands.merge.transfer import Merged, Request, merge
 from safe_pip.commands.merge.unmerge import Unmerged, unmerge
 from safe_pip.environment.environment import Prefix
 from safe_pip.launch.settings import Settings
@@ -77,7 +77,7 @@ class MergePrefix:
     def merge(self, staged: Path, policy: str = "warn", *, durable: bool = False, **more: Any) -> Merged:
         """Merge a tree into it."""
         settings = Context(Settings(lock_timeout=30, durable=durable), SilentReporter())
-        request = Request(Path(os.path.realpath(staged)), Policy(policy), **more)
+        request = Request(Path(os.path.realpath(staged)), policy, **more)
         return merge(request, lambda: Prefix.at(self.path), settings.transaction)
 
     def unmerge(self, manifest: Path) -> Unmerged:

@@ -9,7 +9,7 @@ import pytest
 
 import safe_pip
 from safe_pip.commands import adopt
-from safe_pip.commands.environments import Context
+from safe_pip.commands.environments import Context, until_current
 from safe_pip.launch import adoption
 from safe_pip.launch.adoption import Adoption
 from safe_pip.launch.settings import Settings
@@ -167,7 +167,7 @@ def test_a_file_that_comes_and_goes_again_while_it_is_written_is_looked_at_once_
     found, content = iter([None, b"another one's", None]), adopt._content
     monkeypatch.setattr(adopt, "_content", lambda file: next(found) if found.__length_hint__() else content(file))
     tool = adopt.Adopter(str(tmp_path / "prefix"), Context(Settings(lock_timeout=0), Reporter()))
-    assert tool.change(tool.trees[0], is_adopted=True) is not None
+    assert until_current(lambda: tool.change(tool.trees[0], is_adopted=True)) is not None
     assert (tree / adoption.NAME).is_file()
 
 

@@ -13,6 +13,7 @@ import os
 import shlex
 import shutil
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,9 +22,18 @@ from typing import Any
 from safe_pip import fs
 from safe_pip.commands.activity import State
 from safe_pip.commands.doctor.examination import KEPT, NOT_UNINSTALLABLE, Finding, Kind, Report, Way, examine, way
-from safe_pip.commands.environments import MISLEADING, Context, Place
-from safe_pip.commands.options import Namespace, Parser, tell
-from safe_pip.environment.environment import Target
+from safe_pip.commands.environments import (
+    MISLEADING,
+    Context,
+    Place,
+    own_trees,
+    python_of,
+    scripts_of,
+    state_of,
+    until_current,
+)
+from safe_pip.commands.options import Namespace, tell
+from safe_pip.environment.environment import PACKAGES, Target
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.errors import RecoveryNeeded, SafePipError, StalePlan
 from safe_pip.fs import Directory
@@ -36,51 +46,6 @@ from safe_pip.locking.locker import Step
 from safe_pip.locking.order import Request, commit_lock, owner_lock, shared_directory
 from safe_pip.merge.plan import Removal
 from safe_pip.messages import say
-
-
-def describe(parser: Parser) -> None:
-    parser.description = """\
-Compare every distribution of the environment with its metadata and RECORD, and look for what interrupted commands left.
-The exit status is 0 if the environment is sound, 1 if anything was found. Notes do not count.
-
-Each finding is a line: its kind, the distribution, the path, and what would repair it.
-  missing-file, changed-file     not as RECORD has it (size, digest); bytecode in `__pycache__` does not count
-  overwritten-file               changed, and as the RECORD of another distribution has it
-  unreadable-file                you may not read it
-  missing-metadata, wrong-metadata, missing-record, unreadable-record
-                                 the dist-info is incomplete, or is of something else than its name says
-  doubled-project                several dist-infos (egg-infos) of one project in one tree
-  leftover                       `~x` of a plain pip that was interrupted
-  unfinished-transaction         of a safe-pip that was killed; the next command undoes or finishes it, or refuses to
-  abandoned                      a private directory or a marker of a safe-pip that was killed
-  adopted-in-vain                the safe-pip that pip is there (`safe-pip adopt`) is gone
-Notes:
-  managed-elsewhere              no RECORD, because another tool looks after the distribution
-  put-aside                      what `--repair` kept of a transaction that could not be undone
-  adopted                        pip is safe-pip there (`safe-pip adopt`)
-
-`--repair` first undoes or finishes transactions. Some are refused by every other command, because another program has
-changed something since or because the journal is damaged. Such a transaction is undone as far as possible; what it has
-of the rest is put aside in `.safe-pip/kept-...`, never deleted, and its journal is removed. Then duplicate or empty
-`.dist-info` directories and leftovers are removed. Leftovers stay as long as one of them is all there is of a project.
-At last `--repair` prints what is left, and the command that reinstalls damaged distributions in their recorded version,
-from where they came from.
-"""
-    parser.epilog = """\
-The JSON document has:
-  format         1; a later number means that the meaning of a key changed
-  sound          whether the exit status is 0
-  trees          the directories that hold distributions
-  distributions  how many there are; null if none was looked at, because a transaction has to be rolled back first
-  repaired       what `--repair` has done, a list of sentences
-  failed         what it has tried in vain
-  reinstall      the commands to run next, for a POSIX shell: at most one for each tree
-  findings, notes
-                 lists of: kind, project, version, tree, path, detail, repair (what would be done; null: nothing can be)
-"""
-    parser.add_argument("--repair", action="store_true", help="repair what can be repaired")
-    parser.add_env(", or a --target directory")
-    parser.add_json()
 
 
 def main(options: Namespace, context: Context) -> int:
@@ -135,9 +100,6 @@ def _entry(finding: Finding) -> dict[str, Any]:
     return {"kind": finding.kind.value, **facts}
 
 
-_ROUNDS = 5
-
-
 class Repair:
     """One `doctor --repair`: `done` is what was done, `failed` what was tried, a line each.
 
@@ -146,7 +108,6 @@ class Repair:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._removed: set[str] = set()
         self.done: list[str] = []
         self.failed: list[str] = []
         self.commands: list[str] = []
@@ -157,9 +118,10 @@ class Repair:
         if report.unfinished:
             self._settle(report)
             report = examine(self._place)
-        for _ in range(_ROUNDS):
-            if report.installed is None or not self._remove(report, _superfluous(report)):
-                break
+        if trees := dict.fromkeys(each.tree for each in _superfluous(report)):
+            for tree in trees:
+                with self._telling():
+                    until_current(lambda tree=tree: self._remove(tree))  # type: ignore[misc]
             report = examine(self._place)
         self.commands = list(self._reinstalls(report))
         return report
@@ -187,18 +149,15 @@ class Repair:
         """For each tree, the command for a POSIX shell that reinstalls what is damaged, in its recorded version."""
         for tree in self._place.trees:
             damaged = [finding for finding in report.findings if finding.again and finding.tree == str(tree)]
-            options = self._place.installing(tree)
-            if not damaged:
-                continue
-            if options is None:
+            words = _installing(self._place, tree)
+            if damaged and words is None:
                 self.failed.append(f"no Python is known that installs into `{tree}`: name its environment with `--env`")
-                continue
-            words = [*_program(), *options[0], "install", "--force-reinstall", "--no-deps", *options[1]]
-            if any(finding.kind in NOT_UNINSTALLABLE for finding in damaged):
-                words.append("--ignore-installed")
-            for again in dict.fromkeys(finding.again for finding in damaged):
-                words += again  # one word, or `-e` and a directory
-            yield shlex.join(words)
+            elif damaged and words is not None:
+                is_whole = not any(finding.kind in NOT_UNINSTALLABLE for finding in damaged)
+                words += ["--force-reinstall", "--no-deps", *([] if is_whole else ["--ignore-installed"])]
+                for again in dict.fromkeys(finding.again for finding in damaged):
+                    words += again  # one word, or `-e` and a directory
+                yield shlex.join(words)
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -208,33 +167,17 @@ class Repair:
             say(f"error: {error}")
             self.failed.append(error.message)
 
-    def _remove(self, report: Report, removals: Iterable[Removal]) -> bool:
-        """Remove these, a transaction for each tree; whether there were any to try."""
-        by_tree: dict[Path, list[Removal]] = {}
-        for each in removals:
-            if each.project not in self._removed:
-                by_tree.setdefault(each.tree, []).append(each)
-        for tree, several in by_tree.items():
-            with self._telling(), suppress(StalePlan):  # other commands were at work: the next round looks again
-                before = set(self._removed)
-                self._removed |= {each.project for each in several}
-                try:
-                    self._commit(report.snapshot, tree, several)
-                except StalePlan:
-                    self._removed = before
-                    raise
-                self.done += [f"removed {each.project}" for each in several]
-        return bool(by_tree)
-
-    def _commit(self, seen: Snapshot | None, tree: Path, removals: list[Removal]) -> None:
-        scripts = self._place.scripts()[tree]
-        home = self._place.home(tree)
+    def _remove(self, tree: Path) -> None:
+        """Remove what is superfluous in a tree; raises `StalePlan` if other commands were at work."""
+        report = examine(self._place)
+        removals = [each for each in _superfluous(report) if each.tree == tree]
+        scripts, home = self._place.scripts()[tree], self._place.home(tree)
         is_shared = home is None and fs.is_directory(scripts) and not scripts.is_relative_to(tree)
         target = Target((tree,), (scripts,) if is_shared else (), (home or tree) / ".lock")
-        before = {path: _state(path) for each in removals for path in each.files}
+        before = {path: state_of(path) for each in removals for path in each.files}
 
         def validate(now: Snapshot) -> tuple[str, ...]:
-            if now != seen or any(_state(path) != state for path, state in before.items()):
+            if now != report.snapshot or any(state_of(path) != state for path, state in before.items()):
                 raise StalePlan(())
             return ()
 
@@ -246,6 +189,7 @@ class Repair:
             for each in removals:
                 change.remove(each)
             transaction.commit(change, validate)
+        self.done += [f"removed {each.project}" for each in removals]
 
 
 def _superfluous(report: Report) -> Iterator[Removal]:
@@ -273,22 +217,23 @@ def _removal(finding: Finding, path: str, files: Iterable[str] = ()) -> Removal:
     return Removal(f"`{path}`", Path(finding.tree), frozenset((path, *files)))
 
 
-def _program() -> list[str]:
-    """How to start this safe-pip from a shell, without the variables of pip that would lead an install elsewhere."""
-    names = [f"PIP_{name}" for name in (*MISLEADING, "REQUIREMENT", "EDITABLE", "GROUP")]
-    misleading = [name for name in names if name in os.environ]
-    unset = ["env", *(word for name in misleading for word in ("-u", name))] if misleading else []
+def _installing(place: Place, tree: Path) -> list[str] | None:
+    """The words of a shell that install into `tree`; None if no Python is known that does."""
     found = shutil.which("safe-pip")
     is_own = found is not None and os.path.dirname(found) == os.path.dirname(sys.executable)
-    return [*unset, *(["safe-pip"] if is_own else [sys.executable, RUNNER])]
-
-
-def _state(path: str) -> tuple[int, ...] | None:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_ino, status.st_mode, status.st_ctime_ns
+    # These would lead an install elsewhere.
+    unset = [f"--unset={name}" for name in map("PIP_{}".format, MISLEADING) if name in os.environ]
+    program = [*(["env", *unset] if unset else []), *(["safe-pip"] if is_own else [sys.executable, RUNNER])]
+    if place.named is None:
+        if tree in own_trees():
+            return [*program, "install", "--no-user"]
+        is_user = tree == Path(os.path.realpath(sysconfig.get_path("purelib", f"{os.name}_user")))
+        return [*program, "install", "--user"] if is_user else None
+    path = Path(os.path.abspath(place.named))
+    python = place.home(tree) or (path if fs.is_file(path) else python_of(scripts_of(tree).parent))
+    if tree.name not in PACKAGES:
+        return [*program, "install", "--target", str(tree), "--upgrade"]
+    return [*program, "--python", str(python), "install"] if fs.look(python) else None
 
 
 # -- transactions that recovery refuses --------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ the plan gets the modes that they are to have.
 """
 
 import enum
+import filecmp
 import os
 import stat
 import sys
@@ -13,9 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from safe_pip import fs
+from safe_pip.commands.environments import state, state_of, until_current
 from safe_pip.commands.merge.manifest import Manifest, Put
 from safe_pip.environment.change import Terms, sweep_target
 from safe_pip.environment.environment import Prefix
@@ -28,19 +30,17 @@ from safe_pip.locking.state_directory import NAME
 from safe_pip.merge.plan import ExactTree, Kind, Plan, Removal, Seen
 from safe_pip.records import RECORD, RealPaths, is_bytecode, project_of
 
-_CHUNK = 1 << 20
 _DEEPEST = 256
 """How many directories may lie in each other. Walking through them takes as many frames of the interpreter's stack."""
 _INFO = (".dist-info", ".egg-info")
 
 
 class Verdict(enum.Enum):
-    """What is to be done with something staged."""
+    """What a staged file or directory means for the prefix."""
 
     NEW = "new"
+    """Nothing is in its place, or a file of a distribution that it replaces."""
     SAME = "same"
-    OURS = "ours"
-    """It takes the place of a file of the distribution that it replaces."""
     CONFLICT = "conflict"
 
 
@@ -62,41 +62,38 @@ class Item(NamedTuple):
         return stat.S_ISDIR(self.status.st_mode)
 
 
-class Replaced(NamedTuple):
-    """A distribution that is there, and which a staged one replaces: all its files, and those that lie elsewhere."""
-
-    project: str
-    tree: str
-    files: frozenset[str]
-    outside: tuple[str, ...]
-
-
 class Comparison(NamedTuple):
     """What is staged, parents before what is in them, and which distributions it replaces.
 
-    `projects` are all that are staged, by the staged directory of their metadata. `conflicts` are the places of files
-    with other content, each with the distribution that owns it.
+    `outside` are files of those that lie outside the prefix. `projects` are all that are staged, by the staged
+    directory of their metadata. `conflicts` are the places of files with other content, with the distribution that owns
+    each.
     """
 
     items: tuple[Item, ...]
-    replaced: list[Replaced]
+    replaced: list[Removal]
+    outside: tuple[str, ...]
     projects: Mapping[str, str]
     conflicts: Mapping[str, str | None]
 
 
 def compare(staged: str, prefix: Prefix) -> Comparison:
     """Compare the directory `staged` with a prefix; raises `Unmergeable` for what no merge can put there."""
+    filecmp.clear_cache()
     with reading():  # too long a path, or a link that leads to itself
         items = list(_once(staged, _walk(staged, "", str(prefix.path))))
         projects, replaced = _distributions(staged, items, prefix)
+    base = os.path.join(prefix.path, "")
     owned = {path for each in replaced for path in each.files}
     going = tuple(os.path.join(path, "") for path in owned if path.endswith(_INFO))
     for number, item in enumerate(items):
         if item.seen is not None and not item.is_directory and (item.live in owned or item.live.startswith(going)):
-            items[number] = item._replace(verdict=Verdict.OURS)
+            items[number] = item._replace(verdict=Verdict.NEW)
     ownership = Ownership(map(str, prefix.trees), owned)
     conflicts = {item.live: ownership.owner(item.live) for item in items if item.verdict is Verdict.CONFLICT}
-    return Comparison(tuple(items), replaced, projects, conflicts)
+    outside = tuple(sorted(path for path in owned if not path.startswith(base)))
+    removals = [each._replace(files=each.files.difference(outside)) for each in replaced]
+    return Comparison(tuple(items), removals, outside, projects, conflicts)
 
 
 def _walk(staged: str, below: str, live: str, *, is_there: bool = True) -> Iterator[Item]:
@@ -140,12 +137,12 @@ def _once(staged: str, items: Iterator[Item]) -> Iterator[Item]:
 
 
 def _verdict(source: str, item: Item) -> Verdict:
-    if item.seen is None or (stat.S_ISDIR(item.seen.st_mode) and not item.target):
-        return Verdict.NEW  # over a directory, the plan of the merge is refused
-    if item.target and stat.S_ISDIR(item.seen.st_mode):
+    if item.seen is None:
+        return Verdict.NEW
+    if stat.S_ISDIR(item.seen.st_mode):
         # `lib64 -> lib`, where `lib` leads to the directory `lib64`: the link leads there already.
         leads_to = os.path.realpath(os.path.join(os.path.dirname(item.live), item.target))
-        return Verdict.SAME if leads_to == item.live else Verdict.NEW
+        return Verdict.SAME if item.target and leads_to == item.live else Verdict.NEW  # which the merge's plan refuses
     if item.target:
         is_same = stat.S_ISLNK(item.seen.st_mode) and os.readlink(item.live) == item.target
     else:
@@ -154,28 +151,19 @@ def _verdict(source: str, item: Item) -> Verdict:
 
 
 def _is_same(source: str, status: os.stat_result, live: str, seen: os.stat_result) -> bool:
-    if not stat.S_ISREG(seen.st_mode) or status.st_size != seen.st_size:
-        return False
     mode = stat.S_IMODE(status.st_mode)
-    if sys.platform != "win32":
-        if os.geteuid() == 0:
-            if (status.st_uid, status.st_gid) != (seen.st_uid, seen.st_gid):
-                return False
-        else:  # setuid and setgid are not passed on with a file of another user
-            mode &= ~(stat.S_ISUID if status.st_uid != seen.st_uid else 0)
-            mode &= ~(stat.S_ISGID if status.st_gid != seen.st_gid else 0)
-    if mode != stat.S_IMODE(seen.st_mode):
+    if sys.platform != "win32" and os.geteuid() != 0:  # setuid and setgid are not passed on with a file of another user
+        mode &= ~(stat.S_ISUID if status.st_uid != seen.st_uid else 0)
+        mode &= ~(stat.S_ISGID if status.st_gid != seen.st_gid else 0)
+    elif (status.st_uid, status.st_gid) != (seen.st_uid, seen.st_gid):
         return False
-    with open(source, "rb") as one, open(live, "rb") as other:
-        while chunk := one.read(_CHUNK):
-            if chunk != other.read(_CHUNK):
-                return False
-    return True
+    is_alike = stat.S_ISREG(seen.st_mode) and mode == stat.S_IMODE(seen.st_mode)
+    return is_alike and filecmp.cmp(source, live, shallow=False)
 
 
-def _distributions(staged: str, items: list[Item], prefix: Prefix) -> tuple[dict[str, str], list[Replaced]]:
+def _distributions(staged: str, items: list[Item], prefix: Prefix) -> tuple[dict[str, str], list[Removal]]:
     """The projects that are staged in a tree, and what they replace: what is there of them in another state."""
-    paths, projects, replaced = RealPaths(), dict[str, str](), list[Replaced]()
+    paths, projects, replaced = RealPaths(), dict[str, str](), list[Removal]()
     found: dict[tuple[str, str], str] = {}
     same = {item.path for item in items if item.verdict is Verdict.SAME}
     for item in items:
@@ -186,20 +174,18 @@ def _distributions(staged: str, items: list[Item], prefix: Prefix) -> tuple[dict
         other = found.setdefault((tree, project), item.path)
         if other != item.path:
             raise Unmergeable(f"`{staged}` holds `{project}` twice, in `{other}` and in `{item.path}`")
-        names = sorted(os.listdir(tree)) if fs.is_directory(tree) else []
+        names = os.listdir(tree) if fs.is_directory(tree) else []
         old = [name for name in names if name.endswith(_INFO) and project_of(name) == project]
         # A file that was changed since in one that stays is in conflict like any other.
         if not old or (old == [info] and os.path.join(item.path, RECORD) in same):
             continue
-        listed: set[str] = set()
+        files = set[str]()
         for path in (os.path.join(tree, name) for name in old):
             if path.endswith(".dist-info") and not os.path.lexists(os.path.join(path, RECORD)):
-                raise Unmergeable(
-                    f"`{project}` is there in `{path}`, which has no RECORD: nothing says which files it has"
-                )
-            listed |= {path, *paths.files_of(path)}
-        files = frozenset(path for path in listed if path.startswith(os.path.join(prefix.path, "")))
-        replaced.append(Replaced(project, tree, files, tuple(sorted(listed - files))))
+                why = f"`{project}` is there in `{path}`, which has no RECORD: nothing says which files it has"
+                raise Unmergeable(why)
+            files |= {path, *paths.files_of(path)}
+        replaced.append(Removal(project, Path(tree), frozenset(files)))
     return projects, replaced
 
 
@@ -212,19 +198,10 @@ def reading(path: str = "") -> Iterator[None]:
         raise Unmergeable(f"`{path or os.fsdecode(error.filename or '')}` cannot be read: {error.strerror}") from error
 
 
-_ATTEMPTS = 10
-"""How often a merge starts over when the prefix changed after it was compared."""
-T = TypeVar("T")
 Transactions = Callable[[Sequence[str]], Transaction]
 """Makes the transaction of an environment whose distributions lie in these directories."""
 Owned = tuple[str, "str | None"]
 """A path and the distribution that owns it, if one does."""
-
-
-class Policy(enum.Enum):
-    WARN = "warn"
-    FAIL = "fail"
-    KEEP = "keep"
 
 
 class Conflicts(Unmergeable):
@@ -241,7 +218,7 @@ class Request:
     """What the user asked for; `staged` has no symbolic link in it."""
 
     staged: Path
-    policy: Policy = Policy.WARN
+    policy: str = "warn"
     manifest: Path | None = None
     is_moved: bool = False
 
@@ -269,17 +246,9 @@ def merge(request: Request, find: Callable[[], Prefix], transactions: Transactio
     Raises `Unmergeable` for what cannot be merged and every error of a transaction.
     """
     try:
-        return until_current(lambda: _Merge(find, transactions).carry_out(request))
+        return until_current(lambda: _Merge(find, transactions, request).carry_out())
     except MergeRefused as error:
         raise Unmergeable(error.message) from error
-
-
-def until_current(attempt: Callable[[], T]) -> T:
-    """Call `attempt`, again whenever the prefix changes meanwhile; at last raises `StalePlan`."""
-    for _ in range(_ATTEMPTS - 1):
-        with suppress(StalePlan):
-            return attempt()
-    return attempt()
 
 
 class Attempt:
@@ -298,83 +267,90 @@ class Attempt:
         """
         try:
             self._transaction.take_snapshot(lambda: None)
-            self._check_trees(f"an unfinished change of `{self._prefix.path}` was undone")
+            self._check_trees()
             yield
         finally:
             self._transaction.environment.tidy(self._prefix.stateless_trees)
 
-    def _check_trees(self, why: str) -> None:
+    def _check_trees(self) -> None:
         if self._find().trees != self._prefix.trees:
-            raise StalePlan((), why)
+            raise StalePlan((), f"`{self._prefix.path}` changed while this command was at work")
 
     def _sweep(self) -> None:
         sweep_target(self._transaction.environment, self._prefix.target)
 
 
 class _Merge(Attempt):
-    _request: Request
-    _compared: Comparison
-    _items: list[Item]
-    _put: frozenset[str]
-    """What is staged, by its path in the staged tree, directories left out."""
-
-    def carry_out(self, request: Request) -> Merged:
+    def __init__(self, find: Callable[[], Prefix], transactions: Transactions, request: Request) -> None:
+        super().__init__(find, transactions)
         self._request = request
+        self._compared = Comparison((), [], (), {}, {})
+        self._items: list[Item] = []
+        """What is staged and is to be put there, with the directories above it."""
+        self._put = frozenset[str]()
+        """The paths of `_items` in the staged tree, directories left out."""
+
+    def carry_out(self) -> Merged:
         with self._tidying():
-            comparison = self._compared = compare(str(request.staged), self._prefix)
-            found, policy = tuple(comparison.conflicts.items()), request.policy
-            if found and policy is Policy.FAIL:
+            compared = self._compared = compare(str(self._request.staged), self._prefix)
+            found, policy = tuple(compared.conflicts.items()), self._request.policy
+            if found and policy == "fail":
                 raise Conflicts(found)
-            items = self._items = _wanted(comparison.items, conflicts=policy is Policy.WARN)
+            items = self._items = _wanted(compared.items, conflicts=policy == "warn")
             self._put = frozenset(item.path for item in items if not item.is_directory)
-            replaced = comparison.replaced
-            gone = {path for each in replaced for path in each.files} - {item.live for item in comparison.items}
+            gone = self._going() - {item.live for item in compared.items}
             merged = Merged(
                 self._prefix.path,
                 tuple(item.live for item in items if not item.is_directory),
                 tuple(item.live for item in items if item.is_directory and item.verdict is Verdict.NEW),
-                tuple(item.live for item in comparison.items if item.verdict is Verdict.SAME and not item.is_directory),
-                kept=found if policy is Policy.KEEP else (),
+                tuple(item.live for item in compared.items if item.verdict is Verdict.SAME and not item.is_directory),
+                kept=found if policy == "keep" else (),
                 removed=tuple(sorted(filter(_is_file, gone))),
-                outside=tuple(path for each in replaced for path in each.outside),
+                outside=compared.outside,
             )
             with self._recorded(merged):
-                if items or replaced:
+                if items or compared.replaced:
                     merged = self._commit(merged)
                 else:
                     self._transaction.read(self._check)
                     self._sweep()
-            if request.is_moved:
+            if self._request.is_moved:
                 self._delete_staged()
             return merged
+
+    def _going(self) -> set[str]:
+        """The files and metadata directories of the distributions that are replaced."""
+        return {path for each in self._compared.replaced for path in each.files}
 
     def _commit(self, merged: Merged) -> Merged:
         place = str(self._prefix.path)
         modes: dict[str, Seen] = {}  # filled when the directories are staged
         exact = ExactTree(modes, frozenset(item.live for item in self._compared.items if _is_opened(item)))
-        terms = Terms(self._shadows, self._judge, exact)
-        with self._transaction.staging(self._prefix.target, terms) as change:
+        with self._transaction.staging(self._prefix.target, Terms(self._shadows, self._judge, exact)) as change:
             change.mirror(place)
             _copy(self._request, self._items, change.staged(place), place, modes)
-            for info, project in self._compared.projects.items():
-                if f"{info}/RECORD" in self._put:
-                    change.add(project, os.path.join(change.staged(place), info, "RECORD"))
+            for info, project in self._new_projects():
+                change.add(project, os.path.join(change.staged(place), info, "RECORD"))
             for each in self._compared.replaced:
-                change.remove(Removal(each.project, Path(each.tree), each.files))
-            overwritten = self._transaction.commit(change, self._validate)
-        return merged._replace(replaced=overwritten)
+                change.remove(each)
+            return merged._replace(replaced=self._transaction.commit(change, self._validate))
+
+    def _new_projects(self) -> Iterator[tuple[str, str]]:
+        """The distributions that are put there: the staged directory of their metadata, and the project."""
+        return (each for each in self._compared.projects.items() if f"{each[0]}/RECORD" in self._put)
 
     def _judge(self, plan: Plan) -> None:
         """Raise `StalePlan` if what is replaced was not in conflict, `Unmergeable` if a file replaces a directory."""
         if not self._compared.conflicts.keys() >= set(plan.overwritten):
             raise StalePlan((), "what is to be replaced has changed while it was compared")
-        going = {path for each in self._compared.replaced for path in each.files}
+        going = self._going()
         for operation in plan.operations:
             path = os.path.join(plan.roots[operation.root], operation.path)
-            if operation.kind is not Kind.SWAP or operation.old is None or operation.new is None:
+            old, new = operation.old, operation.new
+            if operation.kind is not Kind.SWAP or not (old and stat.S_ISDIR(old.mode)):
                 continue
             is_owned = path in going or any(each.startswith(os.path.join(path, "")) for each in going)
-            if stat.S_ISDIR(operation.old.mode) and not stat.S_ISDIR(operation.new.mode) and not is_owned:
+            if new and not stat.S_ISDIR(new.mode) and not is_owned:
                 raise Unmergeable(f"`{path}` is a directory: a file has to be there")
 
     def _validate(self, now: Snapshot) -> tuple[str, ...]:
@@ -388,7 +364,7 @@ class _Merge(Attempt):
 
     def _check(self) -> None:
         """Raise `StalePlan` if something that the merge leaves alone has changed."""
-        self._check_trees(f"`{self._prefix.path}` got another site-packages while this command was at work")
+        self._check_trees()
         for item in self._compared.items:
             is_kept = item.path not in self._put and not item.is_directory
             if is_kept and item.seen is not None and not _is_as_seen(item.live, item.seen):
@@ -403,8 +379,7 @@ class _Merge(Attempt):
             tree, name = os.path.split(item.live)
             if self._prefix.is_tree(tree) and not name.endswith(".dist-info"):
                 new.setdefault(Path(tree), set()).add(name)
-        projects = (project for info, project in self._compared.projects.items() if f"{info}/RECORD" in self._put)
-        return hides(new, self._transaction.environment.trees(), projects)
+        return hides(new, self._transaction.environment.trees(), (project for _, project in self._new_projects()))
 
     @contextmanager
     def _recorded(self, merged: Merged) -> Iterator[None]:
@@ -446,12 +421,12 @@ class _Merge(Attempt):
 
     def _delete_staged(self) -> None:
         """Delete what was merged, with its bytecode. What came to it since, or was kept out, stays."""
-        left = (Verdict.CONFLICT,) if self._request.policy is Policy.KEEP else ()
+        left = Verdict.CONFLICT if self._request.policy == "keep" else None
         for item in reversed(self._compared.items):
             path = self._request.staged / item.path
             if item.is_directory:
                 _remove_if_empty(path)
-            elif item.verdict not in left and _is_as_seen(str(path), item.status):
+            elif item.verdict is not left and _is_as_seen(str(path), item.status):
                 with suppress(OSError):
                     fs.unlink(path)
         _remove_if_empty(self._request.staged)
@@ -479,27 +454,15 @@ def is_closed(status: os.stat_result) -> bool:
 
 def _is_as_seen(path: str, seen: os.stat_result) -> bool:
     now = state_of(path)  # without the inode: overlayfs gives a file that is linked another one
-    return now is not None and now[1:] == _facts(seen)[1:]
-
-
-def state_of(path: str) -> tuple[int, ...] | None:
-    """What tells whether a file was changed or replaced; None if there is none."""
-    try:
-        return _facts(os.lstat(path))
-    except OSError:
-        return None
-
-
-def _facts(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns
+    return now is not None and now[1:] == state(seen)[1:]
 
 
 def _wanted(items: tuple[Item, ...], *, conflicts: bool) -> list[Item]:
     """Those of the items that are to be staged: new ones, those in `conflicts`, and the directories above them."""
-    staged = (Verdict.NEW, Verdict.OURS, *((Verdict.CONFLICT,) if conflicts else ()))
     taken: set[str] = set()
     for item in items:
-        path = item.path if item.verdict in staged else ""
+        is_staged = item.verdict is Verdict.NEW or (conflicts and item.verdict is Verdict.CONFLICT)
+        path = item.path if is_staged else ""
         while path and path not in taken:
             taken.add(path)
             path = os.path.dirname(path)
@@ -535,7 +498,7 @@ def _copy(request: Request, items: list[Item], destination: str, place: str, mod
                     (fs.link if request.is_moved else fs.copy)(source, name, there, name)
                 if status.st_nlink > 1:
                     linked.setdefault(inode, item.path)
-                if _facts(source.stat(name)) != _facts(status):
+                if state(source.stat(name)) != state(status):
                     raise Unmergeable(f"`{path}` was changed while it was merged")
         for item in reversed(items):  # times last, when nothing is put into them any more
             if item.is_directory:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from safe_pip import fs
-from safe_pip.commands.environments import Context, prefix_finder
+from safe_pip.commands.environments import Context, prefix_finder, state_of, until_current
 from safe_pip.commands.merge import named
 from safe_pip.commands.merge.manifest import Manifest
-from safe_pip.commands.merge.transfer import Attempt, Owned, Transactions, is_closed, state_of, until_current
-from safe_pip.commands.options import Namespace, Parser, tell, text
+from safe_pip.commands.merge.transfer import Attempt, Owned, Transactions, is_closed
+from safe_pip.commands.options import Namespace, tell
 from safe_pip.environment.change import Terms
 from safe_pip.environment.environment import Prefix
 from safe_pip.environment.snapshot import Ownership, Snapshot
@@ -31,30 +31,6 @@ class Unmerged(NamedTuple):
     elsewhere: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
-
-
-def describe(parser: Parser) -> None:
-    parser.description = """\
-Remove what `safe-pip merge --manifest MANIFEST` has put into a prefix, in one step that happens whole or not at all.
-It removes each file that still has the content (or, a symbolic link, the target) that the manifest lists, with the
-bytecode made of it, and the directories that the merge made and that are empty then. It keeps and names each file that
-was changed since, that belongs to a distribution that came later, or that would be reached through a symbolic link.
-What was there before the merge stays. At the end the manifest is deleted. The exit status is 0; 1 if MANIFEST is none.
-"""
-    parser.epilog = """\
-The JSON document has:
-  format       1; a later number means that the meaning of a key changed
-  prefix       the prefix
-  removed, directories
-               lists of paths that are gone now: files and links, and directories
-  changed, elsewhere
-               lists of paths that were kept
-  owned        a list of: path, owner (the distribution); kept as well
-  gone         a list of paths that were gone already
-  left         a list of directories with something else in them
-"""
-    parser.add_argument("manifest", type=text, metavar="MANIFEST", help="what `safe-pip merge --manifest` wrote")
-    parser.add_json()
 
 
 def main(options: Namespace, context: Context) -> int:
@@ -131,7 +107,7 @@ class _Unmerge(Attempt):
 
         def validate(now: Snapshot) -> tuple[str, ...]:
             why = f"`{self._prefix.path}` changed while this command was at work"
-            self._check_trees(why)
+            self._check_trees()
             if now != self._transaction.snapshot or any(state_of(path) != state for path, state in before.items()):
                 raise StalePlan((), why)
             return ()

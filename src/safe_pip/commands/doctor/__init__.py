@@ -94,10 +94,8 @@ def _document(trees: Iterable[Path], report: Report, repair: Repair) -> dict[str
 
 
 def _entry(finding: Finding) -> dict[str, Any]:
-    facts = {
-        name: getattr(finding, name) or None for name in ("project", "version", "tree", "path", "detail", "repair")
-    }
-    return {"kind": finding.kind.value, **facts}
+    names = ("project", "version", "tree", "path", "detail", "repair")
+    return {"kind": finding.kind.value, **{name: getattr(finding, name) or None for name in names}}
 
 
 class Repair:

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from email.parser import HeaderParser
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from safe_pip.commands import activity
@@ -353,22 +353,15 @@ def _difference(row: Row) -> str:
 
 def same_version(one: str, other: str) -> bool:
     """Whether two spellings may be of one version: they have the same numbers. Zeros do not count (`1.0`, `1`)."""
-    return _numbers(one) == _numbers(other)
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"[0-9]+", version) if int(number)]
+    numbers, others = ([int(each) for each in re.findall("[0-9]+", version) if int(each)] for version in (one, other))
+    return numbers == others
 
 
 def judge(installed: Sequence[Installed], found: Mapping[str, Sequence[Finding]]) -> list[Finding]:
     """Everything that is wrong with all of them together; `found` is what `check` found of each, by its `info`."""
 
-    def soundness(each: Installed) -> tuple[bool, float, int]:
-        share = 1 - len(found[each.info]) / (len(each.rows) + 2) if each.rows else 0.0
-        changed = 0
-        with suppress(OSError):
-            changed = os.stat(each.info).st_mtime_ns
-        return not each.is_legacy, share, changed
+    def soundness(each: Installed) -> tuple[bool, float]:
+        return not each.is_legacy, 1 - len(found[each.info]) / (len(each.rows) + 2) if each.rows else 0.0
 
     findings: list[Finding] = []
     beside, sound = set[str](), dict[str, str]()
@@ -378,7 +371,7 @@ def judge(installed: Sequence[Installed], found: Mapping[str, Sequence[Finding]]
         wrong = {finding.path for finding in found[each.info]}
         sound |= {row.path: each.project for row in each.rows or () if row.digest and row.path not in wrong}
     for group in (group for group in groups.values() if len(group) > 1):
-        kept = max(group, key=soundness)  # one that is complete, or else lacks least; the newest
+        kept = max(group, key=soundness)  # one that is complete, or else lacks least
         others = [each.info for each in group if each is not kept]
         beside.update(others)
         state = "is the least damaged" if found[kept.info] else "is complete"
@@ -404,21 +397,17 @@ def requirement(installed: Installed) -> tuple[str, ...]:
     if not name or not version:
         return ()
     with suppress(ValueError, LookupError, TypeError, AttributeError):
-        return _from_origin(name, json.loads(installed.origin))
+        origin = json.loads(installed.origin)
+        url, below = str(origin["url"]), origin.get("subdirectory", "")
+        if origin.get("dir_info", {}).get("editable"):
+            return "-e", os.path.join(unquote(urlsplit(url).path), below).rstrip("/")
+        if vcs := origin.get("vcs_info"):
+            url = f"{vcs['vcs']}+{url}@{vcs['commit_id']}"
+        hashes = origin.get("archive_info", {}).get("hashes") or {}
+        facts = {"subdirectory": below, "sha256": hashes.get("sha256")}
+        fragments = "&".join(f"{key}={value}" for key, value in facts.items() if value)
+        return (f"{name} @ {url}#{fragments}".rstrip("#"),)
     return (f"{name}=={version}",)
-
-
-def _from_origin(name: str, origin: Mapping[str, Any]) -> tuple[str, ...]:
-    url, below = str(origin["url"]), origin.get("subdirectory", "")
-    fragments = [f"subdirectory={below}"] if below else []
-    if origin.get("dir_info", {}).get("editable"):
-        path = unquote(urlsplit(url).path)
-        return ("-e", os.path.join(path, below) if below else path)
-    if vcs := origin.get("vcs_info"):
-        url = f"{vcs['vcs']}+{url}@{vcs['commit_id']}"
-    hashes = origin.get("archive_info", {}).get("hashes") or {}
-    fragments += [f"sha256={hashes['sha256']}"] if "sha256" in hashes else []
-    return (f"{name} @ {url}" + ("#" + "&".join(fragments) if fragments else ""),)
 
 
 def with_repairs(findings: Iterable[Finding], installed: Iterable[Installed]) -> Iterator[Finding]:

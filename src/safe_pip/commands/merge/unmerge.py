@@ -21,7 +21,7 @@ from safe_pip.messages import say
 
 
 class Unmerged(NamedTuple):
-    """What was done; all paths are absolute; the help says what each list has."""
+    """What was done; all paths are absolute; `docs/json.md` says what each list has."""
 
     prefix: Path
     removed: tuple[str, ...] = ()

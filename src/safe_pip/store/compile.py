@@ -207,7 +207,9 @@ class Child:
 
     def receive(self) -> Iterator[bytes | str]:
         """What it has made since the last call of the sources that are left in its share, in their order."""
-        while sys.platform != "win32" and self.share and len(head := os.pread(self._made, 4, self._at)) == 4:
+        if sys.platform == "win32":
+            return
+        while self.share and len(head := os.pread(self._made, 4, self._at)) == 4:
             size = int.from_bytes(head, "little")
             content = os.pread(self._made, size, self._at + 4)
             if len(content) < size:

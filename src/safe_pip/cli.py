@@ -16,7 +16,7 @@ from safe_pip.environment.environment import Environment, Target
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import NO_WORKING_DIRECTORY, Replaced, SafePipError, StalePlan, UnusableEnvironment, UsageError
 from safe_pip.launch import frozen_pip, isolation, settings
-from safe_pip.launch.fast_start import FastStart
+from safe_pip.launch.fast_start import FastStart, attach_bundle
 from safe_pip.launch.frozen_pip import FrozenPip
 from safe_pip.launch.restart import LAST, Attempt
 from safe_pip.launch.settings import Settings
@@ -145,6 +145,7 @@ def _run_seams(line: CommandLine, chosen: Settings, attempt: Attempt, transactio
     if not chosen.fast_start:
         gc.enable()
     elif not copy.is_private and sys.implementation.name == "cpython":
+        attach_bundle(copy.bundle)
         start = FastStart(copy.programs)
         start.attach()
         begin = start.end

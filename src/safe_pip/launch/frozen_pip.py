@@ -18,6 +18,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from importlib.util import MAGIC_NUMBER
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from typing import NamedTuple
 from safe_pip import fs, records
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import trust
+from safe_pip.launch import fast_start
 from safe_pip.locking import entries
 from safe_pip.locking.entries import Entries
 
@@ -187,10 +189,19 @@ class FrozenPip(NamedTuple):
         return {GIVEN: str(self.path), GIVEN_ORIGIN: str(self.origin)}
 
     @property
+    def bundle(self) -> Path:
+        """Where pip's bytecode is kept in one file."""
+        return self._beside("bundle", MAGIC_NUMBER)
+
+    @property
     def programs(self) -> Path:
         """Where this very build of Python keeps what importing pip compiles besides bytecode."""
-        key = repr((str(self.path), sys.flags.optimize, sys.version, sys.byteorder)).encode()
-        return self.path / f".programs.{sys.implementation.cache_tag}.{hashlib.sha256(key).hexdigest()[:16]}"
+        return self._beside("programs", sys.version, sys.byteorder)
+
+    def _beside(self, what: str, *made_by: object) -> Path:
+        """A file in the copy, named by all that its content depends on."""
+        key = hashlib.sha256(repr((str(self.path), sys.flags.optimize, *made_by)).encode()).hexdigest()
+        return self.path / f".{what}.{sys.implementation.cache_tag}.{key[:16]}"
 
     def compile(self) -> None:
         """Compile it, once for each interpreter and level of optimisation, even with PYTHONDONTWRITEBYTECODE.
@@ -198,17 +209,17 @@ class FrozenPip(NamedTuple):
         One process compiles; others meanwhile run without bytecode. Where bytecode cannot be kept, pip is compiled as
         it is imported.
         """
-        done = self.path / f".compiled.{sys.implementation.cache_tag}.opt-{sys.flags.optimize}"
+        bundle = self.bundle
         # With a prefix bytecode is looked up there and nowhere else.
-        if self.is_private or sys.pycache_prefix is not None or done.exists() or not os.access(self.path, os.W_OK):
+        if self.is_private or sys.pycache_prefix is not None or bundle.exists() or not os.access(self.path, os.W_OK):
             return
         with contextlib.suppress(OSError), contextlib.ExitStack() as mutex:
             with contextlib.suppress(UnusableEnvironment):
                 mutex.callback(entries.hold(self.path / "pip", exclusive=True).close)
-            if not done.exists():
+            if not bundle.exists():
                 for source in sorted(self.path.glob("pip/**/*.py")):
                     fs.write_bytecode(source)
-                fs.write(done, b"")
+                fast_start.make_bundle(self.path, bundle)
 
 
 def find_pip(path: Sequence[str]) -> InstalledPip | None:

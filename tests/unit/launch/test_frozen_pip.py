@@ -103,21 +103,22 @@ def test_finding_pip_does_not_import_it(site):
 
 
 @pytest.mark.parametrize(
-    ("changed", "value"),
+    ("changed", "value", "kinds"),
     [
-        ("sys.version", "3.99.0 (another build)"),
-        ("sys.byteorder", "middle"),
-        ("sys.flags", SimpleNamespace(optimize=2)),
+        ("safe_pip.launch.frozen_pip.MAGIC_NUMBER", b"\0\0\r\n", {"bundle"}),
+        ("sys.version", "3.99.0 (another build)", {"programs"}),
+        ("sys.byteorder", "middle", {"programs"}),
+        ("sys.flags", SimpleNamespace(optimize=2), {"bundle", "programs"}),
     ],
 )
-def test_an_interpreter_that_is_made_otherwise_has_a_file_of_its_own_beside_the_copy(
-    tmp_path, monkeypatch, changed, value
+def test_an_interpreter_that_is_made_otherwise_has_files_of_its_own_beside_the_copy(
+    tmp_path, monkeypatch, changed, value, kinds
 ):
     copy = FrozenPip(tmp_path, "26.3", tmp_path)
-    before = copy.programs
+    before = {kind: getattr(copy, kind) for kind in ("bundle", "programs")}
+    assert copy._replace(path=tmp_path / "moved").bundle.name != copy.bundle.name
     monkeypatch.setattr(changed, value)
-    assert copy.programs != before
-    assert copy.programs.parent == tmp_path
+    assert {kind for kind, file in before.items() if getattr(copy, kind) != file} == kinds
 
 
 def test_the_copy_holds_what_record_lists_below_pip_and_bytecode(site, environ):
@@ -126,7 +127,7 @@ def test_the_copy_holds_what_record_lists_below_pip_and_bytecode(site, environ):
     (site / "other.py").write_text("")
     copy = freeze(site, environ)
     assert {name for name in sources(copy.path) if not name.endswith(".pyc")} == {
-        f".compiled.{sys.implementation.cache_tag}.opt-{sys.flags.optimize}",
+        copy.bundle.name,
         "pip/__init__.py",
         "pip/__main__.py",
         "pip/_internal/__init__.py",

@@ -33,7 +33,7 @@ def run(tmp_path):
     def run(pythons: str) -> list[str]:
         program(checkout / ".ci/pythons", pythons)
         shutil.copy(PROJECT / ".ci/run", checkout / ".ci/run")
-        environment = {"HOME": str(tmp_path), "PATH": f"{bin}{os.pathsep}{os.environ['PATH']}"}
+        environment = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PATH": f"{bin}{os.pathsep}{os.environ['PATH']}"}
         done = subprocess.run([checkout / ".ci/run"], env=environment, capture_output=True, text=True, check=True)
         return done.stdout.splitlines()
 

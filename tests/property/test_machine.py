@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from safe_pip import fs
-from safe_pip.locking import flock, state_directory
+from safe_pip.locking import flock
 from safe_pip.merge.merge import MergeRefused
 from tests.support.faults import disk
 from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution, without_exchange
@@ -162,7 +162,6 @@ class Machine(RuleBasedStateMachine):
     def begin(self, installed: Wish, can_exchange: bool, shared_bin: bool) -> None:
         self.prefix = DirectPrefix(self.prefix.root, shared_bin=shared_bin)
         self.can_exchange = can_exchange
-        state_directory.make(self.prefix.site)  # what a kill leaves of a new one is deleted only after an hour
         self.a_command_comes_to_its_end(installed, is_late=False)
 
     def teardown(self) -> None:
@@ -305,7 +304,7 @@ class Machine(RuleBasedStateMachine):
 
     def run(self, command: Command) -> bool:
         """Whether it was done."""
-        for made in (*self.prefix.site.glob(".safe-pip-????????"), *self.prefix.root.glob("*/.safe-pip/*.home")):
+        for made in (*self.prefix.site.glob(".safe-pip-*"), *self.prefix.root.glob("*/.safe-pip/*.home")):
             os.utime(made, (0, time.time() - 7200))  # A process may be about to make a younger one.
         with contextlib.nullcontext() if self.can_exchange else without_exchange():
             try:

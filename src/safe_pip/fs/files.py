@@ -88,8 +88,7 @@ def copy(source: Directory, name: str, destination: Directory, new_name: str) ->
         try:
             with Changing("write", path):
                 if not _is_cloned(old, new):
-                    while chunk := os.read(old, _CHUNK):
-                        write_all(new, chunk)
+                    _copy_data(old, new)
                 copy_status(old, new)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -97,6 +96,28 @@ def copy(source: Directory, name: str, destination: Directory, new_name: str) ->
             raise
         finally:
             os.close(new)
+
+
+def _copy_data(old: int, new: int) -> None:
+    """Copy the content of a file. Holes stay holes where the filesystem tells where they are."""
+    at, size = 0, os.fstat(old).st_size
+    while at < size:
+        end = size
+        if sys.platform != "win32":
+            try:
+                at = os.lseek(old, at, os.SEEK_DATA)
+                end = os.lseek(old, at, os.SEEK_HOLE)
+            except OSError as error:  # no more data, or a filesystem that knows of no holes
+                if error.errno == errno.ENXIO:
+                    break
+        os.lseek(old, at, os.SEEK_SET)
+        os.lseek(new, at, os.SEEK_SET)
+        chunk = os.read(old, min(_CHUNK, end - at))
+        if not chunk:
+            break
+        write_all(new, chunk)
+        at += len(chunk)
+    os.ftruncate(new, size)
 
 
 def _is_cloned(old: int, new: int) -> bool:

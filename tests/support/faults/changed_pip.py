@@ -16,12 +16,13 @@ def change(module_name: str, attribute: str) -> None:
     for part in classes:
         owner = getattr(owner, part)
     found = inspect.getattr_static(owner, name)
-    function = found.__func__ if isinstance(found, staticmethod) else found
+    is_wrapped = isinstance(found, staticmethod | classmethod)
+    function = found.__func__ if is_wrapped else found
 
     def changed(*args, **kw):
         return function(*args, **kw)
 
-    setattr(owner, name, staticmethod(changed) if isinstance(found, staticmethod) else changed)
+    setattr(owner, name, type(found)(changed) if is_wrapped else changed)
 
 
 def main() -> int:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import sys
@@ -79,6 +80,8 @@ def names(path: str | os.PathLike[str]) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
+        if error.errno == errno.ELOOP:  # a link that leads to itself leads to no directory
+            return []
         raise UnusableEnvironment(f"`{os.fspath(path)}` cannot be read: {error.strerror}") from error
 
 

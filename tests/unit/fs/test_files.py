@@ -434,3 +434,8 @@ def test_a_deep_tree_is_removed_with_few_descriptors(tmp_path):
         for fd in taken:
             os.close(fd)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_link_that_leads_to_itself_leads_to_no_directory(empty):
+    (empty / "loop").symlink_to("loop")
+    assert fs.names(empty / "loop") == []

@@ -76,7 +76,7 @@ class Reporter:
         say(f"got the lock after {seconds:.1f} s")
 
     def unlocked(self, path: Path) -> None:
-        """Say once, to a user who wants to know, that something is used without a lock."""
+        """Say once that something is used without a lock; only with `-v`."""
         if self._verbose and path not in self._unlocked:
             say(f"`{path}` is on a filesystem that cannot lock it, so it is used without a lock")
         self._unlocked.add(path)

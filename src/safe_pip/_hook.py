@@ -61,7 +61,7 @@ def was_removed(home: str) -> bool:
             beside = os.listdir(os.path.dirname(home))
         except OSError:
             return True
-        return not any(each.startswith("safe_pip-") and each.endswith(".dist-info") for each in beside)
+        return not any(each.startswith("parallel_safe_pip-") and each.endswith(".dist-info") for each in beside)
     except OSError:
         pass
     return False

@@ -269,11 +269,11 @@ def test_without_its_safe_pip_pip_refuses_and_all_other_programs_start(env: PipE
 
 def test_uninstalling_safe_pip_prints_the_effect_on_pip(adopted: PipEnvironment) -> None:
     pip, python = adopted.venv.scripts / "pip", adopted.venv.python
-    done = run(adopted, [pip, "uninstall", "-y", "safe-pip"])
+    done = run(adopted, [pip, "uninstall", "-y", "parallel-safe-pip"])
     assert "which is gone: `pip` is plain pip" in done.stderr
     assert run(adopted, [python, "-c", "print(1)"]).stderr == ""
     done = run(adopted, [pip, "list"])
-    assert "safe-pip" not in done.stdout
+    assert "parallel-safe-pip" not in done.stdout
     assert (
         done.stderr == f"safe-pip: the safe-pip that `{adopted.site / NAME}` names was removed, so `pip` is plain pip\n"
     )
@@ -288,7 +288,7 @@ def test_removing_all_that_freeze_lists_leaves_pip_and_safe_pip(adopted: PipEnvi
     run(adopted, [pip, "install", "alpha"])
     listed = run(adopted, [pip, "freeze"]).stdout.split()
     assert listed == ["alpha==1"]
-    assert "safe-pip" in run(adopted, [pip, "freeze", "--all"]).stdout
+    assert "parallel-safe-pip" in run(adopted, [pip, "freeze", "--all"]).stdout
     run(adopted, [pip, "uninstall", "-y", *(each.partition("=")[0] for each in listed)])
     assert is_safe_pip(adopted, [pip])
 

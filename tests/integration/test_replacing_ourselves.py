@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import zipfile
 
 import pytest
 
@@ -17,7 +19,7 @@ SLOW, A1 = Project("slow", "1"), Project("aproject", "1")
 
 def safe_pip_wheel(env):
     """The wheel of safe-pip that the workspace built."""
-    (wheel,) = [path for path in env.workspace.base if path.name.startswith("safe_pip")]
+    (wheel,) = [path for path in env.workspace.base if path.name.startswith("parallel_safe_pip-")]
     return wheel
 
 
@@ -32,7 +34,18 @@ def test_one_command_replaces_pip_and_safe_pip(env):
     assert env.run("--version").stdout.startswith(f"pip {version} from ")
 
 
-@pytest.mark.parametrize("act", ["upgrade both", "remove safe-pip", "remove pip"])
+def test_it_upgrades_itself_by_the_name_of_its_distribution(env):
+    with zipfile.ZipFile(safe_pip_wheel(env)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist() if name.startswith("safe_pip/")}
+    program = {"safe-pip": "safe_pip.__main__:main"}
+    env.add_to_index(Project("parallel-safe-pip", "99", files=files, console_scripts=program))
+    env.run("install", "--upgrade", "parallel-safe-pip")
+    assert {"name": "parallel-safe-pip", "version": "99"} in json.loads(env.run("list", "--format", "json").stdout)
+    assert len(list(env.site.glob("*safe_pip*.dist-info"))) == 1
+    env.run("doctor")
+
+
+@pytest.mark.parametrize("act", ["upgrade both", "remove parallel-safe-pip", "remove pip"])
 def test_commands_at_work_are_not_disturbed(env, act):
     env.add_to_index(A1)
     waiting = env.waiting(SLOW)
@@ -51,7 +64,7 @@ def test_commands_at_work_are_not_disturbed(env, act):
 
 
 def test_safe_pip_removes_itself_whole(env):
-    env.run("uninstall", "-y", "safe-pip")
+    env.run("uninstall", "-y", "parallel-safe-pip")
     assert not (env.site / "safe_pip").exists()
     assert not (env.venv.scripts / "safe-pip").exists()
     left = {path.name for path in env.site.iterdir() if "safe" in path.name}

@@ -63,6 +63,13 @@ def test_the_version_stands_in_one_place():
     assert assigned == safe_pip.__version__
 
 
+def test_the_distribution_is_not_named_as_the_command_which_is_the_name_of_another_project(metadata, wheel):
+    assert metadata["Name"] == "parallel-safe-pip"
+    # What an adopted environment looks for, to know a safe-pip that is just being replaced.
+    assert b'startswith("parallel_safe_pip-")' in (SOURCE / "_hook.py").read_bytes()
+    assert any(name.startswith("parallel_safe_pip-") for name in wheel)
+
+
 def test_pip_is_the_one_run_time_dependency(metadata):
     assert metadata.get_all("Requires-Dist") == ["pip>=25.3"]
 

@@ -38,7 +38,7 @@ class Adoption(NamedTuple):
         where = f"`pip` is safe-pip, of `{self.home}`"
         if self.works:
             return where
-        is_damaged = any(self.home.parent.glob("safe_pip-*.dist-info"))
+        is_damaged = any(self.home.parent.glob("parallel_safe_pip-*.dist-info"))
         then = f"pip refuses to run until `{self.file}` is deleted" if is_damaged else "`pip` is plain pip"
         return f"{where}, which is gone: {then}"
 

@@ -76,7 +76,7 @@ class Installed:
         module = f"pip._internal.{'operations' if command == 'freeze' else 'commands'}.{command}"
         Seam(module, "get_environment", ("paths",)).replace(get_environment)
         if command == "freeze":  # what is fed to `pip uninstall` names neither pip nor, where it is pip, safe-pip
-            PROTECTED.replace(lambda original: {*original(), "safe-pip"})
+            PROTECTED.replace(lambda original: {*original(), "parallel-safe-pip"})
 
     def served(self) -> Any:
         """pip's `Environment` as of the snapshot, which the first call takes."""

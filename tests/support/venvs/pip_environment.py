@@ -152,7 +152,7 @@ class PipEnvironment:
     def installed(self) -> dict[str, str]:
         """The projects in the environment and their versions, without pip and safe-pip."""
         found = [info.name.removesuffix(".dist-info").split("-") for info in self.site.glob("*.dist-info")]
-        return {name: version for name, version in found if name not in ("pip", "safe_pip")}
+        return {name: version for name, version in found if name not in ("pip", "parallel_safe_pip")}
 
     def waiting(self, project: Project) -> Waiting:
         """A source tree of `project` whose build waits."""

@@ -176,9 +176,9 @@ def test_a_safe_pip_was_removed_if_neither_it_nor_its_metadata_is_there(tmp_path
     assert was_removed(str(home))
     home.parent.mkdir()
     assert was_removed(str(home))
-    (home.parent / "safe_pip-1.dist-info").mkdir()
+    (home.parent / "parallel_safe_pip-1.dist-info").mkdir()
     assert not was_removed(str(home)), "it is being replaced"
-    (home.parent / "safe_pip-1.dist-info").rmdir()
+    (home.parent / "parallel_safe_pip-1.dist-info").rmdir()
     home.mkdir()
     (home / "_runner.py").touch()
     assert not was_removed(str(home))

@@ -25,14 +25,6 @@ class Holder(NamedTuple):
     is_seen: bool = True
 
 
-class Work(NamedTuple):
-    """What one process does: `computed` changes whenever it computes. `is_busy`: it runs, or waits for core or disk."""
-
-    pid: int
-    computed: str
-    is_busy: bool
-
-
 class Entry(NamedTuple):
     """One flock in /proc/locks; `file` is the kernel's name for what is locked (`proc.kernel_name`)."""
 
@@ -104,13 +96,17 @@ def describe(entry: Entry) -> Holder:
     return Holder(pid, entry.exclusive, proc.command(pid), proc.started(pid), proc.state(pid) == "T", entry.is_waiting)
 
 
-def work_at(path: Path) -> tuple[Work, ...]:
-    """What the other holders of the lock at a path do, without those that wait for another lock; empty if unknown."""
+def work_at(path: Path) -> tuple[list[str], bool]:
+    """What the other holders of the lock at a path have computed, and whether one runs, or waits for core or disk.
+
+    Those that wait for another lock do not count.
+    """
     listed = entries()
     waiting = {entry.pid for entry in listed if entry.is_waiting}
     pids = [each.pid for each in _others(proc.kernel_name_at(path), listed) if each.pid not in waiting]
     # Time on a core and waiting for one, in ns ("Scheduler Statistics", Documentation/scheduler of the kernel).
-    return tuple(Work(pid, "".join(proc.lines(f"{pid}/schedstat")), proc.state(pid) in ("R", "D")) for pid in pids)
+    computed = [line for pid in pids for line in proc.lines(f"{pid}/schedstat")]
+    return computed, any(proc.state(pid) in ("R", "D") for pid in pids)
 
 
 def held_by_ancestors() -> Iterator[Entry]:

@@ -197,7 +197,7 @@ class WheelStaging:
         entry, preparing = self._entries.pop(wheel.file, None), self._preparing
         if entry is None or preparing is None:
             return None
-        current = entry if entry.held is not None else preparing.hold(entry)
+        current = entry if entry.held is not None else preparing.renew(wheel.file, entry)
         for renew in (preparing.renew, lambda *args: None):
             if current is None:
                 break

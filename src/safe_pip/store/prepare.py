@@ -22,7 +22,7 @@ from safe_pip import fs, records
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import space
 from safe_pip.locking import flock, holders
-from safe_pip.locking.holders import Holder, Work
+from safe_pip.locking.holders import Holder
 from safe_pip.store.unpack import DAMAGE, Unpacking, Unpreparable
 from safe_pip.store.wheels import LISTING, Entry, Store, on_disk
 
@@ -57,13 +57,15 @@ class Preparing:
         self._limit = limit
         self._waiting = waiting
         self._has_made = self._has_told = False
-        self._turn: flock.Descriptor | None = None
+        self.show_progress: Callable[[], None] = lambda: None
+        """Shows processes that wait for this one that it works."""
 
     def prepare(self, wheels: Iterable[Path], unneeded: Callable[[], Collection[Path]]) -> dict[Path, Entry]:
         """Have these wheels in the store; on return the entries, held. A wheel without one is left to the installer.
 
         `unneeded` is asked, before each wait, which wheels are not needed any more. Of many entries only the first are
-        held: call `hold` for each when it is used. Raises no `OSError`; if it raises, nothing is held or half made.
+        held: call `renew` for others when they are used. Raises no `OSError`; if it raises, nothing is held or half
+        made.
         """
         found: dict[Path, Entry] = {}
         self._store.sweep()
@@ -81,7 +83,7 @@ class Preparing:
                 gone = unneeded()
                 busy = [wheel for wheel in busy if wheel not in gone]
                 for wheel in busy[:1]:
-                    heartbeat = Heartbeat(self._store, missing[wheel])
+                    heartbeat = Heartbeat(self._store.making(missing[wheel]))
                     while not self._obtain(wheel, missing[wheel], found, heartbeat):
                         self._tell(f"prepare `{wheel.name}`", missing[wheel])
                 busy = [wheel for wheel in busy[1:] if not self._obtain(wheel, missing[wheel], found)]
@@ -92,10 +94,6 @@ class Preparing:
                 entry.close()
             raise
         return found
-
-    def hold(self, entry: Entry) -> Entry | None:
-        """The entry, held; None if it was removed."""
-        return self._store.find(entry.path.name)
 
     def finish(self) -> None:
         """Keep the store below its limit. No entry is held any more."""
@@ -113,27 +111,23 @@ class Preparing:
         while True:
             with ExitStack() as taken:
                 try:
-                    held = taken.enter_context(self._mutex(key, 0 if heartbeat is None else _PATIENCE))
+                    is_mine = taken.enter_context(self._mutex(key, 0 if heartbeat is None else _PATIENCE))
                 except (OSError, UnusableEnvironment) as error:
                     self.refused, self._takes = error, False
                     return
-                if (held is not None or heartbeat is not None) and is_over():
+                if (is_mine or heartbeat is not None) and is_over():
                     return
-                if held is not None or (heartbeat is not None and heartbeat.look()):
-                    self._turn = held
+                if is_mine or (heartbeat is not None and heartbeat.look()):
+                    self.show_progress = partial(fs.touch, self._store.making(key))
                     turn.push(taken.pop_all())
                     return
             if heartbeat is None:
-                heartbeat = Heartbeat(self._store, key)
+                heartbeat = Heartbeat(self._store.making(key))
             else:
                 self._tell("install the same", key)
 
-    def show_progress(self) -> None:
-        """Show processes that wait for this one that it works."""
-        _show_work(self._turn)
-
     def renew(self, wheel: Path, damaged: Entry) -> Entry | None:
-        """Remove an entry that is not as it was prepared, and make it again."""
+        """The entry of this wheel, held. One that is `damaged` was held, and is removed and made again."""
         if damaged.held is not None:
             self._store.wheels.discard(damaged.held)
         return self.prepare([wheel], lambda: ()).get(wheel)
@@ -155,10 +149,10 @@ class Preparing:
         if not self._takes:
             return True
         try:
-            with self._mutex(key, 0 if heartbeat is None else _PATIENCE) as held:
+            with self._mutex(key, 0 if heartbeat is None else _PATIENCE) as is_mine:
                 entry = self._store.find(key)
-                if entry is None and (held is not None or (heartbeat is not None and heartbeat.look())):
-                    entry = self._make(wheel, key, held)
+                if entry is None and (is_mine or (heartbeat is not None and heartbeat.look())):
+                    entry = self._make(wheel, key)
         except Unpreparable:
             return True
         except (OSError, UnusableEnvironment) as error:
@@ -174,24 +168,27 @@ class Preparing:
             self._waiting(what, holders.holders_at(self._store.making(key)))
 
     @contextmanager
-    def _mutex(self, key: str, seconds: float) -> Iterator[flock.Descriptor | None]:
-        """Within, no other process prepares what has this key; yields None if that was not granted in `seconds`."""
+    def _mutex(self, key: str, seconds: float) -> Iterator[bool]:
+        """Within, no other process prepares what has this key; yields False if that was not granted in `seconds`."""
         while True:
             place = self._store.mutex(key)
             with ExitStack() as opened:
                 try:
                     descriptor = opened.enter_context(flock.Descriptor(place))
+                    is_granted = flock.wait_lock(descriptor, exclusive=True, seconds=seconds)
                 except FileNotFoundError:  # the process that had it is done
                     continue
-                if not _granted(descriptor, seconds):
-                    yield None
-                    return
-                if descriptor.is_current():
-                    opened.callback(fs.unlink, place)
-                    yield descriptor
+                except flock.Suspended:
+                    opened.close()
+                    flock.stop()
+                    continue
+                if not is_granted or descriptor.is_current():
+                    if is_granted:
+                        opened.callback(fs.unlink, place)
+                    yield is_granted
                     return
 
-    def _make(self, wheel: Path, key: str, held: flock.Descriptor | None) -> Entry:
+    def _make(self, wheel: Path, key: str) -> Entry:
         """Prepare a wheel. Raises `OSError` if the store takes nothing, `Unpreparable` if it cannot be prepared."""
         try:
             with open(wheel, "rb") as file:
@@ -200,7 +197,7 @@ class Preparing:
                 with self._store.wheels.making() as aside, zipfile.ZipFile(file) as archive:
                     self._check_room(archive)
                     made = aside / "entry"
-                    unpacking = Unpacking(archive, file, made, partial(_show_work, held))
+                    unpacking = Unpacking(archive, file, made, partial(fs.touch, self._store.making(key)))
                     listing = unpacking.run(wheel.name, compiles=self._interpreter is not None)
                     self._check_size(listing.size)
                     fs.write(made / LISTING, listing.encode())
@@ -237,29 +234,17 @@ class Preparing:
             raise Unpreparable("larger than the store may become")
 
 
-def _show_work(held: flock.Descriptor | None) -> None:
-    if held is not None:
-        fs.touch(held.path)
-
-
-def _granted(descriptor: flock.Descriptor, seconds: float) -> bool:
-    while True:
-        try:
-            return flock.wait_lock(descriptor, exclusive=True, seconds=seconds)
-        except flock.Suspended:
-            flock.stop()
-
-
 class Heartbeat:
     """One wait for the process that has the mutex `key`: does it still work? Asked once a second.
 
-    It shows that itself, by the time of the mutex, after each file or distribution. Some modules take longer than a
-    second to compile, so for a limited time it also counts that the process computes, or is ready to run. One idle
-    second is not enough: after a suspension of the machine the processes that wait may go on first.
+    It shows that itself, by the time of the mutex, after each file or distribution. So does a process that works
+    without the mutex. Some modules take longer than a second to compile, so for a limited time it also counts that the
+    process computes, or is ready to run. One idle second is not enough: after a suspension of the machine the processes
+    that wait may go on first.
     """
 
-    def __init__(self, store: Store, key: str) -> None:
-        self._place = store.making(key)
+    def __init__(self, place: Path) -> None:
+        self._place = place
         self._silent = self._idle = 0
         self._seen = self._observe()
 
@@ -271,11 +256,10 @@ class Heartbeat:
             self._silent = self._idle = 0
             return False
         self._silent += 1
-        is_idle = work == before and not any(each.is_busy for each in work)
-        self._idle = self._idle + 1 if is_idle else 0
+        self._idle = self._idle + 1 if work == before == (work[0], False) else 0
         return now != -1 and (self._silent > LONGEST or self._idle >= IDLE)
 
-    def _observe(self) -> tuple[int, tuple[Work, ...]]:
+    def _observe(self) -> tuple[int, tuple[list[str], bool]]:
         """The time of the mutex in nanoseconds, -1 if there is none, and what its holders do."""
         try:
             shown = os.stat(self._place).st_mtime_ns

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -153,14 +152,7 @@ class Store(NamedTuple):
 
     def sweep(self) -> None:
         """Remove what dead processes left: half-made entries, and mutexes that no process holds."""
-        self.wheels.sweep()
-        mutexes = Entries(self.path / "making", self.path / "aside")
-        for name in mutexes.names():
-            with contextlib.suppress(OSError, UnusableEnvironment):
-                if os.stat(self.making(name)).st_mtime < time.time() - _OLD:
-                    held = hold(self.making(name), exclusive=True)
-                    fs.unlink(self.making(name))
-                    held.close()
+        Entries(self.path / "making", self.path / "aside").sweep(unused=_OLD)
 
     def mutex(self, key: str) -> Path:
         """The file, made if need be, that the process locks which makes the entry of this key. Raises `OSError`."""

@@ -47,18 +47,22 @@ def test_what_fits_into_one_page_is_read_once(tmp_path, monkeypatch) -> None:
 
 
 def test_a_holder_that_waits_for_no_other_lock_shows_its_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    states = {11: "R", 12: "S", 13: "R", 14: "R", 15: "T", 16: "D"}
+    states = {11: "R", 12: "S", 13: "R", 14: "R", 15: "T", 16: "D", os.getpid(): "R"}
     for pid, state in states.items():
         files = {f"{pid}__schedstat": f"{pid} 7 1\n", f"{pid}__stat": f"{pid} (a R b) {state} 1 2"}
         fake_proc(tmp_path, monkeypatch, **files)
     file = proc.kernel_name_at(tmp_path)
-    listed = [f"FLOCK ADVISORY WRITE {pid} {file} 0 EOF" for pid in (11, 12, 13, 15, 16, os.getpid())]
-    listed += ["-> FLOCK ADVISORY WRITE 13 00:01:1 0 EOF", "FLOCK ADVISORY WRITE 14 00:01:1 0 EOF"]
-    fake_proc(tmp_path, monkeypatch, locks="".join(f"{number}: {each}\n" for number, each in enumerate(listed)))
-    busy = {work.pid: work.is_busy for work in holders.work_at(tmp_path)}
-    assert busy == {11: True, 12: False, 15: False, 16: True}
-    assert [work.computed for work in holders.work_at(tmp_path)][1] == "12 7 1"
-    assert holders.work_at(tmp_path / "nothing") == ()
+
+    def work_of(*pids: int) -> tuple[list[str], bool]:
+        listed = [f"FLOCK ADVISORY WRITE {pid} {file} 0 EOF" for pid in (*pids, os.getpid())]
+        listed += ["-> FLOCK ADVISORY WRITE 13 00:01:1 0 EOF", "FLOCK ADVISORY WRITE 14 00:01:1 0 EOF"]
+        fake_proc(tmp_path, monkeypatch, locks="".join(f"{number}: {each}\n" for number, each in enumerate(listed)))
+        return holders.work_at(tmp_path)
+
+    assert work_of(11) == (["11 7 1"], True)
+    assert work_of(12, 13, 15) == (["12 7 1", "15 7 1"], False)
+    assert work_of(12, 16) == (["12 7 1", "16 7 1"], True)
+    assert holders.work_at(tmp_path / "nothing") == ([], False)
 
 
 def test_the_kernel_calls_a_file_by_this_name(tmp_path: Path) -> None:

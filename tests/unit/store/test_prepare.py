@@ -14,7 +14,6 @@ import pytest
 
 from safe_pip.fs import space
 from safe_pip.locking import flock, holders
-from safe_pip.locking.holders import Work
 from safe_pip.store import prepare
 from safe_pip.store.prepare import Preparing
 from safe_pip.store.wheels import Store
@@ -133,22 +132,22 @@ def test_an_idle_process_is_not_waited_for(store: Store, monkeypatch: pytest.Mon
 def test_a_working_process_is_waited_for_until_it_stops_working(store, monkeypatch, seen: str) -> None:
     first, looks = take_turn(tool(store), "this", not_yet), iter(seen)
     waits(monkeypatch)
-    monkeypatch.setattr(holders, "work_at", lambda path: (work(next(looks)),))
+    monkeypatch.setattr(holders, "work_at", lambda path: work(next(looks)))
     turn = take_turn(tool(store), "this", not_yet)
     assert [*looks] == []
     turn.close()
     first.close()
 
 
-def work(seen: str) -> Work:
-    """The state of a process that has used this CPU time; with R none yet, but it is ready to run."""
-    return Work(1, "1" if seen == "R" else seen, is_busy=seen == "R")
+def work(seen: str) -> tuple[list[str], bool]:
+    """The work of a process that has used this CPU time; with R none yet, but it is ready to run."""
+    return ["1" if seen == "R" else seen], seen == "R"
 
 
 def test_a_process_without_a_result_for_a_minute_is_not_waited_for(store, monkeypatch) -> None:
     first, count = take_turn(tool(store), "this", not_yet), itertools.count()
     waits(monkeypatch)
-    monkeypatch.setattr(holders, "work_at", lambda path: (Work(1, f"{next(count)}", is_busy=False),))
+    monkeypatch.setattr(holders, "work_at", lambda path: ([f"{next(count)}"], False))
     turn = take_turn(tool(store), "this", not_yet)
     assert next(count) == prepare.LONGEST + 2
     turn.close()

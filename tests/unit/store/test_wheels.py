@@ -657,10 +657,12 @@ def test_no_more_are_held_than_leave_descriptors_for_others(store, tmp_path, mon
         found, tool, _ = trying(store, *wheels)
         assert found.keys() == {*wheels}
         assert sum(entry.held is not None for entry in found.values()) == 3
-        again = tool.hold(next(entry for entry in found.values() if entry.held is None))
+        wheel, entry = next(item for item in found.items() if item[1].held is None)
+        again = tool.renew(wheel, entry)
         assert again is not None
         assert again.held is not None
-        for entry in (*found.values(), again):
-            entry.close()
+        for each in (*found.values(), again):
+            each.close()
     assert store.wheels.remove(again.path.name)
-    assert tool.hold(again) is None
+    with tool.renew(wheel, entry).held:
+        assert len(store.entries()) == len(wheels)

@@ -27,14 +27,16 @@ from pathlib import Path
 from safe_pip import fs
 from safe_pip.commands.environments import MISLEADING, Context, Interpreter, python_of, scripts_below, trees_of
 from safe_pip.commands.options import Namespace
+from safe_pip.environment.change import Terms
 from safe_pip.environment.environment import Target
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import NotMade, OtherPython, UnusableEnvironment, UsageError
 from safe_pip.fs import Directory, space
 from safe_pip.launch.restart import RUNNER
 from safe_pip.locking import flock, state_directory
+from safe_pip.locking.entries import hold
 from safe_pip.locking.flock import Descriptor
-from safe_pip.merge.plan import Removal
+from safe_pip.merge.plan import ExactTree, Removal
 from safe_pip.messages import say
 from safe_pip.records import encoded
 
@@ -71,23 +73,17 @@ runpy.run_module("venv", run_name="__main__", alter_sys=True)
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
-def is_configured(home: Path) -> bool:
-    return fs.is_file(home / CONFIGURATION)
-
-
 def look(home: Path) -> Interpreter | None:
     """The interpreter of the virtual environment at `home`, if that is complete: it runs, and has its site-packages.
 
     An environment counts whatever tool made it. One whose parts are still being moved does not.
     """
-    if not is_configured(home) or not os.path.lexists(python_of(home)):
-        return None
-    try:
-        found = Interpreter.ask(python_of(home))
-    except UnusableEnvironment:
-        return None
-    is_here = os.path.realpath(found.prefix) == os.path.realpath(home)
-    return found if is_here and os.path.isdir(found.purelib) else None
+    if fs.is_file(home / CONFIGURATION) and os.path.lexists(python_of(home)):
+        with suppress(UnusableEnvironment):
+            found = Interpreter.ask(python_of(home))
+            is_here = os.path.realpath(found.prefix) == os.path.realpath(home)
+            return found if is_here and os.path.isdir(found.purelib) else None
+    return None
 
 
 def is_moving(home: Path) -> bool:
@@ -157,12 +153,11 @@ def exchange(aside: Path, home: Path, trees: Sequence[Path], context: Context) -
     new = home / os.path.relpath(Interpreter.ask(python_of(aside)).purelib, os.path.realpath(aside))
     trees = tuple(trees) or (new,)
     own = context.environment([*map(str, trees)])
-    # A transaction moves only files.
-    empty = [os.path.relpath(path, aside) for path, directories, files in os.walk(aside) if not directories + files]
     # One environment for all steps of the transaction: each finds the locks held that it asks for.
     transaction = Transaction(lambda path: own, tuple(map(str, trees)), durable=context.settings.durable)
     target = Target(trees, uv_lock=home / _UV_LOCK)
-    with transaction.staging(target) as change:
+    # `include` is empty, and comes too.
+    with transaction.staging(target, Terms(exact=ExactTree({}, ()))) as change:
         change.mirror(str(home))
         with (
             space.staging(str(aside)),
@@ -175,9 +170,6 @@ def exchange(aside: Path, home: Path, trees: Sequence[Path], context: Context) -
             # Listed under the lock: no other command adds anything now.
             change.remove(Removal("what was there", trees[0], frozenset(_contents(home, trees))))
             transaction.commit(change, lambda now: ())
-    for path in empty:
-        with suppress(OSError):  # no program needs them
-            fs.make_directories(home / path)
     for tree in trees:
         if tree != new:  # of the Python that the environment had before: it is empty now
             with context.environment([str(tree)]).replacing(Target((tree,), stateless_trees=(tree,))):
@@ -202,19 +194,11 @@ def _contents(home: Path, trees: Sequence[Path]) -> Iterator[str]:
 
 
 def sweep(home: Path) -> None:
-    """Remove what killed commands had made aside; never raises, and needs no lock."""
-    if not flock.supported:
-        return
-    with suppress(OSError):
-        for name in os.listdir(home):
-            if name.startswith(_ASIDE):
-                with suppress(OSError, UnusableEnvironment):
-                    descriptor = Descriptor(home / name)
-                    try:
-                        if flock.try_lock(descriptor, exclusive=True):
-                            fs.remove_tree(home / name)
-                    finally:
-                        descriptor.close()
+    """Remove what killed commands had made aside; needs no lock."""
+    for name in fs.names(home):
+        if name.startswith(_ASIDE):
+            with suppress(OSError, UnusableEnvironment), hold(home / name, exclusive=True):
+                fs.remove_tree(home / name)
 
 
 def _make_private(home: Path) -> tuple[Path, Descriptor | None]:
@@ -228,11 +212,8 @@ def _make_private(home: Path) -> tuple[Path, Descriptor | None]:
             raise space.refusal(str(home), error) from error
         if not flock.supported:
             return aside, None
-        with suppress(FileNotFoundError):  # another command swept it as a leftover
-            descriptor = Descriptor(aside)
-            if flock.try_lock(descriptor, exclusive=True) and descriptor.is_current():
-                return aside, descriptor
-            descriptor.close()
+        with suppress(FileNotFoundError, BlockingIOError):  # another command swept it as a leftover
+            return aside, hold(aside, exclusive=True)
 
 
 def _run(home: Path, aside: Path, descriptor: Descriptor | None, python: str, options: Sequence[str]) -> None:
@@ -243,10 +224,8 @@ def _run(home: Path, aside: Path, descriptor: Descriptor | None, python: str, op
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={
-                **os.environ,
-                "PYTHON_LAZY_IMPORTS": "normal",
-            },  # the pip of `ensurepip` fails with "all" (Python 3.15)
+            # The pip of `ensurepip` fails with "all" (Python 3.15).
+            env={**os.environ, "PYTHON_LAZY_IMPORTS": "normal"},
             pass_fds=() if descriptor is None else (descriptor.fd,),
             start_new_session=True,
         )
@@ -331,7 +310,7 @@ class _Command:
         for tree in filter(state_directory.has_journal, trees):
             # Undo a change of the environment whose process was killed.
             self._context.environment([str(tree)]).read(lambda: None)
-        if is_moving(self._home) or not is_configured(self._home):
+        if is_moving(self._home) or not fs.is_file(self._home / CONFIGURATION):
             return False
         found, named, again = look(self._home), self._options.python, "Make it anew with `--clear`"
         if self._options.clear:
@@ -352,7 +331,7 @@ class _Command:
         with self._context.environment([]).making(self._home):
             finish(self._home)
             sweep(self._home)
-            if is_configured(self._home):
+            if fs.is_file(self._home / CONFIGURATION):
                 return
             if not all(name.startswith(OURS) for name in os.listdir(self._home)):
                 why = f"`{self._shown}` is not a virtual environment, and not empty"

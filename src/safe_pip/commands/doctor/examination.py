@@ -24,7 +24,7 @@ from safe_pip.commands import activity
 from safe_pip.commands.activity import State, Transaction
 from safe_pip.commands.environments import Place
 from safe_pip.environment.environment import PACKAGES
-from safe_pip.environment.snapshot import Fingerprint, Snapshot
+from safe_pip.environment.snapshot import Snapshot
 from safe_pip.errors import RecoveryNeeded
 from safe_pip.errors import State as Outcome
 from safe_pip.journal import codec, recovery
@@ -39,6 +39,7 @@ KEPT = "kept-"
 
 _ROUNDS = 5
 """How often the environment is looked at without a lock, while other commands go on changing it."""
+_INFO = (".dist-info", ".egg-info")
 _INSTALLERS = ("", "pip", "safe-pip", "uv", "poetry", "pdm", "installer", "flit")
 # Markers and private directories are in use for milliseconds.
 _LONGEST_USE = 600.0
@@ -73,6 +74,8 @@ class Kind(enum.Enum):
 
 NOT_UNINSTALLABLE = (Kind.MISSING_METADATA, Kind.WRONG_METADATA, Kind.MISSING_RECORD, Kind.UNREADABLE_RECORD)
 """Damage that keeps pip from uninstalling a distribution, so that it has to be installed over."""
+
+_REPAIRS = {Kind.LEFTOVER: "remove it", Kind.ABANDONED: "remove it", Kind.DOUBLED_PROJECT: "remove the others"}
 
 
 class Finding(NamedTuple):
@@ -211,14 +214,18 @@ def examine(place: Place) -> Report:
     if any(each.state is State.PREPARED for each in unfinished):
         # Half a change is never read; and a command that takes the lock undoes it, but a look is to change nothing.
         return Report(_ordered(findings), None, unfinished)
-    look = _Look(place, frozenset(each.identifier for each in unfinished))
+    trees, identifiers, read = (
+        [*map(str, place.trees)],
+        {each.identifier for each in unfinished},
+        place.environment.read,
+    )
     for _ in range(_ROUNDS):
-        snapshot = place.environment.read(look.snapshot)
-        installed, found = look.judge(snapshot)
-        if place.environment.read(look.snapshot) == snapshot:
+        snapshot = read(lambda: Snapshot.take(trees))
+        installed, found = _look(trees, identifiers)
+        if read(lambda: Snapshot.take(trees)) == snapshot:
             break
     else:
-        snapshot, installed, found = place.environment.read(lambda: (now := look.snapshot(), *look.judge(now)))
+        snapshot, (installed, found) = read(lambda: (Snapshot.take(trees), _look(trees, identifiers)))
     findings.update(with_repairs(found, installed))
     return Report(_ordered(findings), installed, unfinished, snapshot)
 
@@ -243,35 +250,16 @@ def _unfinished(transaction: Transaction) -> Finding:
     return Finding(Kind.UNFINISHED_TRANSACTION, str(transaction.tree), path, detail=detail, repair=repair)
 
 
-class _Look:
-    """Several looks at one environment; a distribution that has not changed in between is not read again."""
-
-    def __init__(self, place: Place, unfinished: frozenset[str]) -> None:
-        self._trees = [*map(str, place.trees)]
-        self._unfinished = unfinished
-        self._paths = RealPaths()
-        self._checked: dict[Fingerprint, tuple[Installed, list[Finding]]] = {}
-
-    def snapshot(self) -> Snapshot:
-        return Snapshot.take(self._trees)
-
-    def judge(self, snapshot: Snapshot) -> tuple[tuple[Installed, ...], list[Finding]]:
-        """What is installed, and everything that is found, notes included."""
-        fingerprints = {each[0]: each for several in snapshot.projects.values() for each in several}
-        there, found = list[Installed](), dict[str, list[Finding]]()
-        for tree in self._trees:
-            for entry in _listed(tree):
-                if entry.name.endswith((".dist-info", ".egg-info")) and not entry.name.startswith("~"):
-                    fingerprint = fingerprints.get(entry.path, (entry.path,))
-                    if fingerprint not in self._checked:
-                        read = Installed.read(tree, entry.path, self._paths)
-                        self._checked[fingerprint] = read, check(read)
-                    each, found[entry.path] = self._checked[fingerprint]
-                    there.append(each)
-        owned = {path for each in there for path in (each.info, *(row.path for row in each.rows or ()))}
-        oldest = time.time() - _LONGEST_USE
-        beside = [each for tree in self._trees for each in strays(tree, owned, self._unfinished, oldest)]
-        return tuple(there), judge(there, found) + beside
+def _look(trees: Sequence[str], unfinished: Collection[str]) -> tuple[tuple[Installed, ...], list[Finding]]:
+    """What is installed, and everything that is found, notes included."""
+    paths, there = RealPaths(), list[Installed]()
+    for tree in trees:
+        names = [each.name for each in _listed(tree) if each.name.endswith(_INFO) and not each.name.startswith("~")]
+        there += [Installed.read(tree, os.path.join(tree, name), paths) for name in names]
+    owned = {path for each in there for path in (each.info, *(row.path for row in each.rows or ()))}
+    oldest = time.time() - _LONGEST_USE
+    found = judge(there, {each.info: check(each) for each in there})
+    return tuple(there), found + [each for tree in trees for each in strays(tree, owned, unfinished, oldest)]
 
 
 # -- distributions -----------------------------------------------------------------------------------------------------
@@ -415,23 +403,18 @@ def with_repairs(findings: Iterable[Finding], installed: Iterable[Installed]) ->
     by_info = {each.info: each for each in installed}
     there = {(each.tree, each.project) for each in by_info.values()}
     for each in findings:
-        of, kind = by_info.get(each.info), each.kind
+        of, kind, repair, again = by_info.get(each.info), each.kind, _REPAIRS.get(each.kind, each.repair), each.again
         if kind is Kind.LEFTOVER and each.version and (each.tree, each.project) not in there:
-            again = f"{each.project}=={each.version}"
-            yield each._replace(repair=f"reinstall `{again}`, then remove it", again=(again,))
-        elif kind in (Kind.LEFTOVER, Kind.ABANDONED):
-            yield each._replace(repair="remove it")
-        elif of is None or kind.is_note:
-            yield each
-        elif kind is Kind.DOUBLED_PROJECT:
-            yield each._replace(repair="remove the others")
+            again = (f"{each.project}=={each.version}",)
+            repair = f"reinstall `{again[0]}`, then remove it"
+        elif repair or of is None or kind.is_note:
+            pass
         elif of.is_hopeless:
-            yield each._replace(repair="remove the directory")
+            repair = "remove the directory"
         elif kind in (Kind.MISSING_FILE, Kind.CHANGED_FILE, *NOT_UNINSTALLABLE) and not of.is_managed_elsewhere:
-            words = requirement(of)
-            yield each._replace(repair=f"reinstall `{' '.join(words)}`" if words else "", again=words)
-        else:
-            yield each
+            again = requirement(of)
+            repair = f"reinstall `{' '.join(again)}`" if again else ""
+        yield each._replace(repair=repair, again=again)
 
 
 # -- what lies between them --------------------------------------------------------------------------------------------

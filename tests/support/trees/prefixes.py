@@ -13,8 +13,8 @@ from typing import Any
 
 import safe_pip
 from safe_pip.commands.environments import Context
+from safe_pip.commands.merge import Merged, Request, merge
 from safe_pip.commands.merge.manifest import Manifest
-from safe_pip.commands.merge.transfer import Merged, Request, merge
 from safe_pip.commands.merge.unmerge import Unmerged, unmerge
 from safe_pip.environment.environment import Prefix
 from safe_pip.launch.settings import Settings

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip.commands import VERBS, options
-from safe_pip.commands.merge.transfer import Conflicts
+from safe_pip.commands.merge import Conflicts
 from safe_pip.launch.settings import Settings
 from tests.support.venvs.direct_installs import SilentReporter
 

@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 from safe_pip import fs
 from safe_pip.commands.environments import Context, prefix_finder, state_of, until_current
-from safe_pip.commands.merge import named
+from safe_pip.commands.merge import Attempt, Owned, Transactions, is_closed, named
 from safe_pip.commands.merge.manifest import Manifest
-from safe_pip.commands.merge.transfer import Attempt, Owned, Transactions, is_closed
 from safe_pip.commands.options import Namespace, tell
-from safe_pip.environment.change import Terms
+from safe_pip.environment.change import Terms, sweep_target
 from safe_pip.environment.environment import Prefix
 from safe_pip.environment.snapshot import Ownership, Snapshot
 from safe_pip.errors import StalePlan
@@ -71,7 +70,7 @@ class _Unmerge(Attempt):
             if found.removed or made:
                 self._commit(found.removed, made)
             else:
-                self._sweep()
+                sweep_target(self._transaction.environment, self._prefix.target)
         # Directories that held a lock or a journal of this command until now.
         fs.remove_empty_directories(sorted(map(Path, made)))
         return found._replace(

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from safe_pip.commands.merge import Conflicts
 from safe_pip.commands.merge.manifest import Manifest
-from safe_pip.commands.merge.transfer import Conflicts
 from safe_pip.environment.transaction import Transaction, _Commit
 from safe_pip.errors import NestingRefused, SafePipError, State, Unmergeable, UnusableEnvironment
 from tests.support.faults import disk

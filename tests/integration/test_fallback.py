@@ -99,6 +99,7 @@ def test_an_install_works_whichever_seam_is_not_as_expected(changed, module, att
         ("pip._internal.operations.install.wheel", "_fs_to_record_path"),
         ("pip._internal.operations.install.wheel", "is_within_directory"),
         ("pip._internal.metadata.importlib", "Distribution.from_wheel"),
+        ("pip._internal.operations.install.wheel", "ZipFile"),
     ],
 )
 def test_an_unexpected_seam_that_only_saves_time_is_left_out(changed, module, attribute):

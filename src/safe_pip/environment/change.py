@@ -273,7 +273,7 @@ class Change:
         """The proof of a staged directory that is to be at `live`; `entry` is the stage as it was scanned."""
         for name in operation.staged.split("/"):
             entry = entry.children[name]
-        found = {path: (child.mode, child.size, child.mtime_ns) for path, child in tree.files(entry)}
+        found = dict(tree.states(entry))
         place = os.path.join(self.stage.roots[operation.part], operation.staged, "")
         for link in links:
             if link.staged.startswith(place):
@@ -281,8 +281,8 @@ class Change:
                 with suppress(FileNotFoundError, NotADirectoryError):
                     status = os.lstat(link.staged)
                     if status.st_nlink == 1 or not _is_file(os.path.join(live, path), status):
-                        found[path] = stat.S_IFMT(status.st_mode), status.st_size, status.st_mtime_ns
-        return proof((path, *state) for path, state in found.items())[0]
+                        found[path] = status
+        return proof(found.items())[0]
 
 
 def _is_file(path: str, status: os.stat_result) -> bool:

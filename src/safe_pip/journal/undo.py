@@ -241,21 +241,23 @@ def _seen(location: Location) -> Seen | None:
     return Seen.of(found) if found is not None else None
 
 
-def proof(files: Iterable[tuple[str, int, int, int]]) -> tuple[str, bool]:
-    """What identifies the files of a new directory (path, kind, size, mtime in ns), and whether all times are rough.
+def proof(files: Iterable[tuple[str, os.stat_result]]) -> tuple[str, bool]:
+    """What identifies the files of a new directory by kind, size and mtime, and whether all times are rough.
 
     The proof is two digests, the second one with whole seconds. Rough times may have lost their fractions, as archives
     lose them. Caches of importers are left out, and what is safe-pip's own.
     """
     exact, coarse = [], []
     is_rough = True
-    for path, kind, size, mtime_ns in sorted(files):
-        if "__pycache__" in path.split("/") or is_own(path):
+    for path, status in sorted(files):
+        if is_own(path) or "__pycache__" in path.split("/"):
             continue
-        time = mtime_ns if kind == stat.S_IFREG else 0
+        kind = stat.S_IFMT(status.st_mode)
+        time = status.st_mtime_ns if kind == stat.S_IFREG else 0
         is_rough = is_rough and time % 100 == 0
-        exact.append(f"{path}\0{kind} {size} {time}")
-        coarse.append(f"{path}\0{kind} {size} {time // 10**9}")
+        known = f"{path}\0{kind} {status.st_size} "
+        exact.append(f"{known}{time}")
+        coarse.append(f"{known}{time // 10**9}")
     digests = [hashlib.sha256(os.fsencode("\0".join(lines))).hexdigest() for lines in (exact, coarse)]
     return " ".join(digests), is_rough
 
@@ -267,7 +269,7 @@ def _is_changed(operation: Operation, live: Location, old: Location) -> bool:
     """
     with live.parent.child(live.name) as new:
         found, is_rough = proof(
-            (path, stat.S_IFMT(status.st_mode), status.st_size, status.st_mtime_ns)
+            (path, status)
             for path, status in walk(new)
             if status.st_nlink == 1 or not _is_same_file(status_below(old, path), status)
         )

@@ -16,11 +16,12 @@ from safe_pip.records import is_own
 
 
 class Entry(NamedTuple):
-    """What one name stands for; all but the kind is about directories, size and time about staged files.
+    """What one name stands for; all but the kind is about directories, and `states` about staged ones.
 
     `entries` is None for a directory that was not looked into; with `is_whole` they are all that is in it. A symbolic
     link to a directory that something is staged into is that directory, with the link's text as `target`. `path` is
-    absolute with no link in it. `inside` is the volume that holds what is in it.
+    absolute with no link in it. `inside` is the volume that holds what is in it. `states` has the files in it, but for
+    bytecode that importers may write anew.
     """
 
     mode: int
@@ -33,8 +34,7 @@ class Entry(NamedTuple):
     inode: int = 0
     ctime_ns: int = 0
     inside: Volume = (0, 0)
-    size: int = 0
-    mtime_ns: int = 0
+    states: Mapping[str, os.stat_result] = {}
 
     @property
     def is_directory(self) -> bool:
@@ -58,13 +58,14 @@ def scan(path: str) -> Entry:
     return reader.everything(reader.directory(path, volume(os.path.dirname(path))))
 
 
-def files(directory: Entry, below: str = "") -> Iterator[tuple[str, Entry]]:
-    """The files of a directory that was scanned, at whatever depth, with their paths relative to it."""
-    for name, child in directory.children.items():
-        if child.is_directory:
-            yield from files(child, f"{below}{name}/")
-        else:
-            yield f"{below}{name}", child
+def states(directory: Entry) -> Iterator[tuple[str, os.stat_result]]:
+    """The `states` of a directory that was scanned, and of those below it, with paths relative to it."""
+    waiting = [("", directory)]
+    while waiting:
+        below, directory = waiting.pop()
+        for name, status in directory.states.items():
+            yield below + name, status
+        waiting += [(f"{below}{name}/", child) for name, child in directory.children.items() if child.entries]
 
 
 def seen_at(path: str) -> Seen:
@@ -100,11 +101,10 @@ def own(staged: Entry, live: str, kept: Collection[str]) -> Iterator[str]:
     `kept` are the trees, and the directories above them: an environment may lie below such a name.
     """
     for name, child in staged.children.items():
-        path = join(live, name)
-        if is_own(name) and path not in kept:
+        if is_own(name) and (path := join(live, name)) not in kept:
             yield path
         elif child.entries:
-            yield from own(child, path, kept)
+            yield from own(child, join(live, name), kept)
 
 
 def is_below_own(path: str, kept: Collection[str]) -> bool:
@@ -173,6 +173,8 @@ class _Reader:
     def listed(self, entry: Entry) -> tuple[Entry, dict[str, Entry]]:
         """The directory with all its names, added to what was found before; one that cannot be listed is not whole."""
         entries = self._found[entry.path][1] if entry.path in self._found else {}
+        states: dict[str, os.stat_result] = {}
+        has_states = self._is_staged and not entry.path.endswith("/__pycache__")
         is_whole = True
         try:
             with os.scandir(entry.path) as found:
@@ -182,15 +184,13 @@ class _Reader:
                     if item.is_dir(follow_symlinks=False):
                         with suppress(*_GONE):
                             entries[item.name] = self.directory(item.path, entry.inside)
-                    elif self._is_staged:
-                        info = item.stat(follow_symlinks=False)
-                        kind = stat.S_IFMT(info.st_mode)
-                        entries[item.name] = Entry(kind, size=info.st_size, mtime_ns=info.st_mtime_ns)
-                    else:
-                        entries[item.name] = LINK if item.is_symlink() else FILE
+                        continue
+                    entries[item.name] = LINK if item.is_symlink() else FILE
+                    if has_states:
+                        states[item.name] = item.stat(follow_symlinks=False)
         except OSError:
             is_whole = False
-        return self.keep(entry, entries, is_whole=is_whole)
+        return self.keep(entry._replace(states=states) if states else entry, entries, is_whole=is_whole)
 
     def everything(self, entry: Entry) -> Entry:
         entry, entries = self.listed(entry)

@@ -4,13 +4,16 @@ What the store has is copied before, and pip does the rest: its loop over the fi
 the store cannot be used, or a wheel is not in it, pip unpacks and compiles by itself.
 """
 
+import copy
 import hashlib
 import importlib.util
+import io
 import os
 import sys
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +50,7 @@ SCRIPTS = Seam(_WHEEL, "message_about_scripts_not_on_PATH", ("scripts",))
 SAVE = Seam(_WHEEL, "ZipBackedFile.save", ("self",))
 RELATIVE = Seam(_WHEEL, "_fs_to_record_path", ("path", "lib_dir"))
 DISTRIBUTION = Seam("pip._internal.metadata.importlib", "Distribution.from_wheel", ("wheel", "name"))
+ARCHIVE = Seam(_WHEEL, "ZipFile")
 WITHIN = Seam(_WHEEL, "is_within_directory", ("directory", "target"))
 
 
@@ -139,6 +143,7 @@ class WheelStaging:
         """The directory of the target, as pip spells it, for each directory in the stage."""
         self._wheel = _Wheel(Path(), compiles=False)
         self._read: dict[object, Any] = {}
+        self._archives: dict[object, Any] = {}
 
     def attach(self) -> None:
         """Attach to where pip installs one requirement; an isolated build's requirements stay pip's own."""
@@ -153,6 +158,8 @@ class WheelStaging:
         self._is_pure, self._compile = IS_PURE.check(), COMPILE.check()
         COMPILER.put(types.SimpleNamespace(compile_file=self._compile_file))
         SCRIPTS.replace(self._about_scripts)
+        with suppress(SeamBroken):  # it is only slower then
+            ARCHIVE.put(partial(self._reopened, ARCHIVE.check()))
         for seam, wrapper in ((RELATIVE, _relative), (WITHIN, _is_within)):
             with suppress(SeamBroken):  # it is only slower then
                 seam.replace(wrapper)
@@ -246,14 +253,28 @@ class WheelStaging:
 
     def _from_wheel(self, original: Any, cls: Any, wheel: Any, name: str) -> Any:
         """The metadata of a wheel. pip asks three times, and reads the whole table of contents each time."""
-        try:
-            status = os.stat(wheel.location)
-        except OSError:  # it has an address only
+
+        def archive() -> Any:
+            self._archives[identity] = opened = wheel.as_zipfile()
+            return opened
+
+        identity = _identity(wheel.location)
+        if identity is None:  # it has an address only
             return original(cls, wheel, name)
-        key = (cls, name, wheel.location, status.st_ino, status.st_size, status.st_mtime_ns)
+        key = (cls, name, identity)
         if key not in self._read:
-            self._read[key] = original(cls, wheel, name)
+            opening = types.SimpleNamespace(location=wheel.location, as_zipfile=archive)
+            self._read[key] = original(cls, opening, name)
         return self._read[key]
+
+    def _reopened(self, original: Any, path: str, *args: Any, **kw: Any) -> Any:
+        """The archive of a wheel, opened; the table of contents is that which was read for the metadata."""
+        known = self._archives.get(_identity(path))
+        if known is None or known.fp is not None or not hasattr(known, "_fileRefCnt"):
+            return original(path, *args, **kw)
+        again = copy.copy(known)
+        again.fp, again._fileRefCnt = io.BufferedReader(io.FileIO(path)), 1
+        return again
 
     def _stage_scheme(self, original: Any, *args: Any, **kw: Any) -> Any:
         scheme, change = original(*args, **kw), self.change
@@ -355,6 +376,15 @@ class WheelStaging:
         """Have pip's warning name where the scripts will be, as pip spells it."""
         places = ((*os.path.split(path),) for path in scripts)
         return original([os.path.join(self._nominal.get(place, place), name) for place, name in places], *args, **kw)
+
+
+def _identity(path: str) -> object:
+    """What tells a file from another one at its path; None if it is not there."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return path, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def is_importable(name: str) -> bool:

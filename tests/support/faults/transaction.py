@@ -143,8 +143,7 @@ class StagedTransaction:
         """Prepared: the journal is in its place, and so is the mark in the shared directory."""
         for number, each in enumerate(self.operations):
             if each.staged and each.new is not None and stat.S_ISDIR(each.new.mode):
-                files = tree.files(tree.scan(str(self.private / "stage" / each.staged)))
-                found, _ = proof((path, entry.mode, entry.size, entry.mtime_ns) for path, entry in files)
+                found, _ = proof(tree.states(tree.scan(str(self.private / "stage" / each.staged))))
                 self.operations[number] = each._replace(proof=found)
         (self.bin / ".safe-pip" / f"{self.identifier}.home").write_text(f"{self.home}\n")
         (self.state / f"{self.identifier}.journal").write_bytes(journal.encode(self.journal))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from safe_pip import fs
+from safe_pip.environment.snapshot import seen
 from safe_pip.errors import StalePlan, UnusableEnvironment
 from safe_pip.fs import space
 from safe_pip.locking import flock, inheritance, order, state_directory
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
 
 _TURN = 10.0
 """So many seconds others wait for a process that is stopped in the microseconds in which it looks at a directory."""
+_READS = 10
+"""How often a tree that cannot be locked is read before the command gives up."""
 _PATTERNS = ("lib*/python*/*-packages", "lib*/pypy*/*-packages", "Lib/site-packages")
 PACKAGES = ("site-packages", "dist-packages")
 """What a directory is called that an interpreter looks for distributions in."""
 
+T = TypeVar("T")
 Trees = Callable[[], "list[Path]"]
 Holds = Callable[[flock.Identity], bool]
 """Whether this process holds the exclusive lock on a file."""
@@ -229,10 +233,10 @@ class Locking(Step):
     def __init__(self, path: Path, *, exclusive: bool) -> None:
         (self._path,) = resolved([path])
         self._exclusive = exclusive
-        self._made: list[Path] = []
+        self.made: list[Path] = []
 
     def requests(self) -> Iterator[Request]:
-        self._made += _make_directory(self._path)
+        self.made += _make_directory(self._path)
         yield Request(order.Rank.ENVIRONMENT, self._path, self._exclusive, self._path)
 
     def directories(self) -> Iterable[Path]:
@@ -240,7 +244,7 @@ class Locking(Step):
 
     def tidy(self, holds: Holds, *, failed: bool) -> None:
         if failed:
-            fs.remove_empty_directories(self._made)
+            fs.remove_empty_directories(self.made)
 
 
 class Opening(Step):
@@ -252,7 +256,7 @@ class Opening(Step):
         # A directory on the path that is no site directory may hold sources.
         others = (tree for tree in resolved(also) if tree.name not in PACKAGES)
         self._stateless = resolved((*target.stateless_trees, *others))
-        self._made: list[Path] = []
+        self.made: list[Path] = []
         self._with_new_locks: list[Path] = []
 
     def requests(self) -> Iterator[Request]:
@@ -261,7 +265,7 @@ class Opening(Step):
         yield order.commit_lock(self.trees[0], exclusive=False)._replace(optional=False)
 
     def _make(self, tree: Path) -> None:
-        self._made += _make_directory(tree)
+        self.made += _make_directory(tree)
         if state_directory.make(tree):
             self._with_new_locks.append(tree)
 
@@ -271,13 +275,9 @@ class Opening(Step):
     def directories(self) -> Iterable[Path]:
         return self.trees
 
-    def leave_nothing_empty(self) -> None:
-        """Remove the directories that were made if pip, whose failure is a status, has put nothing into them."""
-        fs.remove_empty_directories(self._made)
-
     def tidy(self, holds: Holds, *, failed: bool) -> None:
         """Remove the state directories that do not stay and, after a failure, the directories that were made."""
-        made = [tree for tree in self.trees if failed and tree in self._made]
+        made = [tree for tree in self.trees if failed and tree in self.made]
         for tree in dict.fromkeys((*self._stateless, *made)):
             remove_state_directory(tree, holds)
         if failed:
@@ -285,7 +285,7 @@ class Opening(Step):
                 with suppress(FileNotFoundError, UnusableEnvironment):
                     if flock.supported and not flock.can_lock(tree):
                         state_directory.remove(tree)
-            fs.remove_empty_directories(self._made)
+            fs.remove_empty_directories(self.made)
 
 
 class Changing(Opening):
@@ -320,7 +320,7 @@ class Changing(Opening):
             return
         yield from self._others.requests()
         for directory in resolved(self._target.directories):
-            self._made += _make_directory(directory)
+            self.made += _make_directory(directory)
             yield order.shared_directory(directory)
         for container in resolved(self._target.containers):
             if container in self.trees:  # it has its place in the order already, as a tree
@@ -373,39 +373,6 @@ def _is_removed(tree: Path, holds: Holds) -> bool:
         return state_directory.remove(tree)
 
 
-def _look_at(trees: Iterable[Path]) -> list[tuple[str, int, int, int]]:
-    """What tells whether something was installed, changed or removed in these trees: they, and their metadata."""
-    found = []
-    for tree in trees:
-        with suppress(OSError):
-            infos = [tree / name for name in sorted(os.listdir(tree)) if name.endswith(("-info", ".egg-link"))]
-            for path in (tree, *infos):
-                status = os.stat(path)
-                found.append((str(path), status.st_ino, status.st_mtime_ns, status.st_ctime_ns))
-    return found
-
-
-T = TypeVar("T")
-
-
-class Held:
-    """The proof that a commit may change a target, valid only while it is open."""
-
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
-
-    def check(self) -> None:
-        """Check the locks once more, before the first change.
-
-        Raises `StalePlan` if the ancestor whose locks this command uses has died, or if a path now leads to another
-        file than the one that is locked.
-        """
-        if not self._scope.is_inheritance_alive():
-            raise StalePlan((), "the command that held the locks for this one has ended")
-        if not all(descriptor.is_current() for _, descriptor in self._scope.granted):
-            raise StalePlan((), "the environment was made anew while this command was at work")
-
-
 class Environment:
     """What one interpreter sees: the directories of `path` that exist, without those of the standard library."""
 
@@ -430,21 +397,27 @@ class Environment:
         return [Path(real) for real in usable if real not in self._stdlib]
 
     def read(self, take: Callable[[], T]) -> T:
-        """Call `take` while no process changes what is installed; call it again if it may have seen half a change."""
-        while True:
+        """Call `take` while no process changes what is installed; call it again if it may have seen half a change.
+
+        Raises `StalePlan` if what cannot be locked changes each time.
+        """
+        changes = 0
+        while changes < _READS:
             step = Reading(self.trees)
             with self._taking(step) as scope:
-                before = _look_at(step.trees) if scope.has_unlocked else None
+                before = seen(map(str, step.trees)) if scope.has_unlocked else None
                 value = take()
                 if self._has_all:
                     return value
-                if before is not None and before != _look_at(step.trees):
-                    continue  # nothing kept another process from changing it meanwhile
+                if before is not None and before != seen(map(str, step.trees)):
+                    changes += 1  # nothing kept another process from changing it meanwhile
+                    continue
                 # Without a commit lock, a change may have begun meanwhile. It is dealt with when this starts over.
                 with suppress(Interrupted):
                     look_for_journals(step.trees)
                     if step.is_current() and scope.is_inheritance_alive():
                         return value
+        raise StalePlan((), "what is installed changed whenever this command read it")
 
     def building(self, *sources: Path) -> AbstractContextManager[Scope]:
         """Keep what is installed as it is, for a build that imports from it, and have each of `sources` to itself.
@@ -455,18 +428,18 @@ class Environment:
         trees = list if self._has_all else self.trees
         return self._taking(SharedUse(trees, sources), keep=Keep.RENEWED, is_published=True)
 
-    def reserving(self, target: Target, also: Iterable[Path] = ()) -> AbstractContextManager[Held]:
+    def reserving(self, target: Target, also: Iterable[Path] = ()) -> AbstractContextManager[Scope]:
         """Let other commands only add to the target until this ends, or, with `StalePlan`, until another wait."""
         return self._changing(Changing(target, also, commit=False), keep=Keep.RESERVED, is_published=True)
 
-    def replacing(self, target: Target, also: Iterable[Path] = ()) -> AbstractContextManager[Held]:
+    def replacing(self, target: Target, also: Iterable[Path] = ()) -> AbstractContextManager[Scope]:
         """Have the target to itself, to change or remove what is in it; the rest of the environment does not change.
 
         Missing directories are made. If the body raises, those that were made are removed unless something is in them.
         """
         return self._changing(Changing(target, also, others=self.trees))
 
-    def adding(self, target: Target, also: Iterable[Path] = ()) -> AbstractContextManager[Held]:
+    def adding(self, target: Target, also: Iterable[Path] = ()) -> AbstractContextManager[Scope]:
         """Like `replacing`, for additions alone: builds and programs that use the environment go on."""
         return self._changing(Changing(target, also, others=self.trees, environment=False))
 
@@ -505,7 +478,7 @@ class Environment:
                 finally:
                     self._has_all = outer
         finally:
-            step.leave_nothing_empty()
+            fs.remove_empty_directories(step.made)  # pip's failure is a status, and no exception
 
     def mutex(self, *directories: Path) -> AbstractContextManager[Scope]:
         """Be the only process that writes in these directories, which are made if they are missing."""
@@ -515,7 +488,7 @@ class Environment:
         """Keep what is installed as it is while another program runs; that program may add to it."""
         return self._taking(SharedUse(self.trees), is_published=True)
 
-    def occupying(self, target: Target) -> AbstractContextManager[Held]:
+    def occupying(self, target: Target) -> AbstractContextManager[Scope]:
         """Have the target to itself while another program runs."""
         return self._changing(Changing(target), is_published=True)
 
@@ -532,9 +505,9 @@ class Environment:
             yield
 
     @contextmanager
-    def _changing(self, step: Changing, *, keep: Keep = Keep.FIRMLY, is_published: bool = False) -> Iterator[Held]:
+    def _changing(self, step: Changing, *, keep: Keep = Keep.FIRMLY, is_published: bool = False) -> Iterator[Scope]:
         with self._tidying(step), self._taking(step, keep=keep, is_published=is_published) as scope:
-            yield Held(scope)
+            yield scope
 
     @contextmanager
     def _tidying(self, step: Opening | Locking) -> Iterator[None]:

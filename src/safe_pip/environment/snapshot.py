@@ -120,6 +120,12 @@ def listings(directories: Iterable[str]) -> list[tuple[int, ...]]:
     return [_status(os.path.realpath(each)) for each in directories]
 
 
+def seen(directories: Iterable[str]) -> tuple[list[tuple[int, ...]], Snapshot]:
+    """What tells whether anything is installed, changed or removed in these directories."""
+    directories = tuple(directories)
+    return listings(directories), Snapshot.take(directories)
+
+
 def are_settled(found: Iterable[tuple[int, ...]]) -> bool:
     """Whether a change from now on shows in these `listings`: the steps of a clock may be as coarse as a second."""
     return all(not each or each[2] < time.time_ns() - 2_000_000_000 for each in found)

@@ -15,10 +15,11 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from safe_pip.environment.environment import PACKAGES, Environment, Held, Target
+from safe_pip.environment.environment import PACKAGES, Environment, Target
 from safe_pip.environment.snapshot import ReadSet, Snapshot, are_settled, listings
 from safe_pip.errors import SafePipError, StalePlan, State
 from safe_pip.locking import state_directory
+from safe_pip.locking.locker import Scope
 
 if TYPE_CHECKING:
     from safe_pip.environment.change import Change, Overwritten, ReadyPlan, Terms
@@ -272,7 +273,7 @@ class _Commit:
         return ready
 
     @contextmanager
-    def _lock(self, *, is_patient: bool) -> Iterator[tuple[Held, Snapshot, bool]]:
+    def _lock(self, *, is_patient: bool) -> Iterator[tuple[Scope, Snapshot, bool]]:
         """Take the locks that the plan needs. Yields them, what is installed now, and whether to plan under them."""
         asked, environment = time.monotonic(), self._transaction.environment
         also = tuple(removal.tree for removal in self._change.removals.values())

@@ -77,6 +77,17 @@ class Scope:
         """Whether the ancestors whose locks this scope uses still hold them."""
         return all(source.is_alive() for source in self.sources)
 
+    def check(self) -> None:
+        """Check the locks once more, before the first change that is made under them.
+
+        Raises `StalePlan` if the ancestor whose locks this command uses has died, or if a path now leads to another
+        file than the one that is locked.
+        """
+        if not self.is_inheritance_alive():
+            raise StalePlan((), "the command that held the locks for this one has ended")
+        if not all(descriptor.is_current() for _, descriptor in self.granted):
+            raise StalePlan((), "the environment was made anew while this command was at work")
+
     def needs_directory(self) -> bool:
         """Whether to tell child programs. Where nothing can be written, they find a shared lock in /proc/locks."""
         is_useful = self.is_published and self.directory is None

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import tempfile
 import threading
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from safe_pip.environment.environment import Changing, Environment, Held, Target
+from safe_pip.environment.environment import Changing, Environment, Target
 from safe_pip.errors import CannotLock, LockTimeout, NestingRefused, RecoveryNeeded, StalePlan, UnusableEnvironment
 from safe_pip.journal.owner import Owner
 from safe_pip.locking import flock, holders, inheritance, state_directory, waiting
@@ -122,6 +123,13 @@ def test_a_tree_that_cannot_be_locked_is_read_again_if_it_changed_meanwhile(
         pass
 
 
+def test_a_tree_that_cannot_be_locked_and_changes_each_time_is_given_up(no_locks: Path) -> None:
+    names = (no_locks / f"{number}-1.dist-info" for number in itertools.count())
+    with pytest.raises(StalePlan, match="what is installed changed whenever this command read it") as caught:
+        environment(no_locks).read(lambda: next(names).mkdir())
+    assert caught.value.exit_status == 75
+
+
 def test_what_cannot_be_locked_is_not_changed_and_keeps_nothing(no_locks: Path) -> None:
     new = Target((no_locks / "a" / "b",))
     for target in (Target((no_locks,)), new, new._replace(stateless_trees=new.trees)):
@@ -141,7 +149,6 @@ def test_an_error_of_the_reading_function_is_passed_on_and_the_lock_is_released(
 def test_a_commit_makes_what_is_missing_and_holds_both_locks(tmp_path: Path) -> None:
     tree, scripts = tmp_path / "lib" / "site-packages", tmp_path / "bin"
     with environment().replacing(Target((tree,), (scripts,))) as held:
-        assert isinstance(held, Held)
         held.check()
         assert scripts.is_dir()
         with pytest.raises(LockTimeout):

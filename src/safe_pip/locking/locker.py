@@ -199,9 +199,10 @@ class Locker:
                     each.directory = ClaimsDirectory()  # before the first lock, so that it is let go before any lock
             ordered = sorted(opened.values(), key=lambda item: (item[0].rank, item[1].identity))
             wanted = [item[:2] for item in ordered]
-            for number, (request, descriptor, each) in enumerate(ordered):
+            for request, descriptor, each in ordered:
                 try:
-                    self._grant(request, descriptor, wanted, budget, is_first=number == 0)
+                    is_first = not any(scope.granted for scope in scopes)
+                    self._grant(request, descriptor, wanted, budget, is_first=is_first)
                     each.granted.append((request, descriptor))
                 except CannotLock:
                     if not request.optional:

@@ -130,6 +130,24 @@ def test_a_tree_that_cannot_be_locked_and_changes_each_time_is_given_up(no_locks
     assert caught.value.exit_status == 75
 
 
+def test_a_lock_that_cannot_be_had_is_not_let_go_for_another_one(
+    tmp_path: Path, no_locks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    venv, wait_lock = tmp_path / "venv", flock.wait_lock
+    venv.mkdir()
+    other = contextlib.ExitStack()
+    other.enter_context(environment().adding(Target((venv,))))
+
+    def wait(*args: Any, **more: Any) -> bool:
+        other.close()
+        return wait_lock(*args, **more)
+
+    monkeypatch.setattr(flock, "wait_lock", wait)
+    monkeypatch.setattr(waiting, "WHILE_HOLDING", 0.0)
+    assert environment(venv, no_locks, timeout=None).read(lambda: "read") == "read"
+    assert unlocked == [no_locks], "the reader did not start over"
+
+
 def test_what_cannot_be_locked_is_not_changed_and_keeps_nothing(no_locks: Path) -> None:
     new = Target((no_locks / "a" / "b",))
     for target in (Target((no_locks,)), new, new._replace(stateless_trees=new.trees)):

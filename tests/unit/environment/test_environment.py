@@ -133,10 +133,10 @@ def test_a_tree_that_cannot_be_locked_and_changes_each_time_is_given_up(no_locks
 def test_a_lock_that_cannot_be_had_is_not_let_go_for_another_one(
     tmp_path: Path, no_locks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    venv, wait_lock = tmp_path / "venv", flock.wait_lock
-    venv.mkdir()
+    tree, wait_lock = tmp_path / "venv" / "site-packages", flock.wait_lock
+    tree.mkdir(parents=True)
     other = contextlib.ExitStack()
-    other.enter_context(environment().adding(Target((venv,))))
+    other.enter_context(environment().adding(Target((tree,))))
 
     def wait(*args: Any, **more: Any) -> bool:
         other.close()
@@ -144,7 +144,7 @@ def test_a_lock_that_cannot_be_had_is_not_let_go_for_another_one(
 
     monkeypatch.setattr(flock, "wait_lock", wait)
     monkeypatch.setattr(waiting, "WHILE_HOLDING", 0.0)
-    assert environment(venv, no_locks, timeout=None).read(lambda: "read") == "read"
+    assert environment(tree, no_locks, timeout=None).read(lambda: "read") == "read"
     assert unlocked == [no_locks], "the reader did not start over"
 
 

@@ -44,12 +44,10 @@ def is_name(name: str) -> bool:
 def begin(tree: str, home: str, name: str) -> None:
     """Have this process run the safe-pip at `home` (relative to `tree`, or absolute) when its program asks for pip."""
     word = "".join(sys.orig_argv[-len(sys.argv) :][:1])
-    if sys.argv and is_pip(sys.argv, word, tree):
-        finder = Pip(tree, home, name)
-        if not any(
-            getattr(each, "file", None) == finder.file for each in sys.meta_path
-        ):  # `site` may read a file twice
-            sys.meta_path.insert(0, finder)
+    finder = Pip(tree, home, name)
+    was_read = any(getattr(each, "file", None) == finder.file for each in sys.meta_path)  # `site` may read it twice
+    if sys.argv and is_pip(sys.argv, word, tree) and os.path.exists(finder.file) and not was_read:
+        sys.meta_path.insert(0, finder)
 
 
 def was_removed(home: str) -> bool:

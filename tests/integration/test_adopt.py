@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip.launch.adoption import NAME
+from safe_pip.launch.adoption import NAME, Adoption
 from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.venvs.readonly import ReadOnlyEnvironment
 from tests.support.venvs.template import Venv
@@ -172,7 +172,8 @@ def test_unadopted_it_is_byte_for_byte_as_it_was(env: PipEnvironment, spelled: s
     assert not (env.site / ".safe-pip").exists()
     env.run("adopt", *args)
     more = set(everything(env.venv.path)) - set(before)
-    assert more == {str(env.site / NAME)}
+    assert more == {str(env.site / name) for name in Adoption(env.site, env.site).content()}
+    run(env, [env.venv.python, "-c", "print(1)"])  # Python keeps the bytecode of a module that it imports
     env.run("unadopt", *args)
     assert everything(env.venv.path) == before
     assert not is_safe_pip(env, [env.venv.python, "-m", "pip"])
@@ -189,6 +190,7 @@ def test_a_safe_pip_that_was_installed_stays(env: PipEnvironment) -> None:
 
 def test_to_adopt_or_unadopt_twice_changes_nothing(env: PipEnvironment) -> None:
     assert env.run("adopt").stdout.startswith(f"Adopted `{env.venv.path}`")
+    run(env, [env.venv.python, "-c", "print(1)"])  # Python keeps the bytecode of a module that it imports
     before = everything(env.site)
     assert "is adopted already" in env.run("adopt").stdout
     assert everything(env.site) == before
@@ -324,8 +326,10 @@ def test_an_environment_that_cannot_be_adopted_is_refused(env: PipEnvironment, t
     refused(env, empty, "is not an environment")
 
     taken = env.workspace.maker.make(tmp_path / "taken")
-    (taken.purelib / NAME).write_text("# mine\n")
-    refused(env, taken.path, "was not made by safe-pip")
+    for name in Adoption(taken.purelib, taken.purelib).content():
+        (taken.purelib / name).write_text("# mine\n")
+        refused(env, taken.path, "was not made by safe-pip")
+        (taken.purelib / name).unlink()
 
 
 def test_an_environment_that_cannot_be_written_is_refused(env: PipEnvironment, common: Path) -> None:

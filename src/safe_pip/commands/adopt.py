@@ -1,12 +1,11 @@
 """`safe-pip adopt` and `safe-pip unadopt`: the `pip` of an environment becomes safe-pip, or pip again.
 
-One file comes or goes, by a transaction like every other change.
+Its files come or go by a transaction like every other change.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -50,8 +49,7 @@ class Adopter:
     def check(self) -> None:
         """Raise `UnusableEnvironment` where an adoption would do nothing, or another tool looks after the pip."""
         for tree in self.trees:
-            version = re.fullmatch(r"python(\d+)\.(\d+)t?", tree.parent.name)
-            if version and (int(version[1]), int(version[2])) < _OLDEST:
+            if (adoption.python_of(tree) or _OLDEST) < _OLDEST:
                 raise UnusableEnvironment(f"`{tree}` is of a Python older than {'.'.join(map(str, _OLDEST))}")
             for mark in () if self._place.home(tree) is not None else self._marks(tree):
                 if fs.is_file(mark):
@@ -72,32 +70,27 @@ class Adopter:
 
         Raises `StalePlan` if another command was faster.
         """
-        found, wanted = adoption.find(tree), adoption.wanted(tree)
-        file, before = wanted.file, _content(wanted.file)
-        if (found == wanted and before == wanted.content()) if is_adopted else found is None:
+        wanted = adoption.wanted(tree)
+        files, before = wanted.content() if is_adopted else {}, adoption.contents(tree)
+        if (before.items() >= files.items()) if is_adopted else not before:
             return None
-        if found is None and os.path.lexists(file):
-            raise UnusableEnvironment(f"`{file}` was not made by safe-pip", hint="Remove it, then try again")
+        for name in files:
+            if name not in before and os.path.lexists(tree / name):
+                raise UnusableEnvironment(f"`{tree / name}` was not made by safe-pip", hint="Remove it, then try again")
         # A command that makes `.safe-pip` removes it if it is free afterwards: unadopted, all is as it was.
         target = Target((tree,), stateless_trees=() if state_directory.exists(tree) else (tree,))
         transaction = self._place.transaction()
 
         def validate(now: object) -> tuple[str, ...]:
-            if _content(file) != before:
-                raise StalePlan((), f"`{file}` did not stay the same while this command was at work")
+            if adoption.contents(tree) != before:
+                raise StalePlan((), f"`{wanted.file}` did not stay the same while this command was at work")
             return ()
 
         with transaction.staging(target) as change:
-            if is_adopted:
-                change.put(str(file), wanted.content())
-            else:
-                change.remove(Removal(f"`{file}`", tree, frozenset((str(file),))))
+            for name, content in files.items():
+                if before.get(name) != content:
+                    change.put(str(tree / name), content)
+            if not is_adopted:
+                change.remove(Removal(f"`{wanted.file}`", tree, frozenset(str(tree / name) for name in before)))
             transaction.commit(change, validate)
-        return wanted if is_adopted else found
-
-
-def _content(file: Path) -> bytes | None:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        return None
+        return wanted

@@ -69,9 +69,10 @@ From now on `pip`, `pip3`, `pip3.X` and `python -m pip` of the environment are s
 themselves: tox, nox, Makefiles. It stays so when any tool upgrades or reinstalls pip there, and `python -m pip` works
 without any pip in the environment. What is installed stays as it is, and so does `import pip`.
 
-The command writes one file, `safe-pip-adopted.pth`, where the environment's distributions are. It starts the safe-pip
-that is installed there, or else the one that you run now, which has to stay where it is. If that is uninstalled or
-moved, pip is plain pip again, and says so. If it is damaged, pip refuses to run, with status 78, and says what to do.
+The command writes `safe-pip-adopted.pth`, and what newer Pythons want beside it, where the environment's distributions
+are. It starts the safe-pip that is installed there, or else the one that you run now, which has to stay where it is. If
+that is uninstalled or moved, pip is plain pip again, and says so. If it is damaged, pip refuses to run, with status 78,
+and says what to do.
 """,
         (env(),),
     ),

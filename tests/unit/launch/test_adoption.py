@@ -24,9 +24,14 @@ WRAPPER = "#!/usr/bin/python3\nimport sys\nfrom pip._internal.cli.main import cl
 
 def is_likely(argv: list[str], orig_argv: list[str]) -> bool:
     """What the line decides at every start, with no more than it sees there."""
-    line = Adoption(Path("/tree"), Path("/home")).content().decode().splitlines()[-1]
+    line = Adoption(Path("/tree"), Path("/home")).content()[adoption.NAME].decode().splitlines()[-1]
     test = line.removeprefix("import sys; ").partition(" and exec(")[0]
     return bool(eval(test, {"sys": SimpleNamespace(argv=argv, orig_argv=orig_argv)}))
+
+
+def write(wanted: Adoption) -> None:
+    for name, content in wanted.content().items():
+        (wanted.tree / name).write_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -112,9 +117,10 @@ def test_code_given_on_the_command_line_is_never_pip():
 @pytest.mark.parametrize("home", ["/opt/safe_pip", "/opt/o'\"\\x\n\u20ac/safe_pip", "/opt/\udcff/safe_pip"])
 def test_an_adoption_is_found_as_it_was_written_whatever_the_path(tmp_path, home):
     wanted = Adoption(tmp_path, Path(home))
-    wanted.file.write_bytes(wanted.content())
+    write(wanted)
     assert adoption.find(tmp_path) == wanted
-    compile(wanted.content(), "file", "exec")
+    for name, content in wanted.content().items():
+        assert name.endswith(".start") or compile(content, name, "exec")
     assert not wanted.works
 
 
@@ -123,10 +129,48 @@ def test_a_safe_pip_in_the_tree_is_named_relative_to_it(tmp_path):
     (tmp_path / "safe_pip" / "_runner.py").touch()
     wanted = adoption.wanted(tmp_path)
     assert wanted == Adoption(tmp_path, tmp_path / "safe_pip")
-    assert str(tmp_path) not in wanted.content().decode()
-    wanted.file.write_bytes(wanted.content())
+    assert str(tmp_path) not in repr(wanted.content())
+    write(wanted)
     assert adoption.find(tmp_path) == wanted
     assert wanted.works
+
+
+@pytest.mark.parametrize(
+    ("python", "has_line", "has_module"),
+    [("python3.14", True, False), ("python3.15", False, True), ("python3.18t", False, True), ("python3", True, True)],
+)
+def test_a_tree_gets_the_files_that_its_python_runs(tmp_path, python, has_line, has_module):
+    tree = tmp_path / python / "site-packages"
+    tree.mkdir(parents=True)
+    wanted = Adoption(tree, PACKAGE)
+    found = {name: content.decode() for name, content in wanted.content().items()}
+    assert ("import sys" in found.pop(adoption.NAME)) == has_line
+    if not has_module:
+        assert not found
+        return
+    # A commit puts names in by their order, and takes them away in reverse: the module is there when it is named.
+    assert sorted(found) == ["_safe_pip_adopted.py", "safe-pip-adopted.start"]
+    assert found["safe-pip-adopted.start"].splitlines()[1:] == ["_safe_pip_adopted:start"]
+    write(wanted)
+    assert adoption.find(tree) == wanted
+    runpy.run_path(str(tree / "_safe_pip_adopted.py"))["start"]()
+    (tree / "safe-pip-adopted.start").unlink()
+    assert adoption.find(tree) is None
+
+
+def test_without_the_first_file_the_others_do_nothing(tmp_path, monkeypatch):
+    wanted = Adoption(tmp_path, PACKAGE)
+    write(wanted)
+    monkeypatch.setattr(sys, "argv", ["-m"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "pip"])
+    monkeypatch.setattr(sys, "meta_path", [])
+    start = runpy.run_path(str(tmp_path / "_safe_pip_adopted.py"))["start"]
+    for there in (True, False, True):
+        sys.meta_path.clear()
+        wanted.file.touch() if there else wanted.file.unlink()
+        start()
+        start()
+        assert len(sys.meta_path) == there
 
 
 def test_any_other_tree_gets_the_safe_pip_that_is_running(tmp_path):
@@ -141,7 +185,7 @@ def test_a_file_that_is_not_ours_is_no_adoption(tmp_path):
 
 
 def test_a_python_that_has_no_orig_argv_does_nothing(tmp_path):
-    line = Adoption(tmp_path, PACKAGE).content().decode().splitlines()[-1]
+    line = Adoption(tmp_path, PACKAGE).content()[adoption.NAME].decode().splitlines()[-1]
     test = line.removeprefix("import sys; ").partition(" and exec(")[0]
     assert not eval(test, {"sys": SimpleNamespace(argv=["-m"])})
 
@@ -164,8 +208,8 @@ def test_a_file_that_comes_and_goes_again_while_it_is_written_is_looked_at_once_
 ) -> None:
     tree = tmp_path / "prefix" / "lib" / f"python3.{sys.version_info[1]}" / "site-packages"
     tree.mkdir(parents=True)
-    found, content = iter([None, b"another one's", None]), adopt._content
-    monkeypatch.setattr(adopt, "_content", lambda file: next(found) if found.__length_hint__() else content(file))
+    found, contents = iter([{}, {adoption.NAME: b"another one's"}, {}]), adoption.contents
+    monkeypatch.setattr(adoption, "contents", lambda tree: next(found) if found.__length_hint__() else contents(tree))
     tool = adopt.Adopter(str(tmp_path / "prefix"), Context(Settings(lock_timeout=0), Reporter()))
     assert until_current(lambda: tool.change(tool.trees[0], is_adopted=True)) is not None
     assert (tree / adoption.NAME).is_file()

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safe_pip.fs import Directory
-from safe_pip.fs.bulk import LinkMode
 from safe_pip.store import compile
 from safe_pip.store.prepare import Preparing
 from safe_pip.store.wheels import Store
@@ -26,8 +25,8 @@ CONTENTS = st.one_of(st.binary(max_size=80), st.sampled_from([b"x = 1\n", b"def 
 
 
 @settings(deadline=None, max_examples=150)
-@given(files=st.dictionaries(PATHS, CONTENTS, max_size=6), by=st.sampled_from(LinkMode), bytecode=st.booleans())
-def test_a_copied_entry_has_the_content_of_the_archive(files, by, bytecode):
+@given(files=st.dictionaries(PATHS, CONTENTS, max_size=6), clones=st.booleans(), bytecode=st.booleans())
+def test_a_copied_entry_has_the_content_of_the_archive(files, clones, bytecode):
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         wheel = Project("p", "1", files=files).write_wheel(root)
@@ -44,7 +43,7 @@ def test_a_copied_entry_has_the_content_of_the_archive(files, by, bytecode):
         for number, group in enumerate(entry.listing.files):
             (root / str(number)).mkdir()
             with Directory.open(root / str(number)) as directory:
-                entry.copy(group, directory, bytecode=bytecode, by=by)
+                entry.copy(group, directory, bytecode=bytecode, clones=clones)
             for path in (root / str(number)).rglob("*"):
                 if path.is_file():
                     found[os.path.join(group, path.relative_to(root / str(number)))] = path.read_bytes()

@@ -206,7 +206,7 @@ class Change:
         except (OSError, Refused, SafePipError) as error:
             why = error.message if isinstance(error, SafePipError) else str(error)
         finally:
-            self.stage.close() if is_done else self.stage.leave()
+            self.stage.close(keeps=not is_done)
         if why:
             messages.say(
                 f"warning: the change was made, and the next one in `{self.stage.home}` has to finish it: {why}"

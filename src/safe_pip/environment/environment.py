@@ -87,12 +87,9 @@ class Prefix(NamedTuple):
         # A prefix without trees stands in for one, and is one more tree as long as a journal may lie in it.
         home = (self.path,) if str(self.path) in self.environment else ()
         shared = () if self.is_virtual and self.trees else (self.path, self.path / "bin")
-        return Target(
-            (*self.trees, *home),
-            tuple(path for path in resolved(shared) if fs.is_directory(path)),
-            self.path / ".lock",
-            (*(self.trees if self.is_shipped else ()), *home),
-        )
+        directories = tuple(path for path in resolved(shared) if fs.is_directory(path))
+        stateless = (*(self.trees if self.is_shipped else ()), *home)
+        return Target((*self.trees, *home), directories, self.path / ".lock", stateless)
 
     @property
     def stateless_trees(self) -> tuple[Path, ...]:
@@ -353,24 +350,16 @@ def remove_state_directory(tree: Path, holds: Holds) -> None:
     Of several commands that leave at once, the last one removes it: they look one after another, and the process that
     has removed it looks again. Another command may have made a new one, and left because this process held the tree.
     """
+    state, is_removed = state_directory.path_of(tree), flock.supported
+    commit = state / state_directory.COMMIT
     with suppress(FileNotFoundError, UnusableEnvironment):
-        while flock.supported and _is_removed(tree, holds):
-            pass
-
-
-def _is_removed(tree: Path, holds: Holds) -> bool:
-    state = state_directory.path_of(tree)
-    with ExitStack() as opened:
-        # Only this function locks the state directory itself. The lock is held until the other two were tried.
-        turn = opened.enter_context(flock.Descriptor(state))
-        if not flock.poll_lock(turn, exclusive=True, seconds=_TURN, pause=0.001) or not turn.is_current():
-            return False
-        for path in (tree, state / state_directory.COMMIT):
-            lock = opened.enter_context(flock.Descriptor(path))
-            is_granted = holds(lock.identity) or flock.try_lock(lock, exclusive=True)
-            if not is_granted or not lock.is_current():
-                return False
-        return state_directory.remove(tree)
+        while is_removed:
+            # Only this function locks the state directory itself. The lock is held until the other two were tried.
+            with flock.Descriptor(state) as turn, flock.Descriptor(tree) as one, flock.Descriptor(commit) as other:
+                is_removed = flock.poll_lock(turn, exclusive=True, seconds=_TURN, pause=0.001) and turn.is_current()
+                for lock in (one, other):
+                    is_removed = is_removed and (holds(lock.identity) or flock.try_lock(lock, exclusive=True))
+                is_removed = is_removed and one.is_current() and other.is_current() and state_directory.remove(tree)
 
 
 class Environment:
@@ -469,16 +458,14 @@ class Environment:
     def exclusively(self, target: Target | None) -> Iterator[None]:
         """Have the target, or every tree that this user can write, to itself; inside every access is granted."""
         also = [] if target is not None else [tree for tree in self.trees() if os.access(tree, os.W_OK)]
-        step, publishes = Changing(target or Target(()), also, others=self.trees), inheritance.can_publish()
-        try:
-            with self._changing(step, is_published=publishes):  # in a read-only container pip runs as well
-                outer, self._has_all = self._has_all, True
-                try:
-                    yield
-                finally:
-                    self._has_all = outer
-        finally:
-            fs.remove_empty_directories(step.made)  # pip's failure is a status, and no exception
+        step = Changing(target or Target(()), also, others=self.trees)
+        with ExitStack() as stack:
+            stack.callback(lambda: fs.remove_empty_directories(step.made))  # pip's failure is a status, no exception
+            # In a read-only container pip runs as well.
+            stack.enter_context(self._changing(step, is_published=inheritance.can_publish()))
+            stack.callback(setattr, self, "_has_all", self._has_all)
+            self._has_all = True
+            yield
 
     def mutex(self, *directories: Path) -> AbstractContextManager[Scope]:
         """Be the only process that writes in these directories, which are made if they are missing."""

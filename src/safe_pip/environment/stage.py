@@ -27,11 +27,8 @@ from safe_pip.merge.plan import Kind, Link, Operation
 from safe_pip.records import listed
 
 _SPARE = "spare"
-_OPEN_FILES = "/proc/self/fd"
 _PARTED = ".safe-pip-parted"
 _SECOND = 1_000_000_000
-# PEP 552: magic number, flags, then, if no flag is set, the time and the size of the source; 32 bits each.
-_FLAGS, _TIME = slice(4, 8), 8
 
 _Linked = MutableMapping[tuple[int, int], tuple[str, int]]
 """Where the first of several links to a file was copied to, and how many are left, by the file's device and inode."""
@@ -59,7 +56,7 @@ class Stage:
             self._owner = Owner.make(state_directory.path_of(self.home))
             self.identifier = self._owner.identifier
             try:
-                self._add(str(self.home), is_tree=True)
+                self.add_part(str(self.home), is_tree=True)
             except BaseException:
                 self.close()
                 raise
@@ -70,8 +67,9 @@ class Stage:
 
         Everything is staged below the first one, `root`, until a plan needs it in another part.
         """
-        anchored = zip(self.parts, self._anchors, strict=True)
-        return tuple(f"{part if anchor is None else _path_through(anchor)}/{STAGE}" for part, anchor in anchored)
+        # The path through a descriptor leads to the open directory wherever it is renamed to, for child processes too.
+        through = (anchor and f"/proc/{os.getpid()}/fd/{anchor.fd}" for anchor in self._anchors)
+        return tuple(f"{path or part}/{STAGE}" for part, path in zip(self.parts, through, strict=True))
 
     @property
     def root(self) -> str:
@@ -148,20 +146,17 @@ class Stage:
         self._mirrored.clear()
 
     def add_part(self, directory: str, *, is_tree: bool = False) -> int:
-        """Make a part in `directory`, which is on another filesystem; on return its number."""
+        """Make a part in `directory`, which is on another filesystem than the other parts; on return its number."""
         directory = os.path.realpath(directory)
         with staging(directory):
-            self._add(directory, is_tree=is_tree)
+            part = parts.make_part(self._owner, str(self.home), directory, is_tree=is_tree)
+            self.parts.append(part)
+            self._anchors.append(None)
+            # pip writes by path, and so does the store. In a directory that another user may rename, or replace with a
+            # symbolic link, they are given a path through a descriptor.
+            if not trust.is_trusted(Path(part)) and os.path.isdir("/proc/self/fd"):
+                self._anchors[-1] = Directory.open(part)
         return len(self.parts) - 1
-
-    def _add(self, directory: str, *, is_tree: bool) -> None:
-        part = parts.make_part(self._owner, str(self.home), directory, is_tree=is_tree)
-        self.parts.append(part)
-        self._anchors.append(None)
-        # pip writes by path, and so does the store. In a directory that another user may rename, or replace with a
-        # symbolic link, they are given a path through a descriptor.
-        if not trust.is_trusted(Path(part)) and os.path.isdir(_OPEN_FILES):
-            self._anchors[-1] = Directory.open(part)
 
     def _private(self, part: int) -> Directory:
         anchor = self._anchors[part]
@@ -206,7 +201,7 @@ class Stage:
                     for pyc in cache.names():
                         source = f"{pyc.partition('.')[0]}.py"
                         if pyc.endswith(".pyc") and source in new:
-                            _date(cache, pyc, new[source])
+                            attributes.date_bytecode(cache, pyc, new[source])
 
     def link(self, links: Iterable[Link]) -> tuple[Link, ...]:
         """Let each of these files be in the stage too; on return what was linked.
@@ -280,26 +275,18 @@ class Stage:
                     fs.sync_tree(opened)
             parts.sync(self.parts, self._owner, self._marks)
 
-    def close(self) -> None:
-        """Delete all that is private, unless a journal needs it. What cannot be deleted is left to the next sweep.
+    def close(self, *, keeps: bool = False) -> None:
+        """Delete all that is private, unless a journal needs it, or the stage `keeps` it for the next sweep.
 
-        Never raises. In a forked child it does nothing.
+        What cannot be deleted is left to that too. Never raises. In a forked child it does nothing.
         """
         if not self._owner.is_ours:
             return
-        self._close_anchors()
-        with closing(self._owner), suppress(OSError, Refused, UnusableEnvironment):
-            if not fs.look(self._owner.path.with_suffix(state_directory.JOURNAL), follows=False):
-                parts.delete(str(self.home), self.identifier, read(self._owner.path))
-
-    def leave(self) -> None:
-        """Keep all as it is, for the next sweep."""
-        self._close_anchors()
-        self._owner.close()
-
-    def _close_anchors(self) -> None:
         for anchor in filter(None, self._anchors):
             anchor.close()
+        with closing(self._owner), suppress(OSError, Refused, UnusableEnvironment):
+            if not keeps and not fs.look(self._owner.path.with_suffix(state_directory.JOURNAL), follows=False):
+                parts.delete(str(self.home), self.identifier, read(self._owner.path))
 
     def _located(self, path: str) -> tuple[int, str]:
         """The part in which a staged path is, and its path in the target."""
@@ -336,11 +323,6 @@ class Stage:
                 number = str(len(self._spares))
                 fs.link(directory, name, spares, number)
                 self._spares.append((path, f"{os.path.dirname(self.roots[part])}/{_SPARE}/{number}"))
-
-
-def _path_through(directory: Directory) -> str:
-    """A path that leads to an open directory, for this process and its children, wherever it is renamed to."""
-    return f"/proc/{os.getpid()}/fd/{directory.fd}"
 
 
 @contextmanager
@@ -410,13 +392,6 @@ def _copy_below(source: Directory, name: str, destination: Directory, linked: _L
             _copy_below(below, inner, copied, linked)
     if is_new:
         attributes.copy_status(source, name, destination, name)
-
-
-def _date(cache: Directory, name: str, second: int) -> None:
-    """Write the time of its source into a `.pyc` that goes by it."""
-    header = cache.read(name)[:16]
-    if len(header) == 16 and header[_FLAGS] == bytes(4):
-        attributes.patch(cache, name, _TIME, (second & 0xFFFFFFFF).to_bytes(4, "little"))
 
 
 def _prune(root: str, path: str, kept: Collection[str]) -> None:

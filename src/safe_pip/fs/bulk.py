@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from enum import Enum
 from typing import Any
 
 from safe_pip.fs import watch
@@ -35,13 +34,6 @@ SOURCE = 2
 COMPILED = 4
 """The bytecode of the file is in the listing."""
 BYTECODE = 8
-
-
-class LinkMode(Enum):
-    """How a file gets from the store into an environment: sharing blocks where the filesystem can, or copied."""
-
-    CLONE = "clone"
-    COPY = "copy"
 
 
 Listed = Sequence[Any]
@@ -84,17 +76,17 @@ def write_file(directory: Directory, path: str, chunks: Iterable[bytes], kind: i
     return size, digest.hexdigest()
 
 
-def copy_files(source: Directory, destination: Directory, files: Iterable[Listed], *, by: LinkMode) -> None:
+def copy_files(source: Directory, destination: Directory, files: Iterable[Listed], *, clones: bool) -> None:
     """Copy the listed files; what lies in their place is removed.
 
-    The new files get the modes that the umask gives, and the present time, which is also written into bytecode. Raises
-    `Damaged` at the first file that is not as listed, `OSError` if one cannot be written. Some files exist then, the
-    last one perhaps in part.
+    With `clones` they share blocks with the old ones where the filesystem can. The new files get the modes that the
+    umask gives, and the present time, which is also written into bytecode. Raises `Damaged` at the first file that is
+    not as listed, `OSError` if one cannot be written. Some files exist then, the last one perhaps in part.
     """
     # A loop for thousands of small files: what not every file needs is not done for every file.
     read_from, write_to = source.fd, destination.fd
     open_, write, close, sha256 = os.open, os.write, os.close, hashlib.sha256
-    observer, clones = watch.observer, by is LinkMode.CLONE
+    observer = watch.observer
     now = time.time_ns()
     stamp = (now // 1_000_000_000 & 0xFFFF_FFFF).to_bytes(4, "little")
     for path, size, digest, kind in files:

@@ -25,7 +25,7 @@ from safe_pip.environment.change import Change
 from safe_pip.environment.environment import Target
 from safe_pip.errors import Mismatch
 from safe_pip.fs import Directory
-from safe_pip.fs.bulk import BYTECODE, COMPILED, Damaged, LinkMode
+from safe_pip.fs.bulk import BYTECODE, COMPILED, Damaged
 from safe_pip.launch.settings import Settings
 from safe_pip.locking.holders import Holder
 from safe_pip.messages import Reporter
@@ -122,7 +122,7 @@ class WheelStaging:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._mode = LinkMode(settings.link_mode)
+        self._clones = settings.link_mode == "clone"
         self._limit = settings.cache_limit
         self.refused = ""
         """Why nothing is prepared, or not all that could be."""
@@ -233,7 +233,7 @@ class WheelStaging:
                 # The names in bytecode are relative to this one directory.
                 bytecode = wheel.compiles and place == wheel.lib_dir
                 with Directory.open(place) as destination:
-                    entry.copy(group, destination, bytecode=bytecode, by=self._mode)
+                    entry.copy(group, destination, bytecode=bytecode, clones=self._clones)
                 if bytecode:
                     copied.compiled.update(f"{place}/{path}" for path, _, _, kind in files if kind & COMPILED)
 

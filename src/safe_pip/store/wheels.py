@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import Directory, trust
-from safe_pip.fs.bulk import BYTECODE, Damaged, LinkMode, Listed, copy_files, make_parents
+from safe_pip.fs.bulk import BYTECODE, Damaged, Listed, copy_files, make_parents
 from safe_pip.locking import flock
 from safe_pip.locking.entries import Entries, hold
 
@@ -71,7 +71,7 @@ class Entry(NamedTuple):
         if self.held is not None:
             self.held.close()
 
-    def copy(self, group: str, destination: Directory, *, bytecode: bool, by: LinkMode) -> None:
+    def copy(self, group: str, destination: Directory, *, bytecode: bool, clones: bool) -> None:
         """Copy what the archive has below `group` to `destination`; files that are there already are replaced.
 
         The new files have the modes that the umask gives, and the present time. Raises `Damaged` if a file is not what
@@ -84,7 +84,7 @@ class Entry(NamedTuple):
         except OSError:
             raise Damaged(group) from None
         with source:
-            copy_files(source, destination, files, by=by)
+            copy_files(source, destination, files, clones=clones)
 
 
 class Store(NamedTuple):

@@ -164,7 +164,7 @@ def test_what_is_committed_is_deleted_with_the_rest(home: Path) -> None:
 def test_an_abandoned_stage_stays_for_the_sweep(home: Path) -> None:
     stage = Stage(home)
     before = left_in(home)
-    stage.leave()
+    stage.close(keeps=True)
     stage.close()
     assert left_in(home) == before
     assert not flock.is_locked(home / ".safe-pip" / f"{stage.identifier}.owner")

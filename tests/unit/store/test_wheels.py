@@ -19,7 +19,7 @@ import pytest
 
 from safe_pip import fs
 from safe_pip.fs import space
-from safe_pip.fs.bulk import Damaged, LinkMode
+from safe_pip.fs.bulk import Damaged
 from safe_pip.locking import flock
 from safe_pip.store import compile
 from safe_pip.store import prepare as preparing
@@ -71,10 +71,10 @@ def wheel(tmp_path: Path) -> Path:
     return PROJECT.write_wheel(tmp_path)
 
 
-def copied(entry, place: Path, group: str = "", *, bytecode: bool = True, by: LinkMode = LinkMode.CLONE) -> Path:
+def copied(entry, place: Path, group: str = "", *, bytecode: bool = True, clones: bool = True) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     with fs.Directory.open(place) as directory:
-        entry.copy(group, directory, bytecode=bytecode, by=by)
+        entry.copy(group, directory, bytecode=bytecode, clones=clones)
     return place
 
 
@@ -170,8 +170,8 @@ def test_modes_are_those_of_whoever_copies(store, tmp_path, mask):
     try:
         entry = prepare(store, wheel)[wheel]
         os.umask(mask)
-        for by in LinkMode:
-            there = copied(entry, tmp_path / by.value, by=by)
+        for clones in (False, True):
+            there = copied(entry, tmp_path / str(clones), clones=clones)
             found = {
                 name: stat.S_IMODE((there / name).stat().st_mode) for name in ("modes/tool", "modes/text", "modes")
             }
@@ -179,28 +179,28 @@ def test_modes_are_those_of_whoever_copies(store, tmp_path, mask):
                 "modes/tool": 0o777 & ~mask | 0o111,
                 "modes/text": 0o666 & ~mask,
                 "modes": 0o777 & ~mask,
-            }, by
+            }, clones
     finally:
         os.umask(before)
 
 
-@pytest.mark.parametrize("by", LinkMode)
-def test_what_is_in_the_way_makes_room(store, wheel, tmp_path, by):
+@pytest.mark.parametrize("clones", [False, True])
+def test_what_is_in_the_way_makes_room(store, wheel, tmp_path, clones):
     there = tmp_path / "there"
     entry = prepare(store, wheel)[wheel]
     (there / "demo" / "deep").mkdir(parents=True)
     (there / "demo" / "__init__.py").write_text("other")
     (there / "demo" / "deep" / "data.bin").symlink_to(wheel)
-    copied(entry, there, by=by)
+    copied(entry, there, clones=clones)
     assert (there / "demo" / "__init__.py").read_text() == "x = 1\n"
     assert not (there / "demo" / "deep" / "data.bin").is_symlink()
     assert wheel.read_bytes() == PROJECT.wheel()
 
 
-@pytest.mark.parametrize("by", LinkMode)
+@pytest.mark.parametrize("clones", [False, True])
 @pytest.mark.parametrize("name", ["demo/__init__.py", "demo/deep/data.bin"])
 @pytest.mark.parametrize("how", ["content", "shorter", "longer", "gone", "directory"])
-def test_a_file_that_is_not_as_it_was_prepared_is_never_copied(store, wheel, tmp_path, by, name, how):
+def test_a_file_that_is_not_as_it_was_prepared_is_never_copied(store, wheel, tmp_path, clones, name, how):
     entry = prepare(store, wheel)[wheel]
     path = entry.path / FILES / name
     content = path.read_bytes()
@@ -210,7 +210,7 @@ def test_a_file_that_is_not_as_it_was_prepared_is_never_copied(store, wheel, tmp
     elif how != "gone":
         path.write_bytes({"content": b"y" + content[1:], "shorter": content[:-1], "longer": content + b"x"}[how])
     with pytest.raises(Damaged):
-        copied(entry, tmp_path / "there", by=by)
+        copied(entry, tmp_path / "there", clones=clones)
 
 
 @pytest.mark.parametrize("how", ["torn", "flipped", "empty", "gone", "directory"])

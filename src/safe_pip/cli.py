@@ -144,7 +144,7 @@ def _run_seams(line: CommandLine, chosen: Settings, attempt: Attempt, transactio
     begin = gc.enable
     if not chosen.fast_start:
         gc.enable()
-    elif not copy.is_private and sys.implementation.name == "cpython":
+    elif sys.implementation.name == "cpython":
         attach_bundle(copy.bundle)
         start = FastStart(copy.programs)
         start.attach()
@@ -152,8 +152,6 @@ def _run_seams(line: CommandLine, chosen: Settings, attempt: Attempt, transactio
     from safe_pip.pip_seams.seam import SeamBroken
     from safe_pip.pip_seams.seams import Seams
 
-    if copy.is_private and line.is_verbose:
-        say(f"the cache cannot be used, so pip runs from a copy of this command's own in `{copy.path}`")
     if "--version" in line.options and line.is_verbose:
         say(f"safe-pip {__version__}, with pip {copy.version} from {copy.path}")
     seams = Seams(transaction, attempt, chosen, copy, VERBS, begin)

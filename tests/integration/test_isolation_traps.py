@@ -325,7 +325,7 @@ exec "$@"
 """
 
 
-def test_a_full_disk_is_said_in_one_line(installed, probe, tmp_path):
+def test_where_no_disk_has_room_pip_is_not_frozen(installed, probe, tmp_path):
     """In a mount namespace of its own, in which the cache and all temporary directories are full."""
     namespace = ["unshare", "--mount", "/bin/sh", "-c", FULL_DISK, "sh", probe.package.parents[2].parent]
     if Path(os.path.realpath(sys.executable)).parts[1] in ("tmp", "var"):
@@ -333,6 +333,4 @@ def test_a_full_disk_is_said_in_one_line(installed, probe, tmp_path):
     if shutil.which("unshare") is None or probe.run([*namespace, "true"], tmp_path).returncode:
         pytest.skip("this user may not mount a filesystem")
     done = probe.run([*namespace, installed.script], tmp_path, XDG_CACHE_HOME="/var/tmp/cache", PROBE="error")
-    assert (done.returncode, done.stdout) == (78, "")
-    (line,) = done.stderr.splitlines()
-    assert "No space left on device. Nothing was changed" in line
+    assert (done.returncode, done.stdout, done.stderr) == (0, "None\n", "")

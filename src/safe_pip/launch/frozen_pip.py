@@ -3,13 +3,12 @@
 Copies are entries (`locking.entries`) of this user's cache, named `<version>-<digest>`. Their sources are what pip's
 RECORD says and never change; only bytecode is added. Where the cache cannot be used (read-only, full, no home, open to
 others) the copies of this user are in a private directory below a temporary one. If no directory is safe from other
-users, a command has a copy of its own, which a later command removes.
+users, pip is not frozen: it runs from where it is, under one exclusive lock.
 
 RECORD is compared line by line, and not read by `records`, because that is done at every start.
 """
 
 import contextlib
-import errno
 import hashlib
 import math
 import os
@@ -37,8 +36,6 @@ _DAY = 24 * 3600.0
 _UNUSED = 30 * _DAY
 _TRIES = 3
 _BESIDE = Path(os.path.abspath(__file__)).parents[2]
-# The errors of directories that cannot be written; `tempfile` answers the first one if there is none that can.
-_READ_ONLY = (errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class Unfaithful(Exception):
@@ -176,13 +173,12 @@ Read = Callable[[Callable[[], Found]], Found]
 class FrozenPip(NamedTuple):
     """A copy of pip that does not change: `path` goes on `sys.path`, `origin` is the `pip` that was copied.
 
-    It stays while this process lives. A private copy has no other user.
+    It stays while this process lives.
     """
 
     path: Path
     version: str
     origin: Path
-    is_private: bool = False
 
     def for_child(self) -> dict[str, str]:
         """The variables that make safe-pip under another interpreter use this copy."""
@@ -211,7 +207,7 @@ class FrozenPip(NamedTuple):
         """
         bundle = self.bundle
         # With a prefix bytecode is looked up there and nowhere else.
-        if self.is_private or sys.pycache_prefix is not None or bundle.exists() or not os.access(self.path, os.W_OK):
+        if sys.pycache_prefix is not None or bundle.exists() or not os.access(self.path, os.W_OK):
             return
         with contextlib.suppress(OSError), contextlib.ExitStack() as mutex:
             with contextlib.suppress(UnusableEnvironment):
@@ -284,8 +280,9 @@ def _stores(environ: Mapping[str, str], *, makes: bool = False) -> Iterator[Entr
     cache = trust.cache_directory(environ)
     if directory := cache and trust.make_trusted(cache / "safe-pip" / "pip"):
         yield Entries(directory, directory / ".aside")
-    if directory := trust.own_temporary(makes=makes):
-        yield Entries(directory, directory / ".aside")
+    with contextlib.suppress(OSError):
+        if directory := trust.own_temporary(makes=makes):
+            yield Entries(directory, directory / ".aside")
 
 
 def _kept_copy(site: Path, record: PipRecord, environ: Mapping[str, str]) -> FrozenPip | None:
@@ -334,37 +331,21 @@ def _newest(installed: InstalledPip | None, environ: Mapping[str, str]) -> Froze
 
 
 def _make(site: Path, record: PipRecord, environ: Mapping[str, str]) -> FrozenPip:
-    """Copy what `record` lists, where later commands find it, or else for this command alone.
+    """Copy what `record` lists, where later commands find it. On return, and if it raises, nothing half made is left.
 
-    Raises `Unfaithful` if a file is not what it should be, or if no directory can be written, `UnusableEnvironment` if
-    there is no room anywhere. On return, and if it raises, nothing half made is left.
+    Raises `Unfaithful` if a file is not what it should be, or if no directory has room and is safe from other users.
     """
-    try:
-        for copies in _stores(environ, makes=True):
+    for copies in filter(lambda each: trust.is_trusted(each.directory), _stores(environ, makes=True)):
+        with contextlib.suppress(OSError), copies.making() as aside:
             copies.sweep(unused=_UNUSED)
-            if trust.is_trusted(copies.directory):
-                with contextlib.suppress(OSError), copies.making() as aside:
-                    record.copy(site, aside / record.name)
-                    for _ in range(2):
-                        copies.publish(aside / record.name, record.name)
-                        if found := _hold(copies.directory / record.name, record, site / "pip"):
-                            return found
-                        if not copies.remove(record.name):  # damaged, and another process runs from it
-                            break
-        made, _ = copies.make()  # locked while this process lives; swept by the next one
-        try:
-            record.copy(site, made)
-        except BaseException:
-            fs.remove_tree(made)
-            raise
-        return FrozenPip(made, record.version, site / "pip", is_private=True)
-    except OSError as error:
-        if error.errno in _READ_ONLY:
-            raise Unfaithful(site) from error
-        raise UnusableEnvironment(
-            f"cannot keep a private copy of pip in the cache or in a temporary directory: {error.strerror}",
-            hint="Make room, or set XDG_CACHE_HOME or TMPDIR to a directory that can be written",
-        ) from error
+            record.copy(site, aside / record.name)
+            for _ in range(2):
+                copies.publish(aside / record.name, record.name)
+                if found := _hold(copies.directory / record.name, record, site / "pip"):
+                    return found
+                if not copies.remove(record.name):  # damaged, and another process runs from it
+                    break
+    raise Unfaithful(site)
 
 
 def _given(directory: Path, origin: str | None) -> FrozenPip:

@@ -30,7 +30,9 @@ def main(argv):
 
     if os.environ.get("PROBE") == "error":
         try:
-            frozen_pip.freeze(isolation.environment_path)
+            if frozen_pip.freeze(isolation.environment_path) is None:
+                print(None)
+                return 0
         except SafePipError as error:
             print(f"safe-pip: error: {error}", file=sys.stderr)
             return error.exit_status
@@ -54,7 +56,6 @@ def main(argv):
         "caches": list(sys.path_importer_cache),
         "modules": {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())},
         "copy": [str(copy.path), str(copy.origin), copy.version],
-        "is_private": copy.is_private,
         "start": [start.executable, start.argv, start.directory, sorted(start.environ)],
     }))
     return 0

@@ -18,13 +18,14 @@ from safe_pip.environment.environment import PACKAGES
 from safe_pip.errors import RecoveryNeeded
 from safe_pip.fs import proc
 from safe_pip.journal import owner, recovery
+from safe_pip.journal.directories import Refused, open_state
+from safe_pip.journal.parts import named_home
 from safe_pip.journal.recovery import Unfinished
 from safe_pip.locking import holders, inheritance, order, state_directory
 from safe_pip.locking.holders import Entry, Holder, View
 from safe_pip.locking.state_directory import COMMITTED, JOURNAL, OWNER_FILE
 
 _NAME = re.compile(r"([0-9a-f]{16})(?:\.(owner|committed|home))?|(.+)\.journal")
-_LONGEST = 64 * 1024
 
 
 class Lock(NamedTuple):
@@ -49,6 +50,9 @@ class State(enum.Enum):
     COMMITTED = "committed"
 
 
+_SUFFIXES = {State.PREPARED: JOURNAL, State.COMMITTED: COMMITTED, State.STAGING: ""}
+
+
 class Transaction(NamedTuple):
     """One transaction that is at work, or was left unfinished; `is_alive` is None where that cannot be seen."""
 
@@ -60,15 +64,10 @@ class Transaction(NamedTuple):
     command: str
     since: float | None
 
-    def path(self, suffix: str | None = None) -> Path:
-        """Its journal, or its private directory before there is one; or what is named with this suffix."""
-        if suffix is None:
-            suffix = {State.STAGING: "", State.PREPARED: JOURNAL, State.COMMITTED: COMMITTED}[self.state]
-        return state_directory.path_of(self.tree) / f"{self.identifier}{suffix}"
-
     @property
     def unfinished(self) -> Unfinished:
-        return Unfinished(self.tree, self.identifier, self.path().name)
+        """Its journal, or its private directory before there is one."""
+        return Unfinished(self.tree, self.identifier, f"{self.identifier}{_SUFFIXES[self.state]}")
 
 
 def locks(tree: Path, view: View, directories: Iterable[Path] = ()) -> Iterator[Lock]:
@@ -146,7 +145,7 @@ def transactions(trees: Iterable[Path]) -> list[Transaction]:
     view = View.take()
     found = []
     for (home, identifier), state in sorted(states.items()):
-        path = state_directory.path_of(home) / f"{identifier}{OWNER_FILE}"
+        path = Unfinished(home, identifier, identifier).owner_file
         pid, command, since, *_ = owner.read(path)
         is_alive: bool | None = os.path.lexists(path) and bool(view.at(path)[0])
         if os.path.lexists(path) and not is_alive and not view.is_complete and sys.platform != "win32":
@@ -157,25 +156,18 @@ def transactions(trees: Iterable[Path]) -> list[Transaction]:
 
 
 def _named(tree: Path) -> Iterator[tuple[Path, str]]:
-    directory, names = state_directory.path_of(tree), list[str]()
-    with suppress(OSError):
-        names = os.listdir(directory)
-    for match in filter(None, map(_NAME.fullmatch, names)):
-        if match[2] != "home":
-            yield tree, match[1] or match[3]
-        else:
-            with suppress(OSError), open(directory / match[0], "rb") as file:
-                home = os.fsdecode(file.read(_LONGEST).partition(b"\n")[0])
-                if os.path.isabs(home):
-                    yield Path(home), match[1]
+    with suppress(OSError, Refused), open_state(str(tree), checked=False) as state:
+        for match in filter(None, map(_NAME.fullmatch, state.names())):
+            if match[2] != "home":
+                yield tree, match[1] or match[3]
+            elif home := named_home(state, match[0]):
+                yield Path(home), match[1]
 
 
 def _state(home: Path, identifier: str) -> State | None:
     path = state_directory.path_of(home) / identifier
-    for suffix, state in ((JOURNAL, State.PREPARED), (COMMITTED, State.COMMITTED)):
-        if os.path.lexists(f"{path}{suffix}"):
-            return state
-    return State.STAGING if os.path.lexists(path) or os.path.lexists(f"{path}{OWNER_FILE}") else None
+    suffixes = [*_SUFFIXES.items(), (State.STAGING, OWNER_FILE)]
+    return next((state for state, suffix in suffixes if os.path.lexists(f"{path}{suffix}")), None)
 
 
 def next_action(transaction: Transaction) -> str:

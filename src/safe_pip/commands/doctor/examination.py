@@ -235,7 +235,7 @@ def _ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def _is_at_work(each: Transaction) -> bool:
-    is_locked = each.is_alive is None and flock.supported and flock.is_locked(each.path(state_directory.OWNER_FILE))
+    is_locked = each.is_alive is None and flock.supported and flock.is_locked(each.unfinished.owner_file)
     return is_locked or bool(each.is_alive)
 
 
@@ -246,7 +246,7 @@ def _unfinished(transaction: Transaction) -> Finding:
     repair = activity.next_action(transaction._replace(is_alive=False))
     if how is not Way.USUAL:
         repair = f"{how.value}, then reinstall what is damaged" if how.value else ""
-    path = str(transaction.path())
+    path = str(transaction.unfinished.path)
     return Finding(Kind.UNFINISHED_TRANSACTION, str(transaction.tree), path, detail=detail, repair=repair)
 
 

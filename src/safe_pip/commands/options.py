@@ -66,7 +66,7 @@ TABLE = {
     "adopt": Verb(
         """\
 From now on `pip`, `pip3`, `pip3.X` and `python -m pip` of the environment are safe-pip, for programs that call pip
-themselves: tox, nox, Makefiles. It stays so when any tool upgrades or reinstalls pip there, and `python -m pip` works
+themselves: tox, nox, Makefiles. It stays so when a tool upgrades or reinstalls pip there, and `python -m pip` works
 without any pip in the environment. What is installed stays as it is, and so does `import pip`.
 
 The command writes `safe-pip-adopted.pth`, and what newer Pythons want beside it, where the environment's distributions
@@ -95,14 +95,13 @@ directories and leftovers are removed, but no leftover that is all there is of a
 is left, and the command that reinstalls damaged distributions in their recorded version, from where they came from.
 """,
         (flag("--repair", help="repair what can be repaired"), env(", or a --target directory"), JSON),
-        epilog="The exit status is 0 if the environment is sound, 1 if anything but notes was found.",
+        "The exit status is 0 if the environment is sound, 1 if anything but notes was found.",
     ),
     "merge": Verb(
         """\
 Merge the directory STAGED into a prefix, as `cp -Rp STAGED/. PREFIX` does, but in one step that happens whole or not
-at all, under the locks of the prefix: any number of merges and installs may run at once. Directories that are missing
-are moved in whole; existing ones are entered. Permissions, owners (for root), times, extended attributes, hard links
-among the staged files, symbolic links and empty directories are kept.
+at all, under the locks of the prefix: any number of merges and installs may run at once. Permissions, owners (for
+root), times, extended attributes, hard links among the staged files, symbolic links and empty directories are kept.
 
 A file that exists with the same content, permissions and (for root) owner is left alone, whatever its time: merging
 twice is merging once. A symbolic link is left alone if its target is the same. A file in the place of a directory, or
@@ -119,24 +118,19 @@ another version is upgraded: its old files go. `__pycache__` and `.safe-pip` are
                 choices=["warn", "fail", "keep"],
                 default="warn",
                 metavar="warn|fail|keep",
-                help="what becomes of a file that exists with other content: it is replaced, and named with the"
-                " distribution that owned it (warn, the default); all such files are named, nothing is changed, and the"
-                " exit status is 1 (fail); it stays, and is named (keep)",
+                help="a file that exists with other content is replaced, and named with the distribution that owned it"
+                " (warn, the default); is named, with all of its kind, and nothing is changed (fail); stays (keep)",
             ),
             value(
                 "--manifest",
                 metavar="FILE",
-                help="write down what was put where, with digests, for `safe-pip unmerge FILE`. If FILE is the manifest"
-                " of an earlier merge into this prefix, it still lists what that merge put",
+                help="list what was put where, for `safe-pip unmerge FILE`. A FILE of an earlier merge into this prefix"
+                " still lists what that merge put",
             ),
-            flag(
-                "--move",
-                help="delete what was staged once it is in its place; on one filesystem nothing is copied. What was"
-                " kept out stays",
-            ),
+            flag("--move", help="delete what was staged once it is in its place; on one filesystem nothing is copied"),
             JSON,
         ),
-        epilog="The exit status is 0; 1 if there is something in the way, nothing being changed.",
+        "The exit status is 0; 1 if something is in the way, as with `--on-conflict=fail`: nothing was changed.",
     ),
     "unmerge": Verb(
         """\
@@ -156,8 +150,7 @@ What was there before the merge stays. At the end the manifest is deleted. The e
                 dest="exclusive",
                 action="store_false",
                 default=False,
-                help="keep what is installed as it is while COMMAND runs; other commands may add to it. For test runs,"
-                " and for builds that import from the environment (default)",
+                help="keep what is installed as it is while COMMAND runs; other commands may add to it (default)",
             ),
             flag(
                 "--exclusive",
@@ -171,7 +164,7 @@ What was there before the merge stays. At the end the manifest is deleted. The e
         ),
         "The exit status is COMMAND's; 128 + n if signal n killed it; 127 if it was not found, 126 if it cannot be"
         " executed.",
-        usage="safe-pip run [--shared | --exclusive] [--env DIR] [--lock-timeout SECONDS] [--] COMMAND ...",
+        "safe-pip run [--shared | --exclusive] [--env DIR] [--lock-timeout SECONDS] [--] COMMAND ...",
     ),
     "status": Verb(
         """\
@@ -193,11 +186,7 @@ that does not work is refused, unless it is to be cleared. A directory with anyt
 """,
         (
             value("directory", metavar="DIR", help="where the environment is to be"),
-            flag(
-                "--clear",
-                help="make an existing environment anew, in one transaction: everything in DIR goes, and what is new"
-                " comes. Commands that use the environment keep their locks, and see the old one or the new one",
-            ),
+            flag("--clear", help="make an existing environment anew, in one transaction: all of DIR goes"),
             value(
                 *("-r", "--requirement"),
                 dest="requirements",
@@ -210,9 +199,8 @@ that does not work is refused, unless it is to be cleared. A directory with anyt
             value(
                 "--python",
                 metavar="PATH",
-                help="the Python of the environment: its path, its environment, or its name on PATH. An existing"
-                " environment has to be of this Python (default: the Python that safe-pip runs in, or that of the"
-                " existing environment)",
+                help="the Python of the environment: its path, its environment, or its name on PATH (default: this"
+                " Python, or that of the existing environment)",
             ),
             LOCK_TIMEOUT,
             *(
@@ -221,10 +209,9 @@ that does not work is refused, unless it is to be cleared. A directory with anyt
             ),
             value("--prompt", type=str, help="passed on to `venv`"),
         ),
-        epilog="""\
+        """\
 Without `-r` the exit status is 0 if the environment exists; 1 if the Python could not make it, or the existing one is
-of another Python; 2 for a mistake on the command line; 74 if the disk is full; 75 if the lock was not free in time; 78
-if DIR cannot be used.
+of another Python; 74 if the disk is full; 75 if the lock was not free in time; 78 if DIR cannot be used.
 """,
     ),
 }
@@ -237,17 +224,11 @@ class _Parser(argparse.ArgumentParser):
 
 def parser(verb: str) -> argparse.ArgumentParser:
     """The parser of a verb. A mistake on the command line raises `UsageError`."""
-    described, layout = TABLE[verb], argparse.RawDescriptionHelpFormatter
-    made = _Parser(
-        prog=f"safe-pip {verb}",
-        usage=described.usage,
-        description=described.description,
-        epilog=described.epilog,
-        formatter_class=layout,
-        allow_abbrev=False,
-    )
+    description, options, epilog, usage = TABLE[verb]
+    made = _Parser(f"safe-pip {verb}", usage, description, epilog, allow_abbrev=False)
+    made.formatter_class = argparse.RawDescriptionHelpFormatter
     made.set_defaults(verb=verb, lock_timeout=None)
-    for names, facts in described.options:
+    for names, facts in options:
         made.add_argument(*names, **facts)
     return made
 

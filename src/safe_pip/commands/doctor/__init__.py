@@ -16,6 +16,8 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +62,11 @@ def main(options: Namespace, context: Context) -> int:
 def _lines(report: Report, repair: Repair) -> Iterator[str]:
     yield from (f"repaired: {each}" for each in repair.done)
     yield from (f"failed: {each}" for each in repair.failed)
-    number = 0
-    for finding in report.findings:
-        is_note = finding.kind.is_note
-        number += not is_note
-        named = f"{finding.project} {finding.version}".strip()
-        told = ": ".join(part for part in (finding.kind.value, named, finding.path, finding.detail) if part)
-        yield f"note: {told}" if is_note else f"{told}; repair: {finding.repair or 'none here'}"
+    for each in report.findings:
+        named = f"{each.project} {each.version}".strip()
+        told = ": ".join(part for part in (each.kind.value, named, each.path, each.detail) if part)
+        yield f"note: {told}" if each.kind.is_note else f"{told}; repair: {each.repair or 'none here'}"
+    number = sum(not each.kind.is_note for each in report.findings)
     if report.installed is None:
         yield "The distributions were not looked at: an unfinished transaction comes first"
     elif number:
@@ -79,7 +79,11 @@ def _lines(report: Report, repair: Repair) -> Iterator[str]:
 
 
 def _document(trees: Iterable[Path], report: Report, repair: Repair) -> dict[str, Any]:
-    told = [(each.kind.is_note, _entry(each)) for each in report.findings]
+    names = ("project", "version", "tree", "path", "detail", "repair")
+    told: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+    for each in report.findings:
+        facts = {name: getattr(each, name) or None for name in names}
+        told[each.kind.is_note].append({"kind": each.kind.value, **facts})
     return {
         "format": 1,
         "sound": report.is_sound,
@@ -88,14 +92,9 @@ def _document(trees: Iterable[Path], report: Report, repair: Repair) -> dict[str
         "repaired": repair.done,
         "failed": repair.failed,
         "reinstall": repair.commands,
-        "findings": [entry for is_note, entry in told if not is_note],
-        "notes": [entry for is_note, entry in told if is_note],
+        "findings": told[False],
+        "notes": told[True],
     }
-
-
-def _entry(finding: Finding) -> dict[str, Any]:
-    names = ("project", "version", "tree", "path", "detail", "repair")
-    return {"kind": finding.kind.value, **{name: getattr(finding, name) or None for name in names}}
 
 
 class Repair:
@@ -119,7 +118,7 @@ class Repair:
         if trees := dict.fromkeys(each.tree for each in _superfluous(report)):
             for tree in trees:
                 with self._telling():
-                    until_current(lambda tree=tree: self._remove(tree))  # type: ignore[misc]
+                    until_current(partial(self._remove, tree))
             report = examine(self._place)
         self.commands = list(self._reinstalls(report))
         return report
@@ -153,9 +152,8 @@ class Repair:
             elif damaged and words is not None:
                 is_whole = not any(finding.kind in NOT_UNINSTALLABLE for finding in damaged)
                 words += ["--force-reinstall", "--no-deps", *([] if is_whole else ["--ignore-installed"])]
-                for again in dict.fromkeys(finding.again for finding in damaged):
-                    words += again  # one word, or `-e` and a directory
-                yield shlex.join(words)
+                # Each is one word, or `-e` and a directory.
+                yield shlex.join([*words, *chain(*dict.fromkeys(finding.again for finding in damaged))])
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -245,11 +243,10 @@ class PutAside(Step):
         self.told: list[str] = []
 
     def requests(self) -> Iterator[Request]:
-        trees: Iterable[str] = (str(self._found.home),)
-        directories: Iterable[str] = ()
+        trees, directories = [str(self._found.home)], list[str]()
         try:
             journal = recovery.read(self._found)
-            trees, directories = journal.trees, journal.directories
+            trees, directories = [*journal.trees], [*journal.directories]
         except FileNotFoundError:
             return  # another command has undone it
         except RecoveryNeeded:

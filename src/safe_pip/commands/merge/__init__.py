@@ -12,7 +12,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,40 +166,6 @@ class Item(NamedTuple):
         return stat.S_ISDIR(self.status.st_mode)
 
 
-class Comparison(NamedTuple):
-    """What is staged, parents before what is in them, and which distributions it replaces.
-
-    `outside` are files of those that lie outside the prefix. `projects` are all that are staged, by the staged
-    directory of their metadata. `conflicts` are the places of files with other content, with the distribution that owns
-    each.
-    """
-
-    items: tuple[Item, ...]
-    replaced: list[Removal]
-    outside: tuple[str, ...]
-    projects: Mapping[str, str]
-    conflicts: Mapping[str, str | None]
-
-
-def compare(staged: str, prefix: Prefix) -> Comparison:
-    """Compare the directory `staged` with a prefix; raises `Unmergeable` for what no merge can put there."""
-    filecmp.clear_cache()
-    with reading():  # too long a path, or a link that leads to itself
-        items = list(_once(staged, _walk(staged, "", str(prefix.path))))
-        projects, replaced = _distributions(staged, items, prefix)
-    base = os.path.join(prefix.path, "")
-    owned = {path for each in replaced for path in each.files}
-    going = tuple(os.path.join(path, "") for path in owned if path.endswith(_INFO))
-    for number, item in enumerate(items):
-        if item.seen is not None and not item.is_directory and (item.live in owned or item.live.startswith(going)):
-            items[number] = item._replace(verdict=Verdict.NEW)
-    ownership = Ownership(map(str, prefix.trees), owned)
-    conflicts = {item.live: ownership.owner(item.live) for item in items if item.verdict is Verdict.CONFLICT}
-    outside = tuple(sorted(path for path in owned if not path.startswith(base)))
-    removals = [each._replace(files=each.files.difference(outside)) for each in replaced]
-    return Comparison(tuple(items), removals, outside, projects, conflicts)
-
-
 def _walk(staged: str, below: str, live: str, *, is_there: bool = True) -> Iterator[Item]:
     """Everything in a staged directory, which is to be at `live`; whether that is there already."""
     directory = os.path.join(staged, below)
@@ -341,33 +307,40 @@ class Attempt:
 
 class _Merge(Attempt):
     _request: Request
-    _compared: Comparison
     _items: list[Item]
-    """What is staged and is to be put there, with the directories above it."""
+    """What is staged, parents before what is in them."""
+    _wanted: list[Item]
+    """Those of them that are to be put there, with the directories above them."""
     _put: frozenset[str]
-    """The paths of `_items` in the staged tree, directories left out."""
+    """The paths of `_wanted` in the staged tree, directories left out."""
+    _conflicts: dict[str, str | None]
+    """The places of files with other content, with the distribution that owns each."""
+    _projects: dict[str, str]
+    """The distributions that are staged, by the staged directory of their metadata."""
+    _replaced: list[Removal]
+    _going: set[str]
+    """The files and metadata directories of those that are replaced."""
 
     def carry_out(self, request: Request) -> Merged:
         self._request = request
         with self._tidying():
-            compared = self._compared = compare(str(request.staged), self._prefix)
-            found, policy = tuple(compared.conflicts.items()), request.policy
-            if found and policy == "fail":
-                raise Conflicts(found)
-            items = self._items = _wanted(compared.items, conflicts=policy == "warn")
-            self._put = frozenset(item.path for item in items if not item.is_directory)
-            gone = self._going() - {item.live for item in compared.items}
+            outside = self._compare(str(request.staged))
+            items, policy, conflicts = self._items, request.policy, tuple(self._conflicts.items())
+            if conflicts and policy == "fail":
+                raise Conflicts(conflicts)
+            self._wanted = _wanted(items, conflicts=policy == "warn")
+            self._put = frozenset(item.path for item in self._wanted if not item.is_directory)
             merged = Merged(
                 self._prefix.path,
-                tuple(item.live for item in items if not item.is_directory),
-                tuple(item.live for item in items if item.is_directory and item.verdict is Verdict.NEW),
-                tuple(item.live for item in compared.items if item.verdict is Verdict.SAME and not item.is_directory),
-                kept=found if policy == "keep" else (),
-                removed=tuple(sorted(filter(_is_file, gone))),
-                outside=compared.outside,
+                tuple(item.live for item in self._wanted if not item.is_directory),
+                tuple(item.live for item in self._wanted if item.is_directory and item.verdict is Verdict.NEW),
+                tuple(item.live for item in items if item.verdict is Verdict.SAME and not item.is_directory),
+                kept=conflicts if policy == "keep" else (),
+                removed=tuple(sorted(filter(_is_file, self._going - {item.live for item in items}))),
+                outside=outside,
             )
             with self._recorded(merged):
-                if items or compared.replaced:
+                if self._wanted or self._replaced:
                     merged = self._commit(merged)
                 else:
                     self._transaction.read(self._check)
@@ -376,47 +349,59 @@ class _Merge(Attempt):
                 self._delete_staged()
             return merged
 
-    def _going(self) -> set[str]:
-        """The files and metadata directories of the distributions that are replaced."""
-        return {path for each in self._compared.replaced for path in each.files}
+    def _compare(self, staged: str) -> tuple[str, ...]:
+        """Compare what is staged with the prefix; raises `Unmergeable` for what no merge can put there.
+
+        On return: the files of distributions to be replaced that lie outside the prefix.
+        """
+        filecmp.clear_cache()
+        with reading():  # too long a path, or a link that leads to itself
+            items = list(_once(staged, _walk(staged, "", str(self._prefix.path))))
+            self._projects, replaced = _distributions(staged, items, self._prefix)
+        owned = {path for each in replaced for path in each.files}
+        infos = tuple(os.path.join(path, "") for path in owned if path.endswith(_INFO))
+        for number, item in enumerate(items):
+            if item.seen is not None and not item.is_directory and (item.live in owned or item.live.startswith(infos)):
+                items[number] = item._replace(verdict=Verdict.NEW)
+        ownership = Ownership(map(str, self._prefix.trees), owned)
+        self._items = items
+        self._conflicts = {item.live: ownership.owner(item.live) for item in items if item.verdict is Verdict.CONFLICT}
+        self._going = {path for path in owned if path.startswith(os.path.join(self._prefix.path, ""))}
+        self._replaced = [each._replace(files=each.files & self._going) for each in replaced]
+        return tuple(sorted(owned - self._going))
 
     def _commit(self, merged: Merged) -> Merged:
         place = str(self._prefix.path)
         modes: dict[str, Seen] = {}  # filled when the directories are staged
-        exact = ExactTree(modes, frozenset(item.live for item in self._compared.items if _is_opened(item)))
+        exact = ExactTree(modes, frozenset(item.live for item in self._items if _is_opened(item)))
         with self._transaction.staging(self._prefix.target, Terms(self._shadows, self._judge, exact)) as change:
             change.mirror(place)
-            _copy(self._request, self._items, change.staged(place), place, modes)
+            _copy(self._request, self._wanted, change.staged(place), place, modes)
             for info, project in self._new_projects():
                 change.add(project, os.path.join(change.staged(place), info, "RECORD"))
-            for each in self._compared.replaced:
+            for each in self._replaced:
                 change.remove(each)
             return merged._replace(replaced=self._transaction.commit(change, self._validate))
 
     def _new_projects(self) -> Iterator[tuple[str, str]]:
         """The distributions that are put there: the staged directory of their metadata, and the project."""
-        return (each for each in self._compared.projects.items() if f"{each[0]}/RECORD" in self._put)
+        return (each for each in self._projects.items() if f"{each[0]}/RECORD" in self._put)
 
     def _judge(self, plan: Plan) -> None:
         """Raise `StalePlan` if what is replaced was not in conflict, `Unmergeable` if a file replaces a directory."""
-        if not self._compared.conflicts.keys() >= set(plan.overwritten):
+        if not self._conflicts.keys() >= set(plan.overwritten):
             raise StalePlan((), "what is to be replaced has changed while it was compared")
-        going = self._going()
         for root, path, old, new in ((each.root, each.path, each.old, each.new) for each in plan.operations):
             path = os.path.join(plan.roots[root], path)
             is_over_directory = old and new and stat.S_ISDIR(old.mode) and not stat.S_ISDIR(new.mode)
-            if (
-                is_over_directory
-                and path not in going
-                and not any(each.startswith(f"{path}{os.sep}") for each in going)
-            ):
+            if is_over_directory and not any(f"{each}/".startswith(f"{path}/") for each in self._going):
                 raise Unmergeable(f"`{path}` is a directory: a file has to be there")
 
     def _validate(self, now: Snapshot) -> tuple[str, ...]:
         """Raise `StalePlan` if the prefix is not what was compared. The locks are held."""
         self._check()
         before = self._transaction.snapshot or Snapshot()
-        projects = self._compared.projects.values()
+        projects = self._projects.values()
         if changed := tuple(each for each in projects if now.identity(each) != before.identity(each)):
             raise StalePlan(changed)
         return ()
@@ -424,7 +409,7 @@ class _Merge(Attempt):
     def _check(self) -> None:
         """Raise `StalePlan` if something that the merge leaves alone has changed."""
         self._check_trees()
-        for item in self._compared.items:
+        for item in self._items:
             is_kept = item.path not in self._put and not item.is_directory
             if is_kept and item.seen is not None and not _is_as_seen(item.live, item.seen):
                 raise StalePlan((), f"`{item.live}` changed while this command was at work")
@@ -434,7 +419,7 @@ class _Merge(Attempt):
         if self._prefix.is_shipped:
             return False
         new: dict[Path, set[str]] = {}
-        for item in self._items:
+        for item in self._wanted:
             tree, name = os.path.split(item.live)
             if self._prefix.is_tree(tree) and not name.endswith(".dist-info"):
                 new.setdefault(Path(tree), set()).add(name)
@@ -450,7 +435,7 @@ class _Merge(Attempt):
         if path is None:
             yield
             return
-        if os.path.join(os.path.realpath(path.parent), path.name) in {item.live for item in self._compared.items}:
+        if os.path.join(os.path.realpath(path.parent), path.name) in {item.live for item in self._items}:
             raise Unmergeable(f"`{path}` is to be the manifest, and a file that is staged is to be there")
         manifest, before = self._manifest(merged), None
         if os.path.lexists(path):
@@ -469,19 +454,19 @@ class _Merge(Attempt):
     def _manifest(self, merged: Merged) -> Manifest:
         entries = {}
         base = os.path.join(self._prefix.path, "")
-        for item in self._compared.items:
+        for item in self._items:
             is_listed = item.path in self._put or item.verdict is Verdict.SAME
             if is_listed and not item.is_directory and item.live.startswith(base):
                 source = os.path.join(self._request.staged, item.path)
                 entries[item.live[len(base) :]] = Put.of(source, was_there=item.path not in self._put)
         made = tuple(path[len(base) :] for path in merged.made if path.startswith(base))
-        opened = tuple(item.live[len(base) :] for item in self._compared.items if _is_opened(item))
+        opened = tuple(item.live[len(base) :] for item in self._items if _is_opened(item))
         return Manifest(str(self._prefix.path), entries, made, opened)
 
     def _delete_staged(self) -> None:
         """Delete what was merged, with its bytecode. What came to it since, or was kept out, stays."""
         left = Verdict.CONFLICT if self._request.policy == "keep" else None
-        for item in reversed(self._compared.items):
+        for item in reversed(self._items):
             path = self._request.staged / item.path
             if item.is_directory:
                 _remove_if_empty(path)
@@ -516,7 +501,7 @@ def _is_as_seen(path: str, seen: os.stat_result) -> bool:
     return now is not None and now[1:] == state(seen)[1:]
 
 
-def _wanted(items: tuple[Item, ...], *, conflicts: bool) -> list[Item]:
+def _wanted(items: list[Item], *, conflicts: bool) -> list[Item]:
     """Those of the items that are to be staged: new ones, those in `conflicts`, and the directories above them."""
     taken: set[str] = set()
     for item in items:

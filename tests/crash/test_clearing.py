@@ -36,7 +36,7 @@ class Case:
         for path in (self._old, self._new):
             path.mkdir()
             with virtual.made_aside(path, sys.executable, ["--without-pip", "--prompt", path.name]) as aside:
-                virtual.put(aside, path)
+                virtual.finish(path, aside)
         (tree,) = self._old.glob("lib/python*/site-packages")
         self._tree = tree.relative_to(self._old)
         for name in ("package/__init__.py", "package/deep/module.py", "package-1.dist-info/METADATA", "single.py"):

@@ -164,17 +164,14 @@ def prefix_finder(into: str | None, env: str | None = None) -> Callable[[], Pref
 
     Raises `UnusableEnvironment` if what is named is no directory.
     """
-    path = Path(os.path.abspath(into)) if into is not None else _prefix_of(env)
+    path = Path(os.path.abspath(into or env or sysconfig.get_path("data")))
+    if into is None and not fs.is_directory(path):
+        path = Path(Interpreter.find(str(path)).prefix)
     if fs.is_no_directory(path):
         raise UnusableEnvironment(f"`{path}` is not a directory")
     real = Path(os.path.realpath(path))
     inside = [tree for tree in own_trees() if tree.is_relative_to(real)]
     return partial(Prefix.at, real, inside, isolation.environment_path if inside else ())
-
-
-def _prefix_of(env: str | None) -> Path:
-    path = Path(sysconfig.get_path("data") if env is None else os.path.abspath(env))
-    return path if fs.is_directory(path) else Path(Interpreter.find(str(path)).prefix)
 
 
 def scripts_of(tree: Path) -> Path:

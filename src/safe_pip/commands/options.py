@@ -6,7 +6,7 @@
 
 import argparse
 import importlib
-from argparse import Namespace
+from argparse import Namespace as Namespace
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
@@ -16,8 +16,6 @@ from safe_pip.errors import UsageError
 from safe_pip.launch.settings import Settings, seconds
 from safe_pip.locking.waiting import Waiting
 from safe_pip.messages import output, say
-
-__all__ = ["Namespace", "listed", "parser", "run", "tell"]
 
 
 def text(value: str) -> str:

@@ -86,11 +86,6 @@ def look(home: Path) -> Interpreter | None:
     return None
 
 
-def is_moving(home: Path) -> bool:
-    """Whether the parts of a new environment are being moved, or were when a command was killed."""
-    return os.path.lexists(home / _READY)
-
-
 @contextmanager
 def made_aside(home: Path, python: str, options: Sequence[str]) -> Iterator[Path]:
     """Make an environment in a private directory of `home`, with the paths in it that it has at `home`.
@@ -110,26 +105,17 @@ def made_aside(home: Path, python: str, options: Sequence[str]) -> Iterator[Path
             descriptor.close()
 
 
-def put(aside: Path, home: Path) -> None:
-    """Make what was made aside the environment at `home`, which is empty; the caller holds its lock.
+def finish(home: Path, aside: Path | None = None) -> None:
+    """Move what is ready, or what was made aside, into its place; the caller holds the lock of `home`.
 
-    Raises `UnusableEnvironment`, with nothing changed, if another program has put something there. After a crash the
-    next call of `finish` goes on.
+    Raises `UnusableEnvironment` if another program has put something there. A second call goes on, also after a crash.
     """
-    taken = [name for name in sorted(os.listdir(aside)) if os.path.lexists(home / name)]
-    if taken:
-        raise UnusableEnvironment(f"`{home / taken[0]}` was put there while the environment was made")
-    with space.staging(str(home)):
-        fs.rename_path(aside, home / _READY)
-    finish(home)
-
-
-def finish(home: Path) -> None:
-    """Move what is ready into its place; the caller holds the lock of `home`. A second call changes nothing."""
-    if not is_moving(home):
-        return
     last = scripts_below(home).name
     with space.staging(str(home)), Directory.open(home) as live:
+        if aside is not None:
+            fs.rename_path(aside, home / _READY)
+        elif not live.exists(_READY):
+            return
         with live.child(_READY) as ready:
             for name in sorted(ready.names(), key=lambda name: (name == last, name)):
                 try:
@@ -310,7 +296,7 @@ class _Command:
         for tree in filter(state_directory.has_journal, trees):
             # Undo a change of the environment whose process was killed.
             self._context.environment([str(tree)]).read(lambda: None)
-        if is_moving(self._home) or not fs.is_file(self._home / CONFIGURATION):
+        if os.path.lexists(self._home / _READY) or not fs.is_file(self._home / CONFIGURATION):
             return False
         found, named, again = look(self._home), self._options.python, "Make it anew with `--clear`"
         if self._options.clear:
@@ -337,7 +323,7 @@ class _Command:
                 why = f"`{self._shown}` is not a virtual environment, and not empty"
                 raise UnusableEnvironment(why, hint="Choose another directory")
             with self._made() as aside:
-                put(aside, self._home)
+                finish(self._home, aside)
 
     def _made(self) -> AbstractContextManager[Path]:
         prompt = self._shown.name if self._options.prompt is None else self._options.prompt

@@ -69,7 +69,7 @@ def test_the_scripts_of_pip_and_their_record_name_the_final_directory(tmp_path: 
     home = tmp_path / "a home"
     home.mkdir()
     with virtual.made_aside(home, sys.executable, ["--prompt", "x"]) as aside:
-        virtual.put(aside, home)
+        virtual.finish(home, aside)
     assert not [name for name in os.listdir(home) if name.startswith(virtual.OURS)]
     done = subprocess.run([home / "bin" / "pip", "--version"], capture_output=True, text=True, check=True)
     assert str(home) in done.stdout
@@ -85,7 +85,7 @@ def test_the_scripts_of_pip_and_their_record_name_the_final_directory(tmp_path: 
 def test_the_interpreter_appears_last_and_the_environment_is_whole_then(home: Path, made: Path) -> None:
     aside = aside_in(home, made)
     with disk.record() as changes:
-        virtual.put(aside, home)
+        virtual.finish(home, aside)
     moved = [Path(change.path).name for change in changes if change.operation == "move"]
     assert moved[-1] == python_of(home).parent.name
     assert tree_of(home) == whole(made)
@@ -99,27 +99,18 @@ def test_a_command_killed_at_any_change_leaves_no_environment_or_one_that_the_ne
 ) -> None:
     with disk.record() as changes:
         (tmp_path / "first").mkdir()
-        virtual.put(aside_in(tmp_path / "first", made), tmp_path / "first")
+        virtual.finish(tmp_path / "first", aside_in(tmp_path / "first", made))
     for k in range(len(changes)):
         home = tmp_path / str(k)
         home.mkdir()
         with pytest.raises(disk.Crashed), disk.crash_at(k):
-            virtual.put(aside_in(home, made), home)
+            virtual.finish(home, aside_in(home, made))
         is_there = virtual.look(home) is not None
         assert is_there == (tree_of(home, lambda path: path.startswith(".safe-pip")) == whole(made))
-        assert virtual.is_moving(home) == (k > 0)
+        assert os.path.lexists(home / ".safe-pip-venv") == (k > 0)
         virtual.finish(home)
         virtual.sweep(home)
         assert tree_of(home) == (whole(made) if k > 0 else {})
-
-
-def test_a_file_that_came_in_between_is_never_replaced(home: Path, made: Path) -> None:
-    aside = aside_in(home, made)
-    (home / "lib").mkdir()
-    with pytest.raises(UnusableEnvironment, match="lib` was put there") as caught:
-        virtual.put(aside, home)
-    assert caught.value.state is State.UNCHANGED
-    assert os.listdir(home / "lib") == []
 
 
 def test_a_file_in_the_way_of_a_ready_environment_is_named_and_stays(home: Path, made: Path) -> None:
@@ -183,7 +174,7 @@ def test_an_environment_without_configuration_python_or_site_packages_is_not_com
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    virtual.put(aside_in(home, made), home)
+    virtual.finish(home, aside_in(home, made))
     for name in ("pyvenv.cfg", "bin", "lib"):
         (home / name).rename(tmp_path / "away")
         assert virtual.look(home) is None

@@ -273,7 +273,7 @@ class PutAside(Step):
                 self.told.append(f"rolled back `{self._found.identifier}`, but for what other programs have changed")
                 self.told += [f"left `{path}` as it is" for path in left]
             elif how is Way.ASIDE:
-                kept = put_aside(self._found)
+                self._put_aside(kept)
             self.told += [f"put aside `{path}`" for path in kept]
         except FileNotFoundError:
             pass
@@ -282,29 +282,23 @@ class PutAside(Step):
         except OSError as error:
             raise recovery.refused(self._found, (f"`{error.filename}`: {error.strerror}",)) from error
 
-
-def put_aside(found: Unfinished) -> list[str]:
-    """Put aside all that a transaction has, its journal last; the caller holds the commit lock of its home.
-
-    On return: the paths of what is kept. Raises `OSError` and `Refused`.
-    """
-    kept: list[str] = []
-    identifier, name = found.identifier, f"{KEPT}{found.identifier}"
-    for part in owner.read(found.owner_file).parts if codec.is_identifier(identifier) else ():
-        # On another filesystem. A forged note leads to nothing with another name.
-        other = os.path.dirname(os.path.dirname(part))
-        if part == os.path.join(other, state_directory.NAME, identifier) and other != str(found.home):
-            with suppress(FileNotFoundError, NotADirectoryError, Refused), open_state(other) as state:
-                kept += _moved(state, identifier)
-    with open_state(str(found.home)) as state:
-        kept += _moved(state, identifier)
-        if not state.exists(name):
-            fs.make_directory(state, name, 0o700)
-            kept.append(state.join(name))
-        with state.child(name) as directory:
-            fs.move(state, found.name, directory, "refused-journal")
-        fs.remove(state, f"{identifier}{state_directory.OWNER_FILE}")
-    return kept
+    def _put_aside(self, kept: list[str]) -> None:
+        """Put aside all that the transaction has, its journal last; `kept` gets the paths."""
+        found, identifier, name = self._found, self._found.identifier, f"{KEPT}{self._found.identifier}"
+        for part in owner.read(found.owner_file).parts if codec.is_identifier(identifier) else ():
+            # On another filesystem. A forged note leads to nothing with another name.
+            other = os.path.dirname(os.path.dirname(part))
+            if part == os.path.join(other, state_directory.NAME, identifier) and other != str(found.home):
+                with suppress(FileNotFoundError, NotADirectoryError, Refused), open_state(other) as state:
+                    kept += _moved(state, identifier)
+        with open_state(str(found.home)) as state:
+            kept += _moved(state, identifier)
+            if not state.exists(name):
+                fs.make_directory(state, name, 0o700)
+                kept.append(state.join(name))
+            with state.child(name) as directory:
+                fs.move(state, found.name, directory, "refused-journal")
+            fs.remove(state, found.owner_file.name)
 
 
 def _moved(state: Directory, identifier: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ import re
 import stat
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from email.parser import HeaderParser
 from pathlib import Path
@@ -32,7 +32,7 @@ from safe_pip.journal.directories import Refused, is_accepted
 from safe_pip.journal.recovery import Unfinished
 from safe_pip.launch import adoption
 from safe_pip.locking import flock, state_directory
-from safe_pip.records import RealPaths, Row, canonical, digest_file, is_bytecode, is_own, parse
+from safe_pip.records import RealPaths, Row, canonical, digest_file, is_bytecode, is_own, parse, project_of
 
 KEPT = "kept-"
 """How the name starts of what `--repair` kept of a transaction that could not be undone."""
@@ -74,8 +74,6 @@ class Kind(enum.Enum):
 
 NOT_UNINSTALLABLE = (Kind.MISSING_METADATA, Kind.WRONG_METADATA, Kind.MISSING_RECORD, Kind.UNREADABLE_RECORD)
 """Damage that keeps pip from uninstalling a distribution, so that it has to be installed over."""
-
-_REPAIRS = {Kind.LEFTOVER: "remove it", Kind.ABANDONED: "remove it", Kind.DOUBLED_PROJECT: "remove the others"}
 
 
 class Finding(NamedTuple):
@@ -135,7 +133,16 @@ class Installed(NamedTuple):
         return canonical(self.name)
 
     def finding(self, kind: Kind, path: str, detail: str = "") -> Finding:
-        return Finding(kind, self.tree, path, self.project, self.version, detail, self.info)
+        """What is wrong with it, and what repairs that."""
+        repair, again = "", tuple[str, ...]()
+        if kind is Kind.DOUBLED_PROJECT:
+            repair = "remove the others"
+        elif self.is_hopeless and not kind.is_note:
+            repair = "remove the directory"
+        elif kind in (Kind.MISSING_FILE, Kind.CHANGED_FILE, *NOT_UNINSTALLABLE) and not self.is_managed_elsewhere:
+            again = requirement(self)
+            repair = f"reinstall `{' '.join(again)}`" if again else ""
+        return Finding(kind, self.tree, path, self.project, self.version, detail, self.info, repair, again)
 
     @property
     def is_legacy(self) -> bool:  # nothing says which files it has
@@ -171,6 +178,10 @@ class Report(NamedTuple):
     @property
     def is_sound(self) -> bool:
         return all(finding.kind.is_note for finding in self.findings)
+
+
+Look = tuple[Snapshot, tuple[Installed, ...], list[Finding]]
+"""What is installed, and everything that is found, notes included."""
 
 
 class Way(enum.Enum):
@@ -210,28 +221,23 @@ def way(found: Unfinished) -> Way:
 def examine(place: Place) -> Report:
     """Look at everything; on return no lock is held. Raises what taking a lock raises."""
     unfinished = tuple(each for each in activity.transactions(place.trees) if not _is_at_work(each))
-    findings = {_unfinished(each) for each in unfinished}
-    if any(each.state is State.PREPARED for each in unfinished):
-        # Half a change is never read; and a command that takes the lock undoes it, but a look is to change nothing.
-        return Report(_ordered(findings), None, unfinished)
-    trees, identifiers, read = (
-        [*map(str, place.trees)],
-        {each.identifier for each in unfinished},
-        place.environment.read,
-    )
+    findings, installed, snapshot = [*map(_unfinished, unfinished)], None, None
+    # Half a change is never read; and a command that takes the lock undoes it, but a look is to change nothing.
+    if all(each.state is not State.PREPARED for each in unfinished):
+        snapshot, installed, found = _settled(place, [each.identifier for each in unfinished])
+        findings += found
+    findings.sort(key=lambda each: (each.tree, each.project, each.path, each.kind.value))
+    return Report(tuple(dict.fromkeys(findings)), installed, unfinished, snapshot)
+
+
+def _settled(place: Place, unfinished: Collection[str]) -> Look:
+    """A look at an environment that did not change meanwhile."""
+    trees, read = [*map(str, place.trees)], place.environment.read
     for _ in range(_ROUNDS):
-        snapshot = read(lambda: Snapshot.take(trees))
-        installed, found = _look(trees, identifiers)
-        if read(lambda: Snapshot.take(trees)) == snapshot:
-            break
-    else:
-        snapshot, (installed, found) = read(lambda: (Snapshot.take(trees), _look(trees, identifiers)))
-    findings.update(with_repairs(found, installed))
-    return Report(_ordered(findings), installed, unfinished, snapshot)
-
-
-def _ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    return tuple(sorted(findings, key=lambda each: (each.tree, each.project, each.path, each.kind.value)))
+        look = _look(read(lambda: Snapshot.take(trees)), trees, unfinished)
+        if read(lambda: Snapshot.take(trees)) == look[0]:
+            return look
+    return read(lambda: _look(Snapshot.take(trees), trees, unfinished))
 
 
 def _is_at_work(each: Transaction) -> bool:
@@ -250,8 +256,7 @@ def _unfinished(transaction: Transaction) -> Finding:
     return Finding(Kind.UNFINISHED_TRANSACTION, str(transaction.tree), path, detail=detail, repair=repair)
 
 
-def _look(trees: Sequence[str], unfinished: Collection[str]) -> tuple[tuple[Installed, ...], list[Finding]]:
-    """What is installed, and everything that is found, notes included."""
+def _look(snapshot: Snapshot, trees: Sequence[str], unfinished: Collection[str]) -> Look:
     paths, there = RealPaths(), list[Installed]()
     for tree in trees:
         names = [each.name for each in _listed(tree) if each.name.endswith(_INFO) and not each.name.startswith("~")]
@@ -259,7 +264,8 @@ def _look(trees: Sequence[str], unfinished: Collection[str]) -> tuple[tuple[Inst
     owned = {path for each in there for path in (each.info, *(row.path for row in each.rows or ()))}
     oldest = time.time() - _LONGEST_USE
     found = judge(there, {each.info: check(each) for each in there})
-    return tuple(there), found + [each for tree in trees for each in strays(tree, owned, unfinished, oldest)]
+    found += [each for tree in trees for each in strays(tree, owned, unfinished, oldest)]
+    return snapshot, tuple(there), found
 
 
 # -- distributions -----------------------------------------------------------------------------------------------------
@@ -370,7 +376,7 @@ def judge(installed: Sequence[Installed], found: Mapping[str, Sequence[Finding]]
         for finding in found[each.info] if each.info not in beside else ():
             other = sound.get(finding.path, each.project)
             if finding.kind is Kind.CHANGED_FILE and other != each.project:
-                finding = finding._replace(kind=Kind.OVERWRITTEN_FILE, detail=f"it is `{other}`'s")
+                finding = each.finding(Kind.OVERWRITTEN_FILE, finding.path, f"it is `{other}`'s")
             findings.append(finding)
     return findings
 
@@ -398,25 +404,6 @@ def requirement(installed: Installed) -> tuple[str, ...]:
     return (f"{name}=={version}",)
 
 
-def with_repairs(findings: Iterable[Finding], installed: Iterable[Installed]) -> Iterator[Finding]:
-    """The findings, each with what repairs it."""
-    by_info = {each.info: each for each in installed}
-    there = {(each.tree, each.project) for each in by_info.values()}
-    for each in findings:
-        of, kind, repair, again = by_info.get(each.info), each.kind, _REPAIRS.get(each.kind, each.repair), each.again
-        if kind is Kind.LEFTOVER and each.version and (each.tree, each.project) not in there:
-            again = (f"{each.project}=={each.version}",)
-            repair = f"reinstall `{again[0]}`, then remove it"
-        elif repair or of is None or kind.is_note:
-            pass
-        elif of.is_hopeless:
-            repair = "remove the directory"
-        elif kind in (Kind.MISSING_FILE, Kind.CHANGED_FILE, *NOT_UNINSTALLABLE) and not of.is_managed_elsewhere:
-            again = requirement(of)
-            repair = f"reinstall `{' '.join(again)}`" if again else ""
-        yield each._replace(repair=repair, again=again)
-
-
 # -- what lies between them --------------------------------------------------------------------------------------------
 
 
@@ -437,8 +424,8 @@ def strays(tree: str, owned: Collection[str], unfinished: Collection[str], oldes
         while (path := os.path.dirname(path)) not in entered and path.startswith(os.path.join(tree, "")):
             entered.add(path)
     # Installers write there. Any other directory may be on the path too, for example a home.
-    infos = {os.path.dirname(path) for path in owned if path.endswith(".dist-info")}
-    is_for_distributions = os.path.basename(tree) in PACKAGES or tree in infos
+    infos = [path for path in owned if path.endswith(_INFO)]
+    is_for_distributions = os.path.basename(tree) in PACKAGES or tree in map(os.path.dirname, infos)
     for entry in (entry for directory in entered for entry in _listed(directory)):
         name, path, is_directory = entry.name, entry.path, entry.is_dir(follow_symlinks=False)
         if name.startswith(f"{state_directory.NAME}-"):
@@ -446,14 +433,19 @@ def strays(tree: str, owned: Collection[str], unfinished: Collection[str], oldes
             with suppress(OSError):
                 is_old = entry.stat(follow_symlinks=False).st_mtime < oldest
                 if is_old and (is_directory if match is None else match[1] not in unfinished):
-                    yield Finding(Kind.ABANDONED, tree, path, detail="of a safe-pip that was killed")
+                    yield Finding(
+                        Kind.ABANDONED, tree, path, detail="of a safe-pip that was killed", repair="remove it"
+                    )
         elif not (name.startswith("~") and is_for_distributions) or path in owned or path in entered:
             pass
         elif is_directory or os.path.dirname(path) == tree:
             said = Installed.read(tree, path, RealPaths()).metadata if name.endswith(".dist-info") else None
-            project, version = said or ("", "")
+            project, version, again = canonical(said[0]) if said else "", said[1] if said else "", tuple[str, ...]()
+            if project and not any(os.path.dirname(each) == tree and project_of(each) == project for each in infos):
+                again = (f"{project}=={version}",)  # it is all that there is of it
             detail = "of a plain pip that was interrupted"
-            yield Finding(Kind.LEFTOVER, tree, path, project and canonical(project), version, detail)
+            repair = f"reinstall `{again[0]}`, then remove it" if again else "remove it"
+            yield Finding(Kind.LEFTOVER, tree, path, project, version, detail, repair=repair, again=again)
 
 
 def _listed(directory: str) -> list[os.DirEntry[str]]:

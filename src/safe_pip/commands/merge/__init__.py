@@ -97,10 +97,9 @@ def main(options: Namespace, context: Context) -> int:
         if options.json:
             tell(json.dumps(_document(Merged(into), None, error.found), indent=2))
         raise
-    for path, owner in merged.replaced:
-        say(f"warning: `{path}` was replaced, {_owned(owner)}")
-    for path, owner in merged.kept:
-        say(f"warning: `{path}` was kept with its other content, {_owned(owner)}")
+    for found, what in ((merged.replaced, "replaced"), (merged.kept, "kept with its other content")):
+        for path, owner in found:
+            say(f"warning: `{path}` was {what}, {_owned(owner)}")
     for path in merged.outside:
         say(f"`{path}` lies outside the prefix and was left alone")
     tell(json.dumps(_document(merged, manifest), indent=2) if options.json else _summary(merged))
@@ -108,7 +107,7 @@ def main(options: Namespace, context: Context) -> int:
 
 
 def _owned(owner: str | None) -> str:
-    return "which no distribution owned" if owner is None else f"which `{owner}` owned"
+    return f"which {'no distribution' if owner is None else f'`{owner}`'} owned"
 
 
 def _summary(merged: Merged) -> str:

@@ -36,12 +36,11 @@ def main(options: Namespace, context: Context) -> int:
     path = Path(os.path.realpath(options.manifest))
     manifest = Manifest.read(path)
     unmerged = unmerge(manifest, prefix_finder(manifest.prefix), context.transaction)
-    for kept in unmerged.changed:
-        say(f"warning: `{kept}` was changed since, and kept")
-    for kept, owner in unmerged.owned:
-        say(f"warning: `{kept}` belongs to `{owner}` by now, and was kept")
-    for kept in unmerged.elsewhere:
-        say(f"warning: `{kept}` leads through a symbolic link by now, and was left alone")
+    told = [(kept, "was changed since, and kept") for kept in unmerged.changed]
+    told += [(kept, f"belongs to `{owner}` by now, and was kept") for kept, owner in unmerged.owned]
+    told += [(kept, "leads through a symbolic link by now, and was left alone") for kept in unmerged.elsewhere]
+    for kept, why in told:
+        say(f"warning: `{kept}` {why}")
     try:
         fs.unlink(path)
     except OSError as error:

@@ -20,7 +20,6 @@ from safe_pip.commands.doctor.examination import (
     requirement,
     rows_of,
     same_version,
-    with_repairs,
 )
 from safe_pip.records import RealPaths, Row
 from tests.support.wheels.tiny import digest
@@ -275,16 +274,17 @@ def test_a_finding_is_of_the_distribution_it_was_found_in(tree: Path) -> None:
     (tree / "demo" / "data.txt").unlink()
     (finding,) = check(read(info))
     path = str(tree / "demo" / "data.txt")
-    assert finding == Finding(Kind.MISSING_FILE, str(tree), path, "demo", "1", "", str(info))
+    repair = "reinstall `demo==1`", ("demo==1",)
+    assert finding == Finding(Kind.MISSING_FILE, str(tree), path, "demo", "1", "", str(info), *repair)
 
 
 DEMO_INFO = "/v/demo-1.dist-info"
 DEMO = Installed("/v", DEMO_INFO, "demo", "1", ("demo", "1"), (Row("/v/demo.py"),), installer="pip")
 
 
-def repair(kind: Kind, *installed: Installed, info: str = DEMO_INFO, version: str = "1") -> str:
+def repair(kind: Kind, installed: Installed) -> str:
     """What repairs a finding about `demo`, with the arguments of `pip install` that it names."""
-    (found,) = with_repairs([Finding(kind, "/v", "/v/x", "demo", version, info=info)], installed)
+    found = installed.finding(kind, "/v/x")
     assert all(word in found.repair for word in found.again)
     return found.repair
 
@@ -311,16 +311,6 @@ def test_a_distribution_that_another_tool_looks_after_is_left_to_it() -> None:
 def test_a_dist_info_that_names_no_project_is_removed() -> None:
     assert repair(Kind.MISSING_METADATA, DEMO._replace(metadata=None, rows=None)) == "remove the directory"
     assert repair(Kind.MISSING_RECORD, DEMO._replace(metadata=None, rows=None)) == "remove the directory"
-
-
-def test_leftovers_and_what_safe_pip_left_are_removed() -> None:
-    assert repair(Kind.ABANDONED, info="") == "remove it"
-    assert repair(Kind.LEFTOVER, DEMO, info="") == "remove it"
-    assert repair(Kind.LEFTOVER, info="", version="") == "remove it"
-
-
-def test_a_leftover_that_is_all_there_is_of_a_project_brings_it_back() -> None:
-    assert repair(Kind.LEFTOVER, info="") == "reinstall `demo==1`, then remove it"
 
 
 def test_of_several_versions_one_stays() -> None:

@@ -65,6 +65,20 @@ def test_leftovers_of_a_plain_pip_are_found_at_any_depth(tree: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("metadata", "repair"),
+    [
+        ("Name: Other\nVersion: 2\n", "reinstall `other==2`, then remove it"),
+        ("Name: demo\nVersion: 2\n", "remove it"),
+        ("", "remove it"),
+    ],
+)
+def test_a_leftover_that_is_all_there_is_of_a_project_brings_it_back(tree: Path, metadata: str, repair: str) -> None:
+    put(tree / "~x-1.dist-info" / "METADATA").write_text(metadata)
+    (finding,) = examination.strays(str(tree), owned(tree), (), NOW - 1000)
+    assert (finding.repair, bool(finding.again)) == (repair, "reinstall" in repair)
+
+
 def test_a_name_that_a_record_has_is_no_leftover(tree: Path) -> None:
     put(tree / "~own" / "a.py")
     assert found(tree, owned(tree, "~own/a.py")) == []

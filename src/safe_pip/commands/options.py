@@ -52,8 +52,6 @@ LOCK_TIMEOUT = value(
 
 
 class Verb(NamedTuple):
-    """What the help of a verb says, and its arguments."""
-
     description: str
     options: tuple[Option, ...]
     epilog: str = ""
@@ -116,15 +114,10 @@ another version is upgraded: its old files go. `__pycache__` and `.safe-pip` are
                 choices=["warn", "fail", "keep"],
                 default="warn",
                 metavar="warn|fail|keep",
-                help="a file that exists with other content is replaced, and named with the distribution that owned it"
-                " (warn, the default); is named, with all of its kind, and nothing is changed (fail); stays (keep)",
+                help="replace files that exist with other content, and name each with the distribution that owned it"
+                " (warn, the default); name them, and change nothing (fail); name and keep them (keep)",
             ),
-            value(
-                "--manifest",
-                metavar="FILE",
-                help="list what was put where, for `safe-pip unmerge FILE`. A FILE of an earlier merge into this prefix"
-                " still lists what that merge put",
-            ),
+            value("--manifest", metavar="FILE", help="list what was put where, for `safe-pip unmerge FILE`"),
             flag("--move", help="delete what was staged once it is in its place; on one filesystem nothing is copied"),
             JSON,
         ),
@@ -143,19 +136,8 @@ What was there before the merge stays. At the end the manifest is deleted. The e
     "run": Verb(
         VERBS["run"],
         (
-            flag(
-                "--shared",
-                dest="exclusive",
-                action="store_false",
-                default=False,
-                help="keep what is installed as it is while COMMAND runs; other commands may add to it (default)",
-            ),
-            flag(
-                "--exclusive",
-                default=False,
-                help="let no other command read or change the environment while COMMAND runs. For other tools that"
-                " change it: plain pip, conda, make install",
-            ),
+            flag("--exclusive", help="let no other command use the environment: for plain pip, conda, `make install`"),
+            flag("--shared", dest="exclusive", action="store_false", help="let others add to it, no more (default)"),
             env("; any other directory is locked by itself, and made if it does not exist"),
             LOCK_TIMEOUT,
             value("command", nargs=argparse.REMAINDER, type=str, metavar="COMMAND ...", help="with its arguments"),
@@ -191,15 +173,9 @@ that does not work is refused, unless it is to be cleared. A directory with anyt
                 action="append",
                 default=[],
                 metavar="FILE",
-                help="then run `safe-pip install -r FILE` for the environment; may be repeated. The exit status is"
-                " pip's. If the install fails the environment stays",
+                help="then run `safe-pip install -r FILE` for it; may be repeated. If that fails the environment stays",
             ),
-            value(
-                "--python",
-                metavar="PATH",
-                help="the Python of the environment: its path, its environment, or its name on PATH (default: this"
-                " Python, or that of the existing environment)",
-            ),
+            value("--python", metavar="PATH", help="its Python: a path, an environment, or a name on PATH"),
             LOCK_TIMEOUT,
             *(
                 flag(name, dest="passed_on", action="append_const", const=name, default=[], help="passed on to `venv`")
@@ -208,8 +184,8 @@ that does not work is refused, unless it is to be cleared. A directory with anyt
             value("--prompt", type=str, help="passed on to `venv`"),
         ),
         """\
-Without `-r` the exit status is 0 if the environment exists; 1 if the Python could not make it, or the existing one is
-of another Python; 74 if the disk is full; 75 if the lock was not free in time; 78 if DIR cannot be used.
+The exit status is pip's with `-r`; else 0 if the environment exists; 1 if the Python could not make it, or the existing
+one is of another Python; 74 if the disk is full; 75 if the lock was not free in time; 78 if DIR cannot be used.
 """,
     ),
 }

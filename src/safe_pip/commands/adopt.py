@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -25,12 +24,14 @@ _OLDEST = (3, 10)
 
 
 def main(options: Namespace, context: Context) -> int:
-    adopter = Adopter(options.env, context)
-    is_adopted = options.verb == "adopt"
-    if is_adopted:
-        adopter.check()
-    for tree in adopter.trees:
-        name, found = f"`{order.shown_name(tree)}`", until_current(partial(adopter.change, tree, is_adopted=is_adopted))
+    place, is_adopted = Place.find(options.env, context), options.verb == "adopt"
+    trees = own_trees()[:1] if options.env is None else trees_of(options.env)
+    if not trees or any(tree.name not in PACKAGES for tree in trees):
+        raise UnusableEnvironment(f"`{options.env}` is not an environment: no Python looks into it when it starts")
+    for tree in trees if is_adopted else ():
+        check(place, tree)
+    for tree in trees:
+        name, found = f"`{order.shown_name(tree)}`", until_current(partial(change, place, tree, is_adopted=is_adopted))
         if is_adopted:
             tell(f"{name} is adopted already" if found is None else f"Adopted {name}: {found.told()}")
         else:
@@ -38,59 +39,48 @@ def main(options: Namespace, context: Context) -> int:
     return 0
 
 
-class Adopter:
-    def __init__(self, named: str | None, context: Context) -> None:
-        """`named` is what `--env` says; raises `UnusableEnvironment` where no interpreter would read the file."""
-        self._place = Place.find(named, context)
-        self.trees = tuple(own_trees()[:1] if named is None else trees_of(named))
-        if not self.trees or any(tree.name not in PACKAGES for tree in self.trees):
-            raise UnusableEnvironment(f"`{named}` is not an environment: no Python looks into it when it starts")
+def check(place: Place, tree: Path) -> None:
+    """Raise `UnusableEnvironment` where an adoption would do nothing, or another tool looks after the pip."""
+    if (adoption.python_of(tree) or _OLDEST) < _OLDEST:
+        raise UnusableEnvironment(f"`{tree}` is of a Python older than {'.'.join(map(str, _OLDEST))}")
+    # The mark of the interpreter that uses `tree` is beside its standard library (PEP 668).
+    library = tree.parent
+    found = [library, Path(sys.base_prefix, "lib", library.name), Path("/usr/lib", library.name)]
+    found += [Path(sysconfig.get_path("stdlib"))] if place.named is None else []
+    found += sorted(library.parent.glob("python3.*")) if library.name == "python3" else []  # Debian's, for all of them
+    for mark in (each / "EXTERNALLY-MANAGED" for each in found if place.home(tree) is None):
+        if fs.is_file(mark):
+            raise UnusableEnvironment(
+                f"`{tree}` is managed by the system (`{mark}`)", hint="Adopt a virtual environment"
+            )
 
-    def check(self) -> None:
-        """Raise `UnusableEnvironment` where an adoption would do nothing, or another tool looks after the pip."""
-        for tree in self.trees:
-            if (adoption.python_of(tree) or _OLDEST) < _OLDEST:
-                raise UnusableEnvironment(f"`{tree}` is of a Python older than {'.'.join(map(str, _OLDEST))}")
-            for mark in () if self._place.home(tree) is not None else self._marks(tree):
-                if fs.is_file(mark):
-                    hint = "Adopt a virtual environment"
-                    raise UnusableEnvironment(f"`{tree}` is managed by the system (`{mark}`)", hint=hint)
 
-    def _marks(self, tree: Path) -> Iterator[Path]:
-        """Where the mark of an interpreter that uses `tree` would be: beside its standard library (PEP 668)."""
-        library = tree.parent
-        found = [Path(sysconfig.get_path("stdlib"))] if self._place.named is None else []
-        found += [library, Path(sys.base_prefix, "lib", library.name), Path("/usr/lib", library.name)]
-        if library.name == "python3":  # all Pythons of Debian use this one
-            found += sorted(library.parent.glob("python3.*"))
-        return (each / "EXTERNALLY-MANAGED" for each in found)
+def change(place: Place, tree: Path, *, is_adopted: bool) -> adoption.Adoption | None:
+    """Adopt the environment of `tree`, or take that back; on return it is so. None: it was so before.
 
-    def change(self, tree: Path, *, is_adopted: bool) -> adoption.Adoption | None:
-        """Adopt the environment of `tree`, or take that back; on return it is so. None: it was so before.
+    Raises `StalePlan` if another command was faster.
+    """
+    wanted = adoption.wanted(tree)
+    files, before = wanted.content() if is_adopted else {}, adoption.contents(tree)
+    if (before.items() >= files.items()) if is_adopted else not before:
+        return None
+    for name in files:
+        if name not in before and os.path.lexists(tree / name):
+            raise UnusableEnvironment(f"`{tree / name}` was not made by safe-pip", hint="Remove it, then try again")
+    # A command that makes `.safe-pip` removes it if it is free afterwards: unadopted, all is as it was.
+    target = Target((tree,), stateless_trees=() if state_directory.exists(tree) else (tree,))
+    transaction = place.transaction()
 
-        Raises `StalePlan` if another command was faster.
-        """
-        wanted = adoption.wanted(tree)
-        files, before = wanted.content() if is_adopted else {}, adoption.contents(tree)
-        if (before.items() >= files.items()) if is_adopted else not before:
-            return None
-        for name in files:
-            if name not in before and os.path.lexists(tree / name):
-                raise UnusableEnvironment(f"`{tree / name}` was not made by safe-pip", hint="Remove it, then try again")
-        # A command that makes `.safe-pip` removes it if it is free afterwards: unadopted, all is as it was.
-        target = Target((tree,), stateless_trees=() if state_directory.exists(tree) else (tree,))
-        transaction = self._place.transaction()
+    def validate(now: object) -> tuple[str, ...]:
+        if adoption.contents(tree) != before:
+            raise StalePlan((), f"`{wanted.file}` did not stay the same while this command was at work")
+        return ()
 
-        def validate(now: object) -> tuple[str, ...]:
-            if adoption.contents(tree) != before:
-                raise StalePlan((), f"`{wanted.file}` did not stay the same while this command was at work")
-            return ()
-
-        with transaction.staging(target) as change:
-            for name, content in files.items():
-                if before.get(name) != content:
-                    change.put(str(tree / name), content)
-            if not is_adopted:
-                change.remove(Removal(f"`{wanted.file}`", tree, frozenset(str(tree / name) for name in before)))
-            transaction.commit(change, validate)
-        return wanted
+    with transaction.staging(target) as staged:
+        for name, content in files.items():
+            if before.get(name) != content:
+                staged.put(str(tree / name), content)
+        if not is_adopted:
+            staged.remove(Removal(f"`{wanted.file}`", tree, frozenset(str(tree / name) for name in before)))
+        transaction.commit(staged, validate)
+    return wanted

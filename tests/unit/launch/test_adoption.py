@@ -9,7 +9,7 @@ import pytest
 
 import safe_pip
 from safe_pip.commands import adopt
-from safe_pip.commands.environments import Context, until_current
+from safe_pip.commands.environments import Context, Place, until_current
 from safe_pip.launch import adoption
 from safe_pip.launch.adoption import Adoption
 from safe_pip.launch.settings import Settings
@@ -210,8 +210,8 @@ def test_a_file_that_comes_and_goes_again_while_it_is_written_is_looked_at_once_
     tree.mkdir(parents=True)
     found, contents = iter([{}, {adoption.NAME: b"another one's"}, {}]), adoption.contents
     monkeypatch.setattr(adoption, "contents", lambda tree: next(found) if found.__length_hint__() else contents(tree))
-    tool = adopt.Adopter(str(tmp_path / "prefix"), Context(Settings(lock_timeout=0), Reporter()))
-    assert until_current(lambda: tool.change(tool.trees[0], is_adopted=True)) is not None
+    place = Place.find(str(tmp_path / "prefix"), Context(Settings(lock_timeout=0), Reporter()))
+    assert until_current(lambda: adopt.change(place, place.trees[0], is_adopted=True)) is not None
     assert (tree / adoption.NAME).is_file()
 
 

@@ -3,8 +3,7 @@
 A `Step` says which locks one access takes, and makes what must exist on disk before. Each tree has two: the environment
 lock (shared: what is installed stays as it is) and the commit lock (shared: a process reads what is installed).
 
-`locking.fallback` is imported only where there is no flock, `journal.recovery` only by a command that meets a journal:
-in `on_grant`, while a lock keeps safe-pip itself as it is.
+`locking.fallback` is imported where there is no flock, `journal.recovery` when a journal is met, under a lock.
 """
 
 import fnmatch
@@ -26,10 +25,10 @@ from safe_pip.locking.waiting import Interrupted, Waiting
 if TYPE_CHECKING:
     from safe_pip.journal.recovery import Unfinished
 
+# So many seconds others wait for a process that is stopped in the microseconds in which it looks at a directory.
 _TURN = 10.0
-"""So many seconds others wait for a process that is stopped in the microseconds in which it looks at a directory."""
+# So often a tree that cannot be locked is read before the command gives up.
 _READS = 10
-"""How often a tree that cannot be locked is read before the command gives up."""
 _PATTERNS = ("lib*/python*/*-packages", "lib*/pypy*/*-packages", "Lib/site-packages")
 PACKAGES = ("site-packages", "dist-packages")
 """What a directory is called that an interpreter looks for distributions in."""
@@ -156,10 +155,10 @@ class Reading(Step):
         for tree in self.trees:
             if tree in self._without:
                 yield order.environment_lock(tree, exclusive=False)
-                continue
-            yield order.commit_lock(tree, exclusive=False)
-            if tree.name not in PACKAGES:
-                yield order.environment_lock(tree, exclusive=False)._replace(gate=None)
+            else:
+                yield order.commit_lock(tree, exclusive=False)
+                if tree.name not in PACKAGES:
+                    yield order.environment_lock(tree, exclusive=False)._replace(gate=None)
 
     def on_grant(self) -> None:
         look_for_journals(self.trees)
@@ -194,18 +193,18 @@ class Recovering(Step):
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._unfinished: Unfinished | None = None
+        self._found: list[Unfinished] = []
 
     def requests(self) -> Iterator[Request]:
         from safe_pip.journal import recovery
 
-        self._unfinished = None
+        self._found.clear()
         for unfinished in recovery.find(self._directory):
             try:
                 journal = recovery.read(unfinished)
             except FileNotFoundError:
                 continue  # another process has undone it
-            self._unfinished = unfinished
+            self._found.append(unfinished)
             for tree in map(Path, journal.trees):
                 if fs.is_directory(tree) and state_directory.exists(tree):
                     state_directory.make(tree)  # a lock file may have been deleted
@@ -217,11 +216,11 @@ class Recovering(Step):
             return
 
     def on_grant(self) -> None:
-        if self._unfinished is not None:
-            from safe_pip.journal import recovery
+        from safe_pip.journal import recovery
 
+        for unfinished in self._found:
             with suppress(FileNotFoundError):
-                recovery.roll_back(self._unfinished)
+                recovery.roll_back(unfinished)
 
 
 class Locking(Step):
@@ -240,8 +239,7 @@ class Locking(Step):
         return (self._path,)
 
     def tidy(self, holds: Holds, *, failed: bool) -> None:
-        if failed:
-            fs.remove_empty_directories(self.made)
+        fs.remove_empty_directories(self.made if failed else [])
 
 
 class Opening(Step):
@@ -302,8 +300,7 @@ class Changing(Opening):
     ) -> None:
         super().__init__(target, also)
         self._others = Reading(lambda: [tree for tree in others() if tree not in self.trees])
-        self._environment = environment
-        self._commit = commit
+        self._environment, self._commit = environment, commit
         self._uv_lock: Path | None = None
 
     def requests(self) -> Iterator[Request]:
@@ -409,10 +406,10 @@ class Environment:
         raise StalePlan((), "what is installed changed whenever this command read it")
 
     def building(self, *sources: Path) -> AbstractContextManager[Scope]:
-        """Keep what is installed as it is, for a build that imports from it, and have each of `sources` to itself.
+        """Keep what is installed as it is for a build, and have each of `sources` to itself; child programs may add.
 
-        Child programs may add to it. If a mutex inside has to be waited for, the environment is let go and taken again:
-        compare what is installed after the last lock is granted.
+        If a mutex inside has to be waited for, the environment is let go and taken again: compare what is installed
+        after the last lock is granted.
         """
         trees = list if self._has_all else self.trees
         return self._taking(SharedUse(trees, sources), keep=Keep.RENEWED, is_published=True)

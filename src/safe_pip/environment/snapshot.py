@@ -7,6 +7,7 @@ Nothing here knows pip. Names are those of the files that the PyPA specification
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -14,8 +15,7 @@ from typing import NamedTuple
 
 from safe_pip.records import RealPaths, canonical, project_of
 
-_WHOLE = (".dist-info", ".egg-info")
-"""Suffixes of directories whose status tells that a file came or went."""
+_WHOLE = (".dist-info", ".egg-info")  # directories whose status tells that a file came or went
 _SUFFIXES = (*_WHOLE, ".egg-link", ".egg")
 _FILES = ("RECORD", "METADATA", "PKG-INFO", "direct_url.json")
 
@@ -103,10 +103,9 @@ class ReadSet:
 
 
 def hides(staged: Mapping[Path, Collection[str]], looked_at: Iterable[Path], projects: Iterable[str]) -> bool:
-    """Whether one of `projects` is installed already, or a module of the name of one that is staged.
+    """Whether one of `projects`, or a module with the name of a staged one, is in one of the trees `looked_at`.
 
-    Such a module, in its tree or in another one, would not be found any more, or would hide the new one. `staged` is
-    what each tree gets directly below it; `looked_at` are the trees as they are now.
+    One of the two modules would not be found. `staged` is what each tree gets directly below it.
     """
     found = [(tree, name) for tree in dict.fromkeys(looked_at) for name in _names(tree)]
     if not {_project(name) for _, name in found if name.endswith(_SUFFIXES)}.isdisjoint(projects):
@@ -132,16 +131,14 @@ def are_settled(found: Iterable[tuple[int, ...]]) -> bool:
 
 
 def _project(name: str) -> str:
-    """The project of metadata. An egg-link is named after the project alone, which may have a dash in its name."""
+    # An egg-link is named after the project alone, which may have a dash in its name.
     return canonical(name.removesuffix(".egg-link")) if name.endswith(".egg-link") else project_of(name)
 
 
 def _names(tree: str | Path) -> list[str]:
-    """What is in a tree; nothing if it is gone or cannot be read."""
-    try:
+    with suppress(OSError):
         return os.listdir(tree)
-    except OSError:
-        return []
+    return []
 
 
 def _of_others(fingerprints: Iterable[Fingerprint], own: Collection[str]) -> list[Fingerprint]:
@@ -167,10 +164,8 @@ def _fingerprint(path: str) -> Fingerprint:
     if not entry:
         return (path,)
     parts: list[object] = [path, *entry]
-    folder = path
-    if path.endswith(".egg"):
-        folder = os.path.join(path, "EGG-INFO")
-    elif path.endswith(".egg-link"):
+    folder = os.path.join(path, "EGG-INFO") if path.endswith(".egg") else path
+    if path.endswith(".egg-link"):
         folder = _target(path)
         parts.append(folder)
     for file in _FILES:

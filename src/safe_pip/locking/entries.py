@@ -68,7 +68,11 @@ class Entries(NamedTuple):
             with hold(place, exclusive=True) as held:
                 return self._rename_away(held)
         except (OSError, UnusableEnvironment):
-            return _is_gone(place)
+            with contextlib.suppress(OSError):
+                if place.is_symlink() or not place.is_dir():  # no entry
+                    fs.unlink(place)
+                    return True
+            return False
 
     def discard(self, held: flock.Descriptor) -> None:
         """Close a damaged entry, and remove it unless another process holds it; never what has taken its place."""
@@ -113,15 +117,6 @@ def hold(place: Path, *, exclusive: bool = False) -> flock.Descriptor:
         descriptor.close()
         raise
     return descriptor
-
-
-def _is_gone(place: Path) -> bool:
-    """Whether nothing is left at a place that could not be locked; what is no directory is no entry and is removed."""
-    with contextlib.suppress(OSError):
-        if place.is_symlink() or not place.is_dir():
-            fs.unlink(place)
-            return True
-    return False
 
 
 def _names(directory: Path) -> list[str]:

@@ -76,14 +76,13 @@ def _parse(fields: list[str]) -> Entry | None:
 def holders(fd: int, gate: int | None = None) -> tuple[Holder, ...]:
     """The holders of the lock on this descriptor's file, then those of the `gate`, which wait before this process."""
     listed = entries()
-    found = [describe(entry) for entry in _others(proc.kernel_name(fd), listed)]
-    if gate is not None:
-        found += [describe(entry)._replace(is_waiting=True) for entry in _others(proc.kernel_name(gate), listed)]
-    return tuple(found)
+    before = _others(proc.kernel_name(gate), listed) if gate is not None else []
+    found = [*_others(proc.kernel_name(fd), listed), *(entry._replace(is_waiting=True) for entry in before)]
+    return tuple(map(describe, found))
 
 
 def holders_at(path: Path) -> tuple[Holder, ...]:
-    return tuple(describe(entry) for entry in _others(proc.kernel_name_at(path), entries()))
+    return tuple(map(describe, _others(proc.kernel_name_at(path), entries())))
 
 
 def _others(file: str | None, listed: list[Entry]) -> list[Entry]:

@@ -25,7 +25,7 @@ from safe_pip.errors import NestingRefused, UnusableEnvironment
 from safe_pip.fs import Directory, proc
 from safe_pip.locking import flock, holders, state_directory
 from safe_pip.locking.flock import Descriptor, Identity
-from safe_pip.locking.holders import Entry, Holder
+from safe_pip.locking.holders import Holder
 from safe_pip.locking.order import Rank, Request
 
 VARIABLE = "SAFE_PIP_HELD"
@@ -68,7 +68,7 @@ class ClaimsDirectory:
     def publish(self, claims: Iterable[Claim], notes: Iterable[Path]) -> None:
         """Write down what is held now. `os.environ` names the directory; if that is lost, the `owner` notes do."""
         self._outer = os.environ.get(VARIABLE)
-        listed = [[claim.rank.value, claim.exclusive, list(claim.identity), str(claim.path)] for claim in claims]
+        listed = [[*claim[:3], str(claim.path)] for claim in claims]
         content = {"pid": os.getpid(), "outer": self._outer, "locks": listed}
         with _room_to_write():
             fs.write(self.path / _LIST, json.dumps(content).encode())
@@ -157,14 +157,13 @@ def _load(directory: Path, trusted: Collection[int]) -> Ancestor | None:
     """Read an ancestor's directory; None if it is not private to one of the trusted users, or is damaged."""
     with contextlib.suppress(*_DAMAGED):
         status = os.stat(directory, follow_symlinks=False)
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid not in trusted or status.st_mode & 0o077:
-            return None
-        content = json.loads((directory / _LIST).read_bytes())
-        claims = tuple(
-            Claim(Rank(rank), bool(exclusive), (int(identity[0]), int(identity[1])), Path(path))
-            for rank, exclusive, identity, path in content["locks"]
-        )
-        return Ancestor(int(content["pid"]), claims, directory, content["outer"])
+        if stat.S_ISDIR(status.st_mode) and status.st_uid in trusted and not status.st_mode & 0o077:
+            content = json.loads((directory / _LIST).read_bytes())
+            claims = tuple(
+                Claim(Rank(rank), bool(exclusive), (int(device), int(inode)), Path(path))
+                for rank, exclusive, (device, inode), path in content["locks"]
+            )
+            return Ancestor(int(content["pid"]), claims, directory, content["outer"])
     return None
 
 
@@ -243,23 +242,22 @@ class Ancestry:
         if not family:
             return False
         before = len(self._known)
-        for request, descriptor in wanted:
+
+        def observe(rank: Rank, path: Path, descriptor: Descriptor, gate: Path | None = None) -> None:
             entry = family.get(proc.kernel_name(descriptor.fd))
-            if entry is not None and self._find(descriptor.identity) is None:
-                gate = request.gate if entry.exclusive else None
-                if gate is None or not self._follow_note(gate, entry.pid):
-                    self._observe(request.rank, request.path, descriptor, entry)
+            if entry is None or self._find(descriptor.identity) is not None:
+                return
+            if gate is None or not entry.exclusive or not self._follow_note(gate, entry.pid):
+                claim = Claim(rank, entry.exclusive, descriptor.identity, path)
+                self._known.append(Ancestor(entry.pid, (claim,), file=entry.file))
+
+        for request, descriptor in wanted:
+            observe(request.rank, request.path, descriptor, request.gate)
         # If an ancestor is uv, its lock on an environment counts for the order.
         for path in {request.shown / ".lock" for request, _ in wanted}:
             with contextlib.suppress(FileNotFoundError, UnusableEnvironment), Descriptor(path) as descriptor:
-                entry = family.get(proc.kernel_name(descriptor.fd))
-                if entry is not None and entry.exclusive and self._find(descriptor.identity) is None:
-                    self._observe(Rank.UV, path, descriptor, entry)
+                observe(Rank.UV, path, descriptor)
         return len(self._known) > before
-
-    def _observe(self, rank: Rank, path: Path, descriptor: Descriptor, entry: Entry) -> None:
-        claim = Claim(rank, entry.exclusive, descriptor.identity, path)
-        self._known.append(Ancestor(entry.pid, (claim,), file=entry.file))
 
     def _follow_note(self, gate: Path, pid: int) -> bool:
         """Find the directory of the ancestor that holds the lock with this gate through its `owner` note."""

@@ -55,7 +55,6 @@ class Interrupted(Exception):
     """A change was left unfinished in these directories: it is undone before anything is read or written."""
 
     def __init__(self, directories: tuple[Path, ...]) -> None:
-        super().__init__(*directories)
         self.directories = directories
 
 
@@ -84,8 +83,7 @@ class WaitBudget:
     def tell(self, event: Wait) -> None:
         self._told = event
         self._waiting.waiting(event)
-        now = time.monotonic()
-        self.next_message = now + min(max(now - self.begun, FIRST_MESSAGE), RAREST_MESSAGE)
+        self.next_message = time.monotonic() + min(max(self.elapsed(), FIRST_MESSAGE), RAREST_MESSAGE)
 
     def end(self) -> None:
         if self._told is not None:
@@ -140,14 +138,14 @@ class LockWait(NamedTuple):
         if is_limit and self.limit != OUT_OF_ORDER:
             raise NotInTime(self.request)
         event = self._event(gate)
-        mode = "exclusive" if event.exclusive else "shared"
+        what = f"the {'exclusive' if event.exclusive else 'shared'} lock on `{event.path}`"
         names = [f"`{holder.command}` (pid {holder.pid})" for holder in event.holders if not holder.is_waiting]
-        shares = any(not holder.exclusive for holder in event.holders)
-        by = f", {'shared' if shares else 'held'} by {' and '.join(names)}" if names else ""
+        how = "held" if all(holder.exclusive for holder in event.holders) else "shared"
+        by = f", {how} by {' and '.join(names)}" if names else ""
         seconds = OUT_OF_ORDER if is_limit else self.budget.timeout
         if not seconds:
-            raise LockTimeout(f"the {mode} lock on `{event.path}` is not free{by}")
-        text = f"gave up after {seconds:g} s waiting for the {mode} lock on `{event.path}`{by}"
+            raise LockTimeout(f"{what} is not free{by}")
+        text = f"gave up after {seconds:g} s waiting for {what}{by}"
         if is_limit:
             raise LockTimeout(f"{text}: what runs this command holds a lock that the other one may be waiting for")
         raise LockTimeout(text, hint="Set SAFE_PIP_LOCK_TIMEOUT to wait longer")

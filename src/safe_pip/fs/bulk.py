@@ -17,11 +17,8 @@ from typing import Any
 
 from safe_pip.fs import watch
 from safe_pip.fs.directory import NEW, READ, Directory
-from safe_pip.fs.files import CLONE, write_all
+from safe_pip.fs.files import share_blocks, write_all
 from safe_pip.fs.watch import Changing
-
-with suppress(ImportError):  # Windows has none
-    import fcntl
 
 _CHUNK, _SMALL = 1 << 20, 1 << 18
 # PEP 552: magic number, flags, then, if no flag is set, the time of the source; 32 bits each.
@@ -139,11 +136,7 @@ def _read(fd: int, path: str, size: int) -> bytes:
 
 def _copy(old: int, new: int, path: str, size: int, digest: str, clones: bool) -> bool:
     """Clone a file, or copy it where that is refused. On return whether the filesystem can clone."""
-    is_cloned = False
-    if sys.platform == "linux" and clones and size > 0:
-        with suppress(OSError):  # a disk that is full refuses the copy too
-            fcntl.ioctl(new, CLONE, old)
-            is_cloned = True
+    is_cloned = clones and size > 0 and share_blocks(old, new)
     state, length = hashlib.sha256(), 0
     while chunk := _read(old, path, _CHUNK):
         length += len(chunk)

@@ -35,8 +35,7 @@ class Directory:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Directory:
         """Open the directory at the absolute `path`; its last component must not be a symbolic link."""
-        # With a slash or a dot at the end, the kernel would follow a link.
-        path = os.fspath(path)
+        path = os.fspath(path)  # with a slash or a dot at the end, the kernel would follow a link
         if not os.path.isabs(path) or os.path.basename(path.rstrip("/")) in (".", ".."):
             raise ValueError(f"not the absolute path of a directory: {path!r}")
         path = os.path.normpath(path) if sys.platform == "win32" else path.rstrip("/") or "/"
@@ -77,11 +76,9 @@ class Directory:
         return os.stat(self.at(name), dir_fd=self.fd, follow_symlinks=False)
 
     def exists(self, name: str) -> bool:
-        try:
-            self.stat(name)
-        except FileNotFoundError:
-            return False
-        return True
+        with contextlib.suppress(FileNotFoundError):
+            return bool(self.stat(name))
+        return False
 
     def names(self) -> list[str]:
         return [entry.name for entry in self.entries()]
@@ -189,16 +186,13 @@ def set_mode(directory: Directory, name: str, mode: int) -> None:
     with Changing("set_mode", directory.join(name)):
         if stat.S_ISLNK(directory.stat(name).st_mode):  # O_NOFOLLOW
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        if sys.platform == "win32":
-            os.chmod(where, mode)
+        if sys.platform != "linux":
+            os.chmod(where, mode, dir_fd=directory.fd, follow_symlinks=sys.platform == "win32")
             return
         try:
             with directory.opened(name) as fd:
                 os.fchmod(fd, mode)
         except PermissionError:
-            if sys.platform != "linux":
-                os.chmod(where, mode, dir_fd=directory.fd, follow_symlinks=False)
-                return
             # Not readable: fchmodat(2) can be told to follow no link only since Linux 6.6.
             fd = os.open(where, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd)
             try:

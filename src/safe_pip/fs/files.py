@@ -15,7 +15,6 @@ from safe_pip.fs.watch import Changing
 with contextlib.suppress(ImportError):  # Windows has none
     import fcntl
 
-CLONE = 0x40049409  # ioctl_ficlone(2)
 # The disk is at fault, not the link: a copy would fail as well.
 _NOT_THE_LINK = {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 # What a filesystem answers that syncs no directories.
@@ -87,7 +86,7 @@ def copy(source: Directory, name: str, destination: Directory, new_name: str) ->
             new = os.open(destination.at(new_name), NEW, 0o600, dir_fd=destination.fd)
         try:
             with Changing("write", path):
-                if not _is_cloned(old, new):
+                if not share_blocks(old, new):
                     _copy_data(old, new)
                 copy_status(old, new)
         except BaseException:
@@ -120,10 +119,11 @@ def _copy_data(old: int, new: int) -> None:
     os.ftruncate(new, size)
 
 
-def _is_cloned(old: int, new: int) -> bool:
+def share_blocks(old: int, new: int) -> bool:
+    """Let the new file share the blocks of the old one; False where that is refused (ioctl_ficlone(2))."""
     if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # another filesystem, or one that cannot
-            fcntl.ioctl(new, CLONE, old)
+        with contextlib.suppress(OSError):  # another filesystem, or one that cannot; a full disk refuses a copy too
+            fcntl.ioctl(new, 0x40049409, old)
             return True
     return False
 

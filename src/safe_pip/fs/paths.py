@@ -41,8 +41,7 @@ def make_directories(path: Path, *, mode: int = 0o777) -> list[Path]:
                 if is_no_directory(missing[-1]):
                     raise
             except FileNotFoundError:  # the parent was removed
-                attempts += 1
-                if attempts == _ATTEMPTS:  # as in /proc, where nothing can be made
+                if (attempts := attempts + 1) == _ATTEMPTS:  # as in /proc, where nothing can be made
                     raise
     except (OSError, UnusableEnvironment):
         remove_empty_directories(made)
@@ -137,7 +136,7 @@ def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
 
 
 def replace_in(directory: Directory, name: str, content: bytes, *, mode: int = 0o600) -> None:
-    """Give the file `name` this content and mode: readers see the whole old file or the whole new one."""
+    """Like `replace`, for the file `name` in an open directory."""
     with _aside(directory) as aside:
         files.write_new(directory, aside, content)
         set_mode(directory, aside, mode)

@@ -105,10 +105,7 @@ def project_of(info: str) -> str:
 
 
 def is_bytecode(path: str) -> bool:
-    """Whether this is a `__pycache__`, or bytecode in one that was written or is about to be renamed (PEP 3147).
-
-    The import system can make it again at any time, so it is not part of what a distribution promises.
-    """
+    """Whether this is a `__pycache__`, or bytecode in one (PEP 3147): the import system can make it again."""
     return _BYTECODE.search(path) is not None
 
 
@@ -125,10 +122,7 @@ def encoded(digest: bytes) -> str:
 
 
 def digest(fd: int, algorithm: str = "sha256", size: int = -1) -> tuple[int, bytes]:
-    """Length in bytes, and digest, of the rest of an open regular file.
-
-    A file of the expected `size` takes one call of read(2). Raises `OSError`.
-    """
+    """Length and digest of the rest of an open file; one of the expected `size` takes one read(2). Raises `OSError`."""
     state = _state(algorithm).copy()
     asked = min(size + 1, _CHUNK) if size >= 0 else _CHUNK
     length = 0

@@ -59,8 +59,7 @@ class Prefix(NamedTuple):
     """A whole prefix (`bin`, `include`, `lib`, `share` and the site-packages inside) as it is now.
 
     `trees` are the directories below `path` that hold distributions. `environment` is the path of a program that uses
-    the prefix, with the prefix itself if a journal may lie there: if it has no tree, or has locks from a time without.
-    `is_shipped`: no state directory stays in it.
+    the prefix; the prefix is on it if a journal may lie there. `is_shipped`: no state directory stays in it.
     """
 
     path: Path
@@ -186,10 +185,7 @@ class SharedUse(Reading):
 
 
 class Recovering(Step):
-    """Undo what a dead process left unfinished: the commit locks that its journal names, then its owner file.
-
-    Only the holder of the owner file touches what the transaction owns, until the journal is gone.
-    """
+    """Undo what a dead process left unfinished, under the commit locks that its journal names and its owner file."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -408,8 +404,7 @@ class Environment:
     def building(self, *sources: Path) -> AbstractContextManager[Scope]:
         """Keep what is installed as it is for a build, and have each of `sources` to itself; child programs may add.
 
-        If a mutex inside has to be waited for, the environment is let go and taken again: compare what is installed
-        after the last lock is granted.
+        If a mutex inside has to be waited for, this is let go and taken again: compare what is installed after that.
         """
         trees = list if self._has_all else self.trees
         return self._taking(SharedUse(trees, sources), keep=Keep.RENEWED, is_published=True)

@@ -38,10 +38,7 @@ class Stage:
     """The private tree of one transaction, gone after `close`. What the disk refuses in it is an error of ours."""
 
     def __init__(self, home: Path) -> None:
-        """Make it in the state directory of the tree `home`, whose commit lock the caller holds, shared.
-
-        On error nothing is left behind.
-        """
+        """Make it in the state directory of `home`, whose commit lock is held, shared; on error nothing is left."""
         self.home = Path(os.path.realpath(home))
         self.parts: list[str] = []
         """The private directories, the one in `home` first."""
@@ -63,10 +60,7 @@ class Stage:
 
     @property
     def roots(self) -> tuple[str, ...]:
-        """For each part, what is put before the absolute path of a file to get its path in the stage.
-
-        Everything is staged below the first one, `root`, until a plan needs it in another part.
-        """
+        """What is put before an absolute path to get its path in each part; all is staged in the first one, `root`."""
         # The path through a descriptor leads to the open directory wherever it is renamed to, for child processes too.
         through = (anchor and f"/proc/{os.getpid()}/fd/{anchor.fd}" for anchor in self._anchors)
         return tuple(f"{path or part}/{STAGE}" for part, path in zip(self.parts, through, strict=True))
@@ -107,10 +101,7 @@ class Stage:
                             _mirror(self.root, path, is_moved=True)
 
     def write(self, live: str, content: bytes) -> str:
-        """Stage the file `live` in a directory that is mirrored; on return its path in the stage.
-
-        All users who may read its directory may read it.
-        """
+        """Stage the file `live` in a mirrored directory, for all users of that; on return its path in the stage."""
         with staging(live), _parent_of(self.root + live) as (directory, name):
             mode = stat.S_IMODE(os.stat(os.path.dirname(live)).st_mode) & 0o666
             fs.write_new(directory, name, content)

@@ -180,8 +180,7 @@ def _remove_entries(
 ) -> None:
     """Remove the entries of a directory below `top`, with all that is in them.
 
-    Directories that lie too deep, or cannot be opened because too many files are open, are only moved up into `top`: a
-    tree of any depth would exhaust the open files and the stack of the interpreter.
+    Directories that lie too deep for the stack or the open files of the interpreter are only moved up into `top`.
     """
     if levels < 0:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))

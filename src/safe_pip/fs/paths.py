@@ -70,10 +70,7 @@ def is_file(path: str | os.PathLike[str]) -> bool:
 
 
 def names(path: str | os.PathLike[str]) -> list[str]:
-    """What is in a directory, in no order; nothing if there is no directory.
-
-    Raises `UnusableEnvironment` if that cannot be told, where `Path.glob` finds nothing.
-    """
+    """What is in a directory, in no order; nothing if there is none. Raises `UnusableEnvironment` as `look` does."""
     try:
         return os.listdir(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -193,10 +190,7 @@ def write_bytecode(source: Path) -> None:
 
 
 def unnamed_file(content: bytes) -> int:
-    """A descriptor, at its start, of a file with `content` and no name: it is gone with its last descriptor.
-
-    On Linux it lies in memory, so that a full disk does not matter (memfd_create(2)).
-    """
+    """A descriptor of a file with `content` and no name, on Linux in memory, so that a full disk does not matter."""
     with Changing("create", os.path.join(os.sep, "*")):
         if sys.platform == "linux" and hasattr(os, "memfd_create"):  # Python may be built for an older glibc than 2.27
             descriptor = os.memfd_create("safe-pip")

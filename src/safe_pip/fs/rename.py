@@ -62,7 +62,7 @@ def _rename(source: int | None, name: str, destination: int | None, new_name: st
 def move(source: Directory, name: str, destination: Directory, new_name: str) -> None:
     """Rename; raises `FileExistsError` if the new name is taken, whatever has it.
 
-    If kernel or filesystem cannot do that in one step, it looks first: the commit lock keeps other safe-pips away.
+    Where that cannot be one step it looks first: the commit lock keeps other safe-pips away.
     """
     old, new = source.at(name), destination.at(new_name)
     with Changing("move", destination.join(new_name), source.join(name)):
@@ -91,10 +91,7 @@ def move_over(source: Directory, name: str, destination: Directory, new_name: st
 
 
 def exchange(one: Directory, name: str, other: Directory, other_name: str) -> None:
-    """Let two entries of any kind change places in one step.
-
-    Raises `OSError`: EXDEV for a directory of a lower overlayfs layer, EINVAL or ENOSYS where it cannot be done at all.
-    """
+    """Let two entries of any kind change places in one step; `OSError` where the kernel or the filesystem cannot."""
     old, new = one.at(name), other.at(other_name)
     with Changing("exchange", other.join(other_name), one.join(name)):
         _rename(one.fd, old, other.fd, new, EXCHANGE)

@@ -238,10 +238,7 @@ class _Ticker:
 
 @contextlib.contextmanager
 def _ticking(seconds: float) -> Iterator[_Ticker]:
-    """Let ITIMER_REAL tick after `seconds`. Afterwards timer, handlers and mask are as before.
-
-    A Ctrl-C that comes while they are changed is held back until all of them are.
-    """
+    """Let ITIMER_REAL tick after `seconds`; timer, handlers and mask are restored. Meanwhile Ctrl-C is held back."""
     if sys.platform == "win32":
         raise NotImplementedError
     ticker = _Ticker()

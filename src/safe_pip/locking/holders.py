@@ -54,8 +54,8 @@ class View(NamedTuple):
 def entries() -> list[Entry]:
     """Every flock that is held or waited for on this machine.
 
-    The kernel gives a page of them at a time. If a lock was let go in between, it leaves out the first one of the next
-    page. So more than one page is read twice. (Measured: one of 5,000 was missed, none of 450,000 when read twice.)
+    The kernel gives a page of them at a time, and leaves out one if a lock was let go in between. So more than one page
+    is read twice. (Measured: one of 5,000 was missed, none of 450,000 when read twice.)
     """
     pages = proc.pages("locks")
     if len(pages) > 1:
@@ -96,10 +96,7 @@ def describe(entry: Entry) -> Holder:
 
 
 def work_at(path: Path) -> tuple[list[str], bool]:
-    """What the other holders of the lock at a path have computed, and whether one runs, or waits for core or disk.
-
-    Those that wait for another lock do not count.
-    """
+    """What other holders that wait for no lock have computed; whether one runs, or waits for a core or the disk."""
     listed = entries()
     waiting = {entry.pid for entry in listed if entry.is_waiting}
     pids = [each.pid for each in _others(proc.kernel_name_at(path), listed) if each.pid not in waiting]
@@ -109,10 +106,7 @@ def work_at(path: Path) -> tuple[list[str], bool]:
 
 
 def held_by_ancestors() -> Iterator[Entry]:
-    """Every flock that an ancestor holds, or that came to this process or an ancestor with an inherited descriptor.
-
-    After `flock 9` in a shell, the lock belongs to descriptor 9, which the processes below the shell inherit.
-    """
+    """Every flock that an ancestor holds, or that is on a descriptor which it passed on (`flock 9` in a shell)."""
     family = proc.ancestors()
     yield from (entry for entry in entries() if not entry.is_waiting and entry.pid in family)
     yield from _of_descriptors(os.getpid(), flock.own_descriptors())

@@ -43,10 +43,7 @@ class Step(Protocol):
         """The locks that the step needs, asked each time it starts over. It makes what is missing on disk."""
 
     def on_grant(self) -> None:
-        """Called when all locks are granted, before anything is read or written. It may recover.
-
-        Raises `Interrupted` if a change was left unfinished that must be undone first.
-        """
+        """Called when all locks are granted, before anything is read or written; may recover or raise `Interrupted`."""
         return
 
     def is_current(self) -> bool:
@@ -78,11 +75,7 @@ class Scope:
         return all(source.is_alive() for source in self.sources)
 
     def check(self) -> None:
-        """Check the locks once more, before the first change that is made under them.
-
-        Raises `StalePlan` if the ancestor whose locks this command uses has died, or if a path now leads to another
-        file than the one that is locked.
-        """
+        """Raise `StalePlan` if an ancestor whose locks are used has died, or a locked file has left its path."""
         if not self.is_inheritance_alive():
             raise StalePlan((), "the command that held the locks for this one has ended")
         if not all(descriptor.is_current() for _, descriptor in self.granted):
@@ -130,10 +123,8 @@ class Locker:
     def take(self, scope: Scope, *, alone: bool = False) -> None:
         """Take all locks of `scope`; wait at most the timeout. If it raises, none of them is held.
 
-        Locks that outer scopes had to let go are taken again with them, unless `scope` is to be taken `alone`.
-
-        Raises `LockTimeout`, `NestingRefused`, `UnusableEnvironment`; `StalePlan` if what an outer scope had reserved
-        had to be let go.
+        Locks that outer scopes had to let go are taken again with them, unless `scope` is to be taken `alone`. Raises
+        `LockTimeout`, `NestingRefused`, `UnusableEnvironment`; `StalePlan` if a reservation of an outer scope was lost.
         """
         budget = WaitBudget(self._waiting, self._timeout)
         late: Request | None = None
@@ -229,10 +220,7 @@ class Locker:
             raise
 
     def _open(self, request: Request, scope: Scope, opened: dict[Identity, tuple[Request, Descriptor, Scope]]) -> None:
-        """Open what has to be locked: not what this process or an ancestor holds already.
-
-        A file that two requests name is locked once, in the stronger mode.
-        """
+        """Open what this process and its ancestors do not hold; a file of two requests once, for the stronger mode."""
         descriptor = _open(request)
         try:
             scope.claims.append(Claim(request.rank, request.exclusive, descriptor.identity, request.path))

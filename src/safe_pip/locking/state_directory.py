@@ -147,10 +147,7 @@ def has_more(directory: Path) -> bool:
 
 
 def remove(tree: Path) -> bool:
-    """Remove the state directory if only lock files are in it; the caller holds both locks exclusively.
-
-    It is renamed aside first, so for other processes it is complete or absent. True if it was removed. Never raises.
-    """
+    """Remove the state directory if only lock files are in it, in one step; True if it did. Never raises."""
     aside = f"{NAME}-{os.urandom(8).hex()}"
     try:
         with Directory.open(os.path.realpath(tree)) as opened:

@@ -91,10 +91,9 @@ class WaitBudget:
 
 
 class LockWait(NamedTuple):
-    """Waiting for one lock and what belongs to it.
+    """Waiting for one lock and what belongs to it, for at most `limit` seconds, whatever the user allows.
 
-    `limit`: the seconds that it may take, whatever the user allows. Then everything is let go and the scope starts over
-    (`NotInTime`), but for OUT_OF_ORDER: that is an error.
+    Then everything is let go and the scope starts over (`NotInTime`), but for OUT_OF_ORDER: that is an error.
     """
 
     ancestry: Ancestry

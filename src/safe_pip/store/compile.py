@@ -52,10 +52,7 @@ def _has_ranges() -> bool:
 
 
 def key() -> str | None:
-    """A name for what bytecode depends on besides its source: cache tag, magic number, optimisation, kind of header.
-
-    None where pip would not put bytecode beside the sources (PYTHONPYCACHEPREFIX), or would make none.
-    """
+    """A name for what bytecode depends on besides its source; None where pip would put none beside the sources."""
     if sys.pycache_prefix is not None or sys.implementation.cache_tag is None:
         return None
     magic, optimize, is_hashed = style()
@@ -66,8 +63,8 @@ def key() -> str | None:
 def idle_cores() -> int:
     """How many more processes can run at this moment without taking a core from another.
 
-    The bounds are the CPUs that this process may run on (sched_setaffinity(2)). What counts against them are the tasks
-    that run or want to run now (proc(5), `loadavg`), or the load average, which is of the last minute.
+    At most the CPUs that this process may run on (sched_setaffinity(2)), less the tasks that run or want to run now
+    (proc(5), `loadavg`), or the load average of the last minute.
     """
     if sys.platform == "win32":  # there is no pread(2) there
         return 0
@@ -179,10 +176,7 @@ finally:
 
 
 class Child:
-    """A child interpreter that compiles a share of the sources; `close` ends it, whatever it is doing.
-
-    What it gets, and what it has made, is in files without names: neither process ever waits for the other.
-    """
+    """A child interpreter that compiles a share of the sources. Files without names are between it and this process."""
 
     def __init__(self, share: deque[Source]) -> None:
         """Start it; raises `OSError` if that cannot be done. The caller takes what is done out of `share`."""

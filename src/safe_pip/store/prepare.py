@@ -142,10 +142,7 @@ class Preparing:
         found[wheel] = entry
 
     def _obtain(self, wheel: Path, key: str, found: dict[Path, Entry], heartbeat: Heartbeat | None = None) -> bool:
-        """Take a wheel from the store, or prepare it; on return whether there is nothing left to do.
-
-        With a `heartbeat` it waits for a second, and prepares the wheel if the other process died or does nothing.
-        """
+        """Take a wheel from the store or prepare it, with a `heartbeat` after a wait; on return whether all is done."""
         if not self._takes:
             return True
         try:
@@ -235,12 +232,12 @@ class Preparing:
 
 
 class Heartbeat:
-    """One wait for the process that has the mutex `key`: does it still work? Asked once a second.
+    """One wait for a process that has a mutex: does it still work? Asked once a second.
 
-    It shows that itself, by the time of the mutex, after each file or distribution. So does a process that works
-    without the mutex. Some modules take longer than a second to compile, so for a limited time it also counts that the
-    process computes, or is ready to run. One idle second is not enough: after a suspension of the machine the processes
-    that wait may go on first.
+    It shows that by the time of the mutex, after each file or distribution, as a process does that works without the
+    mutex. Some modules take longer than a second to compile, so for a limited time it also counts that the process
+    computes, or is ready to run. After a suspension of the machine waiting processes may go on first: so one idle
+    second is not enough.
     """
 
     def __init__(self, place: Path) -> None:

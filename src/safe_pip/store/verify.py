@@ -46,10 +46,7 @@ def verify(wheel: Path, lib_dir: str, scheme: Mapping[str, str], compiled: Colle
 
 
 def verify_unpacked(wheel: str, archive: zipfile.ZipFile, unpacked: Mapping[str, tuple[int, str]]) -> Differences:
-    """Compare an archive whose files were all written unchanged with its RECORD; raises `Mismatch` if it has none.
-
-    `unpacked` has the size in bytes and the SHA-256 digest, in hexadecimal digits, of each written file.
-    """
+    """Compare an archive whose files were written unchanged, with these sizes and SHA-256 digests, with its RECORD."""
     return _compare(wheel, archive, {}, unpacked)
 
 
@@ -58,10 +55,7 @@ def _names(archive: zipfile.ZipFile) -> list[str]:
 
 
 def _places(archive: zipfile.ZipFile, lib_dir: str, scheme: Mapping[str, str], compiled: set[str]) -> dict[str, str]:
-    """Where each file of the archive is staged unchanged. Files whose place another file took are left out.
-
-    Files of `.data` are installed after the others. Of scripts the installer rewrites some, and leaves out others.
-    """
+    """Where each file of the archive is staged unchanged: not of scripts, nor files whose place another file took."""
     at: dict[str, str] = {}
     for name in sorted(_names(archive), key=lambda name: name.partition("/")[0].endswith(".data")):
         path = os.path.normpath(name)

@@ -27,16 +27,16 @@ def set_time(directory: Directory, name: str, mtime_ns: int) -> None:
 
 def date_bytecode(directory: Directory, name: str, second: int) -> None:
     """Write the time of its source into a `.pyc` that goes by it, in place: no other process may read it yet."""
-    fd = directory.open_file(name, READ | os.O_RDWR)
-    try:
-        # PEP 552: magic number, flags, then, if no flag is set, the time and the size of the source; 32 bits each.
-        header = os.read(fd, 16)
-        if len(header) == 16 and header[4:8] == bytes(4):
-            with Changing("write", directory.join(name)):
+    with Changing("write", directory.join(name)):
+        fd = directory.open_file(name, READ | os.O_RDWR)
+        try:
+            # PEP 552: magic number, flags, then, if no flag is set, the time and the size of the source; 32 bits each.
+            header = os.read(fd, 16)
+            if len(header) == 16 and header[4:8] == bytes(4):
                 os.lseek(fd, 8, os.SEEK_SET)
                 os.write(fd, (second & 0xFFFFFFFF).to_bytes(4, "little"))
-    finally:
-        os.close(fd)
+        finally:
+            os.close(fd)
 
 
 def pass_on(like: str, directory: Directory, name: str, mode: int) -> None:

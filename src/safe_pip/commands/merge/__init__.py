@@ -28,6 +28,7 @@ from safe_pip.environment.snapshot import Ownership, Snapshot, hides
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import MergeRefused, SafePipError, StalePlan, State, Unmergeable
 from safe_pip.fs import Directory, attributes
+from safe_pip.fs.proc import user
 from safe_pip.fs.space import staging
 from safe_pip.locking.state_directory import NAME
 from safe_pip.merge.plan import ExactTree, Plan, Removal, Seen
@@ -492,7 +493,7 @@ def _is_opened(item: Item) -> bool:
 
 def is_closed(status: os.stat_result) -> bool:
     """Whether it is a read-only directory of this user, and this user is not root."""
-    return hasattr(os, "geteuid") and os.geteuid() == status.st_uid != 0 and not status.st_mode & 0o200
+    return user() == status.st_uid != 0 and not status.st_mode & 0o200
 
 
 def _is_as_seen(path: str, seen: os.stat_result) -> bool:

@@ -57,17 +57,19 @@ def unmerge(manifest: Manifest, find: Callable[[], Prefix], transactions: Transa
 
 
 class _Unmerge(Attempt):
-    _manifest: Manifest
-
     def carry_out(self, manifest: Manifest) -> Unmerged:
-        self._manifest = manifest
-        if not fs.is_directory(self._prefix.path):
-            return Unmerged(self._prefix.path, gone=tuple(map(self._path, self._manifest.entries)))
+        prefix = self._prefix.path
+        if not fs.is_directory(prefix):
+            return Unmerged(prefix, gone=tuple(os.path.join(prefix, name) for name in manifest.entries))
         with self._tidying():
-            found = self._sorted()
-            made = tuple(path for path in map(self._path, self._manifest.made) if _is_directory(path))
+            found = self._sorted(manifest)
+            made, read_only = (
+                tuple(path for path in (os.path.join(prefix, name) for name in names) if _is_directory(path))
+                for names in (manifest.made, manifest.read_only)
+            )
             if found.removed or made:
-                self._commit(found.removed, made)
+                closed = frozenset(path for path in (*made, *read_only) if is_closed(os.lstat(path)))
+                self._commit(found.removed, made, closed)
             else:
                 sweep_target(self._transaction.environment, self._prefix.target)
         # Directories that held a lock or a journal of this command until now.
@@ -78,11 +80,11 @@ class _Unmerge(Attempt):
             left=tuple(path for path in made if os.path.lexists(path)),
         )
 
-    def _sorted(self) -> Unmerged:
+    def _sorted(self, manifest: Manifest) -> Unmerged:
         """What is to be removed, and what is kept and why."""
         removed, changed, elsewhere, gone = list[str](), list[str](), list[str](), list[str]()
-        for name, put in self._manifest.entries.items():
-            path = self._path(name)
+        for name, put in manifest.entries.items():
+            path = os.path.join(self._prefix.path, name)
             if put.was_there:
                 pass
             elif fs.look(path, follows=False) is None:
@@ -99,29 +101,21 @@ class _Unmerge(Attempt):
         owned = tuple((path, owner) for path, owner in owners.items() if owner is not None)
         return Unmerged(self._prefix.path, free, (), tuple(changed), owned, tuple(elsewhere), tuple(gone))
 
-    def _commit(self, removed: tuple[str, ...], made: tuple[str, ...]) -> None:
+    def _commit(self, removed: tuple[str, ...], made: tuple[str, ...], closed: frozenset[str]) -> None:
         target = self._prefix.target
         before = {path: state_of(path) for path in removed}
 
         def validate(now: Snapshot) -> tuple[str, ...]:
-            why = f"`{self._prefix.path}` changed while this command was at work"
             self._check_trees()
             if now != self._transaction.snapshot or any(state_of(path) != state for path, state in before.items()):
-                raise StalePlan((), why)
+                raise StalePlan((), f"`{self._prefix.path}` changed while this command was at work")
             return ()
 
-        read_only = filter(_is_directory, map(self._path, self._manifest.read_only))
-        exact = ExactTree(
-            {}, frozenset(each for each in (*made, *read_only) if is_closed(os.lstat(each))), frozenset(made)
-        )
-        with self._transaction.staging(target, Terms(exact=exact)) as change:
+        with self._transaction.staging(target, Terms(exact=ExactTree({}, closed, frozenset(made)))) as change:
             change.allow(str(self._prefix.path))
             if removed:
                 change.remove(Removal("the manifest", target.trees[0], frozenset(removed)))
             self._transaction.commit(change, validate)
-
-    def _path(self, name: str) -> str:
-        return os.path.join(self._prefix.path, name)
 
 
 def _is_directory(path: str) -> bool:

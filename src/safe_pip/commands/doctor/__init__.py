@@ -232,9 +232,6 @@ def _installing(place: Place, tree: Path) -> list[str] | None:
     return [*program, "--python", str(python), "install"] if fs.look(python) else None
 
 
-# -- transactions that recovery refuses --------------------------------------------------------------------------------
-
-
 class PutAside(Step):
     """Gets a transaction out of the way, under the commit locks that it names. `told` is what was done, a line each."""
 

@@ -180,10 +180,6 @@ class Report(NamedTuple):
         return all(finding.kind.is_note for finding in self.findings)
 
 
-Look = tuple[Snapshot, tuple[Installed, ...], list[Finding]]
-"""What is installed, and everything that is found, notes included."""
-
-
 class Way(enum.Enum):
     """What can be done about an unfinished transaction."""
 
@@ -221,21 +217,21 @@ def way(found: Unfinished) -> Way:
 def examine(place: Place) -> Report:
     """Look at everything; on return no lock is held. Raises what taking a lock raises."""
     unfinished = tuple(each for each in activity.transactions(place.trees) if not _is_at_work(each))
-    findings, installed, snapshot = [*map(_unfinished, unfinished)], None, None
+    look = Report()
     # Half a change is never read; and a command that takes the lock undoes it, but a look is to change nothing.
     if all(each.state is not State.PREPARED for each in unfinished):
-        snapshot, installed, found = _settled(place, [each.identifier for each in unfinished])
-        findings += found
-    findings.sort(key=lambda each: (each.tree, each.project, each.path, each.kind.value))
-    return Report(tuple(dict.fromkeys(findings)), installed, unfinished, snapshot)
+        look = _settled(place, [each.identifier for each in unfinished])
+    findings = {*map(_unfinished, unfinished), *look.findings}
+    ordered = sorted(findings, key=lambda each: (each.tree, each.project, each.path, each.kind.value))
+    return look._replace(findings=tuple(ordered), unfinished=unfinished)
 
 
-def _settled(place: Place, unfinished: Collection[str]) -> Look:
+def _settled(place: Place, unfinished: Collection[str]) -> Report:
     """A look at an environment that did not change meanwhile."""
     trees, read = [*map(str, place.trees)], place.environment.read
     for _ in range(_ROUNDS):
         look = _look(read(lambda: Snapshot.take(trees)), trees, unfinished)
-        if read(lambda: Snapshot.take(trees)) == look[0]:
+        if read(lambda: Snapshot.take(trees)) == look.snapshot:
             return look
     return read(lambda: _look(Snapshot.take(trees), trees, unfinished))
 
@@ -256,7 +252,7 @@ def _unfinished(transaction: Transaction) -> Finding:
     return Finding(Kind.UNFINISHED_TRANSACTION, str(transaction.tree), path, detail=detail, repair=repair)
 
 
-def _look(snapshot: Snapshot, trees: Sequence[str], unfinished: Collection[str]) -> Look:
+def _look(snapshot: Snapshot, trees: Sequence[str], unfinished: Collection[str]) -> Report:
     paths, there = RealPaths(), list[Installed]()
     for tree in trees:
         names = [each.name for each in _listed(tree) if each.name.endswith(_INFO) and not each.name.startswith("~")]
@@ -265,10 +261,7 @@ def _look(snapshot: Snapshot, trees: Sequence[str], unfinished: Collection[str])
     oldest = time.time() - _LONGEST_USE
     found = judge(there, {each.info: check(each) for each in there})
     found += [each for tree in trees for each in strays(tree, owned, unfinished, oldest)]
-    return snapshot, tuple(there), found
-
-
-# -- distributions -----------------------------------------------------------------------------------------------------
+    return Report(tuple(found), tuple(there), (), snapshot)
 
 
 def named(info: str) -> tuple[str, str]:
@@ -402,9 +395,6 @@ def requirement(installed: Installed) -> tuple[str, ...]:
         fragments = "&".join(f"{key}={value}" for key, value in facts.items() if value)
         return (f"{name} @ {url}#{fragments}".rstrip("#"),)
     return (f"{name}=={version}",)
-
-
-# -- what lies between them --------------------------------------------------------------------------------------------
 
 
 def strays(tree: str, owned: Collection[str], unfinished: Collection[str], oldest: float) -> Iterator[Finding]:

@@ -54,7 +54,7 @@ _SUFFIXES = {State.PREPARED: JOURNAL, State.COMMITTED: COMMITTED, State.STAGING:
 
 
 class Transaction(NamedTuple):
-    """One transaction that is at work, or was left unfinished; `is_alive` is None where that cannot be seen."""
+    """One that is at work, or was left unfinished; `is_alive` is None where that cannot be seen."""
 
     identifier: str
     tree: Path

@@ -47,7 +47,7 @@ print(json.dumps([
 
 @dataclass(frozen=True)
 class Context:
-    """What a verb runs with: the settings in force, and how a wait for a lock is shown."""
+    """What a verb runs with. `waiting` shows a wait for a lock."""
 
     settings: Settings
     waiting: Waiting

@@ -229,10 +229,7 @@ def tell(text: str) -> bool:
 
 
 def run(verb: str, args: list[str], settings: Settings, waiting: Waiting, python: str | None = None) -> int:
-    """Run a verb, or print its help; on return the exit status.
-
-    `python` is what `--python` before the verb says: the environment, or the Python that `venv` is to use.
-    """
+    """Run a verb, or print its help; on return the exit status. `python` is what `--python` before the verb says."""
     made = parser(verb)
     made.set_defaults(**{"python" if verb == "venv" else "env": python})
     try:

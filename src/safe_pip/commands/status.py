@@ -20,7 +20,12 @@ from safe_pip.locking.holders import Holder, View
 
 def main(options: Namespace, context: Context) -> int:
     place = Place.find(options.env, context)
-    problems = list(_problems(place.trees))
+    problems = list[str]()
+    for tree in place.trees:
+        try:
+            state_directory.exists(tree)
+        except UnusableEnvironment as error:
+            problems.append(error.message)
     transactions = [_transaction(each) for each in activity.transactions(place.trees)]
     view = View.take()
     found = [lock for tree, scripts in place.scripts().items() for lock in activity.locks(tree, view, [scripts])]
@@ -42,14 +47,6 @@ def main(options: Namespace, context: Context) -> int:
     told = {str(each.tree): each.told() for each in adopted}
     is_told = tell(json.dumps(document, indent=2) if options.json else "\n".join(_lines(document, told)))
     return 0 if is_told else 1
-
-
-def _problems(trees: tuple[Path, ...]) -> Iterator[str]:
-    for tree in trees:
-        try:
-            state_directory.exists(tree)
-        except UnusableEnvironment as error:
-            yield error.message
 
 
 def _lock(lock: Lock) -> dict[str, Any]:

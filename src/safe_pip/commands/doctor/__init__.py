@@ -189,10 +189,7 @@ class Repair:
 
 
 def _superfluous(report: Report) -> Iterator[Removal]:
-    """What may go: all but one of several dist-infos, those that say nothing, leftovers.
-
-    The leftovers of a tree stay as long as one of them is all there is of a project.
-    """
+    """What may go: all but one of several dist-infos, empty ones, leftovers if none is all there is of a project."""
     installed = report.installed or ()
     needed = {finding.tree for finding in report.findings if finding.kind is Kind.LEFTOVER and finding.again}
     hopeless = {each.info for each in installed if each.is_hopeless}

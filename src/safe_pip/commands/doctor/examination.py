@@ -47,8 +47,6 @@ _MARKER = re.compile(re.escape(state_directory.NAME) + r"-([0-9a-f]{16})")
 
 
 class Kind(enum.Enum):
-    """What may be found."""
-
     MISSING_FILE = "missing-file"
     CHANGED_FILE = "changed-file"
     OVERWRITTEN_FILE = "overwritten-file"
@@ -186,8 +184,7 @@ class Way(enum.Enum):
     USUAL = "as the next command does"
     KEEPING = "undo what can be undone, put aside what it has of the rest"
     ASIDE = "put it aside"
-    NONE = ""
-    """Nothing, by this user and this version of safe-pip."""
+    NONE = ""  # by this user and this version of safe-pip
 
 
 def way(found: Unfinished) -> Way:
@@ -248,8 +245,8 @@ def _unfinished(transaction: Transaction) -> Finding:
     repair = activity.next_action(transaction._replace(is_alive=False))
     if how is not Way.USUAL:
         repair = f"{how.value}, then reinstall what is damaged" if how.value else ""
-    path = str(transaction.unfinished.path)
-    return Finding(Kind.UNFINISHED_TRANSACTION, str(transaction.tree), path, detail=detail, repair=repair)
+    tree, path = str(transaction.tree), str(transaction.unfinished.path)
+    return Finding(Kind.UNFINISHED_TRANSACTION, tree, path, detail=detail, repair=repair)
 
 
 def _look(snapshot: Snapshot, trees: Sequence[str], unfinished: Collection[str]) -> Report:
@@ -362,8 +359,8 @@ def judge(installed: Sequence[Installed], found: Mapping[str, Sequence[Finding]]
         others = [each.info for each in group if each is not kept]
         beside.update(others)
         state = "is the least damaged" if found[kept.info] else "is complete"
-        names = ", ".join(f"`{os.path.basename(info)}`" for info in others)
-        detail = f"`{os.path.basename(kept.info)}` {state}, beside {names}"
+        one, *names = (f"`{os.path.basename(info)}`" for info in (kept.info, *others))
+        detail = f"{one} {state}, beside {', '.join(names)}"
         findings.append(kept.finding(Kind.DOUBLED_PROJECT, kept.info, detail))
     for each in installed:
         for finding in found[each.info] if each.info not in beside else ():

@@ -114,9 +114,8 @@ def _owned(owner: str | None) -> str:
 def _summary(merged: Merged) -> str:
     if not merged.is_changed:
         return f"Nothing to merge: all of it is in `{merged.into}`"
-    counts = [f"{len(merged.put)} files"]
-    counts += [f"{len(merged.made)} directories"] if merged.made else []
-    said = f"Merged {' and '.join(counts)} into `{merged.into}`"
+    directories = f" and {len(merged.made)} directories" if merged.made else ""
+    said = f"Merged {len(merged.put)} files{directories} into `{merged.into}`"
     more = [f"{len(merged.same)} were there"] if merged.same else []
     more += [f"{len(merged.removed)} of old versions are gone"] if merged.removed else []
     return ", ".join([said, *more])
@@ -140,8 +139,6 @@ def named(found: tuple[Owned, ...]) -> list[dict[str, str | None]]:
 
 
 class Verdict(enum.Enum):
-    """What a staged file or directory means for the prefix."""
-
     NEW = "new"
     """Nothing is in its place, or a file of a distribution that it replaces."""
     SAME = "same"
@@ -477,7 +474,6 @@ class _Merge(Attempt):
 
 
 def _remove_if_empty(path: Path) -> None:
-    """Remove a directory in which there is nothing but bytecode."""
     fs.remove_tree(path / "__pycache__")
     fs.remove_empty_directories([path])
 

@@ -15,7 +15,7 @@ from safe_pip.commands import VERBS
 from safe_pip.environment.environment import Environment, Target
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import NO_WORKING_DIRECTORY, Replaced, SafePipError, StalePlan, UnusableEnvironment, UsageError
-from safe_pip.launch import frozen_pip, isolation, settings
+from safe_pip.launch import active, frozen_pip, isolation, settings
 from safe_pip.launch.fast_start import FastStart, attach_bundle
 from safe_pip.launch.frozen_pip import FrozenPip
 from safe_pip.launch.restart import LAST, Attempt
@@ -51,6 +51,16 @@ class CommandLine(NamedTuple):
         return "--verbose" in self.options or not {"-v", "-vv", "-vvv", "--verbose"}.isdisjoint(self.rest)
 
     @property
+    def is_quiet(self) -> bool:
+        quiet = ("-q", "-qq", "-qqq", "--quiet")
+        return not {*quiet}.isdisjoint((*self.options, *self.rest))
+
+    @property
+    def is_python_named(self) -> bool:
+        """Whether the environment is named, perhaps by the process that started this one for it."""
+        return "--python" in self.options or bool(os.environ.get("PIP_PYTHON") or os.environ.get(frozen_pip.GIVEN))
+
+    @property
     def is_about_pip(self) -> bool:
         """Whether pip shows its version or help, whatever the command."""
         return "--version" in self.options or "--help" in self.options
@@ -78,6 +88,8 @@ def main(argv: list[str]) -> int:
     """Run the command line; on return its exit status."""
     attempt = Attempt.taken_from(os.environ)
     try:
+        if archive := getattr(sys.modules["safe_pip"].__loader__, "archive", None):
+            raise UnusableEnvironment(f"safe-pip cannot run from the archive `{archive}`", hint="Install it")
         line = CommandLine.parse(argv)
         chosen = settings.load(
             os.environ,
@@ -114,6 +126,14 @@ def _run_verb(line: CommandLine, verb: str, rest: tuple[str, ...], chosen: Setti
 
 def _run_pip(line: CommandLine, chosen: Settings, attempt: Attempt) -> int:
     path = isolation.environment_path
+    is_free = line.is_about_pip or not line.command or not {"-h", "--help"}.isdisjoint(line.rest)
+    if not is_free and not line.is_python_named:
+        python, told = active.environment(os.environ, line.command or "")
+        if told and not line.is_quiet:
+            say(told)
+        if python is not None:
+            line = line._replace(for_pip=("--python", python, *line.for_pip))
+            path = ()  # Nothing is read or locked where a tool of its own lies.
     transaction = Transaction(
         partial(
             Environment,

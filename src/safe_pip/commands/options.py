@@ -6,6 +6,7 @@
 
 import argparse
 import importlib
+import os
 from argparse import Namespace as Namespace
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 from safe_pip.commands import MODULES, VERBS
 from safe_pip.commands.environments import Context
 from safe_pip.errors import UsageError
+from safe_pip.launch import active
 from safe_pip.launch.settings import Settings, seconds
 from safe_pip.locking.waiting import Waiting
 from safe_pip.messages import output, say
@@ -239,6 +241,10 @@ def run(verb: str, args: list[str], settings: Settings, waiting: Waiting, python
     except SystemExit:  # after the help
         output()
         return 0
+    if getattr(options, "env", "") is None and not getattr(options, "into", None):
+        options.env, told = active.environment(os.environ)
+        if told:
+            say(told)
     if options.lock_timeout is not None:
         settings = settings._replace(lock_timeout=options.lock_timeout)
     return int(importlib.import_module(MODULES[verb]).main(options, Context(settings, waiting)))

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from safe_pip import fs
+from safe_pip import __version__, fs
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import (
     NO_WORKING_DIRECTORY,
@@ -28,7 +28,7 @@ from safe_pip.errors import (
     UsageError,
 )
 from safe_pip.fs.rename import load as load_rename
-from safe_pip.launch import isolation
+from safe_pip.launch import active, isolation
 from safe_pip.launch.frozen_pip import FrozenPip
 from safe_pip.launch.restart import RESERVING, RUNNER, Attempt
 from safe_pip.launch.settings import Settings
@@ -87,7 +87,7 @@ class Seams:
         try:
             if self.settings.fast_start:
                 _put_tracebacks_off()
-            VERSION.replace(self._version)
+            VERSION.replace(self._versions)
             PROG.replace(program)
             hand_over({**self._copy.for_child(), **self.settings.for_child()})
             commands = COMMANDS.check()
@@ -108,6 +108,11 @@ class Seams:
     def _version(self, original: Any) -> str:
         head, _, tail = original().partition(" from ")
         return f"{head} from {self._copy.origin} {tail[tail.rindex('(') :]}"
+
+    def _versions(self, original: Any) -> str:
+        """pip's line, which other tools parse, and ours below it."""
+        own = "" if active.is_adopted() else f"{os.linesep}safe-pip {__version__}"
+        return self._version(original) + own
 
     def _create(self, original: Any, name: str, *args: Any, **kw: Any) -> Any:
         if self._is_attached:  # `help` makes another command, which does not run

@@ -15,19 +15,18 @@ from safe_pip import fs, messages
 from safe_pip.environment.environment import Environment
 from safe_pip.errors import LockTimeout, SafePipError, State
 from safe_pip.journal import commit
-from tests.crash.test_every_operation import ONE, ONE_2
-from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution, without_exchange
+from tests.crash.test_every_operation import DATA, DATA_2, NEXT, ONE, ONE_2
+from tests.support.venvs.direct_installs import DirectPrefix, without_exchange
 
-NEXT = SmallDistribution("next", "1", {"site/next.py": ""})
-MINE = "site/one/sub/mine"
+MINE = ("site/one/sub/mine", "share/data/sub/mine")
 
 
 class Upgrade:
-    """An upgrade in a new prefix; another program writes a file into the old directory just before it is moved."""
+    """An upgrade in a new prefix; another program writes files into old directories just before they are moved."""
 
     def __init__(self, root: Path, *, exchange: bool = True) -> None:
         self.prefix = DirectPrefix(root)
-        self.prefix.change([ONE])
+        self.prefix.change([ONE, DATA])
         self._exchange = exchange
         self.warned: list[str] = []
         self.transaction = self.prefix.transaction()
@@ -37,23 +36,23 @@ class Upgrade:
 
         def validate(*arguments: object) -> None:
             done(*arguments)  # type: ignore[arg-type]
-            self.prefix.write({MINE: "mine"})
+            self.prefix.write(dict.fromkeys(MINE, "mine"))
 
         with contextlib.ExitStack() as stack:
             if not self._exchange:
                 stack.enter_context(without_exchange())
             stack.enter_context(mock.patch.object(messages, "say", self.warned.append))
             change = stack.enter_context(self.transaction.staging(self.prefix.target))
-            self.prefix.stage(change, [ONE_2], [ONE])
+            self.prefix.stage(change, [ONE_2, DATA_2], [ONE, DATA])
             with mock.patch.object(commit, "_validate", validate):
                 self.transaction.commit(change, lambda now: ())
 
     def check(self, why: object) -> None:
-        """Check that the change is made, and that the file is in its place once the next command is done."""
+        """Check that the change is made, and that the files are in their places once the next command is done."""
         assert (self.prefix.root / "site/one/__init__.py").read_text() == "22", why
         assert not self.prefix.root.joinpath("site/one/gone.py").exists(), why
         self.prefix.change([NEXT])
-        assert (self.prefix.root / MINE).read_text() == "mine", why
+        assert [(self.prefix.root / each).read_text() for each in MINE] == ["mine", "mine"], why
         assert self.prefix.private() == [], why
 
 
@@ -114,7 +113,7 @@ def test_a_lock_that_is_not_granted_after_the_commit_point_is_no_failure(tmp_pat
     (warning,) = upgrade.warned
     assert warning.startswith("warning: the change was made")
     assert "gave up after 1 s" in warning
-    assert not (upgrade.prefix.root / MINE).exists()
+    assert not any((upgrade.prefix.root / each).exists() for each in MINE)
     upgrade.check("left")
 
 

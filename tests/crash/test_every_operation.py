@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from safe_pip.errors import SafePipError, State
+from safe_pip.locking import flock
 from tests.support.faults import disk
 from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution, without_exchange
 
@@ -25,6 +26,9 @@ TWO = SmallDistribution("two", "1", {"site/two.py": "1", "site/ns/two.py": "1", 
 TWO_2 = SmallDistribution(
     "two", "2", {"site/two.py": "22", "site/ns/deep/two.py": "22", "bin/two": "22", "share/two/more": "22"}
 )
+DATA = SmallDistribution("data", "1", {"site/data.py": "1", "share/data/a": "1", "share/data/gone/b": "1"})
+DATA_2 = SmallDistribution("data", "2", {"site/data.py": "22", "share/data/a": "22", "share/data/deep/c": "22"})
+NEXT = SmallDistribution("next", "1", {"site/next.py": ""})
 TURNED = SmallDistribution("one", "3", {"site/one.py": "333", "bin/one/inner": "333"})
 
 
@@ -61,6 +65,8 @@ CASES = {
     "downgrade": Case((ONE_2, TWO_2), (ONE, TWO), (ONE_2, TWO_2)),
     "reinstall": Case((ONE,), (ONE,), (ONE,)),
     "a file for a directory": Case((ONE,), (TURNED,), (ONE,)),
+    "a directory outside the tree": Case((DATA,), (DATA_2,), (DATA,)),
+    "a directory outside the tree in two renames": Case((DATA,), (DATA_2,), (DATA,), exchange=False),
     "uninstall": Case((ONE, TWO), (), (ONE,)),
     "uninstall of two": Case((ONE, TWO), (), (ONE, TWO)),
     "uninstall beside unowned data": Case((ONE, TWO), (), (ONE,), unowned=True),
@@ -119,7 +125,7 @@ class Scenario:
             self.run(prefix)
             assert prefix.content() == self.new, why
         else:
-            prefix.change([SmallDistribution("next", "1", {"site/next.py": ""})])
+            prefix.change([NEXT])
         assert prefix.private() == [], why
 
 
@@ -157,6 +163,50 @@ def test_a_recovery_may_be_killed_before_any_change_as_well(scenario: Scenario) 
             scenario.check(prefix, (change, again))
             again += 1
     assert recovered
+
+
+def test_a_directory_outside_the_tree_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    changes = Scenario(CASES["a directory outside the tree"], tmp_path).changes()
+    assert [change for change in changes if change.operation == "exchange" and change.path.endswith("/share/data")]
+
+
+def killed_after(scenario: Scenario, suffix: str) -> DirectPrefix:
+    """The environment after a process that was killed as soon as its journal had this name."""
+    names = [change.path.rpartition(".")[2] for change in scenario.changes()]
+    prefix = scenario.fresh()
+    with disk.crash_at(names.index(suffix) + 1), contextlib.suppress(disk.Crashed):
+        scenario.run(prefix)
+    return prefix
+
+
+@pytest.mark.slow
+def test_a_command_that_finishes_another_one_may_be_killed_before_any_change(scenario: Scenario) -> None:
+    number, is_killed = 0, True
+    while is_killed:
+        prefix = killed_after(scenario, "committed")
+        with disk.crash_at(number) as trial, contextlib.suppress(disk.Crashed):
+            prefix.change([NEXT])
+        is_killed = trial.struck is not None
+        prefix.read()
+        prefix.change([], [NEXT] if (prefix.site / "next.py").exists() else [])
+        scenario.check(prefix, trial.struck)
+        number += 1 if EVERY else 7
+    assert number > 7
+
+
+@pytest.mark.parametrize("suffix", ["journal", "committed"])
+def test_what_a_killed_process_left_is_deleted_with_no_commit_lock_held(scenario: Scenario, suffix: str) -> None:
+    prefix = killed_after(scenario, suffix)
+    (private,) = (path for path in prefix.site.glob(".safe-pip/*") if path.is_dir())
+    deleted: dict[str, bool] = {}
+
+    def look(change: disk.Change) -> None:
+        if change.operation.startswith("remove") and change.path.startswith(f"{private}/"):
+            deleted[change.path] = flock.is_locked(prefix.site / ".safe-pip/commit")
+
+    with disk.watching(look):
+        prefix.change([NEXT])
+    assert {*deleted.values()} == {False}
 
 
 @pytest.mark.slow

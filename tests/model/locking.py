@@ -236,8 +236,8 @@ def look_for_journal(me: Me, names: tuple[str, ...]) -> Steps:
 def recovering(me: Me, identifier: int, names: tuple[str, ...]) -> Steps:
     """Undo what a dead process left, in reverse, under the commit locks and directories that its journal names.
 
-    Then, in its place: with its owner file locked, which is let go when nothing of the transaction is left. While it
-    lives that lock is waited for as any other: for a second, then alone.
+    Then, in its place: with its owner file locked. While it lives that lock is waited for as any other: for a second,
+    then alone. With the journal gone all is let go, then the process that gets the owner file deletes what is left.
     """
     me.recovers = True
     wanted = [(Lock("commit" if name in me.all_trees else "directory", name), EXCLUSIVE) for name in names]
@@ -259,10 +259,35 @@ def recovering(me: Me, identifier: int, names: tuple[str, ...]) -> Steps:
     if journal is not None:
         for index in reversed(range(journal.done)):
             yield Undo(identifier, journal.changes[index], index)
-        if marked := len(names) > 1:
-            if not me.rules.marks_outlive_journal:
-                yield Unmark(identifier)
-            yield TakeBack(identifier)
+        if len(names) > 1 and not me.rules.marks_outlive_journal:
             yield Unmark(identifier)
-        yield Clean(identifier, takes_back=not marked)
+        yield TakeBack(identifier)
+        yield from let_go(me)
+        yield from deleting(me, identifier)
     me.recovers = False
+
+
+def deleting(me: Me, identifier: int, name: str | None = None) -> Steps:
+    """Delete what a dead process left, unless another process is at it; no other lock is held.
+
+    With its owner file gone, what led there from `name` is deleted.
+    """
+    looks = me.rules.sweeper_looks_for_journal
+    if looks and not me.rules.sweeper_owns_before_it_looks:
+        looks = False
+        if (yield OpenJournal(identifier)):
+            return
+    granted: Any
+    if not me.rules.sweeper_owns_leftovers:
+        granted = not (yield LookOwner(identifier))
+    else:
+        granted = yield Take(owner_of(identifier), EXCLUSIVE, Patience.NONE)
+    if granted == STALE:
+        if name is not None:
+            yield Unmark(identifier, name)
+    elif granted:
+        if looks and (yield OpenJournal(identifier)):
+            yield Release((owner_of(identifier),))
+        else:
+            yield Unmark(identifier)
+            yield Clean(identifier)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .locking import Again, Ended, Me, Steps, begin, let_go, look_for_journal, start_over, take_all
+from .locking import Again, Ended, Me, Steps, begin, deleting, let_go, look_for_journal, start_over, take_all
 from .model import EXCLUSIVE, SHARED, Change, Lock, Mode, Patience, owner_of
 from .steps import (
     GATE,
@@ -30,10 +30,8 @@ from .transactions import (
     Commit,
     ForeignChange,
     ListLeftovers,
-    LookOwner,
     MakeOwner,
     Mark,
-    OpenJournal,
     Prepare,
     TakeBack,
     Undo,
@@ -324,26 +322,10 @@ def sweeper(me: Me, name: str, **again: Any) -> Steps:
     rank = "commit" if name in me.all_trees else "directory"
     if me.rules.sweeper_takes_commit_lock:
         yield from take_all(me, [(Lock(rank, name), EXCLUSIVE)])
-    for identifier in (yield ListLeftovers(name)):
-        looks = me.rules.sweeper_looks_for_journal
-        if looks and not me.rules.sweeper_owns_before_it_looks:
-            looks = False
-            if (yield OpenJournal(identifier)):
-                continue
-        granted: Any
-        if not me.rules.sweeper_owns_leftovers:
-            granted = not (yield LookOwner(identifier))
-        else:
-            granted = yield Take(owner_of(identifier), EXCLUSIVE, Patience.NONE)
-        if granted == STALE:
-            yield Unmark(identifier, name)
-        elif granted:
-            if looks and (yield OpenJournal(identifier)):
-                yield Release((owner_of(identifier),))
-            else:
-                yield Unmark(identifier)
-                yield Clean(identifier)
+    found = yield ListLeftovers(name)
     yield from let_go(me)
+    for identifier in found:
+        yield from deleting(me, identifier, name)
     return "0"
 
 

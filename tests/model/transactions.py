@@ -139,18 +139,15 @@ class TakeBack:
 class Clean:
     """Delete the rest of a transaction that is not prepared, its owner file last, and let that go.
 
-    In the same step let all else go, or unlink the journal, where what is between them is searched elsewhere.
+    In the same step let all else go, where what is between them is searched elsewhere.
     """
 
     identifier: int
     releases: bool = False
-    takes_back: bool = False
 
     def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
         if self.releases:
             world = Release().released(world, me)
-        if self.takes_back:
-            world = next(after for _, after in TakeBack(self.identifier).outcomes(world, me, machine))
         if any(j.identifier == self.identifier and not j.committed for j in world.journals):
             raise Violation("a journal was deleted that was to be undone")
         yield (

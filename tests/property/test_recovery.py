@@ -58,9 +58,9 @@ def test_undoing_is_the_opposite_of_doing(planned: list[Planned], killed: int, k
         _until(killed, transaction.do)
         for k in killed_again:
             if transaction.unfinished.path.exists():
-                _until(k, lambda: recovery.roll_back(transaction.unfinished))
+                _until(k, lambda: recovery.roll_back(transaction.unfinished).delete())
         if transaction.unfinished.path.exists():
-            assert recovery.roll_back(transaction.unfinished) == ()
+            recovery.roll_back(transaction.unfinished).delete()
             assert transaction.leftovers() == []
         assert transaction.content() == before
     finally:

@@ -23,6 +23,7 @@ from safe_pip.locking.order import Request
 from safe_pip.locking.waiting import Interrupted, Waiting
 
 if TYPE_CHECKING:
+    from safe_pip.journal.parts import Dead
     from safe_pip.journal.recovery import Unfinished
 
 # So many seconds others wait for a process that is stopped in the microseconds in which it looks at a directory.
@@ -190,6 +191,7 @@ class Recovering(Step):
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._found: list[Unfinished] = []
+        self._dead: list[Dead] = []
 
     def requests(self) -> Iterator[Request]:
         from safe_pip.journal import recovery
@@ -216,7 +218,11 @@ class Recovering(Step):
 
         for unfinished in self._found:
             with suppress(FileNotFoundError):
-                recovery.roll_back(unfinished)
+                self._dead.append(recovery.roll_back(unfinished))
+
+    def on_release(self) -> None:
+        for each in self._dead:
+            each.delete()
 
 
 class Locking(Step):

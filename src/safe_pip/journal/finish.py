@@ -102,31 +102,21 @@ def find_unplanned(directories: OpenDirectories) -> list[UnplannedFile]:
     return found
 
 
-def restore_unplanned(directories: OpenDirectories, unplanned: list[UnplannedFile]) -> tuple[str, ...]:
-    """Put these files where they were, never over anything; the caller holds the commit locks.
-
-    On return: the paths at which there is something else by now.
-    """
-    refused = []
+def restore_unplanned(directories: OpenDirectories, unplanned: list[UnplannedFile]) -> None:
+    """Put these files where they were, never over anything; the caller holds the commit locks."""
     for operation, path in unplanned:
         old = _old_directory(directories, operation)
         if old is None:
             continue
-        target = os.path.join(directories.journal.path(operation), path)
         try:
             with contextlib.ExitStack() as opened:
                 _restore(directories, operation, path, old, opened)
         except (FileExistsError, NotADirectoryError):
-            with contextlib.suppress(OSError):
-                found = status_below(old, path)
-                if found is not None and os.path.samestat(found, os.lstat(target)):
-                    continue  # another link to it
-            refused.append(target)
+            continue  # there is something else by now, or another link to it
         except FileNotFoundError:
             if status_below(old, path) is not None:
                 raise
             # It is back already, or its own program has taken it away.
-    return tuple(refused)
 
 
 def _restore(

@@ -5,19 +5,18 @@ the state directory of anything else that is changed, is a *mark*: it leads a pr
 the journal. Both are noted in the owner file before they are made.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import Directory, attributes
 from safe_pip.journal.directories import STAGE, TRASH, Refused, Writer, open_state, reach
-from safe_pip.journal.owner import Owner, OwnerNote, give_access
+from safe_pip.journal.owner import Owner, OwnerNote, give_access, read
 from safe_pip.locking import state_directory
 from safe_pip.locking.state_directory import COMMITTED, MARK, OWNER_FILE
 
@@ -150,6 +149,37 @@ def delete(home: str, identifier: str, note: OwnerNote, known_as: str = "") -> N
             fs.remove(state, identifier + OWNER_FILE)
     if errors:
         raise errors[0]
+
+
+class Dead(NamedTuple):
+    """A transaction in the state directory of `home` that is over, if its process is dead and no journal needs it.
+
+    `note` is what it has elsewhere: then it was undone, or finished. None: what its owner file says. `known_as` is the
+    path of `home` in the note, if it was another one.
+    """
+
+    home: str
+    identifier: str
+    note: OwnerNote | None = None
+    known_as: str = ""
+
+    def delete(self) -> None:
+        """Delete all of it. No lock is held but that on its owner file, so it may take its time.
+
+        What another process deletes at this time is left to it, and what cannot be deleted to the next sweep. Never
+        raises.
+        """
+        path = state_directory.path_of(Path(self.home)) / f"{self.identifier}{OWNER_FILE}"
+        with suppress(OSError, Refused), ExitStack() as held:
+            owner = Owner.adopt(path)
+            if owner is not None:
+                held.callback(owner.close)
+            elif self.note is None or os.path.lexists(path):
+                return
+            # Looked for now: until its owner file was locked here, its process may have been at work.
+            journals = (path.with_suffix(suffix) for suffix in (state_directory.JOURNAL, COMMITTED))
+            if self.note is not None or not any(map(os.path.lexists, journals)):
+                delete(self.home, self.identifier, self.note or read(path), self.known_as)
 
 
 def delete_private(state: Directory, name: str) -> None:

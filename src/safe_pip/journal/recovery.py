@@ -21,6 +21,7 @@ from safe_pip.journal import codec, parts
 from safe_pip.journal import finish as finishing
 from safe_pip.journal.directories import OpenDirectories, Refused, Writer, open_state, reach, status, user_name
 from safe_pip.journal.owner import OwnerNote
+from safe_pip.journal.parts import Dead
 from safe_pip.journal.undo import Action, Step, decide, observe, perform
 from safe_pip.locking import state_directory
 from safe_pip.locking.state_directory import COMMITTED, JOURNAL, MARK, OWNER_FILE
@@ -199,14 +200,14 @@ def roll_back(
     unfinished: Unfinished,
     *,
     keep: bool = False,
-    aside: Callable[[OpenDirectories], None] | None = None,
-) -> tuple[str, ...]:
+    aside: Callable[[OpenDirectories, tuple[str, ...]], None] = lambda directories, left: None,
+) -> Dead:
     """Undo a dead process's transaction; the caller holds the commit locks that it names, and its owner file.
 
-    On return the environment is as it was before, except for the returned paths, which other programs have changed:
-    those in directories that serve other environments too, and with `keep` all of them. If there are any, `aside` is
-    called before the journal is removed and the private directories are deleted. Raises `RecoveryNeeded`, with nothing
-    changed unless the disk failed, and `FileNotFoundError` if another process was faster.
+    On return the environment is as it was before, except for paths that other programs have changed: those in
+    directories that serve other environments too, and with `keep` all of them. If there are any, `aside` gets them
+    before the journal is removed. What is returned is to be deleted once the locks are let go. Raises `RecoveryNeeded`,
+    with nothing changed unless the disk failed, and `FileNotFoundError` if another process was faster.
     """
     with _opened(unfinished) as (found, directories):
         steps = _checked_steps(found, directories, keep)
@@ -216,33 +217,30 @@ def roll_back(
         left = perform(directories, steps)
         if durable:
             directories.sync()
-        if left and aside is not None:
-            aside(directories)
+        if left:
+            aside(directories, left)
         fs.remove(found.state, unfinished.name)
         if durable:
             fs.sync(found.state)
         if left:
             with contextlib.suppress(OSError, Refused):  # `doctor` finds what stays
                 finishing.remove_markers(directories)
-        with contextlib.suppress(OSError, Refused):  # what is left is for the next command that can
-            _delete(found)
-        return left
+        return _dead(found)
 
 
-def finish(unfinished: Unfinished) -> tuple[str, ...]:
+def finish(unfinished: Unfinished) -> Dead:
     """Do what is left of a dead process's transaction after its commit point; the locks are those of `roll_back`.
 
-    On return the paths of unplanned files that could not be restored, as there is something else by now. Raises
-    `RecoveryNeeded`, and `FileNotFoundError` if another process was faster; then all is kept for the next command.
+    What is returned is to be deleted once they are let go. Raises `RecoveryNeeded`, and `FileNotFoundError` if another
+    process was faster; then all is kept for the next command.
     """
     with _opened(unfinished) as (found, directories):
         _check_permission(directories, (), found.state)
         new = finishing.remove_markers(directories)
-        left = finishing.restore_unplanned(directories, finishing.find_unplanned(directories))
+        finishing.restore_unplanned(directories, finishing.find_unplanned(directories))
         finishing.remove_emptied(directories)
         finishing.seal(directories, new)
-        _delete(found)
-        return left
+        return _dead(found)
 
 
 def check(unfinished: Unfinished, *, keep: bool = False) -> None:
@@ -254,12 +252,12 @@ def check(unfinished: Unfinished, *, keep: bool = False) -> None:
             _checked_steps(found, directories, keep)
 
 
-def _delete(found: _Journal) -> None:
-    """Delete all that the transaction has, by its journal: its owner file may be gone."""
+def _dead(found: _Journal) -> Dead:
+    """What the transaction has, by its journal: its owner file may be gone."""
     journal = found.journal
     others = [each for each in (*journal.trees, *journal.directories) if each != journal.home]
     note = OwnerNote(parts=journal.parts[1:], marks=tuple(os.path.join(each, state_directory.NAME) for each in others))
-    parts.delete(journal.home, journal.identifier, note, found.known_as)
+    return Dead(journal.home, journal.identifier, note, found.known_as)
 
 
 @contextlib.contextmanager

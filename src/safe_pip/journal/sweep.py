@@ -6,8 +6,8 @@ A transaction with a journal is not swept: it is undone.
 import os
 import stat
 import time
-from collections.abc import Collection
-from contextlib import closing, suppress
+from collections.abc import Collection, Iterator
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +18,8 @@ from safe_pip.fs.proc import user
 from safe_pip.journal import parts, recovery
 from safe_pip.journal.codec import is_identifier
 from safe_pip.journal.directories import Refused, is_accepted, open_state
-from safe_pip.journal.owner import Owner, read
-from safe_pip.journal.parts import HOME_NOTE, named_home
+from safe_pip.journal.owner import Owner
+from safe_pip.journal.parts import HOME_NOTE, Dead, named_home
 from safe_pip.journal.recovery import Unfinished
 from safe_pip.locking import flock, state_directory
 from safe_pip.locking.state_directory import COMMITTED, JOURNAL, LOCKS, MARK, OWNER_FILE
@@ -32,17 +32,13 @@ class Remains(NamedTuple):
     """What is to be deleted: whole transactions, and private directories whose owner file is gone."""
 
     tree: str
-    owners: tuple[Owner, ...] = ()
+    dead: tuple[Dead, ...] = ()
     orphans: tuple[str, ...] = ()
 
     def delete(self) -> None:
-        """Delete it; no lock is held but those of the dead owners, so it may take its time.
-
-        What cannot be deleted now is left to the next sweep. Never raises.
-        """
-        for owner in self.owners:
-            with closing(owner), suppress(OSError, Refused):
-                parts.delete(self.tree, owner.identifier, read(owner.path))
+        """Delete it with no lock held; what cannot be deleted now is left to the next sweep. Never raises."""
+        for each in self.dead:
+            each.delete()
         with suppress(OSError, Refused), open_state(self.tree) as state:
             for name in self.orphans:
                 with suppress(OSError):
@@ -52,12 +48,12 @@ class Remains(NamedTuple):
 
 
 def find(tree: Path) -> Remains:
-    """Take over what dead processes left there; the caller holds the commit lock exclusively, and calls `delete` later.
+    """Find what dead processes left there; the caller holds the commit lock exclusively, and calls `delete` later.
 
     What was committed is finished at once.
     """
     real = os.path.realpath(tree)
-    owners: list[Owner] = []
+    dead: list[Dead] = []
     orphans: list[str] = []
     with suppress(OSError, Refused), open_state(real) as state:
         names = set(state.names())
@@ -67,39 +63,29 @@ def find(tree: Path) -> Remains:
                 continue
             with suppress(OSError, SafePipError):
                 if suffix == COMMITTED:
-                    _finish(state, stem, f"{stem}{OWNER_FILE}" in names)
+                    dead += _finished(state, stem, f"{stem}{OWNER_FILE}" in names)
                 elif suffix == MARK:
                     if _is_stale(named_home(state, name), stem, state.stat(name)):
                         fs.remove(state, name)
                 elif f"{stem}{COMMITTED}" in names:
                     continue
                 elif suffix == OWNER_FILE and is_accepted(state.stat(name), os.stat(real)):
-                    owner = Owner.adopt(Path(state.join(name)))
-                    if owner is None:
-                        continue
-                    if _is_unfinished(state.names(), stem):  # it came this far and died since the names were read
-                        owner.close()
-                    else:
-                        owners.append(owner)
+                    dead.append(Dead(real, stem))
                 elif not suffix and f"{stem}{OWNER_FILE}" not in names:
                     orphans += [name] if _is_orphan(state, name) else []
-    return Remains(real, tuple(owners), tuple(orphans))
+    return Remains(real, tuple(dead), tuple(orphans))
 
 
 def _is_unfinished(names: Collection[str], identifier: str) -> bool:
     return not {f"{identifier}{JOURNAL}", f"{identifier}{COMMITTED}"}.isdisjoint(names)
 
 
-def _finish(state: Directory, identifier: str, has_owner: bool) -> None:
+def _finished(state: Directory, identifier: str, has_owner: bool) -> Iterator[Dead]:
     owner = Owner.adopt(Path(state.join(f"{identifier}{OWNER_FILE}")))
     if owner is None and has_owner:
-        return
-    try:
-        home = Path(os.path.dirname(state.path))
-        recovery.finish(Unfinished(home, identifier, f"{identifier}{COMMITTED}"))
-    finally:
-        if owner is not None:
-            owner.close()
+        return  # it lives, or another process has taken it over
+    with closing(owner) if owner is not None else nullcontext():
+        yield recovery.finish(Unfinished(Path(os.path.dirname(state.path)), identifier, f"{identifier}{COMMITTED}"))
 
 
 def _is_orphan(state: Directory, identifier: str) -> bool:

@@ -46,6 +46,10 @@ class Step(Protocol):
         """Called when all locks are granted, before anything is read or written; may recover or raise `Interrupted`."""
         return
 
+    def on_release(self) -> None:
+        """Called when the locks are let go for good, for what may take its time. Never raises."""
+        return
+
     def is_current(self) -> bool:
         """Whether the granted locks are still the ones that the step needs."""
         return True
@@ -158,6 +162,7 @@ class Locker:
     def close(self, scope: Scope) -> None:
         scope.let_go()
         self._scopes.remove(scope)
+        scope.step.on_release()
 
     def holds(self, identity: Identity, *, exclusive: bool) -> bool:
         """Whether this process, not an ancestor, holds the lock on this file in such a mode."""

@@ -82,7 +82,7 @@ def test_a_restored_archive_that_has_lost_fractions_of_times_is_rolled_back(
     for path in [*tmp_path.rglob("*")]:
         status = path.lstat()
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns // unit * unit), follow_symlinks=False)
-    assert recovery.roll_back(transaction.unfinished) == ()
+    recovery.roll_back(transaction.unfinished).delete()
     assert transaction.content() == before
 
 
@@ -101,10 +101,10 @@ def settled(place: Path, k: int, moved: str, *, is_committed: bool) -> tuple[boo
             new / path.relative_to(old) if path.is_relative_to(old) else path for path in transaction.roots
         )
     if is_committed:
-        recovery.finish(transaction.committed._replace(home=transaction.home))
+        recovery.finish(transaction.committed._replace(home=transaction.home)).delete()
     else:
         (found,) = recovery.find(transaction.home)
-        assert recovery.roll_back(found) == ()
+        recovery.roll_back(found).delete()
     left = [*transaction.home.glob(".safe-pip/0*"), *transaction.bin.glob(".safe-pip")]
     assert left == []
     return is_killed, transaction.content()
@@ -131,7 +131,7 @@ def test_a_copied_environment_is_not_taken_for_a_moved_one(place: Callable[[], P
     shutil.copytree(transaction.home.parent, copy, symlinks=True)
     (found,) = recovery.find(copy / "lib")
     with pytest.raises(RecoveryNeeded, match="belongs to"):
-        recovery.roll_back(found)
+        recovery.roll_back(found).delete()
 
 
 def in_state(path: Path) -> bool:
@@ -169,9 +169,9 @@ def every_crash(
         for point in points[1:]:
             if not transaction.unfinished.path.exists():
                 return False
-            happened = crashed(lambda: recovery.roll_back(transaction.unfinished), point)
+            happened = crashed(lambda: recovery.roll_back(transaction.unfinished).delete(), point)
         if transaction.unfinished.path.exists():
-            assert recovery.roll_back(transaction.unfinished) == ()
+            recovery.roll_back(transaction.unfinished).delete()
             assert transaction.leftovers() == []
         assert (transaction.content(), modes(transaction)) == before, points
         return happened
@@ -233,12 +233,12 @@ def test_an_error_at_any_change_of_the_undoing_keeps_what_is_needed_for_the_next
         with disk.error_at(k, errno.EIO, forever=True) as trial:
             error = None
             try:
-                recovery.roll_back(transaction.unfinished)
+                recovery.roll_back(transaction.unfinished).delete()
             except RecoveryNeeded as raised:
                 error = raised
         if error is not None:
             assert (error.state, error.exit_status) == (State.UNFINISHED, 76)
-            recovery.roll_back(transaction.unfinished)
+            recovery.roll_back(transaction.unfinished).delete()
         assert not transaction.unfinished.path.exists()
         assert transaction.content() == before
         is_over, k = trial.struck is None, k + 1
@@ -248,10 +248,10 @@ def test_an_error_at_any_change_of_the_undoing_keeps_what_is_needed_for_the_next
 def test_after_the_undoing_nothing_is_left(place):
     transaction = prepared(place(), several)
     transaction.do()
-    recovery.roll_back(transaction.unfinished)
+    recovery.roll_back(transaction.unfinished).delete()
     assert transaction.leftovers() == []
     with pytest.raises(FileNotFoundError):
-        recovery.roll_back(transaction.unfinished)
+        recovery.roll_back(transaction.unfinished).delete()
 
 
 def test_what_was_to_be_durable_is_undone_on_the_disk_before_the_journal_goes(place):
@@ -259,7 +259,7 @@ def test_what_was_to_be_durable_is_undone_on_the_disk_before_the_journal_goes(pl
     (transaction.private / "durable").touch()
     transaction.do()
     with disk.record() as changes:
-        recovery.roll_back(transaction.unfinished)
+        recovery.roll_back(transaction.unfinished).delete()
     operations = [(change.operation, change.path) for change in changes]
     gone = operations.index(("remove", str(transaction.unfinished.path)))
     synced = {path for operation, path in operations[:gone] if operation == "sync"}
@@ -355,7 +355,7 @@ def test_after_another_program_changed_something_nothing_is_undone(place, build,
     change(transaction)
     before = transaction.content()
     with disk.record() as changes, pytest.raises(RecoveryNeeded, match="changed by another program") as caught:
-        recovery.roll_back(transaction.unfinished)
+        recovery.roll_back(transaction.unfinished).delete()
     assert changes == []
     assert transaction.content() == before
     assert caught.value.state is State.UNFINISHED
@@ -379,7 +379,9 @@ def test_what_another_program_changed_is_kept_if_that_is_asked_for_and_the_rest_
     change(transaction)
     kept = transaction.operations[1].path
     expected = without_markers({**transaction.content()["0"], "innocent.py": "old"})
-    assert recovery.roll_back(transaction.unfinished, keep=True) == (str(transaction.home / kept),)
+    left: list[str] = []
+    recovery.roll_back(transaction.unfinished, keep=True, aside=lambda _, paths: left.extend(paths)).delete()
+    assert left == [str(transaction.home / kept)]
     assert transaction.content()["0"] == expected
     assert transaction.leftovers() == []
 
@@ -388,7 +390,9 @@ def test_what_changed_in_a_shared_directory_is_left_and_reported(place):
     transaction = prepared(place(), several)
     transaction.do()
     rewritten(transaction.bin / "tool")
-    assert recovery.roll_back(transaction.unfinished) == (str(transaction.bin / "tool"),)
+    left: list[str] = []
+    recovery.roll_back(transaction.unfinished, aside=lambda _, paths: left.extend(paths)).delete()
+    assert left == [str(transaction.bin / "tool")]
     assert (transaction.bin / "tool").read_text() == "by another program"
     assert (transaction.home / "mod.py").read_text() == "old"
 
@@ -403,7 +407,7 @@ def test_bytecode_that_was_written_meanwhile_does_not_stop_a_recovery(place):
     transaction.do()
     for path in ("x/__pycache__/a.pyc", "x/__pycache__/a.cache", "y/__pycache__/m.pyc", "y/__pycache__/n.pyc"):
         rewritten(transaction.home / path)
-    assert recovery.roll_back(transaction.unfinished) == ()
+    recovery.roll_back(transaction.unfinished).delete()
     assert transaction.content()["0"]["x"] == OLD
 
 
@@ -411,7 +415,7 @@ def test_permissions_that_another_program_set_meanwhile_stay(place):
     transaction = prepared(place(), exchange_of_read_only_directories)
     crashed(transaction.do, 1)
     (transaction.home / "x").chmod(0o711)
-    recovery.roll_back(transaction.unfinished)
+    recovery.roll_back(transaction.unfinished).delete()
     assert (transaction.home / "x").stat().st_mode & 0o777 == 0o711
 
 
@@ -422,7 +426,7 @@ def test_data_that_both_directories_hold_may_be_written_meanwhile(place):
     os.link(transaction.home / "x" / "data", staged / "data")
     transaction.do()
     rewritten(transaction.home / "x" / "data", "written on")
-    recovery.roll_back(transaction.unfinished)
+    recovery.roll_back(transaction.unfinished).delete()
     assert (transaction.home / "x" / "data").read_text() == "written on"
 
 
@@ -433,7 +437,7 @@ def test_a_staged_file_may_have_any_time(place):
     os.utime(transaction.private / "stage" / transaction.operations[0].staged / "a.py", ns=(2**61, 2**61))
     transaction.write_journal()
     transaction.do()
-    recovery.roll_back(transaction.unfinished)
+    recovery.roll_back(transaction.unfinished).delete()
     assert transaction.content()["0"] == {"x": OLD}
 
 
@@ -445,7 +449,7 @@ def test_a_copied_environment_is_recovered(place):
     for path in sorted(transaction.home.parent.rglob("*"), reverse=True):
         if path.is_file():
             path.chmod(path.stat().st_mode)
-    recovery.roll_back(transaction.unfinished)
+    recovery.roll_back(transaction.unfinished).delete()
     assert transaction.content() == before
 
 
@@ -459,7 +463,7 @@ def test_inode_numbers_tell_nothing(place):
         path.unlink()
         path.write_bytes(content)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    recovery.roll_back(transaction.unfinished)
+    recovery.roll_back(transaction.unfinished).delete()
     assert transaction.content() == before
 
 
@@ -469,7 +473,7 @@ def test_inode_numbers_tell_nothing(place):
 def assert_refused(transaction: StagedTransaction, match: str) -> RecoveryNeeded:
     before = transaction.content(), transaction.leftovers()
     with disk.record() as changes, pytest.raises(RecoveryNeeded, match=match) as caught:
-        recovery.roll_back(transaction.unfinished)
+        recovery.roll_back(transaction.unfinished).delete()
     assert changes == []
     assert (transaction.content(), transaction.leftovers()) == before
     with pytest.raises(RecoveryNeeded):
@@ -506,7 +510,7 @@ def test_a_journal_under_another_name_is_refused(place):
         wrong = transaction.unfinished._replace(identifier=identifier, name=f"{identifier}.journal")
         transaction.unfinished.path.rename(wrong.path)
         with pytest.raises(RecoveryNeeded):
-            recovery.roll_back(wrong)
+            recovery.roll_back(wrong).delete()
         assert wrong in recovery.find(transaction.home)
         wrong.path.rename(transaction.unfinished.path)
 
@@ -539,7 +543,7 @@ def test_a_private_directory_that_is_gone_or_a_link_is_refused(place, name):
         if link:
             directory.symlink_to(aside)
         with disk.record() as changes, pytest.raises(RecoveryNeeded, match="not as it was left"):
-            recovery.roll_back(transaction.unfinished)
+            recovery.roll_back(transaction.unfinished).delete()
         assert changes == []
         assert transaction.content() == before
 
@@ -557,7 +561,7 @@ def test_nothing_is_moved_through_a_symbolic_link(place, where):
     replaced.rename(victim)
     replaced.symlink_to(victim)
     with disk.record() as changes, pytest.raises(RecoveryNeeded):
-        recovery.roll_back(transaction.unfinished)
+        recovery.roll_back(transaction.unfinished).delete()
     assert changes == []
     assert not (victim / "precious").exists()
 
@@ -580,7 +584,7 @@ def test_a_state_directory_that_is_a_symbolic_link_is_refused(place):
     with pytest.raises(UnusableEnvironment, match="symbolic link"):
         recovery.find(transaction.home)
     with pytest.raises(RecoveryNeeded):
-        recovery.roll_back(transaction.unfinished)
+        recovery.roll_back(transaction.unfinished).delete()
 
 
 # Which journals concern a directory.
@@ -600,7 +604,7 @@ def test_a_journal_is_found_from_every_directory_that_it_changes(place):
     (transaction.home.parent / "link").symlink_to(transaction.home)
     assert recovery.find(transaction.home.parent / "link") == (transaction.unfinished,)
     assert recovery.read(transaction.unfinished) == transaction.journal
-    recovery.roll_back(transaction.unfinished)
+    recovery.roll_back(transaction.unfinished).delete()
     assert recovery.find(transaction.home) == recovery.find(transaction.bin) == ()
 
 
@@ -645,7 +649,7 @@ def test_only_a_mark_of_the_same_home_is_removed(place):
     transaction = prepared(place(), several)
     mark = transaction.bin / ".safe-pip" / f"{IDENTIFIER}.home"
     mark.write_text("/elsewhere\n")
-    recovery.roll_back(transaction.unfinished)
+    recovery.roll_back(transaction.unfinished).delete()
     assert mark.exists()
 
 
@@ -659,7 +663,7 @@ def test_a_recovery_cleans_up_in_an_order_that_leaves_every_remainder_findable(p
     transaction = prepared(place(), several)
     transaction.do()
     with disk.record() as changes:
-        recovery.roll_back(transaction.unfinished)
+        recovery.roll_back(transaction.unfinished).delete()
     paths = [change.path for change in changes if change.operation.startswith("remove")]
     assert paths[0] == str(transaction.unfinished.path)
     assert paths[-1] == str(transaction.state / f"{IDENTIFIER}.owner")

@@ -86,7 +86,7 @@ def assert_nothing_happens(transaction: StagedTransaction, match: str, *kept: Pa
     paths = sorted(path for root in (*transaction.roots, *kept) for path in (root, *root.rglob("*")))
     before = [(path, path.lstat().st_mode, path.lstat().st_ino) for path in paths]
     with disk.record() as changes, pytest.raises(RecoveryNeeded, match=match) as caught:
-        recovery.roll_back(transaction.unfinished)
+        recovery.roll_back(transaction.unfinished).delete()
     assert changes == []
     paths = sorted(path for root in (*transaction.roots, *kept) for path in (root, *root.rglob("*")))
     assert [(path, path.lstat().st_mode, path.lstat().st_ino) for path in paths] == before
@@ -98,7 +98,7 @@ OLD_TREE = {"0": {"pkg": {"a.py": "old"}, "gone.py": "old"}, "1": {"tool": "old"
 
 def test_root_undoes_the_transaction_of_a_user_in_the_users_own_environment(common):
     transaction = of_user(common)
-    recovery.roll_back(transaction.unfinished)
+    recovery.roll_back(transaction.unfinished).delete()
     assert transaction.content() == OLD_TREE
     assert transaction.leftovers() == []
     assert {path.lstat().st_uid for root in transaction.roots for path in (root, *root.rglob("*"))} == {USER}
@@ -107,7 +107,7 @@ def test_root_undoes_the_transaction_of_a_user_in_the_users_own_environment(comm
 def test_a_user_undoes_an_own_transaction(common):
     transaction = of_user(common)
     with user(USER):
-        recovery.roll_back(transaction.unfinished)
+        recovery.roll_back(transaction.unfinished).delete()
     assert transaction.content() == OLD_TREE
     assert transaction.leftovers() == []
 
@@ -123,7 +123,7 @@ def test_a_reader_without_permission_names_the_user_with_permission_to_undo(comm
     assert error.state is State.UNFINISHED
     assert "Run it as `root`" in str(error)
     assert "\n" not in str(error)
-    recovery.roll_back(transaction.unfinished)
+    recovery.roll_back(transaction.unfinished).delete()
     assert transaction.content() == OLD_TREE
 
 
@@ -169,7 +169,7 @@ def shared(root: Path, uid: int = USER) -> StagedTransaction:
 def test_any_member_of_the_group_undoes_the_transaction_of_another_member(common, who):
     transaction = shared(common)
     with user(who, GROUP):
-        recovery.roll_back(transaction.unfinished)
+        recovery.roll_back(transaction.unfinished).delete()
     assert transaction.content() == OLD_TREE
     assert transaction.leftovers() == []
 
@@ -344,7 +344,7 @@ def test_what_a_user_puts_into_a_private_directory_is_deleted_and_what_it_leads_
     transaction = of_user(common)
     (transaction.private / "stage" / "link").symlink_to(victim)
     (transaction.private / "trash" / "link").symlink_to(victim / "file")
-    recovery.roll_back(transaction.unfinished)
+    recovery.roll_back(transaction.unfinished).delete()
     assert transaction.leftovers() == []
     assert (victim / "file").read_text() == "precious"
 
@@ -366,7 +366,7 @@ def test_a_mark_of_another_user_is_not_removed_for_a_journal(common, victim):
     transaction = crafted(common, victim)
     written = transaction.journal._replace(trees=(*transaction.journal.trees, str(victim)))
     transaction.unfinished.path.write_bytes(journal.encode(written))
-    recovery.roll_back(transaction.unfinished)
+    recovery.roll_back(transaction.unfinished).delete()
     assert mark.exists()
 
 
@@ -383,7 +383,7 @@ def test_root_restores_no_file_where_the_user_has_no_rights(common, victim, wher
     transaction.unfinished.path.write_bytes(journal.encode(written))
     transaction.commit()
     with disk.record() as changes, pytest.raises(RecoveryNeeded, match="is not for `user 54321` to change"):
-        recovery.finish(transaction.committed)
+        recovery.finish(transaction.committed).delete()
     assert changes == []
 
 
@@ -398,7 +398,7 @@ def test_root_puts_nothing_back_into_a_directory_of_roots_below_a_users_own(comm
     give(transaction.home / "pkg", 0)
     transaction.commit()
     with disk.record() as changes, pytest.raises(RecoveryNeeded, match="is not for `user 54321` to change"):
-        recovery.finish(transaction.committed)
+        recovery.finish(transaction.committed).delete()
     assert changes == []
 
 
@@ -408,7 +408,7 @@ def test_root_removes_no_marker_where_the_user_has_no_rights(common, victim):
     transaction = crafted(common, victim, operation)
     transaction.commit()
     with disk.record() as changes, pytest.raises(RecoveryNeeded):
-        recovery.finish(transaction.committed)
+        recovery.finish(transaction.committed).delete()
     assert changes == []
     assert (victim / "directory" / MARKER).exists()
 
@@ -421,7 +421,7 @@ def test_directories_that_root_makes_for_an_unplanned_file_keep_their_owner(comm
         give(directory, USER)
     transaction.do()
     transaction.commit()
-    recovery.finish(transaction.committed)
+    recovery.finish(transaction.committed).delete()
     for path in ("pkg", "pkg/sub", "pkg/sub/late"):
         assert (transaction.home / path).stat().st_uid == USER
 
@@ -447,7 +447,7 @@ def test_a_user_may_undo_where_directories_had_to_be_made_writable(common):
                     transaction.do()
             except disk.Crashed:
                 happened = True
-            recovery.roll_back(transaction.unfinished)
+            recovery.roll_back(transaction.unfinished).delete()
         assert (transaction.home / "x").stat().st_mode & 0o777 == 0o555
         assert transaction.content()["0"] == {"x": {"a.py": "old"}}
         k += 1

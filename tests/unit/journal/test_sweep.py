@@ -117,16 +117,26 @@ def test_one_that_lives_is_left_alone(home: Path, elsewhere: Path) -> None:
     check_nothing_is_left(home, elsewhere)
 
 
-def test_nothing_is_deleted_before_delete_is_called_and_no_other_process_takes_it_over(
-    home: Path, elsewhere: Path
-) -> None:
+def test_nothing_is_deleted_before_delete_is_called(home: Path, elsewhere: Path) -> None:
     in_child(lambda: live(home, elsewhere))
     before = left_in(home)
     with disk.record() as changes:
         remains = sweep.find(home)
     assert changes == []
-    assert sweep.find(home).owners == ()
     assert left_in(home) == before
+    remains.delete()
+    check_nothing_is_left(home, elsewhere)
+
+
+def test_what_another_process_deletes_is_left_to_it(home: Path, elsewhere: Path) -> None:
+    in_child(lambda: live(home, elsewhere))
+    before, remains = left_in(home), sweep.find(home)
+    owner = Owner.adopt(home / ".safe-pip" / f"{remains.dead[0].identifier}.owner")
+    assert owner is not None
+    remains.delete()
+    assert left_in(home) == before
+    owner.close()
+    clean(home)
     remains.delete()
     check_nothing_is_left(home, elsewhere)
 

@@ -41,6 +41,7 @@ from safe_pip.errors import RecoveryNeeded, SafePipError, StalePlan
 from safe_pip.fs import Directory
 from safe_pip.journal import codec, owner, recovery, sweep
 from safe_pip.journal.directories import OpenDirectories, Refused, open_state
+from safe_pip.journal.parts import Dead
 from safe_pip.journal.recovery import Unfinished
 from safe_pip.launch.restart import RUNNER
 from safe_pip.locking import state_directory
@@ -235,6 +236,7 @@ class PutAside(Step):
     def __init__(self, found: Unfinished) -> None:
         self._found = found
         self.told: list[str] = []
+        self._dead: list[Dead] = []
 
     def requests(self) -> Iterator[Request]:
         trees, directories = [str(self._found.home)], list[str]()
@@ -254,16 +256,17 @@ class PutAside(Step):
             yield owner_lock(path, self._found.home)
 
     def on_grant(self) -> None:
-        how, kept = way(self._found), list[str]()
+        how, kept, left = way(self._found), list[str](), list[str]()
 
-        def put_parts_aside(places: OpenDirectories) -> None:
-            for part in places.parts:  # before the rest of the transaction is deleted
+        def put_parts_aside(places: OpenDirectories, paths: tuple[str, ...]) -> None:
+            left.extend(paths)
+            for part in places.parts:
                 if part.state is not None:
                     kept.extend(_moved(part.state, self._found.identifier))
 
         try:
             if how is Way.KEEPING:
-                left = recovery.roll_back(self._found, keep=True, aside=put_parts_aside)
+                self._dead.append(recovery.roll_back(self._found, keep=True, aside=put_parts_aside))
                 self.told.append(f"rolled back `{self._found.identifier}`, but for what other programs have changed")
                 self.told += [f"left `{path}` as it is" for path in left]
             elif how is Way.ASIDE:
@@ -275,6 +278,10 @@ class PutAside(Step):
             raise recovery.refused(self._found, refused.reasons) from refused
         except OSError as error:
             raise recovery.refused(self._found, (f"`{error.filename}`: {error.strerror}",)) from error
+
+    def on_release(self) -> None:
+        for each in self._dead:
+            each.delete()
 
     def _put_aside(self, kept: list[str]) -> None:
         """Put aside all that the transaction has, its journal last; `kept` gets the paths."""

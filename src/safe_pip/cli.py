@@ -7,6 +7,7 @@ import errno
 import gc
 import os
 import sys
+from collections.abc import Collection
 from functools import partial
 from typing import NamedTuple, NoReturn
 
@@ -31,9 +32,6 @@ _WITH_VALUE = frozenset(
     )
 )
 """pip's general options that take a value, which may be the next word."""
-
-_OWN_WITH_VALUE = {f"--{each.key}": each.takes for each in settings.TABLE if each.takes}
-"""Our own options with a value, each with what that is."""
 
 _LONG = {"-v": "--verbose", "-V": "--version", "-h": "--help"}
 
@@ -67,21 +65,32 @@ class CommandLine(NamedTuple):
 
     @classmethod
     def parse(cls, argv: list[str]) -> "CommandLine":
-        """Take our own options, which stand before the command; raises `UsageError` where a value is missing."""
-        words, kept, options = list(argv), list[str](), dict[str, str]()
+        """Take our own options, before or after a command of pip's; raises `UsageError` where a value is missing."""
+        words, kept, rest, options = list(argv), list[str](), list[str](), dict[str, str]()
         while words and words[0].startswith("-") and words[0] != "-":
-            word = words.pop(0)
-            name, equals, value = word.partition("=")
-            taken = [word]
-            if not equals and words and (name in _WITH_VALUE or name in _OWN_WITH_VALUE):
-                value = words.pop(0)
-                taken.append(value)
-            if name in _OWN_WITH_VALUE and not value:
-                raise UsageError(f"{name} takes {_OWN_WITH_VALUE[name]}")
-            if name not in _OWN_WITH_VALUE and word != "--durable":
-                kept += taken
+            name, value, taken = _pop_option(words, _WITH_VALUE)
+            kept += taken
             options[_LONG.get(name[:2], name)] = value
-        return cls((*kept, *words), words[0] if words else None, tuple(words[1:]), options)
+        command = [words.pop(0)] if words else []
+        while words and words[0] != "--" and command[0] not in VERBS:  # our own verbs have parsers
+            name, value, taken = _pop_option(words)
+            rest += taken
+            if name in settings.OPTIONS:
+                options[name] = value
+        return cls((*kept, *command, *rest, *words), command[0] if command else None, (*rest, *words), options)
+
+
+def _pop_option(words: list[str], with_value: Collection[str] = ()) -> tuple[str, str, list[str]]:
+    """Take a word off, with the next one if that is its value: the name, the value, and the words if they are pip's."""
+    taken = [words.pop(0)]
+    name, equals, value = taken[0].partition("=")
+    own = settings.OPTIONS.get(name)
+    if not equals and words and (name in with_value or (own and own.option)):
+        value = words.pop(0)
+        taken.append(value)
+    if own and own.option and not value:
+        raise UsageError(f"{name} takes a value: {own.option}")
+    return name, value, [] if own else taken
 
 
 def main(argv: list[str]) -> int:
@@ -93,10 +102,8 @@ def main(argv: list[str]) -> int:
         line = CommandLine.parse(argv)
         chosen = settings.load(
             os.environ,
-            lock_timeout=line.options.get("--lock-timeout"),
-            durable="--durable" in line.options,
-            verify=line.options.get("--verify"),
             isolated="--isolated" in line.options,
+            **{own.name: line.options[name] or True for name, own in settings.OPTIONS.items() if name in line.options},
         )
         if line.command is not None and line.command in VERBS and not line.is_about_pip:
             return _run_verb(line, line.command, line.rest, chosen)

@@ -8,14 +8,14 @@ import argparse
 import importlib
 import os
 from argparse import Namespace as Namespace
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 from safe_pip.commands import MODULES, VERBS
 from safe_pip.commands.environments import Context
 from safe_pip.errors import UsageError
 from safe_pip.launch import active
-from safe_pip.launch.settings import Settings, seconds
+from safe_pip.launch.settings import OPTIONS, Setting, Settings
 from safe_pip.locking.waiting import Waiting
 from safe_pip.messages import output, say
 
@@ -45,12 +45,6 @@ def env(more: str = "") -> Option:
 
 
 JSON = flag("--json", help="print one JSON document")
-LOCK_TIMEOUT = value(
-    "--lock-timeout",
-    type=partial(seconds, source="--lock-timeout"),
-    metavar="SECONDS",
-    help="exit with status 75 if a lock is not free by then; 0 does not wait (default: wait)",
-)
 
 
 class Verb(NamedTuple):
@@ -141,12 +135,11 @@ What was there before the merge stays. At the end the manifest is deleted. The e
             flag("--exclusive", help="let no other command use the environment: for plain pip, conda, `make install`"),
             flag("--shared", dest="exclusive", action="store_false", help="let others add to it, no more (default)"),
             env("; any other directory is locked by itself, and made if it does not exist"),
-            LOCK_TIMEOUT,
             value("command", nargs=argparse.REMAINDER, type=str, metavar="COMMAND ...", help="with its arguments"),
         ),
         "The exit status is COMMAND's; 128 + n if signal n killed it; 127 if it was not found, 126 if it cannot be"
         " executed.",
-        "safe-pip run [--shared | --exclusive] [--env DIR] [--lock-timeout SECONDS] [--] COMMAND ...",
+        "safe-pip run [--shared | --exclusive] [--env DIR] [--] COMMAND ...",
     ),
     "status": Verb(
         """\
@@ -178,7 +171,6 @@ that does not work is refused, unless it is to be cleared. A directory with anyt
                 help="then run `safe-pip install -r FILE` for it; may be repeated. If that fails the environment stays",
             ),
             value("--python", metavar="PATH", help="its Python: a path, an environment, or a name on PATH"),
-            LOCK_TIMEOUT,
             *(
                 flag(name, dest="passed_on", action="append_const", const=name, default=[], help="passed on to `venv`")
                 for name in ("--system-site-packages", "--without-pip", "--copies", "--symlinks")
@@ -193,6 +185,18 @@ one is of another Python; 74 if the disk is full; 75 if the lock was not free in
 }
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Keeps paragraphs apart."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(each, width, indent) for each in text.strip().split("\n\n"))
+
+
+def _valued(setting: Setting, name: str) -> Callable[[str], object]:
+    return lambda given: setting.parse(given, name)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message}", hint=f"See `{self.prog} --help`")
@@ -202,10 +206,16 @@ def parser(verb: str) -> argparse.ArgumentParser:
     """The parser of a verb. A mistake on the command line raises `UsageError`."""
     description, options, epilog, usage = TABLE[verb]
     made = _Parser(f"safe-pip {verb}", usage, description, epilog, allow_abbrev=False)
-    made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.set_defaults(verb=verb, lock_timeout=None)
+    made.formatter_class = _Formatter
+    made.set_defaults(verb=verb)
     for names, facts in options:
         made.add_argument(*names, **facts)
+    general = made.add_argument_group("safe-pip options", argument_default=argparse.SUPPRESS)
+    for name, each in OPTIONS.items():
+        if each.option:
+            general.add_argument(name, help=each.help, type=_valued(each, name), metavar=each.option)
+        else:
+            general.add_argument(name, help=each.help, action="store_true")
     return made
 
 
@@ -245,6 +255,6 @@ def run(verb: str, args: list[str], settings: Settings, waiting: Waiting, python
         options.env, told = active.environment(os.environ)
         if told:
             say(told)
-    if options.lock_timeout is not None:
-        settings = settings._replace(lock_timeout=options.lock_timeout)
+    given = {each.name: getattr(options, each.name) for each in OPTIONS.values() if hasattr(options, each.name)}
+    settings = settings._replace(**given)
     return int(importlib.import_module(MODULES[verb]).main(options, Context(settings, waiting)))

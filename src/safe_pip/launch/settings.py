@@ -79,12 +79,12 @@ class Setting(NamedTuple):
     name: str
     parse: Callable[[str, str], Any]
     help: str
-    takes: str = ""
-    """What the value of its option before the command is; empty if there is no such option, or it has no value."""
+    option: str | None = None
+    """What help calls the value of its option; empty if that takes none, None if there is no such option."""
 
     @property
     def key(self) -> str:
-        """The key in section `[safe-pip]` of pip's configuration; the option before the command is `--key`."""
+        """The key in section `[safe-pip]` of pip's configuration; the option is `--key`."""
         return self.name.replace("_", "-")
 
     @property
@@ -94,18 +94,21 @@ class Setting(NamedTuple):
 
 
 TABLE = (
-    Setting("lock_timeout", seconds, "Seconds to wait for locks; 0: do not wait.", "a number of seconds"),
-    Setting("durable", switch, "Changes survive a loss of power, not only the death of the process."),
+    Setting("lock_timeout", seconds, "Seconds to wait for locks; 0: do not wait.", "SECONDS"),
+    Setting("durable", switch, "Changes survive a loss of power, not only the death of the process.", ""),
     Setting(
         "verify",
         either("import", "record", "none"),
         "`import`: import what is new once before it is put in. `record`: refuse wheels that differ from their RECORD.",
-        "`import`, `record` or `none`",
+        "import|record|none",
     ),
     Setting("link_mode", either("clone", "copy"), "How prepared wheels get into an environment: `clone` or `copy`."),
     Setting("cache_limit", size, "What the store of prepared wheels may take, like `500M`; 0: no store."),
     Setting("fast_start", switch, "Whether pip's start is made cheaper (see docs/performance.md)."),
 )
+
+OPTIONS = {f"--{each.key}": each for each in TABLE if each.option is not None}
+"""Those that are options, before and after each command."""
 
 
 def configuration_files(environ: Mapping[str, str], *, isolated: bool = False) -> list[str]:

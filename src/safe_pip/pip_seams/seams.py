@@ -8,6 +8,7 @@ imported that part, so that `pip list` does without what `pip install` needs. `o
 """
 
 import importlib
+import optparse
 import os
 import re
 import sys
@@ -31,7 +32,7 @@ from safe_pip.fs.rename import load as load_rename
 from safe_pip.launch import active, isolation
 from safe_pip.launch.frozen_pip import FrozenPip
 from safe_pip.launch.restart import RESERVING, RUNNER, Attempt
-from safe_pip.launch.settings import Settings
+from safe_pip.launch.settings import OPTIONS, Settings
 from safe_pip.pip_seams.seam import Seam, SeamBroken
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ COMMANDS = Seam("pip._internal.commands", "commands_dict")
 CREATE = Seam("pip._internal.commands", "create_command", ("name",))
 RUNNABLE = Seam("pip._internal.cli.main_parser", "get_runnable_pip", ())
 VERSION = Seam("pip._internal.cli.main_parser", "get_pip_version", ())
+MAIN = Seam("pip._internal.cli.main_parser", "create_main_parser", ())
 PROG = Seam("pip._internal.cli.main_parser", "get_prog", ())
 COMPLETION = Seam("pip._internal.commands.completion", "COMPLETION_SCRIPTS")
 
@@ -94,10 +96,12 @@ class Seams:
             for verb, summary in self._verbs.items():
                 commands[verb] = type(commands["install"])(__name__, "own_verb", summary)
             CREATE.replace(self._create)
+            MAIN.replace(lambda original: _with_own_options(original()))
             for name in ("pip._internal.cli.main", "pip._internal.cli.autocompletion"):
                 module: Any = importlib.import_module(name)
-                if hasattr(module, "create_command"):  # until 26.0 they have bound the name already
-                    module.create_command = CREATE.check()
+                for seam in (CREATE, MAIN):
+                    if hasattr(module, seam.attribute):  # pip has bound the name already
+                        setattr(module, seam.attribute, seam.check())
             if "PIP_AUTO_COMPLETE" in os.environ:
                 self._attach_metadata()
             return run_unchanged(args)
@@ -116,11 +120,14 @@ class Seams:
 
     def _create(self, original: Any, name: str, *args: Any, **kw: Any) -> Any:
         if self._is_attached:  # `help` makes another command, which does not run
-            return original(name, *args, **kw)
+            command = original(name, *args, **kw)
+            _with_own_options(command.parser)
+            return command
         self._is_attached = True
         # `--version`, `--help` and errors import no command.
         PROG._replace(module="pip._internal.cli.base_command").replace(program)
         command = original(name, *args, **kw)
+        _with_own_options(command.parser)
         self._attach(name, command)
         run = command.run
         command.run = lambda options, args: self._guarded(name, run, options, args)
@@ -262,6 +269,17 @@ def run_unchanged(args: list[str]) -> int:
     if entry is None:
         raise SeamBroken("pip has no `main` in `pip._internal.cli.main`")
     return int(entry(args) or 0)
+
+
+def _with_own_options(parser: Any) -> Any:
+    """One of pip's parsers, whose help shows our own options too. `cli` takes them out of the command line."""
+    group = optparse.OptionGroup(parser, "safe-pip Options")
+    for name, each in OPTIONS.items():
+        if not parser.has_option(name):  # a verb of our own has them
+            action = "store" if each.option else "store_true"
+            group.add_option(name, metavar=each.option or None, action=action, help=each.help)
+    parser.add_option_group(group)
+    return parser
 
 
 def _put_tracebacks_off() -> None:

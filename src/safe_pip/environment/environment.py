@@ -172,17 +172,14 @@ class SharedUse(Reading):
 
     def __init__(self, trees: Trees, sources: Iterable[Path] = ()) -> None:
         super().__init__(trees)
-        self._sources = resolved(sources)
+        self.directories = resolved(sources)
 
     def requests(self) -> Iterator[Request]:
         self.trees = self._find()
         yield from (order.environment_lock(tree, exclusive=False) for tree in self.trees)
-        for source in self._sources:
+        for source in self.directories:
             _make_directory(source)
             yield order.mutex(source)
-
-    def directories(self) -> Iterable[Path]:
-        return self._sources
 
 
 class Recovering(Step):
@@ -229,16 +226,14 @@ class Locking(Step):
     """Lock one directory that is no environment: flock on the directory itself, which is made if it is missing."""
 
     def __init__(self, path: Path, *, exclusive: bool) -> None:
-        (self._path,) = resolved([path])
+        self.directories = resolved([path])
         self._exclusive = exclusive
         self.made: list[Path] = []
 
     def requests(self) -> Iterator[Request]:
-        self.made += _make_directory(self._path)
-        yield Request(order.Rank.ENVIRONMENT, self._path, self._exclusive, self._path)
-
-    def directories(self) -> Iterable[Path]:
-        return (self._path,)
+        for path in self.directories:
+            self.made += _make_directory(path)
+            yield Request(order.Rank.ENVIRONMENT, path, self._exclusive, path)
 
     def tidy(self, holds: Holds, *, failed: bool) -> None:
         fs.remove_empty_directories(self.made if failed else [])
@@ -249,6 +244,7 @@ class Opening(Step):
 
     def __init__(self, target: Target, also: Iterable[Path] = ()) -> None:
         self.trees = tuple(resolved((*target.trees, *also)))
+        self.directories = (*self.trees, *resolved(target.directories))
         self._target = target
         # A directory on the path that is no site directory may hold sources.
         others = (tree for tree in resolved(also) if tree.name not in PACKAGES)
@@ -268,9 +264,6 @@ class Opening(Step):
 
     def on_grant(self) -> None:
         look_for_journals(self.trees)
-
-    def directories(self) -> Iterable[Path]:
-        return self.trees
 
     def tidy(self, holds: Holds, *, failed: bool) -> None:
         """Remove the state directories that do not stay and, after a failure, the directories that were made."""
@@ -333,14 +326,11 @@ class Changing(Opening):
         return Path(os.path.realpath(uv)) if uv is not None and fs.is_file(uv) else None
 
     def on_grant(self) -> None:
-        look_for_journals((*self.directories(), *self._others.trees) if self._commit else self.trees)
+        look_for_journals((*self.directories, *self._others.trees) if self._commit else self.trees)
 
     def is_current(self) -> bool:
         # uv makes its file when it first works there, perhaps while this process waited for another lock.
         return not self._commit or (self._find_uv_lock() == self._uv_lock and self._others.is_current())
-
-    def directories(self) -> Iterable[Path]:
-        return (*self.trees, *resolved(self._target.directories))
 
 
 def remove_state_directory(tree: Path, holds: Holds) -> None:
@@ -512,7 +502,7 @@ class Environment:
         scope = Scope(step, keep=keep, is_published=is_published)
         with ExitStack() as taken:
             if self._sole is not None:
-                taken.enter_context(self._sole.holding([*self.trees(), *step.directories()]))
+                taken.enter_context(self._sole.holding([*self.trees(), *step.directories]))
             elif not self._has_all or isinstance(step, SharedUse):
                 self._locker.take(scope)
                 taken.callback(self._locker.close, scope)

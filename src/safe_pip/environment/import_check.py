@@ -64,7 +64,12 @@ def verify_imports(stage: Stage, trees: Iterable[str], path: Iterable[str]) -> N
         os.close(report)
         os.close(errors)
     if child.returncode or begun[-2:] != ["", ""]:
-        raise _failure(begun, child.returncode, output.splitlines()[-_SHOWN:])
+        name, shown = next(filter(None, reversed(begun)), ""), output.splitlines()[-_SHOWN:]
+        why = shown[-1].strip() if shown else ""
+        if child.returncode <= 0:
+            killed = f"was killed by signal {-child.returncode}" if child.returncode else "ended"
+            why = f"the interpreter {killed}"
+        raise ImportFailed(f"`{name}` cannot be imported: {why}", "\n".join(shown))
 
 
 def top_level(directory: str) -> list[str]:
@@ -81,16 +86,6 @@ def _in_front(path: Iterable[str], staged: Sequence[tuple[str, str]]) -> list[st
         found += [directory for tree, directory in staged if tree == real and directory not in found]
         found.append(name)
     return [*(directory for _, directory in staged if directory not in found), *found]
-
-
-def _failure(begun: Sequence[str], status: int, output: Sequence[str]) -> ImportFailed:
-    name = next(filter(None, reversed(begun)), "")
-    why = output[-1].strip() if output else ""
-    if status < 0:
-        why = f"the interpreter was killed by signal {-status}"
-    elif not status:
-        why = "the interpreter ended"
-    return ImportFailed(f"`{name}` cannot be imported: {why}", "\n".join(output))
 
 
 def _read(fd: int) -> str:

@@ -50,7 +50,10 @@ def pass_on(like: str, directory: Directory, name: str, mode: int) -> None:
                 os.fchown(fd, -1, status.st_gid)
         inherits = os.fstat(fd).st_gid == status.st_gid
         os.fchmod(fd, mode | (status.st_mode & stat.S_ISGID if inherits else 0))
-        _set_default_acl(fd, _access_list(like, _DEFAULT_ACL))
+        if sys.platform == "linux" and (wanted := _access_list(like, _DEFAULT_ACL)) != _access_list(fd, _DEFAULT_ACL):
+            # A filesystem without access lists refuses. New files there get the mode of the umask.
+            with contextlib.suppress(OSError):
+                os.removexattr(fd, _DEFAULT_ACL) if wanted is None else os.setxattr(fd, _DEFAULT_ACL, wanted)
 
 
 def set_access(
@@ -105,13 +108,3 @@ def _access_list(where: str | int | Path, name: str) -> bytes | None:
             if error.errno not in (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP):
                 raise
     return None
-
-
-def _set_default_acl(fd: int, wanted: bytes | None) -> None:
-    if sys.platform == "linux" and wanted != _access_list(fd, _DEFAULT_ACL):
-        # A filesystem without access lists refuses. New files there get the mode of the umask.
-        with contextlib.suppress(OSError):
-            if wanted is None:
-                os.removexattr(fd, _DEFAULT_ACL)
-            else:
-                os.setxattr(fd, _DEFAULT_ACL, wanted)

@@ -247,9 +247,14 @@ class Ancestry:
             entry = family.get(proc.kernel_name(descriptor.fd))
             if entry is None or self._find(descriptor.identity) is not None:
                 return
-            if gate is None or not entry.exclusive or not self._follow_note(gate, entry.pid):
-                claim = Claim(rank, entry.exclusive, descriptor.identity, path)
-                self._known.append(Ancestor(entry.pid, (claim,), file=entry.file))
+            if gate is not None and entry.exclusive:
+                with contextlib.suppress(*_DAMAGED):  # the `owner` note of the holder names its directory
+                    note = json.loads(gate.with_name(state_directory.OWNER).read_bytes())
+                    is_its = note["pid"] == entry.pid and note["start"] == proc.start_ticks(entry.pid)
+                    if is_its and self._follow(str(note["held"]), {proc.user(), proc.owner_of(entry.pid)}):
+                        return
+            claim = Claim(rank, entry.exclusive, descriptor.identity, path)
+            self._known.append(Ancestor(entry.pid, (claim,), file=entry.file))
 
         for request, descriptor in wanted:
             observe(request.rank, request.path, descriptor, request.gate)
@@ -258,14 +263,6 @@ class Ancestry:
             with contextlib.suppress(FileNotFoundError, UnusableEnvironment), Descriptor(path) as descriptor:
                 observe(Rank.UV, path, descriptor)
         return len(self._known) > before
-
-    def _follow_note(self, gate: Path, pid: int) -> bool:
-        """Find the directory of the ancestor that holds the lock with this gate through its `owner` note."""
-        with contextlib.suppress(*_DAMAGED):
-            note = json.loads(gate.with_name(state_directory.OWNER).read_bytes())
-            if note["pid"] == pid and note["start"] == proc.start_ticks(pid):
-                return self._follow(str(note["held"]), {proc.user(), proc.owner_of(pid)})
-        return False
 
     def breaks_order(self, request: Request, identity: Identity) -> bool:
         """Whether a wait for this lock comes out of order, with the locks of ancestors counted.

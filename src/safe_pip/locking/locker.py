@@ -54,9 +54,8 @@ class Step(Protocol):
         """Whether the granted locks are still the ones that the step needs."""
         return True
 
-    def directories(self) -> Iterable[Path]:
-        """What it locks beside the environment's trees where each directory has one lock for everything."""
-        return ()
+    directories: Sequence[Path] = ()
+    """What it locks beside the environment's trees where each directory has one lock for everything."""
 
 
 class Scope:
@@ -230,8 +229,10 @@ class Locker:
         try:
             scope.claims.append(Claim(request.rank, request.exclusive, descriptor.identity, request.path))
             while True:
-                if self._is_ours(request, descriptor.identity):
+                if self.holds(descriptor.identity, exclusive=request.exclusive):
                     return
+                if request.exclusive and self.holds(descriptor.identity, exclusive=False):
+                    raise NestingRefused(f"`{request.shown}` is kept as it is by another step of this command")
                 left, source = self._ancestry.resolve(request, descriptor.identity)
                 if source is not None:
                     scope.sources.append(source)
@@ -252,13 +253,6 @@ class Locker:
         finally:
             if all(descriptor is not kept for _, kept, _ in opened.values()):
                 descriptor.close()
-
-    def _is_ours(self, request: Request, identity: Identity) -> bool:
-        if self.holds(identity, exclusive=request.exclusive):
-            return True
-        if request.exclusive and self.holds(identity, exclusive=False):
-            raise NestingRefused(f"`{request.shown}` is kept as it is by another step of this command")
-        return False
 
     def _grant(
         self, request: Request, descriptor: Descriptor, wanted: Sequence[Opened], budget: WaitBudget, *, is_first: bool

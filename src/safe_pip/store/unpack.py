@@ -82,7 +82,12 @@ class Unpacking:
         return verify_unpacked(wheel, self._archive, known)
 
     def _compile(self, root: Directory) -> None:
-        sources = [(group, file) for group in self._files for file in self._compilable(group)]
+        # The name of a source, as bytecode has it, is the same wherever these are installed.
+        pure = [each for each in self._files.items() if each[0].partition("/")[2] in ("", "purelib", "platlib")]
+        sources = [(group, file) for group, files in pure for file in files if file[0].endswith(".py")]
+        there = {os.path.join(group, file[0]) for group, files in pure for file in files}
+        if any(os.path.join(group, importlib.util.cache_from_source(file[0])) in there for group, file in sources):
+            raise Unpreparable("it has bytecode of its own")
         at = [root.join(os.path.join(group, file[0])) for group, file in sources]
         found = [Source(path, *file[:2]) for path, (_, file) in zip(at, sources, strict=True)]
         failed = compile_sources(found, beat=self._beat)
@@ -101,17 +106,6 @@ class Unpacking:
             while chunk := file.read(_CHUNK):
                 yield chunk
                 self._beat()
-
-    def _compilable(self, group: str) -> list[list[Any]]:
-        """The sources whose name, as bytecode has it, is the same wherever they are installed."""
-        if group.partition("/")[2] not in ("", "purelib", "platlib"):
-            return []
-        files = self._files[group]
-        found = [file for file in files if file[0].endswith(".py")]
-        there = {file[0] for file in files}
-        if any(importlib.util.cache_from_source(file[0]) in there for file in found):
-            raise Unpreparable("it has bytecode of its own")
-        return found
 
 
 def _small(fd: int, info: zipfile.ZipInfo) -> bytes | None:

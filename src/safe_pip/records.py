@@ -42,15 +42,12 @@ def parse(text: str) -> list[Row]:
     import csv
     import io
 
-    found = []
     try:
-        for fields in csv.reader(io.StringIO(text, newline=""), strict=True):
-            if fields:
-                if not fields[0]:
-                    raise ValueError(f"not a row: {','.join(fields)}")
-                found.append(Row(*fields[:3]))
+        found = [Row(*fields[:3]) for fields in csv.reader(io.StringIO(text, newline=""), strict=True) if fields]
     except csv.Error as error:
         raise ValueError(str(error)) from error
+    if bad := [row for row in found if not row.path]:
+        raise ValueError(f"not a row: {','.join(bad[0])}")
     return found
 
 

@@ -1,8 +1,7 @@
 """What Linux tells in /proc (proc(5)): processes, mounts and volumes. Nothing else reads /proc.
 
-Where there is no /proc nothing is known, and every question has an empty answer.
-
-`shlex` is imported when a command line is shown, which is rare. `pip_seams.seams.preload` imports it for an install.
+Without it every question has an empty answer. `shlex` is imported when a command line is shown, which is rare;
+`pip_seams.seams.preload` imports it for an install.
 """
 
 import contextlib

@@ -25,8 +25,7 @@ class Sole:
     """All locks of this process where there is no flock: one for each tree."""
 
     def __init__(self, waiting: Waiting, timeout: float | None) -> None:
-        self._waiting = waiting
-        self._timeout = timeout
+        self._waiting, self._timeout = waiting, timeout
         self._held: set[Path] = set()
 
     @contextmanager

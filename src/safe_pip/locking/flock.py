@@ -157,8 +157,8 @@ def can_lock(path: Path) -> bool:
 def wait_lock(descriptor: Descriptor, *, exclusive: bool, seconds: float) -> bool:
     """Block until the lock is granted, or `seconds` are over (False).
 
-    In the main thread it blocks in the kernel. A timer cannot end the wait of another thread, so that one polls. If it
-    raises (`KeyboardInterrupt`, `Suspended`) the lock may have been granted: close the descriptor.
+    A timer cannot end a wait outside the main thread, so it polls there. If it raises (`KeyboardInterrupt`,
+    `Suspended`) the lock may have been granted: close the descriptor.
     """
     if try_lock(descriptor, exclusive=exclusive):
         return True

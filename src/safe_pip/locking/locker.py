@@ -117,10 +117,8 @@ class Locker:
         self, waiting: Waiting, timeout: float | None, ancestry: Ancestry, recovering: Callable[[Path], Step]
     ) -> None:
         """`recovering` makes the step that undoes what was left unfinished in a directory."""
-        self._waiting = waiting
-        self._recovering = recovering
-        self._timeout = timeout
-        self._ancestry = ancestry
+        self._waiting, self._timeout = waiting, timeout
+        self._ancestry, self._recovering = ancestry, recovering
         self._scopes: list[Scope] = []
 
     def take(self, scope: Scope, *, alone: bool = False) -> None:

@@ -69,8 +69,7 @@ class WaitBudget:
     """How long a step may wait in all, and when the user is told of it."""
 
     def __init__(self, waiting: Waiting, timeout: float | None) -> None:
-        self._waiting = waiting
-        self.timeout = timeout
+        self._waiting, self.timeout = waiting, timeout
         self.begun = time.monotonic()
         self.deadline = math.inf if timeout is None else self.begun + timeout
         self.next_message = self.begun + FIRST_MESSAGE

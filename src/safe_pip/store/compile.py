@@ -1,11 +1,8 @@
 """Sources become bytecode: in this process and, where there is much of it and cores are idle, in child interpreters.
 
-The result is what pip makes with the standard library's compileall, header included.
-
-Children change nothing on a disk. Each has a share of the sources and begins with the largest; this process takes the
-smallest from the shares meanwhile, until all is done. So a killed, stopped or slow child is not waited for.
-
-`py_compile` is imported where it is used: most wheels do not need it.
+The result is what pip makes with compileall. Children change nothing on a disk. Each has a share of the sources and
+begins with the largest; this process takes the smallest from the shares until all is done. So a killed, stopped or slow
+child is not waited for. `py_compile` is imported where it is used: most wheels do not need it.
 """
 
 import importlib.util
@@ -23,13 +20,11 @@ from typing import NamedTuple
 
 from safe_pip import fs
 
+# Bytes of sources that take much longer to compile (50 ms) than to start an interpreter for them (12 ms).
 _WORTH = 400_000
-"""Bytes of sources that take much longer to compile (50 ms) than to start an interpreter for them (12 ms)."""
-_MOST = 8
-"""No more children than this: the quota of a container may be smaller than its number of cores."""
-
+_MOST = 8  # the quota of a container may be smaller than its number of cores
+# In Python 3.10 bytecode also depends on which names a process has in memory.
 _IS_REPRODUCIBLE = sys.version_info >= (3, 11)
-"""Whether bytecode is the same in every process: in Python 3.10 it also depends on which names it has in memory."""
 
 
 class Source(NamedTuple):

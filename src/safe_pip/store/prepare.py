@@ -28,10 +28,9 @@ from safe_pip.store.wheels import LISTING, Entry, Store, on_disk
 
 _SOURCES = "sources"
 _PATIENCE = 1.0
-_ROOM = 4
-"""The disk needs room for so many times what the wheel has, unpacked: the environment needs some too."""
+_ROOM = 4  # so many times the size of the wheel, unpacked: the environment needs some too
+# So many times in a row computing is believed without anything else; so many times idling.
 LONGEST, IDLE = 60, 2
-"""So many times in a row computing is believed without anything else; so many times idling."""
 
 
 class Preparing:
@@ -45,10 +44,7 @@ class Preparing:
         limit: int,
         waiting: Callable[[str, tuple[Holder, ...]], None] = lambda what, holders: None,
     ) -> None:
-        """`interpreter` names what bytecode depends on; with None the entries hold none. `limit` is in bytes.
-
-        `waiting` is called once, when others are waited for longer than a second.
-        """
+        """`interpreter`: what bytecode depends on, None for none; `waiting` is called once, after a second."""
         self.refused: Exception | None = None
         """Why something was not prepared that could have been."""
         self._takes = True  # whatever is wrong with one wheel or its entry
@@ -213,7 +209,6 @@ class Preparing:
         return entry
 
     def _left(self, reason: Exception) -> Unpreparable:
-        """What to raise if a wheel is left to the installer for a reason that `-v` tells."""
         self.refused = reason
         return Unpreparable(str(reason))
 

@@ -28,8 +28,8 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, Mi
 _CHUNK = 1 << 20
 _HEADER, _EXTRA = 30, 64
 _UTF8 = 0x800
+# How well it is compressed, that sizes follow the data (they are in the directory too), and how its name is spelt.
 _KNOWN_FLAGS = 0x0E | _UTF8
-"""How well it is compressed, that sizes follow the data (they are in the directory too), and how its name is spelt."""
 
 
 class Unpreparable(Exception):
@@ -41,10 +41,8 @@ class Unpacking:
 
     def __init__(self, archive: zipfile.ZipFile, file: IO[bytes], place: Path, beat: Callable[[], None]) -> None:
         """`file` is the one that `archive` reads; `beat` is called all the time."""
-        self._archive = archive
-        self._file = file.fileno()
-        self._place = place
-        self._beat = beat
+        self._archive, self._file = archive, file.fileno()
+        self._place, self._beat = place, beat
         # Of two members with one name an installer gets the last one.
         self._members = {info.filename: info for info in archive.infolist() if not info.filename.endswith("/")}
         self._groups = {name: _group(name) for name in self._members}

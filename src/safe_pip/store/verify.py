@@ -17,8 +17,7 @@ from safe_pip.errors import Mismatch
 from safe_pip.records import RECORD, Row
 
 _RECORD = re.compile(rf"[^/]+\.dist-info/{RECORD}")
-# RECORD cannot list its own signatures.
-_UNLISTED = (RECORD, "RECORD.jws", "RECORD.p7s")
+_UNLISTED = (RECORD, "RECORD.jws", "RECORD.p7s")  # it cannot list its own signatures
 _ACCEPTED = hashlib.algorithms_guaranteed - {"md5", "sha1", "sha224", "sha3_224", "shake_128", "shake_256"}
 _NAMED = 3
 

@@ -2,9 +2,7 @@
 
 An entry (`locking.entries`) is a directory `wheels/<key>` with `files/`, the tree of the archive with its bytecode, and
 `listing`, which has size and digest of every file, and its own digest. Entries are made in `aside/`. `making/<key>` is
-the mutex of the process that makes an entry (`prepare`).
-
-A damaged entry is not an error: it counts as absent.
+the mutex of the process that makes an entry (`prepare`). A damaged entry is not an error: it counts as absent.
 """
 
 import contextlib
@@ -29,14 +27,14 @@ _BLOCK = 4096
 
 
 class Listing(NamedTuple):
-    """What an entry holds; `files` by the directory of the archive that goes to one place: "" and those of `.data`."""
+    """What an entry holds; `files` by the directory of the archive that goes to one place: "" and those of `.data`.
+
+    `size` are the bytes on the disk; `differences` is what `verify.Differences` says of the wheel with this file name.
+    """
 
     wheel: str
-    """The file name of the wheel."""
     size: int
-    """The bytes that it takes on the disk."""
     differences: Sequence[str]
-    """What `verify.Differences` says of the wheel."""
     files: dict[str, list[Listed]]
 
     def encode(self) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from safe_pip.launch import adoption
 from safe_pip.launch.adoption import NAME, Adoption
 from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.venvs.readonly import ReadOnlyEnvironment
@@ -99,6 +100,30 @@ def test_every_way_to_start_pip_starts_safe_pip(adopted: PipEnvironment, other: 
         for command in ([str(link)], *spellings(environment)):
             assert is_safe_pip(adopted, command), command
             assert str(environment.purelib) in run(adopted, [*command, "--version"]).stdout
+
+
+@pytest.mark.skipif(sys.version_info < (3, 15), reason="reads no `.start` files")
+@pytest.mark.parametrize("is_upgraded", [True, False], ids=["upgraded in place", "of one version"])
+def test_later_versions_run_the_start_file(
+    env: PipEnvironment, monkeypatch: pytest.MonkeyPatch, is_upgraded: bool
+) -> None:
+    """With the files of Python 3.18 alone, and with those of a tree that an older Python has used as well."""
+    monkeypatch.setattr(adoption, "_RUNS_NO_LINE", (3, 15))
+    if is_upgraded:
+        monkeypatch.setattr(adoption, "python_of", lambda tree: None)
+    files = Adoption(env.site, env.site / "safe_pip").content()
+    assert len(files) == 3
+    assert (b"import sys" in files[NAME]) == is_upgraded
+    for name, content in files.items():
+        (env.site / name).write_bytes(content)
+    monkeypatch.undo()
+    for command in spellings(env.venv):
+        assert is_safe_pip(env, command), command
+    assert run(env, [env.venv.python, "-c", "import pip; print(pip.__file__)"]).stderr == ""
+    env.run("unadopt")
+    assert not [name for name in os.listdir(env.site) if "adopted" in name]
+    assert not list(env.site.glob("__pycache__/*adopted*"))
+    assert not is_safe_pip(env, [env.venv.python, "-m", "pip"])
 
 
 def test_it_calls_itself_pip_as_pip_does(adopted: PipEnvironment) -> None:

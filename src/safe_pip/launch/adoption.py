@@ -2,7 +2,7 @@
 
 The interpreter reads that file at every start (docs.python.org, `site`). Its one line looks at the last word that the
 interpreter was started with; only if that may be pip's does it run the rest, which is the text of `_hook.py`. Python
-3.15 and newer run the same line as a function of a module, which a `.start` file names. Without the first file nothing
+3.18 and newer run the same line as a function of a module, which a `.start` file names. Without the first file nothing
 happens.
 """
 
@@ -19,7 +19,7 @@ NAME = "safe-pip-adopted.pth"
 # The module's name makes a commit put it in before the file that names it, and take it away after that.
 _MODULE, _START = "_safe_pip_adopted", "safe-pip-adopted.start"
 _NAMES = (NAME, _START, f"{_MODULE}.py")
-_HAS_START_FILES = (3, 15)
+_RUNS_NO_LINE = (3, 18)  # and reads `.start` files, as 3.15 does
 _HEAD = "# `pip` and `python -m pip` are safe-pip here. For plain pip: `safe-pip unadopt`, or delete this file."
 _RUNNER = "_runner.py"
 _PACKAGE = Path(os.path.abspath(__file__)).parents[1]
@@ -66,7 +66,7 @@ class Adoption(NamedTuple):
             f"import os\n\ndef start(sitedir=os.path.dirname(__file__)):\n    {line}",
         )
         found = dict(zip(_NAMES, texts, strict=True))
-        if (python_of(self.tree) or (0, 0)) < _HAS_START_FILES:
+        if (python_of(self.tree) or (0, 0)) < _RUNS_NO_LINE:
             found[NAME] += f"\n{line}"
         return {name: f"{_HEAD}\n{found[name]}\n".encode("ascii") for name in _names(self.tree)}
 
@@ -78,7 +78,7 @@ def python_of(tree: Path) -> tuple[int, int] | None:
 
 
 def _names(tree: Path) -> tuple[str, ...]:
-    return _NAMES if (python_of(tree) or _HAS_START_FILES) >= _HAS_START_FILES else _NAMES[:1]
+    return _NAMES if (python_of(tree) or _RUNS_NO_LINE) >= _RUNS_NO_LINE else _NAMES[:1]
 
 
 def contents(tree: Path) -> dict[str, bytes]:

@@ -14,6 +14,7 @@ PROJECTS = {
     "example-beta": ("example-alpha",),
     "example-gamma": ("example-alpha", "example-beta"),
     "example-common": (),
+    "example-delta": (),
     "example-helper": (),
 }
 """Each project with what it requires. Each has the versions 1 and 2."""

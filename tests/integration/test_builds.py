@@ -21,18 +21,18 @@ pytestmark = pytest.mark.slow
 Start = Callable[[str], "subprocess.Popen[str]"]
 
 PAGE = Page.read("builds")
-SLOW, FRESH = "install --no-build-isolation ./slow", "install fresh"
-UPGRADE = "install --upgrade helper"
+SLOW, FRESH = "install --no-build-isolation ./slow", "install example-alpha"
+UPGRADE = "install --upgrade example-helper"
 OTHERS = ["build --no-isolation", "pip wheel", "build --wheel"]
 
 
 @pytest.fixture
 def slow(env: PipEnvironment) -> Waiting:
-    """The page's source tree, in whose build we can wait; `helper 1` is there and `helper 2` in the index."""
+    """The page's source tree, in whose build we can wait; `example-helper` 1 is there, and 2 in the index."""
     env.activate()
-    env.add_to_index(Project("helper", "1"), Project("fresh", "1"))
-    env.run("install", "helper")
-    env.add_to_index(Project("helper", "2"))
+    env.add_to_index(Project("example-helper", "1"), Project("example-alpha", "1"))
+    env.run("install", "example-helper")
+    env.add_to_index(Project("example-helper", "2"))
     waiting = env.waiting(Project("slow", "1"))
     (env.directory / "slow").symlink_to(waiting.tree)
     return waiting
@@ -80,9 +80,9 @@ def test_during_a_build_new_installs_complete_and_an_upgrade_waits_names_the_hol
     for process in later:
         wait_until(lambda process=process: is_waiter(process.pid))
     # A command that queues for the environment lock holds nothing that a reader or an addition needs.
-    env.add_to_index(Project("fresh", "2"), Project("also-fresh", "1"))
+    env.add_to_index(Project("example-alpha", "2"), Project("also-fresh", "1"))
     env.run("install", "also-fresh", SAFE_PIP_LOCK_TIMEOUT="0")
-    assert ["helper", "1"] in map(str.split, env.run("list", SAFE_PIP_LOCK_TIMEOUT="0").stdout.splitlines())
+    assert ["example-helper", "1"] in map(str.split, env.run("list", SAFE_PIP_LOCK_TIMEOUT="0").stdout.splitlines())
     slow.release()
     with ended(upgrade) as (status, _, err):
         assert status == 0, err
@@ -90,21 +90,21 @@ def test_during_a_build_new_installs_complete_and_an_upgrade_waits_names_the_hol
     for other, process in zip(others, later, strict=True):
         other.begun(process)
     # They stand in their builds, so the upgrade was before them: not at their end.
-    assert env.installed()["helper"] == "2"
+    assert env.installed()["example_helper"] == "2"
     for other in others:
         other.release()
     for process in (build, *later):
         with ended(process) as (status, _, err):
             assert status == 0, err
-    names = ("fresh", "also-fresh", "slow", "later-0", "later-1")
-    assert env.installed() == {"helper": "2", **{name.replace("-", "_"): "1" for name in names}}
+    names = ("example-alpha", "also-fresh", "slow", "later-0", "later-1")
+    assert env.installed() == {"example_helper": "2", **{name.replace("-", "_"): "1" for name in names}}
 
 
 def test_an_upgrade_of_which_another_command_installs_a_part_meanwhile_keeps_its_turn(env, slow, start):
     other = env.waiting(Project("later", "1"))
     build = start(PAGE.command(SLOW))
     slow.begun(build)
-    upgrade = start(f"{PAGE.command(UPGRADE).strip()} fresh")
+    upgrade = start(f"{PAGE.command(UPGRADE).strip()} example-alpha")
     told(upgrade)
     shell(PAGE.command(FRESH), env.directory, env.variables)
     later = start(f"safe-pip install --no-build-isolation {other.tree}")
@@ -112,15 +112,15 @@ def test_an_upgrade_of_which_another_command_installs_a_part_meanwhile_keeps_its
     slow.release()
     with ended(upgrade) as (status, out, err):
         assert status == 0, err
-        assert "`fresh 1` was installed meanwhile by another command" in err
-        assert "Successfully installed helper-2\n" in out
+        assert "`example-alpha 1` was installed meanwhile by another command" in err
+        assert "Successfully installed example-helper-2\n" in out
     other.begun(later)
-    assert env.installed()["helper"] == "2"
+    assert env.installed()["example_helper"] == "2"
     other.release()
     for process in (build, later):
         with ended(process) as (status, _, err):
             assert status == 0, err
-    assert env.installed() == {"helper": "2", "fresh": "1", "slow": "1", "later": "1"}
+    assert env.installed() == {"example_helper": "2", "example_alpha": "1", "slow": "1", "later": "1"}
 
 
 @pytest.mark.parametrize("words", OTHERS)
@@ -139,7 +139,7 @@ def test_another_front_end_under_run_builds_while_other_commands_only_add(env, s
     (wheel,) = (env.directory / "dist").iterdir()
     assert check_wheel(wheel, ["slow.py"]) == []
     shell(PAGE.command(UPGRADE), env.directory, at_once)
-    assert env.installed()["helper"] == "2"
+    assert env.installed()["example_helper"] == "2"
 
 
 @pytest.mark.parametrize("words", OTHERS)

@@ -12,7 +12,15 @@ from collections import Counter
 import pytest
 
 from tests.support.pages import Page, shell
-from tests.support.processes.importers import IMPORTER, MISSING, NAME, ONE_VERSION, both_versions, import_during
+from tests.support.processes.importers import (
+    IMPORTER,
+    MISSING,
+    MODULE,
+    NAME,
+    ONE_VERSION,
+    both_versions,
+    import_during,
+)
 from tests.support.venvs.checker import check
 from tests.support.venvs.pip_environment import PipEnvironment
 
@@ -56,5 +64,5 @@ def test_the_page_s_commands_work_one_after_the_other(env: PipEnvironment) -> No
     page = prepare(env)
     done = [shell(command, env.directory, env.variables) for command in (*page.commands, page.commands[0])]
     assert done[0].stdout == f'["{ONE_VERSION}", "\'1\'"]\n'
-    assert env.installed() == {NAME: "1"}
+    assert env.installed() == {MODULE: "1"}
     assert MISSING not in done[-1].stdout

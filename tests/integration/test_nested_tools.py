@@ -17,9 +17,9 @@ from tests.support.wheels.tiny import Project
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")]
 
 PAGE = Page.read("nested")
-PARTS = {f"part_{number}": "1" for number in range(1, 5)}
+PARTS = {f"example_{name}": "1" for name in ("alpha", "beta", "gamma", "delta")}
 MAKE, DROPPED, SUDO, TOX = "-- make -j4", "-- env -i", "-- sudo", "-- tox"
-ADD, REPLACE = "install addition", "install --upgrade present"
+ADD, REPLACE = "install example-common", "install --upgrade example-helper"
 SETUP, UV = "safe-pip install --no-build-isolation", "uv pip install --no-build-isolation"
 BARE = ["env", "-i"]
 
@@ -29,14 +29,14 @@ def env(env: PipEnvironment) -> PipEnvironment:
     """With the page's files and projects; pip's settings come from a file, which no `env -i` drops."""
     env.activate()
     PAGE.save(env.directory)
-    names = ("part-1", "part-2", "part-3", "part-4", "addition", "present", "helper")
-    env.add_to_index(*(Project(name, "1") for name in names))
+    names = (*PARTS, "example_common", "example_helper")
+    env.add_to_index(*(Project(name.replace("_", "-"), "1") for name in names))
     settings = env.directory / "home" / ".config" / "pip" / "pip.conf"
     settings.parent.mkdir(parents=True)
     house = env.workspace.wheelhouse.path
     settings.write_text(f"[global]\nno-index = true\nfind-links =\n    {house}\n    {env.index}\n")
-    env.run("install", "present")
-    env.add_to_index(Project("present", "2"))
+    env.run("install", "example-helper")
+    env.add_to_index(Project("example-helper", "2"))
     return env
 
 
@@ -56,7 +56,7 @@ def made(env: PipEnvironment, words: str, **more: str) -> None:
     """Run a page's command below which make makes all parts."""
     done = shell(PAGE.command(words), env.directory, variables(env) | more)
     assert "waiting for" not in done.stderr, done.stderr
-    assert env.installed() == {"present": "1", **PARTS}
+    assert env.installed() == {"example_helper": "1", **PARTS}
     assert check(env.venv, env.variables) == []
 
 
@@ -82,13 +82,13 @@ def test_so_do_those_below_tox_which_drops_the_variable(env: PipEnvironment, too
 @pytest.mark.parametrize("way", [str, below_nothing], ids=["variable", "dropped"])
 def test_below_a_shared_holder_an_addition_goes_through_and_a_replacement_is_refused(env: PipEnvironment, way) -> None:
     shell(way(PAGE.command(ADD)), env.directory, variables(env))
-    assert env.installed() == {"present": "1", "addition": "1"}
+    assert env.installed() == {"example_helper": "1", "example_common": "1"}
     refused = shell(way(PAGE.command(REPLACE)), env.directory, variables(env), status=75)
     # The page shows what is said, with `/venv` for the environment; without the variable the holder is named as well.
     shown = next(line for line in PAGES.joinpath("nested.md").read_text().splitlines() if "error: `/venv`" in line)
     for part in shown.replace("/venv", str(env.venv.path)).split(" for the command", 1):
         assert part in refused.stderr, refused.stderr
-    assert env.installed() == {"present": "1", "addition": "1"}
+    assert env.installed() == {"example_helper": "1", "example_common": "1"}
 
 
 @pytest.mark.parametrize("words", [SETUP, UV], ids=["safe-pip", "uv"])
@@ -109,7 +109,7 @@ def test_a_setup_script_that_calls_safe_pip_adds_what_it_needs(
         assert replaced != text
         script.write_text(replaced)
     shell(PAGE.command(words), env.directory, variables(env) | more)
-    expected = {"present": "1", "helper": "1", "outer": "1", "setuptools": "80.9.0"}
+    expected = {"example_helper": "1", "example_common": "1", "outer": "1", "setuptools": "80.9.0"}
     assert env.installed() == expected
     found = check(env.venv, env.variables)
     assert [each for each in found if each != Violation("unowned-file", ".lock")] == []

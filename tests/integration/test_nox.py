@@ -13,14 +13,15 @@ from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 PAGE, ADOPT = Page.read("nox"), Page.read("adopt")
-PROJECTS = ("alpha", "beta", "gamma")
+PROJECTS = ("example_alpha", "example_beta", "example_gamma")
 
 
 @pytest.fixture
 def env(env: PipEnvironment) -> PipEnvironment:
     """With safe-pip on PATH, and what is to be installed."""
     env.activate()
-    env.add_to_index(*map(Project, PROJECTS), Project("common", "1"), Project("common", "2"))
+    env.add_to_index(*(Project(name.replace("_", "-")) for name in PROJECTS))
+    env.add_to_index(*(Project("example-common", version) for version in "12"))
     return env
 
 
@@ -36,7 +37,7 @@ def test_sessions_that_run_at_once_share_one_environment(with_nox: PipEnvironmen
     shell(PAGE.command("nox --parallel 3\n"), with_nox.directory, with_nox.variables)
     (site,) = with_nox.directory.glob(".venv/lib/python*/site-packages")
     there = {path.name for path in site.glob("*.dist-info") if not path.name.startswith(("pip-", "setuptools-"))}
-    assert there == {f"{project}-1.dist-info" for project in (*PROJECTS, "common")}
+    assert there == {f"{project}-1.dist-info" for project in (*PROJECTS, "example_common")}
     with_nox.run("doctor", "--env", with_nox.directory / ".venv")
 
 
@@ -44,7 +45,7 @@ def test_nox_as_it_is_runs_safe_pip_in_environments_that_are_adopted(with_nox: P
     done = shell(PAGE.command("unchanged.py"), with_nox.directory, with_nox.variables)
     assert done.stdout.count("Adopted") == len(PROJECTS)
     assert (done.stdout + done.stderr).count("safe-pip: safe-pip ") == len(PROJECTS)
-    assert len(list(with_nox.directory.glob(".nox/*/lib/python*/site-packages/alpha.py"))) == 1
+    assert len(list(with_nox.directory.glob(".nox/*/lib/python*/site-packages/example_alpha.py"))) == 1
 
 
 def test_the_commands_of_the_page_on_adopting_do_what_it_says(env: PipEnvironment) -> None:
@@ -53,6 +54,6 @@ def test_the_commands_of_the_page_on_adopting_do_what_it_says(env: PipEnvironmen
     for commands in ADOPT.commands[:2]:
         done = shell(commands, env.directory, env.variables)
     assert "nothing is unfinished" in done.stdout
-    assert {"alpha.py", "beta.py"} <= set(os.listdir(made.purelib))
+    assert {"example_alpha.py", "example_beta.py"} <= set(os.listdir(made.purelib))
     done = shell(ADOPT.commands[2], env.directory, env.variables)
     assert "`pip` is pip again" in done.stdout

@@ -20,7 +20,7 @@ from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 MANY = 16
-PROJECTS = (Project("aproject", "1", ("other",)), Project("other", "1"))
+PROJECTS = (Project("example-alpha", "1", ("example-beta",)), Project("example-beta", "1"))
 
 PIPFILE = """\
 [[source]]
@@ -29,14 +29,14 @@ url = "https://index.invalid/simple"
 verify_ssl = true
 
 [packages]
-aproject = "*"
+example-alpha = "*"
 """
 
 
 def lock_file(index: Path) -> str:
     """What pipenv would write: the versions, and the digests of their wheels."""
     source = {"name": "index", "url": "https://index.invalid/simple", "verify_ssl": True}
-    pipfile = {"_meta": {"requires": {}, "sources": [source]}, "default": {"aproject": "*"}, "develop": {}}
+    pipfile = {"_meta": {"requires": {}, "sources": [source]}, "default": {"example-alpha": "*"}, "develop": {}}
     text = json.dumps(pipfile, sort_keys=True, separators=(",", ":"))
     default = {}
     for project in PROJECTS:
@@ -101,7 +101,7 @@ def end(processes: list[subprocess.Popen[str]]) -> None:
 def sound(machine: PipEnvironment, home: Path) -> bool:
     """Whether the environment has what the project asks for, whole."""
     environment = Venv(home, frozenset())
-    found = {name: version for name, version in installed(environment).items() if name in ("aproject", "other")}
+    found = {name: version for name, version in installed(environment).items() if name.startswith("example-")}
     # virtualenv has files of its own, which no RECORD names, and the RECORD of what it seeds is of its own making too.
     theirs = ("stray-script", "unowned-file")
     wrong = [
@@ -109,7 +109,7 @@ def sound(machine: PipEnvironment, home: Path) -> bool:
         for each in check(environment, machine.variables)
         if each.name not in theirs and not each.detail.startswith(("pip", "setuptools"))
     ]
-    return found == {"aproject": "1", "other": "1"} and not wrong
+    return found == {"example-alpha": "1", "example-beta": "1"} and not wrong
 
 
 def test_sixteen_at_once_in_one_project_all_succeed(machine: PipEnvironment) -> None:

@@ -36,7 +36,7 @@ def env(env: PipEnvironment) -> PipEnvironment:
 
 
 def test_the_alias_works_many_times_at_once_whether_safe_pip_is_in_that_environment_or_not(env: PipEnvironment) -> None:
-    env.add_to_index(Project("extra", "1"))
+    env.add_to_index(Project("example-alpha", "1"))
     elsewhere: Venv = env.workspace.maker.make(env.directory / "elsewhere")
     for environment in (env.venv, elsewhere):
         variables = env.variables | {"SAGE_VENV": str(environment.path)}
@@ -54,8 +54,8 @@ def test_the_alias_works_many_times_at_once_whether_safe_pip_is_in_that_environm
         for process in processes:
             out, err = process.communicate()
             assert process.returncode == 0, out + err
-            assert "extra" in out.splitlines()[-1] or "\nextra" in out, out
-        assert installed(environment)["extra"] == "1"
+            assert "example-alpha" in out.splitlines()[-1] or "\nexample-alpha" in out, out
+        assert installed(environment)["example-alpha"] == "1"
 
 
 def test_a_wheel_is_installed_from_many_makes_at_once_and_so_are_others(env: PipEnvironment) -> None:

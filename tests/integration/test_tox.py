@@ -16,7 +16,7 @@ from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 PAGE = Page.read("tox")
-OWN = {"unit": "alpha", "docs": "beta", "style": "gamma"}
+OWN = {"unit": "example_alpha", "docs": "example_beta", "style": "example_gamma"}
 
 
 @pytest.fixture
@@ -25,7 +25,8 @@ def env(env: PipEnvironment, toolbox: Toolbox) -> PipEnvironment:
     env.activate()
     env.more["PATH"] += os.pathsep + str(toolbox.program("tox").parent)
     env.more["TOX_OVERRIDE"] = "testenv.pass_env=XDG_CACHE_HOME,PIP_*"  # the cache of this session
-    env.add_to_index(*map(Project, OWN.values()), Project("common", "1"), Project("common", "2"))
+    env.add_to_index(*(Project(name.replace("_", "-")) for name in OWN.values()))
+    env.add_to_index(*(Project("example-common", version) for version in "12"))
     PAGE.save(env.directory)
     (env.directory / "toxfile.py").rename(env.directory / "toxfile.later")
     return env
@@ -48,7 +49,7 @@ def test_several_tox_environments_share_one(env: PipEnvironment) -> None:
     shell(PAGE.command("shared.ini"), env.directory, env.variables)
     home = env.directory / ".venv"
     there = {path.name for path in site(home).glob("*.dist-info") if not path.name.startswith(("pip-", "setuptools-"))}
-    assert there == {f"{project}-1.dist-info" for project in (*OWN.values(), "common")}
+    assert there == {f"{project}-1.dist-info" for project in (*OWN.values(), "example_common")}
     env.run("doctor", "--env", home)
 
 
@@ -57,7 +58,7 @@ def test_tox_as_it_is_runs_safe_pip_in_environments_that_are_adopted(env: PipEnv
     assert done.stdout.count("Adopted") == len(OWN)
     for name in OWN:
         tree = site(env.directory / ".tox" / name)
-        assert (tree / "alpha.py").exists()
+        assert (tree / "example_alpha.py").exists()
         assert (tree / ".safe-pip").is_dir()
         (log,) = (env.directory / ".tox" / name / "log").glob("*-commands[[]1[]].log")
         assert "safe-pip: safe-pip " in log.read_text()

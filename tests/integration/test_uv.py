@@ -30,12 +30,12 @@ UV, OURS, ALONE = (command.strip() for command in PAGE.commands)
 
 def projects(version: str) -> Iterator[Project]:
     """Two projects that are always moved together, with all that a wheel can have."""
-    for name in ("alpha", "beta"):
+    for name in ("example_alpha", "example_beta"):
         files = {f"{name}/part{number}/module.py": f"VERSION = {version!r}\n" for number in range(8)}
         files |= {f"{name}/__init__.py": f"VERSION = {version!r}\ndef main(): pass\n", f"{name}/only{version}.py": ""}
         files |= {f"space/{name}.py": f"VERSION = {version!r}\n"}
         data = {f"share/space/{name}.txt": version}
-        yield Project(name, version, files=files, data=data, console_scripts={name: f"{name}:main"})
+        yield Project(name.replace("_", "-"), version, files=files, data=data, console_scripts={name: f"{name}:main"})
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def violations(env: PipEnvironment) -> list[Violation]:
 
 def perform(env: PipEnvironment, times: int) -> None:
     """Have four loops of so many commands move and remove the same projects; on return no command has failed."""
-    removal = ["uv pip uninstall alpha beta", "safe-pip uninstall --yes alpha beta"]
+    removal = ["uv pip uninstall example-alpha example-beta", "safe-pip uninstall --yes example-alpha example-beta"]
     other = [command.replace("==1", "==3").replace("==2", "==1").replace("==3", "==2") for command in (UV, OURS)]
     lanes = [[UV, other[0]], [OURS, other[1]], [OURS, removal[0]], [UV, removal[1]]]
 
@@ -71,7 +71,11 @@ def perform(env: PipEnvironment, times: int) -> None:
 
     with ThreadPoolExecutor(len(lanes)) as pool:
         list(pool.map(work, lanes))
-    assert env.installed() in ({}, {"alpha": "1", "beta": "1"}, {"alpha": "2", "beta": "2"})
+    assert env.installed() in (
+        {},
+        {"example_alpha": "1", "example_beta": "1"},
+        {"example_alpha": "2", "example_beta": "2"},
+    )
     assert violations(env) == []
 
 
@@ -113,7 +117,7 @@ def test_a_commit_waits_for_a_uv_that_builds_and_says_so(
     assert ".lock` is not free, held by `" in refused.stderr
     assert f"(pid {uv.pid})" in refused.stderr
     assert "Nothing was changed" in refused.stderr
-    waiter = env.start("install", "alpha==1", "beta==1")
+    waiter = env.start("install", "example-alpha==1", "example-beta==1")
     assert waiter.stderr is not None
     while "waiting for the exclusive lock" not in (line := waiter.stderr.readline()):
         assert line
@@ -124,12 +128,12 @@ def test_a_commit_waits_for_a_uv_that_builds_and_says_so(
     assert uv.returncode == 0, err
     _, err = waiter.communicate(timeout=LIMIT)
     assert waiter.returncode == 0, err
-    assert env.installed() == {"slow": "1", "alpha": "1", "beta": "1"}
+    assert env.installed() == {"slow": "1", "example_alpha": "1", "example_beta": "1"}
     assert violations(env) == []
 
 
 def test_the_page_s_commands_work_one_after_the_other(env: PipEnvironment) -> None:
     for command, version in ((UV, "2"), (OURS, "1"), (ALONE, "2"), (OURS, "1")):
         shell(command, env.directory, env.variables)
-        assert env.installed() == {"alpha": version, "beta": version}
+        assert env.installed() == {"example_alpha": version, "example_beta": version}
     assert violations(env) == []

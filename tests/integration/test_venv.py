@@ -358,7 +358,7 @@ def test_requirements_that_cannot_be_installed_leave_the_environment_without_the
 
 def test_the_page_says_what_happens(env: PipEnvironment) -> None:
     env.activate()
-    env.add_to_index(Project("aproject", "1"))
+    env.add_to_index(Project("example-alpha", "1"))
     page = Page.read("venv")
     page.save(env.directory)
     for commands in page.commands:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import runpy
+import shlex
 from pathlib import Path
 
 import pytest
@@ -86,3 +88,19 @@ def test_every_page_that_a_page_leads_to_is_there() -> None:
     for path in PAGES.glob("*.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
             assert (path.parent / target).exists(), (path.name, target)
+
+
+def test_a_page_installs_nothing_that_a_stranger_may_have_published() -> None:
+    """A reader may paste a command where pip asks the index: a name there would be somebody's project."""
+    made = set(runpy.run_path(str(PAGES.parent / "examples.py"))["PROJECTS"])
+    valued = ("--find-links", "-r", "--wheel-dir")
+    for path in PAGES.glob("*.md"):
+        page = Page.read(path.stem)
+        assert set(re.findall(r"\bexample-[a-z]+", path.read_text())) <= made, path.name
+        for command in re.findall(
+            r"\b(?:pip|pip3) install ([^\n;&|#]*)", "\n".join([*page.commands, *page.files.values()])
+        ):
+            words = shlex.split(command.replace("$@", "./").replace("$*", "./").replace("{opts} {packages}", ""))
+            for before, word in zip(["", *words], words, strict=False):
+                is_local = word.startswith(("-", "./", "sources/", "wheels/")) or before in valued
+                assert is_local or word.partition("==")[0] in made, (path.name, word)

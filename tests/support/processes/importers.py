@@ -11,14 +11,14 @@ from pathlib import Path
 
 from tests.support.wheels.tiny import Content, Project
 
-NAME = "wanted"
+NAME, MODULE = "example-alpha", "example_alpha"
 MODULES = 40
 
 # What one interpreter does: the package imports all its modules, each of which knows its version.
 IMPORTER = f"""\
 import importlib.metadata, json
 try:
-    import {NAME} as package
+    import {MODULE} as package
     met = "one version" if package.VERSIONS == {{package.__version__}} else "modules of both versions"
     try:
         version = importlib.metadata.version("{NAME}")
@@ -55,8 +55,8 @@ def _version(version: str) -> Project:
     names = [f"module{number}" for number in range(MODULES)]
     lines = [f"__version__ = {version!r}", f"from . import {', '.join(names)}"]
     lines.append(f"VERSIONS = {{{', '.join(f'{name}.VERSION' for name in names)}}}")
-    files: dict[str, Content] = {f"{NAME}/__init__.py": "\n".join(lines) + "\n"}
-    files |= {f"{NAME}/{name}.py": f"VERSION = {version!r}\n" for name in names}
+    files: dict[str, Content] = {f"{MODULE}/__init__.py": "\n".join(lines) + "\n"}
+    files |= {f"{MODULE}/{name}.py": f"VERSION = {version!r}\n" for name in names}
     return Project(NAME, version, files=files)
 
 

@@ -1,6 +1,7 @@
 """The wheel and the sdist hold what they should, and say of themselves what is so."""
 
 import ast
+import re
 import subprocess
 import sys
 import tarfile
@@ -103,3 +104,19 @@ def test_the_sdist_builds_the_same_wheel(sdist, wheel, tmp_path):
 def test_the_sdist_can_be_tested_as_the_readme_says(sdist):
     for name in ("tox.ini", "toxfile.py", "pyproject.toml", "README.md", ".ci/pythons", "tests/unit/test_packaging.py"):
         assert (sdist / name).is_file(), name
+
+
+def test_the_changelog_begins_with_this_version_and_so_does_the_citation():
+    changes = (PROJECT / "CHANGELOG.md").read_text()
+    [newest, *_] = re.findall(r"^## \[?(.+?)\]?(?: .*)?$", changes, re.MULTILINE)
+    assert newest == safe_pip.__version__
+    assert f"\nversion: {newest}\n" in (PROJECT / "CITATION.cff").read_text()
+
+
+def test_the_workflow_runs_environments_that_tox_has():
+    """tox takes any name that is made of its factors, and runs no command for one of none."""
+    workflow, tox = (PROJECT / ".github/workflows/ci.yml").read_text(), (PROJECT / "tox.ini").read_text()
+    [checks] = re.findall(r"env: \[(.+)\]", workflow)
+    assert all(f"[testenv:{name}]" in tox for name in checks.split(", "))
+    tests = re.findall(r"env: ([\w-]+) }", workflow)
+    assert sorted(tests) == sorted(re.findall(r"^    ([a-z0-9]+-pip(?:newest|oldest))$", tox, re.MULTILINE))

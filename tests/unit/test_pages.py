@@ -91,16 +91,15 @@ def test_every_page_that_a_page_leads_to_is_there() -> None:
 
 
 def test_a_page_installs_nothing_that_a_stranger_may_have_published() -> None:
-    """A reader may paste a command where pip asks the index: a name there would be somebody's project."""
+    """A reader may paste a command where pip asks the index: a name there would be a real project."""
     made = set(runpy.run_path(str(PAGES.parent / "examples.py"))["PROJECTS"])
-    valued = ("--find-links", "-r", "--wheel-dir")
+    valued = ("--find-links", "-r", "--wheel-dir", "--prefix")
     for path in PAGES.glob("*.md"):
         page = Page.read(path.stem)
         assert set(re.findall(r"\bexample-[a-z]+", path.read_text())) <= made, path.name
-        for command in re.findall(
-            r"\b(?:pip|pip3) install ([^\n;&|#]*)", "\n".join([*page.commands, *page.files.values()])
-        ):
-            words = shlex.split(command.replace("$@", "./").replace("$*", "./").replace("{opts} {packages}", ""))
+        text = "\n".join([*page.commands, *page.files.values()]).replace("{opts} {packages}", "")
+        for command in re.findall(r"\bpip3? install ([^\n;&|#>]*)", text):
+            words = shlex.split(command)
             for before, word in zip(["", *words], words, strict=False):
-                is_local = word.startswith(("-", "./", "sources/", "wheels/")) or before in valued
+                is_local = word.startswith(("-", "$", "./", "/wheels/", "sources/", "wheels/")) or before in valued
                 assert is_local or word.partition("==")[0] in made, (path.name, word)

@@ -21,6 +21,10 @@ from tests.support.wheels.wheelhouse import NEWEST_PIP, Wheelhouse, any_pip, fet
 # Dependencies are what pip resolves on the day of fetching.
 VERSIONS = {
     "build": "1.6.1",
+    "cmake": "4.1.2",
+    "hatch": "1.18.2",
+    "meson": "1.12.1",
+    "ninja": "1.13.0",
     "nox": "2026.10.20",
     "pipenv": "2026.10.3",
     "tox": "4.67.15" if sys.version_info >= (3, 11) else "4.65.0",

@@ -1,0 +1,102 @@
+"""The documentation as a site: `tox -e docs`.
+
+The pages are Markdown, readable as they are. The reference of commands, settings and exit statuses is made here from
+the program's own tables, where a page has a line such as `<!-- commands -->`.
+"""
+
+import argparse
+import inspect
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+os.environ["COLUMNS"] = "80"  # the width of usage lines
+
+import safe_pip
+from safe_pip import errors
+from safe_pip.commands import options
+from safe_pip.launch import settings
+
+project = "safe-pip"
+author = "The safe-pip developers"
+project_copyright = author
+version = release = safe_pip.__version__
+
+extensions = ["myst_parser", "sphinxcontrib.mermaid"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"safe-pip {version}"
+
+myst_enable_extensions = ["colon_fence"]
+myst_fence_as_directive = ["mermaid"]
+myst_heading_anchors = 3
+# Code fences name the file that they hold, and Makefiles with pip's `$*` are no shell.
+suppress_warnings = ["misc.highlighting_failure"]
+
+# Pages elsewhere are not fetched: the check has to work without a network, and their absence is no fault of a change.
+# Links between the pages, and to headings in them, are checked by the build itself.
+linkcheck_ignore = [r"https?://"]
+
+
+def paragraphs(text: str) -> str:
+    """Help text as Markdown: words with dashes and stars are no markup."""
+    return text.strip().replace("<", "&lt;").replace("*", r"\*")
+
+
+def commands() -> Iterator[str]:
+    """Each verb: what it does, its usage, its arguments."""
+    for verb, described in options.TABLE.items():
+        parser = options.parser(verb)
+        yield f"## safe-pip {verb}\n"
+        yield f"```text\n{parser.format_usage()}```\n"
+        yield f"{paragraphs(described.description)}\n"
+        for action in parser._actions:
+            if action.help == argparse.SUPPRESS:
+                continue
+            value = "" if action.nargs == 0 else str(action.metavar or action.dest.upper())
+            names = " ".join([", ".join(action.option_strings), value]).strip()
+            yield f"- `{names}`: {paragraphs(action.help or '')}"
+        yield f"\n{paragraphs(described.epilog)}\n" if described.epilog else ""
+
+
+def table_of_settings() -> Iterator[str]:
+    """Each setting with its three names, and what it means."""
+    defaults = settings.Settings()
+    yield "| option before the command | variable | key in `[safe-pip]` | default | |"
+    yield "|---|---|---|---|---|"
+    for each in settings.TABLE:
+        default = {None: "none", True: "yes", False: "no"}.get(value := getattr(defaults, each.name), value)
+        option = f"`--{each.key}`" if each.takes or each.name == "durable" else ""
+        yield f"| {option} | `{each.variable}` | `{each.key}` | {default} | {paragraphs(each.help)} |"
+
+
+def exit_statuses() -> Iterator[str]:
+    """Each error that safe-pip reports by itself."""
+    yield "| status | error | meaning |"
+    yield "|---:|---|---|"
+
+    def below(kind: type[errors.SafePipError]) -> Iterator[type[errors.SafePipError]]:
+        for each in kind.__subclasses__():
+            yield each
+            yield from below(each)
+
+    for each in sorted(below(errors.SafePipError), key=lambda each: each.exit_status):
+        told = inspect.cleandoc(each.__doc__ or "").partition("\n")[0]
+        yield f"| {each.exit_status} | `{each.code}` | {paragraphs(told)} |"
+
+
+GENERATED = {"commands": commands, "settings": table_of_settings, "exit-statuses": exit_statuses}
+
+
+def fill(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Put what is generated in the place of its comment."""
+    for name, lines in GENERATED.items():
+        source[0] = source[0].replace(f"<!-- {name} -->", "\n".join(lines()))
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("source-read", fill)

@@ -1,7 +1,4 @@
-"""What a commit has to do so that what is live becomes what was staged.
-
-It looks at trees in memory, and calls `Situation.foreign` and `Situation.read` only when it matters.
-"""
+"""What a commit has to do so that what is live becomes what was staged. It looks at trees in memory."""
 
 from collections.abc import Collection, Sequence
 
@@ -18,8 +15,8 @@ __all__ = ["MergeRefused", "NeedsPart", "Situation", "merge"]
 def merge(staged: Sequence[tuple[int, Entry, Entry]], going: Collection[str], situation: Situation) -> Plan:
     """Plan how each staged tree (with the number of its part) is merged into the live one while the files `going` go.
 
-    Raises `NeedsPart` if something is staged on another volume than its place, and `MergeRefused` for what is in the
-    way and belongs to no distribution that leaves.
+    Raises `NeedsPart` if something is staged on another volume than its place, and `MergeRefused` if something is in
+    the way that belongs to no distribution that leaves.
     """
     work = _Merge(Outgoing(going), situation)
     for part, entry, live in staged:
@@ -34,9 +31,8 @@ class _Merge:
         self._planner = Planner(situation)
         self._refuse = self._planner.refused.append
         self._is_exact = situation.exactly is not None
-        self._made = situation.exactly.made if situation.exactly is not None else None
-        self._going = going
-        self._situation = situation
+        self._made = situation.exactly and situation.exactly.made
+        self._going, self._situation = going, situation
         # Each live directory with what is staged into it, also through symbolic links that lead there.
         self._nodes: dict[str, tuple[Entry, list[Source]]] = {}
         self._met: set[str] = set()
@@ -81,8 +77,7 @@ class _Merge:
         for name in sorted({*staged, *entries}, key=lambda name: (name != "__pycache__", name)):
             found, given = entries.get(name), staged.get(name, [])
             if found is None:
-                source = self._one(join(live.path, name), given)
-                if source is not None:
+                if (source := self._one(join(live.path, name), given)) is not None:
                     self._planner.add(Kind.NEW, live, name, source)
             elif not found.is_directory or found.target:
                 goes = is_going or join(live.path, name) in self._going.paths
@@ -94,13 +89,12 @@ class _Merge:
         if found.target and not is_going and all(source.entry.is_directory for source in given):
             return  # what is staged goes where the link leads
         path = join(live.path, name)
-        source = self._one(path, given)
-        if source is None:
+        if (source := self._one(path, given)) is None:
             if is_going:
                 self._planner.add(Kind.REMOVE, live, name, old=found)
         elif not source.entry.is_directory:
             self._planner.add(Kind.FILE, live, name, source, old=found)
-            if not is_going and not is_bytecode(path):
+            if not (is_going or is_bytecode(path)):
                 self._planner.overwritten.append(path)
         elif is_going:
             self._planner.add(Kind.SWAP, live, name, source, old=found)
@@ -159,8 +153,7 @@ class _Merge:
         others = [join(found.path, path) for path in contents.others]
         if contents.is_fixed or not is_left or any(map(self._situation.foreign, others)):
             return False
-        source = self._one(found.path, sources)
-        if source is None:
+        if (source := self._one(found.path, sources)) is None:
             return False
         for path, other in zip(contents.others, others, strict=True):
             self._carry_over(source, path, other)
@@ -188,7 +181,6 @@ class _Merge:
         return found.path in self._made and all(self._may_go(child, is_going=is_going) for child in below)
 
     def _loses_files(self, found: Entry) -> bool:
-        """Whether a file goes from this directory itself."""
         return any(join(found.path, name) in self._going.paths for name in found.children)
 
     def _can_move(self, live: Entry, found: Entry) -> bool:

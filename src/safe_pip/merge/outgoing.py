@@ -11,17 +11,13 @@ _METADATA_FILES = ("RECORD", "METADATA", "PKG-INFO")
 
 
 class Contents(NamedTuple):
-    """What is in a directory, at whatever depth, relative to it.
+    """What is in a directory, at whatever depth, with paths relative to it."""
 
-    `files` are all but bytecode; `others` are those of them that stay. `is_fixed`: something in it forbids that it is
-    moved as a whole.
-    """
-
-    files: list[str]
-    others: list[str]
+    files: list[str]  # all but bytecode
+    others: list[str]  # those of them that stay
     has_going: bool
     has_bytecode: bool
-    is_fixed: bool
+    is_fixed: bool  # something in it forbids that it is moved as a whole
 
 
 class Outgoing:
@@ -29,8 +25,7 @@ class Outgoing:
 
     def __init__(self, files: Collection[str]) -> None:
         self.paths: set[str] = set()
-        self.parents: set[str] = set()
-        """The directories that something goes from, or from below."""
+        self.parents: set[str] = set()  # the directories that something goes from, or from below
         self._staying: set[str] = set()
         for path in files:
             self._add(path)
@@ -96,10 +91,9 @@ class Outgoing:
 
 
 def _goes_with_source(name: str, sources: Mapping[str, bool]) -> bool | None:
-    """Whether the source of a bytecode file goes; of several, the one with the longest name. None if it has none.
+    """Whether the source of a bytecode file goes; None if it has none. Of several, the one with the longest name.
 
-    Tags may have dots in them, and so may names of sources: `a.cpython-313.opt-1.pyc`,
-    `a.cpython-313-pytest-8.4.1.pyc`.
+    Tags may have dots in them, and so may names of sources: `a.cpython-313-pytest-8.4.1.pyc`.
     """
     stem = name.rpartition(".pyc")[0]
     while stem and stem not in sources:

@@ -1,8 +1,4 @@
-"""What one commit does to the target: operations on paths, as pure data, and what they are made from.
-
-The paths of the operations are disjoint: none lies below another. So each operation can be done, and undone, whatever
-the others did.
-"""
+"""What one commit does to the target, as data. No operation's path lies below another's: each is undone by itself."""
 
 import enum
 import os
@@ -16,22 +12,14 @@ from typing import NamedTuple
 class Kind(enum.Enum):
     """What an operation does with `live`, its path in the target; S is its name in the stage, T in the trash."""
 
-    NEW = "new"
-    """A file or directory is new: S to live."""
-    FILE = "file"
-    """A file replaces a file: live linked to T, S over live."""
-    EXCHANGE = "exchange"
-    """A directory replaces a directory in one step: S and live are exchanged."""
-    SWAP = "swap"
-    """A file or directory replaces another in two renames: live to T, S to live."""
-    REMOVE = "remove"
-    """A file or directory goes: live to T."""
-    MODE = "mode"
-    """A directory gets other permissions, so that it, or an entry of it, can be moved."""
-    TIDY = "tidy"
-    """After the commit point: a directory that could not be moved goes if it is empty."""
-    SEAL = "seal"
-    """After the commit point: a directory gets its final permissions and, if it is new, its time."""
+    NEW = "new"  # a file or directory is new: S to live
+    FILE = "file"  # a file replaces a file: live linked to T, S over live
+    EXCHANGE = "exchange"  # a directory replaces a directory in one step: S and live are exchanged
+    SWAP = "swap"  # a file or directory replaces another in two renames: live to T, S to live
+    REMOVE = "remove"  # a file or directory goes: live to T
+    MODE = "mode"  # a directory gets other permissions, so that it, or an entry of it, can be moved
+    TIDY = "tidy"  # after the commit point: a directory that could not be moved goes if it is empty
+    SEAL = "seal"  # after the commit point: a directory gets its final permissions and, if it is new, its time
 
     @property
     def is_late(self) -> bool:
@@ -52,19 +40,16 @@ class Seen(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> "Seen":
-        """What lstat(2) found."""
-        if stat.S_ISDIR(status.st_mode):
-            return cls(status.st_mode, 0, 0)
-        return cls(status.st_mode, status.st_size, status.st_mtime_ns)
+        size, mtime_ns = (0, 0) if stat.S_ISDIR(status.st_mode) else (status.st_size, status.st_mtime_ns)
+        return cls(status.st_mode, size, mtime_ns)
 
 
 class Operation(NamedTuple):
     """One step of a commit: `path` below `roots[root]` of the plan, with S and T below `parts[part]`.
 
-    `staged` is below the part's `stage/`, `trash` a single name in its `trash/`; each is empty where the kind has
-    none. `old` is what is there before and `new` what is there after, None for nothing. For a directory that leaves its
-    place, `known` lists the files (relative to it) that may be deleted with it. `proof` identifies what a new directory
-    holds.
+    `staged` is below the part's `stage/`, `trash` a name in its `trash/`; each is empty where the kind has none. `old`
+    is there before and `new` after, None for nothing. `known` lists the files in a directory that leaves its place
+    (relative to it) that may be deleted with it. `proof` identifies what a new directory holds.
     """
 
     kind: Kind
@@ -80,10 +65,7 @@ class Operation(NamedTuple):
 
 
 class Link(NamedTuple):
-    """A file that has to be in a staged directory as well before that moves; both paths are absolute.
-
-    `linked` is what was linked: inode, size and mtime.
-    """
+    """A file that has to be in a staged directory as well before that moves, and the inode, size and mtime linked."""
 
     source: str
     staged: str
@@ -105,9 +87,8 @@ class Plan(NamedTuple):
 
     `adds`: every operation creates a path, and none hides a module or makes a package of a namespace. `links`: to be
     made in the stage first. `overwritten`: files of other owners, or of none, that are replaced. `entered`: path,
-    device and inode of each directory in which something is changed; `moved`: each that leaves its place, and all that
-    lie below it. `same_second`: staged sources (absolute paths) and the mtime of the live ones that they replace in the
-    same second.
+    device and inode of each directory in which something is changed; `moved`: each that leaves its place, and all below
+    it. `same_second`: staged sources and the mtime of the live ones that they replace in the same second.
     """
 
     operations: tuple[Operation, ...]
@@ -124,10 +105,9 @@ class Journal(NamedTuple):
     """A plan as it stands in the journal, with where it belongs.
 
     `identifier` names the transaction, `home` the tree whose state directory holds the journal. The commit locks of
-    `trees` and the locks of the shared `directories` protect what is changed. `roots` are the absolute paths, with no
-    symbolic link in them, below which everything lies; `parts` the private directories
-    `<directory>/.safe-pip/<identifier>`, one for each filesystem, the first one in `home`. `identity` is device and
-    inode of `home`, which may have another path when the journal is found.
+    `trees` and the locks of the shared `directories` protect what is changed. Everything lies below `roots`, which are
+    absolute and without symbolic links. `parts` are the private directories `<directory>/.safe-pip/<identifier>`, one
+    for each filesystem, the first one in `home`. `identity` is device and inode of `home`, whose path may change.
     """
 
     identifier: str
@@ -147,7 +127,7 @@ class Journal(NamedTuple):
 class Removal(NamedTuple):
     """The files of a distribution that is uninstalled or replaced, as pip lists them; of an egg, its directory.
 
-    The paths are absolute, their parents resolved. `tree` holds the metadata; `edits` is the new content of files that
+    The paths are absolute, their parents resolved; `tree` holds the metadata. `edits` is the new content of files that
     lose only some of their lines (`easy-install.pth`).
     """
 
@@ -160,9 +140,9 @@ class Removal(NamedTuple):
 class ExactTree(NamedTuple):
     """How a tree is put in, or taken out, as it is: with empty directories, and directories that are read-only.
 
-    `modes` gives for each staged directory (its path in the stage) its final permissions and time: while it is staged
-    its owner may write in it. `opened` are read-only live directories in which something may be changed; `made` are
-    those that may go with what is in them, None for any that is left empty.
+    `modes` has the final permissions and time of each directory in the stage, where its owner may write in it. `opened`
+    are read-only live directories in which something may be changed; `made` those that may go with what is in them,
+    None for any that is left empty.
     """
 
     modes: Mapping[str, Seen]

@@ -20,9 +20,7 @@ class NeedsPart(Exception):
 
     def __init__(self, volume: Volume, directory: str, staged: str) -> None:
         super().__init__(directory, staged)
-        self.volume = volume
-        self.directory = directory
-        self.staged = staged
+        self.volume, self.directory, self.staged = volume, directory, staged
 
 
 class Situation(NamedTuple):
@@ -30,9 +28,9 @@ class Situation(NamedTuple):
 
     `roots`: nothing outside all of them is changed. `trees`: they hold distributions. `parts`: the number of the
     private directory on each volume. `entered`: directories that the filesystem refused to move as a whole.
-    `can_exchange`: the parts that can. `uid`: the user who will commit. `foreign`: whether a path is in the RECORD of a
+    `can_exchange`: the parts that can. `uid`: the user that commits. `foreign`: whether a path is in the RECORD of a
     distribution that stays. `order`: names of the new metadata directories, dependencies first. `read`: the state of a
-    file. `exactly`: how a tree is put in, or taken out, as it is; None for distributions.
+    file. `exactly`: None for distributions.
     """
 
     roots: tuple[str, ...]
@@ -53,10 +51,8 @@ class Planner:
     def __init__(self, situation: Situation) -> None:
         self.links: list[Link] = []
         self.overwritten: list[str] = []
-        self.refused: list[str] = []
-        """What makes the merge impossible."""
-        self.entered: dict[str, Entry] = {}
-        """The directories on the way to what is changed."""
+        self.refused: list[str] = []  # what makes the merge impossible
+        self.entered: dict[str, Entry] = {}  # the directories on the way to what is changed
         self._situation = situation
         self._exactly = situation.exactly
         self._inside = tuple(join(tree, "") for tree in situation.trees)
@@ -70,7 +66,6 @@ class Planner:
         self._tidied: set[str] = set()
 
     def is_in_tree(self, path: str) -> bool:
-        """Whether a directory lies below a tree."""
         return path.startswith(self._inside)
 
     def add(
@@ -111,7 +106,7 @@ class Planner:
         if root >= 0 and path not in self._tidied:
             self._tidied.add(path)
             old = Seen(stat.S_IFDIR | 0o755, 0, 0)
-            self._operations.append((_deepest_first(7, path), Operation(Kind.TIDY, root, relative, old=old)))
+            self._operations.append(((7, -path.count("/")), Operation(Kind.TIDY, root, relative, old=old)))
 
     def compare_times(self, staged: str, live: str) -> None:
         """Note a source that replaces one of the same second."""
@@ -120,7 +115,6 @@ class Planner:
             self._same_second.append((staged, before))
 
     def finished(self) -> Plan:
-        """The plan; raises `MergeRefused` with all that makes it impossible."""
         if self.refused:
             raise MergeRefused("; ".join(dict.fromkeys(self.refused)))
         return Plan(
@@ -139,10 +133,9 @@ class Planner:
         root, relative = self._split(live.path)
         if self._exactly is not None and live.path in self._exactly.opened and root >= 0:
             was, opened = Seen(live.mode, 0, 0), Seen(live.mode | 0o700, 0, 0)
-            open_it = Operation(Kind.MODE, root, relative, old=was, new=opened)
-            seal = Operation(Kind.SEAL, root, relative, old=opened, new=was)
-            self._operations.append(((-1, live.path.count("/")), open_it))
-            self._operations.append((_deepest_first(8, live.path), seal))
+            depth = live.path.count("/")
+            self._operations.append(((-1, depth), Operation(Kind.MODE, root, relative, old=was, new=opened)))
+            self._operations.append(((8, -depth), Operation(Kind.SEAL, root, relative, old=opened, new=was)))
 
     def _seal(self, exactly: ExactTree, root: int, path: str, source: Source, *, is_top: bool = False) -> None:
         """Have what is staged as a directory get its permissions and its time in its place."""
@@ -151,7 +144,7 @@ class Planner:
         wanted = exactly.modes.get(source.path)
         if wanted is not None and (is_top or wanted.mode != source.entry.mode):
             seal = Operation(Kind.SEAL, root, path, old=Seen(source.entry.mode, 0, 0), new=wanted)
-            self._operations.append((_deepest_first(8, path), seal))
+            self._operations.append(((8, -path.count("/")), seal))
         for name, child in source.entry.children.items():
             self._seal(exactly, root, f"{path}/{name}", source.child(name, child))
 
@@ -225,7 +218,3 @@ class Planner:
             return (4 if is_outside else 5, -count) if is_leaving else (1 if is_outside else 0, count)
         turn = self._order.get(operation.path[: metadata.end(1)].rpartition("/")[2], len(self._order))
         return (3, -turn) if is_leaving else (2, turn)
-
-
-def _deepest_first(turn: int, path: str) -> tuple[int, int]:
-    return turn, -path.count("/")

@@ -1,7 +1,6 @@
 """What lies in a directory, staged or live, as far as a merge has to know it: names, kinds, and what may be moved.
 
-A live file has a kind and nothing else: most of them move with their directory, and asking for the state of each of
-20,000 files takes longer than the rest of a plan.
+A live file has only a kind: asking for the state of each of 20,000 files takes longer than the rest of a plan.
 """
 
 import os
@@ -16,17 +15,17 @@ from safe_pip.records import is_own
 
 
 class Entry(NamedTuple):
-    """What one name stands for; all but the kind is about directories, and `states` about staged ones.
+    """What one name stands for; all but the kind is about directories.
 
     `entries` is None for a directory that was not looked into; with `is_whole` they are all that is in it. A symbolic
     link to a directory that something is staged into is that directory, with the link's text as `target`. `path` is
-    absolute with no link in it. `inside` is the volume that holds what is in it. `states` has the files in it, but for
-    bytecode that importers may write anew.
+    absolute with no link in it. `inside` is the volume that holds what is in it. `states` has the files in a staged
+    one, but for bytecode that importers may write anew.
     """
 
     mode: int
     path: str = ""
-    entries: "Mapping[str, Entry] | None" = None
+    entries: "dict[str, Entry] | None" = None
     is_whole: bool = True
     target: str = ""
     uid: int = 0
@@ -41,15 +40,14 @@ class Entry(NamedTuple):
         return stat.S_ISDIR(self.mode)
 
     @property
-    def children(self) -> "Mapping[str, Entry]":
-        return self.entries or {}
+    def children(self) -> "dict[str, Entry]":
+        return {} if self.entries is None else self.entries
 
 
 FILE = Entry(stat.S_IFREG)
 LINK = Entry(stat.S_IFLNK)
 
-_GONE = (FileNotFoundError, NotADirectoryError)
-"""Raised where another program replaces what is being looked at."""
+_GONE = (FileNotFoundError, NotADirectoryError)  # raised where another program replaces what is being looked at
 
 
 def scan(path: str) -> Entry:
@@ -79,8 +77,8 @@ def seen_at(path: str) -> Seen:
 def look(path: str, staged: Entry | None, names: Collection[str], trees: Collection[str]) -> Entry:
     """The live directory `path`, into which `staged` is to be merged while the files `names` go.
 
-    Only names that are staged or go are looked at. A directory that goes by name is read completely, and so is one
-    below the `trees` that something goes from. A directory elsewhere that something goes from is listed.
+    Only names that are staged or go are looked at. A directory that something goes from is listed; it is read
+    completely if it goes by name or lies below the `trees`.
     """
     return _Reader(names, trees).enter(path, staged, volume(os.path.dirname(path)))
 
@@ -109,9 +107,8 @@ def own(staged: Entry, live: str, kept: Collection[str]) -> Iterator[str]:
 
 def is_below_own(path: str, kept: Collection[str]) -> bool:
     """Whether an absolute path is safe-pip's own, or lies below what is."""
-    return is_own(path) and any(
-        is_own(os.path.basename(each)) and each not in kept for each in (path, *ancestors(path))
-    )
+    own_ones = (each for each in (path, *ancestors(path)) if is_own(os.path.basename(each)))
+    return is_own(path) and any(each not in kept for each in own_ones)
 
 
 def hides(new: Collection[str], there: Iterable[str]) -> bool:
@@ -128,7 +125,6 @@ def _is_module(name: str) -> bool:
 
 
 def join(directory: str, name: str) -> str:
-    """The path of `name` in a directory, which may be the root directory."""
     return f"{directory}/{name}" if directory != "/" else f"/{name}"
 
 
@@ -145,7 +141,7 @@ class _Reader:
     def __init__(self, names: Collection[str], trees: Collection[str], *, is_staged: bool = False) -> None:
         self._mounts = mount_points()
         self._uid = user()
-        self._found: dict[str, tuple[Entry, dict[str, Entry]]] = {}
+        self._found: dict[str, Entry] = {}
         self._names = frozenset(names)
         self._below = _by_directory(names)
         self._inside = tuple(join(tree, "") for tree in trees)
@@ -170,9 +166,9 @@ class _Reader:
             inside=outer if is_same else volume(path),
         )
 
-    def listed(self, entry: Entry) -> tuple[Entry, dict[str, Entry]]:
+    def listed(self, entry: Entry) -> Entry:
         """The directory with all its names, added to what was found before; one that cannot be listed is not whole."""
-        entries = self._found[entry.path][1] if entry.path in self._found else {}
+        entries = self._found.get(entry.path, entry).children
         states: dict[str, os.stat_result] = {}
         has_states = self._is_staged and not entry.path.endswith("/__pycache__")
         is_whole = True
@@ -190,71 +186,64 @@ class _Reader:
                         states[item.name] = item.stat(follow_symlinks=False)
         except OSError:
             is_whole = False
-        return self.keep(entry._replace(states=states) if states else entry, entries, is_whole=is_whole)
-
-    def everything(self, entry: Entry) -> Entry:
-        entry, entries = self.listed(entry)
-        for name, child in entries.items():
-            if child.is_directory and not child.target:
-                with suppress(*_GONE):  # it stays one that was not looked into, which is not taken for empty
-                    entries[name] = self.everything(child)
+        entry = self._found[entry.path] = entry._replace(entries=entries, is_whole=is_whole, states=states)
         return entry
 
-    def keep(self, entry: Entry, entries: dict[str, Entry], *, is_whole: bool) -> tuple[Entry, dict[str, Entry]]:
-        found = self._found[entry.path] = entry._replace(entries=entries, is_whole=is_whole), entries
-        return found
+    def everything(self, entry: Entry) -> Entry:
+        entry = self.listed(entry)
+        for name, child in entry.children.items():
+            if child.is_directory and not child.target:
+                with suppress(*_GONE):  # it stays one that was not looked into, which is not taken for empty
+                    entry.children[name] = self.everything(child)
+        return entry
 
     def enter(self, path: str, staged: Entry | None, outer: Volume) -> Entry:
         """The directory `path` with all that matters in it, added to what was found before."""
-        entry, entries = self._found.get(path) or self._opened(path, outer)
-        is_whole = entry.is_whole
+        entry = self._found.get(path) or self._opened(path, outer)
+        entries, is_whole = entry.children, entry.is_whole
         for name, child in staged.children.items() if staged is not None else ():
             if child.entries is not None or not is_whole:
-                self._look_at(entry, entries, name, child)
+                self._look_at(entry, name, child)
         for name in self._below.get(path, ()):
             if not is_whole or (name in entries and entries[name] is not FILE):
-                self._look_at(entry, entries, name, None)
+                self._look_at(entry, name, None)
         if "__pycache__" in entries or (not is_whole and any(name.endswith(".py") for name in entries)):
-            self._look_at(entry, entries, "__pycache__", None)
+            self._look_at(entry, "__pycache__", None)
         return entry
 
-    def _opened(self, path: str, outer: Volume) -> tuple[Entry, dict[str, Entry]]:
+    def _opened(self, path: str, outer: Volume) -> Entry:
         entry = self.directory(path, outer)
+        is_inside = path.startswith(self._inside)
         if path not in self._staying and (path in self._below or path in self._names):
-            if path in self._names or path.startswith(self._inside):
-                self.everything(entry)
-                return self._found[path]
-            return self.listed(entry)
+            return self.everything(entry) if is_inside or path in self._names else self.listed(entry)
         # What is new in a directory below a tree may hide what is there.
-        is_listed = path.startswith(self._inside) or path.endswith("/__pycache__")
-        return self.listed(entry) if is_listed else self.keep(entry, {}, is_whole=False)
+        if is_inside or path.endswith("/__pycache__"):
+            return self.listed(entry)
+        entry = self._found[path] = entry._replace(entries={})
+        return entry
 
-    def _look_at(self, entry: Entry, entries: dict[str, Entry], name: str, staged: Entry | None) -> None:
+    def _look_at(self, entry: Entry, name: str, staged: Entry | None) -> None:
         """Find out what `name` in a directory is; look into it if something is staged into it or goes from it."""
-        path, found = join(entry.path, name), entries.get(name)
-        if found is None:
-            if entry.is_whole:
-                return
-            try:
-                mode = os.lstat(path).st_mode
-                if stat.S_ISDIR(mode):
-                    found = self.directory(path, entry.inside)
-                else:
-                    found = LINK if stat.S_ISLNK(mode) else FILE
-            except _GONE:
-                return
-            entries[name] = found
+        path, found = join(entry.path, name), entry.children.get(name)
         is_entered = staged is not None and staged.is_directory
         with suppress(*_GONE):  # the plan will turn out to be stale
+            if found is None:
+                if entry.is_whole:
+                    return
+                mode = os.lstat(path).st_mode
+                found = LINK if stat.S_ISLNK(mode) else FILE
+                if stat.S_ISDIR(mode):
+                    found = self.directory(path, entry.inside)
+                entry.children[name] = found
             if stat.S_ISLNK(found.mode) or found.target:
                 real = os.path.realpath(path)
                 if is_entered and os.path.isdir(real):
                     target = self.enter(real, staged, volume(os.path.dirname(real)))
-                    entries[name] = target._replace(target=os.readlink(path))
+                    entry.children[name] = target._replace(target=os.readlink(path))
             elif found.is_directory and (
                 is_entered or path in self._below or path in self._names or name == "__pycache__"
             ):
-                entries[name] = self.enter(path, staged if is_entered else None, entry.inside)
+                entry.children[name] = self.enter(path, staged if is_entered else None, entry.inside)
 
 
 def _by_directory(names: Collection[str]) -> dict[str, list[str]]:
@@ -271,14 +260,11 @@ def _by_directory(names: Collection[str]) -> dict[str, list[str]]:
 
 
 class Source(NamedTuple):
-    """What is staged for a place: the number of its part, its path in that part's stage, its absolute path, its kind.
-
-    Several may lead to one place, through symbolic links.
-    """
+    """What is staged for a place. Several may lead to one place, through symbolic links."""
 
     part: int
-    path: str
-    real: str
+    path: str  # in the stage of that part
+    real: str  # absolute
     entry: Entry
     above: "Source | None" = None
 
@@ -305,27 +291,21 @@ def combine(given: Sequence[Source], links: list[Link]) -> Source | None:
 
     None if there is nothing. Raises `ValueError` if a file and a directory have the same place.
     """
-    if not given:
-        return None
+    if not any(source.entry.is_directory for source in given):
+        return given[-1] if given else None
     first, *rest = given
-    if not first.entry.is_directory:
-        if any(other.entry.is_directory for other in rest):
-            raise ValueError(first.path)
-        return given[-1]
     for other in rest:
         first = first._replace(entry=_combine_directories(first.entry, other.entry, first.real, other.real, links))
     return first
 
 
 def _combine_directories(first: Entry, other: Entry, real: str, other_real: str, links: list[Link]) -> Entry:
-    if other.entries is None:
+    if not (first.is_directory and other.is_directory):
         raise ValueError(other_real)
     entries = dict(first.children)
-    for name, child in other.entries.items():
+    for name, child in other.children.items():
         mine, path, other_path = entries.get(name), f"{real}/{name}", f"{other_real}/{name}"
-        if mine is not None and mine.is_directory != child.is_directory:
-            raise ValueError(other_path)
-        if child.is_directory:
+        if child.is_directory or (mine is not None and mine.is_directory):
             entries[name] = _combine_directories(mine or child._replace(entries={}), child, path, other_path, links)
         elif mine is None:
             entries[name] = child

@@ -33,6 +33,15 @@ _WITH_VALUE = frozenset(
 )
 """pip's general options that take a value, which may be the next word."""
 
+_FLAGS = frozenset(
+    (
+        *("--debug", "--disable-pip-version-check", "--help", "--isolated", "--no-cache-dir"),
+        *("--no-color", "--no-input", "--no-proxy-env", "--no-python-version-warning", "--quiet", "--require-venv"),
+        *("--require-virtualenv", "--verbose", "--version", "-q", "-qq", "-qqq"),
+    )
+)
+"""pip's general options that take no value."""
+
 _LONG = {"-v": "--verbose", "-V": "--version", "-h": "--help"}
 
 
@@ -79,6 +88,14 @@ class CommandLine(NamedTuple):
                 options[name] = value
         return cls((*kept, *command, *rest, *words), command[0] if command else None, (*rest, *words), options)
 
+    def check(self) -> None:
+        """Raise `UsageError` for an option that no verb has, or that is a slip of the pen; pip checks its own."""
+        known = _FLAGS.union(_WITH_VALUE, settings.OPTIONS)
+        for name in set(self.options).difference(known):
+            meant = settings.suggestion(name, known if self.command in VERBS else settings.OPTIONS)
+            if meant or self.command in VERBS:
+                raise UsageError(f"no such option: {name}", hint=meant)
+
 
 def _pop_option(words: list[str], with_value: Collection[str] = ()) -> tuple[str, str, list[str]]:
     """Take a word off, with the next one if that is its value: the name, the value, and the words if they are pip's."""
@@ -100,8 +117,10 @@ def main(argv: list[str]) -> int:
         if archive := getattr(sys.modules["safe_pip"].__loader__, "archive", None):
             raise UnusableEnvironment(f"safe-pip cannot run from the archive `{archive}`", hint="Install it")
         line = CommandLine.parse(argv)
+        line.check()
         chosen = settings.load(
             os.environ,
+            warn=say if attempt.number == 1 and not attempt.is_fallback else str,
             isolated="--isolated" in line.options,
             **{own.name: line.options[name] or True for name, own in settings.OPTIONS.items() if name in line.options},
         )

@@ -202,13 +202,35 @@ def test_an_interpreter_names_its_environment(venv: Path, tree: Path) -> None:
 
 def test_any_directory_is_locked_by_itself_and_made_if_it_is_missing(tmp_path: Path) -> None:
     directory = tmp_path / "some" / "where"
-    with start("--exclusive", "--env", directory, "--", "sh", "-c", "echo in; cat") as command:
+    with start("--exclusive", "--lock-dir", directory, "--", "sh", "-c", "echo in; cat") as command:
         assert command.stdout is not None
         command.stdout.readline()
         assert subprocess.run(["flock", "-n", "-s", directory, "true"]).returncode == 1
         command.communicate("")
     assert subprocess.run(["flock", "-n", "-x", directory, "true"]).returncode == 0
     assert os.listdir(directory) == []
+
+
+def test_what_is_no_environment_is_neither_locked_nor_made(tmp_path: Path) -> None:
+    for name in (".vnev", "."):
+        done = run("--env", tmp_path / name, "--", "touch", tmp_path / "ran")
+        assert (done.returncode, os.listdir(tmp_path)) == (78, [])
+        assert "`--lock-dir DIR` locks any directory" in done.stderr
+
+
+@pytest.mark.parametrize(("words", "status"), [((), 75), (("-E", "9"), 9), (("--conflict-exit-code=0",), 0)])
+def test_the_exit_status_without_the_lock_can_be_chosen(
+    venv: Path, tree: Path, words: tuple[str, ...], status: int
+) -> None:
+    with subprocess.Popen(["flock", "-x", tree, "cat"], stdin=subprocess.PIPE) as holder:
+        wait_until(lambda: holds(holder.pid, tree))
+        done = run(*words, "--lock-timeout", "0", "--env", venv, "--", "sh", "-c", "exit 3")
+        assert (done.returncode, "is not free" in done.stderr) == (status, True)
+        assert holder.stdin is not None
+        holder.stdin.close()
+    assert run(*words, "--env", venv, "--", "sh", "-c", "exit 75").returncode == 75
+    refused = run("--env", venv, "--", *START, "run", *words, "--exclusive", "--env", venv, "--", "echo", "no")
+    assert (refused.returncode, refused.stdout) == (status, "")
 
 
 def test_flock_from_the_shell_takes_part(venv: Path, tree: Path) -> None:
@@ -284,7 +306,8 @@ class TestBelow:
         assert (done.returncode, done.stderr) == (0, "")
 
     def test_the_mutex_of_an_ancestor_is_inherited(self, tmp_path: Path, drop: tuple[str, ...]) -> None:
-        done = run("--exclusive", "--env", tmp_path, "--", *below(tmp_path, "--exclusive", by=drop), "echo", "in")
+        inner = [*drop, *START, "run", "--exclusive", "--lock-dir", tmp_path, "--"]
+        done = run("--exclusive", "--lock-dir", tmp_path, "--", *inner, "echo", "in")
         assert (done.returncode, done.stdout) == (0, "in\n")
 
 

@@ -495,8 +495,8 @@ def test_it_is_at_work_below_run_exclusive(tmp_path: Path) -> None:
     prefix = MergePrefix(stage(tmp_path / "prefix", {"bin/x": ""}))
     staged = stage(tmp_path / "staged", {"bin/x": "x", "share/y": "y"})
     inner = [sys.executable, "-m", "safe_pip", "merge", staged, "--into", prefix.path]
-    for words in (["run", "--exclusive", "--env", prefix.path], ["run", "--shared", "--env", tmp_path / "elsewhere"]):
-        run(*words, "--", *inner)
+    for mode, directory in (("--exclusive", prefix.path), ("--shared", tmp_path / "elsewhere")):
+        run("run", mode, "--lock-dir", directory, "--", *inner)
     assert (prefix.path / "bin/x").read_text() == "x"
 
 

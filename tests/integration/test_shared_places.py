@@ -124,7 +124,7 @@ def test_installs_into_one_target_at_once_leave_what_one_of_them_would(env):
 def test_a_target_is_listed_at_one_instant(env, command):
     env.add_to_index(Project("aproject", "1"))
     env.run("install", "--target", "there", "aproject")
-    holder = env.start("run", "--exclusive", "--env", "there", "--", "sh", "-c", "echo held; cat")
+    holder = env.start("run", "--exclusive", "--lock-dir", "there", "--", "sh", "-c", "echo held; cat")
     assert holder.stdout.readline() == "held\n"
     assert "is not free" in env.run("--lock-timeout", "0", command, "--path", "there", status=75).stderr
     with ended(holder, "") as (status, _, _):
@@ -135,7 +135,7 @@ def test_a_target_is_listed_at_one_instant(env, command):
 @pytest.mark.parametrize("option", ["--target", "--prefix", "--root"])
 def test_no_install_enters_a_directory_that_is_held_exclusively(env, option):
     env.add_to_index(Project("aproject", "1"))
-    holder = env.start("run", "--exclusive", "--env", "there", "--", "sh", "-c", "echo held; cat")
+    holder = env.start("run", "--exclusive", "--lock-dir", "there", "--", "sh", "-c", "echo held; cat")
     assert holder.stdout.readline() == "held\n"
     install = ("install", option, "there", "--ignore-installed", "--upgrade", "aproject")
     assert "is not free" in env.run("--lock-timeout", "0", *install, status=75).stderr
@@ -144,7 +144,7 @@ def test_no_install_enters_a_directory_that_is_held_exclusively(env, option):
         assert status == 0
     env.run(*install)
     # The prefix has a tree now, and another Python would make one more.
-    holder = env.start("run", "--exclusive", "--env", "there", "--", "sh", "-c", "echo held; cat")
+    holder = env.start("run", "--exclusive", "--lock-dir", "there", "--", "sh", "-c", "echo held; cat")
     assert holder.stdout.readline() == "held\n"
     assert subprocess.run(["flock", "-n", "-s", env.directory / "there", "true"]).returncode == 1
     assert "is not free" in env.run("--lock-timeout", "0", *install, status=75).stderr

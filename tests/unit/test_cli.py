@@ -45,6 +45,33 @@ def test_options_before_the_command_are_understood():
     assert line.rest == ("--", "make", "-v")
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--lock-timeot", "5", "list"], "--lock-timeot. Nothing was changed. Did you mean `--lock-timeout`?"),
+        (["--durabel", "run", "--", "make"], "--durabel. Nothing was changed. Did you mean `--durable`?"),
+        (["--verbos", "status"], "--verbos. Nothing was changed. Did you mean `--verbose`?"),
+        (["--nonsense", "status"], "--nonsense. Nothing was changed"),
+    ],
+)
+def test_an_option_before_the_command_that_there_is_not_is_refused_with_what_was_meant(argv, said):
+    with pytest.raises(UsageError) as caught:
+        CommandLine.parse(argv).check()
+    assert str(caught.value) == f"no such option: {said}"
+
+
+def test_options_of_pip_are_left_to_pip():
+    for argv in (["--verb", "list"], ["--nonsense", "list"], ["--timeout=5", "list"], ["-qq", "--no-color", "status"]):
+        CommandLine.parse(argv).check()
+
+
+def test_every_general_option_of_pip_is_known():
+    from pip._internal.cli.cmdoptions import general_group
+
+    names = {name for make in general_group["options"] for name in make()._long_opts}
+    assert names <= {*cli._WITH_VALUE, *cli._FLAGS}
+
+
 def test_a_lock_timeout_without_a_value_is_refused():
     with pytest.raises(UsageError):
         CommandLine.parse(["--lock-timeout"])

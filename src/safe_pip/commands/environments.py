@@ -108,9 +108,7 @@ class Place:
     @classmethod
     def find(cls, named: str | None, context: Context) -> Place:
         """The environment that `--env` names, or this Python's; raises `UnusableEnvironment` if there is none."""
-        trees = [] if named is None else trees_of(named) or [Path(os.path.realpath(named))]
-        if trees and not fs.is_directory(trees[0]):
-            raise UnusableEnvironment(f"`{named}` does not exist")
+        trees = [] if named is None else environment_of(named)
         environment = context.environment([*map(str, trees)] or isolation.environment_path)
         return cls(context, environment, tuple(environment.trees()), named)
 
@@ -133,6 +131,14 @@ def own_trees() -> list[Path]:
     return resolved(Path(sysconfig.get_path(name)) for name in ("purelib", "platlib"))
 
 
+def environment_of(named: str, hint: str = "Name a virtual environment, its Python, or a prefix") -> list[Path]:
+    """The trees of the environment that `named` means; raises `UnusableEnvironment` if it is none."""
+    if found := trees_of(named):
+        return found
+    what = "does not exist" if fs.look(named) is None else "is not an environment: it has no site-packages"
+    raise UnusableEnvironment(f"`{named}` {what}", hint=hint)
+
+
 def trees_of(named: str) -> list[Path]:
     """The trees of the environment that `named` means: a prefix, an interpreter or a tree. None: just a directory.
 
@@ -146,8 +152,8 @@ def trees_of(named: str) -> list[Path]:
         if below := trees_below(path):
             return resolved([*below, path] if state_directory.has_locks(path) else below)
         # Without flock the directory of a virtual environment is locked by a file too, while that is made.
-        is_tree = state_directory.exists(path) and not fs.is_file(path / "pyvenv.cfg")
-        return resolved([path]) if is_tree else []
+        is_tree = state_directory.exists(path) or any(name.endswith(".dist-info") for name in fs.names(path))
+        return resolved([path]) if is_tree and not fs.is_file(path / "pyvenv.cfg") else []
     if fs.is_file(path) and os.access(path, os.X_OK):
         prefix = path.parent.parent
         if fs.is_file(prefix / "pyvenv.cfg") and (below := trees_below(prefix)):
@@ -167,6 +173,8 @@ def prefix_finder(into: str | None, env: str | None = None) -> Callable[[], Pref
     path = Path(os.path.abspath(into or env or sysconfig.get_path("data")))
     if into is None and not fs.is_directory(path):
         path = Path(Interpreter.find(str(path)).prefix)
+    elif into is None and env is not None and not trees_below(path):
+        raise UnusableEnvironment(f"`{env}` is not an environment", hint="`--into PREFIX` takes any directory")
     if fs.is_no_directory(path):
         raise UnusableEnvironment(f"`{path}` is not a directory")
     real = Path(os.path.realpath(path))

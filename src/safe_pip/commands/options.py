@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, NoReturn
 
 from safe_pip.commands import MODULES, VERBS
 from safe_pip.commands.environments import Context
-from safe_pip.errors import UsageError
+from safe_pip.errors import LockTimeout, UsageError
 from safe_pip.launch import active
-from safe_pip.launch.settings import OPTIONS, Setting, Settings
+from safe_pip.launch.settings import OPTIONS, Setting, Settings, suggestion
 from safe_pip.locking.waiting import Waiting
 from safe_pip.messages import output, say
 
@@ -25,6 +25,12 @@ def text(value: str) -> str:
     if not value:
         raise argparse.ArgumentTypeError("it is empty")
     return value
+
+
+def status(value: str) -> int:
+    if value.isdecimal() and int(value) < 256:
+        return int(value)
+    raise argparse.ArgumentTypeError("it is no exit status")
 
 
 Option = tuple[tuple[str, ...], dict[str, Any]]
@@ -52,6 +58,8 @@ class Verb(NamedTuple):
     options: tuple[Option, ...]
     epilog: str = ""
     usage: str | None = None
+    either: tuple[tuple[str, ...], ...] = ()
+    """Options of which only one may be given."""
 
 
 TABLE = {
@@ -118,6 +126,7 @@ another version is upgraded: its old files go. `__pycache__` and `.safe-pip` are
             JSON,
         ),
         "The exit status is 0; 1 if something is in the way, as with `--on-conflict=fail`: nothing was changed.",
+        either=(("--into", "--env"),),
     ),
     "unmerge": Verb(
         """\
@@ -134,12 +143,22 @@ What was there before the merge stays. At the end the manifest is deleted. The e
         (
             flag("--exclusive", help="let no other command use the environment: for plain pip, conda, `make install`"),
             flag("--shared", dest="exclusive", action="store_false", help="let others add to it, no more (default)"),
-            env("; any other directory is locked by itself, and made if it does not exist"),
+            env(),
+            value("--lock-dir", metavar="DIR", help="lock this directory, whatever it is; made if missing"),
+            value(
+                *("-E", "--conflict-exit-code"),
+                type=status,
+                default=LockTimeout.exit_status,
+                metavar="N",
+                help="the exit status if safe-pip does not get the lock (default: 75)",
+            ),
             value("command", nargs=argparse.REMAINDER, type=str, metavar="COMMAND ...", help="with its arguments"),
         ),
         "The exit status is COMMAND's; 128 + n if signal n killed it; 127 if it was not found, 126 if it cannot be"
         " executed.",
-        "safe-pip run [--shared | --exclusive] [--env DIR] [--] COMMAND ...",
+        "safe-pip run [--shared | --exclusive] [--env DIR | --lock-dir DIR]\n"
+        "                    [-E N] [--] COMMAND ...",
+        (("--shared", "--exclusive"), ("--env", "--lock-dir")),
     ),
     "status": Verb(
         """\
@@ -199,17 +218,20 @@ def _valued(setting: Setting, name: str) -> Callable[[str], object]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog}: {message}", hint=f"See `{self.prog} --help`")
+        unknown = message.partition("unrecognized arguments: ")[2].partition(" ")[0].partition("=")[0]
+        meant = suggestion(unknown, self._option_string_actions)
+        raise UsageError(f"{self.prog}: {message}", hint=meant or f"See `{self.prog} --help`")
 
 
 def parser(verb: str) -> argparse.ArgumentParser:
     """The parser of a verb. A mistake on the command line raises `UsageError`."""
-    description, options, epilog, usage = TABLE[verb]
+    description, options, epilog, usage, either = TABLE[verb]
     made = _Parser(f"safe-pip {verb}", usage, description, epilog, allow_abbrev=False)
     made.formatter_class = _Formatter
     made.set_defaults(verb=verb)
+    groups = {name: group for names in either for group in [made.add_mutually_exclusive_group()] for name in names}
     for names, facts in options:
-        made.add_argument(*names, **facts)
+        groups.get(names[0], made).add_argument(*names, **facts)
     general = made.add_argument_group("safe-pip options", argument_default=argparse.SUPPRESS)
     for name, each in OPTIONS.items():
         if each.option:
@@ -251,7 +273,8 @@ def run(verb: str, args: list[str], settings: Settings, waiting: Waiting, python
     except SystemExit:  # after the help
         output()
         return 0
-    if getattr(options, "env", "") is None and not getattr(options, "into", None):
+    is_named = getattr(options, "into", None) or getattr(options, "lock_dir", None)
+    if getattr(options, "env", "") is None and not is_named:
         options.env, told = active.environment(os.environ)
         if told:
             say(told)

@@ -7,28 +7,41 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from safe_pip.commands import child
-from safe_pip.commands.environments import Context, own_trees, trees_of
+from safe_pip.commands.environments import Context, environment_of, own_trees, trees_of
 from safe_pip.commands.options import Namespace
 from safe_pip.environment.environment import Target
+from safe_pip.errors import LockTimeout, NestingRefused
 from safe_pip.launch import isolation
 from safe_pip.messages import say
 
 
 def main(options: Namespace, context: Context) -> int:
     command: list[str] = options.command[1:] if options.command[:1] == ["--"] else options.command
-    with _locked(options.env, context, exclusive=options.exclusive):
-        try:
-            return child.run(command, durable=context.settings.durable)
-        except FileNotFoundError as error:
-            say(f"error: `{command[0]}` was not found ({error.strerror})")
-            return 127
-        except OSError as error:
-            say(f"error: `{command[0]}` cannot be executed ({error.strerror})")
-            return 126
+    try:
+        with _locked(options.lock_dir or options.env, options, context):
+            return _run(command, context)
+    except (LockTimeout, NestingRefused) as error:
+        error.exit_status = options.conflict_exit_code
+        raise
 
 
-def _locked(env: str | None, context: Context, *, exclusive: bool) -> AbstractContextManager[object]:
-    own = own_trees() if env is None else trees_of(env)
+def _run(command: list[str], context: Context) -> int:
+    try:
+        return child.run(command, durable=context.settings.durable)
+    except FileNotFoundError as error:
+        say(f"error: `{command[0]}` was not found ({error.strerror})")
+        return 127
+    except OSError as error:
+        say(f"error: `{command[0]}` cannot be executed ({error.strerror})")
+        return 126
+
+
+def _locked(env: str | None, options: Namespace, context: Context) -> AbstractContextManager[object]:
+    exclusive: bool = options.exclusive
+    if options.lock_dir is not None:
+        own = trees_of(options.lock_dir)
+    else:
+        own = own_trees() if env is None else environment_of(env, "`--lock-dir DIR` locks any directory")
     environment = context.environment(isolation.environment_path if env is None else tuple(map(str, own)))
     if env is not None and not own:
         return environment.directory(Path(env), exclusive=exclusive)

@@ -1,12 +1,12 @@
 """safe-pip's own settings: from the command line, the environment, and pip's configuration files.
 
 The files are read here and not by pip, because the first lock is taken before pip can be imported. `configparser` and
-`locale` are imported only if there is such a file.
+`locale` are imported only if there is such a file, `difflib` only if there is a name that is no setting.
 """
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +14,10 @@ from safe_pip.errors import UsageError
 
 if TYPE_CHECKING:
     from configparser import RawConfigParser
+
+_PREFIX = "SAFE_PIP_"
+_SET_BY_US = ("SAFE_PIP_ATTEMPT", "SAFE_PIP_FROZEN", "SAFE_PIP_FROZEN_ORIGIN", "SAFE_PIP_HELD")
+"""Variables that are no settings: safe-pip sets them for its children."""
 
 
 class Settings(NamedTuple):
@@ -90,7 +94,7 @@ class Setting(NamedTuple):
     @property
     def variable(self) -> str:
         """The environment variable."""
-        return f"SAFE_PIP_{self.name.upper()}"
+        return f"{_PREFIX}{self.name.upper()}"
 
 
 TABLE = (
@@ -135,14 +139,35 @@ def configuration_files(environ: Mapping[str, str], *, isolated: bool = False) -
     return files + [named] if named else files
 
 
-def load(environ: Mapping[str, str], *, isolated: bool = False, **options: str | bool | None) -> Settings:
+def suggestion(word: str, known: Iterable[str], prefix: str = "--") -> str | None:
+    """A hint for a word that is a slip of the pen for one of those that are `known`; all begin with `prefix`."""
+    import difflib
+
+    found = difflib.get_close_matches(word.removeprefix(prefix), [each.removeprefix(prefix) for each in known], 1, 0.7)
+    return f"Did you mean `{prefix}{found[0]}`?" if found else None
+
+
+def load(
+    environ: Mapping[str, str],
+    *,
+    isolated: bool = False,
+    warn: Callable[[str], object] = str,
+    **options: str | bool | None,
+) -> Settings:
     """The settings in force: an option wins over the environment, the environment over the files.
 
     `options` has None or False for one that was not given. Raises `UsageError` for a value that cannot be parsed. A
-    file that cannot be read or parsed is left to pip, which says so.
+    file that cannot be read or parsed is left to pip, which says so. `warn` is called for a name that is no setting.
     """
     found: dict[str, Any] = {}
+    keys, variables = [each.key for each in TABLE], [each.variable for each in TABLE]
+    for name in [] if isolated else [name for name in environ if name.startswith(_PREFIX) and name not in _SET_BY_US]:
+        if name not in variables and (meant := suggestion(name, variables, _PREFIX)):
+            warn(f"warning: there is no variable `{name}`. {meant}")
     for file, parser in _parsed(environ, isolated=isolated):
+        for key in sorted(set(parser["safe-pip"]).difference(keys, parser.defaults())) if "safe-pip" in parser else ():
+            meant = suggestion(key, keys, "") or f"There are {', '.join(f'`{each}`' for each in keys)}"
+            warn(f"warning: there is no setting `{key}` ([safe-pip] in `{file}`). {meant}")
         for each in TABLE:
             if (value := parser.get("safe-pip", each.key, fallback=None)) is not None:
                 found[each.name] = each.parse(value, f"{each.key} in {file}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip import fs
-from safe_pip.commands.environments import Interpreter, trees_of
+from safe_pip.commands.environments import Interpreter, environment_of, prefix_finder, trees_of
 from safe_pip.errors import UnusableEnvironment
 
 
@@ -43,6 +43,17 @@ def test_another_interpreter_is_asked() -> None:
 def test_a_path_without_an_environment_is_just_a_directory(tmp_path: Path) -> None:
     assert trees_of(str(tmp_path)) == []
     assert trees_of(str(tmp_path / "missing")) == []
+
+
+def test_a_directory_with_distributions_is_a_tree_and_any_other_is_no_environment(tmp_path: Path) -> None:
+    for name in ("missing", "."):
+        with pytest.raises(UnusableEnvironment, match="Name a virtual environment"):
+            environment_of(str(tmp_path / name))
+    with pytest.raises(UnusableEnvironment, match="--into PREFIX"):
+        prefix_finder(None, str(tmp_path))
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "demo-1.dist-info").mkdir()
+    assert environment_of(str(tmp_path)) == [tmp_path]
 
 
 def test_a_directory_that_is_made_meanwhile_is_just_a_directory_too(

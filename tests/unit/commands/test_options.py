@@ -25,6 +25,7 @@ def test_every_verb_has_a_module_and_a_row_in_the_table(verb: str) -> None:
 def test_an_option_that_takes_a_value_says_so() -> None:
     found = {names[-1]: value for names, value, _ in options.listed("run")}
     assert found.items() >= {"--shared": None, "--env": "DIR", "--lock-timeout": "SECONDS", "--durable": None}.items()
+    assert found.items() >= {"--lock-dir": "DIR", "--conflict-exit-code": "N"}.items()
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -45,6 +46,11 @@ def test_help_fits_80_columns_and_shows_what_each_command_takes(verb: str, monke
         ("run", ["--verbose", "make"]),
         ("run", ["-x"]),
         ("run", ["--excl", "make"]),
+        ("run", ["--exclusive", "--shared", "make"]),
+        ("run", ["--env", "a", "--lock-dir", "b", "make"]),
+        ("run", ["-E", "256", "make"]),
+        ("run", ["-E", "-1", "make"]),
+        ("merge", ["a", "--into", "b", "--env", "c"]),
         ("status", ["--env="]),
         ("status", ["word"]),
         ("venv", []),
@@ -63,12 +69,25 @@ def test_a_mistake_is_a_usage_error_in_one_line_that_names_the_help(verb: str, w
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("verb", "words", "meant"),
+    [
+        ("run", ["--exclusiv", "make"], "--exclusive"),
+        ("run", ["--lock-timeot=5", "make"], "--lock-timeout"),
+        ("venv", ["dir", "--cleer"], "--clear"),
+        ("doctor", ["--repairs"], "--repair"),
+    ],
+)
+def test_a_slip_of_the_pen_is_told_what_was_meant(verb: str, words: list[str], meant: str) -> None:
+    with pytest.raises(UsageError, match=f"Did you mean `{meant}`"):
+        parse(verb, *words)
+
+
 def test_the_options_of_run_end_at_the_command() -> None:
     found = parse("run", "make", "--exclusive", "--env", "x")
     assert (found.command, found.exclusive, found.env) == (["make", "--exclusive", "--env", "x"], False, None)
     found = parse("run", "--exclusive", "--", "--shared")
     assert (found.command, found.exclusive) == (["--", "--shared"], True)
-    assert not parse("run", "--exclusive", "--shared", "make").exclusive
     assert parse("run", "make", "--", "-j").command == ["make", "--", "-j"]
 
 

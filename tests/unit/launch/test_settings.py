@@ -55,6 +55,23 @@ def test_the_named_file_replaces_the_users_and_the_null_device_all(environ, tmp_
     assert settings.load(environ) == settings.Settings()
 
 
+def test_a_name_that_is_no_setting_is_warned_of(environ, tmp_path):
+    write(tmp_path / "home/.pip/pip.conf", "[DEFAULT]\nall = 1\n[safe-pip]\nlock-timeot = 2\nother = 1\ndurable = no\n")
+    # A variable that resembles none may be another program's.
+    environ |= {"SAFE_PIP_LOCK_TIMOUT": "1", "SAFE_PIP_TEST_SEED": "1", "SAFE_PIP_HELD": "x", "SAFE_PIP_VERIFY": ""}
+    said = []
+    assert settings.load(environ, warn=said.append) == settings.Settings()
+    assert [(line.split("`")[1], "Did you mean `" in line) for line in said] == [
+        ("SAFE_PIP_LOCK_TIMOUT", True),
+        ("lock-timeot", True),
+        ("other", False),
+    ]
+    assert said[0].endswith("Did you mean `SAFE_PIP_LOCK_TIMEOUT`?")
+    said.clear()
+    settings.load({**environ, "PIP_CONFIG_FILE": os.devnull}, isolated=True, warn=said.append)
+    assert said == []
+
+
 def test_isolated_leaves_out_the_users_file_and_variable(environ, tmp_path):
     write(tmp_path / "home/.config/pip/pip.conf", "[safe-pip]\nlock-timeout = 2\n")
     environ["SAFE_PIP_LOCK_TIMEOUT"] = "1"

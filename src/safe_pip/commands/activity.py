@@ -1,8 +1,7 @@
 """What goes on in a tree, seen from outside: processes that hold or wait for its locks, and unfinished transactions.
 
-It takes no lock, not for an instant: testing a lock by taking it would delay other commands. Linux shows all locks in
-/proc/locks, but in another pid namespace only those of its own processes. Elsewhere there is no such file, and only the
-notes that holders leave are known. What is not known is None.
+It takes no lock: testing a lock by taking it would delay other commands. /proc/locks shows the locks of one pid
+namespace on Linux; elsewhere only the notes of holders are known. What is not known is None.
 """
 
 import enum
@@ -29,11 +28,7 @@ _NAME = re.compile(r"([0-9a-f]{16})(?:\.(owner|committed|home))?|(.+)\.journal")
 
 
 class Lock(NamedTuple):
-    """One lock: `path` is what is locked; `waiting` is in the order in which it will be granted.
-
-    A process at the gate (`is_waiting`) has not yet said which kind of lock it wants. `tree` is None for a lock of no
-    environment.
-    """
+    """The lock on `path`; `waiting` in their turn. `tree` is None for a lock of no environment."""
 
     name: str
     tree: Path | None
@@ -95,10 +90,7 @@ def locks(tree: Path, view: View, directories: Iterable[Path] = ()) -> Iterator[
 
 
 def mutexes(view: View, shown: Iterable[Path]) -> Iterator[Lock]:
-    """The locks of no environment, without those `shown`: of source trees, caches and prepared wheels.
-
-    Those that this user may see, as long as one command has them to itself.
-    """
+    """The exclusive locks of no environment that this user may see, but those `shown`: sources, caches, wheels."""
     known = {proc.kernel_name_at(path) for path in shown}
     for entry in view.entries:
         if entry.exclusive and not entry.is_waiting and entry.file not in known:

@@ -1,7 +1,4 @@
-"""`safe-pip adopt` and `safe-pip unadopt`: the `pip` of an environment becomes safe-pip, or pip again.
-
-Its files come or go by a transaction like every other change.
-"""
+"""`safe-pip adopt` and `safe-pip unadopt`: the `pip` of an environment becomes safe-pip, or pip again."""
 
 from __future__ import annotations
 
@@ -56,10 +53,7 @@ def check(place: Place, tree: Path) -> None:
 
 
 def change(place: Place, tree: Path, *, is_adopted: bool) -> adoption.Adoption | None:
-    """Adopt the environment of `tree`, or take that back; on return it is so. None: it was so before.
-
-    Raises `StalePlan` if another command was faster.
-    """
+    """Adopt the environment of `tree`, or take that back. Returns None if it was so before. Raises `StalePlan`."""
     wanted = adoption.wanted(tree)
     files, before = wanted.content() if is_adopted else {}, adoption.contents(tree)
     if (before.items() >= files.items()) if is_adopted else not before:

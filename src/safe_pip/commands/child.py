@@ -1,7 +1,6 @@
 """A child program that stands for this process: signals, terminal and exit status pass through.
 
-This process stays alive beside the child, because it holds locks that the child must not inherit: programs that the
-child leaves in the background would keep them.
+This process stays beside the child: it holds locks that background programs of the child must not keep.
 """
 
 from __future__ import annotations
@@ -15,10 +14,9 @@ from collections.abc import Sequence
 
 
 def run(command: Sequence[str], *, durable: bool = False) -> int:
-    """Run a program to its end; on return its exit status, 128 + n if signal n killed it.
+    """Run a program, which inherits descriptors, to its end; on return its exit status, 128 + n if signal n killed it.
 
-    Raises `OSError` if it cannot be started. Inherited descriptors are passed on. `durable` holds for every safe-pip
-    that the program starts.
+    Raises `OSError` if it cannot be started. `durable` holds for every safe-pip that the program starts.
     """
     variables = {**os.environ, "SAFE_PIP_DURABLE": "1"} if durable else None
     if sys.platform == "win32":

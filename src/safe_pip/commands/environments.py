@@ -95,10 +95,7 @@ class Interpreter:
 
 @dataclass(frozen=True)
 class Place:
-    """One environment: `trees` hold its distributions, those of this user's Python first.
-
-    `named` is what `--env` says; None means the environment of this Python.
-    """
+    """One environment: its trees, those of this Python first. `named` is what `--env` says; None: this Python's."""
 
     context: Context
     environment: Environment
@@ -140,10 +137,7 @@ def environment_of(named: str, hint: str = "Name a virtual environment, its Pyth
 
 
 def trees_of(named: str) -> list[Path]:
-    """The trees of the environment that `named` means: a prefix, an interpreter or a tree. None: just a directory.
-
-    Raises `UnusableEnvironment` for a file that is no interpreter.
-    """
+    """The trees of the environment that `named` means, none for just a directory. Raises `UnusableEnvironment`."""
     path = Path(os.path.abspath(named))  # an interpreter in a venv is a symbolic link that must not be followed
     if fs.is_directory(path):
         if path.name in PACKAGES:
@@ -166,10 +160,7 @@ def trees_of(named: str) -> list[Path]:
 
 
 def prefix_finder(into: str | None, env: str | None = None) -> Callable[[], Prefix]:
-    """A function that finds the prefix as it is at that moment: `--into`, `--env`, or this Python's.
-
-    Raises `UnusableEnvironment` if what is named is no directory.
-    """
+    """A function that finds the prefix of `--into`, of `--env` or of this Python. Raises `UnusableEnvironment`."""
     path = Path(os.path.abspath(into or env or sysconfig.get_path("data")))
     if into is None and not fs.is_directory(path):
         path = Path(Interpreter.find(str(path)).prefix)

@@ -1,7 +1,6 @@
 """The command line of safe-pip's own verbs: one table for all, from which parser, help and completion come.
 
-`argparse` takes milliseconds to import, so only a command that runs a verb, or shows its options, imports this module.
-`docs/json.md` has what the JSON documents contain.
+`argparse` takes milliseconds to import: only a command that runs a verb, or shows its options, imports this module.
 """
 
 import argparse

@@ -2,11 +2,9 @@
 
 A new environment is made aside: in a private directory of its future directory, by the `venv` module of the chosen
 Python, with the paths in it that it will have. Then that directory is renamed to `.safe-pip-venv`. From this instant on
-the environment will exist, whatever is killed: its content is moved up, name by name, scripts last, and every later
-command that finds `.safe-pip-venv` goes on with that. All of it happens under the lock of the directory.
-
-The process that makes a private directory holds a lock on it, and so does the program that fills it, which may live a
-little longer than its parent. A private directory without a lock is a leftover.
+the environment will exist, whatever is killed: its content is moved up, scripts last, and every later command that
+finds `.safe-pip-venv` goes on with that, all under the lock of the directory. The process that makes a private
+directory holds a lock on it, and so does the program that fills it. Without a lock it is a leftover.
 """
 
 from __future__ import annotations
@@ -74,10 +72,7 @@ _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 def look(home: Path) -> Interpreter | None:
-    """The interpreter of the virtual environment at `home`, if that is complete: it runs, and has its site-packages.
-
-    An environment counts whatever tool made it. One whose parts are still being moved does not.
-    """
+    """The interpreter of the environment at `home` if that is complete: it runs, and has its site-packages."""
     if fs.is_file(home / CONFIGURATION) and os.path.lexists(python_of(home)):
         with suppress(UnusableEnvironment):
             found = Interpreter.ask(python_of(home))
@@ -90,8 +85,8 @@ def look(home: Path) -> Interpreter | None:
 def made_aside(home: Path, python: str, options: Sequence[str]) -> Iterator[Path]:
     """Make an environment in a private directory of `home`, with the paths in it that it has at `home`.
 
-    On return of the body the directory is gone, but for what was moved away. Raises `NotMade`, `UnusableEnvironment`,
-    `CommitFailed` where there is no room, and `FileNotFoundError` if `home` is removed meanwhile.
+    At the end the directory is gone. Raises `NotMade`, `UnusableEnvironment`, `CommitFailed` where there is no room,
+    and `FileNotFoundError` if `home` is removed meanwhile.
     """
     aside, descriptor = _make_private(home)
     try:
@@ -106,9 +101,9 @@ def made_aside(home: Path, python: str, options: Sequence[str]) -> Iterator[Path
 
 
 def finish(home: Path, aside: Path | None = None) -> None:
-    """Move what is ready, or what was made aside, into its place; the caller holds the lock of `home`.
+    """Move what is ready, or was made aside, into its place, under the lock of `home`; a second call goes on with that.
 
-    Raises `UnusableEnvironment` if another program has put something there. A second call goes on, also after a crash.
+    Raises `UnusableEnvironment` if another program has put something there.
     """
     last = scripts_below(home).name
     with space.staging(str(home)), Directory.open(home) as live:
@@ -132,9 +127,8 @@ def finish(home: Path, aside: Path | None = None) -> None:
 def exchange(aside: Path, home: Path, trees: Sequence[Path], context: Context) -> None:
     """Replace all that is in `home` by what is in `aside`, a private directory in it, in one transaction (`--clear`).
 
-    `trees` are those of `home`. They stay the same directories, so that commands which hold or wait for their locks go
-    on in the new environment. On return nothing else is in `home`, and no lock is held. If it raises, nothing was
-    changed. After a crash the next command brings the old environment back.
+    The `trees` of `home` stay the same directories: commands that hold or wait for their locks go on in the new one. If
+    it raises, nothing was changed. After a crash the next command brings the old environment back.
     """
     new = home / os.path.relpath(Interpreter.ask(python_of(aside)).purelib, os.path.realpath(aside))
     trees = tuple(trees) or (new,)

@@ -1,9 +1,8 @@
 """`safe-pip doctor`: what is wrong with the environment, and its repair.
 
-`--repair` settles unfinished transactions, removes what is superfluous, and says what to reinstall. What can be undone
-of a transaction that recovery refuses is undone. What it has of the rest is put aside and never deleted: `<id>` becomes
-`kept-<id>` in each state directory that has one, and an unreadable journal goes in there too. All of it may be killed
-at any step, and done again.
+What can be undone of a transaction that recovery refuses is undone. What it has of the rest is never deleted: `<id>`
+becomes `kept-<id>` in each state directory that has one, and an unreadable journal goes in there too. All of it may be
+killed at any step, and done again.
 """
 
 from __future__ import annotations
@@ -99,10 +98,7 @@ def _document(trees: Iterable[Path], report: Report, repair: Repair) -> dict[str
 
 
 class Repair:
-    """One `doctor --repair`: `done` is what was done, `failed` what was tried, a line each.
-
-    `commands` reinstall what is damaged, one for each tree that has something damaged: the user runs them.
-    """
+    """One `doctor --repair`: what was done, what failed, and the commands that reinstall, one for each tree."""
 
     def __init__(self, place: Place) -> None:
         self._place = place

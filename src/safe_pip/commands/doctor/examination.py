@@ -1,7 +1,6 @@
 """What is wrong with an environment: its distributions, what lies between them, unfinished transactions. Only reads.
 
-All of it is looked at without a lock, and once more if the environment changed meanwhile. The rules are those of
-https://packaging.python.org/en/latest/specifications/ ("Recording installed projects" and others).
+The rules are those of https://packaging.python.org/en/latest/specifications/ ("Recording installed projects", others).
 """
 
 import enum
@@ -163,10 +162,7 @@ def _text(info: str, name: str) -> str | None:
 
 
 class Report(NamedTuple):
-    """What was found, notes included.
-
-    `installed` is None if no distribution was looked at: a transaction has to be rolled back first.
-    """
+    """What was found, notes included. `installed` is None if a transaction has to be rolled back before a look."""
 
     findings: tuple[Finding, ...] = ()
     installed: tuple[Installed, ...] | None = None
@@ -397,7 +393,7 @@ def requirement(installed: Installed) -> tuple[str, ...]:
 def strays(tree: str, owned: Collection[str], unfinished: Collection[str], oldest: float) -> Iterator[Finding]:
     """What interrupted commands have left in a tree, beside the paths that are `owned`, and what `--repair` put aside.
 
-    The transactions in `unfinished` will remove their markers. A private directory younger than `oldest` may be in use.
+    Transactions in `unfinished` will remove their markers. What is younger than `oldest` may be in use.
     """
     for each in _listed(os.path.join(tree, state_directory.NAME)):
         if each.name.startswith(KEPT):

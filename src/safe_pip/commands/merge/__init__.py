@@ -1,9 +1,8 @@
 """`safe-pip merge`: what `cp -Rp STAGED/. PREFIX` does, as one transaction.
 
-What is staged is compared with the prefix, copied into the stage, and committed as one change. A file exists already if
-content, permissions and, for root, owner are the same. Times do not count, so that a file that was built again and did
-not change is left alone. Directories stay writable for their owner as long as they are staged; the plan gets the modes
-that they are to have.
+What is staged is compared with the prefix, copied into the stage, and committed as one change. Times do not count, so
+that a file that was built again and did not change is left alone. Staged directories stay writable for their owner; the
+plan has the modes that they are to get.
 """
 
 import enum
@@ -266,10 +265,7 @@ def reading(path: str = "") -> Iterator[None]:
 
 
 def merge(request: Request, find: Callable[[], Prefix], transactions: Transactions) -> Merged:
-    """Merge; on return all of it is in its place, on error nothing was changed. `find` finds the prefix as it is now.
-
-    Raises `Unmergeable` for what cannot be merged and every error of a transaction.
-    """
+    """Merge; on return all is in its place, on error nothing was changed. Raises `Unmergeable` or as a commit does."""
     try:
         return until_current(lambda: _Merge(find, transactions).carry_out(request))
     except MergeRefused as error:
@@ -286,10 +282,7 @@ class Attempt:
 
     @contextmanager
     def _tidying(self) -> Iterator[None]:
-        """Take the snapshot, which undoes a change that a killed command left unfinished; at the end tidy the prefix.
-
-        Raises `StalePlan` if the prefix has other trees afterwards: a site-packages may go.
-        """
+        """Take the snapshot, which undoes what a killed command left, perhaps a tree (`StalePlan`); tidy at the end."""
         try:
             self._transaction.take_snapshot(lambda: None)
             self._check_trees()
@@ -347,10 +340,7 @@ class _Merge(Attempt):
             return merged
 
     def _compare(self, staged: str) -> tuple[str, ...]:
-        """Compare what is staged with the prefix; raises `Unmergeable` for what no merge can put there.
-
-        On return: the files of distributions to be replaced that lie outside the prefix.
-        """
+        """Compare with the prefix, or raise `Unmergeable`; on return the files to be replaced that lie outside it."""
         filecmp.clear_cache()
         with reading():  # too long a path, or a link that leads to itself
             items = list(_once(staged, _walk(staged, "", str(self._prefix.path))))
@@ -424,10 +414,7 @@ class _Merge(Attempt):
 
     @contextmanager
     def _recorded(self, merged: Merged) -> Iterator[None]:
-        """Within, the manifest says what the merge is about to put; if it puts nothing, the manifest is as before.
-
-        It is written before the commit, so that after a crash everything that was put is in a manifest.
-        """
+        """Within, the manifest says what is about to be put, also after a crash; if nothing is put, it is as before."""
         path = self._request.manifest
         if path is None:
             yield

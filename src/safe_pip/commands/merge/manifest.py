@@ -1,7 +1,6 @@
 """The manifest of a merge: what it has put where, so that `unmerge` can remove exactly that.
 
-It is JSON. Paths are relative to the prefix, with no symbolic link among their parents. Files that the merge found in
-place are listed too, and are never removed.
+It is JSON. Paths are relative to the prefix, with no symbolic link among their parents. What was there is listed, too.
 """
 
 from __future__ import annotations

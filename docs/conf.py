@@ -10,8 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-from sphinx.application import Sphinx
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 os.environ["COLUMNS"] = "80"  # the width of usage lines
@@ -66,12 +65,13 @@ def commands() -> Iterator[str]:
 def table_of_settings() -> Iterator[str]:
     """Each setting with its three names, and what it means."""
     defaults = settings.Settings()
-    yield "| option before the command | variable | key in `[safe-pip]` | default | |"
+    yield "| option | variable | key in `[safe-pip]` | default | |"
     yield "|---|---|---|---|---|"
     for each in settings.TABLE:
         default = {None: "none", True: "yes", False: "no"}.get(value := getattr(defaults, each.name), value)
-        option = f"`--{each.key}`" if each.takes or each.name == "durable" else ""
-        yield f"| {option} | `{each.variable}` | `{each.key}` | {default} | {paragraphs(each.help)} |"
+        option = f"--{each.key} {each.option}".strip() if each.option is not None else ""
+        shown = f"`{option}`".replace("|", r"\|") if option else ""
+        yield f"| {shown} | `{each.variable}` | `{each.key}` | {default} | {paragraphs(each.help)} |"
 
 
 def exit_statuses() -> Iterator[str]:
@@ -92,11 +92,11 @@ def exit_statuses() -> Iterator[str]:
 GENERATED = {"commands": commands, "settings": table_of_settings, "exit-statuses": exit_statuses}
 
 
-def fill(app: Sphinx, docname: str, source: list[str]) -> None:
+def fill(app: Any, docname: str, source: list[str]) -> None:
     """Put what is generated in the place of its comment."""
     for name, lines in GENERATED.items():
         source[0] = source[0].replace(f"<!-- {name} -->", "\n".join(lines()))
 
 
-def setup(app: Sphinx) -> None:
+def setup(app: Any) -> None:
     app.connect("source-read", fill)

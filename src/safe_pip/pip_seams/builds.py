@@ -1,47 +1,63 @@
 """Builds: the environment stays as it is while a build reads it, and one build at a time works in a source tree.
 
-What was built is kept for the next attempt of the command.
+What was built is kept for the next attempt of the command. In pip's wheel cache no reader meets a half-written or a
+just purged entry. `pip cache` knows the prepared wheels too.
 """
 
 from __future__ import annotations
 
+import fnmatch
+import logging
 import marshal
 import os
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+import textwrap
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pip._internal.build_env import NoOpBuildEnvironment
+from pip._internal.models.link import Link
+from pip._internal.utils._log import getLogger
+from pip._internal.utils.misc import format_size
 from pip._internal.utils.temp_dir import TempDirectory
+from pip._internal.utils.urls import path_to_url
 
 from safe_pip import fs
 from safe_pip.environment.transaction import Transaction
-from safe_pip.fs import space
+from safe_pip.errors import UnusableEnvironment
+from safe_pip.fs import space, trust
 from safe_pip.pip_seams.seam import Seam
+from safe_pip.store.wheels import FORMAT, Entry, Store
 
 ENTER = Seam("pip._internal.build_env", "NoOpBuildEnvironment.__enter__", ("self",))
 EXIT = Seam("pip._internal.build_env", "NoOpBuildEnvironment.__exit__", ("self", "exc_type", "exc_val", "exc_tb"))
 HOOK = Seam("pip._vendor.pyproject_hooks", "BuildBackendHookCaller._call_hook", ("self", "hook_name"))
-LOCATION = Seam(
-    "pip._internal.req.req_install",
-    "InstallRequirement.ensure_build_location",
-    ("self", "build_dir", "autodelete", "parallel_builds"),
-)
-METADATA = Seam("pip._internal.req.req_install", "InstallRequirement.prepare_metadata", ("self",))
+_REQUIREMENT = "pip._internal.req.req_install"
+LOCATION = Seam(_REQUIREMENT, "InstallRequirement.ensure_build_location", ("build_dir", "autodelete"))
+METADATA = Seam(_REQUIREMENT, "InstallRequirement.prepare_metadata", ("self",))
 GENERATED = [
-    Seam("pip._internal.req.req_install", name, ("build_env", "backend", "details"))
+    Seam(_REQUIREMENT, name, ("build_env", "backend", "details"))
     for name in ("generate_metadata", "generate_editable_metadata")
 ]
-CHECKOUT = Seam("pip._internal.req.req_install", "InstallRequirement.update_editable", ("self",))
+CHECKOUT = Seam(_REQUIREMENT, "InstallRequirement.update_editable", ("self",))
+FOUND = Seam("pip._internal.cache", "WheelCache.get_cache_entry", ("link", "package_name", "supported_tags"))
+ORIGIN = Seam("pip._internal.cache", "WheelCache.record_download_origin", ("cache_dir", "download_info"))
+PLACE = Seam("pip._internal.wheel_builder", "_get_cache_dir", ("req", "wheel_cache"))
+BUILT = Seam("pip._internal.wheel_builder", "_build_one", ("req", "output_dir", "verify", "editable"))
+_COMMAND = "pip._internal.commands.cache"
+INFO = Seam(_COMMAND, "CacheCommand.get_cache_info", ("options", "args"))
+LIST = Seam(_COMMAND, "CacheCommand.list_cache_items", ("options", "args"))
+REMOVE = Seam(_COMMAND, "CacheCommand.remove_cache_items", ("options", "args"))
+
+logger = getLogger(_COMMAND)
 
 
 class KeptBuilds:
-    """The wheels, and metadata directories, that this attempt of the command and earlier ones have built."""
+    """The wheels and metadata directories that attempts of the command have built: `Attempt.built`."""
 
     def __init__(self, built: dict[str, tuple[str, int]]) -> None:
-        """`built` is as in `Attempt.built`; what is built is added to it."""
         self._built = built
 
     def keep(self, key: str, path: str) -> None:
@@ -138,8 +154,7 @@ def attach(transaction: Transaction, kept: KeptBuilds) -> None:
         found = kept.restore(key, TempDirectory(kind="modern-metadata", globally_managed=True).path) if key else None
         if found is None:
             found = original(*args, **kw)
-            if key:
-                kept.keep(key, found)
+            kept.keep(key, found)
         return found
 
     ENTER.replace(enter)
@@ -150,3 +165,163 @@ def attach(transaction: Transaction, kept: KeptBuilds) -> None:
     METADATA.replace(prepare)
     for seam in GENERATED:
         seam.replace(generate)
+
+
+def attach_to_wheels(transaction: Transaction, kept: KeptBuilds) -> Collection[Path]:
+    """A wheel that is found in the wheel cache is copied for this command; one that is built is put there whole.
+
+    `pip cache purge` removes whatever it finds, also a wheel that another command is just building there. Returned is
+    a collection that gets the wheels which this command builds and pip does not keep; the next attempt has them `kept`.
+    """
+    caches: dict[str, str] = {}
+    passing: set[Path] = set()
+
+    def get_cache_entry(original: Any, cache: Any, *args: Any, **kw: Any) -> Any:
+        with _mutex(transaction, cache.cache_dir) as usable:
+            entry = original(cache, *args, **kw) if usable else None
+            if entry is not None and entry.persistent:
+                cached = Path(entry.link.file_path)
+                private = Path(TempDirectory(kind="cached-wheel", globally_managed=True).path, cached.name)
+                try:
+                    fs.link_or_copy(cached, private)
+                except FileNotFoundError:
+                    return None
+                entry.link = Link(path_to_url(str(private)))
+            return entry
+
+    def get_cache_dir(original: Any, req: Any, wheel_cache: Any) -> str:
+        place = str(original(req, wheel_cache))
+        if wheel_cache.cache_dir and place.startswith(os.path.join(wheel_cache.cache_dir, "")):
+            caches[place] = wheel_cache.cache_dir
+        return place
+
+    def build_one(original: Any, req: Any, output_dir: str, *args: Any, **kw: Any) -> Any:
+        is_cached = output_dir in caches
+        place = TempDirectory(kind="built-wheel", globally_managed=True).path if is_cached else output_dir
+
+        def rename(record: logging.LogRecord) -> bool:
+            if isinstance(record.args, tuple):
+                record.args = tuple(output_dir if value == place else value for value in record.args)
+            return True
+
+        key = built_of(req, req.metadata["version"])
+        built = kept.restore(key, place)
+        if built is None:
+            with _filtered("pip._internal.wheel_builder", rename):
+                built = original(req, place, *args, **kw)
+            if built is None:
+                return None
+            kept.keep(key, built)
+            if is_cached:
+                with _mutex(transaction, caches[output_dir]) as usable, suppress(OSError):
+                    if usable:
+                        fs.make_directories(Path(output_dir))
+                        fs.copy_whole(Path(built), Path(output_dir, os.path.basename(built)))
+        if not is_cached:
+            passing.add(Path(built))
+        return built
+
+    def record_download_origin(original: Any, cache_dir: str, download_info: Any) -> None:
+        with _mutex(transaction, caches.get(cache_dir)), suppress(FileNotFoundError):
+            original(cache_dir, download_info)
+
+    FOUND.replace(get_cache_entry)
+    PLACE.replace(get_cache_dir)
+    BUILT.replace(build_one)
+    ORIGIN.replace(record_download_origin)
+    return passing
+
+
+def attach_to_command(transaction: Transaction) -> None:
+    """Have `pip cache` know the prepared wheels too, and take its turn with commands that use pip's wheel cache."""
+
+    def remove(*args: Any) -> Any:
+        with _mutex(transaction, args[2].cache_dir):
+            return _remove(*args)
+
+    INFO.replace(_info)
+    LIST.replace(_list)
+    REMOVE.replace(remove)
+
+
+@contextmanager
+def _mutex(transaction: Transaction, cache_dir: str | None) -> Iterator[bool]:
+    """Yields whether the wheel cache may be used: not if it cannot be locked."""
+    with ExitStack() as lock:
+        is_usable = True
+        try:
+            if cache_dir:
+                wheels = Path(cache_dir, "wheels")
+                fs.make_directories(wheels)
+                lock.enter_context(transaction.environment.mutex(wheels))
+        except (OSError, UnusableEnvironment):
+            is_usable = False
+        yield is_usable
+
+
+@contextmanager
+def _filtered(name: str, rule: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
+    """Within, one of pip's loggers says only what `rule` lets through."""
+    filtered = logging.getLogger(name)
+    filtered.addFilter(rule)
+    try:
+        yield
+    finally:
+        filtered.removeFilter(rule)
+
+
+def _info(original: Any, command: Any, options: Any, args: list[str]) -> Any:
+    result = original(command, options, args)
+    entries = _entries(options)
+    logger.info(
+        textwrap.dedent(f"""\
+            Prepared wheels location (safe-pip): {Path(options.cache_dir, "safe-pip", FORMAT)}
+            Prepared wheels size: {format_size(sum(entry.listing.size for entry in entries))}
+            Number of prepared wheels: {len(entries)}""")
+    )
+    return result
+
+
+def _list(original: Any, command: Any, options: Any, args: list[str]) -> Any:
+    """List the prepared wheels for people. `--format=abspath` is for programs, which expect wheels."""
+    result = original(command, options, args)
+    lines = []
+    for entry in _entries(options, *args) if options.list_format == "human" else ():
+        key = entry.path.name.split("-")  # digest, cache tag of the interpreters that can use the entry, ...
+        made_for = "-".join(key[1:3]) if len(key) > 2 else "without bytecode"
+        lines.append(f" - {entry.listing.wheel} ({made_for}, {format_size(entry.listing.size)})")
+    if lines:
+        logger.info("\nPrepared wheels (safe-pip):\n")
+        logger.info("\n".join(sorted(lines)))
+    return result
+
+
+def _remove(original: Any, command: Any, options: Any, args: list[str]) -> Any:
+    """Remove what matches and is not in use; a command that prepares or copies a wheel is not disturbed."""
+    store = Store.existing(Path(options.cache_dir))
+    if store is None or not trust.is_trusted(store.path):
+        return original(command, options, args)
+    entries = _entries(options, *args) if len(args) == 1 else []
+
+    # pip looks at its own wheels only before it says that nothing matches.
+    with _filtered(_COMMAND, lambda record: not (entries and str(record.msg).startswith("No matching packages"))):
+        result = original(command, options, args)
+    removed = [entry for entry in entries if store.wheels.remove(entry.path.name)]
+    if args == ["*"]:
+        for damaged in store.wheels.names():
+            store.wheels.remove(damaged)
+    for entry in removed:
+        logger.verbose("Removed %s", entry.path)
+    store.sweep()
+    if entries:
+        size = format_size(sum(entry.listing.size for entry in removed))
+        kept = len(entries) - len(removed)
+        logger.info("Prepared wheels removed: %s (%s)%s", len(removed), size, f", in use: {kept}" if kept else "")
+    return result
+
+
+def _entries(options: Any, pattern: str = "*") -> list[Entry]:
+    """The entries whose wheels pip would find by this pattern."""
+    store = Store.existing(Path(options.cache_dir))
+    pattern += "*.whl" if "-" in pattern else "-*.whl"
+    return [each for each in (store.entries() if store else ()) if fnmatch.fnmatch(each.listing.wheel, pattern)]

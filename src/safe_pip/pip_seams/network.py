@@ -9,8 +9,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -83,11 +83,21 @@ def attach(transaction: Transaction) -> None:
 
 def _attach(transaction: Transaction) -> None:
     find_out = USER_AGENT.check()
-    trust_authorities = _put_authorities_off()
+    authorities, is_asked = ExitStack(), False
+
+    def load(original: Any, *args: Any, **kw: Any) -> None:
+        authorities.callback(original, *args, **kw)
+        if is_asked:
+            authorities.close()
 
     def request(original: Any, session: Any, *args: Any, **kw: Any) -> Any:
-        """Find the user agent for the first request, no earlier: pip starts other programs for it (rustc)."""
-        trust_authorities()
+        """Read the certificates and find the user agent for the first request: most installs from files make none.
+
+        The certificates take as long as importing a tenth of pip. For the user agent pip starts programs (rustc).
+        """
+        nonlocal is_asked
+        is_asked = True
+        authorities.close()
         if session.headers.get("User-Agent") == _LATER:
             # It names the version of setuptools, which decides nothing.
             with transaction.unrecorded():
@@ -96,6 +106,8 @@ def _attach(transaction: Transaction) -> None:
 
     with suppress(ImportError):  # `find_out` needs it, perhaps when nothing can be imported any more
         importlib.import_module("pip._vendor.distro")
+    with suppress(SeamBroken):  # without truststore (no `ssl`, an older platform) there is nothing to put off
+        AUTHORITIES.replace(load)
     REQUEST.replace(request)
     USER_AGENT.replace(lambda original: _LATER)
     _attach_to_pages()
@@ -119,31 +131,6 @@ def _attach_to_pages() -> None:
 
     PAGE.replace(get)
     BODY.replace(lambda original, cache, key: bodies.pop(key, None) or original(cache, key))
-
-
-def _put_authorities_off() -> Callable[[], None]:
-    """Have pip's bundle of certificates read when the function returned is called, not with each session.
-
-    Reading it takes as long as importing a tenth of pip, and most installs from files make no request. That call raises
-    what is wrong with the bundle. Without truststore (no `ssl`, an older platform) there is nothing to put off.
-    """
-    later: list[Callable[[], None]] = []
-    is_asked = False
-
-    def load(original: Any, *args: Any, **kw: Any) -> None:
-        later.append(partial(original, *args, **kw))
-        if is_asked:
-            trust()
-
-    def trust() -> None:
-        nonlocal is_asked
-        is_asked = True
-        while later:
-            later.pop(0)()
-
-    with suppress(SeamBroken):  # it is only slower then
-        AUTHORITIES.replace(load)
-    return trust
 
 
 class _Keyring:

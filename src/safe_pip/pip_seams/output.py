@@ -22,8 +22,7 @@ class KeptBack(logging.Handler):
         super().__init__(level=0)
         self.kept: list[tuple[int, logging.LogRecord, str | None]] = []
         self.left_out: Callable[[logging.LogRecord], bool] = lambda record: False
-        self.hidden = ""
-        """What is taken out of messages: the root of the stage."""
+        self.hidden = ""  # is taken out of messages: the root of the stage
         self._announced_by = tuple(announced_by)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -58,15 +57,14 @@ class KeptBack(logging.Handler):
 
 
 @contextmanager
-def kept_back(*, say: bool = True) -> Iterator[KeptBack]:
-    """Within, nothing that is logged is shown. Afterwards it is, unless `say` is false: then the caller shows it."""
+def kept_back() -> Iterator[None]:
+    """Within, nothing that is logged is shown; afterwards it is."""
     kept = KeptBack()
     try:
-        with _handled_by(kept):
-            yield kept
+        with handled_by(kept):
+            yield
     finally:
-        if say:
-            kept.say()
+        kept.say()
 
 
 @contextmanager
@@ -78,7 +76,7 @@ def kept_until_done(*, first: bool) -> Iterator[KeptBack]:
     """
     kept = KeptBack(logging.getLogger().handlers[:] if first else ())
     try:
-        with _handled_by(kept):
+        with handled_by(kept):
             yield kept
     except BaseException as error:
         found = () if isinstance(error, StalePlan) else ("Attempting uninstall", "Found existing installation")
@@ -92,7 +90,7 @@ def kept_until_done(*, first: bool) -> Iterator[KeptBack]:
 
 
 @contextmanager
-def _handled_by(handler: logging.Handler) -> Iterator[None]:
+def handled_by(handler: logging.Handler) -> Iterator[None]:
     root = logging.getLogger()
     handlers = root.handlers[:]
     root.handlers[:] = [handler]

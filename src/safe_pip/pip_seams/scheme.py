@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from pip._internal.utils.virtualenv import running_under_virtualenv
 
 from safe_pip import fs
 from safe_pip.environment.environment import Target
-from safe_pip.pip_seams.output import kept_back
+from safe_pip.pip_seams.output import handled_by
 
 
 def scheme_target(
@@ -87,7 +88,7 @@ def options_target(path: Iterable[str], options: Any) -> Target:
 
     root, prefix = getattr(options, "root_path", None), getattr(options, "prefix_path", None)
     try:
-        with kept_back(say=False):
+        with handled_by(logging.NullHandler()):
             asked = getattr(options, "use_user_site", False)
             user = decide_user_install(asked, prefix, None, root, options.isolated_mode)
     except PipError:

@@ -26,20 +26,28 @@ class Seam(NamedTuple):
 
     def check(self) -> Any:
         """The object as pip has it; raises `SeamBroken` if it is missing or takes other parameters."""
-        owner, name = self._owner()
-        getattr(owner, name, None)  # a lazy import (Python 3.15) takes place now
-        found = inspect.getattr_static(owner, name, None)
+        return self._find()[2]
+
+    def _find(self) -> tuple[Any, str, Any]:
+        """Its owner, its name there and the object."""
+        found = None
+        with contextlib.suppress(ImportError, AttributeError):
+            owner: Any = importlib.import_module(self.module)
+            *classes, name = self.attribute.split(".")
+            for part in classes:
+                owner = getattr(owner, part)
+            getattr(owner, name, None)  # a lazy import (Python 3.15) takes place now
+            found = inspect.getattr_static(owner, name, None)
         found = found.__func__ if isinstance(found, staticmethod | classmethod) else found
         if found is None:
             raise SeamBroken(f"pip has no `{self.attribute}` in `{self.module}`")
         if self.parameters is not None:
             self._check_parameters(found)
-        return found
+        return owner, name, found
 
     def replace(self, wrapper: Callable[..., Any]) -> Any:
         """Have pip call `wrapper(original, *args, **kw)` in its place; returns the original."""
-        original = self.check()
-        owner, name = self._owner()
+        owner, name, original = self._find()
 
         @functools.wraps(original)
         def replacement(*args: Any, **kw: Any) -> Any:
@@ -51,18 +59,8 @@ class Seam(NamedTuple):
 
     def put(self, value: object) -> None:
         """Have pip use `value` in its place."""
-        self.check()
-        owner, name = self._owner()
+        owner, name, _ = self._find()
         setattr(owner, name, value)
-
-    def _owner(self) -> tuple[Any, str]:
-        with contextlib.suppress(ImportError, AttributeError):
-            owner: Any = importlib.import_module(self.module)
-            *classes, name = self.attribute.split(".")
-            for part in classes:
-                owner = getattr(owner, part)
-            return owner, name
-        raise SeamBroken(f"pip has no `{self.attribute}` in `{self.module}`")
 
     def _check_parameters(self, found: Any) -> None:
         if isinstance(found, FunctionType) and not hasattr(found, "__wrapped__") and self.parameters:

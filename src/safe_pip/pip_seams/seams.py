@@ -119,18 +119,15 @@ class Seams:
         return self._version(original) + own
 
     def _create(self, original: Any, name: str, *args: Any, **kw: Any) -> Any:
-        if self._is_attached:  # `help` makes another command, which does not run
-            command = original(name, *args, **kw)
-            _with_own_options(command.parser)
-            return command
-        self._is_attached = True
-        # `--version`, `--help` and errors import no command.
-        PROG._replace(module="pip._internal.cli.base_command").replace(program)
+        is_run, self._is_attached = not self._is_attached, True  # `help` makes another command, which does not run
+        if is_run:  # `--version`, `--help` and errors import no command
+            PROG._replace(module="pip._internal.cli.base_command").replace(program)
         command = original(name, *args, **kw)
         _with_own_options(command.parser)
-        self._attach(name, command)
-        run = command.run
-        command.run = lambda options, args: self._guarded(name, run, options, args)
+        if is_run:
+            self._attach(name, command)
+            run = command.run
+            command.run = lambda options, args: self._guarded(name, run, options, args)
         return command
 
     def _guarded(self, name: str, run: Any, options: Any, args: list[str]) -> int:
@@ -181,8 +178,8 @@ class Seams:
     def _attach(self, name: str, command: Any) -> None:
         """Attach to what `command` uses, which pip has imported by now."""
         transaction = self.transaction
-        is_requirement = _is_a(command, "pip._internal.cli.req_command", "RequirementCommand")
-        is_session = _is_a(command, "pip._internal.cli.index_command", "SessionCommandMixin")
+        classes = {each.__name__ for each in type(command).__mro__}
+        is_requirement, is_session = "RequirementCommand" in classes, "SessionCommandMixin" in classes
         module = f"pip._internal.commands.{'configuration' if name == 'config' else name}"
         if name in ("install", "debug", "lock"):
             VERSION._replace(module=module).replace(self._version)
@@ -202,18 +199,18 @@ class Seams:
         if is_requirement or name == "uninstall":
             CONTENT.replace(self._content)
         if is_requirement:
-            from safe_pip.pip_seams import builds, caches
+            from safe_pip.pip_seams import builds
 
             self.installed.attach_to_resolver()
             kept = builds.KeptBuilds(self.attempt.built)
             builds.attach(transaction, kept)
-            passing = caches.attach_to_wheels(transaction, kept)
+            passing = builds.attach_to_wheels(transaction, kept)
         if name in ("list", "inspect", "freeze"):
             self.installed.attach_to_paths(name)
         if name == "cache":
-            from safe_pip.pip_seams import caches
+            from safe_pip.pip_seams import builds
 
-            caches.attach_to_command(transaction)
+            builds.attach_to_command(transaction)
         if name in ("install", "uninstall"):
             preload()
         if name == "install":
@@ -297,11 +294,6 @@ def _put_tracebacks_off() -> None:
 
     sys.modules[name] = later = ModuleType(name)
     vars(later)["__getattr__"] = load
-
-
-def _is_a(command: Any, module: str, name: str) -> bool:
-    """Whether a command is of a class of pip's, without importing the class."""
-    return module in sys.modules and isinstance(command, getattr(sys.modules[module], name, ()))
 
 
 def own_verb(name: str, summary: str, **options: Any) -> Any:

@@ -1,9 +1,11 @@
-"""What pip sees as installed: its own listing of the environment path, made at one instant and kept."""
+"""What pip sees as installed: its own listing of the environment path, made at one instant and kept.
+
+What only the standard library's backend needs is imported where pip may select that: `importlib.metadata` takes long.
+"""
 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +30,7 @@ INSTALLED = Seam("pip._internal.resolution.resolvelib.factory", "Factory.__init_
 PROTECTED = Seam("pip._internal.commands.freeze", "_dev_pkgs", ())
 NAME = Seam("pip._internal.metadata.importlib._envs", "get_dist_canonical_name", ("dist",))
 EGG_LINK = Seam("pip._internal.utils.egg_link", "sys")
+_KEPT_FILES = "safe_pip.pip_seams._kept_files"
 
 
 class Installed:
@@ -47,6 +50,8 @@ class Installed:
             self._serve(backend.Environment)
             return backend
 
+        if sys.version_info >= (3, 11):  # there is no other backend, unless pip's tests ask for one
+            importlib.import_module(_KEPT_FILES)
         SELECT_BACKEND.put(select_backend)
         # Legacy editable installs are looked up along `sys.path`, which is not the environment's any more.
         EGG_LINK.put(types.SimpleNamespace(path=list(self.transaction.path)))
@@ -102,7 +107,9 @@ class Installed:
         from_paths = Seam(environment.__module__, "Environment.from_paths", ("paths",)).check()
         Seam(environment.__module__, "Environment.default", ()).check()
 
-        if sys.version_info >= (3, 15) and environment.__module__.endswith(".importlib._envs"):
+        is_pkg_resources = environment.__module__.endswith(".pkg_resources")
+        self._files: Any = None if is_pkg_resources else importlib.import_module(_KEPT_FILES)
+        if sys.version_info >= (3, 15) and not is_pkg_resources:
             NAME.replace(self._name)
         environment.default = classmethod(lambda cls: self.served())
         environment.from_paths = classmethod(
@@ -115,16 +122,14 @@ class Installed:
         try:
             return original(dist)
         except FileNotFoundError:
-            notice_missing_metadata(self.transaction, dist._path)
+            self._files.notice_missing_metadata(self.transaction, dist._path)
             compat: Any = importlib.import_module("pip._internal.metadata.importlib._compat")
             raise compat.BadMetadata(dist, reason="invalid metadata entry 'name'") from None
 
     def _list(self, transaction: Transaction) -> Any:
         """pip's `Environment` with what is installed on the transaction's path now."""
-        # The standard library keeps listings by the directory's mtime, whose steps are coarser than our commits.
-        if hasattr(importlib.metadata, "FastPath"):
-            importlib.metadata.FastPath.__new__.cache_clear()
-
+        if self._files is not None:
+            self._files.forget_listings()
         environment: Any = self._environment
 
         class Served(environment):  # type: ignore[misc]
@@ -141,8 +146,16 @@ class Installed:
 
         distributions = list(self._from_paths(environment, list(transaction.path))._iter_distributions())
         for distribution in distributions:
-            _keep(distribution, transaction)
+            self._keep(distribution, transaction)
         return Served(distributions)
+
+    def _keep(self, distribution: Any, transaction: Transaction) -> None:
+        """Have `distribution` answer from what is read now; what is read later is checked to be of this instant."""
+        inner, project = distribution._dist, str(distribution.canonical_name)
+        if self._files is not None:
+            distribution._dist = self._files.keep(inner, project, transaction, _kept(inner.read_text))
+        elif hasattr(inner, "_provider") and hasattr(inner._provider, "get_metadata"):
+            inner._provider = _KeptProvider(inner._provider, project, transaction)
 
 
 class _Asked(dict[str, Any]):
@@ -165,15 +178,6 @@ class _Asked(dict[str, Any]):
         return super().get(name, default)
 
 
-def _keep(distribution: Any, transaction: Transaction) -> None:
-    """Have `distribution` answer from what is read of it now; what is read later is checked to be of this instant."""
-    inner, project = distribution._dist, str(distribution.canonical_name)
-    if type(inner) is importlib.metadata.PathDistribution:
-        distribution._dist = _KeptFiles(inner, project, transaction)
-    elif hasattr(inner, "_provider") and hasattr(inner._provider, "get_metadata"):
-        inner._provider = _KeptProvider(inner._provider, project, transaction)
-
-
 def _kept(read: Callable[[str], str | None]) -> dict[str, str | None]:
     """What `read` gives for each file of `_KEPT`; one that cannot be read fails again when pip asks for it."""
     found: dict[str, str | None] = {}
@@ -181,35 +185,6 @@ def _kept(read: Callable[[str], str | None]) -> dict[str, str | None]:
         with suppress(OSError, ValueError):
             found[name] = read(name)
     return found
-
-
-class _KeptFiles(importlib.metadata.PathDistribution):
-    """A distribution of the standard library's backend whose small files were read with the snapshot."""
-
-    def __init__(self, inner: Any, project: str, transaction: Transaction) -> None:
-        super().__init__(inner._path)
-        self._project = project
-        self._transaction = transaction
-        self._kept = _kept(super().read_text)
-
-    def read_text(self, filename: Any) -> str | None:
-        """The text of a metadata file; raises `StalePlan` if the distribution has changed since the snapshot."""
-        if filename in self._kept:
-            return self._kept[filename]
-        read = super().read_text
-        text = self._transaction.read_later(self._project, lambda: read(filename))
-        if text is None and filename == "" and sys.version_info >= (3, 15):  # asked for last, where no other file is
-            notice_missing_metadata(self._transaction, self._path)
-            name, _, version = self._path.stem.partition("-")
-            return f"Metadata-Version: 2.1\nName: {name}\nVersion: {version.partition('-')[0] or '0'}\n"
-        return text
-
-
-def notice_missing_metadata(transaction: Transaction, path: Any) -> None:
-    """Have the command say at its end that there is no METADATA in `path`."""
-    notice = f"`{path}` has no METADATA, so no more is known than its name. Run `safe-pip doctor --repair`"
-    if notice not in transaction.noticed:
-        transaction.noticed.append(notice)
 
 
 class _KeptProvider:

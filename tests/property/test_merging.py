@@ -46,6 +46,7 @@ NEW: Files = {**distribution("dist", "2", {f"{SITE}/pkg/x.py": "22", f"{SITE}/pk
 @example({**OLD, f"{SITE}/pkg/a": "1"}, NEW, "fail", set())
 @example({**OLD, "share/doc/a": "22"}, NEW, "keep", set())
 @example({"a/b": None}, {"a/b": None, "b/lib": None}, "warn", {0, 1})
+@example({"lib": Link("lib")}, {"lib/a": ""}, "warn", set())
 def test_merged_twice_is_merged_once_and_unmerged_it_is_as_it_was(
     before: Files, staged: Files, policy: str, read_only: set[int]
 ) -> None:

@@ -175,10 +175,11 @@ def _walk(staged: str, below: str, live: str, *, is_there: bool = True) -> Itera
         place = os.path.join(live, name)
         seen = fs.look(place, follows=False) if is_there else None
         if stat.S_ISDIR(status.st_mode):
-            is_entered = seen is not None and fs.is_directory(place)
+            real = os.path.realpath(place) if seen is not None else ""  # of a link that leads to itself: the link
+            found = fs.look(real, follows=False) if seen is not None else None
+            is_entered = found is not None and stat.S_ISDIR(found.st_mode)
             if is_entered:
-                place = os.path.realpath(place)
-                seen = os.lstat(place)
+                place, seen = real, found
             yield Item(path, place, status, Verdict.SAME if is_entered else Verdict.NEW, seen)
             yield from _walk(staged, path, place, is_there=is_entered)
         elif stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):

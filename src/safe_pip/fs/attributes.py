@@ -51,8 +51,7 @@ def pass_on(like: str, directory: Directory, name: str, mode: int) -> None:
         inherits = os.fstat(fd).st_gid == status.st_gid
         os.fchmod(fd, mode | (status.st_mode & stat.S_ISGID if inherits else 0))
         if sys.platform == "linux" and (wanted := _access_list(like, _DEFAULT_ACL)) != _access_list(fd, _DEFAULT_ACL):
-            # A filesystem without access lists refuses. New files there get the mode of the umask.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the filesystem may have none: then the umask decides
                 os.removexattr(fd, _DEFAULT_ACL) if wanted is None else os.setxattr(fd, _DEFAULT_ACL, wanted)
 
 
@@ -61,8 +60,7 @@ def set_access(
 ) -> None:
     """Give an entry this mode and group whatever the umask, the access list of `like`, and, where allowed, this owner.
 
-    If this user may not give the group, the entry keeps its own, which then may do no more than all users. No symbolic
-    link is followed: the owner of the directory may put one there meanwhile.
+    If this user may not give the group, the entry keeps its own, which then may do no more than all users.
     """
     if owner is not None:
         with contextlib.suppress(PermissionError):
@@ -104,7 +102,6 @@ def _access_list(where: str | int | Path, name: str) -> bytes | None:
         try:
             return os.getxattr(where, name)
         except OSError as error:
-            # There is no such list, or the filesystem has none.
-            if error.errno not in (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP):
+            if error.errno not in (errno.ENODATA, errno.ENOTSUP):  # no such list, or a filesystem without
                 raise
     return None

@@ -1,7 +1,7 @@
 """Thousands of files at once, with few system calls each: copied as a listing says, and checked against it.
 
 Paths are relative to open directories in which no other user can exchange a directory for a symbolic link. Only the
-store uses this module, and there is no store without flock: so none on Windows.
+store uses this module; there is none on Windows.
 """
 
 from __future__ import annotations
@@ -26,12 +26,9 @@ _FLAGS, _TIME = slice(4, 8), 8
 
 # What a listing says of a file beside its content. Numbers, because they are asked for thousands of times.
 EXECUTABLE = 1
-SOURCE = 2
-"""The file is a module's source, and its bytecode, if there is some, tells its time."""
-COMPILED = 4
-"""The bytecode of the file is in the listing."""
+SOURCE = 2  # a module's source, whose bytecode, if there is some, tells its time
+COMPILED = 4  # its bytecode is in the listing
 BYTECODE = 8
-
 
 Listed = Sequence[Any]
 """One file of a listing: relative path, size, SHA-256 digest in hexadecimal, kind."""
@@ -76,9 +73,9 @@ def write_file(directory: Directory, path: str, chunks: Iterable[bytes], kind: i
 def copy_files(source: Directory, destination: Directory, files: Iterable[Listed], *, clones: bool) -> None:
     """Copy the listed files; what lies in their place is removed.
 
-    With `clones` they share blocks with the old ones where the filesystem can. The new files get the modes that the
-    umask gives, and the present time, which is also written into bytecode. Raises `Damaged` at the first file that is
-    not as listed, `OSError` if one cannot be written. Some files exist then, the last one perhaps in part.
+    With `clones` they share blocks with the old ones where the filesystem can. They get the modes of the umask and the
+    present time, which is also written into bytecode. Raises `Damaged` at the first file that is not as listed,
+    `OSError` if one cannot be written. Some files exist then, the last one perhaps in part.
     """
     # A loop for thousands of small files: what not every file needs is not done for every file.
     read_from, write_to = source.fd, destination.fd
@@ -110,8 +107,8 @@ def copy_files(source: Directory, destination: Directory, files: Iterable[Listed
                 try:
                     if content is None:
                         clones = _copy(old, new, path, size, digest, clones)
-                        if kind & BYTECODE:
-                            _stamp(old, new, stamp)
+                        if sys.platform != "win32" and kind & BYTECODE and os.pread(old, 8, 0)[_FLAGS] == bytes(4):
+                            os.pwrite(new, stamp, _TIME)
                     elif size and write(new, content) != size:
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                     if kind & EXECUTABLE:
@@ -148,14 +145,6 @@ def _copy(old: int, new: int, path: str, size: int, digest: str, clones: bool) -
     if length != size or state.hexdigest() != digest:
         raise Damaged(path)
     return clones and (is_cloned or size == 0)
-
-
-def _stamp(old: int, new: int, stamp: bytes) -> None:
-    """Write the time of its source into the copy of bytecode that goes by it."""
-    os.lseek(old, 0, os.SEEK_SET)
-    if os.read(old, _TIME)[_FLAGS] == bytes(4):
-        os.lseek(new, _TIME, os.SEEK_SET)
-        os.write(new, stamp)
 
 
 def _set_executable(fd: int) -> None:

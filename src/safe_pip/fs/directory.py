@@ -1,7 +1,7 @@
 """An open directory, and the changes to what is directly in it.
 
-Everything is relative to a descriptor: another process may exchange a path for another one, or for a symbolic link, and
-changes still go to the directory that was opened (openat(2)). Windows has no such descriptors: there it is the path.
+Everything is relative to a descriptor (openat(2)): another process may exchange a path for another one or for a link,
+and changes still go to the directory that was opened. Windows has no such descriptors: there it is the path.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ class Directory:
     __slots__ = ("fd", "identity", "path")
 
     def __init__(self, path: str, fd: int | None) -> None:
-        self.path = path
-        self.fd = fd
+        self.path, self.fd = path, fd
         status = self.status()
         self.identity = (status.st_dev, status.st_ino)
 
@@ -45,7 +44,7 @@ class Directory:
         """Open the directory `name`, or `a/b/c` below this one, without passing through any symbolic link."""
         parts, found = name.split("/"), self
         for part in parts:
-            check(part)
+            self.at(part)
         for part in parts:
             path = found.join(part)
             try:
@@ -68,7 +67,8 @@ class Directory:
 
     def at(self, name: str) -> str:
         """What a system call gets together with `fd`; raises `ValueError` if `name` is not a single name."""
-        check(name)
+        if name in ("", ".", "..") or "\0" in name or any(separator in name for separator in _SEPARATORS):
+            raise ValueError(f"not a name: {name!r}")
         return name if self.fd is not None else self.join(name)
 
     def stat(self, name: str) -> os.stat_result:
@@ -117,7 +117,6 @@ class Directory:
             os.close(fd)
 
     def close(self) -> None:
-        """Close; again it does nothing."""
         fd, self.fd = self.fd, None
         if fd is not None:
             os.close(fd)
@@ -127,12 +126,6 @@ class Directory:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def check(name: str) -> None:
-    """Raise `ValueError` unless `name` is the name of one entry of a directory."""
-    if name in ("", ".", "..") or "\0" in name or any(separator in name for separator in _SEPARATORS):
-        raise ValueError(f"not a name: {name!r}")
 
 
 if sys.platform == "win32":

@@ -65,10 +65,9 @@ def link(source: Directory, name: str, destination: Directory, new_name: str) ->
 
 
 def copy(source: Directory, name: str, destination: Directory, new_name: str) -> None:
-    """Make `new_name` a copy of a file or of a symbolic link itself.
+    """Make `new_name` a copy of a file or of a symbolic link itself, with all that `copy_status` gives.
 
-    It has content, mode, times and, as far as that is allowed, owner, group and extended attributes. Raises
-    `FileExistsError` if the new name is taken. After a crash a part of a copy may exist.
+    Raises `FileExistsError` if the new name is taken. After a crash a part of a copy may exist.
     """
     path, status = destination.join(new_name), source.stat(name)
     if stat.S_ISLNK(status.st_mode):
@@ -155,7 +154,7 @@ def copy_status(old: int, new: int) -> None:
 
 
 def remove_below(directory: Directory, name: str) -> None:
-    """Remove `name` and, if it is a directory, all below it, through no symbolic link; if there is nothing, nothing.
+    """Remove `name`, if it exists, with all below it; no symbolic link is followed.
 
     Directories of this user are made writable first. What is on another filesystem stays. The deletion goes on after an
     error, and raises the first one at the end.
@@ -178,10 +177,7 @@ def remove_below(directory: Directory, name: str) -> None:
 def _remove_entries(
     directory: Directory, entries: list[os.DirEntry[str]], top: Directory, levels: int, errors: list[OSError]
 ) -> None:
-    """Remove the entries of a directory below `top`, with all that is in them.
-
-    Directories that lie too deep for the stack or the open files of the interpreter are only moved up into `top`.
-    """
+    """Remove entries of a directory; what lies too deep for stack or open files is only moved up into `top`."""
     if levels < 0:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     for entry in entries:
@@ -196,10 +192,9 @@ def _remove_entries(
             except OSError as error:
                 if directory is top or error.errno not in (errno.EMFILE, errno.ENFILE):
                     raise
-                new_name = f"deep-{os.urandom(8).hex()}"
-                with Changing("move", top.join(new_name), directory.join(entry.name)):
-                    old = directory.at(entry.name)
-                    os.rename(old, top.at(new_name), src_dir_fd=directory.fd, dst_dir_fd=top.fd)
+                new = f"deep-{os.urandom(8).hex()}"
+                with Changing("move", top.join(new), directory.join(entry.name)):
+                    os.rename(directory.at(entry.name), top.at(new), src_dir_fd=directory.fd, dst_dir_fd=top.fd)
 
 
 @contextlib.contextmanager

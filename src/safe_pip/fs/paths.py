@@ -26,8 +26,7 @@ _ATTEMPTS = 100
 def make_directories(path: Path, *, mode: int = 0o777) -> list[Path]:
     """Make `path` and its missing parents; on return those that this call made, outermost first.
 
-    Any number of processes may make overlapping paths at once, and remove again what they made. If it raises, nothing
-    stays of what it made.
+    Any number of processes may do so, and remove what they made, at once. If it raises, nothing stays that it made.
     """
     made: list[Path] = []
     attempts = 0
@@ -133,7 +132,6 @@ def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
 
 
 def replace_in(directory: Directory, name: str, content: bytes, *, mode: int = 0o600) -> None:
-    """Like `replace`, for the file `name` in an open directory."""
     with _aside(directory) as aside:
         files.write_new(directory, aside, content)
         set_mode(directory, aside, mode)
@@ -183,10 +181,9 @@ def write_bytecode(source: Path) -> None:
 
     # Timestamps, whatever SOURCE_DATE_EPOCH says: the import system checks them without reading the source.
     timestamps = py_compile.PycInvalidationMode.TIMESTAMP
-    with contextlib.suppress(py_compile.PyCompileError), warnings.catch_warnings():
+    with Changing("write_bytecode", source), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Changing("write_bytecode", source):
-            py_compile.compile(str(source), doraise=True, quiet=1, invalidation_mode=timestamps)
+        py_compile.compile(str(source), quiet=2, invalidation_mode=timestamps)
 
 
 def unnamed_file(content: bytes) -> int:

@@ -1,7 +1,6 @@
 """What Linux tells in /proc (proc(5)): processes, mounts and volumes. Nothing else reads /proc.
 
-Without it every question has an empty answer. `shlex` is imported when a command line is shown, which is rare;
-`pip_seams.seams.preload` imports it for an install.
+Without it every question has an empty answer. `shlex` is imported when a command line is shown, which is rare.
 """
 
 import contextlib
@@ -12,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 _PROC = Path("/proc")
 _LONGEST_COMMAND = 200
@@ -121,17 +120,15 @@ def started(pid: int) -> float | None:
 
 def start_ticks(pid: int) -> int | None:
     """When a process began, in clock ticks since boot: pid and start name one process and no later one."""
-    fields = stat(pid)
-    return int(fields[19]) if fields else None
+    return int(fields[19]) if (fields := stat(pid)) else None
 
 
 def state(pid: int) -> str:
-    """What the process does, one letter: R runs or waits for a core, D waits for a disk, T is stopped."""
+    """What the process does: R runs or waits for a core, D waits for a disk, T is stopped."""
     return "".join(stat(pid)[:1])
 
 
 def owner_of(pid: int) -> int:
-    """The user that a process runs as; raises `OSError`."""
     return os.stat(_PROC / str(pid)).st_uid
 
 
@@ -159,22 +156,16 @@ def filesystem_type(path: Path) -> str:
 def _type_on(device: int) -> str:
     if sys.platform == "win32":
         return ""
-    number = f"{os.major(device)}:{os.minor(device)}"
-    return next((mount.type for mount in _mounts() if mount.device == number), "")
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    return next((kind for _, device, _, kind in _mounts() if device == wanted), "")
 
 
-class _Mount(NamedTuple):
-    number: str
-    device: str
-    point: str
-    type: str
-
-
-def _mounts() -> Iterator[_Mount]:
+def _mounts() -> Iterator[tuple[str, str, str, str]]:
+    """Number, device, mount point and type of each mount."""
     for line in lines("self/mountinfo"):
         before, _, after = line.partition(" - ")
         number, _, device, _, point = before.split(" ")[:5]
-        yield _Mount(number, device, point, after.partition(" ")[0])
+        yield number, device, point, after.partition(" ")[0]
 
 
 def volume(path: str) -> Volume:
@@ -190,7 +181,7 @@ def volume(path: str) -> Volume:
 
 
 def mount_points() -> frozenset[str]:
-    return frozenset(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), mount.point) for mount in _mounts())
+    return frozenset(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), each[2]) for each in _mounts())
 
 
 def kernel_name(fd: int) -> str:
@@ -199,8 +190,8 @@ def kernel_name(fd: int) -> str:
     if sys.platform == "win32":
         return f"{status.st_dev}:{status.st_ino}"
     # On btrfs stat(2) gives another device than the superblock's; the mount knows the latter.
-    number, own = str(_mount_of(fd)), f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
-    major, _, minor = next((mount.device for mount in _mounts() if mount.number == number), own).partition(":")
+    wanted, own = str(_mount_of(fd)), f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    major, _, minor = next((device for number, device, _, _ in _mounts() if number == wanted), own).partition(":")
     return f"{int(major):02x}:{int(minor):02x}:{status.st_ino}"
 
 
@@ -224,14 +215,13 @@ def _mount_of(fd: int) -> int:
 
 
 def names(directory: str) -> list[str]:
-    """What is in a directory of /proc that is called by a number: processes, or the descriptors of one."""
+    """What is called by a number in a directory of /proc: processes, or the descriptors of one."""
     with contextlib.suppress(OSError):
         return [name for name in os.listdir(_PROC / directory) if name.isdecimal()]
     return []
 
 
 def lines(name: str) -> list[str]:
-    """The lines of a file of /proc; what is no text becomes what `os.fsdecode` makes of it."""
     return [line for line in os.fsdecode(b"".join(pages(name))).split("\n") if line]
 
 

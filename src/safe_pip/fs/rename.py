@@ -42,15 +42,13 @@ def load() -> tuple[Call, Callable[[], int]] | None:
     system_call = getattr(library, "syscall", None)
     if system_call is None or sys.platform != "linux" or sys.maxsize < 2**32 or os.uname().machine not in _NUMBERS:
         return None
-    system_call.argtypes = (ctypes.c_long, *arguments)
-    system_call.restype = ctypes.c_long
+    system_call.argtypes, system_call.restype = (ctypes.c_long, *arguments), ctypes.c_long
     return functools.partial(system_call, _NUMBERS[os.uname().machine]), ctypes.get_errno
 
 
 def _rename(source: int | None, name: str, destination: int | None, new_name: str, flag: int) -> None:
-    """Rename `name` in the directory open as `source`; raises `OSError`, ENOSYS where there is no such call."""
-    found = load()
-    if found is None or source is None or destination is None:
+    """Rename with `flag`; raises `OSError`, ENOSYS where there is no such call."""
+    if (found := load()) is None or source is None or destination is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     call, get_errno = found
     # rename(2) has no EINTR, but a filesystem in user space may answer it: then the call is repeated.
@@ -60,10 +58,7 @@ def _rename(source: int | None, name: str, destination: int | None, new_name: st
 
 
 def move(source: Directory, name: str, destination: Directory, new_name: str) -> None:
-    """Rename; raises `FileExistsError` if the new name is taken, whatever has it.
-
-    Where that cannot be one step it looks first: the commit lock keeps other safe-pips away.
-    """
+    """Rename; raises `FileExistsError` if the new name is taken: in one step or, where there is none, after a look."""
     old, new = source.at(name), destination.at(new_name)
     with Changing("move", destination.join(new_name), source.join(name)):
         if sys.platform == "win32":
@@ -80,13 +75,10 @@ def move(source: Directory, name: str, destination: Directory, new_name: str) ->
 
 
 def move_over(source: Directory, name: str, destination: Directory, new_name: str) -> None:
-    """Rename over a file: a reader that opens the new name finds the old file or the new one.
-
-    On return the old name is gone, also if both names were links to one file, where rename(2) does nothing.
-    """
+    """Rename over a file: readers find the old file or the new one. The old name goes, also if both were one file."""
     with Changing("move_over", destination.join(new_name), source.join(name)):
         os.replace(source.at(name), destination.at(new_name), src_dir_fd=source.fd, dst_dir_fd=destination.fd)
-        if source.exists(name) and (source.identity, name) != (destination.identity, new_name):
+        if source.exists(name) and (source.identity, name) != (destination.identity, new_name):  # links to one file
             os.unlink(source.at(name), dir_fd=source.fd)
 
 
@@ -101,8 +93,8 @@ def can_exchange(directory: Directory) -> bool:
     """Whether directories can be exchanged there; two are made for it in the private `directory`, and removed."""
     first, second = "exchange-first", "exchange-second"
     try:
-        make_directory(directory, first)
-        make_directory(directory, second)
+        for name in (first, second):
+            make_directory(directory, name)
         with directory.child(first) as below:
             make_directory(below, "inner")
         exchange(directory, first, directory, second)

@@ -23,7 +23,7 @@ def unpacking(directory: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise _full(directory) from error
+            raise refusal(directory, error) from error
         raise
 
 
@@ -39,7 +39,7 @@ def staging(directory: str) -> Iterator[None]:
 def refusal(directory: str, error: OSError) -> SafePipError:
     """The error to raise when the disk refuses something in, or for, a private tree in `directory`."""
     if error.errno in _FULL:
-        return _full(directory)
+        return CommitFailed(f"there is not enough space in `{directory}`", state=State.UNCHANGED)
     where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else directory
     if error.errno in _NOT_WRITABLE + _NO_DIRECTORY:
         return not_writable(Path(where), error)
@@ -52,10 +52,6 @@ def not_writable(path: Path, error: OSError) -> UnusableEnvironment:
         return UnusableEnvironment(f"`{path}` is not a directory")
     what = "is not writable" if error.errno in _NOT_WRITABLE else "cannot be written"
     return UnusableEnvironment(f"`{path}` {what}: {error.strerror}")
-
-
-def _full(directory: str) -> SafePipError:
-    return CommitFailed(f"there is not enough space in `{directory}`", state=State.UNCHANGED)
 
 
 def descriptor_limit() -> int:

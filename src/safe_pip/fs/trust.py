@@ -1,7 +1,7 @@
 """Which directories may hold code that this process is going to run, and where such directories are made.
 
-Root runs safe-pip too, in homes and temporary directories of other users. Code is run only from a directory that this
-user owns and that no other user can write, checked up to the root. `pwd` is imported when HOME is not set.
+Root runs safe-pip too, in homes of other users. Code is run only from a directory that this user owns and that no other
+user can write, checked up to the root. `pwd` is imported when HOME is not set.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def is_trusted(directory: Path, *, as_parent: bool = False) -> bool:
         last = path == directory and not as_parent
         if not stat.S_ISDIR(info.st_mode) or info.st_uid not in ((user,) if last else (user, 0)):
             return False
-        # An access list grants no more than the bits of the group (acl(5)). These matter only if the group can get
-        # there: with a umask of 002, directories in a home that others cannot search are safe.
+        # The bits of the group, which bound an access list (acl(5)), matter only if the group can get there: with a
+        # umask of 002, directories in a home that others cannot search are safe.
         writers = 0o022 if last or reachable else 0o002
         if info.st_mode & writers and (last or not info.st_mode & stat.S_ISVTX):
             return False
@@ -74,8 +74,8 @@ def make_trusted(directory: Path) -> Path | None:
 def own_temporary(*, makes: bool) -> Path | None:
     """The directory below a temporary one that all commands of this user share, private to this user.
 
-    If possible it lies where no other user can replace it: see `is_trusted`. Its name cannot be guessed, so that no
-    other user can take it first. None if there is none yet, unless it `makes` one; raises `OSError` if that fails.
+    If possible it lies where no other user can replace it, and its name cannot be guessed. None if there is none yet,
+    unless it `makes` one; raises `OSError` if that fails.
     """
     prefix = ".safe-pip-"
     if sys.platform != "win32":

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 
 observer: Callable[[str, str, str], None] | None = None
-"""Called before every single change with the operation's name, the absolute path that changes, and, of a rename, an
-exchange or a link, the other path (else ""). What it raises is raised in place of the change. For tests."""
+"""Called with the operation's name, the absolute path that changes, and, of a rename, an exchange or a link, the other
+path (else ""). What it raises is raised in place of the change."""
 
 
 class Changing:
@@ -17,8 +17,7 @@ class Changing:
     __slots__ = ("_path", "_source")
 
     def __init__(self, operation: str, path: str | os.PathLike[str], source: str | os.PathLike[str] = "") -> None:
-        self._path = os.fspath(path)
-        self._source = os.fspath(source)
+        self._path, self._source = os.fspath(path), os.fspath(source)
         if observer is not None:
             observer(operation, os.path.abspath(path), os.path.abspath(source) if source else "")
 

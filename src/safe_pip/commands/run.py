@@ -1,12 +1,18 @@
-"""`safe-pip run`: any command under the environment's lock."""
+"""`safe-pip run`: any command under the environment's lock, as a child whose signals and terminal pass through.
+
+This process stays beside the child: it holds locks that background programs of the child must not keep.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from contextlib import AbstractContextManager
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from safe_pip.commands import child
 from safe_pip.commands.environments import Context, environment_of, own_trees, trees_of
 from safe_pip.commands.options import Namespace
 from safe_pip.environment.environment import Target
@@ -27,7 +33,7 @@ def main(options: Namespace, context: Context) -> int:
 
 def _run(command: list[str], context: Context) -> int:
     try:
-        return child.run(command, durable=context.settings.durable)
+        return stand_for(command, durable=context.settings.durable)
     except FileNotFoundError as error:
         say(f"error: `{command[0]}` was not found ({error.strerror})")
         return 127
@@ -36,7 +42,7 @@ def _run(command: list[str], context: Context) -> int:
         return 126
 
 
-def _locked(env: str | None, options: Namespace, context: Context) -> AbstractContextManager[object]:
+def _locked(env: str | None, options: Namespace, context: Context) -> contextlib.AbstractContextManager[object]:
     exclusive: bool = options.exclusive
     if options.lock_dir is not None:
         own = trees_of(options.lock_dir)
@@ -53,3 +59,54 @@ def _locked(env: str | None, options: Namespace, context: Context) -> AbstractCo
     # A command may be about to make another tree in a prefix that is named.
     containers = (Path(env),) if env is not None and os.path.isdir(env) else ()
     return environment.occupying(Target(tuple(own), containers=containers))
+
+
+def stand_for(command: Sequence[str], *, durable: bool) -> int:
+    """Run a program, which inherits descriptors, to its end; on return its exit status, 128 + n if signal n killed it.
+
+    Raises `OSError` if it cannot be started. `durable` holds for every safe-pip that the program starts.
+    """
+    variables = {**os.environ, "SAFE_PIP_DURABLE": "1"} if durable else None
+    if sys.platform == "win32":
+        return subprocess.call(command, env=variables)
+    terminal = {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP}
+    others = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT, signal.SIGCHLD}
+    # A SIGCHLD that our parent told us to ignore would make the kernel forget the child's exit status. A signal with a
+    # handler is not ignored; this one interrupts nothing.
+    before = signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, terminal | others)
+    try:
+        child = subprocess.Popen(
+            command,
+            close_fds=False,
+            env=variables,
+            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask),
+        )
+        while child.returncode is None:
+            if sys.platform == "linux":
+                received = signal.sigwaitinfo(terminal | others)
+                number, is_for_both = received.si_signo, received.si_code > 0  # the terminal's own (sigaction(2))
+            else:
+                number = signal.sigwait(terminal | others)
+                is_for_both = number in terminal
+            if number == signal.SIGCHLD:
+                child.returncode = _status(child.pid)
+            elif not is_for_both:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, number)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
+    return child.returncode if child.returncode >= 0 else 128 - child.returncode
+
+
+def _status(pid: int) -> int | None:
+    """The exit status of a child, negative for a signal; None if it goes on."""
+    if sys.platform == "win32":
+        raise NotImplementedError
+    found, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+    if found and os.WIFSTOPPED(status) and os.WSTOPSIG(status) != signal.SIGSTOP:
+        # The terminal stopped the child, and the shell waits until this process stops too. When it continues, this
+        # process gets a SIGCONT, which is passed on.
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return os.waitstatus_to_exitcode(status) if found and not os.WIFSTOPPED(status) else None

@@ -1,21 +1,186 @@
-"""`safe-pip status`: which commands hold or wait for which lock, and what was left unfinished."""
+"""`safe-pip status`: which commands hold or wait for which lock, and which transactions are unfinished.
 
-from __future__ import annotations
+It takes no lock: testing a lock by taking it would delay other commands. /proc/locks shows the locks of one pid
+namespace on Linux; elsewhere only the notes of holders are known. What is not known is None.
+"""
 
+import enum
 import json
+import os
+import re
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from safe_pip.commands import activity
-from safe_pip.commands.activity import Lock, Transaction
 from safe_pip.commands.environments import Context, Place
 from safe_pip.commands.options import Namespace, tell
-from safe_pip.errors import UnusableEnvironment
+from safe_pip.environment.environment import PACKAGES
+from safe_pip.errors import RecoveryNeeded, UnusableEnvironment
+from safe_pip.fs import proc
+from safe_pip.journal import owner, recovery
+from safe_pip.journal.directories import Refused, open_state
+from safe_pip.journal.parts import named_home
+from safe_pip.journal.recovery import Unfinished
 from safe_pip.launch import adoption
-from safe_pip.locking import order, state_directory
-from safe_pip.locking.holders import Holder, View
+from safe_pip.locking import holders, inheritance, order, state_directory
+from safe_pip.locking.holders import Entry, Holder, View
+from safe_pip.locking.state_directory import COMMITTED, JOURNAL, OWNER_FILE
+
+_NAME = re.compile(r"([0-9a-f]{16})(?:\.(owner|committed|home))?|(.+)\.journal")
+
+
+class Lock(NamedTuple):
+    """The lock on `path`; `waiting` in their turn. `tree` is None for a lock of no environment."""
+
+    name: str
+    tree: Path | None
+    path: Path
+    holders: tuple[Holder, ...] = ()
+    waiting: tuple[Holder, ...] = ()
+
+
+class State(enum.Enum):
+    """How far a transaction got: before its journal, before its commit point, after it."""
+
+    STAGING = "staging"
+    PREPARED = "prepared"
+    COMMITTED = "committed"
+
+
+_SUFFIXES = {State.PREPARED: JOURNAL, State.COMMITTED: COMMITTED, State.STAGING: ""}
+
+
+class Transaction(NamedTuple):
+    """One that is at work, or was left unfinished; `is_alive` is None where that cannot be seen."""
+
+    identifier: str
+    tree: Path
+    state: State
+    is_alive: bool | None
+    pid: int | None
+    command: str
+    since: float | None
+
+    @property
+    def unfinished(self) -> Unfinished:
+        """Its journal, or its private directory before there is one."""
+        return Unfinished(self.tree, self.identifier, f"{self.identifier}{_SUFFIXES[self.state]}")
+
+
+def locks(tree: Path, view: View, directories: Iterable[Path] = ()) -> Iterator[Lock]:
+    """The locks of `tree`, then those of shared `directories` and the mutexes and uv's lock of its environment."""
+    state = state_directory.path_of(tree)
+    note = inheritance.noted(state / state_directory.OWNER)
+    for name, paths, gate in (
+        ("environment", [tree, state / state_directory.ENVIRONMENT], state / state_directory.ENVIRONMENT_GATE),
+        ("commit", [state / state_directory.COMMIT], state / state_directory.COMMIT_GATE),
+    ):
+        lock = _lock(name, tree, paths, gate, view)
+        if note is not None:
+            # `/proc` tells only when the process began; the note tells when it took the lock.
+            unseen = note._replace(exclusive=True, is_seen=False)
+            known = tuple(by._replace(since=note.since) if by.pid == note.pid else by for by in lock.holders)
+            is_hidden = name == "environment" and not view.is_complete and note.pid not in {by.pid for by in known}
+            lock = lock._replace(holders=(*known, unseen) if is_hidden else known)
+        yield lock
+    home = order.shown_name(tree)
+    others = {"source directory": home / "src", "uv": home / ".lock"}
+    others |= {f"shared directory {path}": path for path in directories if not path.is_relative_to(home)}
+    for name, path in others.items():
+        if os.path.lexists(path):
+            yield _lock(name.partition(" /")[0], tree, [path], None, view)
+
+
+def mutexes(view: View, shown: Iterable[Path]) -> Iterator[Lock]:
+    """The exclusive locks of no environment that this user may see, but those `shown`: sources, caches, wheels."""
+    known = {proc.kernel_name_at(path) for path in shown}
+    for entry in view.entries:
+        if entry.exclusive and not entry.is_waiting and entry.file not in known:
+            path = holders.locked_path(entry)
+            if path is not None and _is_mutex(path):
+                known.add(entry.file)
+                yield _lock("mutex", None, [path], None, view)
+
+
+def _is_mutex(path: Path) -> bool:
+    if path.name in PACKAGES or state_directory.NAME in path.parts or os.path.lexists(state_directory.path_of(path)):
+        return False  # of a tree
+    return path.name in order.SOURCE_MARKS or "safe-pip" in path.parts or os.path.isdir(path)
+
+
+def _lock(name: str, tree: Path | None, paths: list[Path], gate: Path | None, view: View) -> Lock:
+    holding: dict[int, Holder] = {}
+    waiting: dict[int, Holder] = {}
+    for path in paths:
+        held, blocked = view.at(path)
+        holding |= {party.pid: party for entry in held for party in _parties(entry)}
+        waiting |= {entry.pid: holders.describe(entry)._replace(is_waiting=False) for entry in blocked}
+    if gate is not None:
+        # The holder of the gate is the next in turn, and already waits for the lock itself, or does so at once.
+        held, blocked = view.at(gate)
+        for entry in held + blocked:
+            waiting.setdefault(entry.pid, holders.describe(entry)._replace(is_waiting=True))
+    return Lock(name, tree, paths[0], tuple(holding.values()), tuple(waiting.values()))
+
+
+def _parties(entry: Entry) -> list[Holder]:
+    """The process that took a lock; if it has ended, those that inherited its descriptor (`flock 9; make`)."""
+    party = holders.describe(entry)
+    if party.command or party.since is not None:
+        return [party]
+    inheritors = [holders.describe(entry._replace(pid=pid)) for pid in holders.inheritors(entry.file)]
+    return inheritors or [party]
+
+
+def transactions(trees: Iterable[Path]) -> list[Transaction]:
+    """The transactions that changed `trees`, or are about to: at home in one of them, or with a mark there."""
+    states = {each: _state(*each) for tree in trees for each in _named(tree)}
+    # The locks are read after the names: a transaction that began in between is seen alive, never dead.
+    view = View.take()
+    found = []
+    for (home, identifier), state in sorted(states.items()):
+        path = Unfinished(home, identifier, identifier).owner_file
+        pid, command, since, *_ = owner.read(path)
+        is_alive: bool | None = os.path.lexists(path) and bool(view.at(path)[0])
+        if os.path.lexists(path) and not is_alive and not view.is_complete and sys.platform != "win32":
+            is_alive = None
+        if state is not None and (is_alive or _state(home, identifier) is not None):
+            found.append(Transaction(identifier, home, state, is_alive, pid or None, command, since if pid else None))
+    return found
+
+
+def _named(tree: Path) -> Iterator[tuple[Path, str]]:
+    with suppress(OSError, Refused), open_state(str(tree), checked=False) as state:
+        for match in filter(None, map(_NAME.fullmatch, state.names())):
+            if match[2] != "home":
+                yield tree, match[1] or match[3]
+            elif home := named_home(state, match[0]):
+                yield Path(home), match[1]
+
+
+def _state(home: Path, identifier: str) -> State | None:
+    path = state_directory.path_of(home) / identifier
+    suffixes = [*_SUFFIXES.items(), (State.STAGING, OWNER_FILE)]
+    return next((state for state, suffix in suffixes if os.path.lexists(f"{path}{suffix}")), None)
+
+
+def next_action(transaction: Transaction) -> str:
+    """What the next command of this user does about it."""
+    if transaction.is_alive:
+        return "wait"
+    then = {State.STAGING: "delete", State.PREPARED: "roll back", State.COMMITTED: "finish"}[transaction.state]
+    if transaction.state is not State.STAGING:
+        try:
+            recovery.check(transaction.unfinished)
+        except RecoveryNeeded as error:
+            hint = f" ({error.hint})" if error.hint else ""
+            then = f"refuse: {error.message}{hint}"
+        except FileNotFoundError:
+            pass  # another command was faster
+    return then if transaction.is_alive is False else f"wait, or {then} if it is dead"
 
 
 def main(options: Namespace, context: Context) -> int:
@@ -26,18 +191,18 @@ def main(options: Namespace, context: Context) -> int:
             state_directory.exists(tree)
         except UnusableEnvironment as error:
             problems.append(error.message)
-    transactions = [_transaction(each) for each in activity.transactions(place.trees)]
+    unfinished = [_transaction(each) for each in transactions(place.trees)]
     view = View.take()
-    found = [lock for tree, scripts in place.scripts().items() for lock in activity.locks(tree, view, [scripts])]
-    found += activity.mutexes(view, [lock.path for lock in found])
-    locks = {(lock.name, lock.path): lock for lock in reversed(found)}.values()
+    found = [lock for tree, scripts in place.scripts().items() for lock in locks(tree, view, [scripts])]
+    found += mutexes(view, [lock.path for lock in found])
+    unique = {(lock.name, lock.path): lock for lock in reversed(found)}.values()
     adopted = [each for each in map(adoption.find, place.trees) if each is not None]
     document = {
         "format": 1,
         "trees": [str(tree) for tree in place.trees],
         "complete": view.is_complete,
-        "locks": [_lock(each) for each in reversed(locks)],
-        "transactions": transactions,
+        "locks": [_facts(each) for each in reversed(unique)],
+        "transactions": unfinished,
         "adopted": [
             {"tree": str(each.tree), "home": str(each.home), "file": str(each.file), "works": each.works}
             for each in adopted
@@ -49,7 +214,7 @@ def main(options: Namespace, context: Context) -> int:
     return 0 if is_told else 1
 
 
-def _lock(lock: Lock) -> dict[str, Any]:
+def _facts(lock: Lock) -> dict[str, Any]:
     return {
         "lock": lock.name,
         "tree": lock.tree and str(lock.tree),
@@ -73,19 +238,19 @@ def _party(party: Holder) -> dict[str, Any]:
 def _transaction(found: Transaction) -> dict[str, Any]:
     names = {"identifier": "id", "is_alive": "alive"}
     facts = {names.get(name, name): value for name, value in found._asdict().items()}
-    return {**facts, "tree": str(found.tree), "state": found.state.value, "next": activity.next_action(found)}
+    return {**facts, "tree": str(found.tree), "state": found.state.value, "next": next_action(found)}
 
 
 def _lines(document: dict[str, Any], adopted: dict[str, str]) -> Iterator[str]:
-    trees, transactions = document["trees"], document["transactions"]
+    trees, unfinished = document["trees"], document["transactions"]
     for tree in trees:
         shown = str(order.shown_name(Path(tree)))
         yield shown if shown == tree else f"{shown} ({tree})"
         said = [line for lock in document["locks"] if lock["tree"] == tree for line in _told(lock)]
-        said += [_unfinished(each) for each in transactions if each["tree"] == tree]
+        said += [_unfinished(each) for each in unfinished if each["tree"] == tree]
         said = said or ["no lock is held, nothing is unfinished"]
         yield from (f"  {line}" for line in (*said, *([adopted[tree]] if tree in adopted else [])))
-    yield from (f"{each['tree']}: {_unfinished(each)}" for each in transactions if each["tree"] not in trees)
+    yield from (f"{each['tree']}: {_unfinished(each)}" for each in unfinished if each["tree"] not in trees)
     yield from (line for lock in document["locks"] if lock["tree"] is None for line in _told(lock))
     yield from document["problems"]
     if not document["complete"]:
@@ -95,19 +260,19 @@ def _lines(document: dict[str, Any], adopted: dict[str, str]) -> Iterator[str]:
 def _told(lock: dict[str, Any]) -> Iterator[str]:
     name = f"{lock['lock']} lock" if lock["lock"] in ("environment", "commit") else f"{lock['lock']} `{lock['path']}`"
     for party in lock["holders"]:
-        yield f"{name}: {'held' if party['mode'] == 'exclusive' else 'shared'} by {_named(party)}"
+        yield f"{name}: {'held' if party['mode'] == 'exclusive' else 'shared'} by {_process(party)}"
     for party in lock["waiting"]:
         mode = {"exclusive": "exclusively ", "shared": "shared ", None: ""}[party["mode"]]
-        yield f"{name}: waited for {mode}by {_named(party)}"
+        yield f"{name}: waited for {mode}by {_process(party)}"
 
 
 def _unfinished(found: dict[str, Any]) -> str:
     alive = {True: "at work", False: "dead", None: "perhaps at work"}[found["alive"]]
-    by = "" if found["pid"] is None else f" by {_named(found)}"
+    by = "" if found["pid"] is None else f" by {_process(found)}"
     return f"transaction {found['id']}: {found['state']}{by}, {alive}; the next command: {found['next']}"
 
 
-def _named(party: dict[str, Any]) -> str:
+def _process(party: dict[str, Any]) -> str:
     facts = [f"pid {party['pid']}"]
     facts += ["stopped"] if party.get("stopped") else []
     facts += [] if party.get("seen", True) else ["by the note it left"]

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from safe_pip import fs
-from safe_pip.commands.activity import State
 from safe_pip.commands.doctor.examination import KEPT, NOT_UNINSTALLABLE, Finding, Kind, Report, Way, examine, way
 from safe_pip.commands.environments import (
     MISLEADING,
@@ -34,6 +33,7 @@ from safe_pip.commands.environments import (
     until_current,
 )
 from safe_pip.commands.options import Namespace, tell
+from safe_pip.commands.status import State
 from safe_pip.environment.environment import PACKAGES, Target
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.errors import RecoveryNeeded, SafePipError, StalePlan

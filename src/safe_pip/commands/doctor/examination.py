@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from safe_pip.commands import activity
-from safe_pip.commands.activity import State, Transaction
 from safe_pip.commands.environments import Place
+from safe_pip.commands.status import State, Transaction, next_action, transactions
 from safe_pip.environment.environment import PACKAGES
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.errors import RecoveryNeeded
@@ -209,7 +208,7 @@ def way(found: Unfinished) -> Way:
 
 def examine(place: Place) -> Report:
     """Look at everything; on return no lock is held. Raises what taking a lock raises."""
-    unfinished = tuple(each for each in activity.transactions(place.trees) if not _is_at_work(each))
+    unfinished = tuple(each for each in transactions(place.trees) if not _is_at_work(each))
     look = Report()
     # Half a change is never read; and a command that takes the lock undoes it, but a look is to change nothing.
     if all(each.state is not State.PREPARED for each in unfinished):
@@ -238,7 +237,7 @@ def _unfinished(transaction: Transaction) -> Finding:
     by = f" by `{transaction.command}`" if transaction.command else ""
     detail = f"{transaction.state.value}{by}, which is dead"
     how = Way.USUAL if transaction.state is State.STAGING else way(transaction.unfinished)
-    repair = activity.next_action(transaction._replace(is_alive=False))
+    repair = next_action(transaction._replace(is_alive=False))
     if how is not Way.USUAL:
         repair = f"{how.value}, then reinstall what is damaged" if how.value else ""
     tree, path = str(transaction.tree), str(transaction.unfinished.path)

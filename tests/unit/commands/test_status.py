@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip.commands import activity
-from safe_pip.commands.activity import State, next_action
+from safe_pip.commands import status
+from safe_pip.commands.status import State, next_action
 from safe_pip.fs import proc
 from safe_pip.journal import codec
 from safe_pip.locking.flock import Descriptor, try_lock
@@ -39,8 +39,8 @@ def view(*rows: tuple[Path, int, bool, bool], is_complete: bool = True) -> View:
     return View(tuple(entries), is_complete)
 
 
-def found(tree: Path, view: View) -> dict[str, activity.Lock]:
-    return {lock.name: lock for lock in activity.locks(tree, view)}
+def found(tree: Path, view: View) -> dict[str, status.Lock]:
+    return {lock.name: lock for lock in status.locks(tree, view)}
 
 
 def pids(parties: tuple[Holder, ...]) -> list[tuple[int, bool | None]]:
@@ -48,7 +48,7 @@ def pids(parties: tuple[Holder, ...]) -> list[tuple[int, bool | None]]:
 
 
 def test_a_free_lock_has_no_holder(tree: Path) -> None:
-    assert [(lock.name, lock.holders, lock.waiting) for lock in activity.locks(tree, view())] == [
+    assert [(lock.name, lock.holders, lock.waiting) for lock in status.locks(tree, view())] == [
         ("environment", (), ()),
         ("commit", (), ()),
     ]
@@ -101,7 +101,7 @@ def test_a_directory_that_other_environments_share_has_a_lock_of_its_own(tmp_pat
     (tmp_path / "venv" / "pyvenv.cfg").touch()
     (tmp_path / "bin").mkdir()
     (tmp_path / "venv" / "bin").mkdir()
-    seen = {lock.name: lock for lock in activity.locks(tree, view(), [tmp_path / "bin", tmp_path / "venv" / "bin"])}
+    seen = {lock.name: lock for lock in status.locks(tree, view(), [tmp_path / "bin", tmp_path / "venv" / "bin"])}
     assert seen["shared directory"].path == tmp_path / "bin"
 
 
@@ -128,15 +128,15 @@ def test_a_mutex_of_a_source_tree_or_a_cache_is_shown_with_its_holder_and_waiter
     descriptor = Descriptor(path)
     assert try_lock(descriptor, exclusive=True)
     seen = view((path, os.getpid(), True, False), (path, DEAD, True, True))
-    found = [(lock.path, pids(lock.holders), pids(lock.waiting)) for lock in activity.mutexes(seen, [])]
+    found = [(lock.path, pids(lock.holders), pids(lock.waiting)) for lock in status.mutexes(seen, [])]
     assert found == ([(path, [(os.getpid(), True)], [(DEAD, True)])] if is_shown else [])
-    assert list(activity.mutexes(seen, [path])) == []
-    assert list(activity.mutexes(view((path, os.getpid(), False, False)), [])) == []  # held by many at once
+    assert list(status.mutexes(seen, [path])) == []
+    assert list(status.mutexes(view((path, os.getpid(), False, False)), [])) == []  # held by many at once
     descriptor.close()
 
 
 def test_a_tree_that_does_not_exist_is_free(tmp_path: Path) -> None:
-    assert all(not lock.holders for lock in activity.locks(tmp_path / "missing", view()))
+    assert all(not lock.holders for lock in status.locks(tmp_path / "missing", view()))
 
 
 def plant(tree: Path, *suffixes: str, identifier: str = ID, pid: int = DEAD) -> None:
@@ -164,7 +164,7 @@ def test_the_names_tell_how_far_a_dead_transaction_got(
 ) -> None:
     monkeypatch.setattr(proc, "sees_all_processes", lambda: True)
     plant(tree, *suffixes)
-    (transaction,) = activity.transactions([tree])
+    (transaction,) = status.transactions([tree])
     assert (transaction.identifier, transaction.tree, transaction.state) == (ID, tree, state)
     assert transaction.is_alive is False
     if ".owner" in suffixes:
@@ -192,7 +192,7 @@ def test_a_whole_transaction_is_settled_by_the_next_command(
     else:
         plant(tree, ".owner", "/")
     before = sorted((tree / ".safe-pip").rglob("*"))
-    (transaction,) = activity.transactions([tree])
+    (transaction,) = status.transactions([tree])
     assert next_action(transaction) == next_
     assert sorted((tree / ".safe-pip").rglob("*")) == before
 
@@ -202,7 +202,7 @@ def test_a_transaction_that_the_next_command_refuses_is_told_with_the_reason(
 ) -> None:
     monkeypatch.setattr(proc, "sees_all_processes", lambda: True)
     plant(tree, ".owner", "/", ".journal")
-    (transaction,) = activity.transactions([tree])
+    (transaction,) = status.transactions([tree])
     assert next_action(transaction).startswith("refuse: ")
     assert "damaged" in next_action(transaction)
 
@@ -211,7 +211,7 @@ def test_a_transaction_with_a_locked_owner_file_is_alive_whatever_its_pid(tree: 
     plant(tree, ".owner", "/", ".journal")
     descriptor = Descriptor(tree / ".safe-pip" / f"{ID}.owner")
     assert try_lock(descriptor, exclusive=True)
-    (transaction,) = activity.transactions([tree])
+    (transaction,) = status.transactions([tree])
     descriptor.close()
     assert transaction.is_alive is True
     assert next_action(transaction) == "wait"
@@ -220,7 +220,7 @@ def test_a_transaction_with_a_locked_owner_file_is_alive_whatever_its_pid(tree: 
 def test_where_holders_may_be_hidden_no_transaction_is_called_dead(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proc, "sees_all_processes", lambda: False)
     plant_whole(tree, ".journal")
-    (transaction,) = activity.transactions([tree])
+    (transaction,) = status.transactions([tree])
     assert transaction.is_alive is None
     assert next_action(transaction) == "wait, or roll back if it is dead"
 
@@ -229,14 +229,14 @@ def test_a_mark_leads_to_the_transaction_in_another_tree(tree: Path, tmp_path: P
     other = tmp_path / "other"
     (other / ".safe-pip").mkdir(parents=True)
     (other / ".safe-pip" / f"{ID}.home").write_text(f"{tree}\n")
-    assert activity.transactions([other]) == []
+    assert status.transactions([other]) == []
     plant(tree, ".owner", ".journal")
-    (transaction,) = activity.transactions([other])
+    (transaction,) = status.transactions([other])
     assert transaction.tree == tree
-    assert activity.transactions([other, tree]) == [transaction]
+    assert status.transactions([other, tree]) == [transaction]
 
 
 def test_other_names_in_the_state_directory_are_no_transactions(tree: Path) -> None:
     for name in ("owner", f"{ID}.journal.tmp", f"{ID.upper()}.committed", "x.owner"):
         (tree / ".safe-pip" / name).touch()
-    assert activity.transactions([tree]) == []
+    assert status.transactions([tree]) == []

@@ -3,11 +3,13 @@
     python benchmarks/prepared.py [--runs N] [--imports N] [--only WHAT] [--quick] [--seed N] [--json]
 
 Each round measures every tool once, in an order shuffled anew, in environments that are set back before; what counts
-are the ratios of medians. "cold" is safe-pip with no wheel in its store, everything else has seen all wheels before.
+are the ratios of medians, of elapsed time and ("CPU") of the processor time of one command. "cold" is safe-pip with no
+wheel in its store, everything else has seen all wheels before.
 WHAT is `Django`, `numpy`: one install; `one environment`: 8 processes that install one set of 30 distributions into
-it; `sixteen`: 16 processes that install one distribution each; `environments`: 8 new ones, a process in each, the set
-of 30; `imports`: fresh interpreters import what safe-pip and what pip installed; `space`: what the store takes;
-`phases`: where the time of an install goes. uv compiles nothing unless it is told to, so it is measured both ways.
+it; `sixteen`, `sixty-four`, `one small`: so many processes that install one small distribution each; `environments`: 8
+new ones, a process in each, the set of 30; `imports`: fresh interpreters import what safe-pip and what pip installed;
+`space`: what the store takes; `phases`: where the time of an install goes. uv compiles nothing unless it is told to, so
+it is measured both ways.
 """
 
 from __future__ import annotations
@@ -28,10 +30,12 @@ from _accounts import measure_phases, measure_space
 from _bench import UPGRADES, Bench, Emptied, arguments, bench, table
 from _supplies import SET, forgotten, set_of_wheels, uv_program
 from tests.support.venvs.template import Venv
+from tests.support.wheels.tiny import Project
 from wall import AT_ONCE
 
 TOOLS = ("safe-pip", "safe-pip cold", "pip", "flock pip", "uv", "uv compiling")
 PROCESSES = 8
+SMALL = tuple(f"small-{number}" for number in range(64))
 IMPORTABLE = """
 import importlib, pkgutil, sys
 found, package = [], __import__(sys.argv[1])
@@ -55,6 +59,7 @@ TARGETS = {
     ("one environment", "safe-pip cold", "pip"): 0.4,
     ("one environment", "safe-pip", "flock pip"): 0.5,
     ("sixteen", "safe-pip", "pip"): 0.55,
+    ("sixty-four, CPU", "safe-pip", "pip"): 0.55,
     ("environments", "safe-pip", "pip"): 0.4,
     ("imports of Django", "safe-pip", "pip"): 1.01,
     ("imports of numpy", "safe-pip", "pip"): 1.01,
@@ -78,6 +83,8 @@ class Measuring:
         self.bench.variables["PIP_FIND_LINKS"] = f"{self.bench.wheels} {self.set}"
         self.bench.variables |= {"UV_CACHE_DIR": str(self.bench.scratch / "uv-cache"), "UV_NO_CONFIG": "1"}
         pins = sorted(f"{wheel.name.split('-')[0]}=={wheel.name.split('-')[1]}" for wheel in self.set.iterdir())
+        for project in SMALL:
+            Project(project).write_wheel(self.set)
         self.requirements = self.bench.scratch / "requirements.txt"
         self.requirements.write_text("\n".join(pins) + "\n")
         self.environments = [_started(self.bench, f"environment-{number}") for number in range(PROCESSES)]
@@ -94,14 +101,16 @@ class Measuring:
             commands = scenario.commands(self, tool)
             with forgotten(self.bench) if tool == "safe-pip cold" else nullcontext():
                 os.sync()
-                start = time.perf_counter()
+                before, start = os.times(), time.perf_counter()
                 running = [self.bench.start(command) for command in commands]
                 statuses = [process.wait() for process in running]
-                taken = time.perf_counter() - start
+                taken, after = time.perf_counter() - start, os.times()
+            used = _children(after) - _children(before)
             self.failed[tool] += sum(status != 0 for status in statuses)
             self._check(scenario, tool)
             if is_counted:
                 self.times[scenario.name, tool].append(taken)
+                self.times[f"{scenario.name}, CPU", tool].append(used / len(commands))
                 print(f"  {scenario.name}, {tool}: {taken:.2f} s", file=sys.stderr)
 
     def install(self, tool: str, environment: Venv, *what: str) -> list[str]:
@@ -150,8 +159,10 @@ def _one_environment(measuring: Measuring, tool: str) -> list[list[str]]:
     return [command] * PROCESSES
 
 
-def _sixteen(measuring: Measuring, tool: str) -> list[list[str]]:
-    return [measuring.install(tool, measuring.environments[0], "--no-deps", project) for project in AT_ONCE]
+def _each(*projects: str) -> Callable[[Measuring, str], list[list[str]]]:
+    return lambda measuring, tool: [
+        measuring.install(tool, measuring.environments[0], "--no-deps", project) for project in projects
+    ]
 
 
 def _environments(measuring: Measuring, tool: str) -> list[list[str]]:
@@ -164,7 +175,9 @@ SCENARIOS = (
     Scenario("Django", ALONE, _one("Django"), 1),
     Scenario("numpy", ALONE, _one("numpy"), 1),
     Scenario("one environment", TOOLS, _one_environment, len(SET)),
-    Scenario("sixteen", TOOLS, _sixteen, len(AT_ONCE)),
+    Scenario("sixteen", TOOLS, _each(*AT_ONCE), len(AT_ONCE)),
+    Scenario("sixty-four", ALONE, _each(*SMALL), len(SMALL)),
+    Scenario("one small", ALONE, _each(SMALL[0]), 1),
     Scenario("environments", ALONE, _environments, len(SET), PROCESSES),
 )
 OTHERS = ("imports", "space", "phases")
@@ -240,8 +253,11 @@ def measure_imports(measuring: Measuring, runs: int) -> None:
                 taken, after = time.perf_counter() - start, os.times()
                 if number >= 0:
                     measuring.times[f"imports of {project}", tool].append(taken)
-                    used = after.children_user + after.children_system - before.children_user - before.children_system
-                    measuring.times[f"imports of {project}, CPU", tool].append(used)
+                    measuring.times[f"imports of {project}, CPU", tool].append(_children(after) - _children(before))
+
+
+def _children(times: os.times_result) -> float:
+    return times.children_user + times.children_system
 
 
 def _started(shared: Bench, name: str) -> Venv:

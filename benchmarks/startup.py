@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
-COMMANDS = (["--version"], ["list"], ["config", "list"], ["check"], ["install", "pip"])
+COMMANDS = (["--version"], ["list"], ["freeze"], ["config", "list"], ["check"], ["install", "pip"])
 UNCOUNTED = 2
 
 

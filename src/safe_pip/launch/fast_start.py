@@ -1,16 +1,13 @@
 """What makes a start cheaper than pip's own; `docs/performance.md` says what each trick saves.
 
 - The garbage collector rests until the command begins: until then modules are imported, and hardly anything is garbage.
-- What importing pip compiles besides its modules is compiled once. Libraries compile more than 200 regular expressions
-  while they are imported, and `collections` and `dataclasses` the source of methods for 150 classes. The results, the
-  programs of expressions and code objects, are kept beside the frozen copy of pip for the very build of Python that
-  made them. The matching engine checks each program that it is given; what is not kept is compiled as usual.
-- pip's modules come from one file, the bundle. To import a module the interpreter asks for the times of a directory and
-  of a source, and opens and reads a file. A command imports 400 modules of a pip that never changes.
+- What importing pip compiles besides its modules, more than 200 regular expressions and the methods of 150 classes, is
+  compiled once. The results are kept beside the frozen copy of pip for the very build of Python that made them. The
+  matching engine checks each program that it is given; what is not kept is compiled as usual.
+- pip's modules come from one file, the bundle: no directory and no source is looked at for any of 400 modules.
 - At the end memory is left to the system. An interpreter takes its objects apart one by one, for nothing.
 
-`SAFE_PIP_FAST_START=0` (`fast-start` in pip's configuration) switches all of it off. The files are named by all that
-they depend on (`frozen_pip.FrozenPip`).
+`SAFE_PIP_FAST_START=0` (`fast-start` in pip's configuration) switches all of it off.
 """
 
 import atexit
@@ -34,12 +31,9 @@ from typing import Any
 
 from safe_pip import fs
 
-MOST = 5000
-"""So many are kept of each kind; pip and its libraries have some hundred."""
-_WORD = 4
-"""The size of a word of the matching engine's code, in bytes."""
-_GARBAGE = 50_000
-"""The collector looks after so many new objects: a command that lasts a second makes hardly any garbage."""
+MOST = 5000  # are kept of each kind; pip and its libraries have some hundred
+_WORD = 4  # bytes of the matching engine's code
+_GARBAGE = 50_000  # new objects until the collector looks: a command of a second makes hardly any garbage
 _UNREADABLE = (OSError, ValueError, EOFError, TypeError)
 
 Expression = tuple[bool, str | bytes, int]
@@ -48,7 +42,6 @@ Program = tuple[int, bytes, int, dict[str, int], tuple[str | None, ...]]
 """What `_sre.compile` takes besides the expression: flags, the code as words of this machine, groups, their names."""
 
 _is_on = False
-"""Whether this process uses what makes a start cheaper."""
 
 
 class FastStart:
@@ -57,8 +50,7 @@ class FastStart:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._programs: dict[Expression, Program] = {}
-        self._sources: dict[tuple[str, str], CodeType] = {}
-        """The code of each source in each mode of `compile`."""
+        self._sources: dict[tuple[str, str], CodeType] = {}  # by mode of `compile` and source
         self._is_new = False
         self._made: Program | None = None
         self._compiler: Any = None
@@ -85,11 +77,7 @@ class FastStart:
             vars(dataclasses)["exec"] = self._running("exec", builtins.exec)
 
     def end(self) -> None:
-        """The command begins: leave the standard library as it was, keep what was new, and wake the collector.
-
-        Of several processes that keep something at once, the last one's is kept. Where nothing can be written nothing
-        is kept.
-        """
+        """The command begins: leave the standard library as it was, keep what was new, and wake the collector."""
         if self._compiler is not None:
             self._compiler._sre, self._compiler.compile = self._engine, self._compile
             del vars(collections)["eval"], vars(dataclasses)["exec"]
@@ -141,8 +129,7 @@ class FastStart:
 
 
 def _sealed(*content: Any) -> bytes:
-    data = marshal.dumps(content)
-    return hashlib.sha256(data).digest() + data
+    return hashlib.sha256(data := marshal.dumps(content)).digest() + data
 
 
 def _unsealed(data: bytes) -> Any:
@@ -156,10 +143,7 @@ Place = tuple[str, bool, int, int]  # a module's source; whether it is a package
 
 
 def make_bundle(copy: Path, file: Path) -> None:
-    """Write the bytecode of all modules below `copy` to `file`; a module without bytecode is left out.
-
-    Readers see the old file, none, or the new one. Raises `OSError` if something cannot be read or written.
-    """
+    """Write the bytecode of the modules below `copy` to `file`, whole or not at all; or `OSError`."""
     table: dict[str, Place] = {}
     code = bytearray()
     for source in sorted(copy.glob("pip/**/*.py")):
@@ -177,10 +161,7 @@ def make_bundle(copy: Path, file: Path) -> None:
 
 
 def attach_bundle(file: Path) -> None:
-    """Import modules from the bundle `file` from now on; it stays open while this process lives.
-
-    A damaged bundle is removed, so that it is made anew.
-    """
+    """Import modules from the bundle `file` from now on; a damaged one is removed, so that it is made anew."""
     if sys.platform == "win32":  # which cannot read at an offset
         return
     try:
@@ -233,9 +214,8 @@ class _Loader(SourceFileLoader):
 def leave(status: int) -> None:
     """End this process as the interpreter would, but leave its memory to the system. To be called by `main` alone.
 
-    Threads are waited for, exit functions called, streams flushed. Returns, so that the interpreter ends the process,
-    if `FastStart` is off, if a profiler, a debugger, `-i`, `-X dev` or a program that runs safe-pip in its own process
-    sees the end, or if a stream cannot be flushed: the interpreter says so then.
+    Returns, so that the interpreter ends the process, if `FastStart` is off, if a profiler, a debugger, `-i`, `-X dev`
+    or a program that runs safe-pip in its own process sees the end, or if a stream cannot be flushed.
     """
     if not _is_on or _is_watched() or not _is_program(sys._getframe(2)):
         return

@@ -43,10 +43,7 @@ class Unfaithful(Exception):
 
 
 class PipRecord(NamedTuple):
-    """The files of pip that are copied, as sorted lines of its RECORD; no scripts and no bytecode.
-
-    All installations of one wheel have the same lines, though the digest of a script depends on its shebang.
-    """
+    """The files of pip that are copied, sorted lines of its RECORD: no scripts (their shebangs differ), no bytecode."""
 
     version: str
     lines: tuple[str, ...]
@@ -65,19 +62,12 @@ class PipRecord(NamedTuple):
             line
             for line in lines
             if line.startswith(("pip/", own, '"pip/', f'"{own}'))
-            and not line.startswith(left_out)
-            and ".pyc," not in line
-            and "/__pycache__," not in line
+            and not (line.startswith(left_out) or ".pyc," in line or "/__pycache__," in line)
         ]
         # Nothing that leads elsewhere, and nothing that needs quotes: pip has no such files.
-        if not any(line.startswith("pip/__init__.py,") for line in lines) or any(
-            "/." in line
-            or '"' in line
-            or "\\" in line
-            or ",sha256=" not in line
-            or not line.rpartition(",")[2].isdecimal()
-            for line in lines
-        ):
+        leads_elsewhere = any("/." in line or '"' in line or "\\" in line for line in lines)
+        has_digests = all(",sha256=" in line and line.rpartition(",")[2].isdecimal() for line in lines)
+        if leads_elsewhere or not has_digests or not any(line.startswith("pip/__init__.py,") for line in lines):
             raise Unfaithful(site)
         return cls(version, tuple(sorted(lines)))
 
@@ -87,10 +77,7 @@ class PipRecord(NamedTuple):
         return f"{self.version}-{hashlib.sha256(self._content()).hexdigest()[:32]}"
 
     def copy(self, site: Path, destination: Path) -> None:
-        """Copy every file below `site` to `destination`, which is made; raises `Unfaithful` if one differs.
-
-        The copy's own RECORD, written last, holds these lines. Raises `OSError` if a file cannot be written.
-        """
+        """Copy every file to `destination`, RECORD last; raises `Unfaithful` if one differs, `OSError` for the copy."""
         for row in (records.Row(*line.rsplit(",", 2)) for line in self.lines):
             try:
                 content = (site / row.path).read_bytes()
@@ -105,9 +92,9 @@ class PipRecord(NamedTuple):
         fs.write(destination / f"pip-{self.version}.dist-info" / records.RECORD, self._content())
 
     def is_complete(self, directory: Path, *, unchanged: bool = False) -> bool:
-        """Whether every file is there with its size: some tools remove old files from caches one by one.
+        """Whether every file is there with its size, and if it is newer than RECORD (`unchanged`) with its content.
 
-        With `unchanged` a file that is newer than RECORD also has the content that RECORD names.
+        Some tools remove old files from caches one by one.
         """
         root = os.fspath(directory)
         try:
@@ -149,11 +136,7 @@ class InstalledPip(NamedTuple):
         return self.version is not None and _release(self.version) < OLDEST
 
     def record(self) -> PipRecord:
-        """What to copy; raises `Unfaithful` for a pip that can only run from where it is.
-
-        That is one that was not installed (a checkout on PYTHONPATH), that was changed since, or that needs what else
-        the environment has, because a distributor took the vendored libraries out.
-        """
+        """What to copy; raises `Unfaithful` for a pip that can only run from where it is: see `freeze`."""
         if self.version is None:
             raise Unfaithful(self.site)
         try:
@@ -171,10 +154,7 @@ Read = Callable[[Callable[[], Found]], Found]
 
 
 class FrozenPip(NamedTuple):
-    """A copy of pip that does not change: `path` goes on `sys.path`, `origin` is the `pip` that was copied.
-
-    It stays while this process lives.
-    """
+    """A copy of pip that stays as it is: `path` goes on `sys.path`, `origin` is the `pip` that was copied."""
 
     path: Path
     version: str
@@ -200,10 +180,9 @@ class FrozenPip(NamedTuple):
         return self.path / f".{what}.{sys.implementation.cache_tag}.{key[:16]}"
 
     def compile(self) -> None:
-        """Compile it, once for each interpreter and level of optimisation, even with PYTHONDONTWRITEBYTECODE.
+        """Compile it, if that can be kept, once for each interpreter, even with PYTHONDONTWRITEBYTECODE.
 
-        One process compiles; others meanwhile run without bytecode. Where bytecode cannot be kept, pip is compiled as
-        it is imported.
+        One process compiles; others meanwhile run without bytecode.
         """
         bundle = self.bundle
         # With a prefix bytecode is looked up there and nowhere else.
@@ -239,12 +218,11 @@ def freeze(
 ) -> FrozenPip | None:
     """Give the pip of the environment `path` as a frozen copy; None if pip can only run from where it is.
 
-    That is so if a distributor took pip apart, if it has no RECORD or its files are not what RECORD says, or if no copy
-    can be kept anywhere (a read-only container). Unless the copy is there already, `read` is called with a function
-    that reads the environment, perhaps more than once, while it must not change (`Environment.read`). Where there is no
-    pip, or one that is too old, the newest copy or the pip beside safe-pip serves.
-
-    Raises `UnusableEnvironment` if there is none.
+    That is so if a distributor took pip apart, if it has no RECORD (a checkout) or its files are not what RECORD says,
+    or if no copy can be kept anywhere (a read-only container). Unless the copy is there already, `read` is called with
+    a function that reads the environment, perhaps more than once, while it must not change (`Environment.read`). Where
+    there is no pip, or one that is too old, the newest copy or the pip beside safe-pip serves. Raises
+    `UnusableEnvironment` if there is none.
     """
     given, origin = environ.pop(GIVEN, None), environ.pop(GIVEN_ORIGIN, None)
     frozen = _given(Path(given), origin) if given else _freeze(path, read, environ)
@@ -304,10 +282,7 @@ def _hold(place: Path, record: PipRecord, origin: Path) -> FrozenPip | None:
 
 
 def _newest(installed: InstalledPip | None, environ: Mapping[str, str]) -> FrozenPip:
-    """The newest copy, from `OLDEST` on, that this interpreter can run, or else one of the pip beside safe-pip.
-
-    Raises `UnusableEnvironment` if there is none.
-    """
+    """The newest copy that this interpreter can run, or one of the pip beside safe-pip; or `UnusableEnvironment`."""
     copies = [(_release(name), each.directory / name) for each in _stores(environ) for name in each.names()]
     # Beside safe-pip: beside that one which an adopted environment uses.
     for site in (*(place for _, place in sorted(copies, reverse=True)), _BESIDE):
@@ -320,14 +295,10 @@ def _newest(installed: InstalledPip | None, environ: Mapping[str, str]) -> Froze
     oldest = ".".join(map(str, OLDEST))
     upgrade = f"`{sys.executable} -m pip install 'pip>={oldest}'`"
     if installed is None:
-        raise UnusableEnvironment(
-            "there is no pip in this environment nor beside safe-pip, and no copy of one in the cache",
-            hint=f"Run `{sys.executable} -m ensurepip`, then {upgrade}",
-        )
-    raise UnusableEnvironment(
-        f"pip {installed.version} in `{installed.site}` is older than {oldest}, and the cache has no newer one",
-        hint=f"Run {upgrade}",
-    )
+        why = "there is no pip in this environment nor beside safe-pip, and no copy of one in the cache"
+        raise UnusableEnvironment(why, hint=f"Run `{sys.executable} -m ensurepip`, then {upgrade}")
+    why = f"pip {installed.version} in `{installed.site}` is older than {oldest}, and the cache has no newer one"
+    raise UnusableEnvironment(why, hint=f"Run {upgrade}")
 
 
 def _make(site: Path, record: PipRecord, environ: Mapping[str, str]) -> FrozenPip:
@@ -356,14 +327,12 @@ def _given(directory: Path, origin: str | None) -> FrozenPip:
         record = installed and installed.record()
         if record and (found := _hold(place, record, Path(origin) if origin else place / "pip")):
             return found
-    raise UnusableEnvironment(
-        f"`{directory}`, named by {GIVEN}, is not a copy of pip that this user alone can change",
-        hint=f"Unset {GIVEN}",
-    )
+    why = f"`{directory}`, named by {GIVEN}, is not a copy of pip that this user alone can change"
+    raise UnusableEnvironment(why, hint=f"Unset {GIVEN}")
 
 
 def _assigned(name: str, source: str) -> str | None:
-    """What is assigned to a global name, as it is written; a regular expression would cost more than the rest."""
+    """What is assigned to a global name, as it is written."""
     for line in source.splitlines():
         if line.startswith(name) and "=" in line:
             return line.partition("=")[2].partition("#")[0].strip()

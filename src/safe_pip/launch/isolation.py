@@ -1,10 +1,9 @@
 """Isolation: from here on nothing is imported from the environment, which other commands change while this one runs.
 
-`site`, `.pth` files and `sitecustomize` have run before our first line. Starting again with `-I -S` would come too late
-too, and would lose `sys.prefix`, the user site and PYTHONPATH. So the process is isolated from within, by `sys` alone:
-any other module could come from the environment (a `json.py` on PYTHONPATH). `sys.prefix`, `site` and the modules that
-are loaded already (coverage, debuggers) stay, except those that have the name of a standard or a vendored module and
-come from elsewhere.
+`site` and `.pth` files have run before our first line, and starting again with `-I -S` would lose `sys.prefix`, the
+user site and PYTHONPATH. So the process is isolated from within, by `sys` alone: any other module could come from the
+environment (a `json.py` on PYTHONPATH). Modules that are loaded already (coverage, debuggers) stay, except those that
+have the name of a standard or a vendored module and come from elsewhere.
 """
 
 import sys
@@ -68,10 +67,7 @@ def is_current() -> bool:
 
 
 def standard_library() -> list[str]:
-    """The directories of the interpreter's own modules, in its order; not all of them need exist.
-
-    See docs.python.org, "The initialization of the sys.path module search path".
-    """
+    """The directories of the interpreter's own modules, in its order; not all of them need exist."""
     major, minor = sys.version_info[:2]
     if sys.platform == "win32":
         base = sys.base_prefix
@@ -84,7 +80,7 @@ def standard_library() -> list[str]:
 
 
 def _take_finders_off() -> None:
-    """Leave only the interpreter's own importers, made anew: without hooks of editable installs, and without caches."""
+    """Leave only the interpreter's own importers, without hooks of editable installs and without caches."""
     importlib: Any = sys.modules["_frozen_importlib"]
     external: Any = sys.modules["_frozen_importlib_external"]
     sys.meta_path[:] = [importlib.BuiltinImporter, importlib.FrozenImporter, external.PathFinder]
@@ -154,10 +150,9 @@ def _identity(stat: "Any", directory: str) -> tuple[int, int]:
 
 
 def _is_of_the_start(path: list[str], os: "Any") -> bool:
-    """Whether the first entry of `path` is there only because of how this process was started.
+    """Whether `path` begins with the directory of a console script or, with `-m`, the working directory.
 
-    That is the directory of a console script, or with `-m` the working directory, which pip takes off too. With `-I` or
-    `-P`, or if the working directory is gone, the interpreter puts neither there.
+    With `-I` or `-P`, or if the working directory is gone, the interpreter puts neither there.
     """
     if not path or sys.flags.isolated or getattr(sys.flags, "safe_path", False):
         return False

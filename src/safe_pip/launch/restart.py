@@ -64,10 +64,7 @@ class Attempt:
 
     @classmethod
     def taken_from(cls, environ: MutableMapping[str, str]) -> "Attempt":
-        """This attempt; its variable is taken out of the environment before anything is spawned.
-
-        The variable names the descriptor of a file without a name: a killed process leaves nothing behind.
-        """
+        """This attempt; its variable is taken out. It names the descriptor of a file that has no name."""
         attempt = cls()
         with suppress(OSError, ValueError, TypeError):
             descriptor = int(environ.pop(_VARIABLE, ""))
@@ -80,10 +77,7 @@ class Attempt:
         return attempt
 
     def reexec(self, start: Start) -> NoReturn:
-        """Begin this attempt in place of the running process, with everything as it was at the start of the first one.
-
-        Raises `UnusableEnvironment` if the interpreter cannot be started again.
-        """
+        """Begin this attempt in place of the running process, as the first one began; or `UnusableEnvironment`."""
         if start.executable is None:
             raise UnusableEnvironment("this interpreter does not know its own path, so the command cannot start again")
         try:

@@ -49,7 +49,7 @@ def seconds(text: str, source: str) -> float:
 
 
 def switch(text: str, source: str) -> bool:
-    """Yes or no, in the words that pip's configuration takes; raises `UsageError`."""
+    """Yes or no, in the words that pip's configuration takes; or `UsageError`."""
     words = ("n", "no", "f", "false", "off", "0", "y", "yes", "t", "true", "on", "1")
     if text.lower() not in words:
         raise UsageError(f"`{text}` is neither yes nor no ({source})")

@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import random
+import resource
 import shutil
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from safe_pip.errors import SafePipError, State
 from safe_pip.locking import flock
 from tests.support.faults import disk
+from tests.support.processes.forks import in_child
 from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution, without_exchange
 
 ONE = SmallDistribution(
@@ -227,6 +230,28 @@ def test_a_change_that_the_disk_refuses_leaves_the_old_environment_or_the_new_on
             assert prefix.content() == scenario.old, (change, state)
         assert forever or state is not State.UNFINISHED, change
         scenario.check(prefix, change)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors cannot be counted here")
+def test_with_few_descriptors_a_commit_is_refused_made_or_undone(scenario: Scenario) -> None:
+    """Each operation fails while the process has as few descriptors as a commit needs, or fewer."""
+    paths = [change.path.rpartition(".")[2] for change in scenario.changes()]
+    for most, refused in itertools.product(range(8, 14), (None, paths.index("journal") + 1, paths.index("committed"))):
+        prefix = scenario.fresh()
+
+        def act(most: int = most, refused: int | None = refused, prefix: DirectPrefix = prefix) -> None:
+            os.closerange(3, 1000)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            with contextlib.suppress(SafePipError), disk.error_at(10**6 if refused is None else refused, errno.EIO):
+                scenario.run(prefix)
+                assert refused is None
+                return
+            assert refused is not None or most < 12 + scenario.case.shared_bin  # which has a lock of its own
+            assert prefix.content() == scenario.old
+
+        in_child(act)
+        assert not [*prefix.site.glob(".safe-pip/*.journal")]
+        scenario.check(prefix, (most, refused))
 
 
 def test_nothing_in_the_target_is_changed_that_is_not_in_a_journal_first(scenario: Scenario) -> None:

@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 
 from safe_pip import fs
 from safe_pip.errors import CommitFailed, State, UnusableEnvironment
-from safe_pip.fs import Directory
 from safe_pip.journal import finish, parts
 from safe_pip.journal.directories import OpenDirectories, Refused
 from safe_pip.journal.undo import undo
@@ -73,15 +72,12 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
     """
     with _held_back(), _opened(journal) as directories:
         _validate(journal, plan)
-        state, private = directories.parts[0][:2]
-        assert state is not None
-        assert private is not None
         published = f"{journal.identifier}{JOURNAL}"
         try:
             directories.check_spare()
-            fs.move(private, parts.JOURNAL, state, published)
+            fs.move(*directories.private(parts.JOURNAL).to(directories.state(published)))
             if durable:
-                fs.sync(state)
+                fs.sync(directories.state("").parent)
         except OSError as error:
             raise _failed(error, State.UNCHANGED) from error
         done = 0
@@ -93,16 +89,16 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
                     _do(directories, operation)
             if durable:
                 directories.sync()
-            fs.move(state, published, state, f"{journal.identifier}{COMMITTED}")
+            fs.move(*directories.state(published).to(directories.state(f"{journal.identifier}{COMMITTED}")))
         except BaseException as error:
-            _undo(directories, state, done, durable=durable)
+            _undo(directories, done, durable=durable)
             if isinstance(error, OSError):
                 raise _translated(error, journal, done - 1) from error
             raise
         # It is committed. What fails from here on is tried again when the stage is closed, or by a sweep.
         try:
             if durable:
-                fs.sync(state)
+                fs.sync(directories.state("").parent)
         except OSError as error:
             raise _failed(error, State.COMMITTED) from error
         new: Collection[str] = ()
@@ -192,18 +188,19 @@ def _do(directories: OpenDirectories, operation: Operation) -> None:
         fs.move(*staged.to(live))
 
 
-def _undo(directories: OpenDirectories, state: Directory, done: int, *, durable: bool) -> None:
+def _undo(directories: OpenDirectories, done: int, *, durable: bool) -> None:
     try:
         for operation in reversed(directories.journal.operations[:done]):
             undo(directories, operation)
         if durable:
             directories.sync()
-        fs.remove(state, directories.journal.identifier + JOURNAL)
+        state = directories.state(directories.journal.identifier + JOURNAL)
+        fs.remove(state.parent, state.name)
     except OSError as error:
         raise _failed(error, State.UNFINISHED) from error
     with suppress(OSError):  # undoing it once more does no harm
         if durable:
-            fs.sync(state)
+            fs.sync(state.parent)
 
 
 def _translated(error: OSError, journal: Journal, at: int) -> Exception:

@@ -9,11 +9,12 @@ root, only what the writer could have moved or deleted is moved or deleted.
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from safe_pip import fs
@@ -29,8 +30,9 @@ if sys.platform != "win32":
 STAGE = "stage"
 TRASH = "trash"
 # Open at once, besides roots and parts; a process may have 1,024 descriptors, often 256 on macOS. If only _SPARE are
-# left, the directories of one operation stay open, and no others.
+# left, the last _LEAST that were asked for stay open: those of one operation, which opens at most as many more.
 _MOST = 64
+_LEAST = 3
 _SPARE = 8
 
 
@@ -134,17 +136,8 @@ class Location(NamedTuple):
         return self.parent, self.name, other.parent, other.name
 
 
-class Part(NamedTuple):
-    """One private directory of a transaction, and what is in it; None for what is not there (any more)."""
-
-    state: Directory | None
-    private: Directory | None
-    stage: Directory | None
-    trash: Directory | None
-
-
 class OpenDirectories(contextlib.ExitStack):
-    """The open directories of one transaction."""
+    """The directories of one transaction. They stay open; if descriptors are scarce, only those last asked for do."""
 
     def __init__(self, journal: Journal, writer: Writer | None = None, *, is_over: bool = False) -> None:
         """`writer` is None for this process's own transaction. `is_over`: it is committed, parts may be gone already.
@@ -156,25 +149,44 @@ class OpenDirectories(contextlib.ExitStack):
         self.writer = writer
         self.marker = codec.marker(journal.identifier)
         self._is_over = is_over
-        self._open: OrderedDict[tuple[str, int, str], Directory] = OrderedDict()
+        self._open: OrderedDict[tuple[str, str], Directory] = OrderedDict()
+        self._known: dict[str, tuple[int, int]] = {}
+        """Which directory each root and part is, and what is in the parts."""
         try:
-            self.roots = [self._opened_root(root) for root in journal.roots]
-            self.parts = [self._opened_part(part) for part in journal.parts]
+            for root in journal.roots:
+                self._check_root(root)
+            for part in journal.parts:
+                self._check_part(part)
         except BaseException:
             self.close()
             raise
 
+    def base(self, path: str) -> Directory | None:
+        """A root, a part or what is in one, open until three others were asked for; None if it was not there.
+
+        Raises `OSError` (ESTALE) if another directory is there by now.
+        """
+        return self._kept(path, "", lambda: self._again(path)) if path in self._known else None
+
+    def state(self, name: str) -> Location:
+        """A name in the state directory of the home."""
+        return Location(self.base(os.path.dirname(self.journal.parts[0])), name)
+
+    def private(self, name: str) -> Location:
+        """A name in the first part."""
+        return Location(self.base(self.journal.parts[0]), name)
+
     def live(self, operation: Operation) -> Location:
         """Its place in the target; raises `NotADirectoryError` if a parent is a symbolic link or a file."""
-        return self._location("live", operation.root, self.roots[operation.root], operation.path)
+        return self._location(self.journal.roots[operation.root], operation.path)
 
     def staged(self, operation: Operation) -> Location:
         """S, its place in the stage."""
-        return self._location("stage", operation.part, self.parts[operation.part].stage, operation.staged)
+        return self._location(f"{self.journal.parts[operation.part]}/{STAGE}", operation.staged)
 
     def trash(self, operation: Operation) -> Location:
         """T, its place in the trash."""
-        return Location(self.parts[operation.part].trash, operation.trash)
+        return self._location(f"{self.journal.parts[operation.part]}/{TRASH}", operation.trash)
 
     def is_marked(self, location: Location) -> bool:
         """Whether there is a directory with the transaction's marker in it."""
@@ -195,64 +207,75 @@ class OpenDirectories(contextlib.ExitStack):
                 if operation.kind in (Kind.MODE, Kind.SEAL) and live.status() is not None:
                     fs.sync(live.parent, live.name)
 
-    def _opened_root(self, path: str) -> Directory | None:
-        try:
-            return self.enter_context(reach(path))
-        except Refused:
-            if not self._is_over:
-                raise
-            return None
-
-    def _opened_part(self, path: str) -> Part:
-        opened: list[Directory | None] = [None] * 4
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            checked = self.writer is not None
-            opened[0] = state = self.enter_context(open_state(os.path.dirname(os.path.dirname(path)), checked=checked))
-            opened[1] = private = self.enter_context(state.child(self.journal.identifier))
-            for number, name in ((2, STAGE), (3, TRASH)):
-                with contextlib.suppress(FileNotFoundError):
-                    opened[number] = self.enter_context(private.child(name))
-        if not self._is_over and None in opened:
-            raise Refused(f"`{path}` is not as it was left")
-        if opened[1] is not None and self.writer is not None and not self.writer.made(status(opened[1])):
-            raise Refused(f"`{path}` does not belong to `{user_name(self.writer.uid)}`, the journal's writer")
-        return Part(*opened)
-
-    def _location(self, kind: str, number: int, base: Directory | None, path: str) -> Location:
-        above, _, name = path.rpartition("/")
-        if not above or base is None:
-            return Location(base, name)
-        key = (kind, number, above)
-        if key not in self._open:
-            try:
-                directory = self._opened(base, above)
-            except FileNotFoundError:
-                return Location(None, name)
-            is_scarce = directory.fd is not None and directory.fd >= space.descriptor_limit() - _SPARE
-            self._keep_open(1 if is_scarce else _MOST - 1)
-            self._open[key] = self.enter_context(directory)
-        self._open.move_to_end(key)
-        return Location(self._open[key], name)
-
-    def _opened(self, base: Directory, above: str) -> Directory:
-        try:
-            return base.child(above)
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-        self._keep_open(1)
-        return base.child(above)
-
     def check_spare(self) -> None:
         """Raise `OSError` if this process has too few descriptors for an operation, or to undo it."""
         with contextlib.ExitStack() as spare:
-            for _ in range(_SPARE // 2):
-                spare.enter_context(Directory.open(self.journal.roots[0]))
+            for _ in range(_LEAST):
+                spare.enter_context(self._opened(lambda: Directory.open(self.journal.roots[0])))
 
-    def _keep_open(self, number: int) -> None:
-        """Close the least recently used ones. The last one may be of the operation that is at work."""
-        while len(self._open) > number:
-            self._open.popitem(last=False)[1].close()
+    def _check_root(self, path: str) -> None:
+        try:
+            self._kept(path, "", lambda: reach(path))
+        except Refused:
+            if not self._is_over:
+                raise
+
+    def _check_part(self, path: str) -> None:
+        state_path = os.path.dirname(path)
+        checked, all_of_it = self.writer is not None, {state_path, path, f"{path}/{STAGE}", f"{path}/{TRASH}"}
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            state = self._kept(state_path, "", lambda: open_state(os.path.dirname(state_path), checked=checked))
+            private = self._kept(path, "", lambda: state.child(self.journal.identifier))
+            if self.writer is not None and not self.writer.made(private.status()):
+                raise Refused(f"`{path}` does not belong to `{user_name(self.writer.uid)}`, the journal's writer")
+            for name in (STAGE, TRASH):
+                with contextlib.suppress(FileNotFoundError):
+                    self._kept(f"{path}/{name}", "", functools.partial(private.child, name))
+        if not self._is_over and not all_of_it <= self._known.keys():
+            raise Refused(f"`{path}` is not as it was left")
+
+    def _again(self, path: str) -> Directory:
+        with contextlib.suppress(Refused):
+            directory = reach(path)
+            if directory.identity == self._known[path]:
+                return directory
+            directory.close()
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+
+    def _location(self, path: str, below: str) -> Location:
+        above, _, name = below.rpartition("/")
+        if not above:
+            return Location(self.base(path), name)
+        with contextlib.suppress(FileNotFoundError):
+            return Location(self._kept(path, above, lambda: Location(self.base(path), path).parent.child(above)), name)
+        return Location(None, name)
+
+    def _kept(self, path: str, above: str, opening: Callable[[], Directory]) -> Directory:
+        key = path, above
+        if key not in self._open:
+            directory = self._opened(opening)
+            is_scarce = directory.fd is not None and directory.fd >= space.descriptor_limit() - _SPARE
+            self._close_others(_LEAST if is_scarce else _MOST, is_scarce=is_scarce)
+            self._open[key] = self.enter_context(directory)
+            if not above:
+                self._known.setdefault(path, directory.identity)
+        self._open.move_to_end(key)
+        return self._open[key]
+
+    def _opened(self, opening: Callable[[], Directory]) -> Directory:
+        try:
+            return opening()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        self._close_others(_LEAST, is_scarce=True)
+        return opening()
+
+    def _close_others(self, number: int, *, is_scarce: bool) -> None:
+        """Keep open what was asked for last: an operation that is at work needs it."""
+        for key in [*self._open][: max(0, len(self._open) - number)]:
+            if is_scarce or key[1]:
+                self._open.pop(key).close()
 
 
 def reach(path: str) -> Directory:
@@ -267,15 +290,10 @@ def open_state(directory: str, *, checked: bool = True) -> Directory:
     """Open the state directory of `directory`; raises `FileNotFoundError`, `Refused` if a stranger made it."""
     with reach(directory) as holder:
         state = holder.child(state_directory.NAME)
-        if checked and not state_directory.is_trusted(status(state), directory, status(holder)):
+        if checked and not state_directory.is_trusted(state.status(), directory, holder.status()):
             state.close()
             raise Refused(f"`{state.path}` was made by a user that has no say there")
         return state
-
-
-def status(directory: Directory) -> os.stat_result:
-    """What fstat(2) tells of an open directory."""
-    return os.stat(directory.path) if directory.fd is None else os.fstat(directory.fd)
 
 
 def walk(directory: Directory, below: str = "") -> Iterator[tuple[str, os.stat_result]]:

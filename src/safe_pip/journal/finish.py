@@ -11,7 +11,7 @@ from collections.abc import Collection
 from safe_pip import fs
 from safe_pip.fs import Directory, attributes
 from safe_pip.fs.proc import user
-from safe_pip.journal.directories import Location, OpenDirectories, Refused, status, user_name, walk
+from safe_pip.journal.directories import Location, OpenDirectories, Refused, user_name, walk
 from safe_pip.journal.undo import status_below
 from safe_pip.merge.plan import Kind, Operation
 from safe_pip.records import is_bytecode
@@ -124,7 +124,7 @@ def _restore(
 ) -> None:
     *above, last = operation.path.split("/")
     *below, name = path.split("/")
-    source, target = old.parent, directories.roots[operation.root]
+    source, target = old.parent, directories.base(directories.journal.roots[operation.root])
     likes: list[os.stat_result | None] = [None] * len(above)
     for each in (old.name, *below):
         likes.append(source.stat(each))
@@ -135,7 +135,7 @@ def _restore(
     for each, like in zip((*above, last, *below), likes, strict=True):
         if not target.exists(each):
             _check(directories, target)
-            _make_like(like or status(target), old.parent, target, each)
+            _make_like(like or target.status(), old.parent, target, each)
         target = opened.enter_context(target.child(each))
     _check(directories, target)
     fs.move(source, name, target, name)
@@ -159,7 +159,7 @@ def _old_directory(directories: OpenDirectories, operation: Operation) -> Locati
 
 
 def _check(directories: OpenDirectories, directory: Directory) -> None:
-    if directories.writer is not None and not directories.writer.could_change(status(directory)):
+    if directories.writer is not None and not directories.writer.could_change(directory.status()):
         raise Refused(
             f"`{directory.path}` is not for `{user_name(directories.writer.uid)}` to change, the journal's writer"
         )

@@ -19,7 +19,7 @@ from safe_pip.fs import Directory
 from safe_pip.fs.proc import user
 from safe_pip.journal import codec, parts
 from safe_pip.journal import finish as finishing
-from safe_pip.journal.directories import OpenDirectories, Refused, Writer, open_state, reach, status, user_name
+from safe_pip.journal.directories import STAGE, TRASH, OpenDirectories, Refused, Writer, open_state, reach, user_name
 from safe_pip.journal.owner import OwnerNote
 from safe_pip.journal.parts import Dead
 from safe_pip.journal.undo import Action, Step, decide, observe, perform
@@ -182,9 +182,9 @@ def _writer(made: os.stat_result, journal: Journal) -> Writer | None:
     roots = []
     for root in journal.roots:
         with contextlib.suppress(Refused, OSError), reach(root) as directory:
-            roots.append(status(directory))
+            roots.append(directory.status())
     with reach(journal.home) as home:
-        return Writer.of(made, status(home), roots)
+        return Writer.of(made, home.status(), roots)
 
 
 def refused(unfinished: Unfinished, reasons: Sequence[str], hint: str | None = None) -> RecoveryNeeded:
@@ -211,9 +211,8 @@ def roll_back(
     """
     with _opened(unfinished) as (found, directories):
         steps = _checked_steps(found, directories, keep)
-        private = directories.parts[0].private
         # Its command promised that it survives a loss of power, whole or not at all.
-        durable = private is not None and private.exists(parts.DURABLE)
+        durable = directories.private(parts.DURABLE).status() is not None
         left = perform(directories, steps)
         if durable:
             directories.sync()
@@ -285,7 +284,7 @@ def _check_writer(directories: OpenDirectories, steps: Sequence[Step]) -> None:
             continue
         live = directories.live(operation)
         found = live.status()
-        is_theirs = live.directory is not None and writer.could_change(status(live.directory), found)
+        is_theirs = live.directory is not None and writer.could_change(live.directory.status(), found)
         if not is_theirs or (action is Action.MODE and found is not None and not writer.could_set_mode(found)):
             reasons.append(directories.journal.path(operation))
     if writer is not None and reasons:
@@ -302,8 +301,11 @@ def _check_permission(directories: OpenDirectories, steps: Sequence[Step], state
         if action in (Action.LIVE_TO_STAGE, Action.EXCHANGE):
             staged = directories.staged(operation)
             _check_entry(staged.directory, staged.status(), directories.journal.path(operation))
-    for directory in (state, *(each for part in directories.parts for each in part[1:] if each is not None)):
-        _check_entry(directory, None, directory.path)
+    _check_entry(state, None, state.path)
+    for part in directories.journal.parts:
+        for path in (part, f"{part}/{STAGE}", f"{part}/{TRASH}"):
+            if (directory := directories.base(path)) is not None:
+                _check_entry(directory, None, path)
 
 
 def _check_entry(directory: Directory | None, entry: os.stat_result | None, path: str) -> None:
@@ -312,7 +314,7 @@ def _check_entry(directory: Directory | None, entry: os.stat_result | None, path
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     if entry is None or user() in (0, entry.st_uid):
         return
-    above = status(directory)
+    above = directory.status()
     is_sticky = above.st_mode & stat.S_ISVTX and above.st_uid != user()
     if is_sticky or (stat.S_ISDIR(entry.st_mode) and not entry.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), directory.path)

@@ -1,12 +1,17 @@
 """Whose journals are acted on, and what they may ask for: decided on what fstat(2) tells."""
 
+import contextlib
+import errno
 import os
 import stat
 import sys
 
 import pytest
 
-from safe_pip.journal.directories import Writer, is_accepted
+from safe_pip.fs import space
+from safe_pip.journal.directories import OpenDirectories, Writer, is_accepted
+from safe_pip.merge.plan import Kind
+from tests.support.faults.transaction import StagedTransaction
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has access lists")
 
@@ -15,8 +20,9 @@ GROUP, OTHER_GROUP = 50, 60
 
 
 @pytest.fixture(autouse=True)
-def _me(monkeypatch):
-    monkeypatch.setattr(os, "geteuid", lambda: ME)
+def _me(monkeypatch, request):
+    if "tmp_path" not in request.fixturenames:
+        monkeypatch.setattr(os, "geteuid", lambda: ME)
 
 
 def status(uid: int, mode: int = 0o755, gid: int = GROUP, *, kind: int = stat.S_IFDIR) -> os.stat_result:
@@ -130,3 +136,43 @@ def test_a_state_directory_is_made_by_a_user_with_rights_in_its_tree():
     assert [is_accepted(status(uid), SHARED) for uid in (ME, ROOT, OWNER, MEMBER)] == [True] * 4
     assert not is_accepted(status(STRANGER), status(OWNER))
     assert not is_accepted(status(STRANGER, 0o755, OTHER_GROUP), SHARED)
+
+
+@pytest.mark.parametrize("scarce", [False, True])
+def test_directories_stay_open_unless_descriptors_are_scarce(tmp_path, monkeypatch, scarce):
+    if scarce:
+        monkeypatch.setattr(space, "descriptor_limit", lambda: 0)
+    transaction = StagedTransaction(tmp_path)
+    for number in range(5):
+        transaction.add(Kind.FILE, f"d{number}/old", "old", "new")
+    before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+    with OpenDirectories(transaction.journal) as directories:
+        for operation in transaction.operations:
+            live, trash, staged = (
+                directories.live(operation),
+                directories.trash(operation),
+                directories.staged(operation),
+            )
+            assert [each.status() is not None for each in (live, trash, staged)] == [True, False, True]
+        if sys.platform == "linux":
+            assert (len(os.listdir("/proc/self/fd")) - before <= 4) is scarce
+
+
+@pytest.mark.parametrize("name", ["lib", "lib/.safe-pip", "lib/.safe-pip/0123456789abcdef/stage"])
+@pytest.mark.parametrize("is_linked", [False, True])
+def test_a_directory_that_was_closed_meanwhile_is_not_taken_for_another_one(tmp_path, monkeypatch, name, is_linked):
+    monkeypatch.setattr(space, "descriptor_limit", lambda: 0)
+    transaction = StagedTransaction(tmp_path, "0123456789abcdef")
+    transaction.add(Kind.FILE, "old", "old", "new")
+    with OpenDirectories(transaction.journal) as directories:
+        directories.trash(transaction.operations[0])
+        directories.base(str(transaction.bin))
+        directories.private("x")
+        moved = tmp_path / name
+        moved.rename(tmp_path / "aside")
+        moved.symlink_to(tmp_path / "aside") if is_linked else moved.mkdir()
+        for other in {str(transaction.bin), str(transaction.home), f"{transaction.private}/stage"} - {str(moved)}:
+            with contextlib.suppress(OSError):
+                directories.base(other)
+        with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+            directories.base(str(moved))

@@ -256,9 +256,9 @@ class PutAside(Step):
 
         def put_parts_aside(places: OpenDirectories, paths: tuple[str, ...]) -> None:
             left.extend(paths)
-            for part in places.parts:
-                if part.state is not None:
-                    kept.extend(_moved(part.state, self._found.identifier))
+            for part in places.journal.parts:
+                if (state := places.base(os.path.dirname(part))) is not None:
+                    kept.extend(_moved(state, self._found.identifier))
 
         try:
             if how is Way.KEEPING:

@@ -63,7 +63,7 @@ def change(place: Place, tree: Path, *, is_adopted: bool) -> adoption.Adoption |
             raise UnusableEnvironment(f"`{tree / name}` was not made by safe-pip", hint="Remove it, then try again")
     # A command that makes `.safe-pip` removes it if it is free afterwards: unadopted, all is as it was.
     target = Target((tree,), stateless_trees=() if state_directory.exists(tree) else (tree,))
-    transaction = place.transaction()
+    transaction = place.context.transaction([*map(str, place.trees)])
 
     def validate(now: object) -> tuple[str, ...]:
         if adoption.contents(tree) != before:

@@ -109,9 +109,6 @@ class Place:
         environment = context.environment([*map(str, trees)] or isolation.environment_path)
         return cls(context, environment, tuple(environment.trees()), named)
 
-    def transaction(self) -> Transaction:
-        return self.context.transaction(tuple(map(str, self.trees)))
-
     def scripts(self) -> dict[Path, Path]:
         """The directory that the scripts of each tree are in."""
         own = set[Path]() if self.named is not None else {*own_trees()}

@@ -174,7 +174,7 @@ class Repair:
                 raise StalePlan(())
             return ()
 
-        transaction = self._place.transaction()
+        transaction = self._place.context.transaction([*map(str, self._place.trees)])
         with transaction.staging(target) as change:
             for directory in (scripts, home):
                 if directory is not None:

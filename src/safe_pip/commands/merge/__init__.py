@@ -298,19 +298,13 @@ class Attempt:
 
 class _Merge(Attempt):
     _request: Request
-    _items: list[Item]
-    """What is staged, parents before what is in them."""
-    _wanted: list[Item]
-    """Those of them that are to be put there, with the directories above them."""
-    _put: frozenset[str]
-    """The paths of `_wanted` in the staged tree, directories left out."""
-    _conflicts: dict[str, str | None]
-    """The places of files with other content, with the distribution that owns each."""
-    _projects: dict[str, str]
-    """The distributions that are staged, by the staged directory of their metadata."""
+    _items: list[Item]  # all that is staged, parents before what is in them
+    _wanted: list[Item]  # what is to be put, with the directories above it
+    _put: frozenset[str]  # the paths of `_wanted` in the staged tree, directories left out
+    _conflicts: dict[str, str | None]  # the places of files with other content, with their owners
+    _projects: dict[str, str]  # the distributions that are staged, by the staged directory of their metadata
     _replaced: list[Removal]
-    _going: set[str]
-    """The files and metadata directories of those that are replaced."""
+    _going: set[str]  # the files and metadata directories of those that are replaced
 
     def carry_out(self, request: Request) -> Merged:
         self._request = request

@@ -42,6 +42,8 @@ class Stage:
         self.home = Path(os.path.realpath(home))
         self.parts: list[str] = []
         """The private directories, the one in `home` first."""
+        self.roots: list[str] = []
+        """What is put before an absolute path to get its path in each part; all is staged in the first one, `root`."""
         self._anchors: list[Directory | None] = []  # those that other users may rename, open
         self._marks: set[str] = set()
         self._mirrored = {"/"}
@@ -57,13 +59,6 @@ class Stage:
             except BaseException:
                 self.close()
                 raise
-
-    @property
-    def roots(self) -> tuple[str, ...]:
-        """What is put before an absolute path to get its path in each part; all is staged in the first one, `root`."""
-        # The path through a descriptor leads to the open directory wherever it is renamed to, for child processes too.
-        through = (anchor and f"/proc/{os.getpid()}/fd/{anchor.fd}" for anchor in self._anchors)
-        return tuple(f"{path or part}/{STAGE}" for part, path in zip(self.parts, through, strict=True))
 
     @property
     def root(self) -> str:
@@ -144,9 +139,11 @@ class Stage:
             self.parts.append(part)
             self._anchors.append(None)
             # pip writes by path, and so does the store. In a directory that another user may rename, or replace with a
-            # symbolic link, they are given a path through a descriptor.
+            # symbolic link, they and child processes are given a path through a descriptor.
             if not trust.is_trusted(Path(part)) and os.path.isdir("/proc/self/fd"):
-                self._anchors[-1] = Directory.open(part)
+                self._anchors[-1] = anchor = Directory.open(part)
+                part = f"/proc/{os.getpid()}/fd/{anchor.fd}"
+            self.roots.append(f"{part}/{STAGE}")
         return len(self.parts) - 1
 
     def _private(self, part: int) -> Directory:
@@ -288,7 +285,7 @@ class Stage:
 
     def _files_of(self, record: str) -> set[str]:
         """The absolute paths in the target of the files that a staged RECORD lists, and of all beside it."""
-        _, live = self._located(record)
+        live = self._located(record)[1]
         root = next((root for root in self.roots if os.path.lexists(root + live)), self.root)
         info = os.path.dirname(root + live)
         found = {os.path.join(where, name).removeprefix(root) for where, _, names in os.walk(info) for name in names}

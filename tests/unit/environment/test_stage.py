@@ -316,7 +316,7 @@ def test_a_part_is_made_on_each_filesystem_and_noted_first(home: Path, elsewhere
     private = elsewhere / ".safe-pip" / stage.identifier
     assert stage.parts[1] == str(private)
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
-    assert stage.roots == (stage.root, f"{private}/stage")
+    assert stage.roots == [stage.root, f"{private}/stage"]
     volumes = stage.volumes()
     assert sorted(volumes.values()) == [0, 1]
     assert {device for device, _ in volumes} == {home.stat().st_dev, elsewhere.stat().st_dev}

@@ -90,7 +90,6 @@ class ReadSet:
         self.seen.setdefault(project, snapshot.identity(project))
 
     def add_all(self, snapshot: Snapshot) -> None:
-        """Note every project that is installed."""
         for project in snapshot.projects:
             self.add(project, snapshot)
 

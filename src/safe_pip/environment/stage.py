@@ -277,7 +277,6 @@ class Stage:
                 parts.delete(str(self.home), self.identifier, read(self._owner.path))
 
     def _located(self, path: str) -> tuple[int, str]:
-        """The part in which a staged path is, and its path in the target."""
         for number, root in enumerate(self.roots):
             if path.startswith(f"{root}/"):
                 return number, path[len(root) :]
@@ -315,7 +314,6 @@ class Stage:
 
 @contextmanager
 def _parent_of(path: str) -> Iterator[tuple[Directory, str]]:
-    """The open directory that a private path lies in, and its name there."""
     directory, name = os.path.split(path)
     with Directory.open(directory) as opened:
         yield opened, name

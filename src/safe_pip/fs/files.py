@@ -19,7 +19,7 @@ with contextlib.suppress(ImportError):  # Windows has none
 _NOT_THE_LINK = {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 # What a filesystem answers that syncs no directories.
 _NOTHING_TO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
-_CHUNK = 1 << 20
+_BLOCK = 1 << 12
 # A directory with a default access list gives these to everything that is made in it (acl(5)).
 _INHERITED = ("system.posix_acl_access", "system.posix_acl_default")
 _DEEP = 50
@@ -97,25 +97,13 @@ def copy(source: Directory, name: str, destination: Directory, new_name: str) ->
 
 
 def _copy_data(old: int, new: int) -> None:
-    """Copy the content of a file. Holes stay holes where the filesystem tells where they are."""
-    at, size = 0, os.fstat(old).st_size
-    while at < size:
-        end = size
-        if sys.platform != "win32":
-            try:
-                at = os.lseek(old, at, os.SEEK_DATA)
-                end = os.lseek(old, at, os.SEEK_HOLE)
-            except OSError as error:  # no more data, or a filesystem that knows of no holes
-                if error.errno == errno.ENXIO:
-                    break
-        os.lseek(old, at, os.SEEK_SET)
-        os.lseek(new, at, os.SEEK_SET)
-        chunk = os.read(old, min(_CHUNK, end - at))
-        if not chunk:
-            break
-        write_all(new, chunk)
-        at += len(chunk)
-    os.ftruncate(new, size)
+    """Copy the content of a file; a block of zeros becomes a hole, as it may be one."""
+    while block := os.read(old, _BLOCK):
+        if block == bytes(len(block)):
+            os.lseek(new, len(block), os.SEEK_CUR)
+        else:
+            write_all(new, block)
+    os.ftruncate(new, os.lseek(new, 0, os.SEEK_CUR))
 
 
 def share_blocks(old: int, new: int) -> bool:

@@ -90,7 +90,6 @@ def _others(file: str | None, listed: list[Entry]) -> list[Entry]:
 
 
 def describe(entry: Entry) -> Holder:
-    """The process of an entry, as far as it can be looked at."""
     pid = entry.pid
     return Holder(pid, entry.exclusive, proc.command(pid), proc.started(pid), proc.state(pid) == "T", entry.is_waiting)
 

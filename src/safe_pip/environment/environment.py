@@ -250,7 +250,6 @@ class Opening(Step):
         others = (tree for tree in resolved(also) if tree.name not in PACKAGES)
         self._stateless = resolved((*target.stateless_trees, *others))
         self.made: list[Path] = []
-        self._with_new_locks: list[Path] = []
 
     def requests(self) -> Iterator[Request]:
         for tree in self.trees:
@@ -259,8 +258,7 @@ class Opening(Step):
 
     def _make(self, tree: Path) -> None:
         self.made += _make_directory(tree)
-        if state_directory.make(tree):
-            self._with_new_locks.append(tree)
+        state_directory.make(tree)
 
     def on_grant(self) -> None:
         look_for_journals(self.trees)
@@ -270,12 +268,7 @@ class Opening(Step):
         made = [tree for tree in self.trees if failed and tree in self.made]
         for tree in dict.fromkeys((*self._stateless, *made)):
             remove_state_directory(tree, holds)
-        if failed:
-            for tree in self._with_new_locks:
-                with suppress(FileNotFoundError, UnusableEnvironment):
-                    if flock.supported and not flock.can_lock(tree):
-                        state_directory.remove(tree)
-            fs.remove_empty_directories(self.made)
+        fs.remove_empty_directories(self.made if failed else [])
 
 
 class Changing(Opening):

@@ -7,12 +7,12 @@ Nothing here knows pip. Names are those of the files that the PyPA specification
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from safe_pip.fs import readable_names
 from safe_pip.records import RealPaths, canonical, project_of
 
 _WHOLE = (".dist-info", ".egg-info")  # directories whose status tells that a file came or went
@@ -41,7 +41,7 @@ class Snapshot(NamedTuple):
         known = {each[0]: (project, each) for project, seen in self.projects.items() for each in seen}
         found: dict[str, list[Fingerprint]] = {}
         for directory in directories:
-            for name in sorted(_names(directory)):
+            for name in sorted(readable_names(directory)):
                 path = os.path.join(directory, name)
                 project, before = known.get(path, ("", ()))
                 is_known = before and name.endswith(_WHOLE) and project not in exactly
@@ -106,7 +106,7 @@ def hides(staged: Mapping[Path, Collection[str]], looked_at: Iterable[Path], pro
 
     One of the two modules would not be found. `staged` is what each tree gets directly below it.
     """
-    found = [(tree, name) for tree in dict.fromkeys(looked_at) for name in _names(tree)]
+    found = [(tree, name) for tree in dict.fromkeys(looked_at) for name in readable_names(tree)]
     if not {_project(name) for _, name in found if name.endswith(_SUFFIXES)}.isdisjoint(projects):
         return True
     modules = {name.partition(".")[0] for names in staged.values() for name in names}
@@ -132,12 +132,6 @@ def are_settled(found: Iterable[tuple[int, ...]]) -> bool:
 def _project(name: str) -> str:
     # An egg-link is named after the project alone, which may have a dash in its name.
     return canonical(name.removesuffix(".egg-link")) if name.endswith(".egg-link") else project_of(name)
-
-
-def _names(tree: str | Path) -> list[str]:
-    with suppress(OSError):
-        return os.listdir(tree)
-    return []
 
 
 def _of_others(fingerprints: Iterable[Fingerprint], own: Collection[str]) -> list[Fingerprint]:
@@ -206,7 +200,7 @@ class Ownership:
         owners: dict[str, str] = {}
         paths = RealPaths()
         for tree in self._trees:
-            for name in _names(tree):
+            for name in readable_names(tree):
                 info = os.path.join(tree, name)
                 if info in self._without:
                     continue

@@ -80,6 +80,13 @@ def names(path: str | os.PathLike[str]) -> list[str]:
         raise UnusableEnvironment(f"`{os.fspath(path)}` cannot be read: {error.strerror}") from error
 
 
+def readable_names(path: str | os.PathLike[str]) -> list[str]:
+    """What is in a directory, in no order; nothing if there is none, or if it cannot be read."""
+    with contextlib.suppress(OSError):
+        return os.listdir(path)
+    return []
+
+
 def is_no_directory(path: Path) -> bool:
     """Whether something lies at `path` that is no directory and leads to none; raises what `look` raises."""
     status = look(path) or look(path, follows=False)

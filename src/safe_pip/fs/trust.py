@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safe_pip import fs
+from safe_pip.fs import proc
 
 
 def is_trusted(directory: Path, *, as_parent: bool = False) -> bool:
@@ -77,9 +78,7 @@ def own_temporary(*, makes: bool) -> Path | None:
     If possible it lies where no other user can replace it, and its name cannot be guessed. None if there is none yet,
     unless it `makes` one; raises `OSError` if that fails.
     """
-    prefix = ".safe-pip-"
-    if sys.platform != "win32":
-        prefix += f"{os.geteuid()}-"
+    prefix = f".safe-pip-{proc.user()}-"
     named = (os.environ.get("TMPDIR"), "/tmp", "/var/tmp")
     places = sorted((Path(os.path.realpath(name)) for name in named if name), key=_is_open)
     for place in places:

@@ -27,7 +27,7 @@ class Entries(NamedTuple):
 
     def names(self) -> list[str]:
         """The names in use, those of damaged entries included."""
-        return [name for name in _names(self.directory) if not name.startswith(".")]
+        return [name for name in fs.readable_names(self.directory) if not name.startswith(".")]
 
     @contextlib.contextmanager
     def making(self) -> Iterator[Path]:
@@ -82,7 +82,7 @@ class Entries(NamedTuple):
 
     def sweep(self, *, unused: float | None = None) -> None:
         """Delete what dead processes left aside, and remove entries that were not used for `unused` seconds."""
-        for name in _names(self.aside):
+        for name in fs.readable_names(self.aside):
             with contextlib.suppress(OSError, UnusableEnvironment), hold(self.aside / name, exclusive=True):
                 fs.remove_tree(self.aside / name)
         if unused is None:
@@ -117,9 +117,3 @@ def hold(place: Path, *, exclusive: bool = False) -> flock.Descriptor:
         descriptor.close()
         raise
     return descriptor
-
-
-def _names(directory: Path) -> list[str]:
-    with contextlib.suppress(OSError):
-        return os.listdir(directory)
-    return []

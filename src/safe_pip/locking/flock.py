@@ -146,14 +146,6 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def can_lock(path: Path) -> bool:
-    """Whether the filesystem of the file or directory at `path` has locks to give."""
-    with contextlib.suppress(CannotLock), Descriptor(path) as descriptor:
-        try_lock(descriptor, exclusive=False)
-        return True
-    return False
-
-
 def wait_lock(descriptor: Descriptor, *, exclusive: bool, seconds: float) -> bool:
     """Block until the lock is granted, or `seconds` are over (False).
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import Directory, attributes, proc, space
+from safe_pip.locking import flock
 
 NAME = ".safe-pip"
 COMMIT = "commit"
@@ -81,8 +82,8 @@ def has_locks(tree: Path) -> bool:
 def make(tree: Path) -> bool:
     """Make the state directory of `tree`, or what is missing in it. On return it is complete; True: this call made it.
 
-    Any number of processes may do so at once. Raises `FileNotFoundError` if it, or the tree, is removed meanwhile.
-    After a crash an unused `.safe-pip-` directory may stay.
+    Any number of processes may do so at once. Raises `FileNotFoundError` if it, or the tree, is removed meanwhile,
+    `CannotLock` where it would be of no use. After a crash an unused `.safe-pip-` directory may stay.
     """
     try:
         if not exists(tree) and _make_aside(tree):
@@ -103,6 +104,9 @@ def _make_aside(tree: Path) -> bool:
         aside = f"{NAME}-{os.urandom(8).hex()}"
         fs.make_directory(opened, aside, 0o700)
         try:
+            if flock.supported:
+                with flock.Descriptor(Path(opened.join(aside))) as lock:
+                    flock.try_lock(lock, exclusive=False)  # where nothing can be locked nothing is left
             with opened.child(aside) as state:
                 for name in _names(tree):
                     _make_file(state, name, opened)
@@ -141,9 +145,7 @@ def has_journal(directory: Path) -> bool:
 
 def has_more(directory: Path) -> bool:
     """Whether anything but lock files is in the state directory: a command is at work, or has died."""
-    with contextlib.suppress(OSError):
-        return not LOCKS.issuperset(os.listdir(path_of(directory)))
-    return False
+    return not LOCKS.issuperset(fs.readable_names(path_of(directory)))
 
 
 def remove(tree: Path) -> bool:

@@ -123,14 +123,8 @@ def bytecode(path: str, name: str, magic: bytes, optimize: int, is_hashed: bool)
 
     Raises `OSError` if the source cannot be read. A child runs it without this module: see `_PROGRAM`.
     """
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    try:
-        status = os.fstat(fd)
-        source = os.read(fd, status.st_size + 1)
-        while len(source) < status.st_size and (chunk := os.read(fd, status.st_size)):
-            source += chunk
-    finally:
-        os.close(fd)
+    with open(path, "rb", buffering=0) as file:
+        status, source = os.fstat(file.fileno()), file.readall()
     try:
         code = compile(source, name, "exec", 0, True, optimize)
     except Exception as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import sys
+import shutil
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -216,10 +216,8 @@ class Preparing:
         """Raise `Unpreparable` for a wheel larger than the store may become, or than there is room on its disk."""
         size = on_disk(info.file_size for info in archive.infolist())
         self._check_size(size)
-        if sys.platform != "win32":
-            found = os.statvfs(self._store.path)
-            if found.f_bavail * found.f_frsize < _ROOM * size:
-                raise self._left(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._store.path)))
+        if shutil.disk_usage(self._store.path).free < _ROOM * size:
+            raise self._left(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._store.path)))
 
     def _check_size(self, size: int) -> None:
         if size > self._limit:

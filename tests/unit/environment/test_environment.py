@@ -99,7 +99,8 @@ def test_a_tree_that_cannot_be_locked_is_read_again_if_it_changed_meanwhile(
     tmp_path: Path, no_locks: Path, has_state: bool
 ) -> None:
     if has_state:
-        state_directory.make(no_locks)
+        state_directory.make(tmp_path)
+        (tmp_path / ".safe-pip").rename(no_locks / ".safe-pip")
     info = no_locks / "one-1.dist-info"
     info.mkdir()
     (tmp_path / "venv").mkdir()

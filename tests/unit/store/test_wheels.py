@@ -615,13 +615,8 @@ def test_what_is_larger_than_the_limit_with_its_bytecode_is_not_kept(store, tmp_
 
 def test_one_wheel_that_the_disk_has_no_room_for_hinders_no_other(store, wheel, tmp_path, monkeypatch):
     other = OTHER.write_wheel(tmp_path)
-    room = os.statvfs(store.path)
-
-    class Little:
-        f_frsize = room.f_frsize
-        f_bavail = 4 * 300_000 // room.f_frsize
-
-    monkeypatch.setattr(os, "statvfs", lambda path: Little)
+    usage = shutil.disk_usage(store.path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4 * 300_000))
     found, tool, _ = trying(store, wheel, other)  # 512,000 bytes, and a few
     assert found.keys() == {other}
     assert "[Errno 28]" in str(tool.refused)

@@ -127,7 +127,7 @@ def look_for_journals(directories: Iterable[Path]) -> None:
         from safe_pip.journal import recovery
 
         if found := tuple(filter(recovery.find, found)):
-            raise Interrupted(found)
+            raise Interrupted(*found)
 
 
 def _make_directory(path: Path) -> list[Path]:

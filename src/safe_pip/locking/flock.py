@@ -198,9 +198,7 @@ def poll_lock(descriptor: Descriptor, *, exclusive: bool, seconds: float, pause:
 class _Ticker:
     """The handlers of SIGALRM and SIGTSTP during one wait; each raises once, and only inside `block`."""
 
-    def __init__(self) -> None:
-        self._armed = False
-        self._suspended = False
+    _armed = _suspended = False
 
     def tick(self, number: int, frame: FrameType | None) -> None:
         if self._armed:

@@ -140,11 +140,11 @@ class Locker:
             except StartOver:
                 continue
             except NotInTime as error:
-                late = error.request
+                (late,) = error.args
                 budget.rounds += late.rank is Rank.ENVIRONMENT
                 self._let_go()
             except Interrupted as found:
-                for directory in found.directories:
+                for directory in found.args:
                     recovery = Scope(self._recovering(directory))
                     self.take(recovery, alone=True)
                     self.close(recovery)

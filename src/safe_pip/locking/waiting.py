@@ -54,15 +54,9 @@ class StartOver(Exception):
 class Interrupted(Exception):
     """A change was left unfinished in these directories: it is undone before anything is read or written."""
 
-    def __init__(self, directories: tuple[Path, ...]) -> None:
-        self.directories = directories
-
 
 class NotInTime(Exception):
-    """Not granted within a second while something else is held."""
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    """This request was not granted within a second while something else is held."""
 
 
 class WaitBudget:

@@ -36,10 +36,9 @@ def say(message: str) -> None:
 
 
 def output(text: str = "") -> OSError | None:
-    """Print a result on standard output, or only what is still in its buffer, which is empty on return.
+    """Print a result, or only what is still in the buffer, and empty that; backslashes for what cannot be encoded.
 
-    What the encoding of standard output does not have is shown with backslashes. Returns the error if standard output
-    cannot be written, which then is dropped.
+    Returns the error if standard output cannot be written, which then is dropped.
     """
     if sys.stdout is None:
         return None

@@ -52,10 +52,7 @@ def parse(text: str) -> list[Row]:
 
 
 def listed(record: str) -> list[str]:
-    """The paths of files in the RECORD at this path, as written there; some list directories too.
-
-    A damaged RECORD gives the rows before the damage; a missing or unreadable one gives none. Raises nothing.
-    """
+    """The paths of files in the RECORD at this path, as written there; those before the damage, if there is some."""
     import csv
 
     found: list[str] = []
@@ -81,8 +78,7 @@ class RealPaths:
     def files_of(self, info: str) -> Iterator[str]:
         """The files that an installed distribution lists, absolute, with their parents resolved.
 
-        `info` is the absolute path of its dist-info, which has RECORD, or of its egg-info, which may have
-        `installed-files.txt`. What cannot be read is left out, as in `listed`.
+        `info` is its dist-info, or its egg-info, which may have `installed-files.txt`. Raises nothing, as `listed`.
         """
         if info.endswith(".egg-info"):
             base, names = info, _lines(os.path.join(info, "installed-files.txt"))

@@ -7,7 +7,7 @@ import os
 import pkgutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from safe_pip import fs
 from safe_pip.environment.stage import Stage
@@ -48,7 +48,14 @@ def verify_imports(stage: Stage, trees: Iterable[str], path: Iterable[str]) -> N
     names = [name for _, directory in staged for name in top_level(directory)]
     if not names:
         return
-    arguments = json.dumps([_in_front(path, staged), [directory for _, directory in staged], names])
+    # Each staged tree comes right before the tree that it is for, or first if that tree is not on the path.
+    order: list[str] = []
+    for name in path:
+        real = os.path.realpath(name)
+        order += [directory for tree, directory in staged if tree == real and directory not in order]
+        order.append(name)
+    order[:0] = [directory for _, directory in staged if directory not in order]
+    arguments = json.dumps([order, [directory for _, directory in staged], names])
     report, errors = fs.unnamed_file(b""), fs.unnamed_file(b"")
     try:
         child = subprocess.run(
@@ -76,16 +83,6 @@ def top_level(directory: str) -> list[str]:
     """The names of the modules and regular packages in a directory, sorted."""
     found = (module.name for module in pkgutil.iter_modules([directory]))
     return sorted(name for name in found if name.isidentifier() and name != "__main__")
-
-
-def _in_front(path: Iterable[str], staged: Sequence[tuple[str, str]]) -> list[str]:
-    """The path with each staged tree right before the tree that it is for, or first if that tree is not on it."""
-    found: list[str] = []
-    for name in path:
-        real = os.path.realpath(name)
-        found += [directory for tree, directory in staged if tree == real and directory not in found]
-        found.append(name)
-    return [*(directory for _, directory in staged if directory not in found), *found]
 
 
 def _read(fd: int) -> str:

@@ -54,8 +54,7 @@ class View(NamedTuple):
 def entries() -> list[Entry]:
     """Every flock that is held or waited for on this machine.
 
-    The kernel gives a page of them at a time, and leaves out one if a lock was let go in between. So more than one page
-    is read twice. (Measured: one of 5,000 was missed, none of 450,000 when read twice.)
+    If a lock is let go between two pages, the kernel leaves out another one: so more than one page is read twice.
     """
     pages = proc.pages("locks")
     if len(pages) > 1:

@@ -42,8 +42,6 @@ _DAMAGED = (OSError, ValueError, LookupError, TypeError)
 
 
 class Claim(NamedTuple):
-    """One lock that an ancestor holds."""
-
     rank: Rank
     exclusive: bool
     identity: Identity
@@ -134,10 +132,9 @@ def noted(path: Path) -> Holder | None:
 
 
 class Ancestor(NamedTuple):
-    """A process above this one that holds `claims`.
+    """A process above this one that holds `claims`, as its `directory` tells; `outer` names that of the next one.
 
-    It tells so in `directory`, and `outer` names the directory of the next one. Without a directory, /proc/locks shows
-    its one lock, on `file`, with an ancestor or with a descriptor that this process inherited.
+    Without one, /proc/locks shows its one lock, on `file`, with an ancestor or an inherited descriptor.
     """
 
     pid: int

@@ -54,14 +54,12 @@ def exists(tree: Path) -> bool:
         return False
     except OSError as error:
         raise UnusableEnvironment(f"`{path}` cannot be looked at: {error.strerror}") from error
+    why = f"belongs to user {status.st_uid}, who has no say in `{tree}`"
     if not stat.S_ISDIR(status.st_mode):
-        what = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a directory"
-        raise UnusableEnvironment(f"`{path}` is {what}", hint="Remove it, then try again")
-    if not is_trusted(status, tree, of_tree):
-        raise UnusableEnvironment(
-            f"`{path}` belongs to user {status.st_uid}, who has no say in `{tree}`", hint="Remove it, then try again"
-        )
-    return True
+        why = f"is {'a symbolic link' if stat.S_ISLNK(status.st_mode) else 'not a directory'}"
+    elif is_trusted(status, tree, of_tree):
+        return True
+    raise UnusableEnvironment(f"`{path}` {why}", hint="Remove it, then try again")
 
 
 def is_trusted(made: os.stat_result, tree: str | Path, of_tree: os.stat_result) -> bool:

@@ -29,6 +29,7 @@ from safe_pip.store.wheels import LISTING, Entry, Store, on_disk
 _SOURCES = "sources"
 _PATIENCE = 1.0
 _ROOM = 4  # so many times the size of the wheel, unpacked: the environment needs some too
+Tell = Callable[[str, tuple[Holder, ...]], None]
 # So many times in a row computing is believed without anything else; so many times idling.
 LONGEST, IDLE = 60, 2
 
@@ -37,21 +38,14 @@ class Preparing:
     """The wheels of one command on their way into the store."""
 
     def __init__(
-        self,
-        store: Store,
-        interpreter: str | None,
-        *,
-        limit: int,
-        waiting: Callable[[str, tuple[Holder, ...]], None] = lambda what, holders: None,
+        self, store: Store, interpreter: str | None, *, limit: int, waiting: Tell = lambda what, holders: None
     ) -> None:
         """`interpreter`: what bytecode depends on, None for none; `waiting` is called once, after a second."""
         self.refused: Exception | None = None
         """Why something was not prepared that could have been."""
         self._takes = True  # whatever is wrong with one wheel or its entry
-        self._store = store
-        self._interpreter = interpreter
-        self._limit = limit
-        self._waiting = waiting
+        self._store, self._interpreter = store, interpreter
+        self._limit, self._waiting = limit, waiting
         self._has_made = self._has_told = False
         self.show_progress: Callable[[], None] = lambda: None
         """Shows processes that wait for this one that it works."""
@@ -251,8 +245,6 @@ class Heartbeat:
 
     def _observe(self) -> tuple[int, tuple[list[str], bool]]:
         """The time of the mutex in nanoseconds, -1 if there is none, and what its holders do."""
-        try:
-            shown = os.stat(self._place).st_mtime_ns
-        except OSError:
-            shown = -1
-        return shown, holders.work_at(self._place)
+        with suppress(OSError):
+            return os.stat(self._place).st_mtime_ns, holders.work_at(self._place)
+        return -1, ([], False)

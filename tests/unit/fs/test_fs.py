@@ -477,6 +477,7 @@ def test_every_function_that_changes_a_disk_is_among_those_that_are_tried_here()
         "look",
         "lets_write",
         "names",
+        "readable_names",
     }
     assert ours - looks == set(CHANGES)
 

@@ -78,7 +78,11 @@ def test_output_and_exit_status_are_pips(env, args):
     env.add_to_index(A1)
     pip, ours = both(env, *args)
     assert ours.returncode == pip.returncode
-    assert renamed(without_ours(ours.stdout)).split() == renamed(pip.stdout).split()
+    said, expected = renamed(without_ours(ours.stdout)), renamed(pip.stdout)
+    if args == ("inspect",):  # the order of keys in an object means nothing
+        assert json.loads(said) == json.loads(expected)
+    else:
+        assert said.split() == expected.split()
     assert renamed(ours.stderr).split() == renamed(pip.stderr).split()
 
 

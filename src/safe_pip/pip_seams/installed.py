@@ -1,14 +1,13 @@
-"""What pip sees as installed: its own listing of the environment path, made at one instant and kept.
-
-What only the standard library's backend needs is imported where pip may select that: `importlib.metadata` takes long.
-"""
+"""What pip sees as installed: its own listing of the environment path, made at one instant and kept."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections import UserDict
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -26,11 +25,13 @@ _KEPT = ("METADATA", "PKG-INFO", "direct_url.json", "requires.txt")
 """The files that pip reads of every distribution in one command or another; the rest is read when asked for."""
 
 SELECT_BACKEND = Seam("pip._internal.metadata", "select_backend", ())
+ENVIRONMENT = Seam("pip._internal.metadata.importlib", "Environment")
+FROM_PATHS = ENVIRONMENT._replace(attribute="Environment.from_paths", parameters=("paths",))
+DEFAULT = ENVIRONMENT._replace(attribute="Environment.default", parameters=())
 INSTALLED = Seam("pip._internal.resolution.resolvelib.factory", "Factory.__init__", ("ignore_installed",))
 PROTECTED = Seam("pip._internal.commands.freeze", "_dev_pkgs", ())
 NAME = Seam("pip._internal.metadata.importlib._envs", "get_dist_canonical_name", ("dist",))
 EGG_LINK = Seam("pip._internal.utils.egg_link", "sys")
-_KEPT_FILES = "safe_pip.pip_seams._kept_files"
 
 
 class Installed:
@@ -41,20 +42,19 @@ class Installed:
         self._served: Any = None
 
     def attach(self) -> None:
-        """Have pip ask this object from its first question on, whichever backend it selects."""
-        original = SELECT_BACKEND.check()
-
-        @cache
-        def select_backend() -> Any:
-            backend = original()
-            self._serve(backend.Environment)
-            return backend
-
-        if sys.version_info >= (3, 11):  # there is no other backend, unless pip's tests ask for one
-            importlib.import_module(_KEPT_FILES)
-        SELECT_BACKEND.put(select_backend)
+        """Have pip ask this object from its first question on."""
+        SELECT_BACKEND.put(cache(self._backend))
         # Legacy editable installs are looked up along `sys.path`, which is not the environment's any more.
         EGG_LINK.put(types.SimpleNamespace(path=list(self.transaction.path)))
+
+    def _backend(self) -> Any:
+        """pip's backend on `importlib.metadata`, which serves every Python, asking this object."""
+        self._environment, self._from_paths = ENVIRONMENT.check(), FROM_PATHS.check()
+        DEFAULT.replace(lambda original, cls: self.served())
+        FROM_PATHS.replace(lambda original, cls, paths: self.served() if paths is None else original(cls, paths))
+        if sys.version_info >= (3, 15):
+            NAME.replace(self._name)
+        return importlib.import_module(ENVIRONMENT.module)
 
     def attach_to_resolver(self) -> None:
         """Note which projects a resolve asks for: those that backtracking rejects are in no result, but decide it."""
@@ -103,33 +103,21 @@ class Installed:
                     found.setdefault(str(each.canonical_name), each)
         return found
 
-    def _serve(self, environment: Any) -> None:
-        from_paths = Seam(environment.__module__, "Environment.from_paths", ("paths",)).check()
-        Seam(environment.__module__, "Environment.default", ()).check()
-
-        is_pkg_resources = environment.__module__.endswith(".pkg_resources")
-        self._files: Any = None if is_pkg_resources else importlib.import_module(_KEPT_FILES)
-        if sys.version_info >= (3, 15) and not is_pkg_resources:
-            NAME.replace(self._name)
-        environment.default = classmethod(lambda cls: self.served())
-        environment.from_paths = classmethod(
-            lambda cls, paths: self.served() if paths is None else from_paths(cls, paths)
-        )
-        self._environment, self._from_paths = environment, from_paths
-
     def _name(self, original: Any, dist: Any) -> Any:
         """The name of a distribution, which its directory may not tell; without METADATA pip is to skip it."""
         try:
             return original(dist)
         except FileNotFoundError:
-            self._files.notice_missing_metadata(self.transaction, dist._path)
+            notice_missing_metadata(self.transaction, dist._path)
             compat: Any = importlib.import_module("pip._internal.metadata.importlib._compat")
             raise compat.BadMetadata(dist, reason="invalid metadata entry 'name'") from None
 
     def _list(self, transaction: Transaction) -> Any:
         """pip's `Environment` with what is installed on the transaction's path now."""
-        if self._files is not None:
-            self._files.forget_listings()
+        # The standard library keeps listings by the directory's mtime, whose steps are coarser than our commits.
+        if hasattr(importlib.metadata, "FastPath"):
+            importlib.metadata.FastPath.__new__.cache_clear()
+
         environment: Any = self._environment
 
         class Served(environment):  # type: ignore[misc]
@@ -145,72 +133,60 @@ class Installed:
                 return next((found for found in self.iter_all_distributions() if found.canonical_name == project), None)
 
         distributions = list(self._from_paths(environment, list(transaction.path))._iter_distributions())
-        for distribution in distributions:
-            self._keep(distribution, transaction)
+        if sys.version_info < (3, 11):  # in the order of `pkg_resources`, with which pip lists there
+            distributions.sort(key=lambda each: str(each._dist._path))
+        for each in distributions:
+            if type(each._dist) is importlib.metadata.PathDistribution:
+                each._dist = _KeptFiles(each._dist, str(each.canonical_name), transaction)
         return Served(distributions)
 
-    def _keep(self, distribution: Any, transaction: Transaction) -> None:
-        """Have `distribution` answer from what is read now; what is read later is checked to be of this instant."""
-        inner, project = distribution._dist, str(distribution.canonical_name)
-        if self._files is not None:
-            distribution._dist = self._files.keep(inner, project, transaction, _kept(inner.read_text))
-        elif hasattr(inner, "_provider") and hasattr(inner._provider, "get_metadata"):
-            inner._provider = _KeptProvider(inner._provider, project, transaction)
 
-
-class _Asked(dict[str, Any]):
+class _Asked(UserDict[str, Any]):
     """The resolver's installed distributions; every name that is looked up is noted."""
 
     def __init__(self, distributions: dict[str, Any], transaction: Transaction) -> None:
         super().__init__(distributions)
         self._transaction = transaction
 
-    def __getitem__(self, name: str) -> Any:
-        self._transaction.asked(name)
-        return super().__getitem__(name)
-
     def __contains__(self, name: object) -> bool:
         self._transaction.asked(str(name))
         return super().__contains__(name)
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def __getitem__(self, name: str) -> Any:
         self._transaction.asked(name)
-        return super().get(name, default)
+        return self.data[name]
 
 
-def _kept(read: Callable[[str], str | None]) -> dict[str, str | None]:
-    """What `read` gives for each file of `_KEPT`; one that cannot be read fails again when pip asks for it."""
-    found: dict[str, str | None] = {}
-    for name in _KEPT:
-        with suppress(OSError, ValueError):
-            found[name] = read(name)
-    return found
+class _KeptFiles(importlib.metadata.PathDistribution):
+    """A distribution whose small files were read with the snapshot; what is read later is checked to be as it was then.
 
+    A file that could not be read fails again when pip asks for it.
+    """
 
-class _KeptProvider:
-    """A metadata provider of the `pkg_resources` backend (`IMetadataProvider`) whose small files were read before."""
-
-    def __init__(self, provider: Any, project: str, transaction: Transaction) -> None:
-        self._provider = provider
+    def __init__(self, inner: Any, project: str, transaction: Transaction) -> None:
+        super().__init__(inner._path)
         self._project = project
         self._transaction = transaction
-        self._kept = _kept(lambda name: provider.get_metadata(name) if provider.has_metadata(name) else None)
+        self._kept: dict[str, str | None] = {}
+        for name in _KEPT:
+            with suppress(OSError, ValueError):
+                self._kept[name] = super().read_text(name)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._provider, name)
-
-    def has_metadata(self, name: str) -> bool:
-        if name in self._kept:
-            return self._kept[name] is not None
-        return bool(self._transaction.read_later(self._project, lambda: self._provider.has_metadata(name)))
-
-    def get_metadata(self, name: str) -> str:
-        kept = self._kept.get(name)
-        if kept is not None:
-            return kept
-        text: str = self._transaction.read_later(self._project, lambda: self._provider.get_metadata(name))
+    def read_text(self, filename: Any) -> str | None:
+        """The text of a metadata file; raises `StalePlan` if the distribution has changed since the snapshot."""
+        if filename in self._kept:
+            return self._kept[filename]
+        read = super().read_text
+        text = self._transaction.read_later(self._project, lambda: read(filename))
+        if text is None and filename == "" and sys.version_info >= (3, 15):  # asked for last, where no other file is
+            notice_missing_metadata(self._transaction, self._path)
+            name, _, version = self._path.stem.partition("-")
+            return f"Metadata-Version: 2.1\nName: {name}\nVersion: {version.partition('-')[0] or '0'}\n"
         return text
 
-    def get_metadata_lines(self, name: str) -> Iterator[str]:
-        lines = (line.strip() for line in self.get_metadata(name).splitlines())
-        return (line for line in lines if line and not line.startswith("#"))
+
+def notice_missing_metadata(transaction: Transaction, path: Any) -> None:
+    """Have the command say at its end that there is no METADATA in `path`."""
+    notice = f"`{path}` has no METADATA, so no more is known than its name. Run `safe-pip doctor --repair`"
+    if notice not in transaction.noticed:
+        transaction.noticed.append(notice)

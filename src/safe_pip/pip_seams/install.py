@@ -32,9 +32,7 @@ from safe_pip.pip_seams.wheels import WheelStaging, is_importable
 from safe_pip.records import listed
 
 _COMMAND = "pip._internal.commands.install"
-INSTALL = Seam(
-    _COMMAND, "install_given_reqs", ("requirements", "root", "home", "prefix", "use_user_site", "progress_bar")
-)
+INSTALL = Seam(_COMMAND, "install_given_reqs", ("requirements", "root", "home", "prefix", "use_user_site"))
 SUMMARY = Seam(_COMMAND, "get_environment", ("paths",))
 CONFLICTS = Seam(_COMMAND, "InstallCommand._warn_about_conflicts", ("conflict_details",))
 DETERMINE = Seam(_COMMAND, "InstallCommand._determine_conflicts", ("to_install",))
@@ -43,7 +41,6 @@ MOVE = Seam(_COMMAND, "InstallCommand._handle_target_dir", ("target_dir", "targe
 REIFY = Seam(_COMMAND, "_reify_lazy_imports", ("module_names",))
 BAR = Seam("pip._internal.req", "get_install_progress_renderer", ("bar_type", "total"))
 
-_HOME = ".safe-pip-home"
 _EXISTS = "Target directory %s already exists. Specify --upgrade to force replacement."
 _IS_LINK = (
     "Target directory %s already exists and is a link. pip will not automatically replace links, "
@@ -54,7 +51,7 @@ _IS_LINK = (
 def resolve_lazy_imports(original: Any, module_names: Any) -> None:
     """Have each lazy import of pip and of the standard library take place, because pip forbids later ones.
 
-    For 60 ms pip looks through whatever its functions refer to. It still does if one cannot be imported: it notes why.
+    pip takes 60 ms for it. It still does it if one cannot be imported: it notes why.
     """
     tried: set[tuple[str, str]] = set()
     while pending := set(_lazy_imports()) - tried:
@@ -84,14 +81,11 @@ class TargetDirectory:
     """
 
     def __init__(self, directory: str, change: Change, *, upgrade: bool) -> None:
-        self.home = os.path.join(change.stage.root, _HOME)
+        self.home = os.path.join(change.stage.root, ".safe-pip-home")
         """Where pip is to install, as it would into a home directory; it lies in the stage."""
-        self._directory = directory
-        self._tree = os.path.realpath(directory)
-        self._change = change
-        self._upgrade = upgrade
-        self.warnings: list[tuple[str, str]] = []
-        """What pip says of what stayed."""
+        self._directory, self._tree = directory, os.path.realpath(directory)
+        self._change, self._upgrade = change, upgrade
+        self.warnings: list[tuple[str, str]] = []  # what pip says of what stayed
         self._seen: dict[str, bool] = {}
         self._removals: defaultdict[str, set[str]] = defaultdict(set)
         self._moved: set[str] = set()
@@ -99,10 +93,7 @@ class TargetDirectory:
         change.mirror(directory)
 
     def arrange(self, staged: dict[str, str]) -> dict[str, str]:
-        """Put what pip has installed into `home` in its place; on return the RECORDs that are staged there.
-
-        `home` is gone then, with what may not replace anything.
-        """
+        """Put what pip has installed into `home` in its place; on return `home` is gone. Returns the RECORDs there."""
         self._projects = {*staged}
         self._identities = self._identify()
         infos = {project: os.path.basename(os.path.dirname(record)) for project, record in staged.items()}
@@ -112,8 +103,7 @@ class TargetDirectory:
             for project, found in old.items()
             if not self._upgrade and any(os.path.basename(path) != infos[project] for path in found)
         }
-        owners: defaultdict[str, set[str]] = defaultdict(set)
-        """For each entry of the directory, the projects that install something in it."""
+        owners: defaultdict[str, set[str]] = defaultdict(set)  # of each entry of the directory
         for project, record in staged.items():
             for row in listed(record):
                 owners[_below(row).split(os.sep)[0]].add(project)
@@ -209,13 +199,10 @@ class Install:
         self._passing = passing
         self._wheels = WheelStaging(settings)
         self._removals = Removals()
-        self._planned: dict[str, Any] = {}
-        """What pip has decided to install: its requirement for each project."""
-        self._there: dict[str, Any] = {}
-        """The distributions that others have installed meanwhile as planned; these projects are left out."""
+        self._planned: dict[str, Any] = {}  # pip's requirement for each project that it has decided to install
+        self._there: dict[str, Any] = {}  # what others have installed meanwhile as planned, which is left out
         self._directory: TargetDirectory | None = None
-        self._names: dict[Path, set[str]] = {}
-        """What is staged directly in each tree, but for metadata and bytecode."""
+        self._names: dict[Path, set[str]] = {}  # what is staged directly in each tree and may be a module
         self._bars: list[Any] = []
 
     def attach(self) -> None:
@@ -339,12 +326,10 @@ class Install:
             self._names[tree] = self._wheels.top_level(tree) if directory is None else directory.top_level()
         return done
 
-    def _files(self) -> list[Path]:
-        return [Path(each.local_file_path) for each in self._wanted().values()]
-
     def _prepare(self, target: Target) -> None:
         # A wheel that is built anew each time has other bytes: its entry would only take the room of others.
-        wheels = [path for path in self._files() if path not in self._passing]
+        files = (Path(each.local_file_path) for each in self._wanted().values())
+        wheels = [path for path in files if path not in self._passing]
         if wheels:
             self._wheels.make_ready(wheels, self.options, self._unneeded)
         # If another command installs all of it meanwhile, nothing has to be staged.

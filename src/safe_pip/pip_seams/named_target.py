@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from safe_pip.environment.environment import Target
+from safe_pip.environment.environment import Target, resolved
 from safe_pip.errors import UsageError
 
 # Other options of `pip install` that may stand before `t` in one word; `--pre` is no short `--prefix`.
@@ -30,10 +30,7 @@ class _Parser(optparse.OptionParser):
 def named_target(
     path: Iterable[str], command: str | None, words: Sequence[str], configured: Mapping[str, str]
 ) -> Target | None:
-    """The target that the options of an install name, or else what is `configured` for it; None for the environment.
-
-    `path` is the environment path.
-    """
+    """The target that the options of an install name, or what is `configured` for it; None for the environment."""
     if command != "install":
         return None
     parser = _Parser(add_help_option=False)
@@ -48,20 +45,17 @@ def named_target(
     target, prefix, root = (getattr(given, name) or configured.get(name) for name in ("target", "prefix", "root"))
     if not (target or prefix or root):
         return None
-    known = {os.path.realpath(entry) for entry in path}
-    places = [target] if target else _libraries(prefix, root)
-    trees = tuple(dict.fromkeys(Path(os.path.realpath(place)) for place in places))
+    if target:
+        places = [target]
+    else:
+        paths = sysconfig.get_paths(vars={"base": prefix, "platbase": prefix} if prefix else None)
+        places = [os.path.abspath(paths[name]) for name in ("purelib", "platlib")]
+        if root:
+            places = [os.path.join(root, os.path.relpath(place, os.sep)) for place in places]
+    trees = resolved(map(Path, places))
     if any(not next(filter(os.path.lexists, (tree, *tree.parents))).is_dir() for tree in trees):
         return None  # pip itself says that this is no directory
-    container = Path(os.path.realpath(target or root or prefix or ""))
+    known = {os.path.realpath(entry) for entry in path}
     stateless = tuple(tree for tree in trees if str(tree) not in known)
-    return Target(trees, stateless_trees=stateless, containers=(container,))
-
-
-def _libraries(prefix: str | None, root: str | None) -> list[str]:
-    if prefix:
-        paths = sysconfig.get_paths(sysconfig.get_preferred_scheme("prefix"), {"base": prefix, "platbase": prefix})
-    else:
-        paths = sysconfig.get_paths()
-    libraries = [os.path.abspath(paths[name]) for name in ("purelib", "platlib")]
-    return [os.path.join(root, os.path.relpath(each, os.sep)) for each in libraries] if root else libraries
+    container = Path(os.path.realpath(target or root or prefix or ""))
+    return Target(tuple(trees), stateless_trees=stateless, containers=(container,))

@@ -1,6 +1,6 @@
 """Where a command writes: pip's scheme for its options, as the trees and directories to lock.
 
-`options_target` imports pip's install command when it is called: an uninstall needs it for a late attempt only.
+`options_target` imports pip's install command, which an uninstall needs for a late attempt only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pip._internal.locations import get_bin_prefix, get_bin_user, get_scheme
 from pip._internal.utils.virtualenv import running_under_virtualenv
 
 from safe_pip import fs
-from safe_pip.environment.environment import Target
+from safe_pip.environment.environment import Target, resolved
 from safe_pip.pip_seams.output import handled_by
 
 
@@ -35,7 +35,7 @@ def scheme_target(
         tree = Path(os.path.realpath(target_dir))
         return Target((tree,), (), tree / ".lock", () if str(tree) in known else (tree,), (tree,))
     scheme = get_scheme("", user=use_user_site, root=root, prefix=prefix)
-    trees = tuple(dict.fromkeys(Path(os.path.realpath(lib)) for lib in (scheme.purelib, scheme.platlib)))
+    trees = tuple(resolved([Path(scheme.purelib), Path(scheme.platlib)]))
     packed = (root is not None or prefix is not None) and not known.intersection(map(str, trees))
     home = Path(os.path.realpath(prefix or sys.prefix))
     return Target(
@@ -50,12 +50,8 @@ def scheme_target(
 def shared_directories(paths: Iterable[str], trees: Iterable[Path]) -> tuple[Path, ...]:
     """The directories of a scheme that lie outside this virtual environment, so that others write to them too."""
     inside = [Path(os.path.realpath(sys.prefix))] if running_under_virtualenv() else []
-    found = dict.fromkeys(Path(os.path.realpath(path)) for path in paths)
-    return tuple(
-        each
-        for each in found
-        if fs.is_directory(each) and each not in trees and not any(map(each.is_relative_to, inside))
-    )
+    found = (each for each in resolved(map(Path, paths)) if fs.is_directory(each) and each not in trees)
+    return tuple(each for each in found if not any(map(each.is_relative_to, inside)))
 
 
 def reachable() -> tuple[str, ...]:

@@ -160,10 +160,10 @@ class Seams:
             return found.exit_status
 
     def _reserve(self, options: Any, locks: ExitStack) -> None:
-        """For a late attempt, have what is installed stay as it is until `locks` are closed; others can only add to it.
+        """For a late attempt, let others only add to what is installed until `locks` are closed.
 
-        A command that prints a report on standard output is alone from its first attempt: another attempt would print
-        a second report. Where an ancestor forbids the lock, nothing is reserved.
+        A command that prints a report on standard output is alone from its first attempt: a second one would print
+        another report. Where an ancestor forbids the lock, nothing is reserved.
         """
         is_alone = getattr(options, "json_report_file", None) == "-"
         if is_alone or self.attempt.number >= RESERVING:
@@ -188,8 +188,7 @@ class Seams:
         if name == "completion":
             scripts = COMPLETION.check()
             for shell, script in scripts.items():  # for the program `safe-pip`, with names of our own
-                script = script.replace("_pip", "_safe_pip")
-                scripts[shell] = re.sub("-P '?pip\\[0-9.\\]#'?", "safe-pip", script)
+                scripts[shell] = re.sub("-P '?pip\\[0-9.\\]#'?", "safe-pip", script.replace("_pip", "_safe_pip"))
         if is_session or "pip._internal.metadata" in sys.modules:
             self._attach_metadata()
         if is_session:
@@ -280,10 +279,7 @@ def _with_own_options(parser: Any) -> Any:
 
 
 def _put_tracebacks_off() -> None:
-    """Have what draws pip's tracebacks in colour imported when something of it is wanted: for `--debug`.
-
-    `importlib.util.LazyLoader` imports a module as soon as a second statement imports it.
-    """
+    """Have what draws tracebacks in colour imported for `--debug` only; `LazyLoader` would import it earlier."""
     name = "pip._vendor.rich.traceback"
 
     def load(attribute: str) -> Any:

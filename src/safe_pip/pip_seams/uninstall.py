@@ -43,25 +43,21 @@ class Removals:
     """Everything that one command removes."""
 
     def __init__(self) -> None:
-        self.notices: list[str] = []
-        """What to tell the user of the removal."""
+        self.notices: list[str] = []  # for the user
         self._before: dict[str, bytes] = {}
         self._after: dict[str, bytes] = {}
 
-    def attach(self, remove: Callable[..., Any]) -> None:
-        """Have pip call `remove(original, paths, ...)`, whose original only lists what goes."""
+    def attach(self, remove: Callable[..., Any]) -> Any:
+        """Have pip call `remove(original, paths, ...)`; returns the original, which only lists what goes."""
         STASH.replace(lambda original, stash, path: path)
         UNLIST.replace(self._unlist)
         # There is nothing to roll back: until the change is committed nothing has happened.
         for seam in (COMMIT, ROLLBACK):
             seam.replace(lambda original, paths: None)
-        REMOVE.replace(remove)
+        return REMOVE.replace(remove)
 
     def take(self, paths: Any, change: Change) -> None:
-        """Add to `change` what pip's `UninstallPathSet` would have removed; called when pip has listed it.
-
-        What lies outside the environment is left alone.
-        """
+        """Add to `change` what pip's `UninstallPathSet` has listed, without what lies outside the environment."""
         if not paths._paths:
             return
         edits = {file: self._after[file] for file in paths._pth if file in self._after}
@@ -107,8 +103,7 @@ class Uninstall:
     """One `pip uninstall` at work."""
 
     def __init__(self, transaction: Transaction, answered: list[str]) -> None:
-        self.transaction = transaction
-        self._answered = answered
+        self.transaction, self._answered = transaction, answered
         self._agreed: list[tuple[Any, bool]] = []
         self._gone: set[str] = set()
         self._removals = Removals()
@@ -116,8 +111,7 @@ class Uninstall:
     def attach(self) -> None:
         """Collect what pip wants to remove; nothing is removed before `commit`."""
         PROCEED.check()
-        self._list = REMOVE.check()
-        self._removals.attach(self._ask)
+        self._list = self._removals.attach(self._ask)
 
     def commit(self, later: ExitStack) -> None:
         """Remove what was agreed to, all of it or nothing. It is deleted when `later` is closed.

@@ -55,36 +55,27 @@ WITHIN = Seam(_WHEEL, "is_within_directory", ("directory", "target"))
 
 
 class Copied(NamedTuple):
-    """A prepared wheel in the stage.
+    """A prepared wheel in the stage; `scripts` has the digest of each script, all of which pip unpacks itself."""
 
-    `places`: the directory for each group of files. `files`: where each file lies, but for scripts, which pip unpacks.
-    `scripts`: the digest of each script. `compiled`: the sources whose bytecode was copied too.
-    """
-
-    places: dict[str, str]
-    files: dict[str, str]
+    places: dict[str, str]  # the directory for each group of files
+    files: dict[str, str]  # where each file lies
     scripts: dict[str, str]
-    compiled: set[str]
+    compiled: set[str]  # the sources whose bytecode was copied too
     differences: Differences
 
 
 class _Wheel:
-    """The wheel that pip is at work on."""
+    """The wheel that pip is at work on, with the `bytecode` that pip has made."""
 
     def __init__(self, file: Path, *, compiles: bool) -> None:
-        self.file = file
-        self.compiles = compiles
+        self.file, self.compiles = file, compiles
         self.copied: Copied | None = None
         self.bytecode: list[str] = []
-        """The bytecode that pip has made."""
         self.info_dir = self.lib_dir = ""
 
 
 def _arranged(entry: Entry, archive: Any, wheel: _Wheel, scheme: Any) -> Copied | None:
-    """Where each file of an entry goes.
-
-    None if the archive that pip has open is not what was prepared, or if a file takes the place of another.
-    """
+    """Where an entry's files go; None if pip's archive is not what was prepared, or if two files go to one place."""
     places = {group: _place(group, scheme, wheel.lib_dir) for group in ("", *entry.listing.files)}
     found = Copied(places, {}, {}, set(), Differences(*entry.listing.differences))
     record, digest = f"{wheel.info_dir}/RECORD", ""
@@ -116,14 +107,10 @@ def _place(group: str, scheme: Any, lib_dir: str) -> str:
 
 
 class WheelStaging:
-    """Where pip's wheel code writes while a change is being made; at other times it writes where pip wants it to.
-
-    What is prepared in the store is copied there before.
-    """
+    """Where pip's wheel code writes while a change is being made; at other times it writes where pip wants it to."""
 
     def __init__(self, settings: Settings) -> None:
-        self._clones = settings.link_mode == "clone"
-        self._limit = settings.cache_limit
+        self._clones, self._limit = settings.link_mode == "clone", settings.cache_limit
         self.refused = ""
         """Why nothing is prepared, or not all that could be."""
         self._preparing: Preparing | None = None
@@ -139,8 +126,7 @@ class WheelStaging:
         self._kept = KeptBack()
         self._home: str | None = None
         self._scheme: Any = None
-        self._nominal: dict[str, str] = {}
-        """The directory of the target, as pip spells it, for each directory in the stage."""
+        self._nominal: dict[str, str] = {}  # for each directory in the stage that of the target, as pip spells it
         self._wheel = _Wheel(Path(), compiles=False)
         self._read: dict[object, Any] = {}
         self._archives: dict[object, Any] = {}
@@ -169,10 +155,7 @@ class WheelStaging:
             self.refused = broken.message
 
     def make_ready(self, wheels: Iterable[Path], options: Any, unneeded: Callable[[], Collection[Path]]) -> None:
-        """Have these wheels prepared by this command or by others that want them too.
-
-        Where pip's options allow no store, or there is none to be trusted, nothing is prepared.
-        """
+        """Have these wheels prepared by this command or by others; none without a store that is allowed and trusted."""
         if not options.cache_dir or not self._limit or self.refused:
             return
         store = Store.below(Path(options.cache_dir))
@@ -193,7 +176,7 @@ class WheelStaging:
     def take_turn(self, target: Target, is_over: Callable[[], bool]) -> None:
         """Wait while another command stages the same wheels for the same target; until `turn` is closed others wait.
 
-        `is_over`: whether nothing is left to be staged, because the other command has put it in place.
+        `is_over`: whether the other command has put all of it in place.
         """
         if self._preparing is not None and self._entries:
             names = sorted(entry.path.name for entry in self._entries.values())
@@ -202,21 +185,19 @@ class WheelStaging:
     def _from_store(self, wheel: _Wheel, archive: Any, scheme: Any) -> Copied | None:
         """Copy a prepared wheel to where pip is about to write it; on return what was copied, None if it was not."""
         entry, preparing = self._entries.pop(wheel.file, None), self._preparing
-        if entry is None or preparing is None:
-            return None
-        current = entry if entry.held is not None else preparing.renew(wheel.file, entry)
-        for renew in (preparing.renew, lambda *args: None):
-            if current is None:
+        if preparing is not None and entry is not None and entry.held is None:
+            entry = preparing.renew(wheel.file, entry)
+        for is_last in (False, True):
+            if preparing is None or entry is None:
                 break
-            with closing(current):
-                copied = _arranged(current, archive, wheel, scheme)
+            with closing(entry) as damaged:
+                copied = _arranged(entry, archive, wheel, scheme)
                 try:
                     if copied is not None:
-                        self._copy(current, copied, wheel)
+                        self._copy(entry, copied, wheel)
                     return copied
                 except Damaged:
-                    again = renew(wheel.file, current)
-            current = again
+                    entry = None if is_last else preparing.renew(wheel.file, damaged)
         return None
 
     def close(self) -> None:
@@ -227,8 +208,8 @@ class WheelStaging:
 
     def _copy(self, entry: Entry, copied: Copied, wheel: _Wheel) -> None:
         for group, files in entry.listing.files.items():
-            place = copied.places[group]
             if not group.endswith("/scripts"):
+                place = copied.places[group]
                 fs.make_directories(Path(place))
                 # The names in bytecode are relative to this one directory.
                 bytecode = wheel.compiles and place == wheel.lib_dir
@@ -258,10 +239,9 @@ class WheelStaging:
             self._archives[identity] = opened = wheel.as_zipfile()
             return opened
 
-        identity = _identity(wheel.location)
+        key = (cls, name, identity := _identity(wheel.location))
         if identity is None:  # it has an address only
             return original(cls, wheel, name)
-        key = (cls, name, identity)
         if key not in self._read:
             opening = types.SimpleNamespace(location=wheel.location, as_zipfile=archive)
             self._read[key] = original(cls, opening, name)
@@ -333,7 +313,7 @@ class WheelStaging:
         return info_dir, metadata
 
     def _mirror_below(self, change: Change, names: Iterable[str]) -> None:
-        """Mirror directories of the target that the files of a wheel will lie in, so that they pass their modes on."""
+        """Mirror directories of the target that the files of a wheel will lie in: these pass their modes on."""
         data = f"{self._wheel.info_dir.removesuffix('.dist-info')}.data/"
         found: dict[str, list[str]] = {}
         for name in names:
@@ -380,11 +360,10 @@ class WheelStaging:
 
 def _identity(path: str) -> object:
     """What tells a file from another one at its path; None if it is not there."""
-    try:
+    with suppress(OSError):
         status = os.stat(path)
-    except OSError:
-        return None
-    return path, status.st_ino, status.st_size, status.st_mtime_ns
+        return path, status.st_ino, status.st_size, status.st_mtime_ns
+    return None
 
 
 def is_importable(name: str) -> bool:
@@ -402,7 +381,7 @@ def _hide(error: BaseException, root: str) -> None:
 
 
 def _relative(original: Any, path: str, lib_dir: str) -> str:
-    """pip's answer for each file of a wheel, in less time where the path is plain."""
+    """pip's answer, in less time where the path is plain."""
     return _below(lib_dir, path) or str(original(path, lib_dir))
 
 

@@ -33,7 +33,6 @@ _ATTEMPTS = 10
 _LIBRARY = re.compile(r"(python|pypy)[\d.]*t?")
 _SCRIPTS = "Scripts" if sys.platform == "win32" else "bin"
 _PYTHON = "python.exe" if sys.platform == "win32" else "python"
-# Any Python 3 can answer.
 _QUESTION = """
 import json, os, sys, sysconfig
 name, version = sys.implementation.name, ".".join(map(str, sys.version_info[:3]))

@@ -243,14 +243,8 @@ def parser(verb: str) -> argparse.ArgumentParser:
 def listed(verb: str) -> list[tuple[tuple[str, ...], str | None, str]]:
     """The options of a verb, for completion: names, what the value is called (None: it takes none), help."""
     actions = [action for action in parser(verb)._actions if action.option_strings and action.dest != "help"]
-    return [
-        (
-            tuple(each.option_strings),
-            None if each.nargs == 0 else str(each.metavar or each.dest).upper(),
-            each.help or "",
-        )
-        for each in actions
-    ]
+    values = [None if each.nargs == 0 else str(each.metavar or each.dest).upper() for each in actions]
+    return [(tuple(each.option_strings), value, each.help or "") for each, value in zip(actions, values, strict=True)]
 
 
 def tell(text: str) -> bool:

@@ -275,7 +275,6 @@ class _Command:
     def __init__(self, options: Namespace, context: Context) -> None:
         self._options = options
         self._context = context
-        # Scripts name the directory as the user does, like those of `venv`; locks and moves go by the real path.
         self._shown = Path(os.path.abspath(options.directory))
         self._home = Path(os.path.realpath(options.directory))
 

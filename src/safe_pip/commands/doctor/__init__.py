@@ -21,17 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from safe_pip import fs
+from safe_pip.commands import environments
 from safe_pip.commands.doctor.examination import KEPT, NOT_UNINSTALLABLE, Finding, Kind, Report, Way, examine, way
-from safe_pip.commands.environments import (
-    MISLEADING,
-    Context,
-    Place,
-    own_trees,
-    python_of,
-    scripts_of,
-    state_of,
-    until_current,
-)
+from safe_pip.commands.environments import Context, Place, own_trees, python_of, scripts_of, state_of, until_current
 from safe_pip.commands.options import Namespace, tell
 from safe_pip.commands.status import State
 from safe_pip.environment.environment import PACKAGES, Target
@@ -212,7 +204,7 @@ def _installing(place: Place, tree: Path) -> list[str] | None:
     found = shutil.which("safe-pip")
     is_own = found is not None and os.path.dirname(found) == os.path.dirname(sys.executable)
     # These would lead an install elsewhere.
-    unset = [f"--unset={name}" for name in map("PIP_{}".format, MISLEADING) if name in os.environ]
+    unset = [f"--unset={name}" for name in map("PIP_{}".format, environments.MISLEADING) if name in os.environ]
     program = [*(["env", *unset] if unset else []), *(["safe-pip"] if is_own else [sys.executable, RUNNER])]
     if place.named is None:
         if tree in own_trees():

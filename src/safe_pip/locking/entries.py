@@ -1,7 +1,7 @@
 """Entries of a cache: directories that are whole or absent, and that stay for as long as a process uses them.
 
-An entry is made aside and renamed to its place. A process that uses it holds its directory locked, shared. Only a
-process that gets that lock exclusively without waiting removes it. It is renamed away first, so it is never in parts.
+An entry is made aside and renamed to its place. A process that uses it holds its directory locked, shared. A process
+that gets that lock exclusively, without waiting, may remove it, and renames it away first.
 """
 
 import contextlib
@@ -26,7 +26,6 @@ class Entries(NamedTuple):
     aside: Path
 
     def names(self) -> list[str]:
-        """The names in use, those of damaged entries included."""
         return [name for name in fs.readable_names(self.directory) if not name.startswith(".")]
 
     @contextlib.contextmanager
@@ -102,8 +101,8 @@ class Entries(NamedTuple):
 def hold(place: Path, *, exclusive: bool = False) -> flock.Descriptor:
     """Lock what is at `place` without waiting, for as long as the descriptor is open.
 
-    Raises `BlockingIOError` if another process is in the way, `FileNotFoundError` if nothing is there, or was removed
-    while it was locked, `UnusableEnvironment` where nothing can be locked.
+    Raises `BlockingIOError` if another process is in the way, `FileNotFoundError` if nothing is there (any more),
+    `UnusableEnvironment` where nothing can be locked.
     """
     if not flock.supported:
         raise UnusableEnvironment(f"`{place}` cannot be locked on this system")

@@ -1,7 +1,6 @@
 """Where there is no flock (Windows): one exclusive lock for a whole command, by `filelock`. Untested on Windows.
 
-It is slower, and as safe. Readers hold it too, so a user who cannot write a tree cannot lock it, and the command fails.
-`filelock` is imported when a lock is taken: a Python with flock never needs it.
+Readers hold it too: for a user who cannot write a tree the command fails. `filelock` is imported when a lock is taken.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ def _lock(path: Path, seconds: float) -> Callable[[], object] | None:
 
 @contextmanager
 def _published(directories: Iterable[Path]) -> Iterator[None]:
-    """Tell child programs what is held: in a private directory whose file `alive` is locked as long as that is true."""
+    """Tell child programs what is held, in a private directory whose file `alive` is locked as long as that is true."""
     inherited, before = _inherited(), os.environ.get(VARIABLE)
     directory = fs.make_private_directory(prefix="safe-pip-held-")
     release = _lock(directory / "alive", 0)

@@ -1,8 +1,7 @@
 """One kernel lock: flock(2) on a descriptor, waited for in the kernel. Nothing else calls flock or waits for it.
 
 - A lock is let go by closing its descriptor, never by LOCK_UN: a forked child that unlocks releases its parent's lock.
-- Descriptors are not inherited by child programs and are closed in forked children, so a program that outlives this
-  process keeps none of its locks.
+- Child programs do not inherit descriptors, and forked children close them: they keep none of the locks.
 - A wait blocks in the kernel, where the queue is first come, first served. A signal of ITIMER_REAL ends a wait, and
   each one costs the place in the queue: so there are few.
 
@@ -56,8 +55,7 @@ class Descriptor:
     """
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
-        self.path = path
-        self.fd = -1
+        self.path, self.fd = path, -1
         self.beside: Descriptor | None = None  # closed together with this one: the lock that other hosts see
         try:
             if path.parent == path:
@@ -82,7 +80,7 @@ class Descriptor:
         self.close()
 
     def close(self) -> None:
-        """Close, which lets the lock go; again, or in a forked child, it does nothing."""
+        """Let the lock go; again, or in a forked child, it does nothing."""
         fd, self.fd = self.fd, -1
         _descriptors.discard(self)
         if fd >= 0:
@@ -147,16 +145,13 @@ def is_locked(path: Path) -> bool:
 
 
 def wait_lock(descriptor: Descriptor, *, exclusive: bool, seconds: float) -> bool:
-    """Block until the lock is granted, or `seconds` are over (False).
+    """Block until the lock is granted, or `seconds` are over (False). Outside the main thread it polls.
 
-    A timer cannot end a wait outside the main thread, so it polls there. If it raises (`KeyboardInterrupt`,
-    `Suspended`) the lock may have been granted: close the descriptor.
+    If it raises (`KeyboardInterrupt`, `Suspended`) the lock may have been granted: close the descriptor.
     """
     if try_lock(descriptor, exclusive=exclusive):
         return True
-    if seconds <= 0:
-        return False
-    if threading.current_thread() is not threading.main_thread():
+    if seconds <= 0 or threading.current_thread() is not threading.main_thread():
         return poll_lock(descriptor, exclusive=exclusive, seconds=seconds)
     with _ticking(seconds) as ticker:
         ticker.block(lambda: _flock(descriptor, exclusive=exclusive, blocks=True))
@@ -173,23 +168,22 @@ def stop() -> None:
 def _flock(descriptor: Descriptor, *, exclusive: bool, blocks: bool) -> None:
     if sys.platform == "win32":
         raise NotImplementedError
+    path = descriptor.path
     try:
         fcntl.flock(descriptor.fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if blocks else fcntl.LOCK_NB))
     except BlockingIOError:
         raise
     except OSError as error:
         if error.errno in _CANNOT_LOCK:
-            what = f"`{descriptor.path}` is on a filesystem that cannot lock it"
-            raise CannotLock(f"{what} ({error.strerror})") from error
-        raise UnusableEnvironment(f"`{descriptor.path}` cannot be locked ({error.strerror})") from error
+            raise CannotLock(f"`{path}` is on a filesystem that cannot lock it ({error.strerror})") from error
+        raise UnusableEnvironment(f"`{path}` cannot be locked ({error.strerror})") from error
 
 
 def poll_lock(descriptor: Descriptor, *, exclusive: bool, seconds: float, pause: float = 0.05) -> bool:
     """Try every `pause` seconds; False after `seconds`. There is no queue, and no signal is handled."""
     end = time.monotonic() + seconds
     while not try_lock(descriptor, exclusive=exclusive):
-        left = end - time.monotonic()
-        if left <= 0:
+        if (left := end - time.monotonic()) <= 0:
             return False
         time.sleep(min(pause, left))
     return True

@@ -1,7 +1,6 @@
 """Which processes hold a lock, and which of them are ancestors of this process: for messages and for nesting.
 
-Everything comes from /proc/locks and /proc/PID/fdinfo. In another pid namespace holders cannot be seen. Nothing is
-locked to find out: that would get in the way of others.
+Everything comes from /proc/locks and /proc/PID/fdinfo; in another pid namespace holders cannot be seen.
 """
 
 import os
@@ -52,12 +51,9 @@ class View(NamedTuple):
 
 
 def entries() -> list[Entry]:
-    """Every flock that is held or waited for on this machine.
-
-    If a lock is let go between two pages, the kernel leaves out another one: so more than one page is read twice.
-    """
+    """Every flock that is held or waited for on this machine."""
     pages = proc.pages("locks")
-    if len(pages) > 1:
+    if len(pages) > 1:  # if a lock is let go between two, the kernel leaves out another one
         pages += proc.pages("locks")
     lines = b"".join(pages).decode(errors="replace").splitlines()
     return list(dict.fromkeys(entry for line in lines if (entry := _parse(line.split())) is not None))

@@ -2,8 +2,7 @@
 
 A holder whose child programs may run safe-pip makes a private directory and names it in SAFE_PIP_HELD. In it are
 `alive`, locked as long as the rest is true; `held`, the list of its locks; and `environment` and `commit`, with their
-gates: stand-ins that child programs take in place of the locks that the holder has exclusively, so that they exclude
-each other. No pid is tested, so forging one gains nothing.
+gates: stand-ins that child programs take in place of the holder's exclusive locks, so that they exclude each other.
 
 If the variable was dropped (tox, `env -i`, sudo), the holders in /proc/locks are compared with the ancestors.
 """
@@ -29,7 +28,6 @@ from safe_pip.locking.holders import Holder
 from safe_pip.locking.order import Rank, Request
 
 VARIABLE = "SAFE_PIP_HELD"
-
 _PREFIX = "safe-pip-held-"
 _ALIVE, _LIST = "alive", "held"
 # What child programs take in place of an exclusive lock, and its gate.
@@ -95,7 +93,6 @@ class ClaimsDirectory:
 
 @contextlib.contextmanager
 def _room_to_write() -> Iterator[None]:
-    """Within, errors become one that names the temporary directory (`tempfile` raises `FileNotFoundError` for none)."""
     try:
         yield
     except OSError as error:
@@ -114,7 +111,7 @@ def can_publish() -> bool:
 
 @functools.cache
 def _sweep() -> None:
-    """Once per process, remove what killed holders left in the temporary directory. A new one may not be locked yet."""
+    """Remove what killed holders left in the temporary directory. A new one may not be locked yet."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             status = os.stat(path, follow_symlinks=False)
@@ -132,15 +129,12 @@ def noted(path: Path) -> Holder | None:
 
 
 class Ancestor(NamedTuple):
-    """A process above this one that holds `claims`, as its `directory` tells; `outer` names that of the next one.
-
-    Without one, /proc/locks shows its one lock, on `file`, with an ancestor or an inherited descriptor.
-    """
+    """A process above this one that holds `claims`, told in its `directory`, or one, on `file`, seen in /proc/locks."""
 
     pid: int
     claims: tuple[Claim, ...]
     directory: Path | None = None
-    outer: str | None = None
+    outer: str | None = None  # names the directory of the next one
     file: str = ""
 
     def is_alive(self) -> bool:
@@ -194,20 +188,16 @@ class Ancestry:
     def resolve(self, request: Request, identity: Identity) -> tuple[Request | None, Ancestor | None]:
         """What is left to be locked of a request whose file is `identity`, and the ancestor on which that depends.
 
-        None if the lock is inherited; another request where a stand-in takes its place. Raises `NestingRefused` for
-        what an ancestor's lock forbids.
+        None if the lock is inherited; a stand-in may take its place. Raises `NestingRefused`.
         """
         if (found := self._find(identity)) is None:
             return request, None
         claim, source = found
         if request.exclusive and not claim.exclusive:
             raise self._refusal(request, source)
-        # Behind the gate another process may wait until a shared holder ends.
-        request = request if claim.exclusive else request._replace(gate=None)
         # An outer ancestor may have the exclusive lock, and a nearer one only limit what is done below it.
-        outer = self._find(identity, exclusive=True)
-        if outer is None:
-            return request, source
+        if (outer := self._find(identity, exclusive=True)) is None:
+            return request._replace(gate=None), source  # behind it another process may wait until a shared holder ends
         source = outer[1]
         if request.rank not in _STAND_INS or (request.rank is Rank.ENVIRONMENT and source.directory is None):
             return None, source
@@ -219,9 +209,8 @@ class Ancestry:
 
     @staticmethod
     def _refusal(request: Request, source: Ancestor) -> NestingRefused:
-        by = ""
-        if source.directory is None and (command := proc.command(source.pid)):
-            by = f" by `{command}` (pid {source.pid})"
+        command = proc.command(source.pid) if source.directory is None else ""
+        by = f" by `{command}` (pid {source.pid})" if command else ""
         if request.rank is Rank.COMMIT:
             return NestingRefused(
                 f"the commit lock of `{request.shown}` is held{by}, which this command is part of",

@@ -5,7 +5,7 @@ the other: gate, then lock, then the gate is let go. A lock is never taken past 
 
 **Let go and start over.** If a lock is not granted within a second while another is held, everything is let go. That
 lock alone is waited for and let go, and the scope starts over. It also does when a path leads to another file than the
-one that was locked, when an ancestor turns out to hold something, and when the process was stopped and continued.
+locked one, when an ancestor turns out to hold something, and when the process was stopped and continued.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class Keep(enum.Enum):
 class Step(Protocol):
     """One step of a command, as far as locks go."""
 
+    directories: Sequence[Path] = ()
+    """What it locks beside the environment's trees where each directory has one lock for everything."""
+
     def requests(self) -> Iterable[Request]:
         """The locks that the step needs, asked each time it starts over. It makes what is missing on disk."""
 
@@ -54,17 +57,12 @@ class Step(Protocol):
         """Whether the granted locks are still the ones that the step needs."""
         return True
 
-    directories: Sequence[Path] = ()
-    """What it locks beside the environment's trees where each directory has one lock for everything."""
-
 
 class Scope:
     """The locks that one step needs and, between `Locker.take` and `Locker.close`, has."""
 
     def __init__(self, step: Step, *, keep: Keep = Keep.FIRMLY, is_published: bool = False) -> None:
-        self.step = step
-        self.keep = keep
-        self.is_published = is_published
+        self.step, self.keep, self.is_published = step, keep, is_published
         self.granted: list[Opened] = []
         # What child programs must respect: what is granted, and what an outer scope or an ancestor holds already.
         self.claims: list[Claim] = []
@@ -74,7 +72,6 @@ class Scope:
         self.directory: ClaimsDirectory | None = None
 
     def is_inheritance_alive(self) -> bool:
-        """Whether the ancestors whose locks this scope uses still hold them."""
         return all(source.is_alive() for source in self.sources)
 
     def check(self) -> None:
@@ -84,13 +81,8 @@ class Scope:
         if not all(descriptor.is_current() for _, descriptor in self.granted):
             raise StalePlan((), "the environment was made anew while this command was at work")
 
-    def needs_directory(self) -> bool:
-        """Whether to tell child programs. Where nothing can be written, they find a shared lock in /proc/locks."""
-        is_useful = self.is_published and self.directory is None
-        return is_useful and (inheritance.can_publish() or any(claim.exclusive for claim in self.claims))
-
     def hold(self) -> None:
-        """All locks are granted: tell child programs, and processes that have to wait, what is held."""
+        """Tell child programs, and processes that have to wait, what is held."""
         self.is_held = True
         if self.directory is not None:
             gates = {request.gate for request, _ in self.granted if request.exclusive and request.gate is not None}
@@ -124,7 +116,7 @@ class Locker:
     def take(self, scope: Scope, *, alone: bool = False) -> None:
         """Take all locks of `scope`; wait at most the timeout. If it raises, none of them is held.
 
-        Locks that outer scopes had to let go are taken again with them, unless `scope` is to be taken `alone`. Raises
+        Locks that outer scopes had to let go are taken again too, unless it is to be taken `alone`. Raises
         `LockTimeout`, `NestingRefused`, `UnusableEnvironment`; `StalePlan` if a reservation of an outer scope was lost.
         """
         budget = WaitBudget(self._waiting, self._timeout)
@@ -163,11 +155,8 @@ class Locker:
 
     def holds(self, identity: Identity, *, exclusive: bool) -> bool:
         """Whether this process, not an ancestor, holds the lock on this file in such a mode."""
-        return any(
-            descriptor.identity == identity and descriptor.fd >= 0 and (request.exclusive or not exclusive)
-            for scope in self._scopes
-            for request, descriptor in scope.granted
-        )
+        held = (each for scope in self._scopes for each in scope.granted if each[1].fd >= 0)
+        return any(lock.identity == identity and (request.exclusive or not exclusive) for request, lock in held)
 
     def _let_go(self) -> None:
         for scope in reversed(self._scopes):
@@ -175,8 +164,7 @@ class Locker:
                 scope.let_go()
 
     def _wait_alone(self, request: Request, budget: WaitBudget) -> None:
-        # The path may lead to another file by now.
-        # An owner lives, but its journal may be gone. It may wait for the program that runs this command.
+        # The path may lead to another file by now, or an owner's journal be gone. An owner may wait for what runs this.
         ends = (FileNotFoundError, StartOver) + ((NotInTime,) if request.rank is Rank.OWNER else ())
         with contextlib.suppress(*ends), _open(request) as descriptor:
             self._grant(request, descriptor, [(request, descriptor)], budget, is_first=NotInTime not in ends)
@@ -188,7 +176,8 @@ class Locker:
             for each in scopes:
                 for request in each.step.requests():
                     self._open(request, each, opened)
-                if each.needs_directory():
+                # Where nothing can be written, child programs find a shared lock in /proc/locks.
+                if each.is_published and (inheritance.can_publish() or any(claim.exclusive for claim in each.claims)):
                     each.directory = ClaimsDirectory()  # before the first lock, so that it is let go before any lock
             ordered = sorted(opened.values(), key=lambda item: (item[0].rank, item[1].identity))
             wanted = [item[:2] for item in ordered]

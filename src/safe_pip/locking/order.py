@@ -27,7 +27,7 @@ class Request(NamedTuple):
 
     `also` is a file that is locked in the same mode before the gate is let go: other hosts see no lock on a directory
     of a file server. `needs_writing`: the filesystem grants an exclusive lock only on a writable descriptor.
-    `optional`: what is only read, or built; where the filesystem has no locks to give, the step goes on without.
+    `optional`: where the filesystem has no locks to give, the step, which only reads or builds, goes on without.
     """
 
     rank: Rank
@@ -46,8 +46,7 @@ def environment_lock(tree: Path, *, exclusive: bool) -> Request:
         return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree), optional=not exclusive)
     gate = state_directory.path_of(tree) / state_directory.ENVIRONMENT_GATE
     also = gate.with_name(state_directory.ENVIRONMENT)
-    on_network = state_directory.is_on_network(tree)
-    beside = also if os.path.lexists(also) else None
+    beside, on_network = also if os.path.lexists(also) else None, state_directory.is_on_network(tree)
     return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree), gate, beside, on_network, not exclusive)
 
 
@@ -60,8 +59,7 @@ def commit_lock(tree: Path, *, exclusive: bool) -> Request:
 def mutex(directory: Path) -> Request:
     """The mutex of a directory in which one process at a time writes. Taken exclusively only, it needs no gate.
 
-    In a source tree it is the lock of something that stays while a build is at work. The directory itself may be on a
-    path: then its lock means that what is installed there stays as it is.
+    In a source tree it locks a file that stays during a build: the directory itself may be on a path of Python.
     """
     on_network = state_directory.is_on_network(directory)
     marks = (os.path.realpath(directory / name) for name in SOURCE_MARKS)

@@ -1,7 +1,7 @@
 """The state directory `.safe-pip` of a tree: the lock files, and which users it is accepted from.
 
 It is complete or absent: the first writer makes it under a name that cannot be guessed, with the lock files in it, and
-renames it into place. A symbolic link is never used, nor a directory of a user who has no say in the tree.
+renames it into place. No symbolic link is used, and no directory of a user who has no say in the tree.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def exists(tree: Path) -> bool:
 
 
 def is_trusted(made: os.stat_result, tree: str | Path, of_tree: os.stat_result) -> bool:
-    """Whether the user that made the state directory may change the tree. To obey a journal takes more."""
+    """Whether the user that made the state directory may change the tree."""
     if made.st_uid in (proc.user(), of_tree.st_uid, 0):
         return True
     if of_tree.st_mode & stat.S_ISVTX:  # other users may only add
@@ -110,6 +110,7 @@ def _make_aside(tree: Path) -> bool:
                     _make_file(state, name, opened)
             _give_access(opened, aside, opened, 0o6777)
             fs.move_over(opened, aside, opened, NAME)
+            return True
         except OSError:
             if not exists(tree):
                 raise
@@ -117,7 +118,6 @@ def _make_aside(tree: Path) -> bool:
         finally:
             with contextlib.suppress(OSError):
                 fs.remove_below(opened, aside)
-    return True
 
 
 def _make_file(state: Directory, name: str, tree: Directory) -> None:
@@ -149,14 +149,12 @@ def has_more(directory: Path) -> bool:
 def remove(tree: Path) -> bool:
     """Remove the state directory if only lock files are in it, in one step; True if it did. Never raises."""
     aside = f"{NAME}-{os.urandom(8).hex()}"
-    try:
-        with Directory.open(os.path.realpath(tree)) as opened:
-            with opened.child(NAME) as state:
-                if not exists(tree) or not LOCKS.issuperset(state.names()):
-                    return False
-            fs.move_over(opened, NAME, opened, aside)
-            with contextlib.suppress(OSError):
-                fs.remove_below(opened, aside)
-    except (OSError, UnusableEnvironment):
-        return False
-    return True
+    with contextlib.suppress(OSError, UnusableEnvironment), Directory.open(os.path.realpath(tree)) as opened:
+        with opened.child(NAME) as state:
+            if not exists(tree) or not LOCKS.issuperset(state.names()):
+                return False
+        fs.move_over(opened, NAME, opened, aside)
+        with contextlib.suppress(OSError):
+            fs.remove_below(opened, aside)
+        return True
+    return False

@@ -21,12 +21,11 @@ OUT_OF_ORDER = 60.0
 PATIENT, ROUNDS = 15.0, 3
 # A gate is held for an instant unless a process waits behind it. Even a command that does not wait, waits so long.
 AT_GATE = 0.1
-FIRST_MESSAGE = 1.0
-RAREST_MESSAGE = 60.0
+FIRST_MESSAGE, RAREST_MESSAGE = 1.0, 60.0
 
 
 class Wait(NamedTuple):
-    """A wait as the user is told of it: for which lock, which processes are in the way, and for how long already."""
+    """A wait as the user is told of it."""
 
     path: Path
     exclusive: bool
@@ -84,10 +83,7 @@ class WaitBudget:
 
 
 class LockWait(NamedTuple):
-    """Waiting for one lock and what belongs to it, for at most `limit` seconds, whatever the user allows.
-
-    Then everything is let go and the scope starts over (`NotInTime`), but for OUT_OF_ORDER: that is an error.
-    """
+    """Waiting for one lock and what belongs to it, for at most `limit` seconds: then `NotInTime`, or `LockTimeout`."""
 
     ancestry: Ancestry
     budget: WaitBudget
@@ -120,8 +116,7 @@ class LockWait(NamedTuple):
 
     def _event(self, gate: Descriptor | None) -> Wait:
         found = holders.holders(self.descriptor.fd, None if gate is None else gate.fd)
-        if not found:
-            # No holder can be seen from this pid namespace; an exclusive holder left a note.
+        if not found:  # none can be seen from this pid namespace; an exclusive holder left a note
             beside = self.request.gate or state_directory.path_of(self.request.path) / state_directory.OWNER
             found = tuple(filter(None, [inheritance.noted(beside.with_name(state_directory.OWNER))]))
         return Wait(self.request.shown, self.request.exclusive, found, self.budget.elapsed())

@@ -197,10 +197,9 @@ class Change:
             if self.is_committed and self._written is not None:
                 with OpenDirectories(self._written, is_over=True) as directories:
                     unplanned = finish.find_unplanned(directories)
-                if unplanned and locks is not None:
-                    with locks(), OpenDirectories(self._written, is_over=True) as directories:
-                        finish.restore_unplanned(directories, unplanned)
-                with OpenDirectories(self._written, is_over=True) as directories:
+                    if unplanned and locks is not None:
+                        with locks():
+                            finish.restore_unplanned(directories, unplanned)
                     finish.seal(directories, finish.remove_markers(directories))
                 is_done = (not unplanned or locks is not None) and not self._is_unsynced
         except (OSError, Refused, SafePipError) as error:

@@ -141,7 +141,7 @@ def _check(journal: Journal) -> None:
     if not is_identifier(journal.identifier):
         _damaged("its identifier is none")
     for path in (journal.home, *journal.trees, *journal.directories, *journal.roots, *journal.parts):
-        if not _is_absolute(path):
+        if path != "/" and not (path.startswith("/") and is_relative(path[1:])):
             _damaged(f"`{path}` is not an absolute path in its simplest form")
     if journal.home not in journal.trees:
         _damaged("its home is none of its trees")
@@ -183,10 +183,6 @@ def _check_operation(operation: Operation, journal: Journal) -> None:
 def is_relative(path: str) -> bool:
     """Whether this is a path below something, without `.`, `..`, empty names or anything that no name can have."""
     return all(name not in ("", ".", "..") for name in path.split("/")) and "\0" not in path
-
-
-def _is_absolute(path: str) -> bool:
-    return path == "/" or (path.startswith("/") and is_relative(path[1:]))
 
 
 def _damaged(why: str) -> NoReturn:

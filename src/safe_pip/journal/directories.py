@@ -154,7 +154,8 @@ class OpenDirectories(contextlib.ExitStack):
         """Which directory each root and part is, and what is in the parts."""
         try:
             for root in journal.roots:
-                self._check_root(root)
+                with contextlib.suppress(Refused) if is_over else contextlib.nullcontext():
+                    self._kept(root, "", functools.partial(reach, root))
             for part in journal.parts:
                 self._check_part(part)
         except BaseException:
@@ -212,13 +213,6 @@ class OpenDirectories(contextlib.ExitStack):
         with contextlib.ExitStack() as spare:
             for _ in range(_LEAST):
                 spare.enter_context(self._opened(lambda: Directory.open(self.journal.roots[0])))
-
-    def _check_root(self, path: str) -> None:
-        try:
-            self._kept(path, "", lambda: reach(path))
-        except Refused:
-            if not self._is_over:
-                raise
 
     def _check_part(self, path: str) -> None:
         state_path = os.path.dirname(path)

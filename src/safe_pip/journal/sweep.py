@@ -6,7 +6,7 @@ A transaction with a journal is not swept: it is undone.
 import os
 import stat
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -76,10 +76,6 @@ def find(tree: Path) -> Remains:
     return Remains(real, tuple(dead), tuple(orphans))
 
 
-def _is_unfinished(names: Collection[str], identifier: str) -> bool:
-    return not {f"{identifier}{JOURNAL}", f"{identifier}{COMMITTED}"}.isdisjoint(names)
-
-
 def _finished(state: Directory, identifier: str, has_owner: bool) -> Iterator[Dead]:
     owner = Owner.adopt(Path(state.join(f"{identifier}{OWNER_FILE}")))
     if owner is None and has_owner:
@@ -105,7 +101,7 @@ def _is_stale(home: str | None, identifier: str, found: os.stat_result) -> bool:
     if there is None:
         # It is not complete yet, or its environment was removed, or cannot be seen from here.
         return time.time() - found.st_mtime > _OLD
-    return not _is_unfinished(there, identifier)
+    return {f"{identifier}{JOURNAL}", f"{identifier}{COMMITTED}"}.isdisjoint(there)
 
 
 def _delete_aside(tree: str) -> None:

@@ -128,7 +128,8 @@ def is_as_left(operation: Operation, observed: Observed) -> bool:
         return False
     staged, trash = observed.staged is not None, observed.trash is not None
     is_old = is_same(observed.live, operation.old) and not observed.is_marked
-    is_new = is_same(observed.live, operation.new) and observed.is_marked == _is_directory(operation.new)
+    is_directory = operation.new is not None and stat.S_ISDIR(operation.new.mode)
+    is_new = is_same(observed.live, operation.new) and observed.is_marked == is_directory
     if operation.kind is Kind.NEW:
         return is_old if staged or observed.live is None else is_new
     if operation.kind is Kind.EXCHANGE:
@@ -163,7 +164,6 @@ def is_same(seen: Seen | None, expected: Seen | None) -> bool:
 
 def is_shared(journal: Journal, path: str) -> bool:
     """Whether `path` lies in a directory that serves other environments as well."""
-
     shared, own = (tuple(os.path.join(each, "") for each in found) for found in (journal.directories, journal.trees))
     return path.startswith(shared) and not path.startswith(own)
 
@@ -271,15 +271,7 @@ def _is_changed(operation: Operation, live: Location, old: Location) -> bool:
         found, is_rough = proof(
             (path, status)
             for path, status in walk(new)
-            if status.st_nlink == 1 or not _is_same_file(status_below(old, path), status)
+            if status.st_nlink == 1 or (was := status_below(old, path)) is None or not os.path.samestat(was, status)
         )
     exact, _, coarse = operation.proof.partition(" ")
     return bool(exact) and not found.startswith(exact) and not (is_rough and found.endswith(coarse))
-
-
-def _is_same_file(one: os.stat_result | None, other: os.stat_result) -> bool:
-    return one is not None and os.path.samestat(one, other)
-
-
-def _is_directory(seen: Seen | None) -> bool:
-    return seen is not None and stat.S_ISDIR(seen.mode)

@@ -368,10 +368,7 @@ class Environment:
         return [Path(real) for real in usable if real not in self._stdlib]
 
     def read(self, take: Callable[[], T]) -> T:
-        """Call `take` while no process changes what is installed; call it again if it may have seen half a change.
-
-        Raises `StalePlan` if what cannot be locked changes each time.
-        """
+        """Call `take` while nothing is changed, again if it may have seen half a change; in the end `StalePlan`."""
         changes = 0
         while changes < _READS:
             step = Reading(self.trees)

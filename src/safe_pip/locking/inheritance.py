@@ -96,10 +96,8 @@ def _room_to_write() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UnusableEnvironment(
-            f"cannot write to a temporary directory: {error.strerror}",
-            hint="Make room, or set TMPDIR to a directory that can be written",
-        ) from error
+        what = f"cannot write to a temporary directory: {error.strerror}"
+        raise UnusableEnvironment(what, hint="Make room, or set TMPDIR to a directory that can be written") from error
 
 
 def can_publish() -> bool:

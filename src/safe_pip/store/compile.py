@@ -80,9 +80,8 @@ def idle_cores() -> int:
 def compile_sources(files: Sequence[Source], *, beat: Callable[[], None]) -> dict[str, str]:
     """Write the bytecode of each source, none of which has any; `beat` is called after each.
 
-    On return every source has its bytecode but those in the result: by path, what py_compile said of it. Raises
-    `OSError` if a source cannot be read or bytecode cannot be written. Then, and after a crash, that of some sources is
-    there, that of one perhaps in part; nothing is written any more.
+    On return every source has its bytecode but those in the result: by path, what py_compile said of it. If it raises
+    `OSError`, and after a crash, that of some sources is there, that of one perhaps in part; no more is written.
     """
     messages: dict[str, str] = {}
     directories: set[str] = set()

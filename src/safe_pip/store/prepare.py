@@ -54,8 +54,7 @@ class Preparing:
         """Have these wheels in the store; on return the entries, held. A wheel without one is left to the installer.
 
         `unneeded` is asked, before each wait, which wheels are not needed any more. Of many entries only the first are
-        held: call `renew` for others when they are used. Raises no `OSError`; if it raises, nothing is held or half
-        made.
+        held: call `renew` to use another one. Raises no `OSError`; if it raises, nothing is held or half made.
         """
         found: dict[Path, Entry] = {}
         self._store.sweep()
@@ -221,10 +220,9 @@ class Preparing:
 class Heartbeat:
     """One wait for a process that has a mutex: does it still work? Asked once a second.
 
-    It shows that by the time of the mutex, after each file or distribution, as a process does that works without the
-    mutex. Some modules take longer than a second to compile, so for a limited time it also counts that the process
-    computes, or is ready to run. After a suspension of the machine waiting processes may go on first: so one idle
-    second is not enough.
+    It shows that by the time of the mutex after each file or distribution, with or without the mutex. Some modules take
+    longer than a second to compile, so for a limited time it also counts that the process computes, or is ready to run.
+    One idle second is not enough: after a suspension of the machine the processes that wait may go on first.
     """
 
     def __init__(self, place: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import sys
 import types
 from collections import UserDict
@@ -168,9 +169,12 @@ class _KeptFiles(importlib.metadata.PathDistribution):
         self._project = project
         self._transaction = transaction
         self._kept: dict[str, str | None] = {}
+        names = list(_KEPT)
+        with suppress(OSError):  # not a directory, or an archive; listing one takes less than an open that fails
+            names = os.listdir(str(inner._path))
         for name in _KEPT:
             with suppress(OSError, ValueError):
-                self._kept[name] = super().read_text(name)
+                self._kept[name] = super().read_text(name) if name in names else None
 
     def read_text(self, filename: Any) -> str | None:
         """The text of a metadata file; raises `StalePlan` if the distribution has changed since the snapshot."""

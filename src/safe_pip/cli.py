@@ -141,7 +141,7 @@ def _run_verb(line: CommandLine, verb: str, rest: tuple[str, ...], chosen: Setti
     gc.enable()
     python = line.options.get("--python") or (None if verb == "venv" else os.environ.get("PIP_PYTHON"))
     try:
-        return options.run(verb, list(rest), chosen, Reporter(), python)
+        return options.run(verb, list(rest), chosen, Reporter(quiet=line.is_quiet), python)
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise UnusableEnvironment(f"`{error.filename}` cannot be used: {error.strerror}") from error
@@ -164,7 +164,7 @@ def _run_pip(line: CommandLine, chosen: Settings, attempt: Attempt) -> int:
         partial(
             Environment,
             stdlib=isolation.standard_library(),
-            waiting=Reporter(verbose=line.is_verbose),
+            waiting=Reporter(verbose=line.is_verbose, quiet=line.is_quiet),
             timeout=chosen.lock_timeout,
         ),
         path,

@@ -9,20 +9,27 @@ import contextlib
 import io
 import os
 import select
+import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 
 from safe_pip.locking.holders import Holder
 from safe_pip.locking.waiting import Wait
 
 _PREFIX = "safe-pip: "
+_CLEAR = "\r\x1b[K"
+_live = False  # whether the last line of the terminal is one that is rewritten
 
 
 def say(message: str) -> None:
     """Print one line on standard error. It is left out if standard error cannot take it now: a lock may be held."""
-    line = (_PREFIX + message + "\n").encode(errors="backslashreplace")
+    _write(f"{_PREFIX}{message}\n")
+
+
+def _write(text: str, *, live: bool = False) -> None:
+    global _live
+    line = ((_CLEAR if _live else "") + text).encode(errors="backslashreplace")
     with contextlib.suppress(OSError), contextlib.ExitStack() as masked:  # standard error may be closed
         if sys.platform != "win32":
             poll = select.poll()
@@ -33,6 +40,7 @@ def say(message: str) -> None:
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
             masked.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
         os.write(2, line)
+        _live = live
 
 
 def output(text: str = "") -> OSError | None:
@@ -57,22 +65,42 @@ def output(text: str = "") -> OSError | None:
 
 
 class Reporter:
-    """Tells the user which lock is waited for, which processes are in the way, and how long it took (`Waiting`)."""
+    """Tells the user which lock is waited for, which processes are in the way, and for how long (`Waiting`).
 
-    def __init__(self, *, verbose: bool = False) -> None:
-        self._verbose = verbose
+    On a terminal that is one line, which goes when the lock is granted. With `quiet` it is said in pip's log alone.
+    """
+
+    def __init__(self, *, verbose: bool = False, quiet: bool = False) -> None:
+        self._verbose, self._quiet = verbose, quiet
         self._unlocked: set[Path] = set()
 
-    def waiting(self, event: Wait) -> None:
+    def waiting(self, event: Wait) -> bool:
         mode = "exclusive" if event.exclusive else "shared"
-        say(f"waiting for the {mode} lock on `{event.path}`{_by(event.holders)}")
+        by, seconds = _by(event.holders), f"{event.seconds:.0f} s"
+        what = f"waiting for the {mode} lock on `{event.path}`{by}, {seconds} so far"
+        is_live = not self._quiet and os.isatty(2) and os.environ.get("TERM") != "dumb"
+        if "logging" in sys.modules and not _live:
+            sys.modules["logging"].getLogger("safe_pip").debug(what)
+        if is_live:
+            columns = shutil.get_terminal_size().columns
+            _write(f"{_PREFIX}waiting {seconds} for the {mode} lock{by}"[: columns - 1], live=True)
+        elif not self._quiet:
+            say(what)
+        return is_live
 
     def waiting_for_turn(self, what: str, holders: tuple[Holder, ...]) -> None:
         """Say that another process does `what` this command was about to do, and that it is waited for."""
         say(f"waiting for the turn to {what}{_by(holders)}")
 
     def granted(self, event: Wait, seconds: float) -> None:
-        say(f"got the lock after {seconds:.1f} s")
+        if _live:
+            _write("")
+        elif not self._quiet:
+            say(f"got the lock after {seconds:.1f} s")
+
+    def interrupted(self) -> None:
+        if _live:
+            _write("\n")
 
     def unlocked(self, path: Path) -> None:
         """Say once that something is used without a lock; only with `-v`."""
@@ -88,7 +116,6 @@ def _by(holders: tuple[Holder, ...]) -> str:
 
 def _described(holder: Holder) -> str:
     how = "asked for first by" if holder.is_waiting else "held by" if holder.exclusive else "shared by"
-    since = f" for {max(time.time() - holder.since, 0):.0f} s" if holder.since is not None else ""
     if not holder.command:
-        return f"{how} pid {holder.pid}{since}"
-    return f"{how} `{holder.command}` (pid {holder.pid}{', stopped' if holder.is_stopped else ''}){since}"
+        return f"{how} pid {holder.pid}"
+    return f"{how} `{holder.command}` (pid {holder.pid}{', stopped' if holder.is_stopped else ''})"

@@ -324,7 +324,7 @@ def test_clear_waits_for_a_build_that_uses_the_environment(env: PipEnvironment) 
 
 def test_below_run_it_uses_the_lock_that_is_held(env: PipEnvironment) -> None:
     command = [*env.command("venv"), "here", "--without-pip"]
-    env.run("run", "--exclusive", "--env", "here", "--", *command)
+    env.run("run", "--exclusive", "--lock-dir", "here", "--", *command)
     assert runs(env.directory / "here")
     env.run("run", "--exclusive", "--env", "here", "--lock-timeout", "60", "--", *command, "--clear")
     assert runs(env.directory / "here")

@@ -64,7 +64,9 @@ def command(pid: int) -> str:
     if len(words) > 1 and os.path.isabs(words[1]) and os.path.basename(words[0]).startswith("python"):
         # For a script the kernel puts the interpreter of its first line in front.
         directory, name = os.path.split(words[1])
-        if directory == os.path.dirname(words[0]):
+        if name == "_runner.py":  # safe-pip for another interpreter
+            words[:2] = ["safe-pip", *(() if "--python" in words else ("--python", words[0]))]
+        elif directory == os.path.dirname(words[0]) or name == "safe-pip":
             words[:2] = [name]
     return printable(shlex.join(_without_secrets(words)).replace(f"'{_HIDDEN}'", _HIDDEN))
 

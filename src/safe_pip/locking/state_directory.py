@@ -31,6 +31,7 @@ MARK = ".home"  # leads to the state directory with the journal of a change of t
 _ALWAYS = (COMMIT, COMMIT_GATE, ENVIRONMENT_GATE)
 # All that is in the state directory of a tree at which no command is at work.
 LOCKS = frozenset({*_ALWAYS, ENVIRONMENT, OWNER})
+_TRIES = 10
 # A directory on these can be locked only locally; a file in it is locked on the server.
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs"}
 
@@ -154,7 +155,9 @@ def remove(tree: Path) -> bool:
             if not exists(tree) or not LOCKS.issuperset(state.names()):
                 return False
         fs.move_over(opened, NAME, opened, aside)
-        with contextlib.suppress(OSError):
-            fs.remove_below(opened, aside)
+        for _ in range(_TRIES):
+            with contextlib.suppress(OSError):  # a process that had opened it before makes a lock file in it
+                fs.remove_below(opened, aside)
+                break
         return True
     return False

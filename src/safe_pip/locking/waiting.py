@@ -21,7 +21,7 @@ OUT_OF_ORDER = 60.0
 PATIENT, ROUNDS = 15.0, 3
 # A gate is held for an instant unless a process waits behind it. Even a command that does not wait, waits so long.
 AT_GATE = 0.1
-FIRST_MESSAGE, RAREST_MESSAGE = 1.0, 60.0
+FIRST_MESSAGE, LATER_MESSAGES, RAREST_MESSAGES = 1.0, (10.0, 60.0), 300.0
 
 
 class Wait(NamedTuple):
@@ -36,11 +36,14 @@ class Wait(NamedTuple):
 class Waiting(Protocol):
     """Tells the user of a wait, and does not wait until that is read."""
 
-    def waiting(self, event: Wait) -> None:
-        """Called after 1, 2, 4, ... seconds of waiting for a lock, then every minute."""
+    def waiting(self, event: Wait) -> object:
+        """Called after 1, 10 and 60 seconds of waiting for a lock, then every five minutes; if true, each second."""
 
     def granted(self, event: Wait, seconds: float) -> None:
         """Called when the lock is granted, if `waiting` was called."""
+
+    def interrupted(self) -> None:
+        """Called when the user interrupts a wait."""
 
     def unlocked(self, path: Path) -> None:
         """Called when something is used without a lock, because its filesystem has none to give."""
@@ -73,9 +76,13 @@ class WaitBudget:
         return time.monotonic() - self.begun
 
     def tell(self, event: Wait) -> None:
-        self._told = event
-        self._waiting.waiting(event)
-        self.next_message = time.monotonic() + min(max(self.elapsed(), FIRST_MESSAGE), RAREST_MESSAGE)
+        self._told, passed = event, self.elapsed()
+        later = next((moment - passed for moment in LATER_MESSAGES if passed < moment), RAREST_MESSAGES)
+        self.next_message = time.monotonic() + (FIRST_MESSAGE if self._waiting.waiting(event) else later)
+
+    def interrupt(self) -> None:
+        if self._told is not None:
+            self._waiting.interrupted()
 
     def end(self) -> None:
         if self._told is not None:
@@ -95,7 +102,11 @@ class LockWait(NamedTuple):
     def wait(self, descriptor: Descriptor, *, exclusive: bool, gate: Descriptor | None = None) -> None:
         """Return when `descriptor` is locked and its path still leads to it; else raise."""
         if not flock.try_lock(descriptor, exclusive=exclusive):
-            self._wait(descriptor, exclusive, gate)
+            try:
+                self._wait(descriptor, exclusive, gate)
+            except KeyboardInterrupt:
+                self.budget.interrupt()
+                raise
         if not descriptor.is_current():
             raise StartOver
 

@@ -76,7 +76,10 @@ def test_this_process_descends_from_the_one_that_started_it() -> None:
     [
         ("/venv/bin/python3.13 /venv/bin/safe-pip install six", "safe-pip install six"),
         ("/venv/bin/python -m pip list", "/venv/bin/python -m pip list"),
-        ("/usr/bin/python3 /venv/bin/safe-pip list", "/usr/bin/python3 /venv/bin/safe-pip list"),
+        ("/usr/bin/python3 /venv/bin/pytest -x", "/usr/bin/python3 /venv/bin/pytest -x"),
+        ("/pipx/venvs/tool/bin/python /root/.local/bin/safe-pip list", "safe-pip list"),
+        ("/venv/bin/python /tool/safe_pip/_runner.py list -v", "safe-pip --python /venv/bin/python list -v"),
+        ("/tool/bin/python /tool/safe_pip/_runner.py --python /v list", "safe-pip --python /v list"),
         ("python3 script.py", "python3 script.py"),
         ("/bin/sh /bin/thing", "/bin/sh /bin/thing"),
     ],

@@ -120,6 +120,26 @@ def test_a_tree_that_is_read_only_is_not_writable(tmp_path: Path, monkeypatch: p
     assert caught.value.exit_status == 78
 
 
+def test_it_is_removed_though_another_process_makes_a_lock_file_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state_directory.make(tmp_path)
+    opened = Directory.open(str(state_directory.path_of(tmp_path)))
+    remove, tried = os.rmdir, list[object]()
+
+    def racing(name: str, *, dir_fd: int | None = None) -> None:
+        tried.append(name)
+        if len(tried) == 1:
+            fs.write_new(opened, "commit", b"")
+        remove(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "rmdir", racing)
+    assert state_directory.remove(tmp_path)
+    assert os.listdir(tmp_path) == []
+    assert len(tried) == 2
+    opened.close()
+
+
 def test_only_lock_files_are_removed(tmp_path: Path) -> None:
     state_directory.make(tmp_path)
     (tmp_path / ".safe-pip" / "owner").touch()

@@ -81,8 +81,7 @@ class TargetDirectory:
     """
 
     def __init__(self, directory: str, change: Change, *, upgrade: bool) -> None:
-        self.home = os.path.join(change.stage.root, ".safe-pip-home")
-        """Where pip is to install, as it would into a home directory; it lies in the stage."""
+        self.home = os.path.join(change.stage.root, ".safe-pip-home")  # where pip installs, as into a home directory
         self._directory, self._tree = directory, os.path.realpath(directory)
         self._change, self._upgrade = change, upgrade
         self.warnings: list[tuple[str, str]] = []  # what pip says of what stayed
@@ -194,8 +193,7 @@ class Install:
         """`passing`, when wheels are prepared: those that were built for this command alone."""
         self.transaction, self.installed = transaction, installed
         self.options: Any = None
-        self.later = ExitStack()
-        """What was replaced is deleted when this is closed."""
+        self.later = ExitStack()  # when it is closed, what was replaced is deleted
         self._passing = passing
         self._wheels = WheelStaging(settings)
         self._removals = Removals()

@@ -10,8 +10,7 @@ from pip._internal.utils import logging as pip_logging
 
 from safe_pip.errors import StalePlan
 
-_STORY = "pip._internal.req"
-"""The loggers that tell which distributions go and come, before it is known whether they do."""
+_STORY = "pip._internal.req"  # the loggers that tell which distributions go and come, before it is known
 
 
 class KeptBack(logging.Handler):

@@ -80,8 +80,7 @@ class Seams:
         """`verbs`: our own, with summaries; `begin` is called when what a command needs at first is imported."""
         self.transaction, self.attempt, self.settings = transaction, attempt, settings
         self._copy, self._verbs, self._begin = copy, verbs, begin
-        self.error: SafePipError | None = None
-        """Why the command did not do what it was asked for, after `run`."""
+        self.error: SafePipError | None = None  # after `run`: why the command did not do what it was asked for
         self._is_attached = False
 
     def run(self, args: list[str]) -> int:

@@ -111,18 +111,13 @@ class WheelStaging:
 
     def __init__(self, settings: Settings) -> None:
         self._clones, self._limit = settings.link_mode == "clone", settings.cache_limit
-        self.refused = ""
-        """Why nothing is prepared, or not all that could be."""
+        self.refused = ""  # why nothing is prepared, or not all that could be
         self._preparing: Preparing | None = None
-        self.turn = ExitStack()
-        """Closed when what was staged is in its place, or will never be."""
+        self.turn = ExitStack()  # closed when what was staged is in its place, or will never be
         self._entries: dict[Path, Entry] = {}
-        self.staged: dict[str, str] = {}
-        """The RECORD in the stage of each project."""
-        self.differences: list[Differences] = []
-        """How each wheel differs from its RECORD."""
-        self.change: Change | None = None
-        """The change that pip installs into now."""
+        self.staged: dict[str, str] = {}  # the RECORD in the stage of each project
+        self.differences: list[Differences] = []  # of each wheel from its RECORD
+        self.change: Change | None = None  # which pip installs into now
         self._kept = KeptBack()
         self._home: str | None = None
         self._scheme: Any = None

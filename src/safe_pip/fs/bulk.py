@@ -1,7 +1,6 @@
-"""Thousands of files at once, with few system calls each: copied as a listing says, and checked against it.
+"""Thousands of files at once, with few system calls each, for the store: copied and checked as a listing says.
 
-Paths are relative to open directories in which no other user can exchange a directory for a symbolic link. Only the
-store uses this module; there is none on Windows.
+Paths are relative to open directories in which no other user can exchange a directory for a symbolic link.
 """
 
 from __future__ import annotations

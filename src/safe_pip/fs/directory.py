@@ -19,10 +19,7 @@ _SEPARATORS = ("/", "\\", ":") if sys.platform == "win32" else ("/",)
 
 
 class Directory:
-    """A directory that is held open; its `path` is where it was when it was opened.
-
-    Opening raises `FileNotFoundError` if it does not exist, and `NotADirectoryError` for a symbolic link or a file.
-    """
+    """A directory held open; its `path` is where it was then. To open a link or a file raises `NotADirectoryError`."""
 
     __slots__ = ("fd", "identity", "path")
 

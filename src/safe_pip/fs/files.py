@@ -65,10 +65,7 @@ def link(source: Directory, name: str, destination: Directory, new_name: str) ->
 
 
 def copy(source: Directory, name: str, destination: Directory, new_name: str) -> None:
-    """Make `new_name` a copy of a file or of a symbolic link itself, with all that `copy_status` gives.
-
-    Raises `FileExistsError` if the new name is taken. After a crash a part of a copy may exist.
-    """
+    """Make a copy of a file or a link itself, with its status, or `FileExistsError`; a crash may leave a part of it."""
     path, status = destination.join(new_name), source.stat(name)
     if stat.S_ISLNK(status.st_mode):
         with Changing("copy", path, source.join(name)):

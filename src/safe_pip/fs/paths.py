@@ -59,13 +59,11 @@ def look(path: str | os.PathLike[str], *, follows: bool = True) -> os.stat_resul
 
 
 def is_directory(path: str | os.PathLike[str]) -> bool:
-    status = look(path)
-    return status is not None and stat.S_ISDIR(status.st_mode)
+    return (status := look(path)) is not None and stat.S_ISDIR(status.st_mode)
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:
-    status = look(path)
-    return status is not None and stat.S_ISREG(status.st_mode)
+    return (status := look(path)) is not None and stat.S_ISREG(status.st_mode)
 
 
 def names(path: str | os.PathLike[str]) -> list[str]:

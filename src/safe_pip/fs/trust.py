@@ -1,7 +1,6 @@
-"""Which directories may hold code that this process is going to run, and where such directories are made.
+"""Which directories may hold code that this process is going to run: root runs safe-pip too, in homes of other users.
 
-Root runs safe-pip too, in homes of other users. Code is run only from a directory that this user owns and that no other
-user can write, checked up to the root. `pwd` is imported when HOME is not set.
+This user owns them, and no other user can write them, checked up to the root. `pwd` is imported when HOME is not set.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ from safe_pip.fs import proc
 def is_trusted(directory: Path, *, as_parent: bool = False) -> bool:
     """Whether only this user and root can change what lies at `directory`, which exists and is resolved.
 
-    `as_parent`: whether that holds for a directory that this user makes in it. Then it may belong to root, and other
-    users may write in it if it has the sticky bit (unlink(2), rename(2): only the owner of an entry removes it).
+    `as_parent`: what this user makes in it. Then it may belong to root, and be open to all with the sticky bit.
     """
     if sys.platform == "win32":  # access lists protect LOCALAPPDATA and the temporary directory
         return True

@@ -1,7 +1,6 @@
 """Entries of a cache: directories that are whole or absent, and that stay for as long as a process uses them.
 
-An entry is made aside and renamed to its place. A process that uses it holds its directory locked, shared. A process
-that gets that lock exclusively, without waiting, may remove it, and renames it away first.
+They are renamed to their place and away from it; a user holds the lock shared, and removal takes it without waiting.
 """
 
 import contextlib
@@ -101,8 +100,7 @@ class Entries(NamedTuple):
 def hold(place: Path, *, exclusive: bool = False) -> flock.Descriptor:
     """Lock what is at `place` without waiting, for as long as the descriptor is open.
 
-    Raises `BlockingIOError` if another process is in the way, `FileNotFoundError` if nothing is there (any more),
-    `UnusableEnvironment` where nothing can be locked.
+    Raises `BlockingIOError` for another process, `FileNotFoundError`, `UnusableEnvironment` if it cannot be locked.
     """
     if not flock.supported:
         raise UnusableEnvironment(f"`{place}` cannot be locked on this system")

@@ -5,7 +5,7 @@
 - A wait blocks in the kernel, where the queue is first come, first served. A signal of ITIMER_REAL ends a wait, and
   each one costs the place in the queue: so there are few.
 
-Windows has no flock (`supported`); there `locking.fallback` is used in place of this module.
+Where there is no flock (Windows), `locking.fallback` is used.
 """
 
 from __future__ import annotations
@@ -49,10 +49,7 @@ class _Tick(BaseException):
 
 
 class Descriptor:
-    """An open file or directory that can be locked; closing it lets the lock go.
-
-    Opening raises `FileNotFoundError`, and never follows a symbolic link at the end of `path` or of its directory.
-    """
+    """An open file or directory that can be locked. No link at the end of `path` or of its directory is followed."""
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
         self.path, self.fd = path, -1

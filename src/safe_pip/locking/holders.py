@@ -1,7 +1,4 @@
-"""Which processes hold a lock, and which of them are ancestors of this process: for messages and for nesting.
-
-Everything comes from /proc/locks and /proc/PID/fdinfo; in another pid namespace holders cannot be seen.
-"""
+"""Which processes hold a lock, as far as /proc/locks and /proc/PID/fdinfo show them: for messages and for nesting."""
 
 import os
 from collections.abc import Collection, Iterator

@@ -114,10 +114,9 @@ class Locker:
         self._scopes: list[Scope] = []
 
     def take(self, scope: Scope, *, alone: bool = False) -> None:
-        """Take all locks of `scope`; wait at most the timeout. If it raises, none of them is held.
+        """Take all locks of `scope`, and unless `alone` those that outer scopes let go. If it raises, it holds none.
 
-        Locks that outer scopes had to let go are taken again too, unless it is to be taken `alone`. Raises
-        `LockTimeout`, `NestingRefused`, `UnusableEnvironment`; `StalePlan` if a reservation of an outer scope was lost.
+        Raises `LockTimeout`, `NestingRefused`, `UnusableEnvironment`; `StalePlan` if an outer reservation was lost.
         """
         budget = WaitBudget(self._waiting, self._timeout)
         late: Request | None = None

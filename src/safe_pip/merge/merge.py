@@ -15,8 +15,7 @@ __all__ = ["MergeRefused", "NeedsPart", "Situation", "merge"]
 def merge(staged: Sequence[tuple[int, Entry, Entry]], going: Collection[str], situation: Situation) -> Plan:
     """Plan how each staged tree (with the number of its part) is merged into the live one while the files `going` go.
 
-    Raises `NeedsPart` if something is staged on another volume than its place, and `MergeRefused` if something is in
-    the way that belongs to no distribution that leaves.
+    Raises `NeedsPart`, and `MergeRefused` if something in the way belongs to no distribution that leaves.
     """
     work = _Merge(Outgoing(going), situation)
     for part, entry, live in staged:

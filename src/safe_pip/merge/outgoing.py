@@ -91,11 +91,8 @@ class Outgoing:
 
 
 def _goes_with_source(name: str, sources: Mapping[str, bool]) -> bool | None:
-    """Whether the source of a bytecode file goes; None if it has none. Of several, the one with the longest name.
-
-    Tags may have dots in them, and so may names of sources: `a.cpython-313-pytest-8.4.1.pyc`.
-    """
-    stem = name.rpartition(".pyc")[0]
+    """Whether the source of a bytecode file goes; None if it has none. Of several, the one with the longest name."""
+    stem = name.rpartition(".pyc")[0]  # tags and sources may have dots: `a.cpython-313-pytest-8.4.1.pyc`
     while stem and stem not in sources:
         stem = stem.rpartition(".")[0]
     return sources[stem] if stem else None

@@ -205,10 +205,7 @@ class Planner:
         return top
 
     def _rank(self, operation: Operation, path: str) -> tuple[int, int]:
-        """When an operation's turn comes: where the metadata of a distribution is, there is all the rest of it.
-
-        What goes into the trees comes before what uses it (scripts), and leaves after it.
-        """
+        """When an operation's turn comes: metadata is there only with all the rest, scripts only with what they use."""
         is_outside = not self.is_in_tree(path)
         is_leaving = operation.kind is Kind.REMOVE
         metadata = _METADATA.search(operation.path)

@@ -94,10 +94,7 @@ def union(first: Entry, second: Entry) -> Entry:
 
 
 def own(staged: Entry, live: str, kept: Collection[str]) -> Iterator[str]:
-    """The paths at which what is staged for the directory `live` would touch what is safe-pip's own.
-
-    `kept` are the trees, and the directories above them: an environment may lie below such a name.
-    """
+    """The paths at which what is staged for `live` would touch safe-pip's own; what is in `kept` is not its own."""
     for name, child in staged.children.items():
         if is_own(name) and (path := join(live, name)) not in kept:
             yield path

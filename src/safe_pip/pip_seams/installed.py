@@ -46,7 +46,7 @@ class Installed:
         """Have pip ask this object from its first question on."""
         SELECT_BACKEND.put(cache(self._backend))
         # Legacy editable installs are looked up along `sys.path`, which is not the environment's any more.
-        EGG_LINK.put(types.SimpleNamespace(path=list(self.transaction.path)))
+        EGG_LINK.put(types.SimpleNamespace(path=[*filter(_may_have_egg_links, self.transaction.path)]))
 
     def _backend(self) -> Any:
         """pip's backend on `importlib.metadata`, which serves every Python, asking this object."""
@@ -156,6 +156,12 @@ class _Asked(UserDict[str, Any]):
     def __getitem__(self, name: str) -> Any:
         self._transaction.asked(name)
         return self.data[name]
+
+
+def _may_have_egg_links(directory: str) -> bool:
+    with suppress(OSError):
+        return any(name.endswith(".egg-link") for name in os.listdir(directory or os.curdir))
+    return True
 
 
 class _KeptFiles(importlib.metadata.PathDistribution):

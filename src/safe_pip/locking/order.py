@@ -23,21 +23,16 @@ class Rank(enum.IntEnum):
 
 
 class Request(NamedTuple):
-    """What to lock: `path`, queueing at `gate` if there is one; messages call it `shown`.
-
-    `also` is a file that is locked in the same mode before the gate is let go: other hosts see no lock on a directory
-    of a file server. `needs_writing`: the filesystem grants an exclusive lock only on a writable descriptor.
-    `optional`: where the filesystem has no locks to give, the step, which only reads or builds, goes on without.
-    """
+    """What to lock: `path`, queueing at `gate` if there is one; messages call it `shown`."""
 
     rank: Rank
     path: Path
     exclusive: bool
     shown: Path
     gate: Path | None = None
-    also: Path | None = None
-    needs_writing: bool = False
-    optional: bool = False
+    also: Path | None = None  # a file locked before the gate is let go: other hosts see no lock on a directory
+    needs_writing: bool = False  # the filesystem grants an exclusive lock only on a writable descriptor
+    optional: bool = False  # where there are no locks to give, the step, which only reads or builds, goes on without
 
 
 def environment_lock(tree: Path, *, exclusive: bool) -> Request:

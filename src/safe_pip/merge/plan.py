@@ -83,41 +83,29 @@ class Listed(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a commit does, in this order, and what has to be true for it.
-
-    `adds`: every operation creates a path, and none hides a module or makes a package of a namespace. `links`: to be
-    made in the stage first. `overwritten`: files of other owners, or of none, that are replaced. `entered`: path,
-    device and inode of each directory in which something is changed; `moved`: each that leaves its place, and all below
-    it. `same_second`: staged sources and the mtime of the live ones that they replace in the same second.
-    """
+    """What a commit does, in this order, and what has to be true for it."""
 
     operations: tuple[Operation, ...]
     roots: tuple[str, ...]
-    adds: bool
-    links: tuple[Link, ...]
-    overwritten: tuple[str, ...]
-    entered: tuple[tuple[str, int, int], ...]
-    moved: tuple["Listed", ...]
-    same_second: tuple[tuple[str, int], ...]
+    adds: bool  # every operation creates a path, and none hides a module or makes a package of a namespace
+    links: tuple[Link, ...]  # to be made in the stage first
+    overwritten: tuple[str, ...]  # files of other owners, or of none, that are replaced
+    entered: tuple[tuple[str, int, int], ...]  # path, device, inode of each directory in which something is changed
+    moved: tuple["Listed", ...]  # each directory that leaves its place, and all below it
+    same_second: tuple[tuple[str, int], ...]  # staged sources, and the mtime of live ones replaced in that second
 
 
 class Journal(NamedTuple):
-    """A plan as it stands in the journal, with where it belongs.
+    """A plan as it stands in the journal, with where it belongs."""
 
-    `identifier` names the transaction, `home` the tree whose state directory holds the journal. The commit locks of
-    `trees` and the locks of the shared `directories` protect what is changed. Everything lies below `roots`, which are
-    absolute and without symbolic links. `parts` are the private directories `<directory>/.safe-pip/<identifier>`, one
-    for each filesystem, the first one in `home`. `identity` is device and inode of `home`, whose path may change.
-    """
-
-    identifier: str
-    home: str
-    trees: tuple[str, ...]
+    identifier: str  # of the transaction
+    home: str  # the tree whose state directory holds the journal
+    trees: tuple[str, ...]  # their commit locks, and the locks of `directories`, protect what is changed
     directories: tuple[str, ...]
-    roots: tuple[str, ...]
-    parts: tuple[str, ...]
+    roots: tuple[str, ...]  # absolute, without symbolic links; everything lies below them
+    parts: tuple[str, ...]  # private, `<directory>/.safe-pip/<identifier>`: one a filesystem, the first one in `home`
     operations: tuple[Operation, ...]
-    identity: tuple[int, int] = (0, 0)
+    identity: tuple[int, int] = (0, 0)  # device and inode of `home`, whose path may change
 
     def path(self, operation: Operation) -> str:
         """The absolute path of the operation's place in the target."""
@@ -125,26 +113,17 @@ class Journal(NamedTuple):
 
 
 class Removal(NamedTuple):
-    """The files of a distribution that is uninstalled or replaced, as pip lists them; of an egg, its directory.
-
-    The paths are absolute, their parents resolved; `tree` holds the metadata. `edits` is the new content of files that
-    lose only some of their lines (`easy-install.pth`).
-    """
+    """The files of a distribution that is uninstalled or replaced, as pip lists them; of an egg, its directory."""
 
     project: str
-    tree: Path
-    files: frozenset[str]
-    edits: Mapping[str, bytes] = MappingProxyType({})
+    tree: Path  # holds the metadata
+    files: frozenset[str]  # absolute, their parents resolved
+    edits: Mapping[str, bytes] = MappingProxyType({})  # new content of files that lose some lines (`easy-install.pth`)
 
 
 class ExactTree(NamedTuple):
-    """How a tree is put in, or taken out, as it is: with empty directories, and directories that are read-only.
+    """How a tree is put in, or taken out, as it is: with empty directories, and directories that are read-only."""
 
-    `modes` has the final permissions and time of each directory in the stage, where its owner may write in it. `opened`
-    are read-only live directories in which something may be changed; `made` those that may go with what is in them,
-    None for any that is left empty.
-    """
-
-    modes: Mapping[str, Seen]
-    opened: Collection[str]
-    made: Collection[str] | None = None
+    modes: Mapping[str, Seen]  # final permissions and time of each directory in the stage, where its owner may write
+    opened: Collection[str]  # read-only live directories in which something may be changed
+    made: Collection[str] | None = None  # directories that may go with what is in them; None: any that is left empty

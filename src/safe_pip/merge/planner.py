@@ -24,25 +24,18 @@ class NeedsPart(Exception):
 
 
 class Situation(NamedTuple):
-    """What a merge has to know beside the trees. All paths are absolute, with no symbolic link in them.
+    """What a merge has to know beside the trees. All paths are absolute, with no symbolic link in them."""
 
-    `roots`: nothing outside all of them is changed. `trees`: they hold distributions. `parts`: the number of the
-    private directory on each volume. `entered`: directories that the filesystem refused to move as a whole.
-    `can_exchange`: the parts that can. `uid`: the user that commits. `foreign`: whether a path is in the RECORD of a
-    distribution that stays. `order`: names of the new metadata directories, dependencies first. `read`: the state of a
-    file. `exactly`: None for distributions.
-    """
-
-    roots: tuple[str, ...]
-    trees: tuple[str, ...]
-    parts: Mapping[Volume, int]
-    entered: frozenset[str]
-    can_exchange: frozenset[int]
-    uid: int
-    foreign: Callable[[str], bool]
-    order: tuple[str, ...] = ()
-    read: Callable[[str], Seen] = seen_at
-    exactly: ExactTree | None = None
+    roots: tuple[str, ...]  # nothing outside all of them is changed
+    trees: tuple[str, ...]  # they hold distributions
+    parts: Mapping[Volume, int]  # the number of the private directory on each volume
+    entered: frozenset[str]  # directories that the filesystem refused to move as a whole
+    can_exchange: frozenset[int]  # the parts that can
+    uid: int  # the user that commits
+    foreign: Callable[[str], bool]  # whether a path is in the RECORD of a distribution that stays
+    order: tuple[str, ...] = ()  # names of the new metadata directories, dependencies first
+    read: Callable[[str], Seen] = seen_at  # the state of a file
+    exactly: ExactTree | None = None  # None for distributions
 
 
 class Planner:

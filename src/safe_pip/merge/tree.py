@@ -15,25 +15,19 @@ from safe_pip.records import is_own
 
 
 class Entry(NamedTuple):
-    """What one name stands for; all but the kind is about directories.
-
-    `entries` is None for a directory that was not looked into; with `is_whole` they are all that is in it. A symbolic
-    link to a directory that something is staged into is that directory, with the link's text as `target`. `path` is
-    absolute with no link in it. `inside` is the volume that holds what is in it. `states` has the files in a staged
-    one, but for bytecode that importers may write anew.
-    """
+    """What one name stands for: a kind and, of a directory (or a link to one that is staged into), what is in it."""
 
     mode: int
-    path: str = ""
-    entries: "dict[str, Entry] | None" = None
-    is_whole: bool = True
-    target: str = ""
+    path: str = ""  # absolute, with no link in it
+    entries: "dict[str, Entry] | None" = None  # None for a directory that was not looked into
+    is_whole: bool = True  # whether the entries are all that is in it
+    target: str = ""  # the text of the link whose place it has
     uid: int = 0
     is_writable: bool = True
     inode: int = 0
     ctime_ns: int = 0
-    inside: Volume = (0, 0)
-    states: Mapping[str, os.stat_result] = {}
+    inside: Volume = (0, 0)  # what is in it lies there
+    states: Mapping[str, os.stat_result] = {}  # of staged files, but for bytecode that importers may write anew
 
     @property
     def is_directory(self) -> bool:

@@ -165,10 +165,7 @@ def _may_have_egg_links(directory: str) -> bool:
 
 
 class _KeptFiles(importlib.metadata.PathDistribution):
-    """A distribution whose small files were read with the snapshot; what is read later is checked to be as it was then.
-
-    A file that could not be read fails again when pip asks for it.
-    """
+    """A distribution whose small files were read with the snapshot; one that could not be read is tried again."""
 
     def __init__(self, inner: Any, project: str, transaction: Transaction) -> None:
         super().__init__(inner._path)

@@ -91,10 +91,7 @@ def _attach(transaction: Transaction) -> None:
             authorities.close()
 
     def request(original: Any, session: Any, *args: Any, **kw: Any) -> Any:
-        """Read the certificates and find the user agent for the first request: most installs from files make none.
-
-        The certificates take as long as importing a tenth of pip. For the user agent pip starts programs (rustc).
-        """
+        """Read the certificates, and start programs (rustc) for the user agent, no earlier than for a request."""
         nonlocal is_asked
         is_asked = True
         authorities.close()

@@ -78,8 +78,10 @@ def move_over(source: Directory, name: str, destination: Directory, new_name: st
     """Rename over a file: readers find the old file or the new one. The old name goes, also if both were one file."""
     with Changing("move_over", destination.join(new_name), source.join(name)):
         os.replace(source.at(name), destination.at(new_name), src_dir_fd=source.fd, dst_dir_fd=destination.fd)
-        if source.exists(name) and (source.identity, name) != (destination.identity, new_name):  # links to one file
-            os.unlink(source.at(name), dir_fd=source.fd)
+        if (source.identity, name) != (destination.identity, new_name):
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(source.stat(name), destination.stat(new_name)):  # they were links to one file
+                    os.unlink(source.at(name), dir_fd=source.fd)
 
 
 def exchange(one: Directory, name: str, other: Directory, other_name: str) -> None:

@@ -206,6 +206,22 @@ def test_a_file_is_moved_over_a_file_or_a_link(path: Path, place: fs.Directory, 
     assert (path / "directory" / "inner").exists()
 
 
+def test_what_comes_to_the_old_name_at_once_stays(
+    path: Path, place: fs.Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def replaced(*names: str, **more: int) -> None:
+        replace(*names, **more)
+        (path / names[0]).mkdir() if names[0] == "directory" else (path / names[0]).touch()
+
+    monkeypatch.setattr(os, "replace", replaced)
+    for name in ("file", "directory"):
+        fs.move_over(place, name, place, "new" + name)
+        assert place.exists(name)
+        assert place.exists("new" + name)
+
+
 def test_a_file_is_not_moved_over_a_directory(path: Path, place: fs.Directory) -> None:
     before = listing(path)
     with pytest.raises(IsADirectoryError):

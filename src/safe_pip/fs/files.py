@@ -49,10 +49,7 @@ def write_all(fd: int, content: bytes) -> None:
 
 
 def link(source: Directory, name: str, destination: Directory, new_name: str) -> None:
-    """Make `new_name` a hard link of a file or of a symbolic link itself; a copy where links are refused.
-
-    Raises `FileExistsError` if the new name is taken. After a crash a part of a copy may exist.
-    """
+    """Make a hard link of a file or a link itself, or a `copy` where links are refused; or `FileExistsError`."""
     fds = {} if sys.platform == "win32" else {"src_dir_fd": source.fd, "dst_dir_fd": destination.fd}
     try:
         with Changing("link", destination.join(new_name), source.join(name)):

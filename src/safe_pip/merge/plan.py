@@ -28,15 +28,11 @@ class Kind(enum.Enum):
 
 
 class Seen(NamedTuple):
-    """What is, or was, at a path: enough to tell it from what another program puts there.
-
-    `mode`, `size` (bytes) and `mtime_ns` as lstat(2) gives them. Directories change while they are used: their `size`
-    is 0, and so is their `mtime_ns` except in the `new` of a `SEAL`.
-    """
+    """What lstat(2) says, or said, of a path: enough to tell it from what another program puts there."""
 
     mode: int
-    size: int
-    mtime_ns: int
+    size: int  # 0 for a directory: it changes while it is used
+    mtime_ns: int  # 0 for a directory, except in the `new` of a `SEAL`
 
     @classmethod
     def of(cls, status: os.stat_result) -> "Seen":
@@ -45,23 +41,18 @@ class Seen(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """One step of a commit: `path` below `roots[root]` of the plan, with S and T below `parts[part]`.
-
-    `staged` is below the part's `stage/`, `trash` a name in its `trash/`; each is empty where the kind has none. `old`
-    is there before and `new` after, None for nothing. `known` lists the files in a directory that leaves its place
-    (relative to it) that may be deleted with it. `proof` identifies what a new directory holds.
-    """
+    """One step of a commit: `path` below `roots[root]` of the plan, with S and T below `parts[part]`."""
 
     kind: Kind
     root: int
     path: str
     part: int = 0
-    staged: str = ""
-    trash: str = ""
-    old: Seen | None = None
-    new: Seen | None = None
-    known: tuple[str, ...] = ()
-    proof: str = ""
+    staged: str = ""  # below the part's `stage/`; empty where the kind has none
+    trash: str = ""  # a name in the part's `trash/`; empty where the kind has none
+    old: Seen | None = None  # what is there before; None for nothing
+    new: Seen | None = None  # what is there after; None for nothing
+    known: tuple[str, ...] = ()  # files in a directory that leaves its place, relative to it, to be deleted with it
+    proof: str = ""  # identifies what a new directory holds
 
 
 class Link(NamedTuple):

@@ -103,10 +103,7 @@ def is_below_own(path: str, kept: Collection[str]) -> bool:
 
 
 def hides(new: Collection[str], there: Iterable[str]) -> bool:
-    """Whether an import could find another module than before, once a directory with the names `there` has `new` too.
-
-    A package is found before an extension module, and that before a source: `x/`, `x.abi3.so`, `x.py`.
-    """
+    """Whether an import could find another module, once a directory with the names `there` has `new` too."""
     modules = {name.partition(".")[0] for name in new if _is_module(name)}
     return any(name.partition(".")[0] in modules and name not in new and _is_module(name) for name in there)
 

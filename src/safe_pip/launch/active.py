@@ -52,12 +52,9 @@ def is_tool() -> bool:
         return True
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     # A pex without an environment has each wheel in a directory; `uvx` makes an environment in uv's cache.
-    return os.path.dirname(package).endswith(".whl") or _is_in_uvs_cache(os.path.dirname(os.path.realpath(sys.prefix)))
-
-
-def _is_in_uvs_cache(bucket: str) -> bool:
-    tag = os.path.join(os.path.dirname(bucket), "CACHEDIR.TAG")
-    return os.path.basename(bucket).startswith("archive-v") and os.path.exists(tag)
+    cache, bucket = os.path.split(os.path.dirname(os.path.realpath(sys.prefix)))
+    is_in_cache = bucket.startswith("archive-v") and os.path.exists(os.path.join(cache, "CACHEDIR.TAG"))
+    return os.path.dirname(package).endswith(".whl") or is_in_cache
 
 
 def _candidates(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:

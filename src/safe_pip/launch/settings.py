@@ -41,7 +41,7 @@ class Settings(NamedTuple):
 
 
 def seconds(text: str, source: str) -> float:
-    """A time, 0 or more seconds; raises `UsageError`, which names the `source` of the text."""
+    """A time, 0 or more seconds; or `UsageError`, which names the `source` of the text."""
     with suppress(ValueError):
         if 0 <= (value := float(text)) <= 10**9:
             return value

@@ -98,10 +98,7 @@ class Entries(NamedTuple):
 
 
 def hold(place: Path, *, exclusive: bool = False) -> flock.Descriptor:
-    """Lock what is at `place` without waiting, for as long as the descriptor is open.
-
-    Raises `BlockingIOError` for another process, `FileNotFoundError`, `UnusableEnvironment` if it cannot be locked.
-    """
+    """Lock what is at `place` now, or `BlockingIOError`, `FileNotFoundError`, `UnusableEnvironment` if it cannot be."""
     if not flock.supported:
         raise UnusableEnvironment(f"`{place}` cannot be locked on this system")
     descriptor = flock.Descriptor(place)

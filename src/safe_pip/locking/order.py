@@ -52,10 +52,7 @@ def commit_lock(tree: Path, *, exclusive: bool) -> Request:
 
 
 def mutex(directory: Path) -> Request:
-    """The mutex of a directory in which one process at a time writes. Taken exclusively only, it needs no gate.
-
-    In a source tree it locks a file that stays during a build: the directory itself may be on a path of Python.
-    """
+    """The mutex of a directory in which one process at a time writes; in a source tree, of a file that stays."""
     on_network = state_directory.is_on_network(directory)
     marks = (os.path.realpath(directory / name) for name in SOURCE_MARKS)
     mark = next((mark for mark in marks if os.access(mark, os.W_OK if on_network else os.R_OK)), directory)

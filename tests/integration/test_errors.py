@@ -162,7 +162,9 @@ def test_a_damaged_distribution_is_reported_as_pip_reports_it_and_holds_up_nothi
             assert "Run `safe-pip doctor --repair`" in ours.stderr
             continue
         # `freeze` leaves safe-pip out, as it leaves pip out.
-        lines = [line for line in pip.stdout.splitlines() if args != ("freeze",) or not line.startswith("safe-pip ")]
+        lines = [
+            line for line in pip.stdout.splitlines() if args != ("freeze",) or not line.startswith("parallel-safe-pip ")
+        ]
         assert (ours.returncode, ours.stdout.splitlines()) == (pip.returncode, lines), ours.stderr
         if "Traceback" not in pip.stderr:
             assert "Traceback" not in ours.stderr

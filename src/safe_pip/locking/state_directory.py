@@ -7,6 +7,7 @@ renames it into place. No symbolic link is used, and no directory of a user who 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
@@ -112,10 +113,12 @@ def _make_aside(tree: Path) -> bool:
             _give_access(opened, aside, opened, 0o6777)
             fs.move_over(opened, aside, opened, NAME)
             return True
-        except OSError:
-            if not exists(tree):
-                raise
-            return False  # another process was first
+        except OSError as error:
+            if exists(tree):
+                return False  # another process was first
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # it was, and its directory has gone again
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), NAME) from error
+            raise
         finally:
             with contextlib.suppress(OSError):
                 fs.remove_below(opened, aside)

@@ -1,5 +1,6 @@
 """The state directory: complete or absent, with the access rights of the tree, and made only by permitted users."""
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -118,6 +119,18 @@ def test_a_tree_that_is_read_only_is_not_writable(tmp_path: Path, monkeypatch: p
     with pytest.raises(UnusableEnvironment, match="is not writable") as caught:
         state_directory.make(tmp_path)
     assert caught.value.exit_status == 78
+
+
+def test_one_that_another_process_made_and_removed_meanwhile_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_empty(*args: object) -> None:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+    monkeypatch.setattr(fs, "move_over", not_empty)
+    with pytest.raises(FileNotFoundError):
+        state_directory.make(tmp_path)
+    assert os.listdir(tmp_path) == []
 
 
 def test_it_is_removed_though_another_process_makes_a_lock_file_in_it(

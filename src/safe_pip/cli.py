@@ -155,10 +155,11 @@ def _run_pip(line: CommandLine, chosen: Settings, attempt: Attempt) -> int:
     is_free = line.is_about_pip or not line.command or not {"-h", "--help"}.isdisjoint(line.rest)
     if not is_free and not line.is_python_named:
         python, told = active.environment(os.environ, line.command or "")
-        if told and not line.is_quiet:
+        if told and not line.is_quiet and attempt.number == 1 and not attempt.is_fallback:
             say(told)
         if python is not None:
-            line = line._replace(for_pip=("--python", python, *line.for_pip))
+            options = {**line.options, "--python": python}
+            line = line._replace(for_pip=("--python", python, *line.for_pip), options=options)
             path = ()  # Nothing is read or locked where a tool of its own lies.
     transaction = Transaction(
         partial(
@@ -231,7 +232,7 @@ def _fall_back(line: CommandLine, attempt: Attempt, reason: str) -> NoReturn:
 def _fallback_target(line: CommandLine) -> Target | None:
     from safe_pip.pip_seams.named_target import named_target
 
-    if line.is_about_pip or not {"-h", "--help"}.isdisjoint(line.rest):
+    if line.is_about_pip or "--python" in line.options or not {"-h", "--help"}.isdisjoint(line.rest):
         return None
     configured = settings.of_install(os.environ, isolated="--isolated" in line.options)
     return named_target(isolation.environment_path, line.command, line.rest, configured)

@@ -7,7 +7,7 @@ import pytest
 from safe_pip import cli
 from safe_pip.cli import CommandLine
 from safe_pip.errors import UsageError
-from safe_pip.launch import frozen_pip, isolation
+from safe_pip.launch import active, frozen_pip, isolation
 from safe_pip.launch.restart import Attempt
 from safe_pip.launch.settings import Settings
 
@@ -99,3 +99,29 @@ def test_a_command_that_safe_pip_was_replaced_under_tells_the_next_attempt_what_
         cli._run_pip(CommandLine.parse(["install", "six"]), Settings(), Attempt())
     (attempt,) = begun
     assert (attempt["number"], attempt["inputs"], attempt["answered"]) == (2, {"/dev/stdin": "six"}, ["six"])
+
+
+@pytest.mark.parametrize(("number", "is_fallback"), [(1, False), (2, False), (1, True)])
+def test_the_chosen_environment_is_said_once_and_counts_as_named(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], number: int, is_fallback: bool
+) -> None:
+    ran, transaction, attempt = list[CommandLine](), MagicMock(), Attempt()
+    attempt.number, attempt.is_fallback = number, is_fallback
+
+    def run(line: CommandLine, *args: object) -> int:
+        ran.append(line)
+        return 0
+
+    monkeypatch.setattr(active, "environment", lambda environ, command: ("/venv", "using `/venv`"))
+    monkeypatch.setattr(cli, "Transaction", transaction)
+    monkeypatch.setattr(cli, "_run_seams", run)
+    monkeypatch.setattr(cli, "_run_unchanged", run)
+    monkeypatch.setattr(frozen_pip, "freeze", MagicMock())
+    assert cli._run_pip(CommandLine.parse(["install", "six"]), Settings(), attempt) == 0
+    assert (capfd.readouterr().err == "safe-pip: using `/venv`\n") == (number == 1 and not is_fallback)
+    (line,) = ran
+    assert line.for_pip == ("--python", "/venv", "install", "six")
+    assert line.options["--python"] == "/venv", "plain pip must not be started for it without a lock"
+    assert transaction.call_args.args[1] == ()
+    if is_fallback:  # nothing is locked where safe-pip itself lies
+        transaction.return_value.environment.exclusively.assert_called_once_with(None)

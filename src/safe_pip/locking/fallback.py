@@ -1,6 +1,6 @@
 """Where there is no flock (Windows): one exclusive lock for a whole command, by `filelock`. Untested on Windows.
 
-Readers hold it too: for a user who cannot write a tree the command fails. `filelock` is imported when a lock is taken.
+Readers hold it too: a user that cannot write a tree cannot read it. `filelock` is imported when a lock is taken.
 """
 
 from __future__ import annotations

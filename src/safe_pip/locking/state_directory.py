@@ -1,7 +1,7 @@
 """The state directory `.safe-pip` of a tree: the lock files, and which users it is accepted from.
 
 It is complete or absent: the first writer makes it under a name that cannot be guessed, with the lock files in it, and
-renames it into place. No symbolic link is used, and no directory of a user who has no say in the tree.
+renames it into place. A symbolic link is refused, and so is a directory of a user that may not change the tree.
 """
 
 from __future__ import annotations

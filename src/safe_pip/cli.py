@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Collection
 from functools import partial
+from itertools import takewhile
 from typing import NamedTuple, NoReturn
 
 from safe_pip import __version__, fs
@@ -42,6 +43,9 @@ _FLAGS = frozenset(
 )
 """pip's general options that take no value."""
 
+_HOW_MUCH = ("-q", "-qq", "-qqq", "--quiet", "-v", "-vv", "-vvv", "--verbose")
+"""Those that every verb of ours takes, too."""
+
 _LONG = {"-v": "--verbose", "-V": "--version", "-h": "--help"}
 
 
@@ -55,12 +59,11 @@ class CommandLine(NamedTuple):
 
     @property
     def is_verbose(self) -> bool:
-        return "--verbose" in self.options or not {"-v", "-vv", "-vvv", "--verbose"}.isdisjoint(self.rest)
+        return "--verbose" in self.options or not {*_HOW_MUCH[4:]}.isdisjoint(self.rest)
 
     @property
     def is_quiet(self) -> bool:
-        quiet = ("-q", "-qq", "-qqq", "--quiet")
-        return not {*quiet}.isdisjoint((*self.options, *self.rest))
+        return not {*_HOW_MUCH[:4]}.isdisjoint((*self.options, *self.rest))
 
     @property
     def is_python_named(self) -> bool:
@@ -140,8 +143,10 @@ def _run_verb(line: CommandLine, verb: str, rest: tuple[str, ...], chosen: Setti
 
     gc.enable()
     python = line.options.get("--python") or (None if verb == "venv" else os.environ.get("PIP_PYTHON"))
+    before = takewhile(lambda word: word != verb, line.for_pip)
+    how_much = [word for word in before if word in _HOW_MUCH]
     try:
-        return options.run(verb, list(rest), chosen, Reporter(quiet=line.is_quiet), python)
+        return options.run(verb, [*how_much, *rest], chosen, python=python)
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise UnusableEnvironment(f"`{error.filename}` cannot be used: {error.strerror}") from error

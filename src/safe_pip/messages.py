@@ -64,6 +64,13 @@ def output(text: str = "") -> OSError | None:
     return None
 
 
+def count(number: int, noun: str) -> str:
+    """The number with its noun, `noun` being that of one: `1 file`, `2 directories`."""
+    if number != 1:
+        noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number} {noun}"
+
+
 class Reporter:
     """Tells the user which lock is waited for, which processes are in the way, and for how long (`Waiting`).
 

@@ -6,6 +6,7 @@ import pytest
 
 from safe_pip import cli
 from safe_pip.cli import CommandLine
+from safe_pip.commands import options
 from safe_pip.errors import UsageError
 from safe_pip.launch import active, frozen_pip, isolation
 from safe_pip.launch.restart import Attempt
@@ -58,6 +59,14 @@ def test_an_option_before_the_command_that_there_is_not_is_refused_with_what_was
     with pytest.raises(UsageError) as caught:
         CommandLine.parse(argv).check()
     assert str(caught.value) == f"no such option: {said}"
+
+
+def test_how_much_is_said_stands_before_or_behind_a_verb_and_of_run_not_in_its_command(monkeypatch):
+    given = []
+    monkeypatch.setattr(options, "run", lambda verb, words, *rest, **more: given.append((verb, words)) or 0)
+    for words in (["-q", "--isolated", "-vv", "run", "make", "-q"], ["status", "-q"], ["help", "run"]):
+        assert cli.main(words) == 0
+    assert given == [("run", ["-q", "-vv", "make", "-q"]), ("status", ["-q"]), ("run", ["--help"])]
 
 
 def test_options_of_pip_are_left_to_pip():

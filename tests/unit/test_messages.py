@@ -103,3 +103,8 @@ def test_elsewhere_it_is_told_more_and_more_rarely(
     monkeypatch.setattr("time.monotonic", lambda: 100.0 + passed)
     budget.tell(wait(passed))
     assert budget.next_message == 100.0 + passed + later
+
+
+def test_a_number_stands_with_the_singular_or_the_plural_of_its_noun() -> None:
+    assert [messages.count(number, "file") for number in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
+    assert [messages.count(number, "directory") for number in (1, 3)] == ["1 directory", "3 directories"]

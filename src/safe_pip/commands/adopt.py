@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import sysconfig
 from functools import partial
@@ -14,6 +15,7 @@ from safe_pip.commands.options import Namespace, tell
 from safe_pip.environment.environment import PACKAGES, Target
 from safe_pip.errors import StalePlan, UnusableEnvironment
 from safe_pip.launch import adoption
+from safe_pip.launch.frozen_pip import find_pip
 from safe_pip.locking import order, state_directory
 from safe_pip.merge.plan import Removal
 
@@ -28,12 +30,26 @@ def main(options: Namespace, context: Context) -> int:
     for tree in trees if is_adopted else ():
         check(place, tree)
     for tree in trees:
-        name, found = f"`{order.shown_name(tree)}`", until_current(partial(change, place, tree, is_adopted=is_adopted))
-        if is_adopted:
-            tell(f"{name} is adopted already" if found is None else f"Adopted {name}: {found.told()}")
-        else:
-            tell(f"{name} was not adopted" if found is None else f"{name}: `pip` is pip again")
+        attempt = partial(change, place, tree, is_adopted=is_adopted, is_trial=options.dry_run)
+        told = _told(tree, until_current(attempt), options)
+        if not options.quiet:
+            tell(told)
     return 0
+
+
+def _told(tree: Path, changed: adoption.Adoption | None, options: Namespace) -> str:
+    """What was done, or would be: which pip is replaced by which, and where both are."""
+    name, pip = f"`{order.shown_name(tree)}`", find_pip([str(tree)])
+    plain, place = (f"pip {pip.version}", f"\n  pip: {pip.site / 'pip'}") if pip is not None else ("no pip", "")
+    if options.verb == "unadopt":
+        then = "would be" if options.dry_run else "is"
+        return f"{name} was not adopted" if changed is None else f"{name}: `pip` {then} {plain} again{place}"
+    if changed is None:
+        return f"{name} is adopted already"
+    found = re.search(r'__version__ = "(.+)"', (changed.home / "__init__.py").read_text(encoding="utf-8"))
+    what, then = ("Would adopt", "would be") if options.dry_run else ("Adopted", "is now")
+    said = f"{what} {name}: `pip` {then} safe-pip {found[1] if found else ''} in place of {plain}"
+    return f"{said}{place}\n  safe-pip: {changed.home}"
 
 
 def check(place: Place, tree: Path) -> None:
@@ -52,8 +68,11 @@ def check(place: Place, tree: Path) -> None:
             )
 
 
-def change(place: Place, tree: Path, *, is_adopted: bool) -> adoption.Adoption | None:
-    """Adopt the environment of `tree`, or take that back. Returns None if it was so before. Raises `StalePlan`."""
+def change(place: Place, tree: Path, *, is_adopted: bool, is_trial: bool = False) -> adoption.Adoption | None:
+    """Adopt the environment of `tree`, or take that back, but not if that is a trial.
+
+    Returns None if it was so before. Raises `StalePlan`.
+    """
     wanted = adoption.wanted(tree)
     files, before = wanted.content() if is_adopted else {}, adoption.contents(tree)
     if (before.items() >= files.items()) if is_adopted else not before:
@@ -61,6 +80,8 @@ def change(place: Place, tree: Path, *, is_adopted: bool) -> adoption.Adoption |
     for name in files:
         if name not in before and os.path.lexists(tree / name):
             raise UnusableEnvironment(f"`{tree / name}` was not made by safe-pip", hint="Remove it, then try again")
+    if is_trial:
+        return wanted
     # A command that makes `.safe-pip` removes it if it is free afterwards: unadopted, all is as it was.
     target = Target((tree,), stateless_trees=() if state_directory.exists(tree) else (tree,))
     transaction = place.context.transaction([*map(str, place.trees)])

@@ -16,7 +16,7 @@ from safe_pip.errors import LockTimeout, UsageError
 from safe_pip.launch import active
 from safe_pip.launch.settings import OPTIONS, Setting, Settings, suggestion
 from safe_pip.locking.waiting import Waiting
-from safe_pip.messages import output, say
+from safe_pip.messages import Reporter, output, say
 
 
 def text(value: str) -> str:
@@ -50,6 +50,12 @@ def env(more: str = "") -> Option:
 
 
 JSON = flag("--json", help="print one JSON document")
+DRY_RUN = flag("-n", "--dry-run", help="say what would be done, and change nothing")
+HOW_MUCH: tuple[Option, ...] = (
+    (("-q", "--quiet"), {"action": "count", "help": "Do not say what was changed or waited for; `-qq`: no warnings."}),
+    (("-v", "--verbose"), {"action": "count", "help": "Say more."}),
+)
+"""Options of every verb: how much it says."""
 
 
 class Verb(NamedTuple):
@@ -73,14 +79,14 @@ are. It starts the safe-pip that is installed there, or else the one that you ru
 that is uninstalled or moved, pip is plain pip again, and says so. If it is damaged, pip refuses to run, with status 78,
 and says what to do.
 """,
-        (env(),),
+        (env(), DRY_RUN),
     ),
     "unadopt": Verb(
         """\
 Take `safe-pip adopt` back: `pip` and `python -m pip` of the environment are what they were, byte for byte. The command
 waits until no build, and no command under `safe-pip run`, uses the environment.
 """,
-        (env(),),
+        (env(), DRY_RUN),
     ),
     "doctor": Verb(
         """\
@@ -93,7 +99,7 @@ what it has of the rest is put aside in `.safe-pip/kept-...`, never deleted. The
 directories and leftovers are removed, but no leftover that is all there is of a project. At last `--repair` prints what
 is left, and the command that reinstalls damaged distributions in their recorded version, from where they came from.
 """,
-        (flag("--repair", help="repair what can be repaired"), env(", or a --target directory"), JSON),
+        (flag("--repair", help="repair what can be repaired"), DRY_RUN, env(", or a --target directory"), JSON),
         "The exit status is 0 if the environment is sound, 1 if anything but notes was found.",
     ),
     "merge": Verb(
@@ -122,6 +128,7 @@ another version is upgraded: its old files go. `__pycache__` and `.safe-pip` are
             ),
             value("--manifest", metavar="FILE", help="list what was put where, for `safe-pip unmerge FILE`"),
             flag("--move", help="delete what was staged once it is in its place; on one filesystem nothing is copied"),
+            DRY_RUN,
             JSON,
         ),
         "The exit status is 0; 1 if something is in the way, as with `--on-conflict=fail`: nothing was changed.",
@@ -135,7 +142,7 @@ bytecode made of it, and the directories that the merge made and that are empty 
 was changed since, that belongs to a distribution that came later, or that would be reached through a symbolic link.
 What was there before the merge stays. At the end the manifest is deleted. The exit status is 0; 1 if MANIFEST is none.
 """,
-        (value("manifest", metavar="MANIFEST", help="what `safe-pip merge --manifest` wrote"), JSON),
+        (value("manifest", metavar="MANIFEST", help="what `safe-pip merge --manifest` wrote"), DRY_RUN, JSON),
     ),
     "run": Verb(
         VERBS["run"],
@@ -194,6 +201,7 @@ that does not work is refused, unless it is to be cleared. A directory with anyt
                 for name in ("--system-site-packages", "--without-pip", "--copies", "--symlinks")
             ),
             value("--prompt", type=str, help="passed on to `venv`"),
+            DRY_RUN,
         ),
         """\
 The exit status is pip's with `-r`; else 0 if the environment exists; 1 if the Python could not make it, or the existing
@@ -232,6 +240,8 @@ def parser(verb: str) -> argparse.ArgumentParser:
     for names, facts in options:
         groups.get(names[0], made).add_argument(*names, **facts)
     general = made.add_argument_group("safe-pip options", argument_default=argparse.SUPPRESS)
+    for names, facts in HOW_MUCH:
+        general.add_argument(*names, default=0, **facts)
     for name, each in OPTIONS.items():
         if each.option:
             general.add_argument(name, help=each.help, type=_valued(each, name), metavar=each.option)
@@ -255,7 +265,15 @@ def tell(text: str) -> bool:
     return error is None or isinstance(error, BrokenPipeError)
 
 
-def run(verb: str, args: list[str], settings: Settings, waiting: Waiting, python: str | None = None) -> int:
+def warn(options: Namespace, text: str) -> None:
+    """Say that something is not as the user may expect; not with `-qq`."""
+    if options.quiet < 2:
+        say(f"warning: {text}")
+
+
+def run(
+    verb: str, args: list[str], settings: Settings, waiting: Waiting | None = None, python: str | None = None
+) -> int:
     """Run a verb, or print its help; on return the exit status. `python` is what `--python` before the verb says."""
     made = parser(verb)
     made.set_defaults(**{"python" if verb == "venv" else "env": python})
@@ -269,8 +287,9 @@ def run(verb: str, args: list[str], settings: Settings, waiting: Waiting, python
     is_named = getattr(options, "into", None) or getattr(options, "lock_dir", None)
     if getattr(options, "env", "") is None and not is_named:
         options.env, told = active.environment(os.environ)
-        if told:
+        if told and not options.quiet:
             say(told)
     given = {each.name: getattr(options, each.name) for each in OPTIONS.values() if hasattr(options, each.name)}
     settings = settings._replace(**given)
+    waiting = waiting or Reporter(verbose=options.verbose > 0, quiet=options.quiet > 0)
     return int(importlib.import_module(MODULES[verb]).main(options, Context(settings, waiting)))

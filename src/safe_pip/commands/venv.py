@@ -24,7 +24,7 @@ from pathlib import Path
 
 from safe_pip import fs
 from safe_pip.commands.environments import MISLEADING, Context, Interpreter, python_of, scripts_below, trees_of
-from safe_pip.commands.options import Namespace
+from safe_pip.commands.options import Namespace, tell
 from safe_pip.environment.change import Terms
 from safe_pip.environment.environment import Target
 from safe_pip.environment.transaction import Transaction
@@ -258,6 +258,13 @@ def main(options: Namespace, context: Context) -> int:
         if "://" not in name and not os.path.exists(name):
             raise UsageError(f"there is no requirements file `{name}`")
     command = _Command(options, context)
+    if options.dry_run:
+        said = command.foresee()
+        if not options.quiet:
+            tell(said)
+        # Into an environment that is yet to be made, pip cannot say what it would install.
+        is_kept = command.exists() and not options.clear
+        return _install(options, context) if options.requirements and is_kept else 0
     try:
         while not command.is_complete():
             _ = command.chosen  # before a lock is taken
@@ -289,6 +296,17 @@ class _Command:
         for tree in filter(state_directory.has_journal, trees):
             # Undo a change of the environment whose process was killed.
             self._context.environment([str(tree)]).read(lambda: None)
+        if not self.exists():
+            return False
+        if self._options.clear:
+            with self._made() as aside:
+                exchange(aside, self._home, trees_of(str(self._home)), self._context)
+            self._tell("Made `{}` anew with {}")
+        sweep(self._home)
+        return True
+
+    def exists(self) -> bool:
+        """Whether the environment exists and may be kept, or cleared if that is asked for; raises an error if not."""
         if os.path.lexists(self._home / _READY) or not fs.is_file(self._home / CONFIGURATION):
             return False
         found, named, again = look(self._home), self._options.python, "Make it anew with `--clear`"
@@ -296,14 +314,31 @@ class _Command:
             if os.path.realpath(sys.prefix) == str(self._home):
                 mine = f"`{self._shown}` is the environment that this safe-pip runs from"
                 raise UsageError(f"{mine}: clear it from another")
-            with self._made() as aside:
-                exchange(aside, self._home, trees_of(str(self._home)), self._context)
         elif found is None:
             raise UnusableEnvironment(f"`{self._shown}` is a virtual environment that does not work", hint=again)
         elif named is not None and found.installation != self.chosen.installation:
             raise OtherPython(f"`{self._shown}` is an environment of {found.label}, not of `{named}`", hint=again)
-        sweep(self._home)
         return True
+
+    def foresee(self) -> str:
+        """What would be done, a line each; raises an error if nothing could be."""
+        if not self.exists():
+            self._check_that_it_is_empty()
+            said = f"Would create `{self._shown}` with {self.chosen.label}"
+        elif self._options.clear:
+            said = f"Would make `{self._shown}` anew with {self.chosen.label}: all that is in it would go"
+        else:
+            return f"`{self._shown}` exists, and would stay as it is"
+        return "\n".join((said, *(f"Would install `{name}` there" for name in self._options.requirements)))
+
+    def _check_that_it_is_empty(self) -> None:
+        if fs.look(self._home) and not all(name.startswith(OURS) for name in os.listdir(self._home)):
+            why = f"`{self._shown}` is not a virtual environment, and not empty"
+            raise UnusableEnvironment(why, hint="Choose another directory")
+
+    def _tell(self, what: str) -> None:
+        if self._options.verbose:
+            tell(what.format(self._shown, self.chosen.label))
 
     def make(self) -> None:
         """Make the environment, or wait until another command has."""
@@ -312,11 +347,10 @@ class _Command:
             sweep(self._home)
             if fs.is_file(self._home / CONFIGURATION):
                 return
-            if not all(name.startswith(OURS) for name in os.listdir(self._home)):
-                why = f"`{self._shown}` is not a virtual environment, and not empty"
-                raise UnusableEnvironment(why, hint="Choose another directory")
+            self._check_that_it_is_empty()
             with self._made() as aside:
                 finish(self._home, aside)
+            self._tell("Created `{}` with {}")
 
     def _made(self) -> AbstractContextManager[Path]:
         prompt = self._shown.name if self._options.prompt is None else self._options.prompt
@@ -325,10 +359,11 @@ class _Command:
 
 def _install(options: Namespace, context: Context) -> int:
     command = [sys.executable, RUNNER, "--python", str(python_of(Path(options.directory))), "install"]
+    command += [*["-q"] * options.quiet, *["-v"] * options.verbose, *["--dry-run"] * options.dry_run]
     command += [word for name in options.requirements for word in ("-r", name)]
     misleading = {f"PIP_{name}" for name in MISLEADING}
     kept = {name: value for name, value in os.environ.items() if name not in misleading}
     status = subprocess.run(command, env=kept | context.settings.for_child(), check=False).returncode
-    if status != 0:
+    if status != 0 and not options.dry_run:
         say(f"error: the environment `{options.directory}` exists, without what could not be installed")
     return status if status >= 0 else 128 - status

@@ -99,7 +99,7 @@ class Writer(NamedTuple):
 
 
 def is_accepted(made: os.stat_result, directory: os.stat_result) -> bool:
-    """Whether the user that made something in `directory` is one of those that have a say there."""
+    """Whether the user that made something in `directory` is one of those that may change it."""
     return Writer.of(made, directory, ()) is not None
 
 
@@ -286,7 +286,7 @@ def open_state(directory: str, *, checked: bool = True) -> Directory:
         state = holder.child(state_directory.NAME)
         if checked and not state_directory.is_trusted(state.status(), directory, holder.status()):
             state.close()
-            raise Refused(f"`{state.path}` was made by a user that has no say there")
+            raise Refused(f"`{state.path}` belongs to a user that may not change `{directory}`")
         return state
 
 

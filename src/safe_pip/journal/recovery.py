@@ -130,7 +130,9 @@ def _read(unfinished: Unfinished) -> Iterator[_Journal]:
         writer = _writer(made, journal)
         if writer is None:
             name, hint = user_name(made.st_uid), "Remove it, if that was not right"
-            raise refused(unfinished, (f"`{name}` wrote it, and has no say there",), hint)
+            raise refused(
+                unfinished, (f"it was written by `{name}`, a user that may not change `{journal.home}`",), hint
+            )
         if unfinished.name.endswith(JOURNAL) and not state.exists(f"{unfinished.identifier}{OWNER_FILE}"):
             state.stat(unfinished.name)
             raise refused(unfinished, ("its owner file is gone",))

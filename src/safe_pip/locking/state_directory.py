@@ -56,7 +56,7 @@ def exists(tree: Path) -> bool:
         return False
     except OSError as error:
         raise UnusableEnvironment(f"`{path}` cannot be looked at: {error.strerror}") from error
-    why = f"belongs to user {status.st_uid}, who has no say in `{tree}`"
+    why = f"belongs to user {status.st_uid}, which may not change `{tree}`"
     if not stat.S_ISDIR(status.st_mode):
         why = f"is {'a symbolic link' if stat.S_ISLNK(status.st_mode) else 'not a directory'}"
     elif is_trusted(status, tree, of_tree):

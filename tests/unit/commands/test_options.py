@@ -22,6 +22,19 @@ def test_every_verb_has_a_module_and_a_row_in_the_table(verb: str) -> None:
     assert ("--json" in names) == (verb in ("doctor", "merge", "status", "unmerge"))
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_can_say_less_or_more_and_each_that_changes_something_can_say_what_it_would_do(verb: str) -> None:
+    names = [name for option in options.listed(verb) for name in option[0]]
+    assert {"-q", "--quiet", "-v", "--verbose"} <= {*names}
+    assert ("-n" in names) == ("--dry-run" in names) == (verb not in ("run", "status"))
+
+
+def test_how_much_is_said_is_counted_and_ends_at_the_command_of_run() -> None:
+    assert (parse("doctor", "-qq", "-v").quiet, parse("doctor", "-q", "--quiet").quiet) == (2, 2)
+    found = parse("run", "-q", "make", "-vv")
+    assert (found.quiet, found.verbose) == (1, 0)
+
+
 def test_an_option_that_takes_a_value_says_so() -> None:
     found = {names[-1]: value for names, value, _ in options.listed("run")}
     assert found.items() >= {"--shared": None, "--env": "DIR", "--lock-timeout": "SECONDS", "--durable": None}.items()
@@ -43,7 +56,7 @@ def test_help_fits_80_columns_and_shows_what_each_command_takes(verb: str, monke
         ("run", ["--env"]),
         ("run", ["--lock-timeout"]),
         ("run", ["--lock-timeout", "x"]),
-        ("run", ["--verbose", "make"]),
+        ("run", ["--dry-run", "make"]),
         ("run", ["-x"]),
         ("run", ["--excl", "make"]),
         ("run", ["--exclusive", "--shared", "make"]),

@@ -177,20 +177,20 @@ def test_any_member_of_the_group_undoes_the_transaction_of_another_member(common
 def test_a_members_journal_is_refused_where_a_root_is_not_shared(common):
     transaction = shared(common)
     transaction.bin.chmod(0o2755)
-    assert_nothing_happens(transaction, "has no say there")
+    assert_nothing_happens(transaction, "a user that may not change ")
 
 
 def test_a_strangers_journal_is_refused(common):
     transaction = of_user(common)
     for path in (transaction.unfinished.path, transaction.private):
         give(path, OTHER)
-    assert_nothing_happens(transaction, "has no say there")
+    assert_nothing_happens(transaction, "a user that may not change ")
 
 
 def test_a_strangers_state_directory_is_refused(common):
     transaction = of_user(common)
     give(transaction.state, OTHER)
-    assert_nothing_happens(transaction, "has no say there")
+    assert_nothing_happens(transaction, "a user that may not change ")
 
 
 def test_a_private_directory_of_another_user_is_refused(common):

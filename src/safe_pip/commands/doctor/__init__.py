@@ -25,7 +25,7 @@ from safe_pip.commands import environments
 from safe_pip.commands.doctor.examination import KEPT, NOT_UNINSTALLABLE, Finding, Kind, Report, Way, examine, way
 from safe_pip.commands.environments import Context, Place, own_trees, python_of, scripts_of, state_of, until_current
 from safe_pip.commands.options import Namespace, tell
-from safe_pip.commands.status import State
+from safe_pip.commands.status import State, next_action
 from safe_pip.environment.environment import PACKAGES, Target
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.errors import RecoveryNeeded, SafePipError, StalePlan
@@ -45,14 +45,14 @@ from safe_pip.messages import say
 def main(options: Namespace, context: Context) -> int:
     place = Place.find(options.env, context)
     repair = Repair(place)
-    report = repair.run() if options.repair else examine(place)
-    document = _document(place.trees, report, repair)
-    is_told = tell(json.dumps(document, indent=2) if options.json else "\n".join(_lines(report, repair)))
+    report = repair.run(is_trial=options.dry_run) if options.repair else examine(place)
+    document = _document(place.trees, report, repair) | {"dry_run": options.dry_run}
+    is_told = tell(json.dumps(document, indent=2) if options.json else "\n".join(_lines(report, repair, options)))
     return 0 if is_told and report.is_sound else 1
 
 
-def _lines(report: Report, repair: Repair) -> Iterator[str]:
-    yield from (f"repaired: {each}" for each in repair.done)
+def _lines(report: Report, repair: Repair, options: Namespace) -> Iterator[str]:
+    yield from (f"{'would ' if options.dry_run else 'repaired: '}{each}" for each in repair.done)
     yield from (f"failed: {each}" for each in repair.failed)
     for each in report.findings:
         named = f"{each.project} {each.version}".strip()
@@ -98,9 +98,13 @@ class Repair:
         self.failed: list[str] = []
         self.commands: list[str] = []
 
-    def run(self) -> Report:
-        """Repair what can be; on return what is left."""
+    def run(self, *, is_trial: bool = False) -> Report:
+        """Repair what can be; on return what is left. In a trial `done` is what would be done."""
         report = examine(self._place)
+        if is_trial:
+            self.done += self._foreseen(report)
+            self.commands = list(self._reinstalls(report))
+            return report
         if report.unfinished:
             self._settle(report)
             report = examine(self._place)
@@ -111,6 +115,14 @@ class Repair:
             report = examine(self._place)
         self.commands = list(self._reinstalls(report))
         return report
+
+    def _foreseen(self, report: Report) -> Iterator[str]:
+        for each in report.unfinished:
+            how = Way.USUAL if each.state is State.STAGING else way(each.unfinished)
+            then = next_action(each._replace(is_alive=False)) if how is Way.USUAL else how.value
+            if then:
+                yield f"{then}: transaction `{each.identifier}`"
+        yield from (f"remove: {each.project}" for each in _superfluous(report))
 
     def _settle(self, report: Report) -> None:
         """Undo, finish or delete what dead processes have left; what is refused is put aside."""

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from safe_pip import fs
 from safe_pip.commands.environments import Context, prefix_finder, state, state_of, until_current
 from safe_pip.commands.merge.manifest import Manifest, Put
-from safe_pip.commands.options import Namespace, tell
+from safe_pip.commands.options import Namespace, tell, warn
 from safe_pip.environment.change import Terms, sweep_target
 from safe_pip.environment.environment import Prefix
 from safe_pip.environment.snapshot import Ownership, Snapshot, hides
@@ -31,7 +31,7 @@ from safe_pip.fs.proc import user
 from safe_pip.fs.space import staging
 from safe_pip.locking.state_directory import NAME
 from safe_pip.merge.plan import ExactTree, Plan, Removal, Seen
-from safe_pip.messages import say
+from safe_pip.messages import count, say
 from safe_pip.records import RECORD, RealPaths, is_bytecode, project_of
 
 _DEEPEST = 256
@@ -47,8 +47,7 @@ class Conflicts(Unmergeable):
     """Files exist with other content, and the user wants none of them replaced."""
 
     def __init__(self, found: Sequence[Owned]) -> None:
-        what = "1 file exists" if len(found) == 1 else f"{len(found)} files exist"
-        super().__init__(f"{what} with other content")
+        super().__init__(f"{count(len(found), 'file')} {'exists' if len(found) == 1 else 'exist'} with other content")
         self.found = tuple(found)
 
 
@@ -60,6 +59,8 @@ class Request:
     policy: str = "warn"
     manifest: Path | None = None
     is_moved: bool = False
+    is_trial: bool = False
+    """What would be done is only looked for."""
 
 
 class Merged(NamedTuple):
@@ -88,21 +89,25 @@ def main(options: Namespace, context: Context) -> int:
     if into.is_relative_to(staged):
         raise Unmergeable(f"`{into}` lies in `{staged}`, which is to be merged into it")
     manifest = None if options.manifest is None else Path(os.path.realpath(options.manifest))
-    request = Request(staged, options.on_conflict, manifest, options.move)
+    request = Request(staged, options.on_conflict, manifest, options.move, options.dry_run)
     try:
         merged = merge(request, find, context.transaction)
     except Conflicts as error:
         for path, owner in error.found:
             say(f"`{path}` exists with other content, {_owned(owner)}")
         if options.json:
-            tell(json.dumps(_document(Merged(into), None, error.found), indent=2))
+            tell(json.dumps(_document(Merged(into), request, error.found), indent=2))
         raise
+    was = "would be" if options.dry_run else "was"
     for found, what in ((merged.replaced, "replaced"), (merged.kept, "kept with its other content")):
         for path, owner in found:
-            say(f"warning: `{path}` was {what}, {_owned(owner)}")
-    for path in merged.outside:
-        say(f"`{path}` lies outside the prefix and was left alone")
-    tell(json.dumps(_document(merged, manifest), indent=2) if options.json else _summary(merged))
+            warn(options, f"`{path}` {was} {what}, {_owned(owner)}")
+    for path in merged.outside if not options.quiet else ():
+        say(f"`{path}` lies outside the prefix and {was} left alone")
+    if options.json:
+        tell(json.dumps(_document(merged, request), indent=2))
+    elif not options.quiet:
+        tell("\n".join((*(_details(merged) if options.verbose else ()), _summary(merged, options))))
     return 0
 
 
@@ -110,17 +115,25 @@ def _owned(owner: str | None) -> str:
     return f"which {'no distribution' if owner is None else f'`{owner}`'} owned"
 
 
-def _summary(merged: Merged) -> str:
+def _details(merged: Merged) -> Iterator[str]:
+    for what in ("put", "made", "same", "removed"):
+        yield from (f"{what}: {path}" for path in getattr(merged, what))
+
+
+def _summary(merged: Merged, options: Namespace) -> str:
     if not merged.is_changed:
         return f"Nothing to merge: all of it is in `{merged.into}`"
-    directories = f" and {len(merged.made)} directories" if merged.made else ""
-    said = f"Merged {len(merged.put)} files{directories} into `{merged.into}`"
-    more = [f"{len(merged.same)} were there"] if merged.same else []
-    more += [f"{len(merged.removed)} of old versions are gone"] if merged.removed else []
+    put, made, removed = count(len(merged.put), "file"), count(len(merged.made), "directory"), len(merged.removed)
+    directories = f" and {made}" if merged.made else ""
+    said = f"{'Would merge' if options.dry_run else 'Merged'} {put}{directories} into `{merged.into}`"
+    more = [f"{len(merged.same)} {'was' if len(merged.same) == 1 else 'were'} there"] if merged.same else []
+    if removed:
+        gone = "would go" if options.dry_run else "is gone" if removed == 1 else "are gone"
+        more.append(f"{removed} of old versions {gone}")
     return ", ".join([said, *more])
 
 
-def _document(merged: Merged, manifest: Path | None, conflicts: tuple[Owned, ...] = ()) -> dict[str, Any]:
+def _document(merged: Merged, request: Request, conflicts: tuple[Owned, ...] = ()) -> dict[str, Any]:
     owned = {"replaced": merged.replaced, "kept": merged.kept, "conflicts": conflicts}
     return {
         "format": 1,
@@ -128,7 +141,8 @@ def _document(merged: Merged, manifest: Path | None, conflicts: tuple[Owned, ...
         "into": str(merged.into),
         "changed": merged.is_changed,
         **{name: named(found) for name, found in owned.items()},
-        "manifest": None if manifest is None else str(manifest),
+        "manifest": None if conflicts or request.manifest is None else str(request.manifest),
+        "dry_run": request.is_trial,
     }
 
 
@@ -285,11 +299,16 @@ class Attempt:
     def _tidying(self) -> Iterator[None]:
         """Take the snapshot, which undoes what a killed command left, perhaps a tree (`StalePlan`); tidy at the end."""
         try:
-            self._transaction.take_snapshot(lambda: None)
-            self._check_trees()
-            yield
+            with self._looking():
+                yield
         finally:
             self._transaction.environment.tidy(self._prefix.stateless_trees)
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        self._transaction.take_snapshot(lambda: None)
+        self._check_trees()
+        yield
 
     def _check_trees(self) -> None:
         if self._find().trees != self._prefix.trees:
@@ -308,7 +327,7 @@ class _Merge(Attempt):
 
     def carry_out(self, request: Request) -> Merged:
         self._request = request
-        with self._tidying():
+        with self._looking() if request.is_trial else self._tidying():
             outside = self._compare(str(request.staged))
             items, policy, conflicts = self._items, request.policy, tuple(self._conflicts.items())
             if conflicts and policy == "fail":
@@ -324,6 +343,9 @@ class _Merge(Attempt):
                 removed=tuple(sorted(filter(_is_file, self._going - {item.live for item in items}))),
                 outside=outside,
             )
+            if request.is_trial:
+                self._check_places()
+                return merged._replace(replaced=conflicts if policy == "warn" else ())
             with self._recorded(merged):
                 if self._wanted or self._replaced:
                     merged = self._commit(merged)
@@ -351,6 +373,18 @@ class _Merge(Attempt):
         self._going = {path for path in owned if path.startswith(os.path.join(self._prefix.path, ""))}
         self._replaced = [each._replace(files=each.files & self._going) for each in replaced]
         return tuple(sorted(owned - self._going))
+
+    def _check_places(self) -> None:
+        """Raise `Unmergeable` if a file is in the place of a directory, or the reverse, as the plan of a merge does."""
+        for item in self._wanted:
+            is_directory = item.seen is not None and stat.S_ISDIR(item.seen.st_mode)
+            if item.seen is None or item.is_directory == is_directory or item.live in self._going:
+                continue
+            if item.is_directory:
+                why = "is a file, and nothing that is replaced owns it: a directory has to be there"
+                raise Unmergeable(f"`{item.live}` {why}")
+            if not any(each.startswith(os.path.join(item.live, "")) for each in self._going):
+                raise Unmergeable(f"`{item.live}` is a directory: a file has to be there")
 
     def _commit(self, merged: Merged) -> Merged:
         place = str(self._prefix.path)

@@ -10,13 +10,14 @@ from safe_pip import fs
 from safe_pip.commands.environments import Context, prefix_finder, state_of, until_current
 from safe_pip.commands.merge import Attempt, Owned, Transactions, is_closed, named
 from safe_pip.commands.merge.manifest import Manifest
-from safe_pip.commands.options import Namespace, tell
+from safe_pip.commands.options import Namespace, tell, warn
 from safe_pip.environment.change import Terms, sweep_target
 from safe_pip.environment.environment import Prefix
 from safe_pip.environment.snapshot import Ownership, Snapshot
 from safe_pip.errors import StalePlan
+from safe_pip.locking import state_directory
 from safe_pip.merge.plan import ExactTree, Removal
-from safe_pip.messages import say
+from safe_pip.messages import count
 
 
 class Unmerged(NamedTuple):
@@ -35,25 +36,40 @@ class Unmerged(NamedTuple):
 def main(options: Namespace, context: Context) -> int:
     path = Path(os.path.realpath(options.manifest))
     manifest = Manifest.read(path)
-    unmerged = unmerge(manifest, prefix_finder(manifest.prefix), context.transaction)
-    told = [(kept, "was changed since, and kept") for kept in unmerged.changed]
-    told += [(kept, f"belongs to `{owner}` by now, and was kept") for kept, owner in unmerged.owned]
-    told += [(kept, "leads through a symbolic link by now, and was left alone") for kept in unmerged.elsewhere]
+    is_trial: bool = options.dry_run
+    unmerged = unmerge(manifest, prefix_finder(manifest.prefix), context.transaction, is_trial=is_trial)
+    was = "would be" if is_trial else "was"
+    told = [(kept, f"was changed since, and {was} kept") for kept in unmerged.changed]
+    told += [(kept, f"belongs to `{owner}` by now, and {was} kept") for kept, owner in unmerged.owned]
+    told += [(kept, f"leads through a symbolic link by now, and {was} left alone") for kept in unmerged.elsewhere]
     for kept, why in told:
-        say(f"warning: `{kept}` {why}")
+        warn(options, f"`{kept}` {why}")
     try:
-        fs.unlink(path)
+        if not is_trial:
+            fs.unlink(path)
     except OSError as error:
-        say(f"warning: `{path}` could not be deleted: {error.strerror}")
-    removed = f"Removed {len(unmerged.removed)} files and {len(unmerged.directories)} directories"
-    document = {"format": 1, **unmerged._asdict(), "prefix": str(unmerged.prefix), "owned": named(unmerged.owned)}
-    tell(json.dumps(document, indent=2) if options.json else f"{removed} from `{unmerged.prefix}`")
+        warn(options, f"`{path}` could not be deleted: {error.strerror}")
+    if options.json:
+        document = {"format": 1, **unmerged._asdict(), "prefix": str(unmerged.prefix), "owned": named(unmerged.owned)}
+        tell(json.dumps({**document, "dry_run": is_trial}, indent=2))
+    elif not options.quiet:
+        gone = (*unmerged.removed, *unmerged.directories) if options.verbose else ()
+        what = f"{count(len(unmerged.removed), 'file')} and {count(len(unmerged.directories), 'directory')}"
+        said = f"{'Would remove' if is_trial else 'Removed'} {what} from `{unmerged.prefix}`"
+        tell("\n".join((*(f"removed: {each}" for each in gone), said)))
     return 0
 
 
-def unmerge(manifest: Manifest, find: Callable[[], Prefix], transactions: Transactions) -> Unmerged:
+def unmerge(
+    manifest: Manifest, find: Callable[[], Prefix], transactions: Transactions, *, is_trial: bool = False
+) -> Unmerged:
     """Take away what the manifest lists; on return it is gone, on error nothing was changed."""
-    return until_current(lambda: _Unmerge(find, transactions).carry_out(manifest))
+
+    def attempt() -> Unmerged:
+        made = _Unmerge(find, transactions)
+        return made.foresee(manifest) if is_trial else made.carry_out(manifest)
+
+    return until_current(attempt)
 
 
 class _Unmerge(Attempt):
@@ -63,10 +79,7 @@ class _Unmerge(Attempt):
             return Unmerged(prefix, gone=tuple(os.path.join(prefix, name) for name in manifest.entries))
         with self._tidying():
             found = self._sorted(manifest)
-            made, read_only = (
-                tuple(path for path in (os.path.join(prefix, name) for name in names) if _is_directory(path))
-                for names in (manifest.made, manifest.read_only)
-            )
+            made, read_only = (self._directories(names) for names in (manifest.made, manifest.read_only))
             if found.removed or made:
                 closed = frozenset(path for path in (*made, *read_only) if is_closed(os.lstat(path)))
                 self._commit(found.removed, made, closed)
@@ -79,6 +92,23 @@ class _Unmerge(Attempt):
             directories=tuple(path for path in made if not os.path.lexists(path)),
             left=tuple(path for path in made if os.path.lexists(path)),
         )
+
+    def foresee(self, manifest: Manifest) -> Unmerged:
+        """What would be done."""
+        if not fs.is_directory(self._prefix.path):
+            return self.carry_out(manifest)
+        with self._looking():
+            found, made = self._sorted(manifest), self._directories(manifest.made)
+        gone = set(found.removed)
+        for path in sorted(made, reverse=True):  # what is in a directory comes before it
+            below = (os.path.join(path, name) for name in os.listdir(path))
+            if all(each in gone or os.path.basename(each) in ("__pycache__", state_directory.NAME) for each in below):
+                gone.add(path)
+        directories = tuple(path for path in made if path in gone)
+        return found._replace(directories=directories, left=tuple(path for path in made if path not in gone))
+
+    def _directories(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(filter(_is_directory, (os.path.join(self._prefix.path, name) for name in names)))
 
     def _sorted(self, manifest: Manifest) -> Unmerged:
         """What is to be removed, and what is kept and why."""

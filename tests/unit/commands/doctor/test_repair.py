@@ -183,7 +183,7 @@ def test_the_journal_of_a_newer_version_is_left_to_that_version(transaction: Sta
     assert journal_path(transaction).exists()
 
 
-def test_the_journal_of_a_user_without_a_say_in_the_tree_is_left_alone(transaction: StagedTransaction) -> None:
+def test_the_journal_of_a_user_that_may_not_change_the_tree_is_left_alone(transaction: StagedTransaction) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root, to act as another user")
     damage(transaction)

@@ -16,8 +16,9 @@ from safe_pip.launch import adoption
 from safe_pip.launch.adoption import NAME, Adoption
 from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.venvs.readonly import ReadOnlyEnvironment
-from tests.support.venvs.template import Venv
+from tests.support.venvs.template import PROJECT_ROOT, Venv
 from tests.support.wheels.tiny import Project
+from tests.support.wheels.tiny_pip import install_tiny_pip
 from tests.support.wheels.wheelhouse import NEWEST_PIP, OLDEST_PIP
 
 pytestmark = pytest.mark.slow
@@ -178,12 +179,21 @@ def test_an_adoption_survives_whatever_happens_to_pip(adopted: PipEnvironment) -
     assert json.loads(adopted.run("doctor", "--json").stdout)["sound"]
 
 
-def test_an_environment_without_pip_has_one_by_being_adopted(env: PipEnvironment) -> None:
+@pytest.mark.parametrize(("adopter", "pip"), [("installed", None), ("a checkout", "24.2")])
+def test_without_a_pip_that_is_new_enough_the_one_of_safe_pip_runs(
+    env: PipEnvironment, adopter: str, pip: str | None
+) -> None:
     bare = env.workspace.maker.make(env.directory / "bare")
+    if pip:
+        install_tiny_pip(bare.purelib, pip)
     env.add_to_index(Project("alpha"))
-    env.run("adopt", "--env", bare.path)
-    run(env, [bare.python, "-m", "pip", "install", "alpha"])
-    assert run(env, [bare.python, "-m", "pip", "list", "--format=freeze"]).stdout == "alpha==1\n"
+    more = {"PYTHONPATH": str(PROJECT_ROOT / "src")} if adopter == "a checkout" else {}
+    run(env, [env.venv.python, "-m", "safe_pip", "adopt", "--env", bare.path], **more)
+    for number, command in enumerate((["install", "alpha"], ["list", "--format=freeze"])):  # each with no copy at all
+        place = env.directory / f"no copies {number}"
+        place.mkdir()
+        listed = run(env, [bare.python, "-m", "pip", *command], XDG_CACHE_HOME=str(place), TMPDIR=str(place)).stdout
+    assert listed == "alpha==1\n" + (f"pip=={pip}\n" if pip else "")
     assert (bare.purelib / "alpha.py").exists()
 
 

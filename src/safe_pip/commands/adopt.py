@@ -14,7 +14,7 @@ from safe_pip.commands.environments import Context, Place, own_trees, trees_of, 
 from safe_pip.commands.options import Namespace, tell
 from safe_pip.environment.environment import PACKAGES, Target
 from safe_pip.errors import StalePlan, UnusableEnvironment
-from safe_pip.launch import adoption
+from safe_pip.launch import adoption, isolation
 from safe_pip.launch.frozen_pip import find_pip
 from safe_pip.locking import order, state_directory
 from safe_pip.merge.plan import Removal
@@ -73,7 +73,9 @@ def change(place: Place, tree: Path, *, is_adopted: bool, is_trial: bool = False
 
     Returns None if it was so before. Raises `StalePlan`.
     """
-    wanted = adoption.wanted(tree)
+    pip = find_pip(isolation.environment_path)
+    site = Path(os.path.abspath(pip.site)) if pip and not pip.is_too_old else None
+    wanted = adoption.wanted(tree, site)
     files, before = wanted.content() if is_adopted else {}, adoption.contents(tree)
     if (before.items() >= files.items()) if is_adopted else not before:
         return None

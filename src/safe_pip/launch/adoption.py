@@ -26,10 +26,14 @@ _PACKAGE = Path(os.path.abspath(__file__)).parents[1]
 
 
 class Adoption(NamedTuple):
-    """An adopted environment: the file NAME in `tree` names the safe-pip package at `home`."""
+    """An adopted environment: the file NAME in `tree` names the safe-pip package at `home`.
+
+    `pip` is the directory of the pip that this safe-pip runs, if that is neither in the tree nor beside safe-pip.
+    """
 
     tree: Path
     home: Path
+    pip: Path | None = None
 
     @property
     def file(self) -> Path:
@@ -61,7 +65,7 @@ class Adoption(NamedTuple):
         is_likely = "'pip' in str(getattr(sys, 'orig_argv', [])[-len(sys.argv):][:1])[-20:]"
         line = f"import sys; {is_likely} and exec({hook!a}, {names})"
         texts = (
-            f"# {json.dumps({'format': 1, 'home': home})}",
+            f"# {json.dumps({'format': 1, 'home': home, **({'pip': str(self.pip)} if self.pip else {})})}",
             f"{_MODULE}:start",
             f"import os\n\ndef start(sitedir=os.path.dirname(__file__)):\n    {line}",
         )
@@ -107,14 +111,22 @@ def find(tree: str | Path) -> Adoption | None:
     tree = Path(tree)
     found = contents(tree)
     try:
-        home = json.loads(found[NAME].splitlines()[1].removeprefix(b"# "))["home"]
+        facts = json.loads(found[NAME].splitlines()[1].removeprefix(b"# "))
+        made = Adoption(tree, tree / facts["home"], Path(facts["pip"]) if "pip" in facts else None)
     except (ValueError, LookupError, TypeError):
         return None
-    return Adoption(tree, tree / home) if found.keys() >= {*_names(tree)} else None
+    return made if found.keys() >= {*_names(tree)} else None
 
 
-def wanted(tree: Path) -> Adoption:
-    """The adoption that `adopt` makes: by the safe-pip that is installed in the tree, or else by this one."""
+def wanted(tree: Path, pip: Path | None = None) -> Adoption:
+    """The adoption that `adopt` makes: by the safe-pip that is installed in the tree, or else by this one.
+
+    `pip` is the directory of the pip that this safe-pip runs; if there is none but in the tree, the one before stays.
+    """
     own = tree / "safe_pip"
     is_own = fs.is_file(own / _RUNNER) or own == _PACKAGE
-    return Adoption(tree, own if is_own else _PACKAGE)
+    home = own if is_own else _PACKAGE
+    if pip in (None, tree):
+        before = find(tree)
+        pip = before and before.pip
+    return Adoption(tree, home, None if pip == home.parent else pip)

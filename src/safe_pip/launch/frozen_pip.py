@@ -5,7 +5,8 @@ RECORD says and never change; only bytecode is added. Where the cache cannot be 
 others) the copies of this user are in a private directory below a temporary one. If no directory is safe from other
 users, pip is not frozen: it runs from where it is, under one exclusive lock.
 
-RECORD is compared line by line, and not read by `records`, because that is done at every start.
+RECORD is compared line by line, and not read by `records`, because that is done at every start. `adoption` is imported
+where no pip of the environment serves.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ from typing import NamedTuple
 from safe_pip import fs, records
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import trust
-from safe_pip.launch import fast_start
+from safe_pip.launch import fast_start, isolation
 from safe_pip.locking import entries
 from safe_pip.locking.entries import Entries
 
@@ -221,8 +222,8 @@ def freeze(
     That is so if a distributor took pip apart, if it has no RECORD (a checkout) or its files are not what RECORD says,
     or if no copy can be kept anywhere (a read-only container). Unless the copy is there already, `read` is called with
     a function that reads the environment, perhaps more than once, while it must not change (`Environment.read`). Where
-    there is no pip, or one that is too old, the newest copy or the pip beside safe-pip serves. Raises
-    `UnusableEnvironment` if there is none.
+    there is no pip, or one that is too old, the newest copy serves, or the pip of safe-pip itself: beside it, on its
+    own path, or where the adoption of the environment says. Raises `UnusableEnvironment` if there is none.
     """
     given, origin = environ.pop(GIVEN, None), environ.pop(GIVEN_ORIGIN, None)
     frozen = _given(Path(given), origin) if given else _freeze(path, read, environ)
@@ -245,7 +246,7 @@ def _freeze(path: Sequence[str], read: Read, environ: Mapping[str, str]) -> Froz
     for _ in range(_TRIES):
         installed, record = read(look)
         if installed is None or installed.is_too_old:
-            return _newest(installed, environ)
+            return _newest(path, installed, environ)
         if record is None:
             break
         with contextlib.suppress(Unfaithful):  # copied without the lock: perhaps another command has replaced it
@@ -281,11 +282,15 @@ def _hold(place: Path, record: PipRecord, origin: Path) -> FrozenPip | None:
     return None
 
 
-def _newest(installed: InstalledPip | None, environ: Mapping[str, str]) -> FrozenPip:
-    """The newest copy that this interpreter can run, or one of the pip beside safe-pip; or `UnusableEnvironment`."""
+def _newest(path: Sequence[str], installed: InstalledPip | None, environ: Mapping[str, str]) -> FrozenPip:
+    """The newest copy that this interpreter can run, or one of safe-pip's own pip; or `UnusableEnvironment`."""
+    from safe_pip.launch import adoption
+
     copies = [(_release(name), each.directory / name) for each in _stores(environ) for name in each.names()]
+    adopted = [each for each in map(adoption.find, path) if each]
     # Beside safe-pip: beside that one which an adopted environment uses.
-    for site in (*(place for _, place in sorted(copies, reverse=True)), _BESIDE):
+    own = [_BESIDE, *(each.pip for each in adopted if each.pip), *map(Path, isolation.environment_path)]
+    for site in (*(place for _, place in sorted(copies, reverse=True)), *own):
         found = find_pip([str(site)])
         if found is not None and not found.is_too_old:
             with contextlib.suppress(Unfaithful):
@@ -293,7 +298,8 @@ def _newest(installed: InstalledPip | None, environ: Mapping[str, str]) -> Froze
                 if record.suits(site):
                     return _kept_copy(site, record, environ) or _make(site, record, environ)
     oldest = ".".join(map(str, OLDEST))
-    upgrade = f"`{sys.executable} -m pip install 'pip>={oldest}'`"
+    # Started by `runpy`, pip is plain pip in an adopted environment too.
+    upgrade = f"`{sys.executable} -m {'runpy ' * bool(adopted)}pip install 'pip>={oldest}'`"
     if installed is None:
         why = "there is no pip in this environment nor beside safe-pip, and no copy of one in the cache"
         raise UnusableEnvironment(why, hint=f"Run `{sys.executable} -m ensurepip`, then {upgrade}")

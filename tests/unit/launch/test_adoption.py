@@ -177,6 +177,16 @@ def test_any_other_tree_gets_the_safe_pip_that_is_running(tmp_path):
     assert adoption.wanted(tmp_path) == Adoption(tmp_path, PACKAGE)
 
 
+def test_it_tells_where_the_pip_is_that_its_safe_pip_runs_unless_that_lies_beside_it(tmp_path):
+    wanted = adoption.wanted(tmp_path, Path("/host/\udcff"))
+    assert wanted == Adoption(tmp_path, PACKAGE, Path("/host/\udcff"))
+    write(wanted)
+    assert adoption.find(tmp_path) == wanted
+    for unknown in (None, tmp_path):  # `python -m pip adopt`, run in the environment itself
+        assert adoption.wanted(tmp_path, unknown) == wanted
+    assert adoption.wanted(tmp_path, PACKAGE.parent) == Adoption(tmp_path, PACKAGE)
+
+
 def test_a_file_that_is_not_ours_is_no_adoption(tmp_path):
     (tmp_path / adoption.NAME).write_text("import sys\n")
     assert adoption.find(tmp_path) is None

@@ -13,7 +13,8 @@ import pytest
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import trust
-from safe_pip.launch import frozen_pip
+from safe_pip.launch import frozen_pip, isolation
+from safe_pip.launch.adoption import Adoption
 from safe_pip.launch.frozen_pip import FrozenPip
 from safe_pip.locking import entries, flock
 from tests.support.wheels.tiny_pip import install_tiny_pip
@@ -296,6 +297,22 @@ def test_where_there_is_no_copy_the_pip_beside_safe_pip_serves(tmp_path, site, e
     assert stored(cache) == [copy.path.name]
 
 
+@pytest.mark.parametrize("version", ["24.0", None])
+def test_the_pip_that_the_adopting_safe_pip_runs_serves(tmp_path, site, environ, version):
+    if version:
+        install_tiny_pip(site, version)
+    install_tiny_pip(tmp_path / "host")
+    for name, content in Adoption(site, tmp_path / "checkout" / "safe_pip", tmp_path / "host").content().items():
+        (site / name).write_bytes(content)
+    assert freeze(site, environ).origin == tmp_path / "host" / "pip"
+
+
+def test_the_pip_on_the_path_of_safe_pip_serves_another_environment(tmp_path, environ, monkeypatch):
+    install_tiny_pip(tmp_path / "host")
+    monkeypatch.setattr(isolation, "environment_path", (str(tmp_path / "none"), str(tmp_path / "host")))
+    assert frozen_pip.freeze((), environ=environ).origin == tmp_path / "host" / "pip"
+
+
 @pytest.mark.parametrize("spoil", [{"version": "24.0"}, {"requires_python": ">=3.99"}, {"debundled": True}], ids=str)
 def test_a_pip_beside_safe_pip_that_cannot_run_here_does_not_serve(tmp_path, site, environ, spoil):
     install_tiny_pip(tmp_path / "beside", **spoil)
@@ -310,10 +327,16 @@ def test_no_pip_and_no_copy_is_an_unusable_environment(site, environ):
     assert "ensurepip" in raised.value.hint
 
 
-def test_an_old_pip_and_no_copy_is_an_unusable_environment(site, environ):
+def test_with_an_old_pip_and_no_copy_the_command_that_is_recommended_runs_plain_pip(tmp_path, site, environ):
     install_tiny_pip(site, "24.0")
-    with pytest.raises(UnusableEnvironment, match=r"pip 24\.0 .* is older than 25\.3"):
+    with pytest.raises(UnusableEnvironment, match=r"pip 24\.0 .* is older than 25\.3") as raised:
         freeze(site, environ)
+    assert f"`{sys.executable} -m pip install" in raised.value.hint
+    for name, content in Adoption(site, tmp_path).content().items():
+        (site / name).write_bytes(content)
+    with pytest.raises(UnusableEnvironment) as raised:
+        freeze(site, environ)
+    assert f"`{sys.executable} -m runpy pip install" in raised.value.hint
 
 
 # Where no copy can be kept

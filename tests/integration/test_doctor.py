@@ -116,8 +116,12 @@ def test_doctor_and_checker_agree_on_what_is_planted(
 def test_every_finding_is_a_line_with_its_repair_and_they_are_sorted(environment: Venv) -> None:
     test_checker.plant_missing_file(environment)
     (environment.purelib / "left.py").write_text("")
-    lines = doctor("--env", environment.path, code=1).splitlines()
-    assert lines == [
+    assert doctor("--env", environment.path, code=1).splitlines() == [
+        "left 1: 1 file changed; repair: reinstall `left==1`",
+        "right 1: 1 file missing; repair: reinstall `right==1`",
+        "2 findings in 2 distributions (`-v` shows each)",
+    ]
+    assert doctor("--env", environment.path, "-v", code=1).splitlines() == [
         f"changed-file: left 1: {environment.purelib}/left.py: "
         f"0 bytes, not {len(LEFT.modules['left.py'])}; repair: reinstall `left==1`",
         f"missing-file: right 1: {environment.purelib}/right/deep/a.py; repair: reinstall `right==1`",
@@ -190,7 +194,26 @@ def test_an_environment_that_pip_and_safe_pip_filled_is_sound(env: PipEnvironmen
     assert env.run("doctor").stdout.startswith("Sound: 4 distributions")
     target = env.directory / "target"
     env.run("install", "--target", target, "tool")
-    assert env.run("doctor", "--env", target).stdout == "Sound: 1 distributions\n"
+    assert env.run("doctor", "--env", target).stdout == "Sound: 1 distribution\n"
+
+
+def test_what_pip_check_finds_is_not_sound(env: PipEnvironment) -> None:
+    env.add_to_index(Project("base", "1"), Project("top", "1", requires=("base>=1", "other")), Project("other", "1"))
+    env.run("install", "top")
+    assert env.run("doctor", "-q").stdout == ""
+    env.run("uninstall", "-y", "other")
+    env.add_to_index(Project("base", "0.5"))
+    env.plain("install", "base==0.5")
+    env.more["PIP_QUIET"] = "3"
+    read = json.loads(env.run("doctor", "--json", status=1).stdout)
+    found = [(each["kind"], each["project"], each["detail"], each["repair"]) for each in read["findings"]]
+    assert found == [
+        ("unmet-requirement", "top", "has requirement base>=1, but you have base 0.5", "install `base>=1`"),
+        ("unmet-requirement", "top", "requires other, which is not installed", "install `other`"),
+    ]
+    told = "has requirement base>=1, but you have base 0.5, requires other, which is not installed"
+    line = f"top 1: {told}; repair: install `base>=1` and install `other`"
+    assert env.run("doctor", "--env", env.venv.python, status=1).stdout.splitlines()[0] == line
 
 
 def test_leftovers_of_a_killed_uninstall_of_plain_pip_are_found(env: PipEnvironment) -> None:

@@ -90,9 +90,10 @@ waits until no build, and no command under `safe-pip run`, uses the environment.
     ),
     "doctor": Verb(
         """\
-Compare every distribution of the environment with its metadata and RECORD, and look for what interrupted commands left.
-Each finding is a line: its kind, the distribution, the path, and what would repair it. Bytecode does not count. Notes
-are no faults: what another tool looks after, what `--repair` has put aside, an environment that is adopted.
+Compare every distribution of the environment with its metadata and RECORD, look for requirements that are missing or
+in conflict, as `pip check` does, and for what interrupted commands left. Each distribution with faults is a line, which
+ends with what would repair it; with `-v` each fault is one. Bytecode does not count. Notes are no faults: what another
+tool looks after, what `--repair` has put aside, an environment that is adopted; `-q` leaves them out.
 
 `--repair` first undoes or finishes transactions. One that every other command refuses is undone as far as possible;
 what it has of the rest is put aside in `.safe-pip/kept-...`, never deleted. Then duplicate or empty `.dist-info`

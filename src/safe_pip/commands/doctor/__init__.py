@@ -13,6 +13,7 @@ import shlex
 import shutil
 import sys
 import sysconfig
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -22,8 +23,9 @@ from typing import Any
 
 from safe_pip import fs
 from safe_pip.commands import environments
+from safe_pip.commands.doctor import requirements
 from safe_pip.commands.doctor.examination import KEPT, NOT_UNINSTALLABLE, Finding, Kind, Report, Way, examine, way
-from safe_pip.commands.environments import Context, Place, own_trees, python_of, scripts_of, state_of, until_current
+from safe_pip.commands.environments import Context, Place, own_trees, state_of, until_current
 from safe_pip.commands.options import Namespace, tell
 from safe_pip.commands.status import State, next_action
 from safe_pip.environment.environment import PACKAGES, Target
@@ -39,35 +41,70 @@ from safe_pip.locking import state_directory
 from safe_pip.locking.locker import Step
 from safe_pip.locking.order import Request, commit_lock, owner_lock, shared_directory
 from safe_pip.merge.plan import Removal
-from safe_pip.messages import say
+from safe_pip.messages import count, say
+
+_SUMMARY = {
+    Kind.MISSING_FILE: "# missing",
+    Kind.CHANGED_FILE: "# changed",
+    Kind.OVERWRITTEN_FILE: "# overwritten by another distribution",
+    Kind.UNREADABLE_FILE: "# unreadable",
+    Kind.MISSING_METADATA: "METADATA missing",
+    Kind.WRONG_METADATA: "METADATA of something else",
+    Kind.MISSING_RECORD: "RECORD missing",
+    Kind.UNREADABLE_RECORD: "RECORD unreadable",
+}
+"""Findings of one distribution in few words, `#` for the number of files; of the others the detail is told."""
 
 
 def main(options: Namespace, context: Context) -> int:
     place = Place.find(options.env, context)
     repair = Repair(place)
     report = repair.run(is_trial=options.dry_run) if options.repair else examine(place)
+    report = requirements.check(place, report)
     document = _document(place.trees, report, repair) | {"dry_run": options.dry_run}
-    is_told = tell(json.dumps(document, indent=2) if options.json else "\n".join(_lines(report, repair, options)))
+    said = json.dumps(document, indent=2) if options.json else "\n".join(_lines(report, repair, options))
+    is_told = tell(said) if said else True
     return 0 if is_told and report.is_sound else 1
 
 
 def _lines(report: Report, repair: Repair, options: Namespace) -> Iterator[str]:
     yield from (f"{'would ' if options.dry_run else 'repaired: '}{each}" for each in repair.done)
     yield from (f"failed: {each}" for each in repair.failed)
-    for each in report.findings:
-        named = f"{each.project} {each.version}".strip()
-        told = ": ".join(part for part in (each.kind.value, named, each.path, each.detail) if part)
-        yield f"note: {told}" if each.kind.is_note else f"{told}; repair: {each.repair or 'none here'}"
-    number = sum(not each.kind.is_note for each in report.findings)
+    faults, notes = ([each for each in report.findings if each.kind.is_note == is_note] for is_note in (False, True))
+    yield from map(_detailed, faults) if options.verbose else _by_distribution(faults)
+    yield from map(_detailed, notes) if not options.quiet else ()
     if report.installed is None:
         yield "The distributions were not looked at: an unfinished transaction comes first"
-    elif number:
-        yield f"{number} {'finding' if number == 1 else 'findings'} in {len(report.installed)} distributions"
-    else:
-        yield f"Sound: {len(report.installed)} distributions"
+    elif faults:
+        more = "" if options.verbose else " (`-v` shows each)"
+        yield f"{count(len(faults), 'finding')} in {count(len(report.installed), 'distribution')}{more}"
+    elif not options.quiet:
+        yield f"Sound: {count(len(report.installed), 'distribution')}"
     if repair.commands:
         yield "To reinstall what is damaged, run:"
         yield from repair.commands
+
+
+def _detailed(each: Finding) -> str:
+    named = f"{each.project} {each.version}".strip()
+    told = ": ".join(part for part in (each.kind.value, named, each.path, each.detail) if part)
+    return f"note: {told}" if each.kind.is_note else f"{told}; repair: {each.repair or 'none here'}"
+
+
+def _by_distribution(faults: Iterable[Finding]) -> Iterator[str]:
+    """A line for each distribution, and for each finding that is about none; these are in their order."""
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for each in faults:
+        groups.setdefault((each.tree, each.project, each.info or each.path), []).append(each)
+    for (_, project, _), found in groups.items():
+        if not found[0].info:
+            yield from map(_detailed, found)
+            continue
+        numbers = Counter(_SUMMARY.get(each.kind, each.detail) for each in found)
+        phrases = [count(n, "file") + what[1:] if what.startswith("#") else what for what, n in numbers.items()]
+        repairs = dict.fromkeys(each.repair for each in found if each.repair)
+        told = f"{project} {found[0].version}: {', '.join(phrases)}"
+        yield f"{told}; repair: {' and '.join(repairs) or 'none here'}"
 
 
 def _document(trees: Iterable[Path], report: Report, repair: Repair) -> dict[str, Any]:
@@ -223,11 +260,10 @@ def _installing(place: Place, tree: Path) -> list[str] | None:
             return [*program, "install", "--no-user"]
         is_user = tree == Path(os.path.realpath(sysconfig.get_path("purelib", f"{os.name}_user")))
         return [*program, "install", "--user"] if is_user else None
-    path = Path(os.path.abspath(place.named))
-    python = place.home(tree) or (path if fs.is_file(path) else python_of(scripts_of(tree).parent))
     if tree.name not in PACKAGES:
         return [*program, "install", "--target", str(tree), "--upgrade"]
-    return [*program, "--python", str(python), "install"] if fs.look(python) else None
+    python = requirements.python_in(place, tree)
+    return [*program, "--python", str(python), "install"] if python else None
 
 
 class PutAside(Step):

@@ -55,17 +55,19 @@ class Kind(enum.Enum):
     UNREADABLE_RECORD = "unreadable-record"
     DOUBLED_PROJECT = "doubled-project"
     LEFTOVER = "leftover"
+    UNMET_REQUIREMENT = "unmet-requirement"
     UNFINISHED_TRANSACTION = "unfinished-transaction"
     ABANDONED = "abandoned"
     NOT_OURS = "managed-elsewhere"
     PUT_ASIDE = "put-aside"
     ADOPTED = "adopted"
     ADOPTED_IN_VAIN = "adopted-in-vain"
+    NOT_CHECKED = "requirements-not-checked"
 
     @property
     def is_note(self) -> bool:
         """Whether it is no fault."""
-        return self in (Kind.NOT_OURS, Kind.PUT_ASIDE, Kind.ADOPTED)
+        return self in (Kind.NOT_OURS, Kind.PUT_ASIDE, Kind.ADOPTED, Kind.NOT_CHECKED)
 
 
 NOT_UNINSTALLABLE = (Kind.MISSING_METADATA, Kind.WRONG_METADATA, Kind.MISSING_RECORD, Kind.UNREADABLE_RECORD)
@@ -87,6 +89,10 @@ class Finding(NamedTuple):
     info: str = ""
     repair: str = ""
     again: tuple[str, ...] = ()
+
+    def order(self) -> tuple[str, ...]:
+        """What findings are sorted by."""
+        return self.tree, self.project, self.path, self.kind.value, self.detail
 
 
 class Installed(NamedTuple):
@@ -214,7 +220,7 @@ def examine(place: Place) -> Report:
     if all(each.state is not State.PREPARED for each in unfinished):
         look = _settled(place, [each.identifier for each in unfinished])
     findings = {*map(_unfinished, unfinished), *look.findings}
-    ordered = sorted(findings, key=lambda each: (each.tree, each.project, each.path, each.kind.value))
+    ordered = sorted(findings, key=Finding.order)
     return look._replace(findings=tuple(ordered), unfinished=unfinished)
 
 

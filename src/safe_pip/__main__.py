@@ -16,6 +16,7 @@ def main() -> int:
     # Until the command begins (`fast_start`); looking for garbage costs more than importing all of our own modules.
     gc.disable()
     from safe_pip.cli import main as run
+    from safe_pip.fs import watch
     from safe_pip.launch.fast_start import leave  # the command may replace this file
 
     try:
@@ -24,6 +25,7 @@ def main() -> int:
         if not isinstance(end.code, int | None):
             raise
         status = end.code or 0
+    watch.note("exit", lambda: {"status": status})
     leave(status)
     return status
 

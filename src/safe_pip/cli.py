@@ -1,6 +1,6 @@
 """The command line: one of our own verbs, or pip; its errors and its exit status.
 
-What runs a verb, or pip, is imported when the command line has said which of them runs.
+What runs a verb, or pip, is imported when the command line has said which of them runs; `trace` only for `--trace`.
 """
 
 import errno
@@ -17,6 +17,7 @@ from safe_pip.commands import VERBS
 from safe_pip.environment.environment import Environment, Target
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import NO_WORKING_DIRECTORY, Replaced, SafePipError, StalePlan, UnusableEnvironment, UsageError
+from safe_pip.fs import watch
 from safe_pip.launch import active, frozen_pip, isolation, settings
 from safe_pip.launch.fast_start import FastStart, attach_bundle
 from safe_pip.launch.frozen_pip import FrozenPip
@@ -156,6 +157,10 @@ def _run_verb(line: CommandLine, verb: str, rest: tuple[str, ...], chosen: Setti
 
 
 def _run_pip(line: CommandLine, chosen: Settings, attempt: Attempt) -> int:
+    if chosen.trace is not None:
+        from safe_pip import trace
+
+        trace.begin(chosen.trace, attempt.number + attempt.is_fallback, say)
     path = isolation.environment_path
     is_free = line.is_about_pip or not line.command or not {"-h", "--help"}.isdisjoint(line.rest)
     if not is_free and not line.is_python_named:
@@ -188,7 +193,7 @@ def _run_pip(line: CommandLine, chosen: Settings, attempt: Attempt) -> int:
     except ImportError:
         if isolation.is_current() or attempt.number >= LAST:
             raise
-        _try_again(attempt, transaction)
+        _try_again(attempt, transaction, "safe-pip was replaced while this command started")
 
 
 def _run_seams(line: CommandLine, chosen: Settings, attempt: Attempt, transaction: Transaction, copy: FrozenPip) -> int:
@@ -214,15 +219,16 @@ def _run_seams(line: CommandLine, chosen: Settings, attempt: Attempt, transactio
         _fall_back(line, attempt, seams.error.message)
     if isinstance(seams.error, StalePlan | Replaced) and attempt.number < LAST:
         say(f"{seams.error.message}: trying again")
-        _try_again(attempt, transaction if isinstance(seams.error, Replaced) else None)
+        _try_again(attempt, transaction if isinstance(seams.error, Replaced) else None, seams.error.message)
     return _fail(seams.error) if seams.error is not None else status
 
 
-def _try_again(attempt: Attempt, replaced: Transaction | None) -> NoReturn:
+def _try_again(attempt: Attempt, replaced: Transaction | None, why: str) -> NoReturn:
     """Start again; if safe-pip was `replaced` in the environment, when it is there again."""
     if replaced is not None:
         replaced.environment.read(lambda: None)
     attempt.number += 1
+    watch.note("retry", lambda: {"why": why})
     attempt.reexec(isolation.start)
 
 
@@ -231,6 +237,7 @@ def _fall_back(line: CommandLine, attempt: Attempt, reason: str) -> NoReturn:
     if line.is_verbose:
         say(f"{reason}, so all of it runs under one exclusive lock")
     attempt.is_fallback = True
+    watch.note("retry", lambda: {"why": f"{reason}, so all of it runs under one exclusive lock"})
     attempt.reexec(isolation.start)
 
 

@@ -19,10 +19,10 @@ __main__ _runner _hook
 cli api
 commands pip_seams
 environment
-store launch journal messages
+store launch journal messages trace
 locking merge
 fs
-errors records trace
+errors records
 """
 ROW = {package: number for number, row in enumerate(ROWS.strip().splitlines()) for package in row.split()}
 

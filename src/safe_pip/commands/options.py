@@ -1,6 +1,7 @@
 """The command line of safe-pip's own verbs: one table for all, from which parser, help and completion come.
 
 `argparse` takes milliseconds to import: only a command that runs a verb, or shows its options, imports this module.
+`trace` is imported only for `--trace`.
 """
 
 import argparse
@@ -293,4 +294,8 @@ def run(
     given = {each.name: getattr(options, each.name) for each in OPTIONS.values() if hasattr(options, each.name)}
     settings = settings._replace(**given)
     waiting = waiting or Reporter(verbose=options.verbose > 0, quiet=options.quiet > 0)
+    if settings.trace is not None:
+        from safe_pip import trace
+
+        trace.begin(settings.trace, 1, say)
     return int(importlib.import_module(MODULES[verb]).main(options, Context(settings, waiting)))

@@ -17,6 +17,7 @@ from safe_pip.commands.environments import Context, environment_of, own_trees, t
 from safe_pip.commands.options import Namespace
 from safe_pip.environment.environment import Target
 from safe_pip.errors import LockTimeout, NestingRefused
+from safe_pip.fs import watch
 from safe_pip.launch import isolation
 from safe_pip.messages import say
 
@@ -33,7 +34,8 @@ def main(options: Namespace, context: Context) -> int:
 
 def _run(command: list[str], context: Context) -> int:
     try:
-        return stand_for(command, durable=context.settings.durable)
+        with watch.phase("run"):
+            return stand_for(command, durable=context.settings.durable)
     except FileNotFoundError as error:
         say(f"error: `{command[0]}` was not found ({error.strerror})")
         return 127

@@ -29,7 +29,7 @@ from safe_pip.environment.change import Terms
 from safe_pip.environment.environment import Target
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import NotMade, OtherPython, UnusableEnvironment, UsageError
-from safe_pip.fs import Directory, space
+from safe_pip.fs import Directory, space, watch
 from safe_pip.launch.restart import RUNNER
 from safe_pip.locking import flock, state_directory
 from safe_pip.locking.entries import hold
@@ -90,7 +90,8 @@ def made_aside(home: Path, python: str, options: Sequence[str]) -> Iterator[Path
     """
     aside, descriptor = _make_private(home)
     try:
-        _run(home, aside, descriptor, python, options)
+        with watch.phase("create", lambda: {"environment": str(home)}):
+            _run(home, aside, descriptor, python, options)
         with space.staging(str(home)):
             _relocate(aside)
         yield aside

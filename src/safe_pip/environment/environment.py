@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from safe_pip import fs
 from safe_pip.environment.snapshot import seen
 from safe_pip.errors import StalePlan, UnusableEnvironment
-from safe_pip.fs import space
+from safe_pip.fs import space, watch
 from safe_pip.locking import flock, inheritance, order, state_directory
 from safe_pip.locking.locker import Keep, Locker, Scope, Step
 from safe_pip.locking.order import Request
@@ -360,6 +360,7 @@ class Environment:
 
             self._sole = Sole(waiting, timeout)
         self._has_all = False
+        watch.note("environment", lambda: {"trees": list(map(str, self.trees()))})
 
     def trees(self) -> list[Path]:
         """The directories that may hold distributions now, resolved, each once; without those that cannot be listed."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from safe_pip.environment.environment import PACKAGES, Environment, Target
 from safe_pip.environment.snapshot import ReadSet, Snapshot, are_settled, listings
 from safe_pip.errors import SafePipError, StalePlan, State
+from safe_pip.fs import watch
 from safe_pip.locking import state_directory
 from safe_pip.locking.locker import Scope
 
@@ -199,7 +200,8 @@ class Transaction:
             except BaseException:
                 made.close(None)
                 raise
-            made.close(lambda: self.environment.adding(target))
+            with watch.phase("clean"):
+                made.close(lambda: self.environment.adding(target))
 
     def commit(self, change: "Change", validate: Validate) -> "Overwritten":
         """Put the change in place; on return it is, and no lock is held. On error nothing was changed.
@@ -210,7 +212,8 @@ class Transaction:
             if self.verify == "import":
                 change.verify_imports(self.path)
             try:
-                return _Commit(self, change, validate).run()
+                with watch.phase("commit"):
+                    return _Commit(self, change, validate).run()
             finally:
                 self.is_committed |= change.is_committed
 

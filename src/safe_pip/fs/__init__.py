@@ -23,6 +23,7 @@ from safe_pip.fs.paths import look as look
 from safe_pip.fs.paths import make_directories as make_directories
 from safe_pip.fs.paths import make_private_directory as make_private_directory
 from safe_pip.fs.paths import names as names
+from safe_pip.fs.paths import open_log as open_log
 from safe_pip.fs.paths import readable_names as readable_names
 from safe_pip.fs.paths import remove_empty_directories as remove_empty_directories
 from safe_pip.fs.paths import remove_tree as remove_tree

@@ -130,6 +130,12 @@ def write(path: str | os.PathLike[str], content: bytes, *, mode: int = 0o600) ->
         files.write_new(parent, os.path.basename(path), content, mode)
 
 
+def open_log(path: str) -> int:
+    """Make the new file `path`; on return a descriptor that writes at its end."""
+    with Changing("create", path):
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
+
+
 def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Give `path` this content and mode: readers see the whole old file or the whole new one."""
     with _parent(path) as parent:

@@ -61,12 +61,12 @@ def command(pid: int) -> str:
     import shlex
 
     words = [word.decode(errors="replace") for word in b"".join(pages(f"{pid}/cmdline")).split(b"\0")[:-1]]
-    if len(words) > 1 and os.path.isabs(words[1]) and os.path.basename(words[0]).startswith("python"):
+    if len(words) > 1 and os.path.basename(words[0]).startswith("python"):
         # For a script the kernel puts the interpreter of its first line in front.
         directory, name = os.path.split(words[1])
         if name == "_runner.py":  # safe-pip for another interpreter
             words[:2] = ["safe-pip", *(() if "--python" in words else ("--python", words[0]))]
-        elif directory == os.path.dirname(words[0]) or name == "safe-pip":
+        elif name == "safe-pip" or (os.path.isabs(directory) and directory == os.path.dirname(words[0])):
             words[:2] = [name]
     return printable(shlex.join(_without_secrets(words)).replace(f"'{_HIDDEN}'", _HIDDEN))
 

@@ -1,14 +1,49 @@
-"""Tells tests of each change before it is made, so that every change can be recorded or made to fail."""
+"""Tells tests of each change before it is made, and the timeline that a user asked for of each phase of the command.
+
+Both are off unless they are set: `observer` by tests, `timeline` by `safe_pip.trace`, which only `--trace` imports.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from types import TracebackType
+from typing import Protocol
+
+Details = Callable[[], "dict[str, object]"]
+"""What there is to say of a phase or an event; asked only if there is a timeline."""
+
+
+class Timeline(Protocol):
+    """Notes what this process does, and when."""
+
+    def begin(self, phase: str, details: Details) -> Callable[[], None]:
+        """Note that a phase begins; call what is returned when it ends."""
+
+    def note(self, event: str, details: Details) -> None:
+        """Note what happens at one instant."""
+
 
 observer: Callable[[str, str, str], None] | None = None
 """Called with the operation's name, the absolute path that changes, and, of a rename, an exchange or a link, the other
 path (else ""). What it raises is raised in place of the change."""
+timeline: Timeline | None = None
+_NOTHING = contextlib.nullcontext()
+
+
+def phase(name: str, details: Details = dict) -> contextlib.AbstractContextManager[object]:
+    """Within, the process is in this phase."""
+    if timeline is None:
+        return _NOTHING
+    within = contextlib.ExitStack()
+    within.callback(timeline.begin(name, details))
+    return within
+
+
+def note(event: str, details: Details = dict) -> None:
+    if timeline is not None:
+        timeline.note(event, details)
 
 
 class Changing:

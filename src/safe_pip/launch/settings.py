@@ -29,6 +29,7 @@ class Settings(NamedTuple):
     link_mode: str = "clone"
     cache_limit: int = 10_000_000_000
     fast_start: bool = True
+    trace: str | None = None
 
     def for_child(self) -> dict[str, str]:
         """The settings in force, as variables for another interpreter's safe-pip."""
@@ -77,6 +78,13 @@ def size(text: str, source: str) -> int:
     raise UsageError(f"`{text}` is not a size like `500M` or `10G` ({source})")
 
 
+def directory(text: str, source: str) -> str:
+    """The absolute path of a directory, which may be missing; raises `UsageError`."""
+    if not text:
+        raise UsageError(f"the name of a directory is empty ({source})")
+    return os.path.abspath(text)
+
+
 class Setting(NamedTuple):
     """One setting: the field of `Settings`, the parser of its value, and what help says."""
 
@@ -109,6 +117,7 @@ TABLE = (
     Setting("link_mode", either("clone", "copy"), "How prepared wheels get into an environment: `clone` or `copy`."),
     Setting("cache_limit", size, "What the store of prepared wheels may take, like `500M`; 0: no store."),
     Setting("fast_start", switch, "Whether pip's start is made cheaper (see docs/performance.md)."),
+    Setting("trace", directory, "Note what happens when in files in DIR, for `safe-pip trace DIR`.", "DIR"),
 )
 
 OPTIONS = {f"--{each.key}": each for each in TABLE if each.option is not None}

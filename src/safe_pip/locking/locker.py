@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from safe_pip.errors import CannotLock, NestingRefused, StalePlan
+from safe_pip.fs import watch
 from safe_pip.locking import flock, inheritance, state_directory, waiting
 from safe_pip.locking.flock import Descriptor, Identity
 from safe_pip.locking.inheritance import Ancestor, Ancestry, Claim, ClaimsDirectory
@@ -70,6 +71,7 @@ class Scope:
         self.has_unlocked = False  # something is used without a lock, because there can be none
         self.is_held = False
         self.directory: ClaimsDirectory | None = None
+        self._noted: Callable[[], None] | None = None  # ends this in the timeline, if there is one
 
     def is_inheritance_alive(self) -> bool:
         return all(source.is_alive() for source in self.sources)
@@ -84,6 +86,9 @@ class Scope:
     def hold(self) -> None:
         """Tell child programs, and processes that have to wait, what is held."""
         self.is_held = True
+        if watch.timeline is not None and self.granted:
+            locks = [request.noted() for request, _ in self.granted]
+            self._noted = watch.timeline.begin("hold", lambda: {"locks": locks})
         if self.directory is not None:
             gates = {request.gate for request, _ in self.granted if request.exclusive and request.gate is not None}
             self.directory.publish(self.claims, (gate.with_name(state_directory.OWNER) for gate in gates))
@@ -96,6 +101,9 @@ class Scope:
             self.directory = None
         for _, descriptor in reversed(self.granted):
             descriptor.close()
+        if self._noted is not None:
+            self._noted()
+            self._noted = None
         self.granted.clear()
         self.claims.clear()
         self.sources.clear()

@@ -34,6 +34,11 @@ class Request(NamedTuple):
     needs_writing: bool = False  # the filesystem grants an exclusive lock only on a writable descriptor
     optional: bool = False  # where there are no locks to give, the step, which only reads or builds, goes on without
 
+    def noted(self) -> dict[str, object]:
+        """This lock in a trace."""
+        mode = "exclusive" if self.exclusive else "shared"
+        return {"kind": self.rank.name.lower(), "path": str(self.path), "of": str(self.shown), "mode": mode}
+
 
 def environment_lock(tree: Path, *, exclusive: bool) -> Request:
     """The environment lock of `tree`: flock on the directory itself, with a gate if there is a state directory."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from safe_pip.errors import LockTimeout
+from safe_pip.fs import watch
 from safe_pip.locking import flock, holders, inheritance, state_directory
 from safe_pip.locking.flock import Descriptor
 from safe_pip.locking.holders import Holder
@@ -103,7 +104,8 @@ class LockWait(NamedTuple):
         """Return when `descriptor` is locked and its path still leads to it; else raise."""
         if not flock.try_lock(descriptor, exclusive=exclusive):
             try:
-                self._wait(descriptor, exclusive, gate)
+                with watch.phase("wait", lambda: self._noted(gate)):
+                    self._wait(descriptor, exclusive, gate)
             except KeyboardInterrupt:
                 self.budget.interrupt()
                 raise
@@ -131,6 +133,10 @@ class LockWait(NamedTuple):
             beside = self.request.gate or state_directory.path_of(self.request.path) / state_directory.OWNER
             found = tuple(filter(None, [inheritance.noted(beside.with_name(state_directory.OWNER))]))
         return Wait(self.request.shown, self.request.exclusive, found, self.budget.elapsed())
+
+    def _noted(self, gate: Descriptor | None) -> dict[str, object]:
+        by = [{"pid": each.pid, "command": each.command} for each in self._event(gate).holders]
+        return {"lock": self.request.noted(), "for": by}
 
     def _give_up(self, gate: Descriptor | None, *, is_limit: bool) -> None:
         if is_limit and self.limit != OUT_OF_ORDER:

@@ -20,7 +20,7 @@ from safe_pip.environment.environment import Target
 from safe_pip.environment.snapshot import Snapshot, hides
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import Mismatch, SafePipError, StalePlan
-from safe_pip.fs import space
+from safe_pip.fs import space, watch
 from safe_pip.launch.settings import Settings
 from safe_pip.merge.plan import Removal
 from safe_pip.pip_seams.installed import Installed
@@ -297,7 +297,7 @@ class Install:
     def _stage(self, original: Any, call: dict[str, Any], change: Change, kept: KeptBack) -> list[Any]:
         """Have the wheels prepared, then have pip install into the stage; on return its results."""
         try:
-            with space.unpacking(change.stage.root):
+            with space.unpacking(change.stage.root), watch.phase("stage"):
                 self._prepare(change.target)
                 call["requirements"] = [*self._wanted().values()]
                 if not call["requirements"]:

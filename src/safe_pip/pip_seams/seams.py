@@ -28,6 +28,7 @@ from safe_pip.errors import (
     UnusableEnvironment,
     UsageError,
 )
+from safe_pip.fs import watch
 from safe_pip.fs.rename import load as load_rename
 from safe_pip.launch import active, isolation
 from safe_pip.launch.frozen_pip import FrozenPip
@@ -199,6 +200,10 @@ class Seams:
         if is_requirement:
             from safe_pip.pip_seams import builds
 
+            if watch.timeline is not None:
+                from safe_pip.pip_seams import _timeline
+
+                _timeline.attach()
             self.installed.attach_to_resolver()
             kept = builds.KeptBuilds(self.attempt.built)
             builds.attach(transaction, kept)

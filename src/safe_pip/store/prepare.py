@@ -13,14 +13,14 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO
 
 from safe_pip import fs, records
 from safe_pip.errors import UnusableEnvironment
-from safe_pip.fs import space
+from safe_pip.fs import space, watch
 from safe_pip.locking import flock, holders
 from safe_pip.locking.holders import Holder
 from safe_pip.store.unpack import DAMAGE, Unpacking, Unpreparable
@@ -73,8 +73,10 @@ class Preparing:
                 busy = [wheel for wheel in busy if wheel not in gone]
                 for wheel in busy[:1]:
                     heartbeat = Heartbeat(self._store.making(missing[wheel]))
-                    while not self._obtain(wheel, missing[wheel], found, heartbeat):
-                        self._tell(f"prepare `{wheel.name}`", missing[wheel])
+                    what = f"prepare `{wheel.name}`"
+                    with self._noted(what, missing[wheel]):
+                        while not self._obtain(wheel, missing[wheel], found, heartbeat):
+                            self._tell(what, missing[wheel])
                 busy = [wheel for wheel in busy[1:] if not self._obtain(wheel, missing[wheel], found)]
             if self._has_made:
                 self._store.sweep()
@@ -97,23 +99,25 @@ class Preparing:
         """
         key = hashlib.sha256(os.fsencode(what)).hexdigest()
         heartbeat: Heartbeat | None = None
-        while True:
-            with ExitStack() as taken:
-                try:
-                    is_mine = taken.enter_context(self._mutex(key, 0 if heartbeat is None else _PATIENCE))
-                except (OSError, UnusableEnvironment) as error:
-                    self.refused, self._takes = error, False
-                    return
-                if (is_mine or heartbeat is not None) and is_over():
-                    return
-                if is_mine or (heartbeat is not None and heartbeat.look()):
-                    self.show_progress = partial(fs.touch, self._store.making(key))
-                    turn.push(taken.pop_all())
-                    return
-            if heartbeat is None:
-                heartbeat = Heartbeat(self._store.making(key))
-            else:
-                self._tell("install the same", key)
+        with ExitStack() as waited:
+            while True:
+                with ExitStack() as taken:
+                    try:
+                        is_mine = taken.enter_context(self._mutex(key, 0 if heartbeat is None else _PATIENCE))
+                    except (OSError, UnusableEnvironment) as error:
+                        self.refused, self._takes = error, False
+                        return
+                    if (is_mine or heartbeat is not None) and is_over():
+                        return
+                    if is_mine or (heartbeat is not None and heartbeat.look()):
+                        self.show_progress = partial(fs.touch, self._store.making(key))
+                        turn.push(taken.pop_all())
+                        return
+                if heartbeat is None:
+                    heartbeat = Heartbeat(self._store.making(key))
+                    waited.enter_context(self._noted("install the same", key))
+                else:
+                    self._tell("install the same", key)
 
     def renew(self, wheel: Path, damaged: Entry) -> Entry | None:
         """The entry of this wheel, held. One that is `damaged` was held, and is removed and made again."""
@@ -153,6 +157,15 @@ class Preparing:
             self._has_told = True
             self._waiting(what, holders.holders_at(self._store.making(key)))
 
+    def _noted(self, what: str, key: str) -> AbstractContextManager[object]:
+        """A wait for the process that does this, in the timeline if there is one."""
+
+        def details() -> dict[str, object]:
+            by = [{"pid": each.pid, "command": each.command} for each in holders.holders_at(self._store.making(key))]
+            return {"turn": what, "for": by}
+
+        return watch.phase("wait", details)
+
     @contextmanager
     def _mutex(self, key: str, seconds: float) -> Iterator[bool]:
         """Within, no other process prepares what has this key; yields False if that was not granted in `seconds`."""
@@ -180,7 +193,8 @@ class Preparing:
             with open(wheel, "rb") as file:
                 if self._key(file) != key:
                     raise Unpreparable(f"`{wheel}` was changed meanwhile")
-                with self._store.wheels.making() as aside, zipfile.ZipFile(file) as archive:
+                noted = watch.phase("prepare", lambda: {"wheel": wheel.name})
+                with noted, self._store.wheels.making() as aside, zipfile.ZipFile(file) as archive:
                     self._check_room(archive)
                     made = aside / "entry"
                     unpacking = Unpacking(archive, file, made, partial(fs.touch, self._store.making(key)))

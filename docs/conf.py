@@ -25,7 +25,7 @@ author = "The safe-pip developers"
 project_copyright = author
 version = release = safe_pip.__version__
 
-extensions = ["myst_parser", "sphinxcontrib.mermaid"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinxcontrib.mermaid"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"safe-pip {version}"
@@ -98,5 +98,11 @@ def fill(app: Any, docname: str, source: list[str]) -> None:
         source[0] = source[0].replace(f"<!-- {name} -->", "\n".join(lines()))
 
 
+def mark_code(app: Any, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
+    """Docstrings have Markdown's back quotes; in reStructuredText these are two."""
+    lines[:] = [line.replace("`", "``") for line in lines]
+
+
 def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", mark_code)
     app.connect("source-read", fill)

@@ -45,6 +45,15 @@ def test_the_tutorial_leads_to_its_end(env: PipEnvironment) -> None:
     assert "Sound" in done.stdout.splitlines()[-1]
 
 
+def test_a_program_takes_the_lock_itself(env: PipEnvironment) -> None:
+    page = Page.read("python-programs")
+    page.save(env.directory)
+    done = shell("".join(page.commands), env.directory, env.variables)
+    [site] = env.directory.glob(".venv/lib/python*/site-packages")
+    assert {"example_alpha-1.dist-info", "example_beta-2.dist-info"} <= set(os.listdir(site))
+    assert " lock: " not in done.stdout, "nothing is held in the end"
+
+
 @pytest.mark.parametrize("generator", ["-G Ninja", "Unix Makefiles"])
 def test_cmake_installs_at_once(env: PipEnvironment, toolbox: Toolbox, generator: str) -> None:
     page = Page.read("cmake-ninja-meson")

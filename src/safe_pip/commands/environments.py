@@ -10,14 +10,14 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from safe_pip import fs
-from safe_pip.environment.environment import PACKAGES, Environment, Prefix, resolved, trees_below
+from safe_pip.environment.environment import PACKAGES, Environment, Prefix, Target, resolved, trees_below
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import StalePlan, UnusableEnvironment
 from safe_pip.launch import isolation
@@ -105,7 +105,7 @@ class Place:
     def find(cls, named: str | None, context: Context) -> Place:
         """The environment that `--env` names, or this Python's; raises `UnusableEnvironment` if there is none."""
         trees = [] if named is None else environment_of(named)
-        environment = context.environment([*map(str, trees)] or isolation.environment_path)
+        environment = context.environment([*map(str, trees)] or own_path())
         return cls(context, environment, tuple(environment.trees()), named)
 
     def scripts(self) -> dict[Path, Path]:
@@ -117,6 +117,34 @@ class Place:
         """The virtual environment that a tree belongs to (PEP 405)."""
         shown = order.shown_name(tree)
         return None if shown == tree else shown
+
+
+def locked(
+    context: Context, env: str | None, lock_dir: str | None = None, *, exclusive: bool
+) -> AbstractContextManager[object]:
+    """Hold the lock of an environment, None for this Python's, or of any directory while something else works there."""
+    named = lock_dir or env
+    if lock_dir is not None:
+        own = trees_of(lock_dir)
+    else:
+        own = own_trees() if env is None else environment_of(env, "`--lock-dir DIR` locks any directory")
+    environment = context.environment(own_path() if named is None else tuple(map(str, own)))
+    if named is not None and not own:
+        return environment.directory(Path(named), exclusive=exclusive)
+    if not exclusive:
+        return environment.keeping()
+    if named is None and not any(os.access(tree, os.W_OK) for tree in own):
+        # What this user installs goes to a tree that the user can write: the user site.
+        own = [tree for tree in environment.trees() if os.access(tree, os.W_OK)] or own
+    # A command may be about to make another tree in a prefix that is named.
+    containers = (Path(named),) if named is not None and os.path.isdir(named) else ()
+    return environment.occupying(Target(tuple(own), containers=containers))
+
+
+def own_path() -> Sequence[str]:
+    """Where this Python finds distributions. A program that imports safe-pip may have put anything on `sys.path`."""
+    found = (entry for entry in sys.path if os.path.basename(entry) in PACKAGES)
+    return isolation.environment_path or (*map(str, own_trees()), *found)
 
 
 def own_trees() -> list[Path]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 from safe_pip.commands.environments import Context, Place
 from safe_pip.commands.options import Namespace, tell
@@ -40,6 +40,67 @@ class Lock(NamedTuple):
     path: Path
     holders: tuple[Holder, ...] = ()
     waiting: tuple[Holder, ...] = ()
+
+
+class ProcessStatus(TypedDict):
+    """A process that holds or waits for a lock. `mode`: shared, exclusive; None if it did not yet say what it wants.
+
+    `since`: seconds of the epoch, or None. `seen`: False if only a note that it left tells of it: it may be dead.
+    """
+
+    pid: int
+    command: str
+    mode: str | None
+    since: float | None
+    stopped: bool
+    seen: bool
+
+
+class LockStatus(TypedDict):
+    """A lock on `path`; `tree` is None for a mutex. `waiting` is in turn."""
+
+    lock: str
+    tree: str | None
+    path: str
+    holders: list[ProcessStatus]
+    waiting: list[ProcessStatus]
+
+
+class TransactionStatus(TypedDict):
+    """A transaction at work, or left unfinished. `state`: staging, prepared, committed. `alive`: None if unknown.
+
+    `next`: what the next command does: "wait", "delete", "roll back", "finish", "refuse: ...".
+    """
+
+    id: str
+    tree: str
+    state: str
+    alive: bool | None
+    pid: int | None
+    command: str
+    since: float | None
+    next: str
+
+
+class AdoptedStatus(TypedDict):
+    """A tree whose pip is the safe-pip at `home`, because of `file`. `works`: False if that safe-pip is gone."""
+
+    tree: str
+    home: str
+    file: str
+    works: bool
+
+
+class Status(TypedDict):
+    """What `safe-pip status --json` prints. `complete`: False where locks of other processes may be hidden."""
+
+    format: int
+    trees: list[str]
+    complete: bool
+    locks: list[LockStatus]
+    transactions: list[TransactionStatus]
+    adopted: list[AdoptedStatus]
+    problems: list[str]
 
 
 class State(enum.Enum):
@@ -183,8 +244,8 @@ def next_action(transaction: Transaction) -> str:
     return then if transaction.is_alive is False else f"wait, or {then} if it is dead"
 
 
-def main(options: Namespace, context: Context) -> int:
-    place = Place.find(options.env, context)
+def examine(place: Place) -> Status:
+    """What `--json` prints of an environment, and `safe_pip.status` returns."""
     problems = list[str]()
     for tree in place.trees:
         try:
@@ -197,7 +258,7 @@ def main(options: Namespace, context: Context) -> int:
     found += mutexes(view, [lock.path for lock in found])
     unique = {(lock.name, lock.path): lock for lock in reversed(found)}.values()
     adopted = [each for each in map(adoption.find, place.trees) if each is not None]
-    document = {
+    return {
         "format": 1,
         "trees": [str(tree) for tree in place.trees],
         "complete": view.is_complete,
@@ -209,22 +270,27 @@ def main(options: Namespace, context: Context) -> int:
         ],
         "problems": problems,
     }
-    told = {str(each.tree): each.told() for each in adopted}
+
+
+def main(options: Namespace, context: Context) -> int:
+    place = Place.find(options.env, context)
+    document = examine(place)
+    told = {str(each.tree): each.told() for each in map(adoption.find, place.trees) if each is not None}
     is_told = tell(json.dumps(document, indent=2) if options.json else "\n".join(_lines(document, told)))
     return 0 if is_told else 1
 
 
-def _facts(lock: Lock) -> dict[str, Any]:
+def _facts(lock: Lock) -> LockStatus:
     return {
         "lock": lock.name,
-        "tree": lock.tree and str(lock.tree),
+        "tree": None if lock.tree is None else str(lock.tree),
         "path": str(lock.path),
         "holders": [*map(_party, lock.holders)],
         "waiting": [*map(_party, lock.waiting)],
     }
 
 
-def _party(party: Holder) -> dict[str, Any]:
+def _party(party: Holder) -> ProcessStatus:
     return {
         "pid": party.pid,
         "command": party.command,
@@ -235,13 +301,20 @@ def _party(party: Holder) -> dict[str, Any]:
     }
 
 
-def _transaction(found: Transaction) -> dict[str, Any]:
-    names = {"identifier": "id", "is_alive": "alive"}
-    facts = {names.get(name, name): value for name, value in found._asdict().items()}
-    return {**facts, "tree": str(found.tree), "state": found.state.value, "next": next_action(found)}
+def _transaction(found: Transaction) -> TransactionStatus:
+    return {
+        "id": found.identifier,
+        "tree": str(found.tree),
+        "state": found.state.value,
+        "alive": found.is_alive,
+        "pid": found.pid,
+        "command": found.command,
+        "since": found.since,
+        "next": next_action(found),
+    }
 
 
-def _lines(document: dict[str, Any], adopted: dict[str, str]) -> Iterator[str]:
+def _lines(document: Status, adopted: dict[str, str]) -> Iterator[str]:
     trees, unfinished = document["trees"], document["transactions"]
     for tree in trees:
         shown = str(order.shown_name(Path(tree)))
@@ -257,7 +330,7 @@ def _lines(document: dict[str, Any], adopted: dict[str, str]) -> Iterator[str]:
         yield "This may not be all: locks that are held in other pid namespaces, or without /proc/locks, are not seen"
 
 
-def _told(lock: dict[str, Any]) -> Iterator[str]:
+def _told(lock: LockStatus) -> Iterator[str]:
     name = f"{lock['lock']} lock" if lock["lock"] in ("environment", "commit") else f"{lock['lock']} `{lock['path']}`"
     for party in lock["holders"]:
         yield f"{name}: {'held' if party['mode'] == 'exclusive' else 'shared'} by {_process(party)}"
@@ -266,13 +339,13 @@ def _told(lock: dict[str, Any]) -> Iterator[str]:
         yield f"{name}: waited for {mode}by {_process(party)}"
 
 
-def _unfinished(found: dict[str, Any]) -> str:
+def _unfinished(found: TransactionStatus) -> str:
     alive = {True: "at work", False: "dead", None: "perhaps at work"}[found["alive"]]
     by = "" if found["pid"] is None else f" by {_process(found)}"
     return f"transaction {found['id']}: {found['state']}{by}, {alive}; the next command: {found['next']}"
 
 
-def _process(party: dict[str, Any]) -> str:
+def _process(party: ProcessStatus | TransactionStatus) -> str:
     facts = [f"pid {party['pid']}"]
     facts += ["stopped"] if party.get("stopped") else []
     facts += [] if party.get("seen", True) else ["by the note it left"]

@@ -1,5 +1,7 @@
 """What the ancestors of this process hold: it is inherited, and never waited for.
 
+In a program that imports safe-pip a thread also inherits what it holds already, and not what other threads hold.
+
 A holder whose child programs may run safe-pip makes a private directory and names it in SAFE_PIP_HELD. In it are
 `alive`, locked as long as the rest is true; `held`, the list of its locks; and `environment` and `commit`, with their
 gates: stand-ins that child programs take in place of the holder's exclusive locks, so that they exclude each other.
@@ -13,7 +15,9 @@ import itertools
 import json
 import os
 import stat
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -58,17 +62,21 @@ class ClaimsDirectory:
         self._alive = Descriptor(self.path / _ALIVE, writable=True)  # the temporary directory may be on NFS
         self._alive.raise_to(_HIGH_DESCRIPTOR)
         flock.try_lock(self._alive, exclusive=True)
+        self._thread = threading.get_ident()
+        self._process = os.getpid()
+        self._content: dict[str, object] = {}
         self._outer: str | None = None
         self._notes: list[Path] = []
 
     def publish(self, claims: Iterable[Claim], notes: Iterable[Path]) -> None:
         """Write down what is held now. `os.environ` names the directory; if that is lost, the `owner` notes do."""
-        self._outer = os.environ.get(VARIABLE)
         listed = [[*claim[:3], str(claim.path)] for claim in claims]
-        content = {"pid": os.getpid(), "outer": self._outer, "locks": listed}
-        with _room_to_write():
-            fs.write(self.path / _LIST, json.dumps(content).encode())
-        os.environ[VARIABLE] = str(self.path)
+        with _publishing:
+            self._outer = os.environ.get(VARIABLE)
+            self._content = {"pid": self._process, "locks": listed}
+            self._write()
+            _published.append(self)
+            os.environ[VARIABLE] = str(self.path)
         for path in notes:
             note = {**proc.own_note(), "start": proc.start_ticks(os.getpid()), "held": str(self.path)}
             # This user may only read the state directory, or another one has put a link there.
@@ -76,19 +84,49 @@ class ClaimsDirectory:
                 fs.replace_in(state, path.name, json.dumps(note).encode(), mode=0o644)
                 self._notes.append(path)
 
+    def _write(self) -> None:
+        with _room_to_write():
+            fs.write(self.path / _LIST, json.dumps({**self._content, "outer": self._outer}).encode())
+
+    def _leave_out(self, ended: "ClaimsDirectory") -> None:
+        """Name the directory outside of `ended`, which another thread ends before this one."""
+        if self._outer == str(ended.path) and self._process == os.getpid():
+            self._outer = ended._outer
+            if self._outer is not None:
+                with contextlib.suppress(UnusableEnvironment):
+                    self._write()
+
+    def is_of_another_thread(self) -> bool:
+        """Whether another thread of this process holds what is claimed: then it is no ancestor."""
+        return self._process == os.getpid() and self._thread != threading.get_ident()
+
     def close(self) -> None:
         """End all claims and remove the directory, before any lock is let go; in a forked child it does nothing."""
         if self._alive.fd < 0:
             return
         self._alive.close()
-        if os.environ.get(VARIABLE) == str(self.path):
-            os.environ.pop(VARIABLE)
-            if self._outer is not None:
-                os.environ[VARIABLE] = self._outer
+        with _publishing:
+            if self in _published:
+                _published.remove(self)
+            if os.environ.get(VARIABLE) == str(self.path):
+                os.environ.pop(VARIABLE)
+                if self._outer is not None:
+                    os.environ[VARIABLE] = self._outer
+            for each in _published:
+                each._leave_out(self)
         fs.remove_tree(self.path)
         for path in self._notes:
             with contextlib.suppress(OSError), Directory.open(path.parent) as state:
                 fs.remove(state, path.name)
+
+
+# Of this process and, in a forked child, of its parent. SAFE_PIP_HELD names the last one.
+_published: list[ClaimsDirectory] = []
+_publishing = threading.RLock()
+if sys.platform != "win32":
+    os.register_at_fork(
+        before=_publishing.acquire, after_in_parent=_publishing.release, after_in_child=_publishing.release
+    )
 
 
 @contextlib.contextmanager
@@ -161,15 +199,17 @@ class Ancestry:
 
     def __init__(self, variable: str | None) -> None:
         self._known: list[Ancestor] = []
+        self._beside: list[Ancestor] = []  # what other threads of this process hold
         self._follow(variable, {proc.user()})
 
     def _follow(self, name: str | None, trusted: Collection[int]) -> bool:
         """Read the directory of this name, and those of outer ancestors; whether there was a new one."""
         known = {str(ancestor.directory) for ancestor in self._known}
+        others = {str(each.path) for each in list(_published) if each.is_of_another_thread()}
         before = len(self._known)
         while name and name not in known and (ancestor := _load(Path(name), trusted)) is not None:
             known.add(name)
-            self._known.append(ancestor)
+            (self._beside if name in others else self._known).append(ancestor)
             name = ancestor.outer
         family = proc.ancestors()
         self._known.sort(key=lambda each: (not each.directory, family.index(each.pid) if each.pid in family else -1))
@@ -189,7 +229,10 @@ class Ancestry:
         None if the lock is inherited; a stand-in may take its place. Raises `NestingRefused`.
         """
         if (found := self._find(identity)) is None:
-            return request, None
+            beside = [claim for each in self._beside for claim in each.claims if claim.identity == identity]
+            # Another thread that shares the lock may wait for this one.
+            is_shared = beside and not request.exclusive and not any(claim.exclusive for claim in beside)
+            return request._replace(gate=None) if is_shared else request, None
         claim, source = found
         if request.exclusive and not claim.exclusive:
             raise self._refusal(request, source)
@@ -207,6 +250,11 @@ class Ancestry:
 
     @staticmethod
     def _refusal(request: Request, source: Ancestor) -> NestingRefused:
+        if source.pid == os.getpid():
+            return NestingRefused(
+                f"this program shares the lock on `{request.shown}`, which does not become an exclusive one",
+                hint="Take the exclusive lock before the shared one, or after it",
+            )
         command = proc.command(source.pid) if source.directory is None else ""
         by = f" by `{command}` (pid {source.pid})" if command else ""
         if request.rank is Rank.COMMIT:

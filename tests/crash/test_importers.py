@@ -11,7 +11,7 @@ from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.venvs.workspace import Workspace
 
 pytestmark = pytest.mark.slow
-VERSIONS = "2121212121"
+VERSIONS = "212121"
 """To which it is upgraded, one after the other."""
 
 

@@ -244,7 +244,8 @@ def serve() -> None:
         tuple(map(Path, begin.get("stateless_trees", ()))),
     )
     if "first_message" in begin:
-        waiting.FIRST_MESSAGE = begin["first_message"]
+        waiting.FIRST_MESSAGE = first = begin["first_message"]
+        waiting.LATER_MESSAGES = (2 * first, 3 * first)
     if "out_of_order" in begin:
         waiting.OUT_OF_ORDER = begin["out_of_order"]
     if begin.get("user"):

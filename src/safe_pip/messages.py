@@ -109,6 +109,13 @@ class Reporter:
         if _live:
             _write("\n")
 
+    def unguarded(self, path: Path) -> None:
+        """Say once that a tree is read without a lock that other hosts see."""
+        if not self._quiet and path not in self._unlocked:
+            what = f"warning: several hosts may use `{path}`, and it has no lock files, so it is read without them"
+            say(f"{what}. A user that may write there makes them with `safe-pip list`")
+        self._unlocked.add(path)
+
     def unlocked(self, path: Path) -> None:
         """Say once that something is used without a lock; only with `-v`."""
         if self._verbose and path not in self._unlocked:

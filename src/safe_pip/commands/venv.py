@@ -17,6 +17,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
@@ -44,6 +45,7 @@ _ASIDE = f"{_READY}-"
 OURS = ".safe-pip"
 """How every name starts that safe-pip itself makes in the directory of an environment."""
 _UV_LOCK = ".lock"
+_OLD = 24 * 3600.0
 
 # The chosen Python runs this. It ends, with all that it started, when the other end of its standard input is closed, as
 # the death of its parent does. And it prints what `ensurepip` said, which `venv` keeps back.
@@ -176,10 +178,13 @@ def _contents(home: Path, trees: Sequence[Path]) -> Iterator[str]:
 
 def sweep(home: Path) -> None:
     """Remove what killed commands had made aside; needs no lock."""
+    # A command on another host may be at work in it: that host does not see the lock on a directory.
+    is_shared = state_directory.is_shared(home)
     for name in fs.names(home):
         if name.startswith(_ASIDE):
             with suppress(OSError, UnusableEnvironment), hold(home / name, exclusive=True):
-                fs.remove_tree(home / name)
+                if not is_shared or os.lstat(home / name).st_mtime < time.time() - _OLD:
+                    fs.remove_tree(home / name)
 
 
 def _make_private(home: Path) -> tuple[Path, Descriptor | None]:

@@ -87,7 +87,7 @@ class Prefix(NamedTuple):
         home = (self.path,) if str(self.path) in self.environment else ()
         shared = () if self.is_virtual and self.trees else (self.path, self.path / "bin")
         directories = tuple(path for path in resolved(shared) if fs.is_directory(path))
-        stateless = (*(self.trees if self.is_shipped else ()), *home)
+        stateless = (*(self.trees if self.is_shipped else ()), *home, *filter(state_directory.is_shared, directories))
         return Target((*self.trees, *home), directories, self.path / ".lock", stateless)
 
     @property
@@ -138,6 +138,19 @@ def _make_directory(path: Path) -> list[Path]:
         raise space.not_writable(path, error) from error
 
 
+def _nothing(identity: flock.Identity) -> bool:
+    """What a process holds that has let everything go."""
+    return False
+
+
+def _makes_locks(tree: Path) -> bool:
+    """Make the lock files of a site directory; False if this user may not, or it is another directory."""
+    if tree.name in PACKAGES and os.access(tree, os.W_OK):
+        state_directory.make(tree)
+        return True
+    return False
+
+
 class Reading(Step):
     """Read what is installed: the commit lock, shared; of a tree without that lock the environment lock, shared.
 
@@ -147,11 +160,16 @@ class Reading(Step):
     def __init__(self, trees: Trees) -> None:
         self._find = trees
         self._without: list[Path] = []
+        self.unguarded: list[Path] = []
+        """Trees that several hosts may use and that are locked for the processes of this one alone."""
         self.trees: list[Path] = []
 
     def requests(self) -> Iterator[Request]:
         self.trees = self._find()
         self._without = [tree for tree in self.trees if not state_directory.has_locks(tree)]
+        self.unguarded = [tree for tree in self._without if state_directory.is_shared(tree) and not _makes_locks(tree)]
+        if self._without != self.unguarded:
+            self._without = [tree for tree in self._without if not state_directory.has_locks(tree)]
         for tree in self.trees:
             if tree in self._without:
                 yield order.environment_lock(tree, exclusive=False)
@@ -173,10 +191,29 @@ class SharedUse(Reading):
     def __init__(self, trees: Trees, sources: Iterable[Path] = ()) -> None:
         super().__init__(trees)
         self.directories = resolved(sources)
+        self._made: list[Path] = []
+
+    def _make_locks(self, tree: Path) -> None:
+        """Without lock files, commands on other hosts would change the tree while it is in use."""
+        try:
+            if state_directory.make(tree) and tree.name not in PACKAGES:
+                self._made.append(tree)
+        except UnusableEnvironment as error:
+            raise UnusableEnvironment(
+                f"several hosts may use `{tree}`, and it has no lock files: {error.message}",
+                hint="A user that may write there makes them with `safe-pip list`",
+            ) from error
+
+    def on_release(self) -> None:
+        for tree in self._made:
+            remove_state_directory(tree, _nothing)
 
     def requests(self) -> Iterator[Request]:
         self.trees = self._find()
-        yield from (order.environment_lock(tree, exclusive=False) for tree in self.trees)
+        for tree in self.trees:
+            if state_directory.is_shared(tree) and not state_directory.has_locks(tree):
+                self._make_locks(tree)
+            yield order.environment_lock(tree, exclusive=False)
         for source in self.directories:
             _make_directory(source)
             yield order.mutex(source)
@@ -233,9 +270,18 @@ class Locking(Step):
     def requests(self) -> Iterator[Request]:
         for path in self.directories:
             self.made += _make_directory(path)
-            yield Request(order.Rank.ENVIRONMENT, path, self._exclusive, path)
+            yield order.plain_directory(path, exclusive=self._exclusive)
+
+    def on_release(self) -> None:
+        self._remove_locks(_nothing)
+
+    def _remove_locks(self, holds: Holds) -> None:
+        for path in filter(state_directory.is_shared, self.directories):
+            remove_state_directory(path, holds)
 
     def tidy(self, holds: Holds, *, failed: bool) -> None:
+        if failed:
+            self._remove_locks(holds)
         fs.remove_empty_directories(self.made if failed else [])
 
 
@@ -248,7 +294,8 @@ class Opening(Step):
         self._target = target
         # A directory on the path that is no site directory may hold sources.
         others = (tree for tree in resolved(also) if tree.name not in PACKAGES)
-        self._stateless = resolved((*target.stateless_trees, *others))
+        containers = filter(state_directory.is_shared, target.containers)
+        self._stateless = resolved((*target.stateless_trees, *others, *containers))
         self.made: list[Path] = []
 
     def requests(self) -> Iterator[Request]:
@@ -265,7 +312,7 @@ class Opening(Step):
 
     def tidy(self, holds: Holds, *, failed: bool) -> None:
         """Remove the state directories that do not stay and, after a failure, the directories that were made."""
-        made = [tree for tree in self.trees if failed and tree in self.made]
+        made = [each for each in self.directories if failed and each in self.made]
         for tree in dict.fromkeys((*self._stateless, *made)):
             remove_state_directory(tree, holds)
         fs.remove_empty_directories(self.made if failed else [])
@@ -333,15 +380,20 @@ def remove_state_directory(tree: Path, holds: Holds) -> None:
     has removed it looks again. Another command may have made a new one, and left because this process held the tree.
     """
     state, is_removed = state_directory.path_of(tree), flock.supported
-    commit = state / state_directory.COMMIT
+    files = [state / state_directory.COMMIT]
+    if os.path.lexists(state / state_directory.ENVIRONMENT):
+        files.insert(0, state / state_directory.ENVIRONMENT)
     with suppress(FileNotFoundError, UnusableEnvironment):
         while is_removed:
-            # Only this function locks the state directory itself. The lock is held until the other two were tried.
-            with flock.Descriptor(state) as turn, flock.Descriptor(tree) as one, flock.Descriptor(commit) as other:
+            with ExitStack() as opened:
+                # Only this function locks the state directory itself. The lock is held until the others were tried.
+                turn = opened.enter_context(flock.Descriptor(state))
+                locks = [opened.enter_context(flock.Descriptor(tree))]
+                locks += (opened.enter_context(flock.Descriptor(path, writable=True)) for path in files)
                 is_removed = flock.poll_lock(turn, exclusive=True, seconds=_TURN, pause=0.001) and turn.is_current()
-                for lock in (one, other):
+                for lock in locks:
                     is_removed = is_removed and (holds(lock.identity) or flock.try_lock(lock, exclusive=True))
-                is_removed = is_removed and one.is_current() and other.is_current() and state_directory.remove(tree)
+                is_removed = is_removed and all(lock.is_current() for lock in locks) and state_directory.remove(tree)
 
 
 class Environment:
@@ -352,6 +404,7 @@ class Environment:
     ) -> None:
         self._path = tuple(path)
         self._stdlib = {os.path.realpath(name) for name in stdlib}
+        self._waiting = waiting
         ancestry = inheritance.Ancestry(os.environ.get(inheritance.VARIABLE))
         self._locker = Locker(waiting, timeout, ancestry, Recovering)
         self._sole = None
@@ -374,7 +427,10 @@ class Environment:
         while changes < _READS:
             step = Reading(self.trees)
             with self._taking(step) as scope:
-                before = seen(map(str, step.trees)) if scope.has_unlocked else None
+                for tree in step.unguarded:
+                    if tree.name in PACKAGES:
+                        self._waiting.unguarded(tree)
+                before = seen(map(str, step.trees)) if scope.has_unlocked or step.unguarded else None
                 value = take()
                 if self._has_all:
                     return value

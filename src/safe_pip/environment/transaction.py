@@ -269,8 +269,8 @@ class _Commit:
         path, read = self._transaction.path, self._transaction.environment.read
         self._listings, self._seen = read(lambda: (listings(path), Snapshot.take(path)))
         # There stat(2) may answer from a cache; listing a directory asks the server.
-        is_on_network = any(map(state_directory.is_on_network, map(Path, path)))
-        self._is_settled = are_settled(self._listings) and not is_on_network
+        is_shared = any(map(state_directory.is_shared, map(Path, path)))
+        self._is_settled = are_settled(self._listings) and not is_shared
         ready = self._change.prepare()
         self._adds = ready.plan.adds and not self._change.shadows() and not self._replaces
         return ready

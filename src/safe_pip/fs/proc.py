@@ -4,14 +4,13 @@ Without it every question has an empty answer. `shlex` is imported when a comman
 """
 
 import contextlib
-import functools
 import os
 import re
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _PROC = Path("/proc")
 _LONGEST_COMMAND = 200
@@ -33,6 +32,8 @@ _IN_TEXT = (
     (r"(?<![\w/@.*-])[^\s/@:=?&'\"]+:[^\s/@]+@(?=[\w.-])", f"{_HIDDEN}@"),  # `user:password@host`, without scheme
 )
 _MOST = 1 << 20
+# Filesystems of one host. Any other one may be mounted by several hosts at once, whatever it is called.
+_LOCAL = frozenset("ext2 ext3 ext4 xfs btrfs zfs f2fs bcachefs tmpfs overlay squashfs erofs".split())
 
 Volume = tuple[int, int]
 """Device and mount: what a rename has to stay within."""
@@ -147,27 +148,62 @@ def stat(pid: int) -> list[str]:
     return os.fsdecode(b"".join(pages(f"{pid}/stat"))).rpartition(")")[2].split()
 
 
-def filesystem_type(path: Path) -> str:
-    """The type of the filesystem that `path` is on, as mountinfo spells it; empty if unknown."""
-    with contextlib.suppress(OSError):
-        return _type_on(os.stat(path).st_dev)
-    return ""
+class Filesystem(NamedTuple):
+    """What a directory is on: its type and its mount options, as mountinfo spells them; empty where that is unknown."""
+
+    kind: str = ""
+    options: frozenset[str] = frozenset()
 
 
-@functools.lru_cache
-def _type_on(device: int) -> str:
+def is_shared(path: str) -> bool:
+    """Whether several hosts may use what is at `path`, or will be: every filesystem that is not known to be local."""
+    while True:
+        try:
+            return sys.platform == "linux" and filesystem(path).kind not in _LOCAL
+        except OSError:
+            path, below = os.path.dirname(path), path
+            if path == below:
+                return False
+
+
+def filesystem(path: str) -> Filesystem:
+    """What `path` is on; asked once for each path, and of the kernel once for each device. Raises `OSError`."""
+    if path not in _known:
+        device = os.stat(path).st_dev
+        if device not in _known:
+            _known[device] = _filesystem_on(device, path)
+        _known[path] = _known[device]
+    return _known[path]
+
+
+_known: dict[str | int, Filesystem] = {}
+
+
+def _filesystem_on(device: int, path: str) -> Filesystem:
     if sys.platform == "win32":
-        return ""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    return next((kind for _, device, _, kind in _mounts() if device == wanted), "")
+        return Filesystem()
+    mounts, wanted = list(_mounts()), f"{os.major(device)}:{os.minor(device)}"
+    found = [mount for mount in mounts if mount.device == wanted]
+    if not found and sys.platform == "linux":  # a subvolume of btrfs has a device that no mount names
+        number = volume(path)[1]
+        found = [mount for mount in mounts if mount.number == str(number)]
+    return Filesystem(found[0].kind, found[0].options) if found else Filesystem()
 
 
-def _mounts() -> Iterator[tuple[str, str, str, str]]:
-    """Number, device, mount point and type of each mount."""
+class _Mount(NamedTuple):
+    number: str
+    device: str
+    point: str
+    kind: str
+    options: frozenset[str]
+
+
+def _mounts() -> Iterator[_Mount]:
     for line in lines("self/mountinfo"):
         before, _, after = line.partition(" - ")
-        number, _, device, _, point = before.split(" ")[:5]
-        yield number, device, point, after.partition(" ")[0]
+        number, _, device, _, point, *own = before.split(" ")
+        kind, *more = after.split(" ")
+        yield _Mount(number, device, point, kind, frozenset(",".join((*own[:1], *more[1:2])).split(",")))
 
 
 def volume(path: str) -> Volume:
@@ -183,7 +219,7 @@ def volume(path: str) -> Volume:
 
 
 def mount_points() -> frozenset[str]:
-    return frozenset(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), each[2]) for each in _mounts())
+    return frozenset(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), each.point) for each in _mounts())
 
 
 def kernel_name(fd: int) -> str:
@@ -193,7 +229,7 @@ def kernel_name(fd: int) -> str:
         return f"{status.st_dev}:{status.st_ino}"
     # On btrfs stat(2) gives another device than the superblock's; the mount knows the latter.
     wanted, own = str(_mount_of(fd)), f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
-    major, _, minor = next((device for number, device, _, _ in _mounts() if number == wanted), own).partition(":")
+    major, _, minor = next((mount.device for mount in _mounts() if mount.number == wanted), own).partition(":")
     return f"{int(major):02x}:{int(minor):02x}:{status.st_ino}"
 
 

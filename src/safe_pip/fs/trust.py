@@ -73,8 +73,8 @@ def make_trusted(directory: Path) -> Path | None:
 def own_temporary(*, makes: bool) -> Path | None:
     """The directory below a temporary one that all commands of this user share, private to this user.
 
-    If possible it lies where no other user can replace it, and its name cannot be guessed. None if there is none yet,
-    unless it `makes` one; raises `OSError` if that fails.
+    If possible it lies where no other host sees it and no other user can replace it. Its name cannot be guessed. None
+    if there is none yet, unless it `makes` one; raises `OSError` if that fails.
     """
     prefix = f".safe-pip-{proc.user()}-"
     named = (os.environ.get("TMPDIR"), "/tmp", "/var/tmp")
@@ -94,7 +94,9 @@ def own_temporary(*, makes: bool) -> Path | None:
     return fs.make_private_directory(prefix=prefix) if makes else None
 
 
-def _is_open(place: Path) -> bool:
+def _is_open(place: Path) -> tuple[bool, bool]:
+    """Whether other hosts see what lies there, and whether other users can replace it."""
+    is_safe = False
     with contextlib.suppress(OSError):
-        return not is_trusted(place, as_parent=True)
-    return True
+        is_safe = is_trusted(place, as_parent=True)
+    return proc.is_shared(str(place)), not is_safe

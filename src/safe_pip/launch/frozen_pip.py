@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from safe_pip import fs, records
 from safe_pip.errors import UnusableEnvironment
-from safe_pip.fs import trust
+from safe_pip.fs import proc, trust
 from safe_pip.launch import fast_start, isolation
 from safe_pip.locking import entries
 from safe_pip.locking.entries import Entries
@@ -255,13 +255,17 @@ def _freeze(path: Sequence[str], read: Read, environ: Mapping[str, str]) -> Froz
 
 
 def _stores(environ: Mapping[str, str], *, makes: bool = False) -> Iterator[Entries]:
-    """Where this user's copies are, best place first; with `makes` the last one is made if need be."""
+    """Where this user's copies are, best place first; with `makes` the temporary one is made if need be."""
     cache = trust.cache_directory(environ)
-    if directory := cache and trust.make_trusted(cache / "safe-pip" / "pip"):
-        yield Entries(directory, directory / ".aside")
-    with contextlib.suppress(OSError):
-        if directory := trust.own_temporary(makes=makes):
-            yield Entries(directory, directory / ".aside")
+    temporary = cache is not None and proc.is_shared(str(cache))  # another host does not see that a copy is in use
+    for is_temporary in (temporary, not temporary):
+        with contextlib.suppress(OSError):
+            if is_temporary:
+                directory = trust.own_temporary(makes=makes)
+            else:
+                directory = cache and trust.make_trusted(cache / "safe-pip" / "pip")
+            if directory is not None:
+                yield Entries(directory, directory / ".aside")
 
 
 def _kept_copy(site: Path, record: PipRecord, environ: Mapping[str, str]) -> FrozenPip | None:

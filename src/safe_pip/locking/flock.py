@@ -76,6 +76,9 @@ class Descriptor:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def identities(self) -> tuple[Identity, ...]:
+        return (self.identity, *(() if self.beside is None else (self.beside.identity,)))
+
     def close(self) -> None:
         """Let the lock go; again, or in a forked child, it does nothing."""
         fd, self.fd = self.fd, -1

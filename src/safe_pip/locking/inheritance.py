@@ -241,7 +241,9 @@ class Ancestry:
             return request._replace(gate=None), source  # behind it another process may wait until a shared holder ends
         source = outer[1]
         if request.rank not in _STAND_INS or (request.rank is Rank.ENVIRONMENT and source.directory is None):
-            return None, source
+            if source.directory is not None or request.also is None:
+                return None, source
+            return request._replace(path=request.also, gate=None, also=None), source  # the other hosts do not see it
         if source.directory is None:
             raise self._refusal(request, source)
         name, gate_name = _STAND_INS[request.rank]

@@ -163,7 +163,7 @@ class Locker:
     def holds(self, identity: Identity, *, exclusive: bool) -> bool:
         """Whether this process, not an ancestor, holds the lock on this file in such a mode."""
         held = (each for scope in self._scopes for each in scope.granted if each[1].fd >= 0)
-        return any(lock.identity == identity and (request.exclusive or not exclusive) for request, lock in held)
+        return any(identity in lock.identities() and (request.exclusive or not exclusive) for request, lock in held)
 
     def _let_go(self) -> None:
         for scope in reversed(self._scopes):

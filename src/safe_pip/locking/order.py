@@ -31,7 +31,7 @@ class Request(NamedTuple):
     shown: Path
     gate: Path | None = None
     also: Path | None = None  # a file locked before the gate is let go: other hosts see no lock on a directory
-    needs_writing: bool = False  # the filesystem grants an exclusive lock only on a writable descriptor
+    needs_writing: bool = False  # NFS grants an exclusive lock only on a writable descriptor
     optional: bool = False  # where there are no locks to give, the step, which only reads or builds, goes on without
 
     def noted(self) -> dict[str, object]:
@@ -46,35 +46,51 @@ def environment_lock(tree: Path, *, exclusive: bool) -> Request:
         return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree), optional=not exclusive)
     gate = state_directory.path_of(tree) / state_directory.ENVIRONMENT_GATE
     also = gate.with_name(state_directory.ENVIRONMENT)
-    beside, on_network = also if os.path.lexists(also) else None, state_directory.is_on_network(tree)
-    return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree), gate, beside, on_network, not exclusive)
+    beside, is_shared = also if os.path.lexists(also) else None, state_directory.is_shared(tree)
+    return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree), gate, beside, is_shared, not exclusive)
 
 
 def commit_lock(tree: Path, *, exclusive: bool) -> Request:
-    state, on_network = state_directory.path_of(tree), state_directory.is_on_network(tree)
+    state, is_shared = state_directory.path_of(tree), state_directory.is_shared(tree)
     path, gate = state / state_directory.COMMIT, state / state_directory.COMMIT_GATE
-    return Request(Rank.COMMIT, path, exclusive, shown_name(tree), gate, None, on_network, not exclusive)
+    return Request(Rank.COMMIT, path, exclusive, shown_name(tree), gate, None, is_shared, not exclusive)
 
 
 def mutex(directory: Path) -> Request:
     """The mutex of a directory in which one process at a time writes; in a source tree, of a file that stays."""
-    on_network = state_directory.is_on_network(directory)
+    is_shared = state_directory.is_shared(directory)
     marks = (os.path.realpath(directory / name) for name in SOURCE_MARKS)
-    mark = next((mark for mark in marks if os.access(mark, os.W_OK if on_network else os.R_OK)), directory)
-    return Request(Rank.MUTEX, Path(mark), True, directory, needs_writing=on_network, optional=True)
+    mark = Path(next((mark for mark in marks if os.access(mark, os.W_OK if is_shared else os.R_OK)), directory))
+    return _directory_lock(Rank.MUTEX, mark, directory, exclusive=True)._replace(optional=True)
 
 
 def shared_directory(directory: Path, *, exclusive: bool = True) -> Request:
-    return Request(Rank.DIRECTORY, directory, exclusive, directory)
+    return _directory_lock(Rank.DIRECTORY, directory, directory, exclusive=exclusive)
+
+
+def plain_directory(directory: Path, *, exclusive: bool) -> Request:
+    """The lock of a directory that is no environment, in the place of an environment lock."""
+    return _directory_lock(Rank.ENVIRONMENT, directory, directory, exclusive=exclusive)
+
+
+def _directory_lock(rank: Rank, path: Path, shown: Path, *, exclusive: bool) -> Request:
+    """A lock on `path` itself; if several hosts may use that directory, also on a file in it, which is made."""
+    if not state_directory.is_shared(path):
+        return Request(rank, path, exclusive, shown)
+    if not os.path.isdir(path):
+        return Request(rank, path, exclusive, shown, needs_writing=True)
+    state_directory.make(path)
+    beside = state_directory.path_of(path) / state_directory.ENVIRONMENT
+    return Request(rank, path, exclusive, shown, also=beside, needs_writing=True)
 
 
 def uv_lock(path: Path) -> Request:
-    return Request(Rank.UV, path, True, path, needs_writing=state_directory.is_on_network(path.parent))
+    return Request(Rank.UV, path, True, path, needs_writing=state_directory.is_shared(path.parent))
 
 
 def owner_lock(path: Path, tree: Path) -> Request:
     """The owner file of a transaction on `tree`, which its process holds as long as it lives."""
-    return Request(Rank.OWNER, path, True, shown_name(tree), needs_writing=state_directory.is_on_network(tree))
+    return Request(Rank.OWNER, path, True, shown_name(tree), needs_writing=state_directory.is_shared(tree))
 
 
 def shown_name(tree: Path) -> Path:

@@ -33,17 +33,15 @@ _ALWAYS = (COMMIT, COMMIT_GATE, ENVIRONMENT_GATE)
 # All that is in the state directory of a tree at which no command is at work.
 LOCKS = frozenset({*_ALWAYS, ENVIRONMENT, OWNER})
 _TRIES = 10
-# A directory on these can be locked only locally; a file in it is locked on the server.
-_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs"}
 
 
 def path_of(tree: Path) -> Path:
     return tree / NAME
 
 
-def is_on_network(tree: Path) -> bool:
-    """Whether other machines may see this tree, so that its locks need files; the filesystem's type tells."""
-    return proc.filesystem_type(tree) in _NETWORK
+def is_shared(directory: Path) -> bool:
+    """Whether several hosts may use this directory. They see only locks on files: flock on a directory stays local."""
+    return proc.is_shared(os.fspath(directory))
 
 
 def exists(tree: Path) -> bool:
@@ -76,7 +74,7 @@ def is_trusted(made: os.stat_result, tree: str | Path, of_tree: os.stat_result) 
 
 def has_locks(tree: Path) -> bool:
     """Whether `tree` has a state directory with all lock files; a part or a mark of a transaction is not enough."""
-    return exists(tree) and all(fs.look(path_of(tree) / name) for name in _ALWAYS)
+    return exists(tree) and all(fs.look(path_of(tree) / name) for name in _names(tree))
 
 
 def make(tree: Path) -> bool:
@@ -104,12 +102,12 @@ def _make_aside(tree: Path) -> bool:
         aside = f"{NAME}-{os.urandom(8).hex()}"
         fs.make_directory(opened, aside, 0o700)
         try:
-            if flock.supported:
-                with flock.Descriptor(Path(opened.join(aside))) as lock:
-                    flock.try_lock(lock, exclusive=False)  # where nothing can be locked nothing is left
             with opened.child(aside) as state:
                 for name in _names(tree):
                     _make_file(state, name, opened)
+            if flock.supported:
+                with flock.Descriptor(Path(opened.join(aside), COMMIT)) as lock:
+                    flock.try_lock(lock, exclusive=False)  # where nothing can be locked nothing is left
             _give_access(opened, aside, opened, 0o6777)
             fs.move_over(opened, aside, opened, NAME)
             return True
@@ -137,7 +135,7 @@ def _give_access(directory: Directory, name: str, tree: Directory, bits: int) ->
 
 
 def _names(tree: Path) -> tuple[str, ...]:
-    return (*_ALWAYS, ENVIRONMENT) if is_on_network(tree) else _ALWAYS
+    return (*_ALWAYS, ENVIRONMENT) if is_shared(tree) else _ALWAYS
 
 
 def has_journal(directory: Path) -> bool:

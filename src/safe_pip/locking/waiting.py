@@ -46,6 +46,9 @@ class Waiting(Protocol):
     def interrupted(self) -> None:
         """Called when the user interrupts a wait."""
 
+    def unguarded(self, path: Path) -> None:
+        """Called when a tree is read that commands on other hosts may change meanwhile."""
+
     def unlocked(self, path: Path) -> None:
         """Called when something is used without a lock, because its filesystem has none to give."""
 
@@ -128,7 +131,8 @@ class LockWait(NamedTuple):
                 return
 
     def _event(self, gate: Descriptor | None) -> Wait:
-        found = holders.holders(self.descriptor.fd, None if gate is None else gate.fd)
+        lock = self.descriptor.beside or self.descriptor
+        found = holders.holders(lock.fd, None if gate is None else gate.fd)
         if not found:  # none can be seen from this pid namespace; an exclusive holder left a note
             beside = self.request.gate or state_directory.path_of(self.request.path) / state_directory.OWNER
             found = tuple(filter(None, [inheritance.noted(beside.with_name(state_directory.OWNER))]))

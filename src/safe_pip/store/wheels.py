@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
-from safe_pip.fs import Directory, trust
+from safe_pip.fs import Directory, proc, trust
 from safe_pip.fs.bulk import BYTECODE, Damaged, Listed, copy_files, make_parents
 from safe_pip.locking import flock
 from safe_pip.locking.entries import Entries, hold
@@ -58,6 +58,20 @@ def on_disk(sizes: Iterable[int]) -> int:
     return sum(-(-size // _BLOCK) * _BLOCK for size in sizes)
 
 
+def _of_this_host(cache: Path, *, makes: bool) -> Path | None:
+    """The directory for caches, or one that only this host uses in its place; None if there is none.
+
+    An entry is locked as a directory, which other hosts do not see.
+    """
+    if not proc.is_shared(str(cache)):
+        return cache
+    with contextlib.suppress(OSError):
+        place = trust.own_temporary(makes=makes)
+        if place is not None and not proc.is_shared(str(place)):
+            return place / ".cache"
+    return None
+
+
 class Entry(NamedTuple):
     """One prepared wheel; it is not removed while it is held."""
 
@@ -93,14 +107,16 @@ class Store(NamedTuple):
     @classmethod
     def below(cls, cache: Path) -> "Store | None":
         """The store in the directory `cache`, made if need be; None if it cannot be made, or others could change it."""
-        path = trust.make_trusted(cache / "safe-pip" / FORMAT)
+        local = _of_this_host(cache, makes=True)
+        path = local and trust.make_trusted(local / "safe-pip" / FORMAT)
         return cls(path) if path is not None else None
 
     @classmethod
     def existing(cls, cache: Path) -> "Store | None":
         """The store in the directory `cache`, if there is one; nothing is made."""
-        path = cache / "safe-pip" / FORMAT
-        return cls(Path(os.path.realpath(path))) if fs.is_directory(path) else None
+        local = _of_this_host(cache, makes=False)
+        path = local and local / "safe-pip" / FORMAT
+        return cls(Path(os.path.realpath(path))) if path is not None and fs.is_directory(path) else None
 
     @property
     def wheels(self) -> Entries:

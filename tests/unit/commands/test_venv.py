@@ -18,7 +18,7 @@ from safe_pip.commands import venv as virtual
 from safe_pip.commands.environments import python_of
 from safe_pip.environment.environment import Environment
 from safe_pip.errors import CommitFailed, NotMade, SafePipError, State, UnusableEnvironment
-from safe_pip.locking import flock
+from safe_pip.locking import flock, state_directory
 from tests.support.faults import disk
 from tests.support.trees.listing import Tree, tree_of
 from tests.support.venvs.direct_installs import SilentReporter
@@ -231,3 +231,14 @@ def test_a_parent_that_another_command_takes_away_again_is_made_once_more(
     monkeypatch.setattr(fs.watch, "observer", take_away)
     assert fs.make_directories(home / "a" / "b" / "c")[-1] == home / "a" / "b" / "c"
     assert taken
+
+
+def test_what_may_be_made_aside_on_another_host_is_left_for_a_day(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_directory, "is_shared", lambda path: True)
+    aside = home / ".safe-pip-venv-x"
+    aside.mkdir()
+    virtual.sweep(home)
+    assert aside.exists()
+    os.utime(aside, (0, 0))
+    virtual.sweep(home)
+    assert not aside.exists()

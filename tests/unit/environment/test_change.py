@@ -307,20 +307,20 @@ def test_what_hides_a_module_below_the_top_of_a_tree_takes_the_locks_of_a_replac
     assert (prefix.root / new).exists()
 
 
-@pytest.mark.parametrize("is_on_network", [True, False])
+@pytest.mark.parametrize("is_shared", [True, False])
 def test_what_comes_after_the_plan_is_seen_on_a_file_server_too(
-    prefix: DirectPrefix, is_on_network: bool, monkeypatch: pytest.MonkeyPatch
+    prefix: DirectPrefix, is_shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There stat(2) may answer from a cache: unchanged times of a directory do not show that nothing came."""
     seen: list[Snapshot] = []
     monkeypatch.setattr(transaction_module, "listings", lambda path: [(1, 1, 1)])
-    monkeypatch.setattr(state_directory, "is_on_network", lambda tree: is_on_network)
+    monkeypatch.setattr(state_directory, "is_shared", lambda tree: is_shared)
     transaction = prefix.transaction()
     terms = Terms(judge=lambda plan: prefix.write({"site/late-1.dist-info/METADATA": ""}))
     with transaction.staging(prefix.target, terms) as change:
         prefix.stage(change, [OTHER], [])
         transaction.commit(change, lambda now: seen.append(now) or ())
-    assert ["late" in now.projects for now in seen] == [is_on_network]
+    assert ["late" in now.projects for now in seen] == [is_shared]
 
 
 def test_nothing_is_deleted_if_it_cannot_be_told_whether_the_change_was_made(

@@ -702,7 +702,7 @@ def test_a_forked_child_that_ends_as_its_parent_would_takes_nothing_away(tmp_pat
 def test_on_a_file_server_a_file_is_locked_beside_the_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(state_directory, "is_on_network", lambda tree: True)
+    monkeypatch.setattr(state_directory, "is_shared", lambda tree: True)
     with environment().replacing(Target((tmp_path,))):
         assert flock.is_locked(tmp_path / ".safe-pip" / "environment")
     monkeypatch.undo()
@@ -727,7 +727,7 @@ def test_on_a_file_server_lock_files_are_opened_for_writing_or_else_gates_are_sh
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         real(fd, operation)
 
-    monkeypatch.setattr(state_directory, "is_on_network", lambda tree: True)
+    monkeypatch.setattr(state_directory, "is_shared", lambda tree: True)
     monkeypatch.setattr(flock.fcntl, "flock", nfs)
     with environment().replacing(Target((tmp_path,))):
         pass

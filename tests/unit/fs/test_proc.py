@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip.fs import proc
-from tests.support.processes.proc import fake_proc
+from tests.support.processes.proc import fake_mount, fake_proc
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/locks"), reason="there is no /proc/locks")
 
@@ -29,14 +29,42 @@ def test_the_device_is_the_superblocks_where_stat_gives_another_one(
     os.close(descriptor)
 
 
-def test_the_filesystems_type_is_found_by_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    device = os.stat(tmp_path).st_dev
-    line = f"77 76 {os.major(device)}:{os.minor(device)} / / rw shared:1 - nfs4 server:/export rw\n"
-    fake_proc(tmp_path, monkeypatch, self__mountinfo=line)
-    proc._type_on.cache_clear()
-    assert proc.filesystem_type(tmp_path) == "nfs4"
-    assert proc.filesystem_type(tmp_path / "missing") == ""
-    proc._type_on.cache_clear()
+@pytest.mark.parametrize(
+    ("after", "is_shared"),
+    [
+        *((f"{kind} /dev/sda1 rw", False) for kind in ("ext2", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "squashfs")),
+        ("nfs4 server:/export rw,local_lock=none", True),
+        ("fuse.glusterfs server:/volume rw", True),
+        ("fuse.sshfs host: rw", True),
+        ("lustre 10.0.0.1@tcp:/scratch rw,flock", True),
+        ("new-filesystem none rw", True),
+    ],
+)
+def test_a_filesystem_that_is_not_known_to_be_local_is_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str, is_shared: bool
+) -> None:
+    fake_mount(tmp_path, monkeypatch, tmp_path, after)
+    assert proc.is_shared(str(tmp_path)) == is_shared
+    assert proc.is_shared(str(tmp_path / "not" / "there")) == is_shared
+
+
+def test_a_subvolume_whose_device_no_mount_names_is_found_by_its_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_mount(tmp_path, monkeypatch, tmp_path, "nfs4 server:/export rw", device="0:1")
+    monkeypatch.setattr(proc, "volume", lambda path: (os.stat(path).st_dev, 77))
+    assert proc.filesystem(str(tmp_path)).kind == "nfs4"
+    assert {"noatime", "rw"} <= proc.filesystem(str(tmp_path)).options
+
+
+def test_a_filesystem_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "below").mkdir()
+    fake_mount(tmp_path, monkeypatch, tmp_path, "nfs4 server:/export rw")
+    assert proc.is_shared(str(tmp_path))
+    monkeypatch.setattr(proc, "_mounts", None)
+    assert proc.is_shared(str(tmp_path / "below"))
+    monkeypatch.setattr(os, "stat", None)
+    assert proc.is_shared(str(tmp_path))
 
 
 def test_a_name_with_blanks_and_parentheses_hides_no_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,9 +88,10 @@ def test_a_name_with_blanks_and_parentheses_hides_no_field(tmp_path: Path, monke
 
 def test_without_proc_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proc, "_PROC", tmp_path / "missing")
+    monkeypatch.setattr(proc, "_known", {})
     assert proc.ancestors() == []
     assert (proc.command(1), proc.started(1)) == ("", None)
-    assert proc.filesystem_type(tmp_path) == ""
+    assert proc.is_shared(str(tmp_path)), "unless it is known to be local"
     assert proc.mount_points() == frozenset()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
-from safe_pip.fs import trust
+from safe_pip.fs import proc, trust
 from safe_pip.launch import frozen_pip, isolation
 from safe_pip.launch.adoption import Adoption
 from safe_pip.launch.frozen_pip import FrozenPip
@@ -367,6 +367,17 @@ def test_without_a_private_cache_the_copies_are_below_the_temporary_directory(si
     close(copy)
     assert freeze(site, environ).path == copy.path
     assert kept(tmp_path) == [copy.path.name]
+
+
+def test_a_cache_that_other_hosts_use_too_is_left_for_a_directory_of_this_host(
+    site, environ, cache, tmp_path, monkeypatch
+):
+    install_tiny_pip(site)
+    monkeypatch.setattr(proc, "is_shared", lambda path: Path(path).is_relative_to(cache))
+    copy = freeze(site, environ)
+    assert copy.path.parents[1] == tmp_path / "tmp"
+    close(copy)
+    assert freeze(site, environ).path == copy.path
 
 
 def test_a_home_that_does_not_exist_is_not_made(site, tmp_path):

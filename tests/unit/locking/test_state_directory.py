@@ -175,6 +175,6 @@ def test_a_journal_and_what_leads_to_one_are_found(tmp_path: Path, name: str) ->
 
 
 def test_on_a_file_server_there_is_one_lock_file_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state_directory, "is_on_network", lambda tree: True)
+    monkeypatch.setattr(state_directory, "is_shared", lambda tree: True)
     state_directory.make(tmp_path)
     assert sorted(os.listdir(tmp_path / ".safe-pip")) == ["commit", "commit.gate", "environment", "environment.gate"]

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip import fs
-from safe_pip.fs import space
+from safe_pip.fs import proc, space
 from safe_pip.fs.bulk import Damaged
 from safe_pip.locking import flock
 from safe_pip.store import compile
@@ -402,6 +402,23 @@ def test_a_store_that_others_could_change_is_not_used(tmp_path):
     (tmp_path / "cache").chmod(0o777)
     assert Store.below(tmp_path / "cache") is None
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_cache_that_other_hosts_use_too_is_left_for_a_directory_of_this_host(tmp_path, monkeypatch):
+    for name in ("home", "tmp"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    shared = [tmp_path / "home"]
+    monkeypatch.setattr(proc, "is_shared", lambda path: any(map(Path(path).is_relative_to, shared)))
+    cache = tmp_path / "home" / ".cache"
+    assert Store.existing(cache) is None
+    store = Store.below(cache)
+    assert store is not None
+    assert store.path.is_relative_to(tmp_path / "tmp")
+    assert Store.existing(cache) == store
+    assert os.listdir(tmp_path / "home") == []
+    shared.append(Path("/"))
+    assert Store.below(cache) is None, "rather none than one that two hosts write"
 
 
 def test_all_of_it_is_closed_to_others(store, wheel):

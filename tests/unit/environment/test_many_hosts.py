@@ -1,0 +1,251 @@
+"""Several hosts use one environment: a lock on a directory stays on its host, a lock on a file reaches the others.
+
+Two environments in one process stand for two hosts. Locks on directories are granted to both of them.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from safe_pip.environment.environment import Environment, Prefix, Target
+from safe_pip.errors import LockTimeout, StalePlan, UnusableEnvironment
+from safe_pip.fs import proc
+from safe_pip.locking import flock, inheritance, order, state_directory
+from safe_pip.locking.waiting import Wait
+
+Access = Callable[[Environment, Path], AbstractContextManager[object]]
+LOCKS = ["commit", "commit.gate", "environment", "environment.gate"]
+
+
+class Reporter:
+    def __init__(self) -> None:
+        self.unguarded_trees: list[Path] = []
+
+    def waiting(self, event: Wait) -> None: ...
+
+    def granted(self, event: Wait, seconds: float) -> None: ...
+
+    def unguarded(self, path: Path) -> None:
+        self.unguarded_trees.append(path)
+
+
+@pytest.fixture(autouse=True)
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that several hosts use; an exclusive lock needs a writable descriptor there, as on NFS."""
+    import fcntl
+
+    monkeypatch.delenv(inheritance.VARIABLE, raising=False)
+    place, real = tmp_path / "shared", fcntl.flock
+    place.mkdir()
+    monkeypatch.setattr(proc, "is_shared", lambda path: Path(path).is_relative_to(place))
+
+    def nfs(fd: int, operation: int) -> None:
+        is_writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            return
+        if operation & fcntl.LOCK_EX and not is_writable:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        real(fd, operation)
+
+    monkeypatch.setattr(flock.fcntl, "flock", nfs)
+    return place
+
+
+@pytest.fixture
+def site(shared: Path) -> Path:
+    (shared / "site-packages").mkdir()
+    return shared / "site-packages"
+
+
+def on_a_host(*path: Path, reporter: Reporter | None = None) -> Environment:
+    os.environ.pop(inheritance.VARIABLE, None)  # a command on another host inherits nothing
+    return Environment([str(each) for each in path], waiting=reporter or Reporter(), timeout=0)
+
+
+@pytest.fixture
+def forbidden(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Let this user change nothing in a directory; root may."""
+
+    def forbid(place: Path) -> None:
+        access = os.access
+        monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
+
+        def refuse(tree: Path) -> bool:
+            if tree == place:
+                raise UnusableEnvironment(f"`{tree}` cannot be written: Permission denied")
+            return False
+
+        monkeypatch.setattr(state_directory, "make", refuse)
+
+    return forbid
+
+
+@pytest.mark.parametrize("has_state", [False, True])
+@pytest.mark.parametrize("use", [Environment.keeping, Environment.building])
+def test_a_program_keeps_other_hosts_from_replacing_what_it_uses(
+    site: Path, use: Callable[[Environment], AbstractContextManager[object]], has_state: bool
+) -> None:
+    if has_state:
+        state_directory.make(site)
+    with use(on_a_host(site)):
+        assert sorted(os.listdir(site / ".safe-pip")) == LOCKS
+        with pytest.raises(LockTimeout), on_a_host(site).replacing(Target((site,))):
+            pass
+        with on_a_host(site).adding(Target((site,))):
+            pass
+        with use(on_a_host(site)):
+            pass
+    with on_a_host(site).replacing(Target((site,))), pytest.raises(LockTimeout), use(on_a_host(site)):
+        pass
+
+
+def test_where_lock_files_cannot_be_made_programs_are_refused_and_readers_say_so(
+    site: Path, forbidden: Callable[[Path], None]
+) -> None:
+    forbidden(site)
+    for use in (on_a_host(site).keeping, on_a_host(site).building):
+        with pytest.raises(UnusableEnvironment, match=r"several hosts may use .* Permission denied") as caught, use():
+            pass
+        assert caught.value.exit_status == 78
+        assert caught.value.hint == "A user that may write there makes them with `safe-pip list`"
+    reporter = Reporter()
+    assert on_a_host(site, reporter=reporter).read(lambda: "read") == "read"
+    assert reporter.unguarded_trees == [site]
+
+
+def test_what_is_read_without_lock_files_is_read_again_if_it_changed_meanwhile(
+    site: Path, forbidden: Callable[[Path], None]
+) -> None:
+    forbidden(site)
+    seen: list[list[str]] = []
+
+    def read() -> list[str]:
+        seen.append(os.listdir(site))
+        if len(seen) == 1:
+            (site / "one-1.dist-info").mkdir()
+        return seen[-1]
+
+    assert on_a_host(site).read(read) == ["one-1.dist-info"]
+    with pytest.raises(StalePlan, match="what is installed changed whenever this command read it"):
+        on_a_host(site).read(lambda: (site / f"{len(seen)}-1.dist-info").mkdir() or read())
+
+
+def test_a_reader_makes_lock_files_where_distributions_are_and_nowhere_else(site: Path, shared: Path) -> None:
+    (shared / "bin").mkdir()
+    reporter = Reporter()
+    on_a_host(site, shared / "bin", reporter=reporter).read(lambda: None)
+    assert sorted(os.listdir(site / ".safe-pip")) == LOCKS
+    assert os.listdir(shared / "bin") == []
+    assert reporter.unguarded_trees == []
+
+
+def test_a_program_leaves_no_lock_files_in_other_directories_of_its_path(site: Path, shared: Path) -> None:
+    (shared / "sources").mkdir()
+    with on_a_host(site, shared / "sources").keeping():
+        assert sorted(os.listdir(shared / "sources" / ".safe-pip")) == LOCKS
+    assert os.listdir(shared / "sources") == []
+    assert os.listdir(site) == [".safe-pip"]
+
+
+def make_nothing(place: Path) -> None: ...
+
+
+def make_git(place: Path) -> None:
+    (place / ".git").mkdir()
+
+
+def make_project(place: Path) -> None:
+    (place / "pyproject.toml").touch()
+
+
+@pytest.mark.parametrize(
+    ("make", "left"),
+    [(make_nothing, [".safe-pip"]), (make_git, [".git"]), (make_project, ["pyproject.toml"])],
+)
+def test_a_mutex_reaches_other_hosts_and_leaves_nothing_in_a_source_tree(
+    shared: Path, make: Callable[[Path], None], left: list[str]
+) -> None:
+    source = shared / "source"
+    source.mkdir()
+    make(source)
+    with on_a_host().mutex(source), pytest.raises(LockTimeout), on_a_host().mutex(source):
+        pass
+    assert os.listdir(source) == left
+
+
+ACCESSES: list[Access] = [
+    lambda host, place: host.directory(place, exclusive=True),
+    lambda host, place: host.making(place),
+    lambda host, place: host.adding(Target((place.parent / "site-packages",), directories=(place,))),
+    lambda host, place: host.replacing(Target((place.parent / "site-packages",), containers=(place,))),
+]
+
+
+@pytest.mark.parametrize("access", ACCESSES)
+def test_the_lock_of_a_directory_that_is_no_tree_reaches_other_hosts(shared: Path, access: Access) -> None:
+    (shared / "other").mkdir()
+    with access(on_a_host(), shared / "other"):
+        for exclusive in (False, True):
+            with pytest.raises(LockTimeout), on_a_host().directory(shared / "other", exclusive=exclusive):
+                pass
+    with on_a_host().directory(shared / "other", exclusive=False):
+        with on_a_host().directory(shared / "other", exclusive=False):
+            pass
+        with pytest.raises(LockTimeout), access(on_a_host(), shared / "other"):
+            pass
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_lock_files_in_what_is_packed_and_shipped_are_removed(shared: Path, number: int) -> None:
+    (shared / "other").mkdir()
+    with ACCESSES[number](on_a_host(), shared / "other"):
+        pass
+    assert os.listdir(shared / "other") == []
+    target = Prefix.at(shared / "prefix").target
+    with on_a_host().adding(target):
+        pass
+    assert [each for each in (shared / "prefix").rglob("*") if each.name == ".safe-pip"] == []
+
+
+@pytest.mark.parametrize("access", ACCESSES[1:])
+def test_of_a_failed_command_neither_directories_nor_lock_files_stay(shared: Path, access: Access) -> None:
+    with pytest.raises(ZeroDivisionError), access(on_a_host(), shared / "other"):
+        raise ZeroDivisionError
+    assert os.listdir(shared) == []
+
+
+def test_a_stateless_tree_keeps_no_lock_files_unless_another_host_uses_it(site: Path) -> None:
+    target = Target((site,), stateless_trees=(site,))
+    with on_a_host(site).keeping():
+        with on_a_host().adding(target):
+            pass
+        assert sorted(os.listdir(site / ".safe-pip")) == LOCKS
+    with on_a_host().adding(target):
+        pass
+    assert os.listdir(site) == []
+
+
+def test_a_missing_file_for_other_hosts_is_made_before_anything_is_locked(site: Path) -> None:
+    state_directory.make(site)
+    (site / ".safe-pip" / "environment").unlink()
+    with on_a_host(site).keeping(), pytest.raises(LockTimeout), on_a_host(site).replacing(Target((site,))):
+        pass
+
+
+def test_the_lock_of_a_shell_is_inherited_and_its_file_is_taken(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`flock site-packages make` locks the directory: commands on other hosts do not see that."""
+    state_directory.make(site)
+    ancestry = inheritance.Ancestry(None)
+    request = order.environment_lock(site, exclusive=True)
+    identity = os.stat(site).st_dev, os.stat(site).st_ino
+    claim = inheritance.Claim(order.Rank.ENVIRONMENT, True, identity, site)
+    monkeypatch.setattr(ancestry, "_known", [inheritance.Ancestor(1, (claim,), file="shell")])
+    left, source = ancestry.resolve(request, identity)
+    assert left is not None
+    assert source is not None
+    assert (left.path, left.also, left.exclusive) == (site / ".safe-pip" / "environment", None, True)

@@ -64,6 +64,31 @@ def test_a_wheel_that_was_built_is_not_built_again_because_the_plan_was_stale(en
     assert waiting.builds() == 1
 
 
+@pytest.mark.parametrize(
+    ("is_used", "requires", "imports"), [(False, "[]", ""), (True, "['helper']", ""), (True, "[]", "import helper\n")]
+)
+def test_without_isolation_it_is_built_again_only_because_of_what_it_used(env, is_used, requires, imports):
+    """What the build did not use may change under it, and what makes the plan stale does not cost the wheel."""
+    helpers = Project("helper", "1"), Project("helper", "2")
+    env.add_to_index(*helpers, A1, A2)
+    env.run("install", "helper==1")
+    waiting = env.waiting(SLOW)
+    backend = waiting.tree / "_backend.py"
+    backend.write_text(imports + backend.read_text())
+    project = waiting.tree / "pyproject.toml"
+    project.write_text(project.read_text().replace("requires = []", f"requires = {requires}"))
+    process = env.start("install", "--no-build-isolation", "aproject==1", waiting.tree)
+    waiting.begun(process)
+    env.run("install", "aproject==2")
+    env.plain("install", "--upgrade", "helper")  # it takes no lock
+    waiting.release()
+    with ended(process) as (status, _, err):
+        assert status == 0, err
+        assert f"`{'helper' if is_used else 'aproject'}` changed while this command was at work: trying again" in err
+    assert env.installed() == {"aproject": "1", "helper": "2", "slow": "1"}
+    assert waiting.builds() == (2 if is_used else 1)
+
+
 REWRITING_BACKEND = """
 from _copying import *
 from _copying import build_wheel as copy

@@ -89,10 +89,6 @@ class ReadSet:
         """Note that `project` was asked for; the first note stays."""
         self.seen.setdefault(project, snapshot.identity(project))
 
-    def add_all(self, snapshot: Snapshot) -> None:
-        for project in snapshot.projects:
-            self.add(project, snapshot)
-
     def changed(self, now: Snapshot) -> tuple[str, ...]:
         """The projects that are not what this command was shown, in alphabetical order."""
         own, found = self._own, [project for project, seen in self.seen.items() if now.identity(project) != seen]

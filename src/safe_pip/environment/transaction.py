@@ -138,11 +138,11 @@ class Transaction:
     # Builds.
 
     @contextmanager
-    def building(self) -> Iterator[Callable[[], None]]:
+    def building(self) -> Iterator[Callable[[], Snapshot]]:
         """Within, a build backend reads the environment: what is installed stays as it is.
 
-        All that is installed at the first call belongs to the read set. Raises `StalePlan` if a later call finds it
-        changed. Yields this check, for the body to repeat after each wait for a mutex.
+        Raises `StalePlan` if what the command has seen before is changed. Yields this check, which returns what is
+        installed now, for the body to repeat after each wait for a mutex.
         """
         with self._taking(self.environment.building()):
             self._check_build()
@@ -169,13 +169,18 @@ class Transaction:
         finally:
             self._own |= Snapshot.take(trees).differences(before)
 
-    def _check_build(self) -> None:
+    def used(self, projects: Iterable[str], now: Snapshot) -> None:
+        """Note that a build used these projects as they are `now`."""
+        for project in projects:
+            self.read_set.add(project, now)
+
+    def _check_build(self) -> Snapshot:
         with self.failing():
             now = self.environment.read(lambda: Snapshot.take(self.path))
             stale = tuple(project for project in self.read_set.changed(now) if self.read_set.seen[project])
             if stale:
                 raise StalePlan(stale)
-        self.read_set.add_all(now)
+        return now
 
     # One change.
 

@@ -61,6 +61,8 @@ class Attempt:
         """What was read from pipes: they are empty the second time."""
         self.built: dict[str, tuple[str, int]] = {}
         """Name and open descriptor of what was built and is kept nowhere else, by what it was built of."""
+        self.used: dict[str, dict[str, str]] = {}
+        """What a build without isolation used of the environment, by the same: the identity of each project."""
 
     @classmethod
     def taken_from(cls, environ: MutableMapping[str, str]) -> "Attempt":

@@ -7,12 +7,13 @@ just purged entry. `pip cache` knows the prepared wheels too.
 from __future__ import annotations
 
 import fnmatch
+import json
 import logging
 import marshal
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,12 @@ from pip._internal.utils.temp_dir import TempDirectory
 from pip._internal.utils.urls import path_to_url
 
 from safe_pip import fs
+from safe_pip.environment.required import required
+from safe_pip.environment.snapshot import Ownership, Snapshot
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import space, trust
+from safe_pip.launch.restart import Attempt
 from safe_pip.pip_seams.seam import Seam
 from safe_pip.store.wheels import FORMAT, Entry, Store
 
@@ -55,13 +59,34 @@ logger = getLogger(_COMMAND)
 
 
 class KeptBuilds:
-    """The wheels and metadata directories that attempts of the command have built: `Attempt.built`."""
+    """The wheels and metadata directories that attempts of the command have built: `Attempt.built`.
 
-    def __init__(self, built: dict[str, tuple[str, int]]) -> None:
-        self._built = built
+    What was built without isolation is used again only while all that the build used is as it was.
+    """
+
+    def __init__(self, attempt: Attempt, transaction: Transaction) -> None:
+        self._built, self._used = attempt.built, attempt.used
+        self._transaction = transaction
+        self.requirements: Sequence[str] = ()
+        """What the project that is built next declares to need for that."""
+        self._noted: dict[str, str] = {}
+
+    def note(self, files: Sequence[str] | None, now: Snapshot) -> None:
+        """Note what a build without isolation used: what it declares, and what owns the files that it has imported.
+
+        If those are not known, everything.
+        """
+        projects = set(now.projects)
+        if files is not None:
+            owner = Ownership(map(str, self._transaction.environment.trees())).owner
+            owners = {found for each in files if (found := owner(os.path.realpath(each)))}
+            projects &= required(self.requirements, now) | owners
+        self._transaction.used(projects, now)
+        self._noted.update({each: repr(now.identity(each)) for each in projects})
 
     def keep(self, key: str, path: str) -> None:
         """Keep a wheel, or a directory of metadata, that was built of `key`. What cannot be kept is built again."""
+        used, self._noted = self._noted, {}
         # Each takes a descriptor. On Windows an open file cannot be deleted.
         if not key or sys.platform == "win32" or len(self._built) >= space.descriptor_limit() // 4:
             return
@@ -71,13 +96,19 @@ class KeptBuilds:
             else:
                 files = filter(Path.is_file, Path(path).rglob("*"))
                 fd = fs.unnamed_file(marshal.dumps({str(each.relative_to(path)): each.read_bytes() for each in files}))
-            self._built[key] = os.path.basename(path), fd
+            self._built[key], self._used[key] = (os.path.basename(path), fd), used
 
     def restore(self, key: str, directory: str) -> str | None:
         """Put what was built of `key` into a directory; on return its path there, None if nothing was."""
         name, fd = self._built.get(key, ("", -1))
         if not name:
             return None
+        if used := self._used[key]:
+            now = self._transaction.read(lambda: Snapshot.take(self._transaction.path))
+            if any(repr(now.identity(project)) != seen for project, seen in used.items()):
+                os.close(self._built.pop(key)[1])
+                return None
+            self._transaction.used(used, now)
         path = Path(directory, name)
         with open(fd, "rb", closefd=False) as file:
             file.seek(0)
@@ -89,19 +120,30 @@ class KeptBuilds:
 
 
 def built_of(req: Any, version: str) -> str:
-    """What is built of a requirement, as far as one command can tell: the same again gives the same.
-
-    Empty for a build without isolation: it depends on what is installed, which may be why the command begins again.
-    """
-    if isinstance(req.build_env, NoOpBuildEnvironment):
-        return ""
+    """What is built of a requirement, as far as one command can tell: the same again gives the same."""
     source = req.download_info and req.download_info.to_json()
-    return repr((req.name, version, str(req.link), source, req.editable, req.config_settings))
+    is_isolated = not isinstance(req.build_env, NoOpBuildEnvironment)
+    return repr((req.name, version, str(req.link), source, req.editable, req.config_settings, is_isolated))
+
+
+@contextmanager
+def _imports(caller: Any) -> Iterator[list[str]]:
+    """Within, a call of a build backend lists the files of the modules that it imports; none if that is not known."""
+    runner, found = caller._subprocess_runner, list[str]()
+
+    def run(command: Sequence[str], *args: Any, **kw: Any) -> None:
+        python, script, hook, control = command
+        runner([python, os.path.join(os.path.dirname(__file__), "_imports.py"), script, hook, control], *args, **kw)
+        with suppress(OSError, ValueError):
+            found.extend(json.loads(Path(control, "imported.json").read_bytes()))
+
+    with caller.subprocess_runner(run):
+        yield found
 
 
 def attach(transaction: Transaction, kept: KeptBuilds) -> None:
     """Hold the locks that each call of a build backend needs: that of the environment, then that of the source tree."""
-    entered: list[tuple[ExitStack, Callable[[], None]]] = []
+    entered: list[tuple[ExitStack, Callable[[], Snapshot]]] = []
 
     def enter(original: Any, build_environment: Any) -> Any:
         # pip opens the same object again for every call; a build without isolation is never inside another.
@@ -118,10 +160,14 @@ def attach(transaction: Transaction, kept: KeptBuilds) -> None:
 
     def call_hook(original: Any, caller: Any, *args: Any, **kw: Any) -> Any:
         with transaction.mutex(Path(caller.source_dir)):
-            for _, check in entered:
-                check()
+            now = [check() for _, check in entered]
             with transaction.writing(caller.source_dir):
-                return original(caller, *args, **kw)
+                if not now:
+                    return original(caller, *args, **kw)
+                with _imports(caller) as files:
+                    result = original(caller, *args, **kw)
+                kept.note(files or None, now[-1])
+                return result
 
     def locate(original: Any, requirement: Any, build_dir: Any, *args: Any, **kw: Any) -> Any:
         if getattr(requirement, "req", None) is not None:
@@ -148,6 +194,7 @@ def attach(transaction: Transaction, kept: KeptBuilds) -> None:
         nonlocal key
         # A checkout may be of another commit the next time.
         key = "" if requirement.link is None or requirement.link.is_vcs else built_of(requirement, "metadata")
+        kept.requirements = requirement.pyproject_requires or ()
         return original(requirement, *args, **kw)
 
     def generate(original: Any, *args: Any, **kw: Any) -> Any:
@@ -205,6 +252,7 @@ def attach_to_wheels(transaction: Transaction, kept: KeptBuilds) -> Collection[P
             return True
 
         key = built_of(req, req.metadata["version"])
+        kept.requirements = req.pyproject_requires or ()
         built = kept.restore(key, place)
         if built is None:
             with _filtered("pip._internal.wheel_builder", rename):

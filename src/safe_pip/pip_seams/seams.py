@@ -205,7 +205,7 @@ class Seams:
 
                 _timeline.attach()
             self.installed.attach_to_resolver()
-            kept = builds.KeptBuilds(self.attempt.built)
+            kept = builds.KeptBuilds(self.attempt, transaction)
             builds.attach(transaction, kept)
             passing = builds.attach_to_wheels(transaction, kept)
         if name in ("list", "inspect", "freeze"):

@@ -155,7 +155,7 @@ def test_a_read_set_keeps_what_was_shown_first(tmp_path):
     first, read = take(tmp_path), ReadSet()
     read.add("a", first)
     (tmp_path / "a-1.dist-info" / "METADATA").write_text("changed")
-    read.add_all(take(tmp_path))
+    read.add("a", take(tmp_path))
     assert read.changed(take(tmp_path)) == ("a",)
 
 

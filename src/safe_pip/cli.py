@@ -175,7 +175,7 @@ def _run_pip(line: CommandLine, chosen: Settings, attempt: Attempt) -> int:
         partial(
             Environment,
             stdlib=isolation.standard_library(),
-            waiting=Reporter(verbose=line.is_verbose, quiet=line.is_quiet),
+            waiting=Reporter(quiet=line.is_quiet),
             timeout=chosen.lock_timeout,
         ),
         path,

@@ -77,9 +77,9 @@ class Reporter:
     On a terminal that is one line, which goes when the lock is granted. With `quiet` it is said in pip's log alone.
     """
 
-    def __init__(self, *, verbose: bool = False, quiet: bool = False) -> None:
-        self._verbose, self._quiet = verbose, quiet
-        self._unlocked: set[Path] = set()
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._unguarded: set[Path] = set()
 
     def waiting(self, event: Wait) -> bool:
         mode = "exclusive" if event.exclusive else "shared"
@@ -111,16 +111,10 @@ class Reporter:
 
     def unguarded(self, path: Path) -> None:
         """Say once that a tree is read without a lock that other hosts see."""
-        if not self._quiet and path not in self._unlocked:
+        if not self._quiet and path not in self._unguarded:
             what = f"warning: several hosts may use `{path}`, and it has no lock files, so it is read without them"
             say(f"{what}. A user that may write there makes them with `safe-pip list`")
-        self._unlocked.add(path)
-
-    def unlocked(self, path: Path) -> None:
-        """Say once that something is used without a lock; only with `-v`."""
-        if self._verbose and path not in self._unlocked:
-            say(f"`{path}` is on a filesystem that cannot lock it, so it is used without a lock")
-        self._unlocked.add(path)
+        self._unguarded.add(path)
 
 
 def _by(holders: tuple[Holder, ...]) -> str:

@@ -15,15 +15,16 @@ from safe_pip.locking.waiting import Wait, WaitBudget
 from safe_pip.messages import Reporter
 
 
-@pytest.mark.parametrize("verbose", [False, True])
-def test_what_is_used_without_a_lock_is_said_once_to_a_user_who_wants_to_know(
-    capfd: pytest.CaptureFixture[str], verbose: bool
+@pytest.mark.parametrize("quiet", [False, True])
+def test_what_is_read_without_lock_files_is_said_once_with_what_to_do(
+    capfd: pytest.CaptureFixture[str], quiet: bool
 ) -> None:
-    reporter = Reporter(verbose=verbose)
+    reporter = Reporter(quiet=quiet)
     for path in (Path("/cluster/one"), Path("/cluster/two"), Path("/cluster/one")):
-        reporter.unlocked(path)
+        reporter.unguarded(path)
     said = capfd.readouterr().err.splitlines()
-    assert [line.split("`")[1] for line in said] == (["/cluster/one", "/cluster/two"] if verbose else [])
+    assert [line.split("`")[1] for line in said] == ([] if quiet else ["/cluster/one", "/cluster/two"])
+    assert all("makes them with `safe-pip list`" in line for line in said)
 
 
 def wait(seconds: float) -> Wait:

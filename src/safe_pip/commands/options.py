@@ -293,7 +293,7 @@ def run(
             say(told)
     given = {each.name: getattr(options, each.name) for each in OPTIONS.values() if hasattr(options, each.name)}
     settings = settings._replace(**given)
-    waiting = waiting or Reporter(verbose=options.verbose > 0, quiet=options.quiet > 0)
+    waiting = waiting or Reporter(quiet=options.quiet > 0)
     if settings.trace is not None:
         from safe_pip import trace
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from safe_pip import fs
 from safe_pip.environment.snapshot import seen
-from safe_pip.errors import StalePlan, UnusableEnvironment
+from safe_pip.errors import CannotLock, StalePlan, UnusableEnvironment
 from safe_pip.fs import space, watch
 from safe_pip.locking import flock, inheritance, order, state_directory
 from safe_pip.locking.locker import Keep, Locker, Scope, Step
@@ -198,6 +198,8 @@ class SharedUse(Reading):
         try:
             if state_directory.make(tree) and tree.name not in PACKAGES:
                 self._made.append(tree)
+        except CannotLock:
+            raise
         except UnusableEnvironment as error:
             raise UnusableEnvironment(
                 f"several hosts may use `{tree}`, and it has no lock files: {error.message}",
@@ -301,7 +303,7 @@ class Opening(Step):
     def requests(self) -> Iterator[Request]:
         for tree in self.trees:
             self._make(tree)
-        yield order.commit_lock(self.trees[0], exclusive=False)._replace(optional=False)
+        yield order.commit_lock(self.trees[0], exclusive=False)
 
     def _make(self, tree: Path) -> None:
         self.made += _make_directory(tree)
@@ -430,7 +432,7 @@ class Environment:
                 for tree in step.unguarded:
                     if tree.name in PACKAGES:
                         self._waiting.unguarded(tree)
-                before = seen(map(str, step.trees)) if scope.has_unlocked or step.unguarded else None
+                before = seen(map(str, step.trees)) if step.unguarded else None
                 value = take()
                 if self._has_all:
                     return value

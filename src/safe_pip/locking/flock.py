@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from safe_pip.errors import CannotLock, UnusableEnvironment
+from safe_pip.fs import proc
 from safe_pip.fs.directory import READ, Directory
 
 try:
@@ -31,8 +32,16 @@ except ImportError:
 else:
     supported = True
 
-# What a kernel or a file server answers that has no locks to give (EBADF: NFS wants a writable descriptor).
-_CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL}
+# What a kernel or a file server answers that has no locks to give. EBADF: NFS wants a writable descriptor. 524 is the
+# kernel's own ENOTSUPP, which it should not show.
+_CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL, 524}
+_REMEDIES = {
+    "lustre": "Mount it with the option `flock`",
+    "nfs": "Mount it without `nolock` and `local_lock`, with its lock service (`rpc.statd`) running, or as NFS 4.2",
+    "nfs4": "Mount it without `local_lock`",
+    "cifs": "Mount it without `nobrl`",
+    "beegfs": "Set `tuneUseGlobalFileLocks = true` in the client's configuration",
+}
 # The timer may fire just before the system call begins; it fires again after this time, in seconds.
 _SECOND_TICK = 0.1
 
@@ -175,8 +184,18 @@ def _flock(descriptor: Descriptor, *, exclusive: bool, blocks: bool) -> None:
         raise
     except OSError as error:
         if error.errno in _CANNOT_LOCK:
-            raise CannotLock(f"`{path}` is on a filesystem that cannot lock it ({error.strerror})") from error
+            raise CannotLock(
+                f"`{path}` is on a filesystem that cannot lock it ({error.strerror})", hint=remedy(path)
+            ) from error
         raise UnusableEnvironment(f"`{path}` cannot be locked ({error.strerror})") from error
+
+
+def remedy(path: Path) -> str:
+    """What helps where a filesystem has no locks to give."""
+    kind = ""
+    with contextlib.suppress(OSError):
+        kind = proc.filesystem(str(path)).kind
+    return _REMEDIES.get(kind, "Choose a directory on a filesystem with locks, or mount this one so that it has them")
 
 
 def poll_lock(descriptor: Descriptor, *, exclusive: bool, seconds: float, pause: float = 0.05) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from safe_pip.errors import CannotLock, NestingRefused, StalePlan
+from safe_pip.errors import NestingRefused, StalePlan
 from safe_pip.fs import watch
 from safe_pip.locking import flock, inheritance, state_directory, waiting
 from safe_pip.locking.flock import Descriptor, Identity
@@ -68,7 +68,6 @@ class Scope:
         # What child programs must respect: what is granted, and what an outer scope or an ancestor holds already.
         self.claims: list[Claim] = []
         self.sources: list[Ancestor] = []
-        self.has_unlocked = False  # something is used without a lock, because there can be none
         self.is_held = False
         self.directory: ClaimsDirectory | None = None
         self._noted: Callable[[], None] | None = None  # ends this in the timeline, if there is one
@@ -107,7 +106,6 @@ class Scope:
         self.granted.clear()
         self.claims.clear()
         self.sources.clear()
-        self.has_unlocked = False
 
 
 class Locker:
@@ -189,17 +187,9 @@ class Locker:
             ordered = sorted(opened.values(), key=lambda item: (item[0].rank, item[1].identity))
             wanted = [item[:2] for item in ordered]
             for request, descriptor, each in ordered:
-                try:
-                    is_first = not any(scope.granted for scope in scopes)
-                    self._grant(request, descriptor, wanted, budget, is_first=is_first)
-                    each.granted.append((request, descriptor))
-                except CannotLock:
-                    if not request.optional:
-                        raise
-                    descriptor.close()
-                    wanted.remove((request, descriptor))
-                    each.has_unlocked = True
-                    self._waiting.unlocked(request.shown)
+                is_first = not any(scope.granted for scope in scopes)
+                self._grant(request, descriptor, wanted, budget, is_first=is_first)
+                each.granted.append((request, descriptor))
             if not all(descriptor.is_current() for _, descriptor in wanted):
                 raise StartOver  # while the later ones were waited for
             for each in scopes:
@@ -241,7 +231,7 @@ class Locker:
             stronger = other._replace(
                 rank=min(other.rank, request.rank),
                 exclusive=other.exclusive or request.exclusive,
-                optional=other.optional and request.optional,
+                also=other.also or request.also,
             )
             opened[kept.identity] = (stronger, kept, owner)
         finally:

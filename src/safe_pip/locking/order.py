@@ -32,7 +32,6 @@ class Request(NamedTuple):
     gate: Path | None = None
     also: Path | None = None  # a file locked before the gate is let go: other hosts see no lock on a directory
     needs_writing: bool = False  # NFS grants an exclusive lock only on a writable descriptor
-    optional: bool = False  # where there are no locks to give, the step, which only reads or builds, goes on without
 
     def noted(self) -> dict[str, object]:
         """This lock in a trace."""
@@ -43,25 +42,25 @@ class Request(NamedTuple):
 def environment_lock(tree: Path, *, exclusive: bool) -> Request:
     """The environment lock of `tree`: flock on the directory itself, with a gate if there is a state directory."""
     if not state_directory.has_locks(tree):
-        return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree), optional=not exclusive)
+        return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree), needs_writing=_is_shared(tree))
     gate = state_directory.path_of(tree) / state_directory.ENVIRONMENT_GATE
     also = gate.with_name(state_directory.ENVIRONMENT)
-    beside, is_shared = also if os.path.lexists(also) else None, state_directory.is_shared(tree)
-    return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree), gate, beside, is_shared, not exclusive)
+    beside = also if os.path.lexists(also) else None
+    return Request(Rank.ENVIRONMENT, tree, exclusive, shown_name(tree), gate, beside, _is_shared(tree))
 
 
 def commit_lock(tree: Path, *, exclusive: bool) -> Request:
-    state, is_shared = state_directory.path_of(tree), state_directory.is_shared(tree)
+    state = state_directory.path_of(tree)
     path, gate = state / state_directory.COMMIT, state / state_directory.COMMIT_GATE
-    return Request(Rank.COMMIT, path, exclusive, shown_name(tree), gate, None, is_shared, not exclusive)
+    return Request(Rank.COMMIT, path, exclusive, shown_name(tree), gate, None, _is_shared(tree))
 
 
 def mutex(directory: Path) -> Request:
     """The mutex of a directory in which one process at a time writes; in a source tree, of a file that stays."""
-    is_shared = state_directory.is_shared(directory)
+    is_shared = _is_shared(directory)
     marks = (os.path.realpath(directory / name) for name in SOURCE_MARKS)
     mark = Path(next((mark for mark in marks if os.access(mark, os.W_OK if is_shared else os.R_OK)), directory))
-    return _directory_lock(Rank.MUTEX, mark, directory, exclusive=True)._replace(optional=True)
+    return _directory_lock(Rank.MUTEX, mark, directory, exclusive=True)
 
 
 def shared_directory(directory: Path, *, exclusive: bool = True) -> Request:
@@ -75,7 +74,7 @@ def plain_directory(directory: Path, *, exclusive: bool) -> Request:
 
 def _directory_lock(rank: Rank, path: Path, shown: Path, *, exclusive: bool) -> Request:
     """A lock on `path` itself; if several hosts may use that directory, also on a file in it, which is made."""
-    if not state_directory.is_shared(path):
+    if not _is_shared(path):
         return Request(rank, path, exclusive, shown)
     if not os.path.isdir(path):
         return Request(rank, path, exclusive, shown, needs_writing=True)
@@ -85,12 +84,18 @@ def _directory_lock(rank: Rank, path: Path, shown: Path, *, exclusive: bool) -> 
 
 
 def uv_lock(path: Path) -> Request:
-    return Request(Rank.UV, path, True, path, needs_writing=state_directory.is_shared(path.parent))
+    return Request(Rank.UV, path, True, path, needs_writing=_is_shared(path.parent))
 
 
 def owner_lock(path: Path, tree: Path) -> Request:
     """The owner file of a transaction on `tree`, which its process holds as long as it lives."""
-    return Request(Rank.OWNER, path, True, shown_name(tree), needs_writing=state_directory.is_shared(tree))
+    return Request(Rank.OWNER, path, True, shown_name(tree), needs_writing=_is_shared(tree))
+
+
+def _is_shared(directory: Path) -> bool:
+    """Whether several hosts may use it; raises `CannotLock` if their locks do not reach each other."""
+    state_directory.check_mount(directory)
+    return state_directory.is_shared(directory)
 
 
 def shown_name(tree: Path) -> Path:

@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 
 from safe_pip import fs
-from safe_pip.errors import UnusableEnvironment
+from safe_pip.errors import CannotLock, UnusableEnvironment
 from safe_pip.fs import Directory, attributes, proc, space
 from safe_pip.locking import flock
 
@@ -33,6 +33,8 @@ _ALWAYS = (COMMIT, COMMIT_GATE, ENVIRONMENT_GATE)
 # All that is in the state directory of a tree at which no command is at work.
 LOCKS = frozenset({*_ALWAYS, ENVIRONMENT, OWNER})
 _TRIES = 10
+# Mount options of Lustre, NFS and SMB with which locks stay on the host that takes them; `local_lock=none` is harmless.
+_LOCAL_LOCKS = {"localflock", "nolock", "local_lock", "nobrl"}
 
 
 def path_of(tree: Path) -> Path:
@@ -42,6 +44,18 @@ def path_of(tree: Path) -> Path:
 def is_shared(directory: Path) -> bool:
     """Whether several hosts may use this directory. They see only locks on files: flock on a directory stays local."""
     return proc.is_shared(os.fspath(directory))
+
+
+def check_mount(directory: Path) -> None:
+    """Raise `CannotLock` if several hosts may use this directory, and a mount option keeps their locks apart."""
+    if is_shared(directory):
+        with contextlib.suppress(OSError):
+            for option in sorted(proc.filesystem(os.fspath(directory)).options):
+                name, _, value = option.partition("=")
+                if name in _LOCAL_LOCKS and value != "none":
+                    what = f"`{directory}` is on a filesystem that is mounted with `{option}`"
+                    hint = flock.remedy(directory)
+                    raise CannotLock(f"{what}: commands on other hosts would not see its locks", hint=hint)
 
 
 def exists(tree: Path) -> bool:
@@ -83,6 +97,7 @@ def make(tree: Path) -> bool:
     Any number of processes may do so at once. Raises `FileNotFoundError` if it, or the tree, is removed meanwhile,
     `CannotLock` where it would be of no use. After a crash an unused `.safe-pip-` directory may stay.
     """
+    check_mount(tree)
     try:
         if not exists(tree) and _make_aside(tree):
             return True
@@ -111,6 +126,8 @@ def _make_aside(tree: Path) -> bool:
             _give_access(opened, aside, opened, 0o6777)
             fs.move_over(opened, aside, opened, NAME)
             return True
+        except CannotLock as error:
+            raise CannotLock(error.message.replace(aside, NAME), hint=error.hint) from error
         except OSError as error:
             if exists(tree):
                 return False  # another process was first

@@ -49,9 +49,6 @@ class Waiting(Protocol):
     def unguarded(self, path: Path) -> None:
         """Called when a tree is read that commands on other hosts may change meanwhile."""
 
-    def unlocked(self, path: Path) -> None:
-        """Called when something is used without a lock, because its filesystem has none to give."""
-
 
 class StartOver(Exception):
     """What was opened or granted is not what the path leads to now, or not what the step needs now."""

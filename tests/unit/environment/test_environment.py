@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import itertools
 import os
 import tempfile
 import threading
@@ -30,11 +29,7 @@ class SilentReporter:
 
     def granted(self, event: Wait, seconds: float) -> None: ...
 
-    def unlocked(self, path: Path) -> None:
-        unlocked.append(path)
-
-
-unlocked: list[Path] = []
+    def unguarded(self, path: Path) -> None: ...
 
 
 def environment(*path: Path, timeout: float | None = 0, **more: Any) -> Environment:
@@ -83,7 +78,6 @@ def no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory on a filesystem that has no locks to give."""
     made, lock = tmp_path / "cluster", flock._flock
     made.mkdir()
-    unlocked.clear()
 
     def refuse(descriptor: flock.Descriptor, **more: Any) -> None:
         if descriptor.path.is_relative_to(made):
@@ -94,59 +88,13 @@ def no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return made
 
 
-@pytest.mark.parametrize("has_state", [False, True])
-def test_a_tree_that_cannot_be_locked_is_read_again_if_it_changed_meanwhile(
-    tmp_path: Path, no_locks: Path, has_state: bool
-) -> None:
-    if has_state:
-        state_directory.make(tmp_path)
-        (tmp_path / ".safe-pip").rename(no_locks / ".safe-pip")
-    info = no_locks / "one-1.dist-info"
-    info.mkdir()
-    (tmp_path / "venv").mkdir()
-    seen = []
-
-    def read() -> list[str]:
-        seen.append(sorted(os.listdir(no_locks)))
-        if len(seen) == 1:
-            (no_locks / "two.dist-info").mkdir()
-        if len(seen) == 2:
-            (info / "RECORD").touch()
-        return seen[-1]
-
-    here = environment(tmp_path / "venv", no_locks)
-    assert "two.dist-info" in here.read(read)
-    assert len(seen) == 3
-    assert set(unlocked) == {no_locks}
-    with here.keeping(), here.mutex(no_locks / "source"):
+def test_what_cannot_be_locked_is_not_read_or_used(tmp_path: Path, no_locks: Path) -> None:
+    here = environment(tmp_path, no_locks)
+    for use in (lambda: here.read(lambda: None), here.keeping().__enter__, here.building().__enter__):
+        with pytest.raises(CannotLock):
+            use()
+    with pytest.raises(CannotLock), here.mutex(no_locks / "source"):
         pass
-    with here.adding(Target((tmp_path / "venv",))):
-        pass
-
-
-def test_a_tree_that_cannot_be_locked_and_changes_each_time_is_given_up(no_locks: Path) -> None:
-    names = (no_locks / f"{number}-1.dist-info" for number in itertools.count())
-    with pytest.raises(StalePlan, match="what is installed changed whenever this command read it") as caught:
-        environment(no_locks).read(lambda: next(names).mkdir())
-    assert caught.value.exit_status == 75
-
-
-def test_a_lock_that_cannot_be_had_is_not_let_go_for_another_one(
-    tmp_path: Path, no_locks: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tree, wait_lock = tmp_path / "venv" / "site-packages", flock.wait_lock
-    tree.mkdir(parents=True)
-    other = contextlib.ExitStack()
-    other.enter_context(environment().adding(Target((tree,))))
-
-    def wait(*args: Any, **more: Any) -> bool:
-        other.close()
-        return wait_lock(*args, **more)
-
-    monkeypatch.setattr(flock, "wait_lock", wait)
-    monkeypatch.setattr(waiting, "WHILE_HOLDING", 0.0)
-    assert environment(tree, no_locks, timeout=None).read(lambda: "read") == "read"
-    assert unlocked == [no_locks], "the reader did not start over"
 
 
 def test_what_cannot_be_locked_is_not_changed_and_keeps_nothing(no_locks: Path) -> None:

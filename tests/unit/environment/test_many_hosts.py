@@ -17,6 +17,7 @@ from safe_pip.errors import LockTimeout, StalePlan, UnusableEnvironment
 from safe_pip.fs import proc
 from safe_pip.locking import flock, inheritance, order, state_directory
 from safe_pip.locking.waiting import Wait
+from tests.support.processes.proc import fake_mount
 
 Access = Callable[[Environment, Path], AbstractContextManager[object]]
 LOCKS = ["commit", "commit.gate", "environment", "environment.gate"]
@@ -249,3 +250,70 @@ def test_the_lock_of_a_shell_is_inherited_and_its_file_is_taken(site: Path, monk
     assert left is not None
     assert source is not None
     assert (left.path, left.also, left.exclusive) == (site / ".safe-pip" / "environment", None, True)
+
+
+def uses(host: Environment, place: Path) -> list[Callable[[], object]]:
+    """Every kind of use of a tree, each of which needs a lock."""
+    target = Target((place,))
+    accesses = [host.keeping(), host.building(), host.mutex(place), host.directory(place, exclusive=False)]
+    changes = [host.adding(target), host.replacing(target), host.occupying(target), host.making(place / "venv")]
+    return [lambda: host.read(lambda: None), *(access.__enter__ for access in (*accesses, *changes))]
+
+
+@pytest.mark.parametrize(
+    ("after", "option", "remedy"),
+    [
+        ("lustre 10.0.0.1@tcp:/scratch rw,localflock", "localflock", "Mount it with the option `flock`"),
+        ("nfs server:/export rw,vers=3,nolock", "nolock", "Mount it without `nolock`"),
+        ("nfs4 server:/export rw,local_lock=all", "local_lock=all", "Mount it without `local_lock`"),
+        ("nfs4 server:/export rw,local_lock=flock", "local_lock=flock", "Mount it without `local_lock`"),
+        ("cifs //server/share rw,nobrl", "nobrl", "Mount it without `nobrl`"),
+    ],
+)
+@pytest.mark.parametrize("has_state", [False, True])
+def test_a_mount_whose_locks_stay_on_their_host_is_refused_for_everything(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str, option: str, remedy: str, has_state: bool
+) -> None:
+    if has_state:
+        state_directory.make(site)
+    before = sorted(site.rglob("*"))
+    (tmp_path / "proc").mkdir()
+    fake_mount(tmp_path / "proc", monkeypatch, site, after)
+    for use in uses(on_a_host(site), site):
+        with pytest.raises(UnusableEnvironment, match=f"mounted with `{option}`: commands on other hosts") as caught:
+            use()
+        assert caught.value.exit_status == 78
+        assert str(caught.value.hint).startswith(remedy)
+    assert sorted(site.rglob("*")) == before
+
+
+def test_a_mount_whose_locks_reach_all_hosts_is_not_refused(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "proc").mkdir()
+    for after in ("nfs4 server:/export rw,local_lock=none", "lustre scratch rw,flock"):
+        fake_mount(tmp_path / "proc", monkeypatch, site, after)
+        with on_a_host(site).keeping():
+            pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, 524])
+@pytest.mark.parametrize("has_state", [False, True])
+def test_where_lock_calls_fail_everything_is_refused(
+    site: Path, monkeypatch: pytest.MonkeyPatch, number: int, has_state: bool
+) -> None:
+    if has_state:
+        state_directory.make(site)
+    before = sorted(site.rglob("*"))
+
+    def fail(fd: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(flock.fcntl, "flock", fail)
+    for use in uses(on_a_host(site), site):
+        with pytest.raises(UnusableEnvironment, match="is on a filesystem that cannot lock it") as caught:
+            use()
+        assert caught.value.exit_status == 78
+        assert ".safe-pip-" not in caught.value.message
+        assert str(caught.value.hint).startswith("Choose a directory on a filesystem with locks")
+    assert sorted(site.rglob("*")) == before

@@ -74,10 +74,6 @@ def begin(directory: str, attempt: int, warn: Callable[[str], object]) -> None:
         warn(f"warning: no trace is written: `{directory}` cannot be written ({why})")
         return
     trace = watch.timeline = Trace(fd, warn)
-    ticks = proc.start_ticks(os.getpid())
-    started = None
-    if sys.platform == "linux" and ticks is not None and attempt == 1:
-        started = ticks * 10**9 // os.sysconf("SC_CLK_TCK")
     trace._write(
         {
             "event": "process",
@@ -85,7 +81,7 @@ def begin(directory: str, attempt: int, warn: Callable[[str], object]) -> None:
             "time": time_ns,
             "wall": time.time(),
             "boot": "".join(proc.lines("sys/kernel/random/boot_id")).strip(),
-            "started": started,
+            "started": started(os.getpid()) if attempt == 1 else None,
             "pid": os.getpid(),
             "parent": os.getppid(),
             "attempt": attempt,
@@ -95,3 +91,9 @@ def begin(directory: str, attempt: int, warn: Callable[[str], object]) -> None:
             "safe_pip": __version__,
         }
     )
+
+
+def started(pid: int) -> int | None:
+    """When a process began, by the same clock; None if that is not known."""
+    ticks = proc.start_ticks(pid)
+    return ticks * 10**9 // os.sysconf("SC_CLK_TCK") if sys.platform == "linux" and ticks is not None else None

@@ -6,6 +6,7 @@ VERBS = {
     "merge": "Merge a staged tree (DESTDIR) into a prefix, as one transaction.",
     "run": "Run any command under the environment's lock.",
     "status": "Show which commands hold or wait for the environment's locks.",
+    "trace": "Draw what happened when, from the files that `--trace` wrote.",
     "unadopt": "Make the environment's pip be pip again.",
     "unmerge": "Remove what a merge has put, by its manifest.",
     "venv": "Create a virtual environment. Safe to run many times at once.",

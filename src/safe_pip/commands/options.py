@@ -177,6 +177,18 @@ cannot be written.
 """,
         (env(", or a --target directory"), JSON),
     ),
+    "trace": Verb(
+        """\
+Draw what commands with `--trace DIR` (or SAFE_PIP_TRACE) did at the same time. `timeline.html` is a page for any
+browser that needs no network: a lane for each process, with what it did when, and which command each wait was for.
+`timeline.json` is for Perfetto (ui.perfetto.dev) and Chrome. A process that was killed, or still runs, is in it too.
+""",
+        (
+            value("directory", metavar="DIR", help="the directory with the traces"),
+            value("-o", "--output", metavar="DIR", help="where the two files go; made if missing (default: the same)"),
+        ),
+        "The exit status is 0; 2 if there is no trace in DIR; 78 if the files cannot be written.",
+    ),
     "venv": Verb(
         """\
 Create the virtual environment DIR, with all directories that are missing above it, unless it exists. If many commands
@@ -294,7 +306,7 @@ def run(
     given = {each.name: getattr(options, each.name) for each in OPTIONS.values() if hasattr(options, each.name)}
     settings = settings._replace(**given)
     waiting = waiting or Reporter(quiet=options.quiet > 0)
-    if settings.trace is not None:
+    if settings.trace is not None and verb != "trace":
         from safe_pip import trace
 
         trace.begin(settings.trace, 1, say)

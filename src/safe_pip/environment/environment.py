@@ -415,7 +415,7 @@ class Environment:
 
             self._sole = Sole(waiting, timeout)
         self._has_all = False
-        watch.note("environment", lambda: {"trees": list(map(str, self.trees()))})
+        watch.note("environment", lambda: {"of": list(map(str, dict.fromkeys(map(order.shown_name, self.trees()))))})
 
     def trees(self) -> list[Path]:
         """The directories that may hold distributions now, resolved, each once; without those that cannot be listed."""

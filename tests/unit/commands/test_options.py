@@ -26,7 +26,7 @@ def test_every_verb_has_a_module_and_a_row_in_the_table(verb: str) -> None:
 def test_every_verb_can_say_less_or_more_and_each_that_changes_something_can_say_what_it_would_do(verb: str) -> None:
     names = [name for option in options.listed(verb) for name in option[0]]
     assert {"-q", "--quiet", "-v", "--verbose"} <= {*names}
-    assert ("-n" in names) == ("--dry-run" in names) == (verb not in ("run", "status"))
+    assert ("-n" in names) == ("--dry-run" in names) == (verb not in ("run", "status", "trace"))
 
 
 def test_how_much_is_said_is_counted_and_ends_at_the_command_of_run() -> None:

@@ -1,6 +1,7 @@
 """The command line: one of our own verbs, or pip; its errors and its exit status.
 
-What runs a verb, or pip, is imported when the command line has said which of them runs; `trace` only for `--trace`.
+What runs a verb, or pip, is imported when the command line has said which of them runs; `trace`
+and `prefix` only for their options.
 """
 
 import errno
@@ -128,6 +129,10 @@ def main(argv: list[str]) -> int:
             isolated="--isolated" in line.options,
             **{own.name: line.options[name] or True for name, own in settings.OPTIONS.items() if name in line.options},
         )
+        if chosen.prefix_output is not None:
+            from safe_pip.launch import prefix
+
+            chosen = prefix.begin(chosen, attempt)
         if line.command is not None and line.command in VERBS and not line.is_about_pip:
             return _run_verb(line, line.command, line.rest, chosen)
         if line.command == "help" and line.rest and line.rest[0] in VERBS:

@@ -1,7 +1,7 @@
 """The command line of safe-pip's own verbs: one table for all, from which parser, help and completion come.
 
 `argparse` takes milliseconds to import: only a command that runs a verb, or shows its options, imports this module.
-`trace` is imported only for `--trace`.
+`trace` and `prefix` are imported only for their options.
 """
 
 import argparse
@@ -298,13 +298,17 @@ def run(
     except SystemExit:  # after the help
         output()
         return 0
+    given = {each.name: getattr(options, each.name) for each in OPTIONS.values() if hasattr(options, each.name)}
+    settings = settings._replace(**given)
+    if settings.prefix_output is not None:
+        from safe_pip.launch import prefix
+
+        settings = prefix.begin(settings)
     is_named = getattr(options, "into", None) or getattr(options, "lock_dir", None)
     if getattr(options, "env", "") is None and not is_named:
         options.env, told = active.environment(os.environ)
         if told and not options.quiet:
             say(told)
-    given = {each.name: getattr(options, each.name) for each in OPTIONS.values() if hasattr(options, each.name)}
-    settings = settings._replace(**given)
     waiting = waiting or Reporter(quiet=options.quiet > 0)
     if settings.trace is not None and verb != "trace":
         from safe_pip import trace

@@ -63,6 +63,8 @@ class Attempt:
         """Name and open descriptor of what was built and is kept nowhere else, by what it was built of."""
         self.used: dict[str, dict[str, str]] = {}
         """What a build without isolation used of the environment, by the same: the identity of each project."""
+        self.prefixing: list[int] = []
+        """The process that writes the output (`prefix`), the descriptor that tells it of our end, whether in colour."""
 
     @classmethod
     def taken_from(cls, environ: MutableMapping[str, str]) -> "Attempt":
@@ -74,9 +76,12 @@ class Attempt:
             if stat.S_ISREG(status.st_mode) and not status.st_nlink:
                 with open(descriptor, encoding="utf-8") as file:
                     vars(attempt).update(json.load(file))
-                for _, fd in attempt.built.values():
+                for fd in attempt._descriptors():
                     os.set_inheritable(fd, False)
         return attempt
+
+    def _descriptors(self) -> list[int]:
+        return [*(fd for _, fd in self.built.values()), *self.prefixing[1:2]]
 
     def reexec(self, start: Start) -> NoReturn:
         """Begin this attempt in place of the running process, as the first one began; or `UnusableEnvironment`."""
@@ -84,7 +89,7 @@ class Attempt:
             raise UnusableEnvironment("this interpreter does not know its own path, so the command cannot start again")
         try:
             descriptor = fs.unnamed_file(json.dumps(vars(self)).encode())
-            for fd in (descriptor, *(fd for _, fd in self.built.values())):
+            for fd in (descriptor, *self._descriptors()):
                 os.set_inheritable(fd, True)
             if start.directory is not None:
                 os.chdir(start.directory)

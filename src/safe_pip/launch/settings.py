@@ -30,6 +30,7 @@ class Settings(NamedTuple):
     cache_limit: int = 10_000_000_000
     fast_start: bool = True
     trace: str | None = None
+    prefix_output: str | None = None
 
     def for_child(self) -> dict[str, str]:
         """The settings in force, as variables for another interpreter's safe-pip."""
@@ -67,6 +68,13 @@ def either(*words: str) -> Callable[[str, str], str | None]:
         return None if text == "none" else text
 
     return parse
+
+
+def label(text: str, source: str) -> str:
+    """What stands in one line of a terminal; or `UsageError`."""
+    if text.isprintable():
+        return text
+    raise UsageError(f"{text!r} cannot be printed in a line ({source})")
 
 
 def size(text: str, source: str) -> int:
@@ -118,6 +126,7 @@ TABLE = (
     Setting("cache_limit", size, "What the store of prepared wheels may take, like `500M`; 0: no store."),
     Setting("fast_start", switch, "Whether pip's start is made cheaper (see docs/performance.md)."),
     Setting("trace", directory, "Note what happens when in files in DIR, for `safe-pip trace DIR`.", "DIR"),
+    Setting("prefix_output", label, "Begin each line of output with NAME and `|`; no progress bars.", "NAME"),
 )
 
 OPTIONS = {f"--{each.key}": each for each in TABLE if each.option is not None}

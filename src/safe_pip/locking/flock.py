@@ -58,13 +58,16 @@ class _Tick(BaseException):
 
 
 class Descriptor:
-    """An open file or directory that can be locked. No link at the end of `path` or of its directory is followed."""
+    """An open file or directory that can be locked. No link at the end of `path` or of its directory is followed.
 
-    def __init__(self, path: Path, *, writable: bool = False) -> None:
+    Nothing else is opened unless `is_device`.
+    """
+
+    def __init__(self, path: Path, *, writable: bool = False, is_device: bool = False) -> None:
         self.path, self.fd = path, -1
         self.beside: Descriptor | None = None  # closed together with this one: the lock that other hosts see
         try:
-            if path.parent == path:
+            if path.parent == path or is_device:
                 self.fd = os.open(path, READ)
             else:
                 with Directory.open(path.parent) as parent:

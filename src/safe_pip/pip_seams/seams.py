@@ -198,6 +198,10 @@ class Seams:
         if is_requirement or name == "uninstall":
             CONTENT.replace(self._content)
         if is_requirement:
+            if os.isatty(1):
+                from safe_pip.pip_seams import bars
+
+                bars.attach()
             from safe_pip.pip_seams import builds
 
             if watch.timeline is not None:

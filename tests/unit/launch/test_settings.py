@@ -100,9 +100,9 @@ def test_the_files_are_those_that_pip_reads(environ):
 
 def test_every_setting_has_an_option_or_a_variable_and_a_key(environ, tmp_path):
     values = {"lock_timeout": "2", "durable": "yes", "verify": "import", "link_mode": "copy", "cache_limit": "1k"}
-    values |= {"fast_start": "off", "trace": str(tmp_path)}
+    values |= {"fast_start": "off", "trace": str(tmp_path), "prefix_output": "name"}
     assert values.keys() == {each.name for each in settings.TABLE}
-    expected = settings.Settings(2, True, "import", "copy", 1000, False, str(tmp_path))
+    expected = settings.Settings(2, True, "import", "copy", 1000, False, str(tmp_path), "name")
     variables = {f"SAFE_PIP_{name.upper()}": value for name, value in values.items()}
     assert settings.load(environ | variables) == expected
     lines = [f"{name.replace('_', '-')} = {value}" for name, value in values.items()]
@@ -111,6 +111,6 @@ def test_every_setting_has_an_option_or_a_variable_and_a_key(environ, tmp_path):
 
 
 def test_another_interpreter_is_told_what_is_in_force(environ):
-    chosen = settings.Settings(2.5, True, "import", "copy", 1000, fast_start=False, trace="/traces")
+    chosen = settings.Settings(2.5, True, "import", "copy", 1000, fast_start=False, trace="/traces", prefix_output="n")
     assert settings.load(environ | chosen.for_child()) == chosen
     assert settings.load(environ | settings.Settings().for_child()) == settings.Settings()

@@ -125,5 +125,5 @@ def _by(holders: tuple[Holder, ...]) -> str:
 def _described(holder: Holder) -> str:
     how = "asked for first by" if holder.is_waiting else "held by" if holder.exclusive else "shared by"
     if not holder.command:
-        return f"{how} pid {holder.pid}"
-    return f"{how} `{holder.command}` (pid {holder.pid}{', stopped' if holder.is_stopped else ''})"
+        return f"{how} {holder.where}"
+    return f"{how} `{holder.command}` ({holder.where}{', stopped' if holder.is_stopped else ''})"

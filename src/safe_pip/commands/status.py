@@ -45,13 +45,15 @@ class Lock(NamedTuple):
 class ProcessStatus(TypedDict):
     """A process that holds or waits for a lock. `mode`: shared, exclusive; None if it did not yet say what it wants.
 
-    `since`: seconds of the epoch, or None. `seen`: False if only a note that it left tells of it: it may be dead.
+    `since`: seconds of the epoch, or None. `host`: None if it is this one. `seen`: False if only a note that it left
+    tells of it: it may be dead.
     """
 
     pid: int
     command: str
     mode: str | None
     since: float | None
+    host: str | None
     stopped: bool
     seen: bool
 
@@ -79,6 +81,7 @@ class TransactionStatus(TypedDict):
     pid: int | None
     command: str
     since: float | None
+    host: str | None
     next: str
 
 
@@ -124,6 +127,7 @@ class Transaction(NamedTuple):
     pid: int | None
     command: str
     since: float | None
+    host: str
 
     @property
     def unfinished(self) -> Unfinished:
@@ -134,19 +138,20 @@ class Transaction(NamedTuple):
 def locks(tree: Path, view: View, directories: Iterable[Path] = ()) -> Iterator[Lock]:
     """The locks of `tree`, then those of shared `directories` and the mutexes and uv's lock of its environment."""
     state = state_directory.path_of(tree)
-    note = inheritance.noted(state / state_directory.OWNER)
+    notes = list(inheritance.notes(state))
+    # `/proc` tells only when the process began; the note tells when it took the lock.
+    since = {note.pid: note.since for note in notes if note.exclusive and not note.host}
     for name, paths, gate in (
         ("environment", [tree, state / state_directory.ENVIRONMENT], state / state_directory.ENVIRONMENT_GATE),
         ("commit", [state / state_directory.COMMIT], state / state_directory.COMMIT_GATE),
     ):
         lock = _lock(name, tree, paths, gate, view)
-        if note is not None:
-            # `/proc` tells only when the process began; the note tells when it took the lock.
-            unseen = note._replace(exclusive=True, is_seen=False)
-            known = tuple(by._replace(since=note.since) if by.pid == note.pid else by for by in lock.holders)
-            is_hidden = name == "environment" and not view.is_complete and note.pid not in {by.pid for by in known}
-            lock = lock._replace(holders=(*known, unseen) if is_hidden else known)
-        yield lock
+        known = [by._replace(since=since.get(by.pid, by.since)) for by in lock.holders]
+        if name == "environment":
+            pids = {by.pid for by in known}
+            hidden = (note for note in notes if note.host or not (view.is_complete or note.pid in pids))
+            known += (note._replace(is_seen=False) for note in hidden)
+        yield lock._replace(holders=tuple(known))
     home = order.shown_name(tree)
     others = {"source directory": home / "src", "uv": home / ".lock"}
     others |= {f"shared directory {path}": path for path in directories if not path.is_relative_to(home)}
@@ -204,12 +209,14 @@ def transactions(trees: Iterable[Path]) -> list[Transaction]:
     found = []
     for (home, identifier), state in sorted(states.items()):
         path = Unfinished(home, identifier, identifier).owner_file
-        pid, command, since, *_ = owner.read(path)
+        note = owner.read(path)
         is_alive: bool | None = os.path.lexists(path) and bool(view.at(path)[0])
-        if os.path.lexists(path) and not is_alive and not view.is_complete and sys.platform != "win32":
+        is_hidden = bool(note.host) or not view.is_complete
+        if os.path.lexists(path) and not is_alive and is_hidden and sys.platform != "win32":
             is_alive = None
         if state is not None and (is_alive or _state(home, identifier) is not None):
-            found.append(Transaction(identifier, home, state, is_alive, pid or None, command, since if pid else None))
+            pid, since = note.pid or None, note.since if note.pid else None
+            found.append(Transaction(identifier, home, state, is_alive, pid, note.command, since, note.host))
     return found
 
 
@@ -296,6 +303,7 @@ def _party(party: Holder) -> ProcessStatus:
         "command": party.command,
         "mode": None if party.is_waiting else "exclusive" if party.exclusive else "shared",
         "since": party.since,
+        "host": party.host or None,
         "stopped": party.is_stopped,
         "seen": party.is_seen,
     }
@@ -310,6 +318,7 @@ def _transaction(found: Transaction) -> TransactionStatus:
         "pid": found.pid,
         "command": found.command,
         "since": found.since,
+        "host": found.host or None,
         "next": next_action(found),
     }
 
@@ -346,7 +355,7 @@ def _unfinished(found: TransactionStatus) -> str:
 
 
 def _process(party: ProcessStatus | TransactionStatus) -> str:
-    facts = [f"pid {party['pid']}"]
+    facts = [f"pid {party['pid']} on {party['host']}" if party["host"] else f"pid {party['pid']}"]
     facts += ["stopped"] if party.get("stopped") else []
     facts += [] if party.get("seen", True) else ["by the note it left"]
     named = f"`{party['command']}` ({', '.join(facts)})" if party["command"] else ", ".join(facts)

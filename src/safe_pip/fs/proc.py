@@ -4,6 +4,7 @@ Without it every question has an empty answer. `shlex` is imported when a comman
 """
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -46,15 +47,35 @@ def user() -> int:
     return os.geteuid()
 
 
-def own_note() -> dict[str, Any]:
-    """This process as it is noted in a file (JSON) for other commands; `since` is now."""
+class ProcessNote(NamedTuple):
+    """A process as it is noted in a file; `host` is where it runs, empty if that is here: else its pid says nothing."""
+
+    pid: int = 0
+    command: str = ""
+    since: float = 0.0
+    host: str = ""
+
+
+def own_note(place: str = "") -> dict[str, Any]:
+    """This process as it is noted in a file (JSON) below `place` for other commands; `since` is now."""
     shown = command(os.getpid()) or printable(" ".join(_without_secrets(sys.argv)))
-    return {"pid": os.getpid(), "command": shown, "since": time.time()}
+    where = dict(zip(("host", "boot"), host(), strict=True)) if is_shared(place) else {}
+    return {"pid": os.getpid(), "command": shown, "since": time.time(), **where}
 
 
-def read_note(content: dict[str, Any]) -> tuple[int, str, float]:
-    """Pid, command and begin that such a file notes; or `LookupError`, `TypeError`, `ValueError` if it notes none."""
-    return int(content["pid"]), printable(str(content["command"])), float(content["since"])
+def read_note(content: dict[str, Any]) -> ProcessNote:
+    """The process that such a file notes; or `LookupError`, `TypeError`, `ValueError` if it notes none."""
+    name = content.get("host")
+    where = "" if name is None or (name, content.get("boot")) == host() else printable(str(name))
+    return ProcessNote(int(content["pid"]), printable(str(content["command"])), float(content["since"]), where)
+
+
+@functools.cache
+def host() -> tuple[str, str]:
+    """The name of this host, and its boot: the pids of another one, or of an earlier boot, mean nothing here."""
+    if sys.platform == "win32":
+        return "", ""
+    return os.uname().nodename, "".join(lines("sys/kernel/random/boot_id"))
 
 
 def command(pid: int) -> str:

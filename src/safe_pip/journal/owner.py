@@ -27,13 +27,14 @@ _LONGEST = 1 << 20
 class OwnerNote(NamedTuple):
     """What an owner file says: the process that made it, and what its transaction has elsewhere.
 
-    `since` is when it was made, in seconds of the epoch; `parts` are private directories, `marks` the state directories
-    that hold a mark, as absolute paths.
+    `since` is when it was made, in seconds of the epoch; `host` is empty if it is this one; `parts` are private
+    directories, `marks` the state directories that hold a mark, as absolute paths.
     """
 
     pid: int = 0
     command: str = ""
     since: float = 0.0
+    host: str = ""
     parts: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
 
@@ -57,7 +58,7 @@ class Owner:
             name = f"{os.urandom(8).hex()}{OWNER_FILE}"
             with Directory.open(state) as directory:
                 try:
-                    fs.write_new(directory, name, _line(proc.own_note()))
+                    fs.write_new(directory, name, _line(proc.own_note(str(state))))
                     give_access(directory, name)
                     owner = _locked(state / name)
                 except FileExistsError:
@@ -106,8 +107,7 @@ def read(path: Path) -> OwnerNote:
         try:
             found = json.loads(line)
             if "pid" in found:
-                pid, command, since = proc.read_note(found)
-                note = note._replace(pid=pid, command=command, since=since or 0.0)
+                note = note._replace(**proc.read_note(found)._asdict())
             elif "part" in found:
                 note = note._replace(parts=(*note.parts, str(found["part"])))
             else:

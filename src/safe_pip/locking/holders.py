@@ -19,6 +19,11 @@ class Holder(NamedTuple):
     is_stopped: bool = False
     is_waiting: bool = False
     is_seen: bool = True
+    host: str = ""  # another one than this
+
+    @property
+    def where(self) -> str:
+        return f"pid {self.pid} on {self.host}" if self.host else f"pid {self.pid}"
 
 
 class Entry(NamedTuple):

@@ -61,15 +61,24 @@ class ClaimsDirectory:
                 fs.write(self.path / name, b"")
         self._alive = Descriptor(self.path / _ALIVE, writable=True)  # the temporary directory may be on NFS
         self._alive.raise_to(_HIGH_DESCRIPTOR)
-        flock.try_lock(self._alive, exclusive=True)
+        try:
+            flock.try_lock(self._alive, exclusive=True)
+        except UnusableEnvironment:
+            self._alive.close()
+            fs.remove_tree(self.path)
+            raise
         self._thread = threading.get_ident()
         self._process = os.getpid()
         self._content: dict[str, object] = {}
         self._outer: str | None = None
         self._notes: list[Path] = []
+        self._locked_notes: list[Descriptor] = []
 
-    def publish(self, claims: Iterable[Claim], notes: Iterable[Path]) -> None:
-        """Write down what is held now. `os.environ` names the directory; if that is lost, the `owner` notes do."""
+    def publish(self, claims: Iterable[Claim], exclusive: Iterable[Path], shared: Iterable[Path]) -> None:
+        """Write down what is held now. `os.environ` names the directory; if that is lost, the `owner` notes do.
+
+        They are left in the state directories of what is held `exclusive`, and in those `shared` with other hosts.
+        """
         listed = [[*claim[:3], str(claim.path)] for claim in claims]
         with _publishing:
             self._outer = os.environ.get(VARIABLE)
@@ -77,12 +86,25 @@ class ClaimsDirectory:
             self._write()
             _published.append(self)
             os.environ[VARIABLE] = str(self.path)
-        for path in notes:
-            note = {**proc.own_note(), "start": proc.start_ticks(os.getpid()), "held": str(self.path)}
+        shared_notes = [path / f"{os.urandom(8).hex()}{state_directory.SHARED_NOTE}" for path in shared]
+        for path in (*(path / state_directory.OWNER for path in exclusive), *shared_notes):
+            note = proc.own_note(str(path.parent))
+            note |= {"start": proc.start_ticks(os.getpid()), "held": str(self.path)}
             # This user may only read the state directory, or another one has put a link there.
             with contextlib.suppress(OSError), Directory.open(path.parent) as state:
                 fs.replace_in(state, path.name, json.dumps(note).encode(), mode=0o644)
                 self._notes.append(path)
+                if path in shared_notes:
+                    self._lock_note(path, state)
+
+    def _lock_note(self, path: Path, state: Directory) -> None:
+        """A killed process leaves its note; that it is not locked tells so. The next shared holder removes it."""
+        with contextlib.suppress(FileNotFoundError):
+            self._locked_notes.append(Descriptor(path, writable=True))
+            flock.try_lock(self._locked_notes[-1], exclusive=True)
+        for other in _shared_notes(path.parent):
+            if not flock.is_locked(other):
+                fs.remove(state, other.name)
 
     def _write(self) -> None:
         with _room_to_write():
@@ -118,6 +140,8 @@ class ClaimsDirectory:
         for path in self._notes:
             with contextlib.suppress(OSError), Directory.open(path.parent) as state:
                 fs.remove(state, path.name)
+        for descriptor in self._locked_notes:
+            descriptor.close()
 
 
 # Of this process and, in a forked child, of its parent. SAFE_PIP_HELD names the last one.
@@ -159,9 +183,24 @@ def _sweep() -> None:
 def noted(path: Path) -> Holder | None:
     """The process that left this `owner` note; for messages."""
     with contextlib.suppress(*_DAMAGED):
-        pid, command, since = proc.read_note(json.loads(path.read_bytes()))
-        return Holder(pid, True, command, since)
+        note = proc.read_note(json.loads(path.read_bytes().partition(b"\n")[0]))
+        return Holder(note.pid, True, note.command, note.since, host=note.host)
     return None
+
+
+def notes(state: Path, *, commits: bool = False) -> Iterator[Holder]:
+    """The processes that left a note in a state directory; with `commits` those that carry out a change there."""
+    if commits:
+        journals = (state / name for name in fs.readable_names(state) if name.endswith(state_directory.JOURNAL))
+        locked = filter(flock.is_locked, (path.with_suffix(state_directory.OWNER_FILE) for path in journals))
+    else:
+        locked = filter(flock.is_locked, _shared_notes(state))
+    found = (noted(path) for path in (state / state_directory.OWNER, *locked))
+    yield from (each._replace(exclusive=commits or not number) for number, each in enumerate(found) if each is not None)
+
+
+def _shared_notes(state: Path) -> list[Path]:
+    return [state / name for name in fs.readable_names(state) if name.endswith(state_directory.SHARED_NOTE)]
 
 
 class Ancestor(NamedTuple):
@@ -284,7 +323,8 @@ class Ancestry:
             if gate is not None and entry.exclusive:
                 with contextlib.suppress(*_DAMAGED):  # the `owner` note of the holder names its directory
                     note = json.loads(gate.with_name(state_directory.OWNER).read_bytes())
-                    is_its = note["pid"] == entry.pid and note["start"] == proc.start_ticks(entry.pid)
+                    is_its = not proc.read_note(note).host and note["pid"] == entry.pid
+                    is_its = is_its and note["start"] == proc.start_ticks(entry.pid)
                     if is_its and self._follow(str(note["held"]), {proc.user(), proc.owner_of(entry.pid)}):
                         return
             claim = Claim(rank, entry.exclusive, descriptor.identity, path)

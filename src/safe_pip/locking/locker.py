@@ -20,7 +20,7 @@ from typing import Protocol
 
 from safe_pip.errors import NestingRefused, StalePlan
 from safe_pip.fs import watch
-from safe_pip.locking import flock, inheritance, state_directory, waiting
+from safe_pip.locking import flock, inheritance, waiting
 from safe_pip.locking.flock import Descriptor, Identity
 from safe_pip.locking.inheritance import Ancestor, Ancestry, Claim, ClaimsDirectory
 from safe_pip.locking.order import Rank, Request
@@ -89,8 +89,10 @@ class Scope:
             locks = [request.noted() for request, _ in self.granted]
             self._noted = watch.timeline.begin("hold", lambda: {"locks": locks})
         if self.directory is not None:
-            gates = {request.gate for request, _ in self.granted if request.exclusive and request.gate is not None}
-            self.directory.publish(self.claims, (gate.with_name(state_directory.OWNER) for gate in gates))
+            queued = [(request, request.gate.parent) for request, _ in self.granted if request.gate is not None]
+            exclusive = {state for request, state in queued if request.exclusive}
+            shared = {state for request, state in queued if request.also is not None and request.needs_writing}
+            self.directory.publish(self.claims, exclusive, shared - exclusive)
 
     def let_go(self) -> None:
         """Let all locks go, last first; before that, end what child programs rely on."""

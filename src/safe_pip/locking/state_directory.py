@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from safe_pip import fs
@@ -23,6 +24,7 @@ COMMIT_GATE = "commit.gate"
 ENVIRONMENT = "environment"
 ENVIRONMENT_GATE = "environment.gate"
 OWNER = "owner"
+SHARED_NOTE = ".shared"  # how the note of a process ends that holds the environment lock shared, and this file locked
 # What a transaction has here: the names begin with its identifier, and end with one of these.
 OWNER_FILE = ".owner"  # locked as long as the process of the transaction lives
 JOURNAL = ".journal"  # a change that is not committed
@@ -160,9 +162,14 @@ def has_journal(directory: Path) -> bool:
     return any(name.endswith((JOURNAL, MARK)) for name in fs.names(path_of(directory)))
 
 
+def _but_notes(names: Iterable[str]) -> set[str]:
+    """All but the notes of shared holders: under the exclusive lock these are of dead processes."""
+    return {name for name in names if not name.endswith(SHARED_NOTE)}
+
+
 def has_more(directory: Path) -> bool:
     """Whether anything but lock files is in the state directory: a command is at work, or has died."""
-    return not LOCKS.issuperset(fs.readable_names(path_of(directory)))
+    return not LOCKS.issuperset(_but_notes(fs.readable_names(path_of(directory))))
 
 
 def remove(tree: Path) -> bool:
@@ -170,7 +177,7 @@ def remove(tree: Path) -> bool:
     aside = f"{NAME}-{os.urandom(8).hex()}"
     with contextlib.suppress(OSError, UnusableEnvironment), Directory.open(os.path.realpath(tree)) as opened:
         with opened.child(NAME) as state:
-            if not exists(tree) or not LOCKS.issuperset(state.names()):
+            if not exists(tree) or not LOCKS.issuperset(_but_notes(state.names())):
                 return False
         fs.move_over(opened, NAME, opened, aside)
         for _ in range(_TRIES):

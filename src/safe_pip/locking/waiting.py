@@ -12,7 +12,7 @@ from safe_pip.locking import flock, holders, inheritance, state_directory
 from safe_pip.locking.flock import Descriptor
 from safe_pip.locking.holders import Holder
 from safe_pip.locking.inheritance import Ancestry
-from safe_pip.locking.order import Request
+from safe_pip.locking.order import Rank, Request
 
 # How long one lock may be waited for, in seconds: while another one is held that can be let go, or that cannot.
 WHILE_HOLDING = 1.0
@@ -130,9 +130,11 @@ class LockWait(NamedTuple):
     def _event(self, gate: Descriptor | None) -> Wait:
         lock = self.descriptor.beside or self.descriptor
         found = holders.holders(lock.fd, None if gate is None else gate.fd)
-        if not found:  # none can be seen from this pid namespace; an exclusive holder left a note
-            beside = self.request.gate or state_directory.path_of(self.request.path) / state_directory.OWNER
-            found = tuple(filter(None, [inheritance.noted(beside.with_name(state_directory.OWNER))]))
+        # None may be seen from this pid namespace, and those on other hosts never are: but holders leave notes.
+        if not found or self.request.needs_writing:
+            gate_file = self.request.gate or state_directory.path_of(self.request.path) / state_directory.OWNER
+            notes = inheritance.notes(gate_file.parent, commits=self.request.rank is Rank.COMMIT)
+            found = (*found, *(note for note in notes if note.host or not found))
         return Wait(self.request.shown, self.request.exclusive, found, self.budget.elapsed())
 
     def _noted(self, gate: Descriptor | None) -> dict[str, object]:
@@ -144,7 +146,7 @@ class LockWait(NamedTuple):
             raise NotInTime(self.request)
         event = self._event(gate)
         what = f"the {'exclusive' if event.exclusive else 'shared'} lock on `{event.path}`"
-        names = [f"`{holder.command}` (pid {holder.pid})" for holder in event.holders if not holder.is_waiting]
+        names = [f"`{holder.command}` ({holder.where})" for holder in event.holders if not holder.is_waiting]
         how = "held" if all(holder.exclusive for holder in event.holders) else "shared"
         by = f", {how} by {' and '.join(names)}" if names else ""
         seconds = OUT_OF_ORDER if is_limit else self.budget.timeout

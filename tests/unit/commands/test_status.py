@@ -240,3 +240,18 @@ def test_other_names_in_the_state_directory_are_no_transactions(tree: Path) -> N
     for name in ("owner", f"{ID}.journal.tmp", f"{ID.upper()}.committed", "x.owner"):
         (tree / ".safe-pip" / name).touch()
     assert status.transactions([tree]) == []
+
+
+def test_what_another_host_does_is_told_with_its_name(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`/proc/locks` shows nothing of it: whether its transaction is alive is unknown."""
+    first = json.dumps({"pid": os.getpid(), "command": "pip install x", "since": 5.0, "host": "node17", "boot": "1"})
+    (tree / ".safe-pip" / f"{ID}.owner").write_text(f"{first}\n")
+    (tree / ".safe-pip" / ID).mkdir()
+    (tree / ".safe-pip" / "owner").write_text(first)
+    monkeypatch.setattr(proc, "sees_all_processes", lambda: True)
+    (found,) = status.transactions([tree])
+    assert (found.is_alive, found.pid, found.host) == (None, os.getpid(), "node17")
+    (lock,) = (lock for lock in status.locks(tree, View.take()) if lock.name == "environment")
+    assert [(by.where, by.exclusive, by.is_seen) for by in lock.holders] == [
+        (f"pid {os.getpid()} on node17", True, False)
+    ]

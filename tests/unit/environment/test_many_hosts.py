@@ -4,10 +4,11 @@ Two environments in one process stand for two hosts. Locks on directories are gr
 """
 
 import errno
+import json
 import os
 import stat
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from safe_pip.environment.environment import Environment, Prefix, Target
 from safe_pip.errors import LockTimeout, StalePlan, UnusableEnvironment
 from safe_pip.fs import proc
+from safe_pip.journal.owner import Owner
 from safe_pip.locking import flock, inheritance, order, state_directory
 from safe_pip.locking.waiting import Wait
 from tests.support.processes.proc import fake_mount
@@ -68,6 +70,11 @@ def on_a_host(*path: Path, reporter: Reporter | None = None) -> Environment:
     return Environment([str(each) for each in path], waiting=reporter or Reporter(), timeout=0)
 
 
+def lock_files(tree: Path) -> list[str]:
+    names = os.listdir(tree / ".safe-pip")
+    return sorted(name for name in names if not name.endswith(state_directory.SHARED_NOTE))
+
+
 @pytest.fixture
 def forbidden(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     """Let this user change nothing in a directory; root may."""
@@ -94,7 +101,7 @@ def test_a_program_keeps_other_hosts_from_replacing_what_it_uses(
     if has_state:
         state_directory.make(site)
     with use(on_a_host(site)):
-        assert sorted(os.listdir(site / ".safe-pip")) == LOCKS
+        assert lock_files(site) == LOCKS
         with pytest.raises(LockTimeout), on_a_host(site).replacing(Target((site,))):
             pass
         with on_a_host(site).adding(Target((site,))):
@@ -148,7 +155,7 @@ def test_a_reader_makes_lock_files_where_distributions_are_and_nowhere_else(site
 def test_a_program_leaves_no_lock_files_in_other_directories_of_its_path(site: Path, shared: Path) -> None:
     (shared / "sources").mkdir()
     with on_a_host(site, shared / "sources").keeping():
-        assert sorted(os.listdir(shared / "sources" / ".safe-pip")) == LOCKS
+        assert lock_files(shared / "sources") == LOCKS
     assert os.listdir(shared / "sources") == []
     assert os.listdir(site) == [".safe-pip"]
 
@@ -225,7 +232,7 @@ def test_a_stateless_tree_keeps_no_lock_files_unless_another_host_uses_it(site: 
     with on_a_host(site).keeping():
         with on_a_host().adding(target):
             pass
-        assert sorted(os.listdir(site / ".safe-pip")) == LOCKS
+        assert lock_files(site) == LOCKS
     with on_a_host().adding(target):
         pass
     assert os.listdir(site) == []
@@ -317,3 +324,79 @@ def test_where_lock_calls_fail_everything_is_refused(
         assert ".safe-pip-" not in caught.value.message
         assert str(caught.value.hint).startswith("Choose a directory on a filesystem with locks")
     assert sorted(site.rglob("*")) == before
+    assert not flock.own_descriptors()
+
+
+@contextmanager
+def running_on(name: str, boot: str = "1") -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proc, "host", lambda: (name, boot))
+        yield
+
+
+@pytest.mark.parametrize(("where", "shown"), [(("node18", "1"), " on node17"), (("node17", "2"), " on node17")])
+@pytest.mark.parametrize("use", [Environment.keeping, lambda host: host.occupying(Target((*host.trees(),)))])
+def test_a_wait_names_the_host_of_the_holder(
+    site: Path, where: tuple[str, str], shown: str, use: Callable[[Environment], AbstractContextManager[object]]
+) -> None:
+    with running_on("node17"):
+        holder = use(on_a_host(site))
+        holder.__enter__()
+    with running_on(*where):
+        there = rf"by `.*` \(pid {os.getpid()}{shown}\)"
+        with pytest.raises(LockTimeout, match=there), on_a_host(site).replacing(Target((site,))):
+            pass
+        holder.__exit__(None, None, None)
+    assert sorted(os.listdir(site / ".safe-pip")) == LOCKS
+
+
+def test_a_holder_on_this_host_is_named_without_it(site: Path) -> None:
+    here = rf"by `.*` \(pid {os.getpid()}\)"
+    with on_a_host(site).keeping(), pytest.raises(LockTimeout, match=here), on_a_host().replacing(Target((site,))):
+        pass
+
+
+def test_of_killed_programs_no_notes_stay(site: Path) -> None:
+    state_directory.make(site)
+    dead = site / ".safe-pip" / f"1{state_directory.SHARED_NOTE}"
+    dead.write_text(json.dumps({"pid": 1, "command": "make", "since": 5.0, "host": "node17", "boot": "1"}))
+    assert [*inheritance.notes(site / ".safe-pip")] == []
+    with on_a_host(site).keeping(), on_a_host(site).keeping():
+        names = set(os.listdir(site / ".safe-pip")) - {*LOCKS}
+        assert len(names) == 2
+        assert dead.name not in names
+        assert {note.exclusive for note in inheritance.notes(site / ".safe-pip")} == {False}
+    dead.touch()
+    with on_a_host().adding(Target((site,), stateless_trees=(site,))):
+        pass
+    assert os.listdir(site) == []
+
+
+def test_a_commit_on_another_host_is_named_by_its_owner_file(site: Path) -> None:
+    state_directory.make(site)
+    state = site / ".safe-pip"
+    with running_on("node17"):
+        owner, idle = Owner.make(state), Owner.make(state)
+    (state / owner.identifier).with_suffix(".journal").touch()
+    with running_on("node18"):
+        (holder,) = inheritance.notes(state, commits=True)
+        assert (holder.where, holder.exclusive) == (f"pid {os.getpid()} on node17", True)
+        owner.close()
+        assert [*inheritance.notes(state, commits=True)] == []
+    idle.close()
+
+
+def test_a_pid_of_another_host_proves_no_ancestor(site: Path) -> None:
+    with running_on("node17"), on_a_host(site).occupying(Target((site,))):
+        note = json.loads((site / ".safe-pip" / "owner").read_bytes())
+        assert (note["host"], note["boot"]) == ("node17", "1")
+        assert proc.read_note(note).host == ""
+        with running_on("node18"):
+            assert proc.read_note(note).host == "node17"
+
+
+def test_on_a_filesystem_of_this_host_no_note_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proc, "host", None)
+    note = proc.own_note(str(tmp_path))
+    assert sorted(note) == ["command", "pid", "since"]
+    assert proc.read_note(note).host == ""

@@ -129,7 +129,7 @@ def test_mount_points_are_read_as_the_kernel_writes_them(tmp_path: Path, monkeyp
 
 def test_a_process_is_noted_and_read_again() -> None:
     note = proc.own_note()
-    assert proc.read_note(note) == (os.getpid(), proc.command(os.getpid()), note["since"])
+    assert proc.read_note(note) == (os.getpid(), proc.command(os.getpid()), note["since"], "")
     for damaged in ({}, {**note, "pid": None}, {**note, "since": "soon"}):
         with pytest.raises((LookupError, TypeError, ValueError)):
             proc.read_note(damaged)

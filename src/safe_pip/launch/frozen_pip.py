@@ -9,6 +9,7 @@ RECORD is compared line by line, and not read by `records`, because that is done
 where no pip of the environment serves.
 """
 
+import atexit
 import contextlib
 import hashlib
 import math
@@ -27,15 +28,16 @@ from safe_pip import fs, records
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import proc, trust
 from safe_pip.launch import fast_start, isolation
-from safe_pip.locking import entries
+from safe_pip.locking import entries, flock, holders
 from safe_pip.locking.entries import Entries
 
 OLDEST = (25, 3)
 #: What a process that is started for another interpreter (`--python`) is told: the copy, and where it was frozen from.
 GIVEN, GIVEN_ORIGIN = "SAFE_PIP_FROZEN", "SAFE_PIP_FROZEN_ORIGIN"
 _DAY = 24 * 3600.0
-_UNUSED = 30 * _DAY
+UNUSED_DAYS = 30
 _TRIES = 3
+_HELD: dict[Path, flock.Descriptor] = {}  # the locks on the copies that this process runs from
 _BESIDE = Path(os.path.abspath(__file__)).parents[2]
 
 
@@ -268,6 +270,34 @@ def _stores(environ: Mapping[str, str], *, makes: bool = False) -> Iterator[Entr
                 yield Entries(directory, directory / ".aside")
 
 
+def kept(environ: Mapping[str, str]) -> list[tuple[Path, int]]:
+    """Each copy that this user has, and its size in bytes."""
+    found = {each.directory / name: 0 for each in _stores(environ) for name in each.names()}
+    for place in found:
+        for directory, _, names in os.walk(place):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # another command removed it
+                    found[place] += os.lstat(os.path.join(directory, name)).st_size
+    return [*found.items()]
+
+
+def purge(environ: Mapping[str, str], own: FrozenPip) -> tuple[int, int, int]:
+    """Remove the copies that no other process runs from, `own` at the end of this one.
+
+    Returns how many go, their bytes, and how many stay.
+    """
+    sizes, gone = dict(kept(environ)), set[Path]()
+    for copies in _stores(environ):
+        copies.sweep()
+        for place in (copies.directory / name for name in copies.names()):
+            if place != own.path and copies.remove(place.name):
+                gone.add(place)
+            elif place == own.path and place in _HELD and not holders.holders_at(place):
+                atexit.register(copies.discard, _HELD[place])
+                gone.add(place)
+    return len(gone), sum(sizes.get(place, 0) for place in gone), len(sizes.keys() - gone)
+
+
 def _kept_copy(site: Path, record: PipRecord, environ: Mapping[str, str]) -> FrozenPip | None:
     held = (_hold(each.directory / record.name, record, site / "pip") for each in _stores(environ))
     return next(filter(None, held), None)
@@ -276,12 +306,16 @@ def _kept_copy(site: Path, record: PipRecord, environ: Mapping[str, str]) -> Fro
 def _hold(place: Path, record: PipRecord, origin: Path) -> FrozenPip | None:
     """Lock the copy at `place`; None if it is not there, not complete, or if others could change it."""
     with contextlib.suppress(OSError), contextlib.ExitStack() as held:
+        lock = None
         with contextlib.suppress(UnusableEnvironment):  # nothing can be locked, and so nothing is ever removed
-            held.callback(entries.hold(place).close)
+            lock = entries.hold(place)
+            held.callback(lock.close)
         if trust.is_trusted(place) and record.is_complete(place):
             if os.stat(place).st_mtime < time.time() - _DAY:
                 fs.touch(place)
             held.pop_all()  # until the process ends
+            if lock is not None:
+                _HELD[place] = lock
             return FrozenPip(place, record.version, origin)
     return None
 
@@ -318,7 +352,7 @@ def _make(site: Path, record: PipRecord, environ: Mapping[str, str]) -> FrozenPi
     """
     for copies in filter(lambda each: trust.is_trusted(each.directory), _stores(environ, makes=True)):
         with contextlib.suppress(OSError), copies.making() as aside:
-            copies.sweep(unused=_UNUSED)
+            copies.sweep(unused=UNUSED_DAYS * _DAY)
             record.copy(site, aside / record.name)
             for _ in range(2):
                 copies.publish(aside / record.name, record.name)

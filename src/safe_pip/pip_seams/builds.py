@@ -15,6 +15,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from safe_pip.environment.snapshot import Ownership, Snapshot
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import space, trust
+from safe_pip.launch import frozen_pip
+from safe_pip.launch.frozen_pip import FrozenPip
 from safe_pip.launch.restart import Attempt
 from safe_pip.pip_seams.seam import Seam
 from safe_pip.store.wheels import FORMAT, Entry, Store
@@ -53,6 +56,7 @@ BUILT = Seam("pip._internal.wheel_builder", "_build_one", ("req", "output_dir", 
 _COMMAND = "pip._internal.commands.cache"
 INFO = Seam(_COMMAND, "CacheCommand.get_cache_info", ("options", "args"))
 LIST = Seam(_COMMAND, "CacheCommand.list_cache_items", ("options", "args"))
+PURGE = Seam(_COMMAND, "CacheCommand.purge_cache", ("options", "args"))
 REMOVE = Seam(_COMMAND, "CacheCommand.remove_cache_items", ("options", "args"))
 
 logger = getLogger(_COMMAND)
@@ -280,14 +284,24 @@ def attach_to_wheels(transaction: Transaction, kept: KeptBuilds) -> Collection[P
     return passing
 
 
-def attach_to_command(transaction: Transaction) -> None:
-    """Have `pip cache` know the prepared wheels too, and take its turn with commands that use pip's wheel cache."""
+def attach_to_command(transaction: Transaction, copy: FrozenPip, limit: int) -> None:
+    """Have `pip cache` know what safe-pip keeps too, and take its turn with commands that use pip's wheel cache.
+
+    `copy` is the copy of pip that this command runs from, `limit` what prepared wheels may take.
+    """
 
     def remove(*args: Any) -> Any:
         with _mutex(transaction, args[2].cache_dir):
             return _remove(*args)
 
-    INFO.replace(_info)
+    def purge(original: Any, command: Any, options: Any, args: list[str]) -> Any:
+        result = original(command, options, args)
+        number, size, stay = frozen_pip.purge(os.environ, copy)
+        logger.info("Copies of pip removed: %s (%s)%s", number, format_size(size), f", in use: {stay}" if stay else "")
+        return result
+
+    INFO.replace(partial(_info, limit))
+    PURGE.replace(purge)
     LIST.replace(_list)
     REMOVE.replace(remove)
 
@@ -318,14 +332,20 @@ def _filtered(name: str, rule: Callable[[logging.LogRecord], bool]) -> Iterator[
         filtered.removeFilter(rule)
 
 
-def _info(original: Any, command: Any, options: Any, args: list[str]) -> Any:
+def _info(limit: int, original: Any, command: Any, options: Any, args: list[str]) -> Any:
     result = original(command, options, args)
-    entries = _entries(options)
+    entries, copies = _entries(options), frozen_pip.kept(os.environ)
+    places = sorted({str(place.parent) for place, _ in copies})
     logger.info(
         textwrap.dedent(f"""\
             Prepared wheels location (safe-pip): {Path(options.cache_dir, "safe-pip", FORMAT)}
             Prepared wheels size: {format_size(sum(entry.listing.size for entry in entries))}
-            Number of prepared wheels: {len(entries)}""")
+            Number of prepared wheels: {len(entries)}
+            Limit of prepared wheels: {limit / 10**9:g} GB
+            Copies of pip location (safe-pip): {", ".join(places)}
+            Copies of pip size: {format_size(sum(size for _, size in copies))}
+            Number of copies of pip: {len(copies)}
+            Limit of copies of pip: {frozen_pip.UNUSED_DAYS} days without use""")
     )
     return result
 

@@ -217,7 +217,7 @@ class Seams:
         if name == "cache":
             from safe_pip.pip_seams import builds
 
-            builds.attach_to_command(transaction)
+            builds.attach_to_command(transaction, self._copy, self.settings.cache_limit)
         if name in ("install", "uninstall"):
             preload()
         if name == "install":

@@ -67,8 +67,16 @@ def output(text: str = "") -> OSError | None:
 def count(number: int, noun: str) -> str:
     """The number with its noun, `noun` being that of one: `1 file`, `2 directories`."""
     if number != 1:
-        noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+        noun = f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2] not in "aeiou" else f"{noun}s"
     return f"{number} {noun}"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it: `5 s`, `3 min`, `2 h`, `4 days`."""
+    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{max(seconds, 0) // size:.0f} {unit}"
+    return count(int(seconds // 86_400), "day")
 
 
 class Reporter:

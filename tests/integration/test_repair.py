@@ -101,7 +101,7 @@ def test_the_command_is_the_last_line_and_reinstalls_all_that_is_damaged(stocked
     (stocked.site / "tool" / "data.txt").unlink()
     (stocked.site / "other-1.dist-info" / "RECORD").unlink()
     before, told, command = stocked.run("doctor", "--repair", status=1).stdout.rstrip().rsplit("\n", 2)
-    assert "missing-record: other 1" in before
+    assert "other 1: RECORD missing" in before
     assert told == "To reinstall what is damaged, run:"
     assert command.endswith(" install --no-user --force-reinstall --no-deps --ignore-installed other==1 tool==1")
     assert stocked.installed() == {"tool": "1", "other": "1"}
@@ -252,7 +252,7 @@ def test_an_unfinished_transaction_is_told_and_then_rolled_back(stocked: PipEnvi
     (finding,) = doctor(stocked, status=1)["findings"]
     assert (finding["kind"], finding["repair"]) == ("unfinished-transaction", "roll back")
     assert path.exists()
-    assert "the next command: roll back" in stocked.run("status").stdout
+    assert "The next safe-pip command undoes it" in stocked.run("status").stdout
     assert doctor(stocked, "--repair", status=0)["repaired"] == [f"rolled back the unfinished transaction `{ID}`"]
     assert (stocked.site / "tool" / "data.txt").read_text() == "one"
     assert violations(stocked) == []
@@ -261,7 +261,7 @@ def test_an_unfinished_transaction_is_told_and_then_rolled_back(stocked: PipEnvi
 def test_a_refused_transaction_is_put_aside_and_what_it_damaged_is_reinstalled(stocked: PipEnvironment) -> None:
     path = crashed(stocked, changed=True)
     assert "safe-pip doctor --repair" in stocked.run("list", status=76).stderr
-    assert "the next command: refuse: " in stocked.run("status").stdout
+    assert "refuses to go on: " in stocked.run("status").stdout
     (finding,) = doctor(stocked, status=1)["findings"]
     assert finding["repair"].startswith("undo what can be undone, put aside")
     report = repair(stocked)

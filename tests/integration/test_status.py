@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -72,7 +73,7 @@ def lock(tree: Path, name: str) -> dict[str, Any]:
 
 
 def test_a_quiet_environment_says_so(tree: Path) -> None:
-    assert "no lock is held, nothing is unfinished" in status("--env", tree.parents[2])
+    assert "not in use, and nothing is unfinished" in status("--env", tree.parents[2])
     read = document(tree)
     assert read["trees"] == [str(tree)]
     assert read["transactions"] == read["problems"] == []
@@ -93,8 +94,9 @@ def test_holder_and_waiters_are_named_with_their_modes(tree: Path) -> None:
         assert [(each["pid"], each["mode"]) for each in commit["waiting"]] == [(reading.pid, "shared")]
         assert "workers.py" in environment["holders"][0]["command"]
         text = status("--env", tree)
-        assert f"environment lock: held by `{environment['holders'][0]['command']}` (pid {replacing.pid})" in text
-        assert "commit lock: waited for shared by " in text
+        assert f"`{environment['holders'][0]['command']}` (pid {replacing.pid}, for " in text
+        assert ") has it to itself\n" in text
+        assert ") waits to read what is installed" in text
         replacing.release()
         building.expect("held")
         assert [(each["pid"], each["mode"]) for each in lock(tree, "environment")["holders"]] == [
@@ -109,7 +111,7 @@ def test_a_stopped_holder_is_called_stopped(tree: Path) -> None:
         building.wait_until_stopped()
         (holder,) = lock(tree, "environment")["holders"]
         assert (holder["pid"], holder["mode"], holder["stopped"]) == (building.pid, "shared", True)
-        assert f"(pid {building.pid}, stopped)" in status("--env", tree)
+        assert re.search(rf"\(pid {building.pid}, for [0-9]+ s, stopped\) uses it", status("--env", tree))
         building.signal(signal.SIGCONT)
 
 
@@ -145,9 +147,11 @@ def test_a_command_that_builds_a_source_tree_is_shown(tree: Path, tmp_path: Path
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"in\n"
-        (found,) = (each for each in document(tree)["locks"] if each["path"] == str(tmp_path / "pyproject.toml"))
+        assert str(tmp_path / "pyproject.toml") not in status("--json", "--env", tree)
+        everything = json.loads(status("--all", "--json"))["locks"]
+        (found,) = (each for each in everything if each["path"] == str(tmp_path / "pyproject.toml"))
         assert (found["lock"], found["tree"], found["holders"][0]["mode"]) == ("mutex", None, "exclusive")
-        assert f"mutex `{tmp_path}/pyproject.toml`: held by `flock " in status("--env", tree)
+        assert re.search(rf"`flock .* works in `{tmp_path}/pyproject.toml`\n", status("--all"))
         holder.communicate(b"\n")
 
 
@@ -175,9 +179,52 @@ def test_a_dead_transaction_is_shown_and_left_alone(tree: Path) -> None:
     (found,) = document(tree)["transactions"]
     assert (found["id"], found["tree"], found["state"], found["next"]) == (ID, str(tree), "staging", "delete")
     assert (found["alive"], found["pid"], found["command"]) == (False, 4000000000, "pip install x")
-    line = f"transaction {ID}: staging by `pip install x` (pid 4000000000)"
-    assert line in status("--env", tree)
+    said = status("--env", tree)
+    assert re.search(r"  interrupted: `pip install x`, last at work \d+ s ago; nothing was changed\. The next ", said)
+    assert ID not in said
+    assert f"({ID})" in status("-v", "--env", tree)
     assert sorted(state.rglob("*")) == before
+
+
+def test_every_environment_in_use_is_found_by_its_locks(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "target" / ".safe-pip").mkdir(parents=True)
+    others = [tmp_path / "target", tmp_path / "quiet" / "site-packages"]
+    others[1].mkdir(parents=True)
+    with workers(tree, count=1) as (building,), workers(others[0], count=1) as (replacing,):
+        building.hold("building")
+        replacing.hold("replacing")
+        trees = json.loads(status("--all", "--json"))["trees"]
+        assert {str(tree), str(others[0])} <= {*trees}
+        assert str(others[1]) not in trees
+        assert re.search(rf"^{others[0]}\n  .* has it to itself$", status("--all"), re.MULTILINE)
+    assert "unrecognized" not in status("--all", "--env", tree, code=2)
+
+
+def test_another_user_counts_the_locks_that_it_cannot_name(common: Path) -> None:
+    with workers(common, count=1) as (holder,):
+        holder.hold("replacing")
+        script = AS_NOBODY.replace('"--env", sys.argv[1]', '"--all"')
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, env=variables(), check=True
+        )
+        document = json.loads(done.stdout)
+        assert document["hidden"] >= 1
+        assert str(common) not in document["trees"]
+
+
+def test_watching_ends_with_ctrl_c_and_each_line_is_a_document(tree: Path) -> None:
+    command = [sys.executable, "-m", "safe_pip", "status", "--watch", "--json", "--env", str(tree)]
+    with (
+        workers(tree, count=1) as (holder,),
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables()) as watch,
+    ):
+        assert watch.stdout is not None
+        assert json.loads(watch.stdout.readline())["locks"][0]["holders"] == []
+        holder.hold("building")
+        assert json.loads(watch.stdout.readline())["locks"][0]["holders"][0]["pid"] == holder.pid
+        watch.send_signal(signal.SIGINT)
+        assert watch.communicate()[1] == ""
+        assert watch.returncode == 130
 
 
 AS_NOBODY = """

@@ -170,12 +170,22 @@ What was there before the merge stays. At the end the manifest is deleted. The e
     ),
     "status": Verb(
         """\
-Show which processes hold or wait for the locks of the environment, and for those of source trees and caches; which
-transactions are unfinished, what the next command does about each; and whether pip is safe-pip there (`safe-pip
-adopt`). It takes no lock, changes nothing, and needs no permission to write. The exit status is 0; 1 if standard output
-cannot be written.
+Show which processes use, read or change the environment or wait to; which commands were interrupted, and what the next
+one does about each; and whether pip is safe-pip there (`safe-pip adopt`). Of the locks on source trees and caches those
+are shown that these processes hold, or that are in your cache. The command takes no lock, changes nothing, and needs no
+permission to write. The exit status is 0; 1 if standard output cannot be written; 130 if Ctrl-C ended `--watch`.
+
+`--all` shows every environment of the machine in which a process holds a lock, and the locks on all source trees and
+caches. Those of other users' processes are counted only, unless you are root. An environment that is not in use is not
+found.
 """,
-        (env(", or a --target directory"), JSON),
+        (
+            env(", or a --target directory"),
+            flag("--all", help="show every environment that is in use on this machine"),
+            flag("--watch", help="show it again whenever it changes, with `--json` a document on each line"),
+            JSON,
+        ),
+        either=(("--env", "--all"),),
     ),
     "trace": Verb(
         """\

@@ -8,6 +8,7 @@ import enum
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from safe_pip.commands.environments import Context, Place
 from safe_pip.commands.options import Namespace, tell
 from safe_pip.environment.environment import PACKAGES
 from safe_pip.errors import RecoveryNeeded, UnusableEnvironment
-from safe_pip.fs import proc
+from safe_pip.fs import proc, trust
 from safe_pip.journal import owner, recovery
 from safe_pip.journal.directories import Refused, open_state
 from safe_pip.journal.parts import named_home
@@ -28,7 +29,10 @@ from safe_pip.launch import adoption
 from safe_pip.locking import holders, inheritance, order, state_directory
 from safe_pip.locking.holders import Entry, Holder, View
 from safe_pip.locking.state_directory import COMMITTED, JOURNAL, OWNER_FILE
+from safe_pip.messages import count, duration, output
 
+_INTERVAL = 1.0
+_CLEAR = "\x1b[H\x1b[2J"
 _NAME = re.compile(r"([0-9a-f]{16})(?:\.(owner|committed|home))?|(.+)\.journal")
 
 
@@ -71,6 +75,7 @@ class LockStatus(TypedDict):
 class TransactionStatus(TypedDict):
     """A transaction at work, or left unfinished. `state`: staging, prepared, committed. `alive`: None if unknown.
 
+    `last_seen`: when it last changed a directory of its own.
     `next`: what the next command does: "wait", "delete", "roll back", "finish", "refuse: ...".
     """
 
@@ -82,6 +87,7 @@ class TransactionStatus(TypedDict):
     command: str
     since: float | None
     host: str | None
+    last_seen: float | None
     next: str
 
 
@@ -95,7 +101,10 @@ class AdoptedStatus(TypedDict):
 
 
 class Status(TypedDict):
-    """What `safe-pip status --json` prints. `complete`: False where locks of other processes may be hidden."""
+    """What `safe-pip status --json` prints. `complete`: False where locks of other processes may be hidden.
+
+    `hidden`: with `--all`, how many locks are held on files that this user may not see.
+    """
 
     format: int
     trees: list[str]
@@ -103,6 +112,7 @@ class Status(TypedDict):
     locks: list[LockStatus]
     transactions: list[TransactionStatus]
     adopted: list[AdoptedStatus]
+    hidden: int
     problems: list[str]
 
 
@@ -251,9 +261,30 @@ def next_action(transaction: Transaction) -> str:
     return then if transaction.is_alive is False else f"wait, or {then} if it is dead"
 
 
-def examine(place: Place) -> Status:
-    """What `--json` prints of an environment, and `safe_pip.status` returns."""
-    problems = list[str]()
+def in_use(view: View) -> tuple[tuple[Path, ...], int]:
+    """The trees in which a process of this machine holds a lock, and the number of locks whose files cannot be seen."""
+    trees, hidden = set[Path](), 0
+    for entry in (entry for entry in view.entries if not entry.is_waiting):
+        by = (entry, *(entry._replace(pid=pid) for pid in _inheritors(entry)))
+        path = next(filter(None, map(holders.locked_path, by)), None)
+        hidden += path is None
+        while path is not None and state_directory.NAME in path.parts:
+            path = path.parent
+        if path is not None and (path.name in PACKAGES or os.path.lexists(state_directory.path_of(path))):
+            trees.add(path)
+    return tuple(sorted(trees)), hidden
+
+
+def _inheritors(entry: Entry) -> list[int]:
+    return [] if proc.state(entry.pid) else holders.inheritors(entry.file)
+
+
+def examine(place: Place, *, is_all: bool = False) -> Status:
+    """What `--json` prints of an environment, and `safe_pip.status` returns; or of all that are in use."""
+    problems, hidden = list[str](), 0
+    if is_all:
+        trees, hidden = in_use(View.take())
+        place = Place(place.context, place.environment, trees, named="")
     for tree in place.trees:
         try:
             state_directory.exists(tree)
@@ -262,8 +293,12 @@ def examine(place: Place) -> Status:
     unfinished = [_transaction(each) for each in transactions(place.trees)]
     view = View.take()
     found = [lock for tree, scripts in place.scripts().items() for lock in locks(tree, view, [scripts])]
-    found += mutexes(view, [lock.path for lock in found])
-    unique = {(lock.name, lock.path): lock for lock in reversed(found)}.values()
+    others = [*mutexes(view, [lock.path for lock in found])]
+    if not is_all:
+        pids = {party.pid for lock in found for party in lock.holders + lock.waiting}
+        pids |= {each["pid"] for each in unfinished if each["pid"] is not None and each["alive"]}
+        others = [each for each in others if _is_in_a_cache(each.path) or pids & {by.pid for by in each.holders}]
+    unique = {(lock.name, lock.path): lock for lock in reversed(found + others)}.values()
     adopted = [each for each in map(adoption.find, place.trees) if each is not None]
     return {
         "format": 1,
@@ -275,16 +310,45 @@ def examine(place: Place) -> Status:
             {"tree": str(each.tree), "home": str(each.home), "file": str(each.file), "works": each.works}
             for each in adopted
         ],
+        "hidden": hidden,
         "problems": problems,
     }
 
 
+def _is_in_a_cache(path: Path) -> bool:
+    """Whether it is in this user's cache directory, or in that of pip."""
+    named = (str(trust.cache_directory(os.environ) or ""), os.environ.get("PIP_CACHE_DIR", ""))
+    return any(path.is_relative_to(os.path.realpath(each)) for each in named if each)
+
+
 def main(options: Namespace, context: Context) -> int:
-    place = Place.find(options.env, context)
-    document = examine(place)
-    told = {str(each.tree): each.told() for each in map(adoption.find, place.trees) if each is not None}
-    is_told = tell(json.dumps(document, indent=2) if options.json else "\n".join(_lines(document, told)))
-    return 0 if is_told else 1
+    place = Place(context, context.environment([]), ()) if options.all else Place.find(options.env, context)
+    if options.watch:
+        return _watch(place, options)
+    document = examine(place, is_all=options.all)
+    return 0 if tell(json.dumps(document, indent=2) if options.json else _text(document, options)) else 1
+
+
+def _watch(place: Place, options: Namespace) -> int:
+    """Show it again and again: on a terminal in the same place, elsewhere whenever it is another than before."""
+    is_live = not options.json and sys.stdout is not None and sys.stdout.isatty()
+    before: Status | None = None
+    try:
+        while True:
+            document, text = examine(place, is_all=options.all), ""
+            if is_live:
+                lines = [time.strftime("%X  (Ctrl-C ends it)"), *_text(document, options).splitlines()]
+                text = "\n".join((_CLEAR + lines[0], *lines[1 : shutil.get_terminal_size().lines - 1]))
+            elif document != before:
+                text = json.dumps(document) if options.json else f"{time.strftime('%X')}\n{_text(document, options)}\n"
+            if text and (error := output(text)) is not None:
+                return 0 if isinstance(error, BrokenPipeError) else 1
+            before = document
+            time.sleep(_INTERVAL)
+    except KeyboardInterrupt:
+        if is_live:
+            output("\r")
+        raise
 
 
 def _facts(lock: Lock) -> LockStatus:
@@ -319,44 +383,110 @@ def _transaction(found: Transaction) -> TransactionStatus:
         "command": found.command,
         "since": found.since,
         "host": found.host or None,
+        "last_seen": _last_seen(found),
         "next": next_action(found),
     }
 
 
-def _lines(document: Status, adopted: dict[str, str]) -> Iterator[str]:
+def _last_seen(found: Transaction) -> float | None:
+    """When a directory or the journal of a transaction was last changed."""
+    private = str(state_directory.path_of(found.tree) / found.identifier)
+    places = [*(where for where, _, _ in os.walk(private)), str(found.unfinished.path), f"{private}{OWNER_FILE}"]
+    times = list[float]()
+    for place in places:
+        with suppress(OSError):
+            times.append(os.lstat(place).st_mtime)
+    return max(times, default=None)
+
+
+def _text(document: Status, options: Namespace) -> str:
+    lines = [*_lines(document, options)]
+    if options.all and not lines:
+        lines.append("No environment is in use")
+    if hidden := document["hidden"]:
+        more = "only root can see on which files" if proc.user() else "on files that cannot be seen from here"
+        lines.append(f"{count(hidden, 'more lock')} {'is' if hidden == 1 else 'are'} held by other processes: {more}")
+    if options.all:
+        lines.append("An environment in which no process holds a lock now is not listed")
+    return "\n".join(lines)
+
+
+def _lines(document: Status, options: Namespace) -> Iterator[str]:
     trees, unfinished = document["trees"], document["transactions"]
+    told = {str(each.tree): each.told() for each in map(adoption.find, trees) if each is not None}
     for tree in trees:
         shown = str(order.shown_name(Path(tree)))
-        yield shown if shown == tree else f"{shown} ({tree})"
         said = [line for lock in document["locks"] if lock["tree"] == tree for line in _told(lock)]
-        said += [_unfinished(each) for each in unfinished if each["tree"] == tree]
-        said = said or ["no lock is held, nothing is unfinished"]
-        yield from (f"  {line}" for line in (*said, *([adopted[tree]] if tree in adopted else [])))
-    yield from (f"{each['tree']}: {_unfinished(each)}" for each in unfinished if each["tree"] not in trees)
+        said += [_sentence(each, options) for each in unfinished if each["tree"] == tree]
+        if options.all and not said:
+            continue  # in use no more
+        yield shown if shown == tree else f"{shown} ({tree})"
+        said = said or ["not in use, and nothing is unfinished"]
+        yield from (f"  {line}" for line in (*said, *([told[tree]] if tree in told else [])))
+    for each in (each for each in unfinished if each["tree"] not in trees):
+        yield f"{each['tree']}: {_sentence(each, options)}"
     yield from (line for lock in document["locks"] if lock["tree"] is None for line in _told(lock))
     yield from document["problems"]
     if not document["complete"]:
         yield "This may not be all: locks that are held in other pid namespaces, or without /proc/locks, are not seen"
 
 
+_HELD = {
+    ("environment", "shared"): "uses it: others may add to it, but not change or remove anything",
+    ("environment", "exclusive"): "has it to itself",
+    ("commit", "shared"): "reads what is installed",
+    ("commit", "exclusive"): "changes what is installed",
+}
+_WAITED_FOR = {
+    ("environment", "shared"): "waits to use it",
+    ("environment", "exclusive"): "waits to have it to itself",
+    ("environment", None): "waits for its turn to use it",
+    ("commit", "shared"): "waits to read what is installed",
+    ("commit", "exclusive"): "waits to change what is installed",
+    ("commit", None): "waits for its turn to read or change what is installed",
+}
+
+
 def _told(lock: LockStatus) -> Iterator[str]:
-    name = f"{lock['lock']} lock" if lock["lock"] in ("environment", "commit") else f"{lock['lock']} `{lock['path']}`"
+    path = Path(lock["path"])
+    is_wheel = lock["lock"] == "mutex" and path.parent.name == "making"
+    what = f"a wheel ({path.name[:8]})" if is_wheel else f"`{path}`"
     for party in lock["holders"]:
-        yield f"{name}: {'held' if party['mode'] == 'exclusive' else 'shared'} by {_process(party)}"
+        does = "prepares" if is_wheel else "works in" if lock["lock"] == "mutex" else "holds the lock on"
+        yield f"{_process(party)} {_HELD.get((lock['lock'], party['mode'] or ''), f'{does} {what}')}"
     for party in lock["waiting"]:
-        mode = {"exclusive": "exclusively ", "shared": "shared ", None: ""}[party["mode"]]
-        yield f"{name}: waited for {mode}by {_process(party)}"
+        yield f"{_process(party)} {_WAITED_FOR.get((lock['lock'], party['mode']), f'waits for {what}')}"
 
 
-def _unfinished(found: TransactionStatus) -> str:
-    alive = {True: "at work", False: "dead", None: "perhaps at work"}[found["alive"]]
-    by = "" if found["pid"] is None else f" by {_process(found)}"
-    return f"transaction {found['id']}: {found['state']}{by}, {alive}; the next command: {found['next']}"
+def _sentence(found: TransactionStatus, options: Namespace) -> str:
+    state, then = State(found["state"]), found["next"]
+    if found["alive"]:
+        does = {State.STAGING: "prepares a change", State.PREPARED: "commits its change"}
+        said = f"{_process(found)} {does.get(state, 'has made its change, and cleans up')}"
+    else:
+        by = f"`{found['command']}`" if found["command"] else "a command"
+        ago = None if found["last_seen"] is None else duration(time.time() - found["last_seen"])
+        where = {State.STAGING: "; nothing was changed", State.PREPARED: " in the middle of its change"}
+        begin = f"{'perhaps ' if found['alive'] is None else ''}interrupted: {by}"
+        begin += f", last at work {ago} ago" if ago else ""
+        next_does = {
+            State.STAGING: "removes its leftovers",
+            State.PREPARED: "undoes it",
+            State.COMMITTED: "finishes it",
+        }[state]
+        refusal = then.partition("refuse: ")[2].removesuffix(" if it is dead")
+        end = (
+            f"Every safe-pip command refuses to go on: {refusal}"
+            if refusal
+            else f"The next safe-pip command {next_does}"
+        )
+        said = f"{begin}{where.get(state, ' after its change was made')}. {end}"
+    return f"{said} ({found['id']})" if options.verbose else said
 
 
 def _process(party: ProcessStatus | TransactionStatus) -> str:
     facts = [f"pid {party['pid']} on {party['host']}" if party["host"] else f"pid {party['pid']}"]
+    facts += [] if party["since"] is None else [f"for {duration(time.time() - party['since'])}"]
     facts += ["stopped"] if party.get("stopped") else []
     facts += [] if party.get("seen", True) else ["by the note it left"]
-    named = f"`{party['command']}` ({', '.join(facts)})" if party["command"] else ", ".join(facts)
-    return named if party["since"] is None else f"{named} for {max(time.time() - party['since'], 0):.0f} s"
+    return f"`{party['command']}` ({', '.join(facts)})" if party["command"] else ", ".join(facts)

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from safe_pip.commands import status
+from safe_pip import messages
+from safe_pip.commands import options, status
 from safe_pip.commands.status import State, next_action
 from safe_pip.fs import proc
 from safe_pip.journal import codec
+from safe_pip.launch.settings import Settings
+from safe_pip.locking import holders
 from safe_pip.locking.flock import Descriptor, try_lock
 from safe_pip.locking.holders import Entry, Holder, View
 from safe_pip.merge.plan import Journal
+from tests.support.venvs.direct_installs import SilentReporter
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/locks"), reason="there is no /proc/locks")
 
@@ -255,3 +262,118 @@ def test_what_another_host_does_is_told_with_its_name(tree: Path, monkeypatch: p
     assert [(by.where, by.exclusive, by.is_seen) for by in lock.holders] == [
         (f"pid {os.getpid()} on node17", True, False)
     ]
+
+
+SENTENCES = [
+    (State.STAGING, True, "delete", r"`pip x` \(pid 7, for 2 s\) prepares a change"),
+    (State.PREPARED, True, "wait", r"`pip x` \(pid 7, for 2 s\) commits its change"),
+    (State.COMMITTED, True, "wait", r"`pip x` \(pid 7, for 2 s\) has made its change, and cleans up"),
+    (
+        State.STAGING,
+        False,
+        "delete",
+        r"interrupted: `pip x`, last at work 1 s ago; nothing was changed\. "
+        r"The next safe-pip command removes its leftovers",
+    ),
+    (
+        State.PREPARED,
+        None,
+        "wait, or roll back if it is dead",
+        r"perhaps interrupted: `pip x`, last at work 1 s ago in the middle of its change\. "
+        r"The next safe-pip command undoes it",
+    ),
+    (
+        State.COMMITTED,
+        False,
+        "finish",
+        r"interrupted: `pip x`, last at work 1 s ago after its change was made\. The next safe-pip command finishes it",
+    ),
+    (
+        State.PREPARED,
+        False,
+        "refuse: the journal is damaged",
+        r"interrupted: .* in the middle of its change\. Every safe-pip command refuses to go on: the journal .*",
+    ),
+]
+
+
+@pytest.mark.parametrize(("state", "alive", "next_", "said"), SENTENCES)
+def test_a_transaction_is_told_in_a_sentence(
+    state: State, alive: bool | None, next_: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 102.0)
+    told: status.TransactionStatus = {
+        "id": ID,
+        "tree": "/tree",
+        "state": state.value,
+        "alive": alive,
+        "pid": 7,
+        "command": "pip x",
+        "since": 100.0,
+        "host": None,
+        "last_seen": 101.0,
+        "next": next_,
+    }
+    assert re.fullmatch(said, status._sentence(told, options.parser("status").parse_args([])))
+    assert status._sentence(told, options.parser("status").parse_args(["-v"])).endswith(f" ({ID})")
+
+
+def watched(tree: Path, monkeypatch: pytest.MonkeyPatch, *words: str, changes: int = 0) -> int | None:
+    """The status of `status --watch`, which Ctrl-C ends (None) after two looks, `changes` of which see a change."""
+    looks = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) > 1:
+            raise KeyboardInterrupt
+        if changes:
+            plant(tree, ".owner", "/")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    try:
+        return options.run("status", ["--watch", "--env", str(tree), *words], Settings(), SilentReporter())
+    except KeyboardInterrupt:
+        return None
+
+
+@pytest.mark.parametrize("changes", [0, 1])
+def test_a_watch_tells_each_change_once(
+    tree: Path, changes: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert watched(tree, monkeypatch, "--json", changes=changes) is None
+    documents = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [len(each["transactions"]) for each in documents] == [0, 1][: changes + 1]
+
+
+def test_a_watch_on_a_terminal_is_drawn_anew_each_time(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert watched(tree, monkeypatch) is None
+    assert capsys.readouterr().out.count("\x1b[H\x1b[2J") == 2
+
+
+def test_a_watch_whose_reader_has_ended_ends(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "output", lambda text="": BrokenPipeError())
+    assert watched(tree, monkeypatch) == 0
+
+
+def test_a_lock_on_a_file_that_cannot_be_seen_is_counted_and_the_others_lead_to_their_trees(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [Entry(str(number), number, exclusive=True, is_waiting=False) for number in range(5)]
+    paths = dict(
+        zip(entries, [tree, tree / ".safe-pip/commit", tmp_path / "other.lock", None, tmp_path / "t"], strict=True)
+    )
+    (tmp_path / "t" / ".safe-pip").mkdir(parents=True)
+    monkeypatch.setattr(holders, "locked_path", paths.get)
+    monkeypatch.setattr(holders, "inheritors", lambda file: [])
+    assert status.in_use(View(tuple(entries), is_complete=True)) == ((tree, tmp_path / "t"), 1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(-1, "0 s"), (5.9, "5 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172_800, "2 days")],
+)
+def test_a_time_has_the_unit_that_suits_it(seconds: float, said: str) -> None:
+    assert messages.duration(seconds) == said

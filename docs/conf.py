@@ -4,19 +4,16 @@ The pages are Markdown, readable as they are. The reference of commands, setting
 the program's own tables, where a page has a line such as `<!-- commands -->`.
 """
 
-import argparse
-import inspect
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-os.environ["COLUMNS"] = "80"  # the width of usage lines
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import manpages  # puts `src` on the path
 
 import safe_pip
-from safe_pip import errors
 from safe_pip.commands import options
 from safe_pip.launch import settings
 
@@ -53,12 +50,7 @@ def commands() -> Iterator[str]:
         yield f"## safe-pip {verb}\n"
         yield f"```text\n{parser.format_usage()}```\n"
         yield f"{paragraphs(described.description)}\n"
-        for action in parser._actions:
-            if action.help == argparse.SUPPRESS:
-                continue
-            value = "" if action.nargs == 0 else str(action.metavar or action.dest.upper())
-            names = " ".join([", ".join(action.option_strings), value]).strip()
-            yield f"- `{names}`: {paragraphs(action.help or '')}"
+        yield from (f"- `{names}`: {paragraphs(told)}" for names, told in manpages.arguments(parser))
         yield f"\n{paragraphs(described.epilog)}\n" if described.epilog else ""
 
 
@@ -78,15 +70,7 @@ def exit_statuses() -> Iterator[str]:
     """Each error that safe-pip reports by itself."""
     yield "| status | error | meaning |"
     yield "|---:|---|---|"
-
-    def below(kind: type[errors.SafePipError]) -> Iterator[type[errors.SafePipError]]:
-        for each in kind.__subclasses__():
-            yield each
-            yield from below(each)
-
-    for each in sorted(below(errors.SafePipError), key=lambda each: each.exit_status):
-        told = inspect.cleandoc(each.__doc__ or "").partition("\n")[0]
-        yield f"| {each.exit_status} | `{each.code}` | {paragraphs(told)} |"
+    yield from (f"| {status} | `{code}` | {paragraphs(told)} |" for status, code, told in manpages.statuses())
 
 
 GENERATED = {"commands": commands, "settings": table_of_settings, "exit-statuses": exit_statuses}

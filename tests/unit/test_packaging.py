@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import safe_pip
+from safe_pip.commands import VERBS
 
 PROJECT = Path(__file__).parents[2]
 SOURCE = PROJECT / "src" / "safe_pip"
@@ -88,8 +89,14 @@ def test_the_wheel_holds_the_source_tree_and_nothing_else(wheel):
         for path in SOURCE.rglob("*")
         if path.is_file() and not any(part.startswith((".", "__pycache__")) for part in path.relative_to(SOURCE).parts)
     }
-    assert {name for name in wheel if ".dist-info/" not in name} == tracked
+    assert {name for name in wheel if ".dist-info/" not in name and ".data/" not in name} == tracked
     assert "safe_pip/py.typed" in tracked
+
+
+def test_the_wheel_installs_a_manual_page_of_the_program_and_of_each_verb(wheel):
+    [data] = {name.partition("/")[0] for name in wheel if ".data/" in name}
+    names = ["safe-pip", *(f"safe-pip-{verb}" for verb in VERBS)]
+    assert {name for name in wheel if ".data/" in name} == {f"{data}/data/share/man/man1/{name}.1" for name in names}
 
 
 def test_the_wheel_installs_one_command(wheel):
@@ -102,7 +109,15 @@ def test_the_sdist_builds_the_same_wheel(sdist, wheel, tmp_path):
 
 
 def test_the_sdist_can_be_tested_as_the_readme_says(sdist):
-    for name in ("tox.ini", "toxfile.py", "pyproject.toml", "README.md", ".ci/pythons", "tests/unit/test_packaging.py"):
+    for name in (
+        "tox.ini",
+        "toxfile.py",
+        "hatch_build.py",
+        "pyproject.toml",
+        "README.md",
+        ".ci/pythons",
+        "tests/unit/test_packaging.py",
+    ):
         assert (sdist / name).is_file(), name
 
 

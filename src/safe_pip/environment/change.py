@@ -13,7 +13,7 @@ from safe_pip.environment.environment import Environment, Target
 from safe_pip.environment.snapshot import Ownership
 from safe_pip.environment.stage import Stage
 from safe_pip.errors import CommitFailed, SafePipError, State, UnusableEnvironment
-from safe_pip.fs.proc import user
+from safe_pip.fs.proc import is_shared, user
 from safe_pip.fs.space import staging
 from safe_pip.journal import codec, commit, finish, sweep
 from safe_pip.journal.directories import OpenDirectories, Refused
@@ -58,7 +58,8 @@ class Change:
         self.removals: dict[str, Removal] = {}
         """What is removed, by project."""
         self._terms = terms
-        self._is_durable = is_durable
+        # Another host may finish what a dead one wrote.
+        self._is_durable = is_durable or any(map(is_shared, map(str, (*target.trees, *target.directories))))
         self._trees = tuple(dict.fromkeys(map(os.path.realpath, (*target.trees, *trees))))
         self._roots = dict.fromkeys(os.path.realpath(path) for path in (*target.trees, *target.directories))
         self._staged: dict[str, str] = {}

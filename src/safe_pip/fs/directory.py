@@ -13,6 +13,7 @@ import stat
 import sys
 from collections.abc import Iterator
 
+from safe_pip.fs import proc
 from safe_pip.fs.watch import Changing
 
 _SEPARATORS = ("/", "\\", ":") if sys.platform == "win32" else ("/",)
@@ -21,12 +22,13 @@ _SEPARATORS = ("/", "\\", ":") if sys.platform == "win32" else ("/",)
 class Directory:
     """A directory held open; its `path` is where it was then. To open a link or a file raises `NotADirectoryError`."""
 
-    __slots__ = ("fd", "identity", "path")
+    __slots__ = ("_is_listed", "fd", "identity", "path")
 
     def __init__(self, path: str, fd: int | None) -> None:
         self.path, self.fd = path, fd
         status = self.status()
         self.identity = (status.st_dev, status.st_ino)
+        self._is_listed = not proc.is_shared_device(status.st_dev, path)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Directory:
@@ -70,6 +72,9 @@ class Directory:
 
     def stat(self, name: str) -> os.stat_result:
         """The status of the entry itself (lstat(2)); raises `FileNotFoundError` if there is none."""
+        if not self._is_listed:
+            self._is_listed = True
+            refresh(self.path, self.fd)
         return os.stat(self.at(name), dir_fd=self.fd, follow_symlinks=False)
 
     def exists(self, name: str) -> bool:
@@ -123,6 +128,19 @@ class Directory:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def refresh(path: str, fd: int | None = None) -> None:
+    """Have this host learn of changes that other hosts made in a directory, which `fd` may have open.
+
+    What stat(2) says of a name there may be seconds old. A listing through a new descriptor asks the server.
+    """
+    with contextlib.suppress(OSError):
+        again = os.open(path if fd is None else ".", os.O_RDONLY, dir_fd=fd)
+        try:
+            os.listdir(again)
+        finally:
+            os.close(again)
 
 
 if sys.platform == "win32":

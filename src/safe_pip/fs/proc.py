@@ -190,14 +190,22 @@ def is_shared(path: str) -> bool:
 def filesystem(path: str) -> Filesystem:
     """What `path` is on; asked once for each path, and of the kernel once for each device. Raises `OSError`."""
     if path not in _known:
-        device = os.stat(path).st_dev
-        if device not in _known:
-            _known[device] = _filesystem_on(device, path)
-        _known[path] = _known[device]
+        _known[path] = _filesystem(os.stat(path).st_dev, path)
     return _known[path]
 
 
 _known: dict[str | int, Filesystem] = {}
+
+
+def is_shared_device(device: int, path: str) -> bool:
+    """Whether several hosts may use `path`, on this device as stat(2) has it: no system call for a known device."""
+    return sys.platform == "linux" and _filesystem(device, path).kind not in _LOCAL
+
+
+def _filesystem(device: int, path: str) -> Filesystem:
+    if device not in _known:
+        _known[device] = _filesystem_on(device, path)
+    return _known[device]
 
 
 def _filesystem_on(device: int, path: str) -> Filesystem:

@@ -177,8 +177,8 @@ class Dead(NamedTuple):
             elif self.note is None or os.path.lexists(path):
                 return
             # Looked for now: until its owner file was locked here, its process may have been at work.
-            journals = (path.with_suffix(suffix) for suffix in (state_directory.JOURNAL, COMMITTED))
-            if self.note is not None or not any(map(os.path.lexists, journals)):
+            journals = {path.with_suffix(suffix).name for suffix in (state_directory.JOURNAL, COMMITTED)}
+            if self.note is not None or journals.isdisjoint(fs.names(path.parent)):
                 delete(self.home, self.identifier, self.note or read(path), self.known_as)
 
 

@@ -103,6 +103,9 @@ class Descriptor:
     def is_current(self) -> bool:
         """Whether the path still leads to the file that is open: a lock on any other file is worth nothing."""
         with contextlib.suppress(OSError):
+            if proc.is_shared_device(self.identity[0], str(self.path)) and self.path.parent != self.path:
+                with Directory.open(self.path.parent) as parent:
+                    return _identity(parent.stat(self.path.name)) == self.identity
             return _identity(os.stat(self.path, follow_symlinks=False)) == self.identity
         return False
 

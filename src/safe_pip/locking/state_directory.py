@@ -16,6 +16,7 @@ from pathlib import Path
 from safe_pip import fs
 from safe_pip.errors import CannotLock, UnusableEnvironment
 from safe_pip.fs import Directory, attributes, proc, space
+from safe_pip.fs.directory import refresh
 from safe_pip.locking import flock
 
 NAME = ".safe-pip"
@@ -64,6 +65,8 @@ def exists(tree: Path) -> bool:
     """Whether `tree` has a state directory; raises `UnusableEnvironment` if what lies there must not be trusted."""
     path = path_of(tree)
     try:
+        if is_shared(tree):
+            refresh(os.fspath(tree))
         status = os.stat(path, follow_symlinks=False)
         of_tree = os.stat(tree)
     except (FileNotFoundError, NotADirectoryError):
@@ -90,7 +93,13 @@ def is_trusted(made: os.stat_result, tree: str | Path, of_tree: os.stat_result) 
 
 def has_locks(tree: Path) -> bool:
     """Whether `tree` has a state directory with all lock files; a part or a mark of a transaction is not enough."""
-    return exists(tree) and all(fs.look(path_of(tree) / name) for name in _names(tree))
+    return exists(tree) and not _missing(tree)
+
+
+def _missing(tree: Path) -> list[str]:
+    if is_shared(tree):
+        refresh(os.fspath(path_of(tree)))
+    return [name for name in _names(tree) if fs.look(path_of(tree) / name) is None]
 
 
 def make(tree: Path) -> bool:
@@ -103,7 +112,7 @@ def make(tree: Path) -> bool:
     try:
         if not exists(tree) and _make_aside(tree):
             return True
-        if missing := [name for name in _names(tree) if fs.look(path_of(tree) / name) is None]:
+        if missing := _missing(tree):
             with Directory.open(os.path.realpath(tree)) as opened, opened.child(NAME) as state:
                 for name in missing:
                     _make_file(state, name, opened)

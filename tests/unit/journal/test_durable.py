@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip import fs
+from safe_pip.environment import change
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import CommitFailed, State
@@ -303,3 +304,13 @@ def test_the_mode_that_a_directory_gets_back_is_undone_on_the_disk_too(empty, as
         prefix.change([ONE_2], [ONE], durable=True)
     assert prefix.content() == before
     assert not_held_when_the_journal_went(watched) == set()
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_where_another_host_may_finish_a_change_it_is_durable_without_being_asked(
+    prefix: DirectPrefix, monkeypatch: pytest.MonkeyPatch, is_shared: bool
+) -> None:
+    monkeypatch.setattr(change, "is_shared", lambda path: is_shared)
+    with watching() as watched:
+        prefix.change([ONE])
+    assert all(watched.staged.values()) == is_shared

@@ -4,6 +4,7 @@ The pages are Markdown, readable as they are. The reference of commands, setting
 the program's own tables, where a page has a line such as `<!-- commands -->`.
 """
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ import manpages  # puts `src` on the path
 import safe_pip
 from safe_pip.commands import options
 from safe_pip.launch import settings
+
+SCHEMAS = Path(safe_pip.__file__).parent / "schemas"
 
 project = "safe-pip"
 author = "The safe-pip developers"
@@ -73,7 +76,32 @@ def exit_statuses() -> Iterator[str]:
     yield from (f"| {status} | `{code}` | {paragraphs(told)} |" for status, code, told in manpages.statuses())
 
 
-GENERATED = {"commands": commands, "settings": table_of_settings, "exit-statuses": exit_statuses}
+def json_documents() -> Iterator[str]:
+    """Each document that `--json` prints, from its schema."""
+    for file in sorted(SCHEMAS.glob("*.json")):
+        schema = json.loads(file.read_text(encoding="utf-8"))
+        yield f"## {schema['title']}\n"
+        yield f"{{download}}`{file.name} <../src/safe_pip/schemas/{file.name}>`: {schema['description']}.\n"
+        yield from keys(schema, schema.get("$defs", {}), "")
+        yield ""
+
+
+def keys(schema: dict[str, Any], definitions: dict[str, Any], indent: str) -> Iterator[str]:
+    for name, each in schema["properties"].items():
+        values = "one of " + ", ".join(f"`{json.dumps(value)}`" for value in each["enum"]) if "enum" in each else ""
+        kinds = [each.get("type", "")] if isinstance(each.get("type", ""), str) else each["type"]
+        what = "always 1" if "const" in each else values or " or ".join(kinds)
+        yield f"{indent}- `{name}` ({what}): {each['description']}"
+        if below := each.get("items", {}).get("$ref"):
+            yield from keys(definitions[below.rpartition("/")[2]], definitions, f"{indent}  ")
+
+
+GENERATED = {
+    "commands": commands,
+    "settings": table_of_settings,
+    "exit-statuses": exit_statuses,
+    "json": json_documents,
+}
 
 
 def fill(app: Any, docname: str, source: list[str]) -> None:

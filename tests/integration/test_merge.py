@@ -403,7 +403,8 @@ def test_an_edited_file_is_kept_and_named_and_the_manifest_is_removed(tmp_path: 
     done = run("unmerge", tmp_path / "m", "--json")
     assert done.stderr == f"safe-pip: warning: `{prefix}/etc/conf` was changed since, and kept\n"
     document = json.loads(done.stdout)
-    assert (document["removed"], document["changed"]) == ([f"{prefix}/etc/more"], [f"{prefix}/etc/conf"])
+    kept = [{"path": f"{prefix}/etc/conf", "owner": None, "reason": "changed"}]
+    assert (document["removed"], document["kept"]) == ([f"{prefix}/etc/more"], kept)
     assert document["left"] == [f"{prefix}/etc"]
     assert not (tmp_path / "m").exists()
 

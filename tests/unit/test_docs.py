@@ -20,12 +20,14 @@ GENERATED = runpy.run_path(str(DOCS / "conf.py"))["GENERATED"]
         ("commands", [f"## safe-pip {verb}\n" for verb in VERBS]),
         ("settings", [f"`{each.variable}`" for each in settings.TABLE]),
         ("exit-statuses", [f"| {status} |" for status in (1, 2, 74, 75, 76, 78)]),
+        ("json", [f"## safe-pip {verb} --json\n" for verb in ("doctor", "merge", "status", "unmerge")]),
     ],
 )
 def test_a_reference_page_has_all_that_there_is(name: str, expected: list[str]) -> None:
     text = "\n".join(GENERATED[name]())
     assert [each for each in expected if each not in text] == []
-    assert f"<!-- {name} -->" in (DOCS / "reference" / f"{name}.md").read_text()
+    page = DOCS / "json.md" if name == "json" else DOCS / "reference" / f"{name}.md"
+    assert f"<!-- {name} -->" in page.read_text()
 
 
 def test_every_status_of_the_readme_is_one_of_an_error() -> None:

@@ -134,21 +134,24 @@ def _summary(merged: Merged, options: Namespace) -> str:
 
 
 def _document(merged: Merged, request: Request, conflicts: tuple[Owned, ...] = ()) -> dict[str, Any]:
-    owned = {"replaced": merged.replaced, "kept": merged.kept, "conflicts": conflicts}
+    facts = {name: value for name, value in merged._asdict().items() if name != "into"}
     return {
         "format": 1,
-        **merged._asdict(),
-        "into": str(merged.into),
+        "prefix": str(merged.into),
+        **facts,
+        "replaced": named(merged.replaced),
+        "kept": named(merged.kept, "conflict"),
+        "conflicts": named(conflicts),
         "changed": merged.is_changed,
-        **{name: named(found) for name, found in owned.items()},
         "manifest": None if conflicts or request.manifest is None else str(request.manifest),
         "dry_run": request.is_trial,
     }
 
 
-def named(found: tuple[Owned, ...]) -> list[dict[str, str | None]]:
-    """Paths with their owners, for the JSON document."""
-    return [{"path": path, "owner": owner} for path, owner in found]
+def named(found: tuple[Owned, ...], reason: str = "") -> list[dict[str, str | None]]:
+    """Paths with their owners, for the JSON document; if they are kept, with the reason."""
+    more = {"reason": reason} if reason else {}
+    return [{"path": path, "owner": owner, **more} for path, owner in found]
 
 
 class Verdict(enum.Enum):

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from safe_pip import fs
 from safe_pip.commands.environments import Context, prefix_finder, state_of, until_current
@@ -50,14 +50,25 @@ def main(options: Namespace, context: Context) -> int:
     except OSError as error:
         warn(options, f"`{path}` could not be deleted: {error.strerror}")
     if options.json:
-        document = {"format": 1, **unmerged._asdict(), "prefix": str(unmerged.prefix), "owned": named(unmerged.owned)}
-        tell(json.dumps({**document, "dry_run": is_trial}, indent=2))
+        tell(json.dumps({**_document(unmerged), "dry_run": is_trial}, indent=2))
     elif not options.quiet:
         gone = (*unmerged.removed, *unmerged.directories) if options.verbose else ()
         what = f"{count(len(unmerged.removed), 'file')} and {count(len(unmerged.directories), 'directory')}"
         said = f"{'Would remove' if is_trial else 'Removed'} {what} from `{unmerged.prefix}`"
         tell("\n".join((*(f"removed: {each}" for each in gone), said)))
     return 0
+
+
+def _document(unmerged: Unmerged) -> dict[str, Any]:
+    kept = named(tuple((path, None) for path in unmerged.changed), "changed") + named(unmerged.owned, "owned")
+    kept += named(tuple((path, None) for path in unmerged.elsewhere), "symbolic-link")
+    return {
+        "format": 1,
+        "prefix": str(unmerged.prefix),
+        **{name: getattr(unmerged, name) for name in ("removed", "directories", "gone", "left")},
+        "kept": kept,
+        "changed": bool(unmerged.removed or unmerged.directories),
+    }
 
 
 def unmerge(

@@ -28,7 +28,7 @@ Call = Callable[[int, bytes, int, bytes, int], int]
 
 @functools.cache
 def load() -> tuple[Call, Callable[[], int]] | None:
-    """The system call and its errno. To be called before pip begins to install: then it allows no more imports."""
+    """The system call and its errno; None where there is none."""
     try:
         import ctypes
     except ImportError:  # an interpreter built without libffi

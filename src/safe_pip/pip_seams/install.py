@@ -2,11 +2,10 @@
 
 import logging
 import os
-import sys
 import types
 from collections import defaultdict
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,8 @@ CONFLICTS = Seam(_COMMAND, "InstallCommand._warn_about_conflicts", ("conflict_de
 DETERMINE = Seam(_COMMAND, "InstallCommand._determine_conflicts", ("to_install",))
 CHECK = Seam(_COMMAND, "check_install_conflicts", ("to_install",))
 MOVE = Seam(_COMMAND, "InstallCommand._handle_target_dir", ("target_dir", "target_temp_dir", "upgrade"))
-REIFY = Seam(_COMMAND, "_reify_lazy_imports", ("module_names",))
+#: How pip, from 26.1 on, imports nothing of what it installs; the last one is a context.
+_GUARD = ("_eagerly_import_modules", "_reify_lazy_imports", "_prevent_further_imports")
 BAR = Seam("pip._internal.req", "get_install_progress_renderer", ("bar_type", "total"))
 
 _EXISTS = "Target directory %s already exists. Specify --upgrade to force replacement."
@@ -48,28 +48,17 @@ _IS_LINK = (
 )
 
 
-def resolve_lazy_imports(original: Any, module_names: Any) -> None:
-    """Have each lazy import of pip and of the standard library take place, because pip forbids later ones.
+def _allow_imports() -> None:
+    """Have pip import nothing in advance, and forbid no import once it installs.
 
-    pip takes 60 ms for it. It still does it if one cannot be imported: it notes why.
+    What this process imports never comes from the environment, and its pip is a copy that no command changes.
     """
-    tried: set[tuple[str, str]] = set()
-    while pending := set(_lazy_imports()) - tried:
-        tried |= pending
-        for module, name in pending:
-            try:
-                getattr(sys.modules[module], name)
-            except Exception:
-                original(module_names)
-                return
-
-
-def _lazy_imports() -> Iterator[tuple[str, str]]:
-    lazy: Any = getattr(types, "LazyImportType", None)
-    for found, module in list(sys.modules.items()):
-        top = found.partition(".")[0]
-        if (top == "pip" or top in sys.stdlib_module_names) and isinstance(module, types.ModuleType):
-            yield from ((found, name) for name, value in list(vars(module).items()) if type(value) is lazy)
+    with suppress(SeamBroken):  # pip only does more than it has to
+        seams = [Seam(_COMMAND, name) for name in _GUARD]
+        for seam in seams:
+            seam.check()
+        for seam in seams:
+            seam.replace(lambda original, *args, **kw: nullcontext())
 
 
 class TargetDirectory:
@@ -215,9 +204,7 @@ class Install:
         CONFLICTS.replace(self._warn_about_conflicts)
         MOVE.replace(self._say_moved)
         BAR.replace(self._progress)
-        if sys.version_info >= (3, 15):
-            with suppress(SeamBroken):
-                REIFY.replace(resolve_lazy_imports)
+        _allow_imports()
 
     def _install(self, original: Any, *args: Any, **kw: Any) -> Any:
         call = arguments(original, args, kw)

@@ -101,8 +101,6 @@ def _attach(transaction: Transaction) -> None:
                 session.headers["User-Agent"] = str(find_out())
         return original(session, *args, **kw)
 
-    with suppress(ImportError):  # `find_out` needs it, perhaps when nothing can be imported any more
-        importlib.import_module("pip._vendor.distro")
     with suppress(SeamBroken):  # without truststore (no `ssl`, an older platform) there is nothing to put off
         AUTHORITIES.replace(load)
     REQUEST.replace(request)

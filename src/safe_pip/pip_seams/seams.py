@@ -29,7 +29,6 @@ from safe_pip.errors import (
     UsageError,
 )
 from safe_pip.fs import watch
-from safe_pip.fs.rename import load as load_rename
 from safe_pip.launch import active, isolation
 from safe_pip.launch.frozen_pip import FrozenPip
 from safe_pip.launch.restart import RESERVING, RUNNER, Attempt
@@ -49,17 +48,6 @@ VERSION = Seam("pip._internal.cli.main_parser", "get_pip_version", ())
 MAIN = Seam("pip._internal.cli.main_parser", "create_main_parser", ())
 PROG = Seam("pip._internal.cli.main_parser", "get_prog", ())
 COMPLETION = Seam("pip._internal.commands.completion", "COMPLETION_SCRIPTS")
-
-
-def preload() -> None:
-    """Import what other modules import when they need it: from 26.1 on pip lets nothing be imported once it installs.
-
-    Not every platform has all of it. `zipfile` decodes names of an archive with cp437.
-    """
-    for name in ("encodings.cp437", "safe_pip.journal.recovery", "pwd", "py_compile", "shlex"):
-        with suppress(ImportError):
-            importlib.import_module(name)
-    load_rename()
 
 
 class Seams:
@@ -219,7 +207,7 @@ class Seams:
 
             builds.attach_to_command(transaction, self._copy, self.settings.cache_limit)
         if name in ("install", "uninstall"):
-            preload()
+            importlib.import_module("safe_pip.journal.recovery")  # later it may be that of another version
         if name == "install":
             from safe_pip.pip_seams.install import Install
 

@@ -14,6 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
+from safe_pip.locking import terminal
 from safe_pip.locking.holders import Holder
 from safe_pip.locking.waiting import Wait
 
@@ -82,7 +83,8 @@ def duration(seconds: float) -> str:
 class Reporter:
     """Tells the user which lock is waited for, which processes are in the way, and for how long (`Waiting`).
 
-    On a terminal that is one line, which goes when the lock is granted. With `quiet` it is said in pip's log alone.
+    On a terminal that no other safe-pip writes to, that is one line, which goes when the lock is granted. With `quiet`
+    it is said in pip's log alone.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -93,7 +95,7 @@ class Reporter:
         mode = "exclusive" if event.exclusive else "shared"
         by, seconds = _by(event.holders), f"{event.seconds:.0f} s"
         what = f"waiting for the {mode} lock on `{event.path}`{by}, {seconds} so far"
-        is_live = not self._quiet and os.isatty(2) and os.environ.get("TERM") != "dumb"
+        is_live = not self._quiet and os.isatty(2) and os.environ.get("TERM") != "dumb" and not terminal.is_shared(2)
         if "logging" in sys.modules and not _live:
             sys.modules["logging"].getLogger("safe_pip").debug(what)
         if is_live:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import safe_pip
-from safe_pip.locking.terminal import Terminal
-from tests.support.processes.workers import LIMIT, wait_until
+from safe_pip.locking import terminal
+from tests.support.processes.workers import LIMIT, wait_until, workers
 
 START = [sys.executable, "-m", "safe_pip"]
 
@@ -52,6 +52,7 @@ class Screen:
 @pytest.fixture
 def screen() -> Iterator[Screen]:
     made = Screen()
+    terminal._opened.cache_clear()  # its name may have been that of another terminal
     yield made
     for fd in (made.master, made.terminal):
         with suppress(OSError):
@@ -80,40 +81,42 @@ def run(venv: Path, *words: object, **more: str) -> subprocess.CompletedProcess[
 
 COUNTS = """
 import os, sys
-from safe_pip.locking.terminal import Terminal
+from safe_pip.locking import terminal
 if sys.argv[1:]:
     os.setuid(int(sys.argv[1]))
-terminal = Terminal(1)
-print("shared" if terminal.is_shared() else "alone", flush=True)
+print("shared" if terminal.is_shared(1) else "alone", flush=True)
 input()
 """
 
 
 def test_a_command_is_alone_until_another_one_writes_there_and_after_its_death(screen: Screen) -> None:
-    ours = Terminal(screen.terminal)
-    assert not ours.is_shared()
+    assert not terminal.is_shared(screen.terminal)
     other = screen.start(sys.executable, "-c", COUNTS)
     screen.read_until("shared")
-    assert ours.is_shared()
-    assert ours.is_shared(), "to ask changes nothing"
+    assert terminal.is_shared(screen.terminal)
+    assert terminal.is_shared(screen.terminal), "to ask changes nothing"
     other.kill()
     other.wait(LIMIT)
-    assert not ours.is_shared()
+    assert not terminal.is_shared(screen.terminal)
+
+
+def test_what_has_no_name_of_a_terminal_counts_as_its_own() -> None:
+    assert not terminal.is_shared(os.open(os.devnull, os.O_WRONLY))
 
 
 def test_users_see_each_other_where_both_may_open_the_terminal(screen: Screen, nobody: str) -> None:
     user = pwd.getpwnam(nobody).pw_uid
-    ours = Terminal(screen.terminal)
+    terminal.is_shared(screen.terminal)
     one = screen.start(sys.executable, "-c", COUNTS, user)
     screen.read_until("shared")
-    assert not ours.is_shared(), "it may not open the terminal, so it draws nothing itself"
+    assert not terminal.is_shared(screen.terminal), "it may not open the terminal, so it draws nothing itself"
     one.kill()
     one.wait(LIMIT)
     screen.text = ""
     os.chown(os.ttyname(screen.terminal), user, -1)
     other = screen.start(sys.executable, "-c", COUNTS, user)
     screen.read_until("shared")
-    assert ours.is_shared()
+    assert terminal.is_shared(screen.terminal)
     other.kill()
     other.wait(LIMIT)
 
@@ -139,12 +142,22 @@ for _ in range(2):
 def test_a_bar_or_a_spinner_begins_only_if_no_other_command_writes_there(screen: Screen) -> None:
     command = screen.start(sys.executable, "-c", BARS)
     screen.read_until("drawn: 1 1 1 1")
-    ours = Terminal(screen.terminal)
+    assert terminal.is_shared(screen.terminal)
     os.write(screen.master, b"\n")
     screen.read_until("drawn: 0 0 0 1")
     os.write(screen.master, b"\n")
     assert command.wait(LIMIT) == 0
-    del ours
+
+
+def test_a_wait_is_told_line_by_line_where_others_write_too(screen: Screen, venv: Path, tree: Path) -> None:
+    with workers(tree, count=1) as (holder,):
+        holder.hold("replacing")
+        one = screen.start(*START, "run", "--env", venv, "--", "true")
+        screen.read_until("\r\x1b[Ksafe-pip: waiting")
+        other = screen.start(*START, "run", "--env", venv, "--", "true")
+        screen.read_until("1 s so far\r\n", 1)
+        holder.release()
+    assert [one.wait(LIMIT), other.wait(LIMIT)] == [0, 0]
 
 
 # -- prefixed lines ----------------------------------------------------------------------------------------------------

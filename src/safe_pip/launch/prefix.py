@@ -14,7 +14,7 @@ from contextlib import suppress
 from safe_pip.errors import UsageError
 from safe_pip.launch.restart import Attempt
 from safe_pip.launch.settings import Settings
-from safe_pip.locking.terminal import Terminal
+from safe_pip.locking import terminal
 
 _PROMPT_ENDS = b":?>)]"
 # So many milliseconds a line has to be silent before it is shown without its end: a question, whose answer ends it.
@@ -102,7 +102,8 @@ def _write_lines(prefix: bytes, streams: dict[int, int], ended: int, *, answers:
     """
     if sys.platform == "win32":
         raise NotImplementedError
-    terminals = [Terminal(fd) for fd in streams.values() if os.isatty(fd)]  # other commands draw no bars there
+    for fd in filter(os.isatty, streams.values()):
+        terminal.is_shared(fd)  # other commands draw no bars there
     rest = dict.fromkeys(streams, b"")
     polled = select.poll()
     for reader in (ended, *streams):
@@ -159,7 +160,6 @@ def _write_lines(prefix: bytes, streams: dict[int, int], ended: int, *, answers:
             if has_ended:
                 _leave_to_a_child()
                 has_ended = False
-    del terminals
 
 
 def _leave_to_a_child() -> None:

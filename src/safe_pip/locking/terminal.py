@@ -4,6 +4,7 @@ No file is made for it, and the kernel lets the lock go with its process. Comman
 if both may open the terminal, as root may.
 """
 
+import functools
 import os
 import sys
 from contextlib import suppress
@@ -14,22 +15,26 @@ from safe_pip.locking import flock
 from safe_pip.locking.flock import Descriptor
 
 
-class Terminal:
-    """The terminal that a descriptor leads to; this process counts there as long as the object exists."""
+def is_shared(fd: int) -> bool:
+    """Whether another safe-pip writes to the terminal that `fd` leads to. From now on this process counts there.
 
-    def __init__(self, fd: int) -> None:
-        self._lock: Descriptor | None = None
-        if sys.platform == "win32":
-            return
-        with suppress(OSError, UnusableEnvironment):  # it cannot be opened, or not be locked
-            lock = Descriptor(Path(os.ttyname(fd)), is_device=True)
-            flock.try_lock(lock, exclusive=False)
-            self._lock = lock
-
-    def is_shared(self) -> bool:
-        """Whether another safe-pip writes there. Also where this one cannot count, so that others do not see it."""
-        if self._lock is None:
-            return True
-        is_alone = flock.try_lock(self._lock, exclusive=True)
-        flock.try_lock(self._lock, exclusive=False)  # what was tried has let go the shared lock, granted or not
+    Also where it cannot, because it may not open the terminal: others would not see it. A terminal without a name, as
+    in a container that was entered from outside, counts as its own.
+    """
+    if sys.platform == "win32":
+        return False
+    try:
+        path = os.ttyname(fd)
+    except OSError:
+        return False
+    with suppress(OSError, UnusableEnvironment):
+        lock = _opened(path, os.getpid())
+        is_alone = flock.try_lock(lock, exclusive=True)
+        flock.try_lock(lock, exclusive=False)  # what was tried has let go the shared lock, granted or not
         return not is_alone
+    return True
+
+
+@functools.cache
+def _opened(path: str, process: int) -> Descriptor:
+    return Descriptor(Path(path), is_device=True)

@@ -40,14 +40,19 @@ class Span:
     def locks(self) -> list[Line]:
         return list(self.details.get("locks") or filter(None, [self.details.get("lock")]))
 
+    @property
+    def is_exclusive(self) -> bool:
+        return any(each["mode"] == "exclusive" for each in self.locks)
+
     def describe(self) -> str:
         """What was done, in words."""
         details = self.details
         words = [f"{each['mode']} {each['kind']} lock on {each['of']}" for each in self.locks]
         if self.phase == WAIT:
             words = [f"for the {each}" for each in words] or [f"for the turn to {details.get('turn')}"]
-            by = [f"{each['command'] or '?'} (pid {each['pid']})" for each in details.get("for", ())]
-            words += [f"held by {each}" for each in by]
+            for each in details.get("for", ()):
+                where = f" on {each['host']}" if each.get("host") else ""
+                words.append(f"held by {each['command'] or '?'} (pid {each['pid']}{where})")
         elif self.phase != HOLD:
             words = [", ".join(value) if isinstance(value, list) else str(value) for value in details.values()]
         return text("\n".join(words))
@@ -171,6 +176,8 @@ def _finish(lanes: list[Lane]) -> None:
     waits = [(number, span) for number, lane in enumerate(lanes) for span in lane.spans if span.phase == WAIT]
     for number, wait in waits:
         for each in wait.details.get("for", ()):
+            if each.get("host"):
+                continue
             holder = lanes[number].boot, each["pid"]
             known = [n for n, lane in enumerate(lanes) if (lane.boot, lane.pid) == holder and lane.begin <= wait.begin]
             if known and known[-1] != number:
@@ -267,7 +274,7 @@ def page(lanes: list[Lane]) -> str:
                     "begin": milliseconds(span.begin),
                     "end": milliseconds(span.end),
                     "what": span.describe() + ("" if span.is_over else f"\n{lane.ended()}"),
-                    "exclusive": any(each["mode"] == "exclusive" for each in span.locks),
+                    "exclusive": span.is_exclusive,
                     "blockers": span.blockers,
                 }
                 for span in lane.spans

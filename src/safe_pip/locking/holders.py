@@ -25,6 +25,10 @@ class Holder(NamedTuple):
     def where(self) -> str:
         return f"pid {self.pid} on {self.host}" if self.host else f"pid {self.pid}"
 
+    def noted(self) -> dict[str, object]:
+        """This process in a trace."""
+        return {"pid": self.pid, "command": self.command} | ({"host": self.host} if self.host else {})
+
 
 class Entry(NamedTuple):
     """One flock in /proc/locks; `file` is the kernel's name for what is locked (`proc.kernel_name`)."""

@@ -138,8 +138,7 @@ class LockWait(NamedTuple):
         return Wait(self.request.shown, self.request.exclusive, found, self.budget.elapsed())
 
     def _noted(self, gate: Descriptor | None) -> dict[str, object]:
-        by = [{"pid": each.pid, "command": each.command} for each in self._event(gate).holders]
-        return {"lock": self.request.noted(), "for": by}
+        return {"lock": self.request.noted(), "for": [each.noted() for each in self._event(gate).holders]}
 
     def _give_up(self, gate: Descriptor | None, *, is_limit: bool) -> None:
         if is_limit and self.limit != OUT_OF_ORDER:

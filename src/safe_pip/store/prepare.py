@@ -159,12 +159,8 @@ class Preparing:
 
     def _noted(self, what: str, key: str) -> AbstractContextManager[object]:
         """A wait for the process that does this, in the timeline if there is one."""
-
-        def details() -> dict[str, object]:
-            by = [{"pid": each.pid, "command": each.command} for each in holders.holders_at(self._store.making(key))]
-            return {"turn": what, "for": by}
-
-        return watch.phase("wait", details)
+        by = partial(holders.holders_at, self._store.making(key))
+        return watch.phase("wait", lambda: {"turn": what, "for": [each.noted() for each in by()]})
 
     @contextmanager
     def _mutex(self, key: str, seconds: float) -> Iterator[bool]:

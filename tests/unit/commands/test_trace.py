@@ -136,6 +136,13 @@ def test_another_boot_is_placed_by_its_date(tmp_path: Path) -> None:
     assert lanes[1].begin == 297 * 10**6
 
 
+def test_a_process_of_another_host_is_no_lane_here(tmp_path: Path) -> None:
+    write(tmp_path, 7, begin(1, 1, "stage"), end(30, 1), leave(35))
+    by = [{"pid": 7, "command": "make", "host": "node2"}]
+    write(tmp_path, 8, begin(20, 1, "wait", lock=COMMIT, **{"for": by}), end(31, 1), leave(36))
+    assert read(tmp_path)[0][1].spans[0].blockers == []
+
+
 @pytest.mark.parametrize("holders", [(7,), (), (6,)])
 def test_a_wait_leads_to_its_holder_also_if_that_let_go_before_it_was_seen(tmp_path: Path, holders: Any) -> None:
     write(tmp_path, 7, begin(10, 1, "hold", locks=[COMMIT]), end(30, 1), leave(35))
@@ -188,6 +195,8 @@ def test_a_wait_says_what_for_and_who_holds_it() -> None:
         "held by safe-pip install six (pid 7)",
         "held by ? (pid 8)",
     ]
+    far = {"lock": COMMIT, "for": [{"pid": 7, "command": "make", "host": "node2"}]}
+    assert Span("wait", 0, far).describe().splitlines()[1] == "held by make (pid 7 on node2)"
     assert Span("wait", 0, {"turn": "prepare `x.whl`", "for": []}).describe() == "for the turn to prepare `x.whl`"
 
 

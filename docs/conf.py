@@ -80,7 +80,7 @@ def json_documents() -> Iterator[str]:
     """Each document that `--json` prints, from its schema."""
     for file in sorted(SCHEMAS.glob("*.json")):
         schema = json.loads(file.read_text(encoding="utf-8"))
-        yield f"## {schema['title']}\n"
+        yield f"## `{schema['title']}`\n"
         yield f"{{download}}`{file.name} <../src/safe_pip/schemas/{file.name}>`: {schema['description']}.\n"
         yield from keys(schema, schema.get("$defs", {}), "")
         yield ""

@@ -119,13 +119,13 @@ def test_every_finding_is_a_line_with_its_repair_and_they_are_sorted(environment
     assert doctor("--env", environment.path, code=1).splitlines() == [
         "left 1: 1 file changed; repair: reinstall `left==1`",
         "right 1: 1 file missing; repair: reinstall `right==1`",
-        "2 findings in 2 distributions (`-v` shows each)",
+        "2 faults in 2 of 2 distributions (`-v` shows each)",
     ]
     assert doctor("--env", environment.path, "-v", code=1).splitlines() == [
         f"changed-file: left 1: {environment.purelib}/left.py: "
         f"0 bytes, not {len(LEFT.modules['left.py'])}; repair: reinstall `left==1`",
         f"missing-file: right 1: {environment.purelib}/right/deep/a.py; repair: reinstall `right==1`",
-        "2 findings in 2 distributions",
+        "2 faults in 2 of 2 distributions",
     ]
 
 

@@ -20,7 +20,7 @@ GENERATED = runpy.run_path(str(DOCS / "conf.py"))["GENERATED"]
         ("commands", [f"## safe-pip {verb}\n" for verb in VERBS]),
         ("settings", [f"`{each.variable}`" for each in settings.TABLE]),
         ("exit-statuses", [f"| {status} |" for status in (1, 2, 74, 75, 76, 78)]),
-        ("json", [f"## safe-pip {verb} --json\n" for verb in ("doctor", "merge", "status", "unmerge")]),
+        ("json", [f"## `safe-pip {verb} --json`\n" for verb in ("doctor", "merge", "status", "unmerge")]),
     ],
 )
 def test_a_reference_page_has_all_that_there_is(name: str, expected: list[str]) -> None:

@@ -76,8 +76,9 @@ def _lines(report: Report, repair: Repair, options: Namespace) -> Iterator[str]:
     if report.installed is None:
         yield "The distributions were not looked at: an unfinished transaction comes first"
     elif faults:
+        number, among = len({each.info for each in faults if each.info}), count(len(report.installed), "distribution")
         more = "" if options.verbose else " (`-v` shows each)"
-        yield f"{count(len(faults), 'finding')} in {count(len(report.installed), 'distribution')}{more}"
+        yield f"{count(len(faults), 'fault')} {f'in {number} of' if number else 'beside'} {among}{more}"
     elif not options.quiet:
         yield f"Sound: {count(len(report.installed), 'distribution')}"
     if repair.commands:
@@ -250,11 +251,9 @@ def _removal(finding: Finding, path: str, files: Iterable[str] = ()) -> Removal:
 
 def _installing(place: Place, tree: Path) -> list[str] | None:
     """The words of a shell that install into `tree`; None if no Python is known that does."""
-    found = shutil.which("safe-pip")
-    is_own = found is not None and os.path.dirname(found) == os.path.dirname(sys.executable)
     # These would lead an install elsewhere.
     unset = [f"--unset={name}" for name in map("PIP_{}".format, environments.MISLEADING) if name in os.environ]
-    program = [*(["env", *unset] if unset else []), *(["safe-pip"] if is_own else [sys.executable, RUNNER])]
+    program = [*(["env", *unset] if unset else []), *_program()]
     if place.named is None:
         if tree in own_trees():
             return [*program, "install", "--no-user"]
@@ -264,6 +263,15 @@ def _installing(place: Place, tree: Path) -> list[str] | None:
         return [*program, "install", "--target", str(tree), "--upgrade"]
     python = requirements.python_in(place, tree)
     return [*program, "--python", str(python), "install"] if python else None
+
+
+def _program() -> list[str]:
+    """safe-pip as the user called it."""
+    script, found = os.path.abspath(sys.argv[0]), shutil.which("safe-pip")
+    if os.path.basename(script) == "safe-pip":
+        return ["safe-pip" if found and os.path.realpath(found) == os.path.realpath(script) else script]
+    is_module = ("-m", "safe_pip") in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
+    return [sys.executable, *(["-m", "safe_pip"] if is_module else [RUNNER])]
 
 
 class PutAside(Step):

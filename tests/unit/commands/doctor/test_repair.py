@@ -6,17 +6,19 @@ import contextlib
 import itertools
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from safe_pip.commands import options
+from safe_pip.commands import doctor, options
 from safe_pip.commands.doctor import PutAside
 from safe_pip.commands.doctor.examination import Way, way
 from safe_pip.environment.environment import Environment
 from safe_pip.errors import RecoveryNeeded
 from safe_pip.journal import recovery
+from safe_pip.launch.restart import RUNNER
 from safe_pip.launch.settings import Settings
 from safe_pip.locking import flock, inheritance
 from safe_pip.merge.plan import Kind
@@ -228,3 +230,28 @@ def test_a_tree_that_no_known_python_installs_into_is_named_with_a_hint(
     assert report["failed"] == [
         f"no Python is known that installs into `{info.parent}`: name its environment with `--env`"
     ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "path", "said"),
+    [
+        (["{bin}/safe-pip"], "{bin}", ["safe-pip"]),
+        (["{link}/safe-pip"], "{link}", ["safe-pip"]),
+        (["{bin}/safe-pip"], "/nonexistent", ["{bin}/safe-pip"]),
+        ([sys.executable, "-m", "safe_pip", "doctor"], "{bin}", [sys.executable, "-m", "safe_pip"]),
+        ([sys.executable, RUNNER], "{bin}", [sys.executable, RUNNER]),
+    ],
+)
+def test_the_command_to_run_next_begins_as_this_one_was_called(
+    argv: list[str], path: str, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = {"bin": tmp_path / "bin", "link": tmp_path / "link"}
+    places["bin"].mkdir()
+    places["link"].mkdir()
+    (places["bin"] / "safe-pip").touch(0o755)
+    (places["link"] / "safe-pip").symlink_to(places["bin"] / "safe-pip")
+    words = [word.format(**places) for word in argv]
+    monkeypatch.setattr(sys, "orig_argv", words)
+    monkeypatch.setattr(sys, "argv", [words[0] if len(words) == 1 else "/safe_pip/__main__.py"])
+    monkeypatch.setenv("PATH", path.format(**places))
+    assert doctor._program() == [word.format(**places) for word in said]

@@ -34,13 +34,28 @@ DESTDIR: Files = {
 }
 
 
+REBUILT: Files = {
+    "bin/tool": "22",
+    "include/a.h/part.h": "a",
+    "lib/libtool.so": Link("libtool.so.2"),
+    "lib/libtool.so.2": "so",
+    "share/ro/x": "x",
+    "etc/deep": "a file",
+}
+
+
 class Case(NamedTuple):
-    """What the prefix holds and what is merged. With `is_taken_away` it was merged before and is now unmerged."""
+    """What the prefix holds and what is merged. With `is_taken_away` it was merged before and is now unmerged.
+
+    With `again` this is merged after it, in place of it, with a manifest that is called `name` then.
+    """
 
     before: Files
     staged: Files
     read_only: tuple[str, ...] = ()
     is_taken_away: bool = False
+    again: Files | None = None
+    name: str = "manifest"
 
 
 CASES = {
@@ -52,6 +67,13 @@ CASES = {
     "what brings the first site-packages": Case({"bin/x": ""}, distribution("dist", "1", ONE)),
     "taken away": Case({"bin/x": "", "var": None}, DESTDIR, ("share/ro",), is_taken_away=True),
     "a distribution taken away": Case({f"{SITE}/x.py": ""}, distribution("dist", "1", ONE), is_taken_away=True),
+    "rebuilt": Case({"lib/mine": ""}, {**DESTDIR, "etc/deep/conf": "1"}, ("share/ro",), again=REBUILT),
+    "rebuilt under another name": Case(
+        {f"{SITE}/x.py": ""},
+        {**DESTDIR, **distribution("dist", "1", ONE)},
+        again={**REBUILT, **distribution("dist", "2", TWO)},
+        name="manifest-2",
+    ),
 }
 
 
@@ -61,37 +83,56 @@ class Scenario:
     def __init__(self, case: Case, directory: Path) -> None:
         self.case = case
         self._directory = directory
-        self._manifest = directory / "manifest"
+        self._manifests = directory / "manifests"
+        self._manifests.mkdir()
         self._template = stage(directory / "template", case.before)
         self._staged = stage(directory / "staged", case.staged)
         for name in case.read_only:
             (self._staged / name).chmod(0o555)
-        if case.is_taken_away:
+        self._noted = directory / "noted"
+        self._noted.mkdir()
+        if case.is_taken_away or case.again is not None:
             trial = self.fresh()
-            trial.merge(self._staged, manifest=self._manifest)
+            trial.merge(self._staged, manifest=self._manifests / "manifest")
+            shutil.copytree(self._manifests, self._noted, dirs_exist_ok=True)
             shutil.rmtree(self._template)
             trial.path.rename(self._template)
-        self.old = self.fresh().content()
+        if case.again is not None:
+            self._staged = stage(directory / "again", case.again)
+        self.old, self.old_noted = self.fresh().content(), self.noted()
         done = self.fresh()
         self.run(done)
         assert done.private() == []
-        self.new = done.content()
+        self.new, self.new_noted = done.content(), self.noted()
         assert self.new != self.old
 
     def fresh(self) -> MergePrefix:
-        """The prefix as it is before the command."""
+        """The prefix as it is before the command, with the manifests."""
         trial = self._directory / "trial"
         if trial.exists():
             shutil.rmtree(trial)
         shutil.copytree(self._template, trial, symlinks=True)
+        self._restore(self._noted)
         return MergePrefix(trial)
+
+    def noted(self) -> dict[str, bytes]:
+        """The manifests, by name."""
+        return {path.name: path.read_bytes() for path in self._manifests.iterdir()}
+
+    def _restore(self, noted: Path) -> None:
+        shutil.rmtree(self._manifests)
+        shutil.copytree(noted, self._manifests)
 
     def run(self, prefix: MergePrefix) -> None:
         """The command."""
-        if self.case.is_taken_away:
-            prefix.unmerge(self._manifest)
-        else:
+        manifest = self._manifests / "manifest"
+        if self.case.again is not None:
+            named = self._manifests / self.case.name
+            prefix.merge(self._staged, "fail", manifest=named, replaces=manifest if named != manifest else None)
+        elif not self.case.is_taken_away:
             prefix.merge(self._staged)
+        elif manifest.exists():  # else it was done
+            prefix.unmerge(manifest)
 
     def changes(self) -> list[disk.Change]:
         """Every change that the undisturbed command makes."""
@@ -103,20 +144,28 @@ class Scenario:
     def check(self, prefix: MergePrefix, why: object) -> None:
         """Check that the same command succeeds with any remains, and that another command does too."""
         let_asides_age(prefix)
-        copy = Path(f"{prefix.path}-next")
+        copy, noted = Path(f"{prefix.path}-next"), Path(f"{self._manifests}-next")
         shutil.copytree(prefix.path, copy, symlinks=True)
+        shutil.copytree(self._manifests, noted)
         self.run(prefix)
-        assert prefix.content() == self.new, why
+        assert (prefix.content(), self.noted()) == (self.new, self.new_noted), why
         shutil.rmtree(prefix.path)
         copy.rename(prefix.path)
+        self._restore(noted)
+        shutil.rmtree(noted)
         prefix.merge(stage(self._directory / "next", {"next": ""}))
         after = {path: said for path, said in prefix.content().items() if path != "next"}
-        assert self.essential(after) in (self.essential(self.old), self.essential(self.new)), why
+        is_done = self.essential(after) == self.essential(self.new)
+        assert is_done or self.essential(after) == self.essential(self.old), why
+        # A manifest that has gone with the change may still be there, without an entry.
+        found = {name: content for name, content in self.noted().items() if b'"entries": {}' not in content}
+        assert found == (self.new_noted if is_done else self.old_noted), why
         assert prefix.private() == [], why
 
     def essential(self, content: dict[str, str]) -> dict[str, str]:
         """The content; without directories if some are removed, because a directory of a journal may stay empty."""
-        return {path: said for path, said in content.items() if said[0] != "d" or not self.case.is_taken_away}
+        removes = self.case.is_taken_away or self.case.again is not None
+        return {path: said for path, said in content.items() if said[0] != "d" or not removes}
 
 
 def let_asides_age(prefix: MergePrefix) -> None:

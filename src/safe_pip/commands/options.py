@@ -115,6 +115,9 @@ twice is merging once. A symbolic link is left alone if its target is the same. 
 the reverse, is refused. A staged directory over a symbolic link to a directory of the prefix goes where that link
 leads; a staged link over a directory is refused, unless it leads to that directory. A distribution that is there in
 another version is upgraded: its old files go. `__pycache__` and `.safe-pip` are never merged.
+
+A merge with the `--manifest` of an earlier one takes its place: files that are staged no more go, as by `unmerge`, in
+the same step. Keep the manifests of a prefix in one directory, with one suffix: then each merge knows what others put.
 """,
         (
             value("staged", metavar="STAGED", help="the directory to merge"),
@@ -128,7 +131,14 @@ another version is upgraded: its old files go. `__pycache__` and `.safe-pip` are
                 help="replace files that exist with other content, and name each with the distribution that owned it"
                 " (warn, the default); name them, and change nothing (fail); name and keep them (keep)",
             ),
-            value("--manifest", metavar="FILE", help="list what was put where, for `safe-pip unmerge FILE`"),
+            value(
+                "--manifest",
+                metavar="FILE",
+                help="list what was put where, for `safe-pip unmerge FILE`; what it lists already is replaced",
+            ),
+            value(
+                "--replace", metavar="MANIFEST", help="take away what MANIFEST lists, as `unmerge` does, and MANIFEST"
+            ),
             flag("--move", help="delete what was staged once it is in its place; on one filesystem nothing is copied"),
             DRY_RUN,
             JSON,
@@ -140,9 +150,10 @@ another version is upgraded: its old files go. `__pycache__` and `.safe-pip` are
         """\
 Remove what `safe-pip merge --manifest MANIFEST` has put into a prefix, in one step that happens whole or not at all.
 It removes each file that still has the content (or, a symbolic link, the target) that the manifest lists, with the
-bytecode made of it, and the directories that the merge made and that are empty then. It keeps and names each file that
-was changed since, that belongs to a distribution that came later, or that would be reached through a symbolic link.
-What was there before the merge stays. At the end the manifest is deleted. The exit status is 0; 1 if MANIFEST is none.
+bytecode made of it, and the directories that merges made and that are empty then. It keeps and names each file that
+was changed since, that a manifest beside MANIFEST lists too, that belongs to a distribution that came later, or that
+would be reached through a symbolic link. What was there before the merge stays. At the end the manifest is deleted. The
+exit status is 0; 1 if MANIFEST is none.
 """,
         (value("manifest", metavar="MANIFEST", help="what `safe-pip merge --manifest` wrote"), DRY_RUN, JSON),
     ),

@@ -267,6 +267,7 @@ class Change:
         )
         found = os.stat(home)
         identity = found.st_dev, found.st_ino
+        directories += tuple(filter(changed.__contains__, self._terms.exact.unread if self._terms.exact else ()))
         return Journal(self.stage.identifier, home, trees, directories, plan.roots, parts, operations, identity)
 
     def _proof(self, operation: Operation, live: str, entry: Entry, links: Iterable[Link]) -> str:

@@ -148,16 +148,18 @@ class OpenDirectories(contextlib.ExitStack):
         self.journal = journal
         self.writer = writer
         self.marker = codec.marker(journal.identifier)
-        self._is_over = is_over
         self._open: OrderedDict[tuple[str, str], Directory] = OrderedDict()
         self._known: dict[str, tuple[int, int]] = {}
         """Which directory each root and part is, and what is in the parts."""
+        # A directory with nothing but a manifest may be gone, with its filesystem.
+        needed = [each for each in journal.operations if journal.path(each) not in journal.directories]
+        roots, parts = {each.root for each in needed}, {0, *(each.part for each in needed)}
         try:
-            for root in journal.roots:
-                with contextlib.suppress(Refused) if is_over else contextlib.nullcontext():
+            for number, root in enumerate(journal.roots):
+                with contextlib.suppress(Refused) if is_over or number not in roots else contextlib.nullcontext():
                     self._kept(root, "", functools.partial(reach, root))
-            for part in journal.parts:
-                self._check_part(part)
+            for number, part in enumerate(journal.parts):
+                self._check_part(part, is_needed=not is_over and number in parts)
         except BaseException:
             self.close()
             raise
@@ -214,7 +216,7 @@ class OpenDirectories(contextlib.ExitStack):
             for _ in range(_LEAST):
                 spare.enter_context(self._opened(lambda: Directory.open(self.journal.roots[0])))
 
-    def _check_part(self, path: str) -> None:
+    def _check_part(self, path: str, *, is_needed: bool) -> None:
         state_path = os.path.dirname(path)
         checked, all_of_it = self.writer is not None, {state_path, path, f"{path}/{STAGE}", f"{path}/{TRASH}"}
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -225,7 +227,7 @@ class OpenDirectories(contextlib.ExitStack):
             for name in (STAGE, TRASH):
                 with contextlib.suppress(FileNotFoundError):
                     self._kept(f"{path}/{name}", "", functools.partial(private.child, name))
-        if not self._is_over and not all_of_it <= self._known.keys():
+        if is_needed and not all_of_it <= self._known.keys():
             raise Refused(f"`{path}` is not as it was left")
 
     def _again(self, path: str) -> Directory:

@@ -163,9 +163,9 @@ def is_same(seen: Seen | None, expected: Seen | None) -> bool:
 
 
 def is_shared(journal: Journal, path: str) -> bool:
-    """Whether `path` lies in a directory that serves other environments as well."""
+    """Whether `path` lies in a directory that serves other environments as well, or is a file that may be left."""
     shared, own = (tuple(os.path.join(each, "") for each in found) for found in (journal.directories, journal.trees))
-    return path.startswith(shared) and not path.startswith(own)
+    return path in journal.directories or (path.startswith(shared) and not path.startswith(own))
 
 
 def perform(directories: OpenDirectories, steps: Sequence[Step]) -> tuple[str, ...]:

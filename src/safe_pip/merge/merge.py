@@ -37,7 +37,7 @@ class _Merge:
         self._met: set[str] = set()
         kept = {*situation.roots, *situation.trees}
         self._staying = kept.union(*map(ancestors, kept))
-        self._unmoved = self._staying | situation.entered
+        self._unmoved = self._staying.union(situation.entered, situation.exactly.entered if situation.exactly else ())
 
     def pair(self, source: Source, live: Entry) -> None:
         """Note that `source` goes into `live`, and so on for all directories that are in both."""

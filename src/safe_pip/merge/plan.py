@@ -92,7 +92,7 @@ class Journal(NamedTuple):
     identifier: str  # of the transaction
     home: str  # the tree whose state directory holds the journal
     trees: tuple[str, ...]  # their commit locks, and the locks of `directories`, protect what is changed
-    directories: tuple[str, ...]
+    directories: tuple[str, ...]  # or a file (a manifest) that is left as it is if it was changed, or is gone
     roots: tuple[str, ...]  # absolute, without symbolic links; everything lies below them
     parts: tuple[str, ...]  # private, `<directory>/.safe-pip/<identifier>`: one a filesystem, the first one in `home`
     operations: tuple[Operation, ...]
@@ -118,3 +118,5 @@ class ExactTree(NamedTuple):
     modes: Mapping[str, Seen]  # final permissions and time of each directory in the stage, where its owner may write
     opened: Collection[str]  # read-only live directories in which something may be changed
     made: Collection[str] | None = None  # directories that may go with what is in them; None: any that is left empty
+    entered: Collection[str] = ()  # directories that stay as they are, whatever changes in them
+    unread: Collection[str] = ()  # files that no program in the environment reads: a new content is no replacement

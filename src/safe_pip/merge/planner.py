@@ -50,7 +50,7 @@ class Planner:
         self._exactly = situation.exactly
         self._inside = tuple(join(tree, "") for tree in situation.trees)
         self._order = {name: number for number, name in enumerate(situation.order)}
-        self._operations: list[tuple[tuple[int, int], Operation]] = []
+        self._operations: list[tuple[tuple[int, int, int], Operation]] = []
         self._adds = True
         self._new: defaultdict[str, set[str]] = defaultdict(set)
         self._changed: dict[str, tuple[str, int, int]] = {}
@@ -99,7 +99,7 @@ class Planner:
         if root >= 0 and path not in self._tidied:
             self._tidied.add(path)
             old = Seen(stat.S_IFDIR | 0o755, 0, 0)
-            self._operations.append(((7, -path.count("/")), Operation(Kind.TIDY, root, relative, old=old)))
+            self._operations.append(((7, -path.count("/"), 0), Operation(Kind.TIDY, root, relative, old=old)))
 
     def compare_times(self, staged: str, live: str) -> None:
         """Note a source that replaces one of the same second."""
@@ -127,8 +127,8 @@ class Planner:
         if self._exactly is not None and live.path in self._exactly.opened and root >= 0:
             was, opened = Seen(live.mode, 0, 0), Seen(live.mode | 0o700, 0, 0)
             depth = live.path.count("/")
-            self._operations.append(((-1, depth), Operation(Kind.MODE, root, relative, old=was, new=opened)))
-            self._operations.append(((8, -depth), Operation(Kind.SEAL, root, relative, old=opened, new=was)))
+            self._operations.append(((-1, depth, 0), Operation(Kind.MODE, root, relative, old=was, new=opened)))
+            self._operations.append(((8, -depth, 0), Operation(Kind.SEAL, root, relative, old=opened, new=was)))
 
     def _seal(self, exactly: ExactTree, root: int, path: str, source: Source, *, is_top: bool = False) -> None:
         """Have what is staged as a directory get its permissions and its time in its place."""
@@ -137,13 +137,14 @@ class Planner:
         wanted = exactly.modes.get(source.path)
         if wanted is not None and (is_top or wanted.mode != source.entry.mode):
             seal = Operation(Kind.SEAL, root, path, old=Seen(source.entry.mode, 0, 0), new=wanted)
-            self._operations.append(((8, -path.count("/")), seal))
+            self._operations.append(((8, -path.count("/"), 0), seal))
         for name, child in source.entry.children.items():
             self._seal(exactly, root, f"{path}/{name}", source.child(name, child))
 
     def _note(self, kind: Kind, live: Entry, name: str, path: str, source: Source | None, old: Entry | None) -> None:
         is_package = name.startswith("__init__.") and not live.path.endswith("/__pycache__")
-        if kind is not Kind.NEW or (is_package and self.is_in_tree(live.path)):
+        is_read = self._exactly is None or path not in self._exactly.unread
+        if (kind is not Kind.NEW and is_read) or (is_package and self.is_in_tree(live.path)):
             self._adds = False
         if self.is_in_tree(live.path) and not live.path.endswith("/__pycache__"):
             self._new[live.path].add(name)
@@ -197,14 +198,18 @@ class Planner:
                 top = path
         return top
 
-    def _rank(self, operation: Operation, path: str) -> tuple[int, int]:
-        """When an operation's turn comes: metadata is there only with all the rest, scripts only with what they use."""
-        is_outside = not self.is_in_tree(path)
+    def _rank(self, operation: Operation, path: str) -> tuple[int, int, int]:
+        """When an operation's turn comes: metadata is there only with all the rest, scripts only with what they use.
+
+        Sources come after their bytecode and leave before it, so that no importer writes it in between. A symbolic link
+        comes after the files, one of which it may lead to, and leaves before them.
+        """
+        is_outside, count = not self.is_in_tree(path), len(self._operations)
         is_leaving = operation.kind is Kind.REMOVE
+        moved = operation.old if is_leaving else operation.new
+        is_link = moved is not None and stat.S_ISLNK(moved.mode)
         metadata = _METADATA.search(operation.path)
         if metadata is None:
-            # Sources come after their bytecode and leave before it, so that no importer writes it in between.
-            count = len(self._operations)
-            return (4 if is_outside else 5, -count) if is_leaving else (1 if is_outside else 0, count)
+            return (4 if is_outside else 5, not is_link, -count) if is_leaving else (int(is_outside), is_link, count)
         turn = self._order.get(operation.path[: metadata.end(1)].rpartition("/")[2], len(self._order))
-        return (3, -turn) if is_leaving else (2, turn)
+        return (3, -turn, 0) if is_leaving else (2, turn, 0)

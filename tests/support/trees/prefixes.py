@@ -14,7 +14,6 @@ from typing import Any
 import safe_pip
 from safe_pip.commands.environments import Context
 from safe_pip.commands.merge import Merged, Request, merge
-from safe_pip.commands.merge.manifest import Manifest
 from safe_pip.commands.merge.unmerge import Unmerged, unmerge
 from safe_pip.environment.environment import Prefix
 from safe_pip.launch.settings import Settings
@@ -81,8 +80,8 @@ class MergePrefix:
         return merge(request, lambda: Prefix.at(self.path), settings.transaction)
 
     def unmerge(self, manifest: Path) -> Unmerged:
-        """Take away what a manifest lists; the manifest stays."""
-        return unmerge(Manifest.read(manifest), lambda: Prefix.at(self.path), context.transaction)
+        """Take away what a manifest lists, and the manifest."""
+        return unmerge(manifest, lambda: Prefix.at(self.path), context.transaction)
 
     def content(self) -> dict[str, str]:
         """Kind, permissions and content of every entry, without safe-pip's own files."""

@@ -134,3 +134,24 @@ def test_what_a_merge_and_its_removal_do_is_valid(empty: Path, capfd: pytest.Cap
     gone = run(capfd, "unmerge", empty / "m")
     assert lists(gone) == {"removed", "directories", "kept", "gone", "left"}
     assert {each["reason"] for each in gone["kept"]} == {"changed", "owned"}
+
+
+def test_what_a_merge_in_place_of_another_does_is_valid(empty: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words, first = ["--into", empty / "prefix", "--manifest"], empty / "manifests/first"
+    first.parent.mkdir()
+    tree = stage(empty / "1", {"a/edited": "", "a/gone": "", "b/old": "", "b/shared": "", "conflict": "1"})
+    run(capfd, "merge", tree, *words, first)
+    stage(empty / "prefix", {"a/edited": "edited"})
+    (empty / "prefix/a/gone").unlink()
+    tree = stage(empty / "2", {"b/shared": "", "conflict": "2", "c/x": ""})
+    replaced = run(capfd, "merge", tree, *words, empty / "manifests/second")["replaced"]
+    assert replaced == [{"path": str(empty / "prefix/conflict"), "owner": None, "manifest": str(first)}]
+    for more in (["-n"], []):
+        found = run(capfd, "merge", *more, stage(empty / "3", {"new": ""}), *words, first)
+        assert lists(found) == {"put", "removed", "kept", "gone", "left"}
+        assert [(each["reason"], each["manifest"]) for each in found["kept"]] == [
+            ("changed", None),
+            ("changed", None),
+            ("owned", str(empty / "manifests/second")),
+        ]
+    assert lists(run(capfd, "merge", stage(empty / "4", {"c/x": ""}), *words, first)) == {"same", "removed", "left"}

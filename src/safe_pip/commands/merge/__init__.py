@@ -6,41 +6,38 @@ plan has the modes that they are to get.
 """
 
 import enum
+import errno
 import filecmp
 import json
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from safe_pip import fs
 from safe_pip.commands.environments import Context, prefix_finder, state, state_of, until_current
+from safe_pip.commands.merge.earlier import Attempt, Owned, Transactions, Unmerged, is_closed, named
 from safe_pip.commands.merge.manifest import Manifest, Put
 from safe_pip.commands.options import Namespace, tell, warn
 from safe_pip.environment.change import Terms, sweep_target
 from safe_pip.environment.environment import Prefix
 from safe_pip.environment.snapshot import Ownership, Snapshot, hides
-from safe_pip.environment.transaction import Transaction
-from safe_pip.errors import MergeRefused, SafePipError, StalePlan, State, Unmergeable
+from safe_pip.errors import MergeRefused, StalePlan, Unmergeable
 from safe_pip.fs import Directory, attributes
-from safe_pip.fs.proc import user
-from safe_pip.fs.space import staging
+from safe_pip.fs.space import not_writable, staging
 from safe_pip.locking.state_directory import NAME
 from safe_pip.merge.plan import ExactTree, Plan, Removal, Seen
+from safe_pip.merge.tree import ancestors
 from safe_pip.messages import count, say
 from safe_pip.records import RECORD, RealPaths, is_bytecode, project_of
 
 _DEEPEST = 256
 """How many directories may lie in each other. Walking through them takes as many frames of the interpreter's stack."""
 _INFO = (".dist-info", ".egg-info")
-Transactions = Callable[[Sequence[str]], Transaction]
-"""Makes the transaction of an environment whose distributions lie in these directories."""
-Owned = tuple[str, "str | None"]
-"""A path and the distribution that owns it, if one does."""
 
 
 class Conflicts(Unmergeable):
@@ -53,7 +50,7 @@ class Conflicts(Unmergeable):
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for; `staged` has no symbolic link in it."""
+    """What the user asked for; `staged` has no symbolic link in it. `replaces` is a manifest whose files may go."""
 
     staged: Path
     policy: str = "warn"
@@ -61,10 +58,25 @@ class Request:
     is_moved: bool = False
     is_trial: bool = False
     """What would be done is only looked for."""
+    replaces: Path | None = None
+
+    @property
+    def written(self) -> Path | None:
+        return self.manifest or self.replaces
+
+    @property
+    def old(self) -> list[Path]:
+        """The manifests that it replaces, its own first. One to be replaced may be gone once its own is there."""
+        named = dict.fromkeys(path for path in (self.manifest, self.replaces) if path is not None)
+        there = [*filter(os.path.lexists, named)]
+        return there or ([] if self.replaces is None else [self.replaces])
 
 
 class Merged(NamedTuple):
-    """What a merge has done; all paths are absolute. `outside` lies outside the prefix, and was left alone."""
+    """What a merge has done; all paths are absolute. `outside` lies outside the prefix, and was left alone.
+
+    `unmerged` tells what became of the files that its old manifests list.
+    """
 
     into: Path
     put: tuple[str, ...] = ()
@@ -74,10 +86,11 @@ class Merged(NamedTuple):
     kept: tuple[Owned, ...] = ()
     removed: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
+    unmerged: Unmerged | None = None
 
     @property
     def is_changed(self) -> bool:
-        return bool(self.put or self.made or self.removed)
+        return bool(self.put or self.made or self.removed or (self.unmerged and self.unmerged.directories))
 
 
 def main(options: Namespace, context: Context) -> int:
@@ -88,8 +101,8 @@ def main(options: Namespace, context: Context) -> int:
     into = find().path
     if into.is_relative_to(staged):
         raise Unmergeable(f"`{into}` lies in `{staged}`, which is to be merged into it")
-    manifest = None if options.manifest is None else Path(os.path.realpath(options.manifest))
-    request = Request(staged, options.on_conflict, manifest, options.move, options.dry_run)
+    manifest, replaces = (path and Path(os.path.realpath(path)) for path in (options.manifest, options.replace))
+    request = Request(staged, options.on_conflict, manifest, options.move, options.dry_run, replaces)
     try:
         merged = merge(request, find, context.transaction)
     except Conflicts as error:
@@ -104,6 +117,8 @@ def main(options: Namespace, context: Context) -> int:
             warn(options, f"`{path}` {was} {what}, {_owned(owner)}")
     for path in merged.outside if not options.quiet else ():
         say(f"`{path}` lies outside the prefix and {was} left alone")
+    if merged.unmerged is not None:
+        merged.unmerged.tell_kept(options)
     if options.json:
         tell(json.dumps(_document(merged, request), indent=2))
     elif not options.quiet:
@@ -112,6 +127,8 @@ def main(options: Namespace, context: Context) -> int:
 
 
 def _owned(owner: str | None) -> str:
+    if owner is not None and os.path.isabs(owner):
+        return f"which the manifest `{owner}` lists"
     return f"which {'no distribution' if owner is None else f'`{owner}`'} owned"
 
 
@@ -134,24 +151,20 @@ def _summary(merged: Merged, options: Namespace) -> str:
 
 
 def _document(merged: Merged, request: Request, conflicts: tuple[Owned, ...] = ()) -> dict[str, Any]:
-    facts = {name: value for name, value in merged._asdict().items() if name != "into"}
+    facts = {name: value for name, value in merged._asdict().items() if name not in ("into", "unmerged")}
+    old = (merged.unmerged or Unmerged(merged.into)).document()
     return {
         "format": 1,
         "prefix": str(merged.into),
         **facts,
+        **old,
         "replaced": named(merged.replaced),
-        "kept": named(merged.kept, "conflict"),
+        "kept": named(merged.kept, "conflict") + old["kept"],
         "conflicts": named(conflicts),
         "changed": merged.is_changed,
-        "manifest": None if conflicts or request.manifest is None else str(request.manifest),
+        "manifest": None if conflicts or request.written is None else str(request.written),
         "dry_run": request.is_trial,
     }
-
-
-def named(found: tuple[Owned, ...], reason: str = "") -> list[dict[str, str | None]]:
-    """Paths with their owners, for the JSON document; if they are kept, with the reason."""
-    more = {"reason": reason} if reason else {}
-    return [{"path": path, "owner": owner, **more} for path, owner in found]
 
 
 class Verdict(enum.Enum):
@@ -179,8 +192,8 @@ class Item(NamedTuple):
         return stat.S_ISDIR(self.status.st_mode)
 
 
-def _walk(staged: str, below: str, live: str, *, is_there: bool = True) -> Iterator[Item]:
-    """Everything in a staged directory, which is to be at `live`; whether that is there already."""
+def _walk(staged: str, below: str, live: str, links: Collection[str], *, is_there: bool = True) -> Iterator[Item]:
+    """Everything in a staged directory, which is to be at `live`; whether that is there already. The `links` go."""
     directory = os.path.join(staged, below)
     for name in sorted(os.listdir(directory)):
         path = os.path.join(below, name)
@@ -192,13 +205,14 @@ def _walk(staged: str, below: str, live: str, *, is_there: bool = True) -> Itera
         place = os.path.join(live, name)
         seen = fs.look(place, follows=False) if is_there else None
         if stat.S_ISDIR(status.st_mode):
-            real = os.path.realpath(place) if seen is not None else ""  # of a link that leads to itself: the link
-            found = fs.look(real, follows=False) if seen is not None else None
+            is_found = seen is not None and place not in links
+            real = os.path.realpath(place) if is_found else ""  # of a link that leads to itself: the link
+            found = fs.look(real, follows=False) if is_found else None
             is_entered = found is not None and stat.S_ISDIR(found.st_mode)
             if is_entered:
                 place, seen = real, found
             yield Item(path, place, status, Verdict.SAME if is_entered else Verdict.NEW, seen)
-            yield from _walk(staged, path, place, is_there=is_entered)
+            yield from _walk(staged, path, place, links, is_there=is_entered)
         elif stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
             target = os.readlink(os.path.join(staged, path)) if stat.S_ISLNK(status.st_mode) else ""
             item = Item(path, place, status, Verdict.NEW, seen, target)
@@ -290,34 +304,6 @@ def merge(request: Request, find: Callable[[], Prefix], transactions: Transactio
         raise Unmergeable(error.message) from error
 
 
-class Attempt:
-    """One attempt to change the prefix that `find` finds."""
-
-    def __init__(self, find: Callable[[], Prefix], transactions: Transactions) -> None:
-        self._find = find
-        self._prefix = find()
-        self._transaction = transactions(self._prefix.environment)
-
-    @contextmanager
-    def _tidying(self) -> Iterator[None]:
-        """Take the snapshot, which undoes what a killed command left, perhaps a tree (`StalePlan`); tidy at the end."""
-        try:
-            with self._looking():
-                yield
-        finally:
-            self._transaction.environment.tidy(self._prefix.stateless_trees)
-
-    @contextmanager
-    def _looking(self) -> Iterator[None]:
-        self._transaction.take_snapshot(lambda: None)
-        self._check_trees()
-        yield
-
-    def _check_trees(self) -> None:
-        if self._find().trees != self._prefix.trees:
-            raise StalePlan((), f"`{self._prefix.path}` changed while this command was at work")
-
-
 class _Merge(Attempt):
     _request: Request
     _items: list[Item]  # all that is staged, parents before what is in them
@@ -326,11 +312,14 @@ class _Merge(Attempt):
     _conflicts: dict[str, str | None]  # the places of files with other content, with their owners
     _projects: dict[str, str]  # the distributions that are staged, by the staged directory of their metadata
     _replaced: list[Removal]
-    _going: set[str]  # the files and metadata directories of those that are replaced
+    _going: set[str]  # the files and metadata directories of those, and files of old manifests
+    _found: Unmerged  # what the old manifests list, without what is staged
 
     def carry_out(self, request: Request) -> Merged:
         self._request = request
         with self._looking() if request.is_trial else self._tidying():
+            replaced = request.old  # now that a killed command has been undone
+            self._read(replaced, [request.written] if request.written else [])
             outside = self._compare(str(request.staged))
             items, policy, conflicts = self._items, request.policy, tuple(self._conflicts.items())
             if conflicts and policy == "fail":
@@ -346,36 +335,52 @@ class _Merge(Attempt):
                 removed=tuple(sorted(filter(_is_file, self._going - {item.live for item in items}))),
                 outside=outside,
             )
+            manifests = self._manifests(merged)
             if request.is_trial:
                 self._check_places()
-                return merged._replace(replaced=conflicts if policy == "warn" else ())
-            with self._recorded(merged):
-                if self._wanted or self._replaced:
-                    merged = self._commit(merged)
-                else:
-                    self._transaction.read(self._check)
-                    sweep_target(self._transaction.environment, self._prefix.target)
+                unmerged = self._found if replaced else None
+                return merged._replace(replaced=conflicts if policy == "warn" else (), unmerged=unmerged)
+            if self._wanted or self._replaced or self._found.removed or self._found.directories or manifests:
+                merged = self._commit(merged, manifests)
+            else:
+                self._transaction.read(self._check)
+                sweep_target(self._transaction.environment, self._prefix.target)
             if request.is_moved:
                 self._delete_staged()
-            return merged
+        made = (*self._found.directories, *self._found.left)
+        found = self._with_left(self._found, made, [path for path in replaced if path != request.written])
+        return merged._replace(unmerged=found) if replaced else merged
 
     def _compare(self, staged: str) -> tuple[str, ...]:
         """Compare with the prefix, or raise `Unmergeable`; on return the files to be replaced that lie outside it."""
         filecmp.clear_cache()
+        links = self._sorted(links=True).removed
         with reading():  # too long a path, or a link that leads to itself
-            items = list(_once(staged, _walk(staged, "", str(self._prefix.path))))
+            items = list(_once(staged, _walk(staged, "", str(self._prefix.path), links)))
             self._projects, replaced = _distributions(staged, items, self._prefix)
         owned = {path for each in replaced for path in each.files}
         infos = tuple(os.path.join(path, "") for path in owned if path.endswith(_INFO))
+        found = self._sorted({item.live for item in items if item.verdict is Verdict.SAME}, owned)
+        own = {*found.removed}
         for number, item in enumerate(items):
-            if item.seen is not None and not item.is_directory and (item.live in owned or item.live.startswith(infos)):
+            is_own = item.live in own or item.live in owned or item.live.startswith(infos)
+            if item.seen is not None and not item.is_directory and is_own:
                 items[number] = item._replace(verdict=Verdict.NEW)
         ownership = Ownership(map(str, self._prefix.trees), owned)
         self._items = items
-        self._conflicts = {item.live: ownership.owner(item.live) for item in items if item.verdict is Verdict.CONFLICT}
-        self._going = {path for path in owned if path.startswith(os.path.join(self._prefix.path, ""))}
-        self._replaced = [each._replace(files=each.files & self._going) for each in replaced]
-        return tuple(sorted(owned - self._going))
+        conflicts = (item.live for item in items if item.verdict is Verdict.CONFLICT)
+        self._conflicts = {path: ownership.owner(path) or self._listed_by(path) for path in conflicts}
+        inside = {path for path in owned if path.startswith(os.path.join(self._prefix.path, ""))}
+        self._going = inside | own
+        self._replaced = [each._replace(files=each.files & inside) for each in replaced]
+        staged_ones = {item.live for item in items}
+        met = self._going | staged_ones
+        self._found = self._foreseen(found, self._going)._replace(
+            removed=tuple(sorted(own - staged_ones)),
+            changed=tuple(path for path in found.changed if path not in met),
+            owned=tuple(each for each in found.owned if each[0] not in met),
+        )
+        return tuple(sorted(owned - inside))
 
     def _check_places(self) -> None:
         """Raise `Unmergeable` if a file is in the place of a directory, or the reverse, as the plan of a merge does."""
@@ -389,10 +394,21 @@ class _Merge(Attempt):
             if not any(each.startswith(os.path.join(item.live, "")) for each in self._going):
                 raise Unmergeable(f"`{item.live}` is a directory: a file has to be there")
 
-    def _commit(self, merged: Merged) -> Merged:
+    def _listed_by(self, path: str) -> str | None:
+        """The manifest that lists a file with the content that it has, or at least lists it."""
+        name = os.path.relpath(path, self._prefix.path)
+        with suppress(OSError):
+            if found := self._neighbours.owner(name, Put.of(path)):
+                return found
+        old = (str(path) for path, old in self._old.items() if name in old.entries)
+        return self._neighbours.owner(name) or next(old, None)
+
+    def _commit(self, merged: Merged, manifests: dict[Path, bytes]) -> Merged:
         place = str(self._prefix.path)
         modes: dict[str, Seen] = {}  # filled when the directories are staged
-        exact = ExactTree(modes, frozenset(item.live for item in self._items if _is_opened(item)))
+        opened = frozenset(item.live for item in self._items if _is_opened(item)) | self._closed()
+        made = {*self._found.directories, *self._found.left, *self._made_by_replaced()} if self._old else None
+        exact = ExactTree(modes, opened, made, self._entered(), frozenset(map(str, manifests)))
         with self._transaction.staging(self._prefix.target, Terms(self._shadows, self._judge, exact)) as change:
             change.mirror(place)
             _copy(self._request, self._wanted, change.staged(place), place, modes)
@@ -400,7 +416,9 @@ class _Merge(Attempt):
                 change.add(project, os.path.join(change.staged(place), info, "RECORD"))
             for each in self._replaced:
                 change.remove(each)
-            return merged._replace(replaced=self._transaction.commit(change, self._validate))
+            self._replace(change, manifests, self._going)
+            replaced = self._transaction.commit(change, self._validate)
+            return merged._replace(replaced=tuple((path, self._conflicts.get(path, owner)) for path, owner in replaced))
 
     def _new_projects(self) -> Iterator[tuple[str, str]]:
         """The distributions that are put there: the staged directory of their metadata, and the project."""
@@ -426,10 +444,13 @@ class _Merge(Attempt):
         return ()
 
     def _check(self) -> None:
-        """Raise `StalePlan` if something that the merge leaves alone has changed."""
+        """Raise `StalePlan` if something that the merge leaves alone, or that earlier merges have put, has changed."""
         self._check_trees()
+        self._check_old()
         for item in self._items:
-            is_kept = item.path not in self._put and not item.is_directory
+            is_kept = item.seen is not None and item.path not in self._put
+            if is_kept and item.is_directory and item.verdict is Verdict.SAME:
+                is_kept = not fs.is_directory(item.live)  # another merge may have been undone, and taken it away
             if is_kept and item.seen is not None and not _is_as_seen(item.live, item.seen):
                 raise StalePlan((), f"`{item.live}` changed while this command was at work")
 
@@ -444,40 +465,62 @@ class _Merge(Attempt):
                 new.setdefault(Path(tree), set()).add(name)
         return hides(new, self._transaction.environment.trees(), (project for _, project in self._new_projects()))
 
-    @contextmanager
-    def _recorded(self, merged: Merged) -> Iterator[None]:
-        """Within, the manifest says what is about to be put, also after a crash; if nothing is put, it is as before."""
-        path = self._request.manifest
-        if path is None:
-            yield
-            return
-        if os.path.join(os.path.realpath(path.parent), path.name) in {item.live for item in self._items}:
-            raise Unmergeable(f"`{path}` is to be the manifest, and a file that is staged is to be there")
-        manifest, before = self._manifest(merged), None
-        if os.path.lexists(path):
-            manifest = manifest.with_earlier(Manifest.read(path))
-            before = path.read_bytes()
-        manifest.write(path)
-        try:
-            yield
-        except BaseException as error:
-            is_unfinished = isinstance(error, SafePipError) and error.state is State.UNFINISHED
-            if not (is_unfinished or self._transaction.is_committed):
-                with suppress(OSError):
-                    fs.unlink(path) if before is None else fs.replace(path, before, mode=0o644)
-            raise
+    def _entered(self) -> set[str]:
+        """The directories that are there and stay: a distribution's own may be exchanged, if all of it is staged."""
+        there = [item for item in self._items if item.is_directory and item.verdict is Verdict.SAME]
+        wanted = {item.path for item in self._wanted}
+        entered = {above for item in there if item.path not in wanted for above in (item.live, *ancestors(item.live))}
+        trees = tuple(os.path.join(tree, "") for tree in self._prefix.trees)
+        return entered | {item.live for item in there if not item.live.startswith(trees)}
+
+    def _made_by_replaced(self) -> set[str]:
+        """The directories that go with the distributions that are replaced if nothing is left in them, as by pip."""
+        found = set[str]()
+        trees = {str(tree) for tree in self._prefix.trees}
+        for path in (path for each in self._replaced for path in each.files):
+            above = [*ancestors(path)]
+            below = [number for number, each in enumerate(above) if each in trees]
+            found.update(above[: below[0]] if below else above[:1])
+        return found - {item.live for item in self._items}
+
+    def _manifests(self, merged: Merged) -> dict[Path, bytes]:
+        """The manifests that change, with what they are to have."""
+        written = self._request.written
+        wanted = {path: self._emptied(path) for path in self._request.old}
+        if written is not None:
+            if os.path.join(os.path.realpath(written.parent), written.name) in {item.live for item in self._items}:
+                raise Unmergeable(f"`{written}` is to be the manifest, and a file that is staged is to be there")
+            if not fs.is_directory(written.parent):
+                raise not_writable(written, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+            wanted[written] = self._manifest(merged).encode()
+        return {path: content for path, content in wanted.items() if _content(path) != content}
 
     def _manifest(self, merged: Merged) -> Manifest:
-        entries = {}
-        base = os.path.join(self._prefix.path, "")
+        # One that holds a lock or a mark may be left by a crash, and is removed by the next merge then.
+        held = [*self._prefix.target.trees, *self._prefix.target.directories]
+        old = (path for path in self._found.directories if any(each.is_relative_to(path) for each in held))
+        entries, made = {}, [*merged.made, *self._found.left, *old]
         for item in self._items:
-            is_listed = item.path in self._put or item.verdict is Verdict.SAME
-            if is_listed and not item.is_directory and item.live.startswith(base):
-                source = os.path.join(self._request.staged, item.path)
-                entries[item.live[len(base) :]] = Put.of(source, was_there=item.path not in self._put)
-        made = tuple(path[len(base) :] for path in merged.made if path.startswith(base))
-        opened = tuple(item.live[len(base) :] for item in self._items if _is_opened(item))
-        return Manifest(str(self._prefix.path), entries, made, opened)
+            name = os.path.relpath(item.live, self._prefix.path)
+            if name.startswith(f"..{os.sep}"):
+                continue
+            if item.is_directory and item.verdict is Verdict.SAME:
+                is_made = any(name in old.made for old in self._old.values()) or self._claimant(name)
+                made += [item.live] if is_made else []
+            elif not item.is_directory and (item.path in self._put or item.verdict is Verdict.SAME):
+                put = Put.of(os.path.join(self._request.staged, item.path))
+                entries[name] = replace(put, was_there=item.path not in self._put and not self._is_put(name, put))
+        base = os.path.join(self._prefix.path, "")
+        names = tuple(dict.fromkeys(path[len(base) :] for path in made if path.startswith(base)))
+        opened = [item.live[len(base) :] for item in self._items if _is_opened(item)]
+        known = (name for old in self._old.values() for name in old.read_only)
+        return Manifest(str(self._prefix.path), entries, names, tuple(dict.fromkeys((*known, *opened))))
+
+    def _is_put(self, name: str, put: Put) -> bool:
+        """Whether a merge has put this file, or link, where it is."""
+        known = (old.entries.get(name) for old in self._old.values())
+        is_own = any(each and not each.was_there and each.is_like(put) for each in known)
+        return is_own or self._neighbours.owner(name, put) is not None
 
     def _delete_staged(self) -> None:
         """Delete what was merged, with its bytecode. What came to it since, or was kept out, stays."""
@@ -492,6 +535,13 @@ class _Merge(Attempt):
         _remove_if_empty(self._request.staged)
 
 
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
 def _remove_if_empty(path: Path) -> None:
     fs.remove_tree(path / "__pycache__")
     fs.remove_empty_directories([path])
@@ -504,11 +554,6 @@ def _is_file(path: str) -> bool:
 def _is_opened(item: Item) -> bool:
     """Whether it is a directory that is read-only, staged and in its place, and that this user may open."""
     return item.is_directory and item.seen is not None and not item.status.st_mode & 0o200 and is_closed(item.seen)
-
-
-def is_closed(status: os.stat_result) -> bool:
-    """Whether it is a read-only directory of this user, and this user is not root."""
-    return user() == status.st_uid != 0 and not status.st_mode & 0o200
 
 
 def _is_as_seen(path: str, seen: os.stat_result) -> bool:

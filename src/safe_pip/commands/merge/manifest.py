@@ -1,6 +1,7 @@
 """The manifest of a merge: what it has put where, so that `unmerge` can remove exactly that.
 
 It is JSON. Paths are relative to the prefix, with no symbolic link among their parents. What was there is listed, too.
+The manifests of several merges into one prefix know of each other if they lie in one directory and have one suffix.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from safe_pip import fs
+from safe_pip.commands.environments import state_of
 from safe_pip.errors import Unmergeable
-from safe_pip.fs import space
 from safe_pip.journal.codec import is_relative
 from safe_pip.locking import state_directory
 from safe_pip.records import digest_file
@@ -24,6 +27,7 @@ from safe_pip.records import digest_file
 FORMAT = 1
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MODE = re.compile(r"[0-7]{3,4}")
+_HEAD = re.compile(rb'\s*\{\s*"format"\s*:\s*1\s*,\s*"prefix"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,14 @@ class Put:
         target = os.readlink(path) if stat.S_ISLNK(status.st_mode) else ""
         return cls(stat.S_IMODE(status.st_mode), digest, target, was_there)
 
+    def is_like(self, other: Put) -> bool:
+        """Whether both are the same file or link, whatever its permissions."""
+        return (self.sha256, self.target) == (other.sha256, other.target)
+
     def is_at(self, path: str) -> bool:
         """Whether that is at `path` now. Permissions do not count. Raises `Unmergeable` if it cannot be read."""
         try:
-            return replace(Put.of(path), mode=self.mode, was_there=self.was_there) == self
+            return self.is_like(Put.of(path))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return False
         except OSError as error:
@@ -55,15 +63,15 @@ class Put:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What merges with one manifest have put below `prefix`, and the directories that they made for it (`made`).
+    """What a merge has put below `prefix`, and the directories in it that merges have made (`made`).
 
     `read_only` are directories that were there, and are read-only by the staged tree's word as well.
     """
 
     prefix: str
     entries: Mapping[str, Put]
-    made: tuple[str, ...]
-    read_only: tuple[str, ...]
+    made: tuple[str, ...] = ()
+    read_only: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -88,36 +96,90 @@ class Manifest:
             why = str(error) if type(error) is ValueError else "it is damaged"
             raise Unmergeable(f"`{path}` is not the manifest of a merge: {why}") from error
 
-    def write(self, path: Path) -> None:
-        """Write it, whole or not at all; raises a `SafePipError` if the disk refuses."""
+    def encode(self) -> bytes:
+        """Its text, with the entries last: the rest can be read without them."""
         entries = {}
         for name, put in sorted(self.entries.items()):
-            what = {"target": _outward(put.target)} if put.target else {"sha256": put.sha256}
+            what = {"target": outward(put.target)} if put.target else {"sha256": put.sha256}
             kind, mode = "link" if put.target else "file", f"{put.mode:04o}"
-            entries[_outward(name)] = {"kind": kind, "mode": mode, **what, "there": put.was_there}
+            entries[outward(name)] = {"kind": kind, "mode": mode, **what, "there": put.was_there}
         document = {
             "format": FORMAT,
-            "prefix": _outward(self.prefix),
+            "prefix": outward(self.prefix),
+            "directories": sorted(map(outward, self.made)),
+            "read_only": sorted(map(outward, self.read_only)),
             "entries": entries,
-            "directories": list(map(_outward, self.made)),
-            "read_only": list(map(_outward, self.read_only)),
         }
-        try:
-            fs.replace(path, json.dumps(document, indent=1).encode("ascii") + b"\n", mode=0o644)
-        except OSError as error:
-            raise space.not_writable(path, error) from error
+        return json.dumps(document, indent=1).encode("ascii") + b"\n"
 
-    def with_earlier(self, earlier: Manifest) -> Manifest:
-        """This manifest, with what an earlier merge has put and what is still as that put it."""
-        if earlier.prefix != self.prefix:
-            return self
-        entries = dict(earlier.entries)
-        for name, put in self.entries.items():
-            known = earlier.entries.get(name)  # its own, if it is still as the earlier merge put it
-            is_own = known is not None and known == replace(put, mode=known.mode, was_there=False)
-            entries[name] = replace(put, was_there=put.was_there and not is_own)
-        made = tuple(dict.fromkeys((*earlier.made, *self.made)))
-        return Manifest(self.prefix, entries, made, tuple(dict.fromkeys((*earlier.read_only, *self.read_only))))
+
+class Neighbours:
+    """The other manifests of a prefix that lie beside those at the paths `own`, with the same suffix."""
+
+    def __init__(self, prefix: str, own: Collection[Path]) -> None:
+        self._prefix, self._own = prefix, set(map(str, own))
+        self._places = {(path.parent, path.suffix) for path in own}
+        self._found: dict[str, tuple[object, _Neighbour | None]] = {}
+        self._known: list[tuple[str, _Neighbour]] = []
+        self.look()
+
+    def look(self) -> bool:
+        """Look at them again; on return whether there is anything new."""
+        before, self._found = self._found, {}
+        for directory, suffix in self._places:
+            for path in (os.path.join(directory, name) for name in fs.readable_names(directory)):
+                if os.path.splitext(path)[1] == suffix and path not in self._own:
+                    state, known = state_of(path), before.get(path)
+                    is_known = known is not None and known[0] == state
+                    self._found[path] = known if is_known and known else (state, _neighbour(path, self._prefix))
+        self._known = [(path, other) for path, (_, other) in sorted(self._found.items()) if other is not None]
+        return self._found != before
+
+    def owner(self, name: str, put: Put | None = None) -> str | None:
+        """The manifest of the merge that has put `name`, with the same content as `put` if that is given."""
+        for path, other in self._known:
+            listed = other.put(name)
+            if listed is not None and not listed.was_there and (put is None or put.is_like(listed)):
+                return path
+        return None
+
+    def maker(self, name: str) -> str | None:
+        """The manifest that lists the directory `name`."""
+        return next((path for path, other in self._known if outward(name) in other.made), None)
+
+
+class _Neighbour:
+    """A manifest, read as far as it is asked for: there may be hundreds."""
+
+    def __init__(self, path: str, content: bytes) -> None:
+        self._path, self._content = path, content
+        head, is_last, _ = content.partition(b'\n "entries": {')
+        self.made = frozenset(json.loads(head.rstrip(b",") + b"}" if is_last else content)["directories"])
+
+    def put(self, name: str) -> Put | None:
+        """What it lists as `name`; raises `Unmergeable` if it is damaged."""
+        try:
+            found = self._entries.get(outward(name))
+            return found and _put(name, found)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Unmergeable(f"`{self._path}` is not the manifest of a merge: it is damaged") from error
+
+    @cached_property
+    def _entries(self) -> dict[str, Any]:
+        entries: dict[str, Any] = json.loads(self._content)["entries"]
+        return entries
+
+
+def _neighbour(path: str, prefix: str) -> _Neighbour | None:
+    """The manifest at `path`; None if that is another file, or the manifest of another prefix."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        if stat.S_ISREG(os.lstat(path).st_mode):
+            with open(path, "rb") as file:
+                head = file.read(1 << 14)
+                found = _HEAD.match(head)
+                if found and os.path.realpath(_text(json.loads(found[1]))) == prefix:
+                    return _Neighbour(path, head + file.read())
+    return None
 
 
 def _put(name: str, entry: Any) -> Put:
@@ -143,6 +205,6 @@ def _text(value: object) -> str:
     return os.fsdecode(value.encode("utf-8", "surrogateescape"))
 
 
-def _outward(text: str) -> str:
+def outward(text: str) -> str:
     """The text as UTF-8 that stands for the bytes of the filesystem, in any locale."""
     return os.fsencode(text).decode("utf-8", "surrogateescape")

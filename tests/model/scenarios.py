@@ -85,6 +85,9 @@ SCENARIOS = {
     "three commands of which one is killed": Scenario(
         (does(ADD), does(raises("A.a")), does(wants(A_a=0), killable=True)), data=(0, 1), kills=1
     ),
+    "a removal and an addition in one transaction that is killed, beside a reader and a shared holder": Scenario(
+        (reads(), runs(SHARED), does(wants(A_a=0, A_b=1), killable=True)), data=(1, 0), kills=1
+    ),
     "two installs that rejected a version for each other": Scenario(
         (does(unless("A.a", "A.b")), does(unless("A.b", "A.a")))
     ),

@@ -11,6 +11,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from safe_pip.commands.merge.manifest import Manifest
 from safe_pip.errors import State, Unmergeable
 from tests.support.faults.transaction import Link
 from tests.support.trees.prefixes import SITE, MergePrefix, distribution, exact, stage
@@ -108,3 +109,33 @@ def test_trees_without_a_common_file_come_to_the_same_in_any_order(staged: list[
                 prefix.unmerge(directory / f"{number}-{each}")
             assert prefix.content() == {}
         assert all(each == found[0] for each in found)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(trees, trees, trees)
+@example({}, {"lib64": Link("lib"), "lib/a": "1"}, {"lib64/a": "1", "lib/b": "1"})
+@example({"lib/b": ""}, {"lib/a": "1", "a": None}, {"lib": Link("a"), "a/b": ""})
+@example({}, OLD, NEW)
+@example({f"{SITE}/pkg/a": ""}, {**OLD, "share/doc/b": None}, {**NEW, f"{SITE}/pkg/b": "", "share/doc/b": "1"})
+def test_a_tree_in_place_of_another_is_as_if_that_had_been_taken_away_first(
+    before: Files, old: Files, new: Files
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(os.path.realpath(name))
+        one, two = stage(directory / "one", old), stage(directory / "two", new)
+        found: list[object] = []
+        for number in (0, 1):
+            prefix = MergePrefix(stage(directory / f"prefix-{number}", before))
+            manifest, content = directory / f"manifest-{number}", prefix.content()
+            try:
+                prefix.merge(one, manifest=manifest)
+                if number == 1:
+                    prefix.unmerge(manifest)
+                content = prefix.content()
+                prefix.merge(two, manifest=manifest)
+                found.append((prefix.content(), Manifest.read(manifest).entries))
+            except Unmergeable:
+                assert number == 1 or prefix.content() == content
+                found.append(None)
+            assert prefix.private() == []
+        assert found[0] is None or found[0] == found[1]

@@ -68,7 +68,7 @@ class Request:
     def old(self) -> list[Path]:
         """The manifests that it replaces, its own first. One to be replaced may be gone once its own is there."""
         named = dict.fromkeys(path for path in (self.manifest, self.replaces) if path is not None)
-        there = [*filter(os.path.lexists, named)]
+        there = [path for path in named if fs.look(path, follows=False) is not None]
         return there or ([] if self.replaces is None else [self.replaces])
 
 

@@ -33,7 +33,7 @@ from safe_pip.locking.state_directory import NAME
 from safe_pip.merge.plan import ExactTree, Plan, Removal, Seen
 from safe_pip.merge.tree import ancestors
 from safe_pip.messages import count, say
-from safe_pip.records import RECORD, RealPaths, is_bytecode, project_of
+from safe_pip.records import RECORD, RealPaths, is_bytecode, is_own, project_of
 
 _DEEPEST = 256
 """How many directories may lie in each other. Walking through them takes as many frames of the interpreter's stack."""
@@ -490,6 +490,8 @@ class _Merge(Attempt):
         if written is not None:
             if os.path.join(os.path.realpath(written.parent), written.name) in {item.live for item in self._items}:
                 raise Unmergeable(f"`{written}` is to be the manifest, and a file that is staged is to be there")
+            if is_own(written.name):
+                raise Unmergeable(f"`{written}` is to be the manifest, and such names are safe-pip's own")
             if not fs.is_directory(written.parent):
                 raise not_writable(written, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
             wanted[written] = self._manifest(merged).encode()

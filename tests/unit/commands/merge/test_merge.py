@@ -575,6 +575,12 @@ def test_a_manifest_that_is_no_file_is_refused_without_opening_it(
     assert os.listdir(prefix.path) == []
 
 
+def test_a_manifest_with_a_name_of_safe_pip_is_refused(prefix: MergePrefix, staged: Path, empty: Path) -> None:
+    with pytest.raises(Unmergeable, match="safe-pip's own"):
+        prefix.merge(staged, manifest=empty / ".safe-pip-manifest")
+    assert os.listdir(prefix.path) == []
+
+
 def test_a_manifest_in_the_place_of_what_is_staged_is_refused(prefix: MergePrefix, staged: Path) -> None:
     (prefix.path / "bin").mkdir()
     with pytest.raises(Unmergeable, match="is to be the manifest"):

@@ -20,16 +20,17 @@ if TYPE_CHECKING:
     from safe_pip.api import UsageError as UsageError
     from safe_pip.api import locked as locked
     from safe_pip.api import status as status
+else:
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from safe_pip import api
+
+        return getattr(api, name)
+
 
 __all__ = (
     *("AdoptedStatus", "LockStatus", "LockTimeout", "NestingRefused", "ProcessStatus", "RecoveryNeeded"),
     *("SafePipError", "Status", "TransactionStatus", "UnusableEnvironment", "UsageError", "locked", "status"),
 )
-
-
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from safe_pip import api
-
-    return getattr(api, name)

@@ -122,7 +122,7 @@ def test_users_see_each_other_where_both_may_open_the_terminal(screen: Screen, n
 
 
 BARS = """
-import sys
+import pip._internal.cli.req_command
 import pip._internal.network.download as download, pip._internal.req as req, pip._internal.cli.spinners as spinners
 from safe_pip.pip_seams import bars
 bars.attach()

@@ -118,6 +118,7 @@ def test_purge_deletes_all_entries_even_damaged_ones(alone):
 
 
 def test_purge_deletes_the_copies_of_pip_but_those_that_other_commands_run_from(alone):
+    alone.run("list")
     script = f"exec 9<{shlex.quote(str(alone.site))}/.safe-pip/commit; flock -x 9; echo in; read line"
     with subprocess.Popen(["bash", "-c", script], stdin=-1, stdout=-1, text=True) as shell:
         assert shell.stdout is not None

@@ -58,7 +58,9 @@ def test_a_merge_and_its_removal_do_what_they_said_that_they_would(empty: Path, 
         empty / "staged", {**new, "share/kept": "new\n", "share/same": "same\n", "doc/alpha/x": "x\n", "doc/y": "y\n"}
     )
     merge = ("merge", empty / "staged", "--into", empty / "prefix", "--manifest", empty / "m")
-    assert compare(capfd, empty, *merge)["replaced"] == [{"path": f"{empty}/prefix/share/kept", "owner": None}]
+    assert compare(capfd, empty, *merge)["replaced"] == [
+        {"path": f"{empty}/prefix/share/kept", "owner": None, "manifest": None}
+    ]
     assert not told(capfd, *merge, "-n")[0]["changed"]
     (empty / "prefix" / "doc" / "y").write_text("changed since\n")
     gone = compare(capfd, empty, "unmerge", empty / "m")

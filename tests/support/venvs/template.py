@@ -22,7 +22,7 @@ from tests.support.wheels.tiny import digest
 from tests.support.wheels.wheelhouse import NEWEST_PIP, Wheelhouse
 
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
-BUILD_INPUTS = ("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "src")
+BUILD_INPUTS = ("pyproject.toml", "hatch_build.py", "README.md", "CHANGELOG.md", "LICENSE", "docs", "src")
 OURS = ("PIP_", "PYTHON", "SAFE_PIP_", "VIRTUAL_ENV", "XDG_", "SETUPTOOLS_", "DISTUTILS_", "UV_", "SOURCE_DATE_EPOCH")
 OURS += ("TOX_", "NOX_", "PIPENV_", "MAKE", "MFLAGS")
 # If one of these is set, pip asks no question and draws no progress bar.

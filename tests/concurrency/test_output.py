@@ -299,6 +299,22 @@ if attempt.number < 4:
 """
 
 
+LAST = """
+import atexit, os
+from safe_pip.launch import prefix
+from safe_pip.launch.settings import Settings
+before = os.dup(1)
+atexit.register(lambda: os.write(before, b"after it\\n"))  # what is registered first runs last
+prefix.begin(Settings(prefix_output="n"))
+os.write(1, b"line\\n" * 100)
+"""
+
+
+def test_all_is_written_before_the_command_ends() -> None:
+    done = subprocess.run([sys.executable, "-c", LAST], capture_output=True, text=True, env=variables())
+    assert (done.stdout, done.stderr) == ("n | line\n" * 100 + "after it\n", "")
+
+
 def test_a_command_that_starts_again_keeps_one_prefix() -> None:
     done = subprocess.run([sys.executable, "-c", AGAIN], capture_output=True, text=True, env=variables())
     assert (done.stdout, done.stderr) == ("n | attempt 1\nn | attempt 2\nn | attempt 3\n", "")

@@ -11,11 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safe_pip import __version__, fs
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import proc, watch
-from safe_pip.fs.watch import Details
+
+if TYPE_CHECKING:
+    from safe_pip.fs.watch import Details
 
 FORMAT = 1
 SUFFIX = ".jsonl"
@@ -36,13 +39,13 @@ class Trace:
         self._fd, self._warn = fd, warn
         self._spans = 0
 
-    def begin(self, phase: str, details: Details) -> Callable[[], None]:
+    def begin(self, phase: str, details: "Details") -> Callable[[], None]:
         self._spans += 1
         span = self._spans
         self._write({"event": "begin", "time": now(), "span": span, "phase": phase, **details()})
         return lambda: self._write({"event": "end", "time": now(), "span": span})
 
-    def note(self, event: str, details: Details) -> None:
+    def note(self, event: str, details: "Details") -> None:
         self._write({"event": event, "time": now(), **details()})
 
     def _write(self, line: dict[str, object]) -> None:
@@ -96,4 +99,6 @@ def begin(directory: str, attempt: int, warn: Callable[[str], object]) -> None:
 def started(pid: int) -> int | None:
     """When a process began, by the same clock; None if that is not known."""
     ticks = proc.start_ticks(pid)
-    return ticks * 10**9 // os.sysconf("SC_CLK_TCK") if sys.platform == "linux" and ticks is not None else None
+    if sys.platform != "linux" or ticks is None:
+        return None
+    return ticks * 10**9 // os.sysconf("SC_CLK_TCK")

@@ -9,20 +9,20 @@ import contextlib
 import os
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-Details = Callable[[], "dict[str, object]"]
-"""What there is to say of a phase or an event; asked only if there is a timeline."""
+if TYPE_CHECKING:  # at every start: to make a protocol takes as long as to import a module
+    Details = Callable[[], dict[str, object]]
+    """What there is to say of a phase or an event; asked only if there is a timeline."""
 
+    class Timeline(Protocol):
+        """Notes what this process does, and when."""
 
-class Timeline(Protocol):
-    """Notes what this process does, and when."""
+        def begin(self, phase: str, details: Details) -> Callable[[], None]:
+            """Note that a phase begins; call what is returned when it ends."""
 
-    def begin(self, phase: str, details: Details) -> Callable[[], None]:
-        """Note that a phase begins; call what is returned when it ends."""
-
-    def note(self, event: str, details: Details) -> None:
-        """Note what happens at one instant."""
+        def note(self, event: str, details: Details) -> None:
+            """Note what happens at one instant."""
 
 
 observer: Callable[[str, str, str], None] | None = None

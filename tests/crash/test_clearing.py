@@ -78,7 +78,7 @@ def test_clear_keeps_only_the_site_packages_directories_and_their_locks(case: Ca
     assert tree_of(home, is_ours) == case.new
     assert os.stat(tree).st_ino == before
     assert sorted(os.listdir(tree)) == [".safe-pip"]
-    assert set(os.listdir(tree / ".safe-pip")) == {"commit", "commit.gate", "environment.gate"}
+    assert set(os.listdir(tree / ".safe-pip")) == {"commit", "commit.gate", "environment.gate", "keep", "keep.gate"}
 
 
 def test_a_clear_killed_at_any_change_leaves_the_old_environment_or_the_new_one(case: Case) -> None:

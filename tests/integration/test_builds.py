@@ -100,6 +100,42 @@ def test_during_a_build_new_installs_complete_and_an_upgrade_waits_names_the_hol
     assert env.installed() == {"example_helper": "2", **{name.replace("-", "_"): "1" for name in names}}
 
 
+def test_a_build_that_declares_what_it_needs_delays_only_the_upgrades_of_that(env, slow, start):
+    env.add_to_index(Project("example-alpha", "2"))
+    env.run("install", "example-alpha==1")
+    project = slow.tree / "pyproject.toml"
+    project.write_text(project.read_text().replace("requires = []", "requires = ['example-helper']"))
+    build = start(f"safe-pip {SLOW}")
+    slow.begun(build)
+    env.run("install", "--upgrade", "example-alpha")
+    upgrade = start(f"safe-pip {UPGRADE}")
+    line = told(upgrade)
+    assert "the exclusive lock on `example-helper`" in line
+    assert f"shared by `safe-pip {SLOW}` (pid {build.pid})" in line
+    slow.release()
+    for process in (build, upgrade):
+        with ended(process) as (status, _, err):
+            assert status == 0, err
+    assert env.installed() == {"example_alpha": "2", "example_helper": "2", "slow": "1"}
+
+
+def test_a_build_that_fails_because_something_undeclared_was_changed_is_tried_again(env, slow, start):
+    """The second time everything that is installed stays as it is."""
+    backend, project = slow.tree / "_backend.py", slow.tree / "pyproject.toml"
+    project.write_text(project.read_text().replace("requires = []", "requires = ['example-helper']"))
+    env.run("install", "example-alpha==1")
+    backend.write_text(backend.read_text().replace("    return copy", "    import example_alpha\n    return copy"))
+    build = start(f"safe-pip {SLOW}")
+    slow.begun(build)
+    env.run("uninstall", "-y", "example-alpha")
+    with suppress(OSError):  # the build goes on, and fails
+        slow.release()
+    with ended(build) as (status, _, err):
+        assert status == 1
+        assert "`example-alpha` changed while this command was at work: trying again" in err
+    assert slow.builds() == 2
+
+
 def test_an_upgrade_of_which_another_command_installs_a_part_meanwhile_keeps_its_turn(env, slow, start):
     other = env.waiting(Project("later", "1"))
     build = start(PAGE.command(SLOW))

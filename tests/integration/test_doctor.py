@@ -67,7 +67,7 @@ def test_a_sound_environment_is_called_sound(environment: Venv) -> None:
 def complete(state: Path) -> None:
     """Make the lock files of a state directory: it is never there without them."""
     state.mkdir(exist_ok=True)
-    for name in ("commit", "commit.gate", "environment.gate"):
+    for name in ("commit", "commit.gate", "environment.gate", "keep", "keep.gate"):
         (state / name).touch()
 
 

@@ -280,4 +280,4 @@ def test_with_few_descriptors_an_upgrade_is_made_whole_or_not_at_all(env, most):
     assert done.returncode == 0 or most < 16, done.stderr
     assert {(env.venv.path / path).read_text() for path in files} == {version}
     left = {path.name for path in (env.site / ".safe-pip").iterdir()}
-    assert left <= {"commit", "commit.gate", "environment.gate"}
+    assert left <= {"commit", "commit.gate", "environment.gate", "keep", "keep.gate"}

@@ -95,7 +95,8 @@ class Me:
 
     def may_be_patient(self, lock: Lock) -> bool:
         """Never for uv's lock; for an environment lock nothing that milliseconds should do is held meanwhile."""
-        return lock.rank == "environment" or (lock.rank != "uv" and not self.rules.patient_for_environment_only)
+        is_first = lock.rank in ("keep", "distribution", "environment")
+        return is_first or (lock.rank != "uv" and not self.rules.patient_for_environment_only)
 
     def vain(self, lock: Lock) -> dict[str, Any]:
         """What to start over with when `lock` was not granted in time."""
@@ -149,11 +150,11 @@ def take(me: Me, lock: Lock, mode: Mode, is_alone: bool = False) -> Steps:
         if not stands_in(me, lock, held):
             return
         me.below = below = held.ancestor
-        gated = gated and lock.rank == "environment"  # which is held for long; the other queue only makes more states
+        gated = gated and lock.rank != "commit"  # the others are held for long; that queue only makes more states
         lock = Lock(f"nested {lock.rank}", str(held.ancestor))
         if lock in me.own:  # one stands in for the locks of all trees
             return
-    if me.litter and lock.rank == "commit":
+    if me.litter and lock.rank in ("keep", "commit"):
         generation = yield OpenStateDirectory(lock.name, make=mode is EXCLUSIVE and not me.recovers)
         if not generation:
             yield from start_over(me)
@@ -180,6 +181,8 @@ def take(me: Me, lock: Lock, mode: Mode, is_alone: bool = False) -> Steps:
 def stands_in(me: Me, lock: Lock, held: Inherited) -> bool:
     """Whether a lock in the ancestor's private directory is taken in place of one that it holds exclusively."""
     if lock.rank == "environment" and not me.rules.stand_in_for_environment_lock:
+        return False
+    if lock.rank == "keep" and not me.rules.stand_in_for_keep_lock:
         return False
     return lock.rank in GATED and held.known and me.rules.siblings_exclude_each_other
 
@@ -211,6 +214,7 @@ def merged(me: Me, wanted: Iterable[tuple[Lock, Mode]]) -> list[tuple[Lock, Mode
 def _is_looked_at(rules: Rules, lock: Lock) -> bool:
     return {
         "environment": rules.journal_after_environment_grant,
+        "keep": rules.journal_after_keep_grant,
         "commit": True,
         "directory": rules.journal_after_directory_grant,
     }.get(lock.rank, False)

@@ -7,8 +7,8 @@ import dataclasses
 import enum
 from typing import NamedTuple
 
-LOCK_ORDER = ("environment", "mutex", "commit", "directory", "uv", "owner")
-GATED = ("environment", "commit")
+LOCK_ORDER = ("keep", "distribution", "environment", "mutex", "commit", "directory", "uv", "owner")
+GATED = ("keep", "distribution", "environment", "commit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +22,10 @@ class Rules:
     replacing_takes_commit_lock: bool = True
     build_takes_environment_lock: bool = True
     build_takes_mutex: bool = True
+    keeping_takes_keep_lock: bool = True
+    keeping_takes_distribution_locks: bool = True
+    replacing_takes_distribution_locks: bool = True
+    exclusive_takes_keep_lock: bool = True
     changing_takes_directory_lock: bool = True
     changing_takes_uv_lock: bool = True
     # how it is taken
@@ -37,11 +41,13 @@ class Rules:
     patient_for_environment_only: bool = True
     never_upgrade: bool = True
     compare_inode: bool = True
+    compare_inode_of_distribution: bool = True
     close_in_forked_child: bool = True
     release_by_closing: bool = True
     # what is looked at, and when
     journal_after_grant: bool = True
     journal_after_environment_grant: bool = True
+    journal_after_keep_grant: bool = True
     journal_after_directory_grant: bool = True
     wait_for_living_owner: bool = True
     validate: bool = True
@@ -74,6 +80,7 @@ class Rules:
     hold_environment_while_unguarded: bool = True
     removal_takes_environment_lock: bool = True
     removal_takes_commit_lock: bool = True
+    removal_takes_keep_lock: bool = True
     removers_take_turns: bool = True
     removers_look_again: bool = True
     # below a holder
@@ -81,6 +88,7 @@ class Rules:
     refuse_replacing_below_shared: bool = True
     siblings_exclude_each_other: bool = True
     stand_in_for_environment_lock: bool = True  # not only for the commit lock
+    stand_in_for_keep_lock: bool = True
     stand_in_counts_what_is_below: bool = True  # for the order
     stand_in_taken_in_stronger_mode: bool = True
     refuse_without_variable: bool = True
@@ -113,7 +121,10 @@ class Patience(enum.Enum):
 
 
 class Lock(NamedTuple):
-    """One lock file or locked directory; `generation` tells files of one name apart (0: never made anew)."""
+    """One lock file or locked directory; `generation` tells files of one name apart (0: never made anew).
+
+    That of a distribution is its version: to lock it is to lock its metadata, which each version has anew.
+    """
 
     rank: str
     name: str
@@ -151,7 +162,10 @@ class Journal(NamedTuple):
 
 
 class Reliance(NamedTuple):
-    """A process at work in a section during which a tree must stay as it is, or which must be alone with it."""
+    """A process at work in a section during which a tree must stay as it is, or which must be alone with it.
+
+    `tree` may also be one place in a tree.
+    """
 
     process: int
     tree: str

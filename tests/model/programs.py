@@ -1,7 +1,7 @@
 """What each kind of process does, step by step, in the words of the protocol."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .locking import Again, Ended, Me, Steps, begin, deleting, let_go, look_for_journal, start_over, take_all
@@ -119,6 +119,7 @@ def command(
     known: tuple[int, ...] | None = None,
     forever: bool = False,
     builds: bool = False,
+    uses: tuple[str, ...] = (),
     mutex: str | None = None,
     child: int | None = None,
     stages: bool = False,
@@ -164,7 +165,7 @@ def command(
             yield from let_go(me)
             me.carry["known"] = known
     if builds:
-        yield from building(me, mutex, child, reserved)
+        yield from building(me, mutex, child, reserved, uses)
     there = dict(zip(goal.reads, known, strict=True))
     plan = {p: v for p, v in goal.changes(there).items() if there.get(p) != v}
     if plan and stages and not staged:
@@ -220,10 +221,31 @@ def ending_transaction(me: Me, plan: Mapping[str, int]) -> Steps:
     me.carry["staged"] = False
 
 
-def wanted_for(me: Me, plan: Mapping[str, int], replaces: bool, reserved: bool) -> Steps:
-    """The locks that a plan needs, in their order."""
+def distributions(me: Me, places: Iterable[str], mode: Mode) -> Steps:
+    """The locks on the distributions that are installed at these places."""
+    there = yield ReadAtOnce(me.numbers(tuple(sorted(places))))
+    return [(Lock("distribution", p, v), mode) for p, v in zip(sorted(places), there, strict=True) if v]
+
+
+def keeping(me: Me, places: tuple[str, ...]) -> Steps:
+    """The locks of a process that wants some distributions to stay as they are."""
+    wanted = []
+    for tree in me.trees:
+        if not me.litter or (yield OpenStateDirectory(tree)):
+            wanted += [(Lock("keep", tree), SHARED)] if me.rules.keeping_takes_keep_lock else []
+        else:
+            wanted.append((Lock("environment", tree), SHARED))
+    if me.rules.keeping_takes_distribution_locks:
+        wanted += yield from distributions(me, places, SHARED)
+    return wanted
+
+
+def wanted_for(me: Me, plan: Mapping[str, int], before: Iterable[str], replaces: bool, reserved: bool) -> Steps:
+    """The locks that a plan needs, in their order; what is at the places in `before` has a version."""
     changed = {place.split(".")[0] for place in plan}
     wanted = []
+    if replaces and me.rules.replacing_takes_distribution_locks:
+        wanted += yield from distributions(me, [place for place in plan if place in before], EXCLUSIVE)
     for tree in me.trees:
         if tree not in changed:
             there = (yield OpenStateDirectory(tree)) if me.litter else True
@@ -256,7 +278,7 @@ def committing(
     before = dict(zip(goal.reads, known, strict=True))
     rejected = me.carry["rejected"]
     replaces = rejected or any(before.get(place, 0) for place in plan)
-    wanted = yield from wanted_for(me, plan, replaces, reserved)
+    wanted = yield from wanted_for(me, plan, before, replaces, reserved)
     yield from take_all(me, wanted)
     if me.rules.look_again_before_validating:
         for lock, mode in wanted:
@@ -347,6 +369,8 @@ def removing_state_directory(me: Me, tree: str) -> Steps:
         wanted.append(Lock("environment", tree))
     if me.rules.removal_takes_commit_lock:
         wanted.append(Lock("commit", tree, generation))
+    if me.rules.removal_takes_keep_lock:
+        wanted.append(Lock("keep", tree, generation))
     granted = generation != 0
     for lock in wanted:
         if granted:
@@ -360,16 +384,21 @@ def removing_state_directory(me: Me, tree: str) -> Steps:
         raise Again(leaves=True)
 
 
-def building(me: Me, mutex: str | None, child: int | None, reserved: bool = False) -> Steps:
-    """One call of a backend that imports from the environment; `child` is a command that its `setup.py` runs."""
+def building(me: Me, mutex: str | None, child: int | None, reserved: bool = False, uses: tuple[str, ...] = ()) -> Steps:
+    """One call of a backend that imports from the environment; `child` is a command that its `setup.py` runs.
+
+    What it `uses` stays as it is; if that is not known, everything.
+    """
     wanted = []
-    if me.rules.build_takes_environment_lock and not reserved:
+    if uses and not reserved:
+        wanted += yield from keeping(me, uses)
+    elif me.rules.build_takes_environment_lock and not reserved:
         wanted += [(Lock("environment", tree), SHARED) for tree in me.trees]
     if mutex and me.rules.build_takes_mutex:
         wanted.append((Lock("mutex", mutex), EXCLUSIVE))
     kept = len(me.own)
     yield from take_all(me, me.in_order(wanted))
-    yield BeginWork(me.trees, SHARED)
+    yield BeginWork(uses or me.trees, SHARED)
     if mutex:
         yield BeginWork((mutex,), EXCLUSIVE)
     if child is not None:
@@ -390,19 +419,27 @@ def run(
     forever: bool = False,
     outlives: bool = False,
     lasts: bool = False,
+    keeps: tuple[str, ...] = (),
     **again: Any,
 ) -> Steps:
-    """`safe-pip run --shared` or `--exclusive`, of a command that starts `children`, all at once."""
+    """`safe-pip run --shared`, `--exclusive` or, if it `keeps` places, `--keep`, of a command that starts `children`.
+
+    They start all at once.
+    """
     yield from begin(me, **again)
-    wanted = [(Lock("environment", tree), mode) for tree in me.trees]
+    if keeps:
+        wanted = yield from keeping(me, keeps)
+    else:
+        wanted = [(Lock("environment", tree), mode) for tree in me.trees]
     if mode is EXCLUSIVE:
         wanted += [(Lock("commit", tree), mode) for tree in me.trees]
+        wanted += [(Lock("keep", tree), mode) for tree in me.trees if me.rules.exclusive_takes_keep_lock]
     yield from take_all(me, me.in_order(wanted))
     alive = Lock("alive", str(me.process))
     if children and not forked:
         yield Take(alive, EXCLUSIVE)
         me.own.append(alive)
-    yield BeginWork(me.trees, mode)
+    yield BeginWork(keeps or me.trees, mode)
     if lasts:
         yield Idle()
     for child in children:

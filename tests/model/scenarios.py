@@ -39,6 +39,7 @@ def does(goal: Goal, name: str = "command", **more: Any) -> Process:
         k: more.pop(k)
         for k in (
             "builds",
+            "uses",
             "mutex",
             "child",
             "forever",
@@ -56,8 +57,15 @@ def does(goal: Goal, name: str = "command", **more: Any) -> Process:
 
 
 def runs(mode: Any, *children: int, **more: Any) -> Process:
-    arguments: dict[str, Any] = {k: more.pop(k) for k in ("forked", "forever", "outlives", "lasts") if k in more}
+    arguments: dict[str, Any] = {
+        k: more.pop(k) for k in ("forked", "forever", "outlives", "lasts", "keeps") if k in more
+    }
     return Process(f"run --{mode.value}", run, {"mode": mode, "children": children, **arguments}, **more)
+
+
+def keeps(*places: str, children: tuple[int, ...] = (), **more: Any) -> Process:
+    arguments = {"mode": SHARED, "keeps": places, "children": children, "forever": more.pop("forever", False)}
+    return Process("run --keep", run, arguments, **more)
 
 
 def sweeps(name: str, **more: Any) -> Process:
@@ -120,6 +128,56 @@ SCENARIOS = {
             does(UPGRADE_B),
         ),
         data=(0, 1),
+    ),
+    # some distributions are kept
+    "a distribution that is kept, beside replacements of it and of another": Scenario(
+        (keeps("A.a"), does(wants(A_a=2)), does(UPGRADE_B)), data=(1, 1)
+    ),
+    "a distribution that is kept, beside a replacement that is killed": Scenario(
+        (keeps("A.a"), does(UPGRADE, killable=True), reads("A.b")), data=(1, 1), kills=1
+    ),
+    "a distribution that is kept, beside two replacements of it": Scenario(
+        (keeps("A.a"), does(raises("A.a")), does(raises("A.a"))), ("A.a",), (1,)
+    ),
+    "a distribution that is kept, beside an exclusive holder": Scenario(
+        (keeps("A.a"), runs(EXCLUSIVE), does(UPGRADE_B)), data=(1, 1)
+    ),
+    "two builds, each of which uses what the other replaces": Scenario(
+        (
+            does(wants(A_a=2), builds=True, uses=("A.b",), mutex="source"),
+            does(wants(A_b=2), builds=True, uses=("A.a",), mutex="other source"),
+        ),
+        data=(1, 1),
+    ),
+    "a distribution that is kept, below which another and itself are replaced": Scenario(
+        (keeps("A.a", children=(1, 2)), does(UPGRADE_B, parent=0), does(wants(A_a=2), parent=0)),
+        data=(1, 1),
+        may_fail=(2,),
+    ),
+    "two distributions that are kept, each with a replacement of the other one below": Scenario(
+        (
+            keeps("A.a", children=(1,)),
+            does(UPGRADE_B, parent=0),
+            keeps("A.b", children=(3,)),
+            does(wants(A_a=2), parent=2),
+        ),
+        data=(1, 1),
+        may_fail=(1, 3),
+    ),
+    "a distribution that is kept and an exclusive holder, below an exclusive holder": Scenario(
+        (runs(EXCLUSIVE, 1, 2), keeps("A.a", parent=0), runs(EXCLUSIVE, parent=0)), data=(1, 1)
+    ),
+    "a build that uses a distribution, below a shared holder": Scenario(
+        (runs(SHARED, 1), does(wants(A_c=1), parent=0, builds=True, uses=("A.a",)), does(wants(A_a=2))),
+        ("A.a", "A.c"),
+        (1, 0),
+    ),
+    "a command that has reserved, and builds with what another one replaces": Scenario(
+        (does(wants(A_a=2), builds=True, uses=("A.b",), attempt=3, replaces=True), does(UPGRADE_B), keeps("A.a")),
+        data=(1, 1),
+    ),
+    "a distribution that is kept in a tree that is packed, beside an exclusive holder": Scenario(
+        (keeps("A.a", litter=True), Process("remover", remover, litter=True), runs(EXCLUSIVE, litter=True)), data=(1, 1)
     ),
     # more trees
     "two replacements over two trees": Scenario(
@@ -647,6 +705,9 @@ ENDLESS = {
         (runs(SHARED, forever=True), runs(SHARED, forever=True), does(UPGRADE_B)), data=(0, 1)
     ),
     "overlapping readers and an addition": Scenario((reads(forever=True), reads(forever=True), does(wants(A_a=1)))),
+    "overlapping holders of a distribution and a replacement of it": Scenario(
+        (keeps("A.a", forever=True), keeps("A.a", forever=True), does(wants(A_a=2))), data=(1, 1)
+    ),
     "a replacement that others make stale": Scenario((does(FLIP, forever=True), does(UPGRADE_B_BY_A)), data=(1, 1)),
     "two replacements over two trees": SCENARIOS["two replacements over two trees"],
     "shared holders of two trees and a replacement over both": Scenario(

@@ -103,6 +103,9 @@ class Take:
         if self.lock.rank == "owner":
             return not machine.rules.owner_compared or any(self.lock == owner_of(i) for i, _ in world.owners)
         generation = self.lock.generation
+        if self.lock.rank == "distribution":
+            is_there = world.data[machine.places.index(self.lock.name)] == generation
+            return is_there or not machine.rules.compare_inode_of_distribution
         if not generation or not machine.rules.compare_inode:
             return True
         return world.state_directories[machine.trees.index(self.lock.name)] == generation
@@ -256,6 +259,11 @@ class Believe:
         yield None, world._replace(windows=world.windows[:me] + ((),) + world.windows[me + 1 :])
 
 
+def part_of(name: str) -> set[str]:
+    """A tree, or a place and the tree that it is in."""
+    return {name, name.split(".")[0]}
+
+
 def must_not_disturb(world: World, me: int, trees: Iterable[str], machine: Machine, reading: bool) -> None:
     family = {me, *machine.ancestors(world, me)}
     for r in world.relying:
@@ -277,12 +285,13 @@ class BeginWork:
     def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
         family = {me, *machine.ancestors(world, me)}
         for r in world.relying:
-            if r.tree in self.names and r.process not in family and EXCLUSIVE in (r.mode, self.mode):
+            is_shared = any(name in part_of(r.tree) or r.tree in part_of(name) for name in self.names)
+            if is_shared and r.process not in family and EXCLUSIVE in (r.mode, self.mode):
                 raise Violation("exclusive holder not alone")
         for place, name in enumerate(machine.places):
             torn = world.truth[place] != world.data[place]
             # What was half added is no concern of a shared holder: it may go as it came.
-            if torn and name.split(".")[0] in self.names and (world.truth[place] or self.mode is EXCLUSIVE):
+            if torn and part_of(name) & {*self.names} and (world.truth[place] or self.mode is EXCLUSIVE):
                 raise Violation("torn read")
         yield None, world._replace(relying=world.relying | {Reliance(me, n, self.mode) for n in self.names})
 

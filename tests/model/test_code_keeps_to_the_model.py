@@ -1,6 +1,7 @@
 """The code takes its locks in the order that was searched."""
 
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,10 @@ def test_the_ranks_of_the_code_are_those_of_the_model() -> None:
 def test_locks_with_a_gate_are_those_of_the_model(tmp_path: Path) -> None:
     state_directory.make(tmp_path)
     (tmp_path / "uv").touch()
+    (tmp_path / "METADATA").touch()
     requests = [
+        request.keep_lock(tmp_path, exclusive=True),
+        request.distribution_lock("a", str(tmp_path), exclusive=True),
         request.environment_lock(tmp_path, exclusive=True),
         request.commit_lock(tmp_path, exclusive=True),
         request.mutex(tmp_path),
@@ -85,6 +89,11 @@ def test_a_real_change_takes_what_the_model_takes(
     for name, tree in by_name.items():
         names |= {tree: ("environment", name), tree / ".safe-pip/commit": ("commit", name)}
         names |= {tree / f".safe-pip/{rank}.gate": (f"{rank}.gate", name) for rank in GATED}
+        info = tree / "a-1.dist-info"
+        info.mkdir()
+        (info / "METADATA").touch()
+        names |= {info: ("distribution", f"{name}.a"), info / "METADATA": ("distribution.gate", f"{name}.a")}
+    infos = [tree / "a-1.dist-info" for tree in by_name.values()]
 
     recorded: list[Acquired] = []
     flock: Any = lock._flock
@@ -95,8 +104,9 @@ def test_a_real_change_takes_what_the_model_takes(
 
     environment = Environment([str(t) for t in trees], waiting=SilentReporter(), timeout=0)
     target = Target((by_name["B"], by_name["A"]), directories=(scripts,), uv_lock=uv)
+    shutil.rmtree(by_name["C"] / "a-1.dist-info")
     monkeypatch.setattr(lock, "_flock", record)
-    with environment.replacing(target) if replaces else environment.adding(target):
+    with environment.replacing(target, projects={"a"}) if replaces else environment.adding(target):
         monkeypatch.setattr(lock, "_flock", flock)
 
     old = 1 if replaces else 0
@@ -106,8 +116,10 @@ def test_a_real_change_takes_what_the_model_takes(
     )
     # The inodes of the lock files may lie in another order than those of their trees.
     commits = [names[t / ".safe-pip/commit"][1] for t in order["commit"]]
+    by_inode = [names[info][1] for info in sorted(filter(Path.exists, infos), key=lambda each: each.stat().st_ino)]
+    places = {"commit": commits, "distribution": by_inode}
     expected = sorted(
-        model, key=lambda a: (LOCK_ORDER.index(a[0]), commits.index(a[1]) if a[0] == "commit" else 0, a[1])
+        model, key=lambda a: (LOCK_ORDER.index(a[0]), places[a[0]].index(a[1]) if a[0] in places else 0, a[1])
     )
     assert [r for r, _, _ in model] == [r for r, _, _ in expected]
     assert [taken for taken in recorded if not taken[0].endswith(".gate")] == expected

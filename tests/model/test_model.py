@@ -19,11 +19,11 @@ from .transactions import CHANGED_BY_ANOTHER
 # Left out of the quick selection: no version of Python or pip makes a difference to it.
 pytestmark = pytest.mark.slow
 
-UV_FIRST = ("uv", "environment", "mutex", "commit", "directory", "owner")
-MUTEX_FIRST = ("mutex", "environment", "commit", "directory", "uv", "owner")
-COMMIT_FIRST = ("commit", "environment", "mutex", "directory", "uv", "owner")
-COMMIT_BEFORE_MUTEX = ("environment", "commit", "mutex", "directory", "uv", "owner")
-DIRECTORY_BEFORE_COMMIT = ("environment", "mutex", "directory", "commit", "uv", "owner")
+UV_FIRST = ("uv", "keep", "distribution", "environment", "mutex", "commit", "directory", "owner")
+MUTEX_FIRST = ("mutex", "keep", "distribution", "environment", "commit", "directory", "uv", "owner")
+COMMIT_FIRST = ("commit", "keep", "distribution", "environment", "mutex", "directory", "uv", "owner")
+COMMIT_BEFORE_MUTEX = ("keep", "distribution", "environment", "commit", "mutex", "directory", "uv", "owner")
+DIRECTORY_BEFORE_COMMIT = ("keep", "distribution", "environment", "mutex", "directory", "commit", "uv", "owner")
 
 ABOVE_EXCLUSIVE = "a reader and a replacement below an exclusive holder"
 SIBLINGS = "a shared holder and a replacement below an exclusive holder"
@@ -34,6 +34,7 @@ DEADLOCK, FAILED, NEITHER, ENDLESSLY = "deadlock", "failed for nothing", "neithe
 LITTER = "a state directory left behind"
 SWEPT, UNDONE_NO_MORE = "the stage of a living process was deleted", "a journal was deleted that was to be undone"
 
+KEPT = "a distribution that is kept"
 SAME_SCRIPT = "a killed and a finished change of one script, with the same content"
 SECOND_TREE = "a killed change of two trees and a reader of the second alone"
 TWO_SCRIPTS = "two killed changes of one script"
@@ -54,6 +55,10 @@ NEEDED: list[tuple[dict[str, Any], str, str]] = [
     ({"build_takes_mutex": False}, "two builds of one source tree", ALONE),
     ({"changing_takes_directory_lock": False}, "two environments with one directory of scripts", LOST),
     ({"changing_takes_uv_lock": False}, "uv installs beside two commands", LOST),
+    ({"keeping_takes_keep_lock": False}, f"{KEPT}, beside an exclusive holder", ALONE),
+    ({"exclusive_takes_keep_lock": False}, f"{KEPT}, beside an exclusive holder", ALONE),
+    ({"keeping_takes_distribution_locks": False}, f"{KEPT}, beside replacements of it and of another", CHANGED),
+    ({"replacing_takes_distribution_locks": False}, f"{KEPT}, beside replacements of it and of another", CHANGED),
     # in which order
     ({"order": UV_FIRST}, "uv below an exclusive holder, a command below uv", DEADLOCK),
     ({"order": MUTEX_FIRST}, "a build below a shared holder, beside a build of the same source tree", FAILED),
@@ -86,11 +91,13 @@ NEEDED: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"never_upgrade": False}, "two installs that rejected a version for each other", ORDER),
     ({"compare_inode": False}, "a reader and a writer beside the removal of a state directory", TORN),
+    ({"compare_inode_of_distribution": False}, f"{KEPT}, beside two replacements of it", CHANGED),
     ({"close_in_forked_child": False}, "an exclusive holder that leaves a daemon", DEADLOCK),
     ({"release_by_closing": False}, "an exclusive holder and its forked child", ALONE),
     # what is looked at, and when
     ({"journal_after_grant": False}, "a reader beside a replacement that is killed", TORN),
     ({"journal_after_environment_grant": False}, "a shared holder beside a replacement that is killed", TORN),
+    ({"journal_after_keep_grant": False}, f"{KEPT}, beside a replacement that is killed", TORN),
     ({"journal_after_directory_grant": False}, SAME_SCRIPT, NEITHER),
     ({"wait_for_living_owner": False}, KILLED_ABOVE, TORN),
     ({"validate": False}, "two upgrades of one project", ORDER),
@@ -143,11 +150,17 @@ NEEDED: list[tuple[dict[str, Any], str, str]] = [
     ({"removers_take_turns": False}, "two stages in a tree that is packed", LITTER),
     ({"removers_look_again": False}, "two stages in a tree that is packed", LITTER),
     ({"removal_takes_commit_lock": False}, "a reader and a writer beside the removal of a state directory", TORN),
+    (
+        {"removal_takes_keep_lock": False},
+        f"{KEPT} in a tree that is packed, beside an exclusive holder",
+        ALONE,
+    ),
     # below a holder
     ({"shared_without_gate": False}, "a build below a shared holder", DEADLOCK),
     ({"refuse_replacing_below_shared": False}, "a replacement below a shared holder", DEADLOCK),
     ({"siblings_exclude_each_other": False}, ABOVE_EXCLUSIVE, TORN),
     ({"stand_in_for_environment_lock": False}, SIBLINGS, CHANGED),
+    ({"stand_in_for_keep_lock": False}, f"{KEPT} and an exclusive holder, below an exclusive holder", ALONE),
     ({"stand_in_counts_what_is_below": False}, SIBLINGS, FAILED),
     (
         {"shared_without_gate": False},
@@ -169,6 +182,11 @@ NEEDED: list[tuple[dict[str, Any], str, str]] = [
     (
         {"give_up_out_of_order": False, "give_up_commit_below_mutex": False},
         "a build below an exclusive holder, a command below a build",
+        DEADLOCK,
+    ),
+    (
+        {"give_up_out_of_order": False},
+        "two distributions that are kept, each with a replacement of the other one below",
         DEADLOCK,
     ),
     (
@@ -246,7 +264,12 @@ def test_giving_up_a_commit_lock_below_a_mutex_fails_commands_that_had_only_to_w
 
 
 @pytest.mark.parametrize(
-    "name", ["overlapping shared holders and a replacement", "overlapping readers and an addition"]
+    "name",
+    [
+        "overlapping shared holders and a replacement",
+        "overlapping readers and an addition",
+        "overlapping holders of a distribution and a replacement of it",
+    ],
 )
 def test_with_a_gate_no_process_starves_and_without_it_the_writer_does(name: str) -> None:
     writer = 2

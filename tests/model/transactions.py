@@ -3,7 +3,7 @@
 import dataclasses
 
 from .model import EXCLUSIVE, PROCESSES, Change, Held, Journal, Violation, World, owner_of
-from .steps import Machine, Outcomes, Release, must_not_disturb, put
+from .steps import Machine, Outcomes, Release, must_not_disturb, part_of, put
 
 CHANGED_BY_ANOTHER = "what is to be undone was changed by another"
 
@@ -92,8 +92,8 @@ class CarryOut:
         change = journal.changes[journal.done]
         if world.data[change.place] != change.old:
             raise Violation("lost update")
-        tree = {machine.places[change.place].split(".")[0]}
-        must_not_disturb(world, me, tree, machine, reading=not change.old)
+        changed = part_of(machine.places[change.place])
+        must_not_disturb(world, me, changed, machine, reading=not change.old)
         yield (
             None,
             world._replace(
@@ -232,7 +232,7 @@ class Undo:
         for journal in [j for j in journals if j.identifier == self.identifier and j.done > self.index]:
             journals = journals - {journal} | {journal._replace(done=self.index)}
         if world.data[place] == new:
-            must_not_disturb(world, me, {machine.places[place].split(".")[0]}, machine, reading=not old)
+            must_not_disturb(world, me, part_of(machine.places[place]), machine, reading=not old)
             yield None, world._replace(data=put(world.data, place, old), journals=journals)
         elif world.data[place] == old:
             yield None, world._replace(journals=journals)

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +18,15 @@ from typing import TypeVar
 
 from safe_pip import fs
 from safe_pip.environment.environment import PACKAGES, Environment, Prefix, Target, resolved, trees_below
+from safe_pip.environment.required import required
+from safe_pip.environment.snapshot import Snapshot
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import StalePlan, UnusableEnvironment
 from safe_pip.launch import isolation
 from safe_pip.launch.settings import Settings
 from safe_pip.locking import order, state_directory
 from safe_pip.locking.waiting import Waiting
+from safe_pip.records import canonical
 
 MISLEADING = ("TARGET", "PREFIX", "ROOT", "USER", "PYTHON", "DRY_RUN", "REPORT", "REQUIREMENT", "EDITABLE", "GROUP")
 """The variables of pip (after `PIP_`) that send an install elsewhere, or let it install something else or nothing."""
@@ -120,9 +123,12 @@ class Place:
 
 
 def locked(
-    context: Context, env: str | None, lock_dir: str | None = None, *, exclusive: bool
+    context: Context, env: str | None, lock_dir: str | None = None, *, exclusive: bool, keep: Collection[str] = ()
 ) -> AbstractContextManager[object]:
-    """Hold the lock of an environment, None for this Python's, or of any directory while something else works there."""
+    """Hold the lock of an environment, None for this Python's, or of any directory while something else works there.
+
+    With `keep` only the locks of these projects, and of those that they require.
+    """
     named = lock_dir or env
     if lock_dir is not None:
         own = trees_of(lock_dir)
@@ -132,7 +138,12 @@ def locked(
     if named is not None and not own:
         return environment.directory(Path(named), exclusive=exclusive)
     if not exclusive:
-        return environment.keeping()
+        found = Snapshot.take(map(str, environment.trees()))
+        for name in keep:
+            if not found.identity(canonical(name)):
+                where = order.shown_name(own[0]) if own else "this environment"
+                raise UnusableEnvironment(f"`{name}` is not installed in `{where}`, so it cannot be kept")
+        return environment.keeping(required(keep, found) if keep else ())
     if named is None and not any(os.access(tree, os.W_OK) for tree in own):
         # What this user installs goes to a tree that the user can write: the user site.
         own = [tree for tree in environment.trees() if os.access(tree, os.W_OK)] or own

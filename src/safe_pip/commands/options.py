@@ -162,6 +162,14 @@ exit status is 0; 1 if MANIFEST is none.
         (
             flag("--exclusive", help="let no other command use the environment: for plain pip, conda, `make install`"),
             flag("--shared", dest="exclusive", action="store_false", help="let others add to it, no more (default)"),
+            value(
+                "--keep",
+                nargs="+",
+                action="extend",
+                default=[],
+                metavar="NAME",
+                help="let others change anything but these distributions and what these require; `--` ends the names",
+            ),
             env(),
             value("--lock-dir", metavar="DIR", help="lock this directory, whatever it is; made if missing"),
             value(
@@ -175,9 +183,9 @@ exit status is 0; 1 if MANIFEST is none.
         ),
         "The exit status is COMMAND's; 128 + n if signal n killed it; 127 if it was not found, 126 if it cannot be"
         " executed.",
-        "safe-pip run [--shared | --exclusive] [--env DIR | --lock-dir DIR]\n"
-        "                    [-E N] [--] COMMAND ...",
-        (("--shared", "--exclusive"), ("--env", "--lock-dir")),
+        "safe-pip run [--shared | --exclusive | --keep NAME ...]\n"
+        "                    [--env DIR | --lock-dir DIR] [-E N] [--] COMMAND ...",
+        (("--shared", "--exclusive", "--keep"), ("--env", "--lock-dir")),
     ),
     "status": Verb(
         """\

@@ -14,15 +14,17 @@ from collections.abc import Sequence
 
 from safe_pip.commands.environments import Context, locked
 from safe_pip.commands.options import Namespace
-from safe_pip.errors import LockTimeout, NestingRefused
+from safe_pip.errors import LockTimeout, NestingRefused, UsageError
 from safe_pip.fs import watch
 from safe_pip.messages import say
 
 
 def main(options: Namespace, context: Context) -> int:
+    if options.keep and options.lock_dir is not None:
+        raise UsageError("safe-pip run: argument --keep: not allowed with argument --lock-dir")
     command: list[str] = options.command[1:] if options.command[:1] == ["--"] else options.command
     try:
-        with locked(context, options.env, options.lock_dir, exclusive=options.exclusive):
+        with locked(context, options.env, options.lock_dir, exclusive=options.exclusive, keep=options.keep):
             return _run(command, context)
     except (LockTimeout, NestingRefused) as error:
         error.exit_status = options.conflict_exit_code

@@ -154,8 +154,11 @@ def locks(tree: Path, view: View, directories: Iterable[Path] = ()) -> Iterator[
     for name, paths, gate in (
         ("environment", [tree, state / state_directory.ENVIRONMENT], state / state_directory.ENVIRONMENT_GATE),
         ("commit", [state / state_directory.COMMIT], state / state_directory.COMMIT_GATE),
+        ("keep", [state / state_directory.KEEP], state / state_directory.KEEP_GATE),
     ):
         lock = _lock(name, tree, paths, gate, view)
+        if name == "keep" and not lock.holders:
+            continue
         known = [by._replace(since=since.get(by.pid, by.since)) for by in lock.holders]
         if name == "environment":
             pids = {by.pid for by in known}

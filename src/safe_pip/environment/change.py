@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -30,11 +30,12 @@ Overwritten = tuple[tuple[str, "str | None"], ...]
 class Terms(NamedTuple):
     """What holds for a change beside its files.
 
-    `shadows`: does what is staged hide a module or a project of another tree, or is it hidden by one? `judge` raises an
+    `shadows`: does what is staged hide a module or a project of another tree, or is it hidden by one? It is given what
+    goes of each tree, and does not count that. `judge` raises an
     error of ours for a plan that the command cannot agree to. `exact`: how a tree is put in, or taken out, as it is.
     """
 
-    shadows: Callable[[], bool] = lambda: False
+    shadows: Callable[[Collection[str]], bool] = lambda gone: False
     judge: Callable[[Plan], None] = lambda plan: None
     exact: ExactTree | None = None
 
@@ -53,7 +54,6 @@ class Change:
     def __init__(self, stage: Stage, target: Target, trees: Iterable[Path], terms: Terms, *, is_durable: bool) -> None:
         """`trees` are all trees of the environment; with `is_durable` the commit survives a loss of power."""
         self.target = target
-        self.shadows = terms.shadows
         self.stage = stage
         self.removals: dict[str, Removal] = {}
         """What is removed, by project."""
@@ -80,6 +80,12 @@ class Change:
             with suppress(UnusableEnvironment):
                 self._is_committed = fs.look(journal, follows=False) is not None
         return self._is_committed
+
+    def shadows(self) -> bool:
+        """Whether what is staged hides, or is hidden by, what stays of the environment."""
+        files = ((each.tree, file) for each in self.removals.values() for file in each.files)
+        below = ((str(tree), file.removeprefix(f"{tree}{os.sep}")) for tree, file in files)
+        return self._terms.shadows({os.path.join(tree, path.partition(os.sep)[0]) for tree, path in below})
 
     def staged(self, path: str) -> str:
         """Where the file for the absolute `path` is staged."""

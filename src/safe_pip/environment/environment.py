@@ -3,7 +3,8 @@
 A `Step` says which locks one access takes, and makes what must exist on disk before. Each tree has two: the environment
 lock (shared: what is installed stays as it is) and the commit lock (shared: a process reads what is installed).
 
-`locking.fallback` is imported where there is no flock, `journal.recovery` when a journal is met, under a lock.
+`locking.fallback` is imported where there is no flock, `journal.recovery` when a journal is met, under a lock, and
+`required` by what keeps some projects.
 """
 
 import fnmatch
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from safe_pip import fs
-from safe_pip.environment.snapshot import seen
+from safe_pip.environment.snapshot import Snapshot, metadata_of, seen
 from safe_pip.errors import CannotLock, StalePlan, UnusableEnvironment
 from safe_pip.fs import space, watch
 from safe_pip.locking import flock, inheritance, order, state_directory
@@ -221,6 +222,36 @@ class SharedUse(Reading):
             yield order.mutex(source)
 
 
+class Keeping(SharedUse):
+    """Use some projects, and those that share files with them, while they stay as they are: their locks, shared.
+
+    In a tree without a state directory, or that several hosts may use, everything stays as it is.
+    """
+
+    def __init__(self, trees: Trees, projects: Iterable[str], sources: Iterable[Path] = ()) -> None:
+        super().__init__(trees, sources)
+        self._projects = frozenset(projects)
+        self._locked: list[tuple[str, str]] = []
+
+    def requests(self) -> Iterator[Request]:
+        from safe_pip.environment.required import sharing
+
+        for each in super().requests():
+            is_tree = each.rank is order.Rank.ENVIRONMENT and state_directory.has_locks(each.path)
+            is_local = is_tree and not state_directory.is_shared(each.path)
+            yield order.keep_lock(each.path, exclusive=False) if is_local else each
+        self._projects = frozenset(sharing(self._projects, Snapshot.take(map(str, self.trees))))
+        self._locked = _local_metadata(self._projects, self.trees)
+        yield from (order.distribution_lock(*each, exclusive=False) for each in self._locked)
+
+    def is_current(self) -> bool:
+        return self._locked == _local_metadata(self._projects, self.trees)
+
+
+def _local_metadata(projects: Collection[str], trees: Iterable[Path]) -> list[tuple[str, str]]:
+    return metadata_of(projects, [str(tree) for tree in trees if not state_directory.is_shared(tree)])
+
+
 class Recovering(Step):
     """Undo what a dead process left unfinished, under the commit locks that its journal names and its owner file."""
 
@@ -323,7 +354,8 @@ class Opening(Step):
 class Changing(Opening):
     """Change a target: its trees exclusively, the others' commit locks shared, then its directories and uv's lock.
 
-    `environment` and `commit` say which of the two locks of the target's trees are taken.
+    `environment` and `commit` say which of the two locks of the target's trees are taken; with both of them also those
+    of the `projects` that are changed, or, if these are not known, what excludes all processes that keep some.
     """
 
     def __init__(
@@ -334,10 +366,13 @@ class Changing(Opening):
         others: Trees = list,
         environment: bool = True,
         commit: bool = True,
+        projects: Collection[str] | None = None,
     ) -> None:
         super().__init__(target, also)
         self._others = Reading(lambda: [tree for tree in others() if tree not in self.trees])
         self._environment, self._commit = environment, commit
+        self._projects = projects
+        self._locked: list[tuple[str, str]] = []
         self._uv_lock: Path | None = None
 
     def requests(self) -> Iterator[Request]:
@@ -350,6 +385,12 @@ class Changing(Opening):
         if not self._commit:
             return
         yield from self._others.requests()
+        if self._environment and self._projects is None:
+            local = (tree for tree in self.trees if not state_directory.is_shared(tree))
+            yield from (order.keep_lock(tree, exclusive=True) for tree in local)
+        elif self._environment and self._projects:
+            self._locked = self._found()
+            yield from (order.distribution_lock(*each, exclusive=True) for each in self._locked)
         for directory in resolved(self._target.directories):
             self.made += _make_directory(directory)
             yield order.shared_directory(directory)
@@ -363,6 +404,9 @@ class Changing(Opening):
         if self._uv_lock is not None:
             yield order.uv_lock(self._uv_lock)
 
+    def _found(self) -> list[tuple[str, str]]:
+        return _local_metadata(self._projects or (), (*self.trees, *self._others.trees))
+
     def _find_uv_lock(self) -> Path | None:
         uv = self._target.uv_lock
         return Path(os.path.realpath(uv)) if uv is not None and fs.is_file(uv) else None
@@ -372,7 +416,8 @@ class Changing(Opening):
 
     def is_current(self) -> bool:
         # uv makes its file when it first works there, perhaps while this process waited for another lock.
-        return not self._commit or (self._find_uv_lock() == self._uv_lock and self._others.is_current())
+        is_same = not self._locked or self._locked == self._found()
+        return not self._commit or (is_same and self._find_uv_lock() == self._uv_lock and self._others.is_current())
 
 
 def remove_state_directory(tree: Path, holds: Holds) -> None:
@@ -382,7 +427,7 @@ def remove_state_directory(tree: Path, holds: Holds) -> None:
     has removed it looks again. Another command may have made a new one, and left because this process held the tree.
     """
     state, is_removed = state_directory.path_of(tree), flock.supported
-    files = [state / state_directory.COMMIT]
+    files = [state / state_directory.COMMIT, state / state_directory.KEEP]
     if os.path.lexists(state / state_directory.ENVIRONMENT):
         files.insert(0, state / state_directory.ENVIRONMENT)
     with suppress(FileNotFoundError, UnusableEnvironment):
@@ -446,24 +491,31 @@ class Environment:
                         return value
         raise StalePlan((), "what is installed changed whenever this command read it")
 
-    def building(self, *sources: Path) -> AbstractContextManager[Scope]:
+    def building(self, *sources: Path, projects: Collection[str] | None = None) -> AbstractContextManager[Scope]:
         """Keep what is installed as it is for a build, and have each of `sources` to itself; child programs may add.
 
+        With `projects` only these stay as they are, unless this command has reserved the environment.
         If a mutex inside has to be waited for, this is let go and taken again: compare what is installed after that.
         """
         trees = list if self._has_all else self.trees
-        return self._taking(SharedUse(trees, sources), keep=Keep.RENEWED, is_published=True)
+        status = map(os.stat, trees() if projects else ())
+        is_some = projects and not any(self._holds((each.st_dev, each.st_ino)) for each in status)
+        step = Keeping(trees, projects or (), sources) if is_some else SharedUse(trees, sources)
+        return self._taking(step, keep=Keep.RENEWED, is_published=True)
 
     def reserving(self, target: Target, also: Iterable[Path] = ()) -> AbstractContextManager[Scope]:
         """Let other commands only add to the target until this ends, or, with `StalePlan`, until another wait."""
         return self._changing(Changing(target, also, commit=False), keep=Keep.RESERVED, is_published=True)
 
-    def replacing(self, target: Target, also: Iterable[Path] = ()) -> AbstractContextManager[Scope]:
+    def replacing(
+        self, target: Target, also: Iterable[Path] = (), *, projects: Collection[str] | None = None
+    ) -> AbstractContextManager[Scope]:
         """Have the target to itself, to change or remove what is in it; the rest of the environment does not change.
 
+        With `projects` only these are changed or removed: processes that keep others as they are go on.
         Missing directories are made. If the body raises, those that were made are removed unless something is in them.
         """
-        return self._changing(Changing(target, also, others=self.trees))
+        return self._changing(Changing(target, also, others=self.trees, projects=projects))
 
     def adding(self, target: Target, also: Iterable[Path] = ()) -> AbstractContextManager[Scope]:
         """Like `replacing`, for additions alone: builds and programs that use the environment go on."""
@@ -508,9 +560,10 @@ class Environment:
         """Be the only process that writes in these directories, which are made if they are missing."""
         return self._taking(SharedUse(list, directories), is_published=True)
 
-    def keeping(self) -> AbstractContextManager[Scope]:
-        """Keep what is installed as it is while another program runs; that program may add to it."""
-        return self._taking(SharedUse(self.trees), is_published=True)
+    def keeping(self, projects: Collection[str] = ()) -> AbstractContextManager[Scope]:
+        """Keep what is installed, or some projects, as they are while another program runs, which may add others."""
+        step = Keeping(self.trees, projects) if projects else SharedUse(self.trees)
+        return self._taking(step, is_published=True)
 
     def occupying(self, target: Target) -> AbstractContextManager[Scope]:
         """Have the target to itself while another program runs."""

@@ -1,4 +1,4 @@
-"""What installed distributions require, by the names in their metadata."""
+"""What installed distributions require, by the names in their metadata, and which of them share files."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import takewhile
 
 from safe_pip.environment.snapshot import Snapshot
-from safe_pip.records import canonical
+from safe_pip.records import RealPaths, canonical, is_bytecode
 
 # Name, extras, and the environment marker (https://packaging.python.org/en/latest/specifications/dependency-specifiers/).
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[([^\]]*)\])?[^;]*(.*)")
@@ -28,6 +28,17 @@ def required(requirements: Iterable[str], snapshot: Snapshot) -> set[str]:
                 found.add((project, extra))
                 left += _of_extra(project, extra, snapshot)
     return {project for project, _ in found}
+
+
+def sharing(projects: Iterable[str], snapshot: Snapshot) -> set[str]:
+    """These projects, and those that list some file of theirs: to remove one of them removes that file."""
+    paths, kept = RealPaths(), {*projects}
+    files = {
+        project: {file for info in found for file in paths.files_of(str(info[0])) if not is_bytecode(file)}
+        for project, found in snapshot.projects.items()
+    }
+    own = set[str]().union(*(files[each] for each in kept & files.keys()))
+    return kept.union(each for each, found in files.items() if not found.isdisjoint(own))
 
 
 def _of_extra(project: str, extra: str, snapshot: Snapshot) -> Iterator[str]:

@@ -97,12 +97,26 @@ class ReadSet:
         return tuple(sorted(found))
 
 
-def hides(staged: Mapping[Path, Collection[str]], looked_at: Iterable[Path], projects: Iterable[str]) -> bool:
+def metadata_of(projects: Collection[str], directories: Iterable[str]) -> list[tuple[str, str]]:
+    """The metadata of these projects in the directories: each with its project."""
+    found = ((directory, name) for directory in directories for name in sorted(readable_names(directory)))
+    infos = ((_project(name), os.path.join(directory, name)) for directory, name in found if name.endswith(_SUFFIXES))
+    return [each for each in infos if each[0] in projects]
+
+
+def hides(
+    staged: Mapping[Path, Collection[str]],
+    looked_at: Iterable[Path],
+    projects: Iterable[str],
+    gone: Collection[str] = (),
+) -> bool:
     """Whether one of `projects`, or a module with the name of a staged one, is in one of the trees `looked_at`.
 
-    One of the two modules would not be found. `staged` is what each tree gets directly below it.
+    One of the two modules would not be found. `staged` is what each tree gets directly below it; `gone` are paths that
+    do not count.
     """
     found = [(tree, name) for tree in dict.fromkeys(looked_at) for name in readable_names(tree)]
+    found = [each for each in found if os.path.join(*each) not in gone] if gone else found
     if not {_project(name) for _, name in found if name.endswith(_SUFFIXES)}.isdisjoint(projects):
         return True
     modules = {name.partition(".")[0] for names in staged.values() for name in names}

@@ -10,8 +10,9 @@ Nothing here knows pip. `staging` and `_Commit.run` import what only a change ne
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -138,13 +139,13 @@ class Transaction:
     # Builds.
 
     @contextmanager
-    def building(self) -> Iterator[Callable[[], Snapshot]]:
-        """Within, a build backend reads the environment: what is installed stays as it is.
+    def building(self, projects: Collection[str] | None = None) -> Iterator[Callable[[], Snapshot]]:
+        """Within, a build backend reads the environment: what is installed, or what of these projects, stays as it is.
 
         Raises `StalePlan` if what the command has seen before is changed. Yields this check, which returns what is
         installed now, for the body to repeat after each wait for a mutex.
         """
-        with self._taking(self.environment.building()):
+        with self._taking(self.environment.building(projects=projects)):
             self._check_build()
             yield self._check_build
 
@@ -173,6 +174,15 @@ class Transaction:
         """Note that a build used these projects as they are `now`."""
         for project in projects:
             self.read_set.add(project, now)
+
+    def compare(self, before: Snapshot) -> None:
+        """Raise `StalePlan` if anything that was installed has been changed or removed."""
+        seen = ReadSet(self._own)
+        for project in before.projects:
+            seen.add(project, before)
+        with self.failing():
+            if changed := seen.changed(self.environment.read(lambda: Snapshot.take(self.path))):
+                raise StalePlan(changed)
 
     def _check_build(self) -> Snapshot:
         with self.failing():
@@ -242,6 +252,8 @@ class _Commit:
         """What was installed when the plan was made."""
         self._listings: list[tuple[int, ...]] = []
         self._is_settled = self._adds = False
+        self._locked: set[str] | None = None
+        """The projects that the locks let change; None: any, or, if nothing is replaced, none."""
         self._was_rejected = False
         """Whether a plan was refused by the target, which was not what the plan was made for."""
         self._replaces = False
@@ -255,7 +267,7 @@ class _Commit:
                 return ()
             ready = self._plan()
             try:
-                with self._lock(is_patient=number > _OPTIMISTIC) as (held, now, is_patient):
+                with self._lock(ready, is_patient=number > _OPTIMISTIC) as (held, now, is_patient):
                     valid = self._validate(ready, now, is_patient=is_patient)
                     if valid is not None:
                         try:
@@ -281,11 +293,13 @@ class _Commit:
         return ready
 
     @contextmanager
-    def _lock(self, *, is_patient: bool) -> Iterator[tuple[Scope, Snapshot, bool]]:
+    def _lock(self, ready: "ReadyPlan", *, is_patient: bool) -> Iterator[tuple[Scope, Snapshot, bool]]:
         """Take the locks that the plan needs. Yields them, what is installed now, and whether to plan under them."""
-        asked, environment = time.monotonic(), self._transaction.environment
+        asked, environment, target = time.monotonic(), self._transaction.environment, self._change.target
         also = tuple(removal.tree for removal in self._change.removals.values())
-        with (environment.adding if self._adds else environment.replacing)(self._change.target, also) as held:
+        self._locked = None if self._adds else self._changed(ready)
+        replacing = partial(environment.replacing, projects=self._locked)
+        with (environment.adding if self._adds else replacing)(target, also) as held:
             self._transaction._is_locked = True
             try:
                 path, exactly = self._transaction.path, {*self._transaction.read_set.seen, *self._change.removals}
@@ -294,6 +308,12 @@ class _Commit:
                 yield held, now, is_patient or time.monotonic() - asked >= _LONG
             finally:
                 self._transaction._is_locked = False
+
+    def _changed(self, ready: "ReadyPlan") -> set[str] | None:
+        """The projects of which the plan changes or removes something; None if it concerns any."""
+        if ready.plan.hides or self._change.shadows():
+            return None
+        return {*self._change.removals, *(owner for _, owner in ready.overwritten if owner)}
 
     def _validate(self, ready: "ReadyPlan", now: Snapshot, *, is_patient: bool) -> "ReadyPlan | None":
         """The plan to carry out under these locks; None if it has to be made anew without them."""
@@ -312,4 +332,7 @@ class _Commit:
         """Plan under the locks: no other safe-pip can outdate it again. None if it needs others than are held."""
         ready = self._change.prepare()
         self._replaces = self._replaces or (self._adds and not ready.plan.adds)
-        return None if self._replaces and self._adds else ready
+        if self._replaces and self._adds:
+            return None
+        changed = self._changed(ready) if self._locked is not None else ()
+        return None if changed is None or not (self._locked or set()).issuperset(changed) else ready

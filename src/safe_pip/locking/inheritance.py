@@ -35,7 +35,11 @@ VARIABLE = "SAFE_PIP_HELD"
 _PREFIX = "safe-pip-held-"
 _ALIVE, _LIST = "alive", "held"
 # What child programs take in place of an exclusive lock, and its gate.
-_STAND_INS = {Rank.ENVIRONMENT: ("environment", "environment.gate"), Rank.COMMIT: ("commit", "commit.gate")}
+_STAND_INS = {
+    Rank.KEEP: ("keep", "keep.gate"),
+    Rank.ENVIRONMENT: ("environment", "environment.gate"),
+    Rank.COMMIT: ("commit", "commit.gate"),
+}
 _OLD = 3600.0
 # A killed process's descriptors are closed from the highest one down (measured on Linux and macOS). `alive` must be
 # free before any lock is.
@@ -279,7 +283,7 @@ class Ancestry:
         if (outer := self._find(identity, exclusive=True)) is None:
             return request._replace(gate=None), source  # behind it another process may wait until a shared holder ends
         source = outer[1]
-        if request.rank not in _STAND_INS or (request.rank is Rank.ENVIRONMENT and source.directory is None):
+        if request.rank not in _STAND_INS or (request.rank is not Rank.COMMIT and source.directory is None):
             if source.directory is not None or request.also is None:
                 return None, source
             return request._replace(path=request.also, gate=None, also=None), source  # the other hosts do not see it
@@ -305,7 +309,8 @@ class Ancestry:
             )
         return NestingRefused(
             f"`{request.shown}` is kept as it is{by} for the command that this one is part of, "
-            "so nothing there can be replaced or removed",
+            + ("so it cannot" if request.rank is Rank.DISTRIBUTION else "so nothing there can")
+            + " be replaced or removed",
             hint="Do it before or after that command, or run that command under `safe-pip run --exclusive`",
         )
 
@@ -333,7 +338,7 @@ class Ancestry:
         for request, descriptor in wanted:
             observe(request.rank, request.path, descriptor, request.gate)
         # If an ancestor is uv, its lock on an environment counts for the order.
-        for path in {request.shown / ".lock" for request, _ in wanted}:
+        for path in {request.shown / ".lock" for request, _ in wanted if request.rank is not Rank.DISTRIBUTION}:
             with contextlib.suppress(FileNotFoundError, UnusableEnvironment), Descriptor(path) as descriptor:
                 observe(Rank.UV, path, descriptor)
         return len(self._known) > before

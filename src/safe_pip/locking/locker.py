@@ -89,7 +89,8 @@ class Scope:
             locks = [request.noted() for request, _ in self.granted]
             self._noted = watch.timeline.begin("hold", lambda: {"locks": locks})
         if self.directory is not None:
-            queued = [(request, request.gate.parent) for request, _ in self.granted if request.gate is not None]
+            gated = (each for each, _ in self.granted if each.rank is not Rank.DISTRIBUTION)
+            queued = [(request, request.gate.parent) for request in gated if request.gate is not None]
             exclusive = {state for request, state in queued if request.exclusive}
             shared = {state for request, state in queued if request.also is not None and request.needs_writing}
             self.directory.publish(self.claims, exclusive, shared - exclusive)
@@ -140,7 +141,7 @@ class Locker:
                 continue
             except NotInTime as error:
                 (late,) = error.args
-                budget.rounds += late.rank is Rank.ENVIRONMENT
+                budget.rounds += late.rank <= Rank.ENVIRONMENT
                 self._let_go()
             except Interrupted as found:
                 for directory in found.args:
@@ -249,7 +250,7 @@ class Locker:
         if self._ancestry.breaks_order(request, descriptor.identity) or Keep.FIRMLY in kept:
             limit = waiting.OUT_OF_ORDER
         elif not is_first or kept:
-            is_patient = request.rank is Rank.ENVIRONMENT and budget.rounds >= waiting.ROUNDS
+            is_patient = request.rank <= Rank.ENVIRONMENT and budget.rounds >= waiting.ROUNDS
             limit = waiting.PATIENT if is_patient else waiting.WHILE_HOLDING
         wait = LockWait(self._ancestry, budget, request, descriptor, wanted, limit)
         with contextlib.ExitStack() as gates:

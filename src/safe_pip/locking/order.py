@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from safe_pip import fs
 from safe_pip.locking import state_directory
 
 # A command of git replaces the files of a checkout, and not these.
@@ -14,12 +15,14 @@ SOURCE_MARKS = (".git", ".hg", "pyproject.toml", "setup.py")
 class Rank(enum.IntEnum):
     """The order in which locks are taken; within a rank by device and inode. No command waits for an earlier one."""
 
-    ENVIRONMENT = 1
-    MUTEX = 2
-    COMMIT = 3
-    DIRECTORY = 4
-    UV = 5
-    OWNER = 6
+    KEEP = 1
+    DISTRIBUTION = 2
+    ENVIRONMENT = 3
+    MUTEX = 4
+    COMMIT = 5
+    DIRECTORY = 6
+    UV = 7
+    OWNER = 8
 
 
 class Request(NamedTuple):
@@ -37,6 +40,18 @@ class Request(NamedTuple):
         """This lock in a trace."""
         mode = "exclusive" if self.exclusive else "shared"
         return {"kind": self.rank.name.lower(), "path": str(self.path), "of": str(self.shown), "mode": mode}
+
+
+def keep_lock(tree: Path, *, exclusive: bool) -> Request:
+    """What keeps processes that keep some distributions of `tree` apart from those that may change any of them."""
+    path, gate = (state_directory.path_of(tree) / each for each in (state_directory.KEEP, state_directory.KEEP_GATE))
+    return Request(Rank.KEEP, path, exclusive, shown_name(tree), gate)
+
+
+def distribution_lock(project: str, info: str, *, exclusive: bool) -> Request:
+    """The lock of one installed distribution: its metadata itself, which another version has anew."""
+    gate = Path(info, "METADATA")
+    return Request(Rank.DISTRIBUTION, Path(info), exclusive, Path(project), gate if fs.is_file(gate) else None)
 
 
 def environment_lock(tree: Path, *, exclusive: bool) -> Request:

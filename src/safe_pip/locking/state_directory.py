@@ -24,6 +24,8 @@ COMMIT = "commit"
 COMMIT_GATE = "commit.gate"
 ENVIRONMENT = "environment"
 ENVIRONMENT_GATE = "environment.gate"
+KEEP = "keep"
+KEEP_GATE = "keep.gate"
 OWNER = "owner"
 SHARED_NOTE = ".shared"  # how the note of a process ends that holds the environment lock shared, and this file locked
 # What a transaction has here: the names begin with its identifier, and end with one of these.
@@ -32,7 +34,7 @@ JOURNAL = ".journal"  # a change that is not committed
 COMMITTED = ".committed"  # the journal from the commit point on, until nothing is left to do
 MARK = ".home"  # leads to the state directory with the journal of a change of this directory
 
-_ALWAYS = (COMMIT, COMMIT_GATE, ENVIRONMENT_GATE)
+_ALWAYS = (COMMIT, COMMIT_GATE, ENVIRONMENT_GATE, KEEP, KEEP_GATE)
 # All that is in the state directory of a tree at which no command is at work.
 LOCKS = frozenset({*_ALWAYS, ENVIRONMENT, OWNER})
 _TRIES = 10

@@ -84,6 +84,7 @@ class Plan(NamedTuple):
     entered: tuple[tuple[str, int, int], ...]  # path, device, inode of each directory in which something is changed
     moved: tuple["Listed", ...]  # each directory that leaves its place, and all below it
     same_second: tuple[tuple[str, int], ...]  # staged sources, and the mtime of live ones replaced in that second
+    hides: bool = False  # some operation hides a module or makes a package of a namespace
 
 
 class Journal(NamedTuple):

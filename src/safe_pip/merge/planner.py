@@ -51,7 +51,7 @@ class Planner:
         self._inside = tuple(join(tree, "") for tree in situation.trees)
         self._order = {name: number for number, name in enumerate(situation.order)}
         self._operations: list[tuple[tuple[int, int, int], Operation]] = []
-        self._adds = True
+        self._adds, self._hides = True, False
         self._new: defaultdict[str, set[str]] = defaultdict(set)
         self._changed: dict[str, tuple[str, int, int]] = {}
         self._moved: list[Listed] = []
@@ -110,15 +110,17 @@ class Planner:
     def finished(self) -> Plan:
         if self.refused:
             raise MergeRefused("; ".join(dict.fromkeys(self.refused)))
+        is_hiding = self._hides or any(hides(new, self.entered[path].children) for path, new in self._new.items())
         return Plan(
             operations=tuple(operation for _, operation in sorted(self._operations, key=lambda each: each[0])),
             roots=self._situation.roots,
-            adds=self._adds and not any(hides(new, self.entered[path].children) for path, new in self._new.items()),
+            adds=self._adds and not is_hiding,
             links=tuple(self.links),
             overwritten=tuple(self.overwritten),
             entered=tuple(self._changed.values()),
             moved=tuple(self._moved),
             same_second=tuple(self._same_second),
+            hides=is_hiding,
         )
 
     def _open(self, live: Entry) -> None:
@@ -144,8 +146,9 @@ class Planner:
     def _note(self, kind: Kind, live: Entry, name: str, path: str, source: Source | None, old: Entry | None) -> None:
         is_package = name.startswith("__init__.") and not live.path.endswith("/__pycache__")
         is_read = self._exactly is None or path not in self._exactly.unread
-        if (kind is not Kind.NEW and is_read) or (is_package and self.is_in_tree(live.path)):
-            self._adds = False
+        is_package = is_package and self.is_in_tree(live.path)
+        self._adds = self._adds and (kind is Kind.NEW or not is_read) and not is_package
+        self._hides = self._hides or (kind is Kind.NEW and is_package)
         if self.is_in_tree(live.path) and not live.path.endswith("/__pycache__"):
             self._new[live.path].add(name)
         if old is not None and old.is_directory and not old.target and kind is not Kind.MODE:

@@ -69,11 +69,30 @@ class KeptBuilds:
     """
 
     def __init__(self, attempt: Attempt, transaction: Transaction) -> None:
-        self._built, self._used = attempt.built, attempt.used
+        self._built, self._used, self._is_first = attempt.built, attempt.used, attempt.number == 1
         self._transaction = transaction
         self.requirements: Sequence[str] = ()
         """What the project that is built next declares to need for that."""
         self._noted: dict[str, str] = {}
+
+    @contextmanager
+    def building(self, requirement: Any) -> Iterator[None]:
+        """Within, this is built. What it declares is known only if there is a file that declares anything."""
+        if fs.is_file(Path(requirement.pyproject_toml_path)):
+            self.requirements = requirement.pyproject_requires or ()
+        try:
+            yield
+        finally:
+            self.requirements = ()
+
+    def to_keep(self) -> set[str] | None:
+        """What has to stay as it is for a build without isolation; None: everything.
+
+        The second time everything: something that was not declared was used, and changed meanwhile.
+        """
+        if not self._is_first or not self.requirements:
+            return None
+        return required(self.requirements, Snapshot.take(self._transaction.path)) or None
 
     def note(self, files: Sequence[str] | None, now: Snapshot) -> None:
         """Note what a build without isolation used: what it declares, and what owns the files that it has imported.
@@ -152,7 +171,7 @@ def attach(transaction: Transaction, kept: KeptBuilds) -> None:
     def enter(original: Any, build_environment: Any) -> Any:
         # pip opens the same object again for every call; a build without isolation is never inside another.
         with ExitStack() as locks:
-            check = locks.enter_context(transaction.building())
+            check = locks.enter_context(transaction.building(kept.to_keep()))
             result = original(build_environment)
             entered.append((locks.pop_all(), check))
         return result
@@ -168,9 +187,14 @@ def attach(transaction: Transaction, kept: KeptBuilds) -> None:
             with transaction.writing(caller.source_dir):
                 if not now:
                     return original(caller, *args, **kw)
-                with _imports(caller) as files:
-                    result = original(caller, *args, **kw)
+                try:
+                    with _imports(caller) as files:
+                        result = original(caller, *args, **kw)
+                except Exception:
+                    transaction.compare(now[-1])  # the reason may be a change of what was not kept
+                    raise
                 kept.note(files or None, now[-1])
+                entered[-1][1]()
                 return result
 
     def locate(original: Any, requirement: Any, build_dir: Any, *args: Any, **kw: Any) -> Any:
@@ -198,8 +222,8 @@ def attach(transaction: Transaction, kept: KeptBuilds) -> None:
         nonlocal key
         # A checkout may be of another commit the next time.
         key = "" if requirement.link is None or requirement.link.is_vcs else built_of(requirement, "metadata")
-        kept.requirements = requirement.pyproject_requires or ()
-        return original(requirement, *args, **kw)
+        with kept.building(requirement):
+            return original(requirement, *args, **kw)
 
     def generate(original: Any, *args: Any, **kw: Any) -> Any:
         found = kept.restore(key, TempDirectory(kind="modern-metadata", globally_managed=True).path) if key else None
@@ -256,10 +280,9 @@ def attach_to_wheels(transaction: Transaction, kept: KeptBuilds) -> Collection[P
             return True
 
         key = built_of(req, req.metadata["version"])
-        kept.requirements = req.pyproject_requires or ()
         built = kept.restore(key, place)
         if built is None:
-            with _filtered("pip._internal.wheel_builder", rename):
+            with kept.building(req), _filtered("pip._internal.wheel_builder", rename):
                 built = original(req, place, *args, **kw)
             if built is None:
                 return None

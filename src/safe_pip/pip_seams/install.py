@@ -6,6 +6,7 @@ import types
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +270,7 @@ class Install:
             options = {"target_dir": Path(self.options.target_dir)}
         target = scheme_target(self.transaction.path, **options)
         with ExitStack() as closing:
-            change = closing.enter_context(self.transaction.staging(target, Terms(lambda: self._shadows(target))))
+            change = closing.enter_context(self.transaction.staging(target, Terms(partial(self._shadows, target))))
             with kept_until_done(first=True) as kept, self._wheels.turn:
                 kept.hidden = change.stage.root
                 done = self._stage(original, call, change, kept)
@@ -335,11 +336,11 @@ class Install:
             self._directory.check()
         return self._leave_out(self._installed_meanwhile(now))
 
-    def _shadows(self, target: Target) -> bool:
+    def _shadows(self, target: Target, gone: Collection[str]) -> bool:
         """Whether what is staged hides anything that is installed now, or is hidden by it."""
         # A tree that is packed and shipped is on no path.
         trees = () if target.stateless_trees else self.transaction.environment.trees()
-        return hides(self._names, (*trees, *target.trees), self._wanted())
+        return hides(self._names, (*trees, *target.trees), self._wanted(), gone)
 
     def _progress(self, original: Any, *args: Any, **kw: Any) -> Any:
         """pip's bar while it stages. Without a terminal all it leaves is an empty line, which is drawn at the end."""

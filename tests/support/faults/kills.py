@@ -29,7 +29,7 @@ from tests.support.wheels.upgrades import PROBE, PROJECTS, upgrade_projects
 
 FILES = 200
 STATE_DIRECTORY = ".safe-pip"
-LOCK_FILES = {"commit", "commit.gate", "environment", "environment.gate", "owner"}
+LOCK_FILES = {"commit", "commit.gate", "environment", "environment.gate", "keep", "keep.gate", "owner"}
 # No command takes that long unless it waits for ever.
 PATIENCE = 120.0
 KILL, INTERRUPT, TERMINATE = signal.SIGKILL, signal.SIGINT, signal.SIGTERM

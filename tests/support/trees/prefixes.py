@@ -23,7 +23,7 @@ from tests.support.wheels.tiny import digest
 
 SITE = "lib/python3.13/site-packages"
 STAMP = 1_000_000_000
-LOCKS = {"commit", "commit.gate", "environment.gate", "environment", "owner"}
+LOCKS = {"commit", "commit.gate", "environment.gate", "keep", "keep.gate", "environment", "owner"}
 
 context = Context(Settings(lock_timeout=30), SilentReporter())
 

@@ -118,7 +118,7 @@ class DirectPrefix:
         for where, directories, names in os.walk(self.root):
             found += [os.path.join(where, name) for name in (*directories, *names) if name.startswith(".safe-pip-")]
             if os.path.basename(where) == ".safe-pip":
-                known = {"commit", "commit.gate", "environment.gate", "environment", "owner"}
+                known = {"commit", "commit.gate", "environment.gate", "keep", "keep.gate", "environment", "owner"}
                 found += [os.path.join(where, name) for name in (*directories, *names) if name not in known]
                 directories.clear()
         return found

@@ -101,7 +101,7 @@ def test_every_kind_of_finding_is_in_the_schema() -> None:
 def test_what_doctor_finds_is_valid(empty: Path, capfd: pytest.CaptureFixture[str]) -> None:
     files = distribution("alpha", "1", {f"{SITE}/alpha.py": "1\n"})
     tree = stage(empty / "venv", {**files, f"{SITE}/.safe-pip/kept-{ID}/x": "", f"{SITE}/~x.dist-info/x": ""}) / SITE
-    for name in ("commit", "commit.gate", "environment.gate"):
+    for name in ("commit", "commit.gate", "environment.gate", "keep", "keep.gate"):
         (tree / ".safe-pip" / name).touch()
     (tree / "alpha.py").write_text("changed\n")
     assert lists(run(capfd, "doctor", "--env", tree)) == {"trees", "findings", "notes"}

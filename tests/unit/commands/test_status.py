@@ -35,7 +35,7 @@ def tree(tmp_path: Path) -> Path:
     """A tree with a state directory that no command uses."""
     made = tmp_path / "site-packages"
     (made / ".safe-pip").mkdir(parents=True)
-    for name in ("commit", "commit.gate", "environment.gate"):
+    for name in ("commit", "commit.gate", "environment.gate", "keep", "keep.gate"):
         (made / ".safe-pip" / name).touch()
     return made
 

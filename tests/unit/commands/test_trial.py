@@ -111,7 +111,7 @@ def test_adoption_says_which_pip_is_replaced_by_which_and_where_they_are(
 
 def test_what_a_repair_would_do_is_listed_and_left(tmp_path: Path, capfd: Capture) -> None:
     transaction = StagedTransaction(tmp_path)
-    for name in ("commit.gate", "environment.gate"):
+    for name in ("commit.gate", "environment.gate", "keep", "keep.gate"):
         (transaction.state / name).touch()
     transaction.write_journal()
     before = everything(tmp_path)

@@ -62,7 +62,7 @@ def test_reading_an_environment_with_no_tree_is_just_reading(tmp_path: Path) -> 
     assert environment(tmp_path / "missing").read(lambda: "read") == "read"
 
 
-@pytest.mark.parametrize("missing", ["commit", "commit.gate", "environment.gate"])
+@pytest.mark.parametrize("missing", ["commit", "commit.gate", "environment.gate", "keep", "keep.gate"])
 def test_a_state_directory_that_is_not_complete_holds_no_reader_up_and_is_completed_by_a_commit(
     tmp_path: Path, missing: str
 ) -> None:
@@ -343,6 +343,64 @@ def test_two_additions_in_one_prefix_do_not_wait_for_each_other(tmp_path: Path) 
         pass
 
 
+KEPT = [
+    (["one"], Target, {"projects": {"two"}}, True),
+    (["one"], Target, {"projects": {"one"}}, False),
+    (["one"], Target, {"projects": {"third", "one"}}, False),
+    (["one"], Target, {}, False),
+    (["two"], Target, {"projects": {"third"}}, False),
+    (["two"], Target, {"projects": {"one"}}, True),
+]
+
+
+@pytest.mark.parametrize(("kept", "target", "changed", "is_granted"), KEPT)
+def test_what_is_kept_is_not_replaced_nor_is_what_shares_a_file_with_it_and_all_else_is(
+    tmp_path: Path, kept: list[str], target: Any, changed: dict[str, Any], is_granted: bool
+) -> None:
+    prefix = DirectPrefix(tmp_path)
+    prefix.change([ONE, TWO, SmallDistribution("third", "1", {"site/third.py": "1"})])
+    record = prefix.site / "third-1.dist-info" / "RECORD"
+    record.write_text(record.read_text() + "two.py,,\n")
+    with environment(prefix.site).keeping(kept):
+        for way in (environment_of_a_stranger(prefix.site), environment(prefix.site)):  # the second as if below it
+            refused = contextlib.nullcontext() if is_granted else pytest.raises((LockTimeout, NestingRefused))
+            with refused, way.replacing(prefix.target, **changed):
+                pass
+        with environment_of_a_stranger(prefix.site).adding(prefix.target):
+            pass
+        with pytest.raises(LockTimeout), environment_of_a_stranger(prefix.site).occupying(prefix.target):
+            pass
+    for holds in (environment(prefix.site).occupying(prefix.target), environment(prefix.site).replacing(prefix.target)):
+        with holds, pytest.raises(LockTimeout), environment_of_a_stranger(prefix.site).keeping(kept):
+            pass
+
+
+def test_a_tree_without_a_state_directory_is_kept_as_a_whole(tmp_path: Path) -> None:
+    prefix = DirectPrefix(tmp_path)
+    prefix.write({f"site/{name}-1.dist-info/METADATA": "" for name in ("one", "two")})
+    stranger = environment_of_a_stranger(prefix.site)
+    with environment(prefix.site).keeping(["one"]), pytest.raises(LockTimeout):
+        stranger.replacing(prefix.target, projects={"two"}).__enter__()
+
+
+def test_a_version_that_replaces_a_kept_one_while_its_lock_is_waited_for_is_locked_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = DirectPrefix(tmp_path)
+    prefix.change([ONE])
+    old, new = (prefix.site / f"one-{number}.dist-info" for number in (1, 2))
+    flock_of: Any = flock._flock
+
+    def exchange(descriptor: flock.Descriptor, **how: bool) -> None:
+        if descriptor.path == old:
+            old.rename(new)
+        flock_of(descriptor, **how)
+
+    monkeypatch.setattr(flock, "_flock", exchange)
+    with environment(prefix.site).keeping(["one"]) as scope:
+        assert [each.path for each, _ in scope.granted if each.rank is Rank.DISTRIBUTION] == [new]
+
+
 @pytest.mark.parametrize("marks", [[".git/"], ["pyproject.toml"], ["setup.py"], [".git", "pyproject.toml", "setup.py"]])
 def test_the_mutex_of_a_source_tree_that_is_on_the_path_is_not_its_lock_as_a_tree(
     tmp_path: Path, marks: list[str]
@@ -546,7 +604,7 @@ def test_half_a_change_that_comes_while_the_first_reader_ever_reads_is_undone_an
     assert not journals(prefix)
 
 
-@pytest.mark.parametrize("missing", ["commit", "commit.gate", "environment.gate"])
+@pytest.mark.parametrize("missing", ["commit", "commit.gate", "environment.gate", "keep", "keep.gate"])
 def test_half_a_change_is_undone_though_a_lock_file_is_missing(tmp_path: Path, missing: str) -> None:
     prefix = DirectPrefix(tmp_path)
     before = prefix.content()
@@ -641,7 +699,14 @@ def test_a_forked_child_that_ends_as_its_parent_would_takes_nothing_away(tmp_pat
         if pid:
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
             assert flock.is_locked(directory / "alive")
-            assert sorted(os.listdir(tmp_path / ".safe-pip")) == ["commit", "commit.gate", "environment.gate", "owner"]
+            assert sorted(os.listdir(tmp_path / ".safe-pip")) == [
+                "commit",
+                "commit.gate",
+                "environment.gate",
+                "keep",
+                "keep.gate",
+                "owner",
+            ]
             assert directory.exists()
     if not pid:
         os._exit(0)

@@ -22,7 +22,7 @@ from safe_pip.locking.waiting import Wait
 from tests.support.processes.proc import fake_mount
 
 Access = Callable[[Environment, Path], AbstractContextManager[object]]
-LOCKS = ["commit", "commit.gate", "environment", "environment.gate"]
+LOCKS = ["commit", "commit.gate", "environment", "environment.gate", "keep", "keep.gate"]
 
 
 class Reporter:

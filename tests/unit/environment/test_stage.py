@@ -26,7 +26,7 @@ from tests.support.faults import disk
 from tests.support.faults.filesystems import another_filesystem
 from tests.support.processes.forks import in_child, need_user, reachable
 
-LOCKS = ["commit", "commit.gate", "environment.gate"]
+LOCKS = ["commit", "commit.gate", "environment.gate", "keep", "keep.gate"]
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_lock_files_that_another_host_made_are_found(tree: Path, stale: Stale) -
     stale.know(tree, ".safe-pip")
     state = tree / ".safe-pip"
     state.mkdir()
-    for name in ("commit", "commit.gate", "environment", "environment.gate"):
+    for name in ("commit", "commit.gate", "environment", "environment.gate", "keep", "keep.gate"):
         stale.know(state, name)
         (state / name).touch()
     assert state_directory.has_locks(tree)

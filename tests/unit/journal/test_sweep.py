@@ -21,7 +21,7 @@ from tests.support.faults.filesystems import another_filesystem
 from tests.support.faults.transaction import StagedTransaction
 from tests.support.processes.forks import in_child, killed_at, need_user, reachable
 
-LOCKS = ["commit", "commit.gate", "environment.gate"]
+LOCKS = ["commit", "commit.gate", "environment.gate", "keep", "keep.gate"]
 OTHER = "fedcba9876543210"
 
 

@@ -454,7 +454,7 @@ class _Merge(Attempt):
             if is_kept and item.seen is not None and not _is_as_seen(item.live, item.seen):
                 raise StalePlan((), f"`{item.live}` changed while this command was at work")
 
-    def _shadows(self) -> bool:
+    def _shadows(self, gone: Collection[str]) -> bool:
         """Whether something new hides a module or a project of another tree, or is hidden by one."""
         if self._prefix.is_shipped:
             return False
@@ -463,7 +463,8 @@ class _Merge(Attempt):
             tree, name = os.path.split(item.live)
             if self._prefix.is_tree(tree) and not name.endswith(".dist-info"):
                 new.setdefault(Path(tree), set()).add(name)
-        return hides(new, self._transaction.environment.trees(), (project for _, project in self._new_projects()))
+        projects = (project for _, project in self._new_projects())
+        return hides(new, self._transaction.environment.trees(), projects, gone)
 
     def _entered(self) -> set[str]:
         """The directories that are there and stay: a distribution's own may be exchanged, if all of it is staged."""

@@ -47,7 +47,7 @@ def _no_ancestor(monkeypatch: pytest.MonkeyPatch) -> None:
 def made(root: Path) -> StagedTransaction:
     """An upgrade that a dead process carried out and did not commit."""
     transaction = StagedTransaction(root)
-    for name in ("commit.gate", "environment.gate"):
+    for name in ("commit.gate", "environment.gate", "keep", "keep.gate"):
         (transaction.state / name).touch()
     transaction.add(Kind.FILE, "first.py", "old first", "new first")
     transaction.add(Kind.FILE, "second.py", "old second", "new second")
@@ -140,7 +140,7 @@ def test_a_journal_that_cannot_be_believed_is_put_aside_with_its_private_directo
 
 def test_a_journal_without_a_private_directory_is_put_aside_too(tmp_path: Path) -> None:
     transaction = StagedTransaction(tmp_path)
-    for name in ("commit.gate", "environment.gate"):
+    for name in ("commit.gate", "environment.gate", "keep", "keep.gate"):
         (transaction.state / name).touch()
     journal_path(transaction).write_text("")
     (transaction.private / "stage").rmdir()

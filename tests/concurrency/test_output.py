@@ -227,8 +227,8 @@ def test_colours_stay_on_a_terminal_and_bars_are_off(venv: Path, screen: Screen)
 
 SLEEPS = """
 import signal
-print("in", flush=True)
 try:
+    print("in", flush=True)
     signal.pause()
 except KeyboardInterrupt:
     print("interrupted", flush=True)

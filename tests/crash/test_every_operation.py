@@ -236,7 +236,7 @@ def test_a_change_that_the_disk_refuses_leaves_the_old_environment_or_the_new_on
 def test_with_few_descriptors_a_commit_is_refused_made_or_undone(scenario: Scenario) -> None:
     """Each operation fails while the process has as few descriptors as a commit needs, or fewer."""
     paths = [change.path.rpartition(".")[2] for change in scenario.changes()]
-    for most, refused in itertools.product(range(8, 14), (None, paths.index("journal") + 1, paths.index("committed"))):
+    for most, refused in itertools.product(range(8, 16), (None, paths.index("journal") + 1, paths.index("committed"))):
         prefix = scenario.fresh()
 
         def act(most: int = most, refused: int | None = refused, prefix: DirectPrefix = prefix) -> None:
@@ -246,7 +246,7 @@ def test_with_few_descriptors_a_commit_is_refused_made_or_undone(scenario: Scena
                 scenario.run(prefix)
                 assert refused is None
                 return
-            assert refused is not None or most < 12 + scenario.case.shared_bin  # which has a lock of its own
+            assert refused is not None or most < 14 + scenario.case.shared_bin  # which has a lock of its own
             assert prefix.content() == scenario.old
 
         in_child(act)

@@ -408,7 +408,7 @@ def test_an_edited_file_is_kept_and_named_and_the_manifest_is_removed(tmp_path: 
     done = run("unmerge", tmp_path / "m", "--json")
     assert done.stderr == f"safe-pip: warning: `{prefix}/etc/conf` was changed since, and was kept\n"
     document = json.loads(done.stdout)
-    kept = [{"path": f"{prefix}/etc/conf", "owner": None, "reason": "changed"}]
+    kept = [{"path": f"{prefix}/etc/conf", "owner": None, "manifest": None, "reason": "changed"}]
     assert (document["removed"], document["kept"]) == ([f"{prefix}/etc/more"], kept)
     assert document["left"] == [f"{prefix}/etc"]
     assert not (tmp_path / "m").exists()
@@ -456,7 +456,7 @@ def test_help_is_shown(verb: str) -> None:
 
 def test_without_a_prefix_it_is_that_of_the_environment(env: PipEnvironment, tmp_path: Path) -> None:
     site = str(env.site.relative_to(env.venv.path))
-    staged = stage(tmp_path / "staged", {f"{site}/merged.py": "", "share/merged": ""})
+    staged = stage(tmp_path / "staged", {f"{site}/merged.py": "", "data/merged": ""})
     env.run("merge", staged, "--manifest", tmp_path / "m")
     assert (env.site / "merged.py").exists()
     assert "Nothing to merge" in env.run("merge", staged, "--env", env.venv.python).stdout
@@ -465,7 +465,7 @@ def test_without_a_prefix_it_is_that_of_the_environment(env: PipEnvironment, tmp
     assert not (env.venv.path / ".safe-pip").exists()
     env.run("unmerge", tmp_path / "m")
     assert not (env.site / "merged.py").exists()
-    assert not (env.venv.path / "share").exists()
+    assert not (env.venv.path / "data").exists()
 
 
 def test_an_installed_distribution_is_upgraded_by_a_staged_one_and_pip_takes_it_away(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -56,4 +57,4 @@ def test_the_commands_of_the_page_on_adopting_do_what_it_says(env: PipEnvironmen
     assert "nothing is unfinished" in done.stdout
     assert {"example_alpha.py", "example_beta.py"} <= set(os.listdir(made.purelib))
     done = shell(ADOPT.commands[2], env.directory, env.variables)
-    assert "`pip` is pip again" in done.stdout
+    assert re.search("`pip` is pip .+ again", done.stdout)

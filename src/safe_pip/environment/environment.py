@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # So many seconds others wait for a process that is stopped in the microseconds in which it looks at a directory.
 _TURN = 10.0
 # So often a tree that cannot be locked is read before the command gives up.
+# A change of more distributions excludes all processes that keep some: each lock takes a descriptor.
+_MOST_LOCKED = 16
 _READS = 10
 _PATTERNS = ("lib*/python*/*-packages", "lib*/pypy*/*-packages", "Lib/site-packages")
 PACKAGES = ("site-packages", "dist-packages")
@@ -371,7 +373,7 @@ class Changing(Opening):
         super().__init__(target, also)
         self._others = Reading(lambda: [tree for tree in others() if tree not in self.trees])
         self._environment, self._commit = environment, commit
-        self._projects = projects
+        self._projects = None if projects is not None and len(projects) > _MOST_LOCKED else projects
         self._locked: list[tuple[str, str]] = []
         self._uv_lock: Path | None = None
 

@@ -350,6 +350,7 @@ KEPT = [
     (["one"], Target, {}, False),
     (["two"], Target, {"projects": {"third"}}, False),
     (["two"], Target, {"projects": {"one"}}, True),
+    (["one"], Target, {"projects": {"two", *map(str, range(16))}}, False),  # each would take a descriptor
 ]
 
 

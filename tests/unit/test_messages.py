@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from safe_pip import messages
+from safe_pip.locking import flock
 from safe_pip.locking.holders import Holder
 from safe_pip.locking.waiting import Wait, WaitBudget
 from safe_pip.messages import Reporter
@@ -43,9 +44,12 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     other, end = os.openpty()
     before, said = os.dup(2), list[str]()
     os.dup2(end, 2)
+    lock = flock.Descriptor(Path(os.ttyname(end)), is_device=True)
+    monkeypatch.setattr("safe_pip.locking.terminal._opened", lambda path, process: lock)
     try:
         yield said
     finally:
+        lock.close()
         os.dup2(before, 2)
         os.set_blocking(other, False)
         with suppress(BlockingIOError):

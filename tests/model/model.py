@@ -7,8 +7,8 @@ import dataclasses
 import enum
 from typing import NamedTuple
 
-LOCK_ORDER = ("keep", "distribution", "environment", "mutex", "commit", "directory", "uv", "owner")
-GATED = ("keep", "distribution", "environment", "commit")
+LOCK_ORDER = ("environment", "keep", "distribution", "mutex", "commit", "directory", "uv", "owner")
+GATED = ("environment", "keep", "distribution", "commit")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,9 +57,9 @@ def test_locks_with_a_gate_are_those_of_the_model(tmp_path: Path) -> None:
     (tmp_path / "uv").touch()
     (tmp_path / "METADATA").touch()
     requests = [
+        request.environment_lock(tmp_path, exclusive=True),
         request.keep_lock(tmp_path, exclusive=True),
         request.distribution_lock("a", str(tmp_path), exclusive=True),
-        request.environment_lock(tmp_path, exclusive=True),
         request.commit_lock(tmp_path, exclusive=True),
         request.mutex(tmp_path),
         request.shared_directory(tmp_path),

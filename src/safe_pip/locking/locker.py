@@ -141,7 +141,7 @@ class Locker:
                 continue
             except NotInTime as error:
                 (late,) = error.args
-                budget.rounds += late.rank <= Rank.ENVIRONMENT
+                budget.rounds += late.rank <= Rank.DISTRIBUTION
                 self._let_go()
             except Interrupted as found:
                 for directory in found.args:
@@ -250,7 +250,7 @@ class Locker:
         if self._ancestry.breaks_order(request, descriptor.identity) or Keep.FIRMLY in kept:
             limit = waiting.OUT_OF_ORDER
         elif not is_first or kept:
-            is_patient = request.rank <= Rank.ENVIRONMENT and budget.rounds >= waiting.ROUNDS
+            is_patient = request.rank <= Rank.DISTRIBUTION and budget.rounds >= waiting.ROUNDS
             limit = waiting.PATIENT if is_patient else waiting.WHILE_HOLDING
         wait = LockWait(self._ancestry, budget, request, descriptor, wanted, limit)
         with contextlib.ExitStack() as gates:

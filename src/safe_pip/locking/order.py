@@ -15,9 +15,9 @@ SOURCE_MARKS = (".git", ".hg", "pyproject.toml", "setup.py")
 class Rank(enum.IntEnum):
     """The order in which locks are taken; within a rank by device and inode. No command waits for an earlier one."""
 
-    KEEP = 1
-    DISTRIBUTION = 2
-    ENVIRONMENT = 3
+    ENVIRONMENT = 1
+    KEEP = 2
+    DISTRIBUTION = 3
     MUTEX = 4
     COMMIT = 5
     DIRECTORY = 6

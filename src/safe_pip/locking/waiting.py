@@ -17,8 +17,8 @@ from safe_pip.locking.order import Rank, Request
 # How long one lock may be waited for, in seconds: while another one is held that can be let go, or that cannot.
 WHILE_HOLDING = 1.0
 OUT_OF_ORDER = 60.0
-# The limit for an environment lock, or one before it, after so many rounds: a replacement over two trees that are never
-# free together would wait for ever. It is shorter than OUT_OF_ORDER, for the commands that wait meanwhile.
+# The limit for an environment lock, or that of a distribution, after so many rounds: a replacement of what is never all
+# free would wait for ever. It is shorter than OUT_OF_ORDER, for the commands that wait meanwhile.
 PATIENT, ROUNDS = 15.0, 3
 # A gate is held for an instant unless a process waits behind it. Even a command that does not wait, waits so long.
 AT_GATE = 0.1

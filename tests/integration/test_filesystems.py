@@ -37,7 +37,7 @@ def tool(version: str, *more: str) -> Project:
         "nspace/tool/part.py": version * int(version),
         "nspace/tool.txt": version,
     }
-    data = {"share/both/tool.txt": version, f"share/tool/{version}.txt": version, "etc/tool.conf": version}
+    data = {"common/both/tool.txt": version, f"common/tool/{version}.txt": version, "etc/tool.conf": version}
     return Project(
         "tool", version, files=files | dict.fromkeys(more, ""), console_scripts={"tool": "tool:main"}, data=data
     )
@@ -47,7 +47,7 @@ STOCK = (
     tool("1", "tool/gone.py", "only1.py"),
     tool("2", "tool/come/come.py"),
     tool("3"),
-    Project("other", files={"nspace/other.py": ""}, data={"share/both/other.txt": ""}),
+    Project("other", files={"nspace/other.py": ""}, data={"common/both/other.txt": ""}),
     Project("next"),
 )
 INSTALL, UPGRADE, UNINSTALL = ("install", "tool==1", "other"), ("install", "tool==2"), ("uninstall", "-y", "tool")
@@ -122,16 +122,16 @@ def notes(file: Path) -> list[Change]:
 
 
 def look(root: Path) -> Tree:
-    """All that is installed: no empty directories, and what `share` is a link to as if it were there."""
+    """All that is installed: no empty directories, and what `common` is a link to as if it were there."""
 
     def is_ours(path: str) -> bool:
         return os.path.basename(path).startswith(".safe-pip")
 
     found = dict(tree_of(root, is_ours))
-    if (root / "share").is_symlink():
-        found = {path: what for path, what in found.items() if path.partition("/")[0] not in ("share", "memory")}
-        found |= {"share": "directory 755"}
-        found |= {f"share/{path}": what for path, what in tree_of(root / "share", is_ours).items()}
+    if (root / "common").is_symlink():
+        found = {path: what for path, what in found.items() if path.partition("/")[0] not in ("common", "memory")}
+        found |= {"common": "directory 755"}
+        found |= {f"common/{path}": what for path, what in tree_of(root / "common", is_ours).items()}
     above = {parent for path, what in found.items() if not is_directory(what) for parent in parents(path)}
     return {path: what for path, what in found.items() if not is_directory(what) or path in above}
 
@@ -313,7 +313,7 @@ def test_a_commit_that_was_killed_when_it_was_done_is_finished_after_the_layers_
 
 @pytest.fixture
 def spread(observed: ObservedEnvironment) -> Iterator[ObservedEnvironment]:
-    """`bin` and a directory in the tree are mounts, `share` is a link to another filesystem."""
+    """`bin` and a directory in the tree are mounts, `common` is a link to another filesystem."""
     assert observed.plain
     observed.renew()
     memory, scripts, nspace = observed.root / "memory", observed.root / "bin", observed.site / "nspace"
@@ -323,8 +323,8 @@ def spread(observed: ObservedEnvironment) -> Iterator[ObservedEnvironment]:
     shutil.copytree(scripts, kept, symlinks=True)
     with contextlib.ExitStack() as mounted:
         mounted.enter_context(mounts.tmpfs(memory, "-o", "mode=755"))
-        (memory / "share").mkdir()
-        (observed.root / "share").symlink_to("memory/share")
+        (memory / "common").mkdir()
+        (observed.root / "common").symlink_to("memory/common")
         mounted.enter_context(mounts.tmpfs(scripts, "-o", "mode=755"))
         shutil.copytree(kept, scripts, symlinks=True, dirs_exist_ok=True)
         mounted.enter_context(mounts.ext4(nspace, observed.directory / "image"))
@@ -359,7 +359,7 @@ def test_on_several_filesystems_each_has_a_part_and_nothing_is_copied_under_the_
         assert {Path(each) if "memory" not in each else spread.root / "memory" for each in private} == homes
         assert len(private) == 4
         assert differences(expected, spread.tree()) == []
-        assert (spread.root / "share").is_symlink()
+        assert (spread.root / "common").is_symlink()
         assert left(spread.root, tree=spread.site) == []
 
 
@@ -404,7 +404,7 @@ def test_an_install_through_a_link_out_of_the_environment_is_refused_before_any_
     elsewhere = new.directory / "outside"
     remove(elsewhere)
     elsewhere.mkdir()
-    (new.root / "share").symlink_to(elsewhere)
+    (new.root / "common").symlink_to(elsewhere)
     before = new.tree()
     refused = new.env.run(*INSTALL, status=78)
     assert f"`{elsewhere}/tool` lies outside the directories that may be changed" in refused.stderr
@@ -437,14 +437,14 @@ def test_files_installed_through_links_in_the_prefix_go_to_their_targets_and_the
         data = {
             "lib64/linked/data.txt": version,
             "man/man1/linked.1": version,
-            "share/man/man1/direct.1": version,
+            "common/man/man1/direct.1": version,
             f"man/man{version}/only.{version}": version,
         }
         observed.env.add_to_index(Project("linked", version, data=data))
 
     def link(observed: ObservedEnvironment) -> None:
-        (observed.root / "share" / "man").mkdir(parents=True)
-        (observed.root / "man").symlink_to("share/man")
+        (observed.root / "common" / "man").mkdir(parents=True)
+        (observed.root / "man").symlink_to("common/man")
         if not (observed.root / "lib64").exists():
             (observed.root / "lib64").symlink_to("lib")
 
@@ -477,9 +477,9 @@ def give_an_access_list(directory: Path) -> None:
 
 
 def access(root: Path) -> dict[str, object]:
-    """The access rights of everything in the tree and in `share`."""
+    """The access rights of everything in the tree and in `common`."""
     found: dict[str, object] = {}
-    for top in (root / "lib", root / "share", root / "bin", root / "etc"):
+    for top in (root / "lib", root / "common", root / "bin", root / "etc"):
         for where, directories, names in os.walk(top):
             directories[:] = [name for name in directories if name != ".safe-pip"]
             for path in (Path(where, name) for name in (*directories, *names)):
@@ -504,7 +504,7 @@ def test_installed_files_have_the_access_rights_that_plain_pip_gives(
         for run in (observed.env.plain, observed.env.run):
             observed.renew()
             for give in gifts:
-                for directory in (observed.site, observed.root / "share", observed.site / "nspace"):
+                for directory in (observed.site, observed.root / "common", observed.site / "nspace"):
                     directory.mkdir(exist_ok=True)
                     give(directory)
             found.append([])
@@ -636,10 +636,10 @@ def test_a_directory_without_write_permission_is_reported_before_any_wait(new: O
         held.callback(os.close, descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         assert new.env.run(*UPGRADE, status=75, SAFE_PIP_LOCK_TIMEOUT="0")
-        held.enter_context(mounts.read_only(new.root / "share"))
+        held.enter_context(mounts.read_only(new.root / "common"))
         for step in (UPGRADE, UNINSTALL):
             refused = new.env.run(*step, status=78, SAFE_PIP_LOCK_TIMEOUT="0")
-            assert f"`{new.root}/share" in refused.stderr
+            assert f"`{new.root}/common" in refused.stderr
             assert "is not writable: Read-only file system. Nothing was changed" in refused.stderr
     assert differences(before, new.tree()) == []
     assert left(new.root, tree=new.site) == []

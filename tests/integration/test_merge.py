@@ -168,9 +168,9 @@ def test_killed_at_any_moment_it_is_all_there_or_not_at_all_for_the_next_command
     prefix.merge(stage(tmp_path / "other", other))
     (prefix.path / "bin/python3").touch()  # from now on it is an environment: its locks stay
     prefix.merge(one, manifest=manifest)
+    pristine, noted = tmp_path / "pristine", manifest.read_bytes()
     if verb == "merge":
         prefix.unmerge(manifest)
-    pristine, noted = tmp_path / "pristine", manifest.read_bytes()
     shutil.copytree(prefix.path, pristine, symlinks=True)
     words = {"merge": ("merge", one), "upgrade": ("merge", two), "unmerge": ("unmerge", manifest)}[verb]
     words = (*words, "--into", prefix.path) if verb != "unmerge" else words
@@ -385,11 +385,13 @@ def test_every_conflict_is_named_on_standard_error_and_in_the_document(tmp_path:
         f"safe-pip: `{prefix}/share/both` exists with other content, which `other` owned",
         "safe-pip: error: 2 files exist with other content. Nothing was changed",
     ]
-    named = [{"path": f"{prefix}/bin/x", "owner": None}, {"path": f"{prefix}/share/both", "owner": "other"}]
+    found = {f"{prefix}/bin/x": None, f"{prefix}/share/both": "other"}
+    named = [{"path": path, "owner": owner, "manifest": None} for path, owner in found.items()]
+    kept = [{**each, "reason": "conflict"} for each in named]
     document = json.loads(done.stdout)
     assert (document["changed"], document["conflicts"], document["put"]) == (False, named, [])
     done = run("merge", staged, "--into", prefix, "--on-conflict", "keep", "--json")
-    assert (json.loads(done.stdout)["kept"], json.loads(done.stdout)["put"]) == (named, [f"{prefix}/bin/y"])
+    assert (json.loads(done.stdout)["kept"], json.loads(done.stdout)["put"]) == (kept, [f"{prefix}/bin/y"])
     assert done.stderr.count(" was kept with its other content, which ") == 2
     done = run("merge", staged, "--into", prefix, "--json")
     assert json.loads(done.stdout)["replaced"] == named

@@ -138,12 +138,12 @@ def locked(
     if named is not None and not own:
         return environment.directory(Path(named), exclusive=exclusive)
     if not exclusive:
-        found = Snapshot.take(map(str, environment.trees()))
+        found = Snapshot.take(map(str, environment.trees()) if keep else ())
         for name in keep:
             if not found.identity(canonical(name)):
                 where = order.shown_name(own[0]) if own else "this environment"
                 raise UnusableEnvironment(f"`{name}` is not installed in `{where}`, so it cannot be kept")
-        return environment.keeping(required(keep, found) if keep else ())
+        return environment.keeping(required(keep, found))
     if named is None and not any(os.access(tree, os.W_OK) for tree in own):
         # What this user installs goes to a tree that the user can write: the user site.
         own = [tree for tree in environment.trees() if os.access(tree, os.W_OK)] or own

@@ -31,8 +31,8 @@ class Terms(NamedTuple):
     """What holds for a change beside its files.
 
     `shadows`: does what is staged hide a module or a project of another tree, or is it hidden by one? It is given what
-    goes of each tree, and does not count that. `judge` raises an
-    error of ours for a plan that the command cannot agree to. `exact`: how a tree is put in, or taken out, as it is.
+    goes of each tree, and does not count that. `judge` raises an error of ours for a plan that the command cannot agree
+    to. `exact`: how a tree is put in, or taken out, as it is.
     """
 
     shadows: Callable[[Collection[str]], bool] = lambda gone: False

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 # So many seconds others wait for a process that is stopped in the microseconds in which it looks at a directory.
 _TURN = 10.0
-# So often a tree that cannot be locked is read before the command gives up.
+# So often a tree without a lock that other hosts see is read before the command gives up.
+_READS = 10
 # A change of more distributions excludes all processes that keep some: each lock takes a descriptor.
 _MOST_LOCKED = 16
-_READS = 10
 _PATTERNS = ("lib*/python*/*-packages", "lib*/pypy*/*-packages", "Lib/site-packages")
 PACKAGES = ("site-packages", "dist-packages")
 """What a directory is called that an interpreter looks for distributions in."""

@@ -3,8 +3,9 @@
 In a program that imports safe-pip a thread also inherits what it holds already, and not what other threads hold.
 
 A holder whose child programs may run safe-pip makes a private directory and names it in SAFE_PIP_HELD. In it are
-`alive`, locked as long as the rest is true; `held`, the list of its locks; and `environment` and `commit`, with their
-gates: stand-ins that child programs take in place of the holder's exclusive locks, so that they exclude each other.
+`alive`, locked as long as the rest is true; `held`, the list of its locks; and `keep`, `environment` and `commit`, with
+their gates: stand-ins that child programs take in place of the holder's exclusive locks, so that they exclude each
+other.
 
 If the variable was dropped (tox, `env -i`, sudo), the holders in /proc/locks are compared with the ancestors.
 """

@@ -7,15 +7,18 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import safe_pip
 from safe_pip.commands.environments import Context
 from safe_pip.commands.merge import Merged, Request, merge
 from safe_pip.commands.merge.unmerge import Unmerged, unmerge
 from safe_pip.environment.environment import Prefix
+from safe_pip.environment.transaction import Transaction
 from safe_pip.launch.settings import Settings
 from tests.support.faults.transaction import Link
 from tests.support.venvs.direct_installs import SilentReporter
@@ -171,3 +174,15 @@ def all_end(processes: Sequence[subprocess.Popen[str]]) -> list[str]:
         if process.returncode or "Traceback" in err:
             wrong.append(f"{process.returncode}: {out}{err}")
     return wrong
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Do something when the next merge has compared, and not planned yet."""
+    original = Transaction.commit
+
+    def commit(*args: Any) -> Any:
+        monkeypatch.setattr(Transaction, "commit", original)
+        act()
+        return original(*args)
+
+    monkeypatch.setattr(Transaction, "commit", commit)

@@ -8,7 +8,6 @@ import json
 import os
 import stat
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ import pytest
 
 from safe_pip.commands.merge import Conflicts
 from safe_pip.commands.merge.manifest import Manifest
-from safe_pip.environment.transaction import Transaction, _Commit
+from safe_pip.environment.transaction import _Commit
 from safe_pip.errors import NestingRefused, SafePipError, State, Unmergeable, UnusableEnvironment
 from tests.support.faults import disk
 from tests.support.faults.transaction import Link
-from tests.support.trees.prefixes import SITE, MergePrefix, context, distribution, exact, stage
+from tests.support.trees.prefixes import SITE, MergePrefix, context, distribution, exact, meanwhile, stage
 
 TREE = {
     "bin/tool": "#!/bin/sh\n",
@@ -589,18 +588,6 @@ def test_a_manifest_in_the_place_of_what_is_staged_is_refused(prefix: MergePrefi
 
 
 # Other commands at work.
-
-
-def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-    """Do something when the next merge has compared, and not planned yet."""
-    original = Transaction.commit
-
-    def commit(*args: Any) -> Any:
-        monkeypatch.setattr(Transaction, "commit", original)
-        act()
-        return original(*args)
-
-    monkeypatch.setattr(Transaction, "commit", commit)
 
 
 @pytest.mark.parametrize("policy", ["warn", "keep"])

@@ -14,11 +14,10 @@ import pytest
 
 from safe_pip.commands.merge import Conflicts
 from safe_pip.commands.merge.manifest import Manifest
-from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import NestingRefused, State, Unmergeable
 from tests.support.faults import disk
 from tests.support.faults.transaction import Link
-from tests.support.trees.prefixes import SITE, MergePrefix, context, distribution, stage
+from tests.support.trees.prefixes import SITE, MergePrefix, context, distribution, meanwhile, stage
 
 Files = Mapping[str, "str | Link | None"]
 
@@ -317,18 +316,6 @@ def test_two_merges_with_one_manifest_are_as_one_after_the_other(
     merge("old", {"share/y": ""})
     assert names(prefix) == {"share/y", "bin/mine", "include/mine.h"}
     assert merge.listed("old") == {"share/y"}
-
-
-def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-    """Do something when the next merge has compared, and not planned yet."""
-    original = Transaction.commit
-
-    def commit(*args: Any) -> Any:
-        monkeypatch.setattr(Transaction, "commit", original)
-        act()
-        return original(*args)
-
-    monkeypatch.setattr(Transaction, "commit", commit)
 
 
 @pytest.mark.parametrize("lost", ["the manifest", "its directory"])

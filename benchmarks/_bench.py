@@ -25,8 +25,10 @@ from tests.support.venvs.template import Venv, clean_environment, offline
 from tests.support.venvs.workspace import Workspace
 from tests.support.wheels.wheelhouse import NEWEST_PIP, Wheelhouse, open_wheelhouse, user_cache
 
-# Two versions of each, old and new, that have wheels for every supported Python.
-UPGRADES = {"six": ("1.16.0", "1.17.0"), "Django": ("5.1.4", "5.2.1"), "numpy": ("2.1.3", "2.2.6")}
+# No version of numpy has wheels for the oldest and the newest Python.
+_NUMPYS = ("2.5.2", "2.5.5") if sys.version_info >= (3, 14) else ("2.1.3", "2.2.6")
+# Two versions of each, old and new, that have wheels for this Python.
+UPGRADES = {"six": ("1.16.0", "1.17.0"), "Django": ("5.1.4", "5.2.1"), "numpy": _NUMPYS}
 
 
 class Bench:

@@ -96,7 +96,7 @@ class Lane:
     def ended(self) -> str:
         if self.status is not None:
             return f"exit status {self.status}"
-        return "still running" if self.is_running else "ended without a word"
+        return "still running" if self.is_running else "ended without an exit status"
 
     def name(self) -> str:
         return text(self.header["command"])

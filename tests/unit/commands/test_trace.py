@@ -89,10 +89,10 @@ def test_a_killed_process_ends_without_a_word_when_it_was_last_heard_or_heard_of
         file.write(b'{"event":"end","ti')
     write(tmp_path, 8, *wait(50, 60, 7))
     [dead, waiter], damaged = read(tmp_path)
-    assert (dead.ended(), damaged) == ("ended without a word", 0)
+    assert (dead.ended(), damaged) == ("ended without an exit status", 0)
     assert times(dead) == {"commit": (10, 50), "hold": (20, 50)}
     assert waiter.spans[0].blockers == [0]
-    assert "ended without a word" in parsed(page([dead, waiter]))[0][0]["spans"][0]["what"]
+    assert "ended without an exit status" in parsed(page([dead, waiter]))[0][0]["spans"][0]["what"]
 
 
 def test_a_process_that_goes_on_still_runs(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ if sys.version_info >= (3, 15):
     sys.set_lazy_imports("normal")  # as in `isolation`, which is imported below while the path is the environment's
 
 # What `importlib.util` offers by the same names. It may not be imported yet: the path is still the environment's, and
-# begins with our own directory, where `lock` and `errors` are not what anybody else means by these names.
+# begins with our own directory, whose `errors` and `trace` may be names of other modules, too.
 load = sys.modules["_frozen_importlib_external"].spec_from_file_location
 create = sys.modules["_frozen_importlib"].module_from_spec
 

@@ -35,7 +35,7 @@ def elsewhere(empty: Path) -> Iterator[fs.Directory]:
 
 @pytest.fixture
 def as_a_user(empty: Path) -> Iterator[None]:
-    """As root, which may do everything, become another user who owns `empty` and all in it."""
+    """Root may do everything: become another user, which owns `empty` and all in it."""
     if os.geteuid() != 0:
         yield
         return

@@ -1,4 +1,4 @@
-"""Whose journals are acted on, and what they may ask for: decided on what fstat(2) tells."""
+"""Which journals are acted on, and what they may ask for, by what fstat(2) tells."""
 
 import contextlib
 import errno

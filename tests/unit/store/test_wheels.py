@@ -242,7 +242,7 @@ def test_an_entry_that_appears_while_somebody_misses_it_stays(store, wheel, monk
         try:
             return original(path, exclusive=exclusive)
         finally:
-            if away.exists():  # whoever prepares it is done just now
+            if away.exists():  # the process that prepares it is done just now
                 away.rename(place)
 
     monkeypatch.setattr(prepared, "hold", hold)
@@ -252,7 +252,7 @@ def test_an_entry_that_appears_while_somebody_misses_it_stays(store, wheel, monk
 
 
 def test_an_entry_that_takes_the_place_of_a_damaged_one_stays(store, wheel, monkeypatch):
-    """Somebody else found the damage too, removed what was damaged and has made it again by now."""
+    """Another process found the damage too, removed what was damaged and has made it again by now."""
     key = Path(prepare(store, wheel)[wheel].path).name
     flock._close_in_child()
     place, away = store.path / "wheels" / key, store.path / "away"
@@ -478,7 +478,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def held(store, wheel, monkeypatch):
-    """The mutex of `wheel`, held by somebody who does nothing."""
+    """The mutex of `wheel`, held by a process that does nothing."""
     key = prepare(store, wheel)[wheel]
     key.close()
     store.wheels.remove(key.path.name)
@@ -658,7 +658,7 @@ def test_what_a_killed_process_left_is_gone_before_room_is_looked_for(store, whe
     for entry in found.values():
         entry.close()
     left.mkdir(parents=True)
-    trying(store, wheel)  # who finds all of it prepared looks as well
+    trying(store, wheel)  # a command that finds all of it prepared looks as well
     assert left_in(store) == []
 
 

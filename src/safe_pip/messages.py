@@ -20,6 +20,9 @@ from safe_pip.locking.waiting import Wait
 
 _PREFIX = "safe-pip: "
 _CLEAR = "\r\x1b[K"
+SILENT = 30.0
+"""After so many seconds without a sign of a process on another host a message adds `DOUBT`. Its pid tells nothing."""
+DOUBT = "its host may be gone"
 _live = False  # whether the last line of the terminal is one that is rewritten
 
 
@@ -93,14 +96,17 @@ class Reporter:
 
     def waiting(self, event: Wait) -> bool:
         mode = "exclusive" if event.exclusive else "shared"
-        by, seconds = _by(event.holders), f"{event.seconds:.0f} s"
+        is_gone = event.seconds >= SILENT and any(holder.host for holder in event.holders)
+        by, seconds = _by(event.holders, may_be_gone=is_gone), f"{event.seconds:.0f} s"
         what = f"waiting for the {mode} lock on `{event.path}`{by}, {seconds} so far"
         is_live = not self._quiet and os.isatty(2) and os.environ.get("TERM") != "dumb" and not terminal.is_shared(2)
         if "logging" in sys.modules and not _live:
             sys.modules["logging"].getLogger("safe_pip").debug(what)
         if is_live:
             columns = shutil.get_terminal_size().columns
-            _write(f"{_PREFIX}waiting {seconds} for the {mode} lock{by}"[: columns - 1], live=True)
+            doubt = f" ({DOUBT})" if is_gone else ""  # before the command, which may not fit
+            line = f"{_PREFIX}waiting {seconds} for the {mode} lock{doubt}{_by(event.holders)}"
+            _write(line[: columns - 1], live=True)
         elif not self._quiet:
             say(what)
         return is_live
@@ -127,13 +133,12 @@ class Reporter:
         self._unguarded.add(path)
 
 
-def _by(holders: tuple[Holder, ...]) -> str:
-    parts = [_described(holder) for holder in holders]
+def _by(holders: tuple[Holder, ...], *, may_be_gone: bool = False) -> str:
+    parts = [_described(holder, may_be_gone=may_be_gone) for holder in holders]
     return ", " + " and ".join(parts) if parts else ""
 
 
-def _described(holder: Holder) -> str:
+def _described(holder: Holder, *, may_be_gone: bool) -> str:
     how = "asked for first by" if holder.is_waiting else "held by" if holder.exclusive else "shared by"
-    if not holder.command:
-        return f"{how} {holder.where}"
-    return f"{how} `{holder.command}` ({holder.where}{', stopped' if holder.is_stopped else ''})"
+    facts = [holder.where] + ["stopped"] * holder.is_stopped + [DOUBT] * (may_be_gone and bool(holder.host))
+    return f"{how} `{holder.command}` ({', '.join(facts)})" if holder.command else f"{how} {', '.join(facts)}"

@@ -91,6 +91,26 @@ def test_what_else_is_said_does_not_stand_behind_the_line(monkeypatch: pytest.Mo
     assert "".join(said).endswith("\r\nsafe-pip: stopped\r\n")
 
 
+FOREIGN = Holder(4242, exclusive=True, command="safe-pip install one", host="node17")
+
+
+@pytest.mark.parametrize(("seconds", "more"), [(29, ""), (30, ", its host may be gone")])
+def test_after_half_a_minute_the_host_of_the_holder_is_doubted(
+    capfd: pytest.CaptureFixture[str], seconds: float, more: str
+) -> None:
+    here = FOREIGN._replace(pid=1, host="")
+    Reporter().waiting(wait(seconds)._replace(holders=(FOREIGN, here)))
+    assert f"(pid 4242 on node17{more}) and held by `safe-pip install one` (pid 1), " in capfd.readouterr().err
+
+
+def test_on_a_terminal_of_eighty_columns_the_doubt_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    with terminal(monkeypatch) as said:
+        monkeypatch.setenv("COLUMNS", "80")
+        Reporter().waiting(wait(31)._replace(holders=(FOREIGN,)))
+        Reporter().granted(wait(31), 31.5)
+    assert "waiting 31 s for the exclusive lock (its host may be gone), held by" in "".join(said)
+
+
 def test_quiet_it_is_in_the_log_alone(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         Reporter(quiet=True).waiting(wait(12.3))

@@ -29,7 +29,7 @@ from safe_pip.launch import adoption
 from safe_pip.locking import holders, inheritance, order, state_directory
 from safe_pip.locking.holders import Entry, Holder, View
 from safe_pip.locking.state_directory import COMMITTED, JOURNAL, OWNER_FILE
-from safe_pip.messages import count, duration, output
+from safe_pip.messages import DOUBT, SILENT, count, duration, output
 
 _INTERVAL = 1.0
 _CLEAR = "\x1b[H\x1b[2J"
@@ -468,6 +468,7 @@ def _sentence(found: TransactionStatus, options: Namespace) -> str:
         said = f"{_process(found)} {does.get(state, 'has made its change, and cleans up')}"
     else:
         by = f"`{found['command']}`" if found["command"] else "a command"
+        by += f" on {found['host']}" if found["host"] else ""
         ago = None if found["last_seen"] is None else duration(time.time() - found["last_seen"])
         where = {State.STAGING: "; nothing was changed", State.PREPARED: " in the middle of its change"}
         begin = f"{'perhaps ' if found['alive'] is None else ''}interrupted: {by}"
@@ -483,13 +484,21 @@ def _sentence(found: TransactionStatus, options: Namespace) -> str:
             if refusal
             else f"The next safe-pip command {next_does}"
         )
-        said = f"{begin}{where.get(state, ' after its change was made')}. {end}"
+        doubt = f"; {DOUBT}" if found["alive"] is None and _is_silent(found["host"], found["last_seen"]) else ""
+        said = f"{begin}{where.get(state, ' after its change was made')}{doubt}. {end}"
     return f"{said} ({found['id']})" if options.verbose else said
+
+
+def _is_silent(host: str | None, seen: float | None) -> bool:
+    return host is not None and seen is not None and time.time() - seen > SILENT
 
 
 def _process(party: ProcessStatus | TransactionStatus) -> str:
     facts = [f"pid {party['pid']} on {party['host']}" if party["host"] else f"pid {party['pid']}"]
     facts += [] if party["since"] is None else [f"for {duration(time.time() - party['since'])}"]
     facts += ["stopped"] if party.get("stopped") else []
-    facts += [] if party.get("seen", True) else ["by the note it left"]
+    if not party.get("seen", True):
+        facts.append("by the note it left")
+        # The note of a process that shares the lock is locked, so the lock manager has seen it.
+        facts += [DOUBT] if party.get("mode") == "exclusive" and _is_silent(party["host"], party["since"]) else []
     return f"`{party['command']}` ({', '.join(facts)})" if party["command"] else ", ".join(facts)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # So many seconds others wait for a process that is stopped in the microseconds in which it looks at a directory.
 _TURN = 10.0
+_MOMENT = 0.001, 0.001
 # So often a tree without a lock that other hosts see is read before the command gives up.
 _READS = 10
 # A change of more distributions excludes all processes that keep some: each lock takes a descriptor.
@@ -439,7 +440,7 @@ def remove_state_directory(tree: Path, holds: Holds) -> None:
                 turn = opened.enter_context(flock.Descriptor(state))
                 locks = [opened.enter_context(flock.Descriptor(tree))]
                 locks += (opened.enter_context(flock.Descriptor(path, writable=True)) for path in files)
-                is_removed = flock.poll_lock(turn, exclusive=True, seconds=_TURN, pause=0.001) and turn.is_current()
+                is_removed = flock.poll_lock(turn, exclusive=True, seconds=_TURN, pauses=_MOMENT) and turn.is_current()
                 for lock in locks:
                     is_removed = is_removed and (holds(lock.identity) or flock.try_lock(lock, exclusive=True))
                 is_removed = is_removed and all(lock.is_current() for lock in locks) and state_directory.remove(tree)

@@ -199,7 +199,12 @@ _known: dict[str | int, Filesystem] = {}
 
 def is_shared_device(device: int, path: str) -> bool:
     """Whether several hosts may use `path`, on this device as stat(2) has it: no system call for a known device."""
-    return sys.platform == "linux" and _filesystem(device, path).kind not in _LOCAL
+    return sys.platform == "linux" and kind_of_device(device, path) not in _LOCAL
+
+
+def kind_of_device(device: int, path: str) -> str:
+    """The type of the filesystem that `path` is on, with this device; empty where that is unknown."""
+    return _filesystem(device, path).kind
 
 
 def _filesystem(device: int, path: str) -> Filesystem:

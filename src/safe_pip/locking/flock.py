@@ -4,6 +4,7 @@
 - Child programs do not inherit descriptors, and forked children close them: they keep none of the locks.
 - A wait blocks in the kernel, where the queue is first come, first served. A signal of ITIMER_REAL ends a wait, and
   each one costs the place in the queue: so there are few.
+- On NFS a wait tries again by the clock. The client polls there as well, with pauses of up to half a minute.
 
 Where there is no flock (Windows), `locking.fallback` is used.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import signal
 import sys
 import threading
@@ -42,6 +44,9 @@ _REMEDIES = {
     "cifs": "Mount it without `nobrl`",
     "beegfs": "Set `tuneUseGlobalFileLocks = true` in the client's configuration",
 }
+_POLLED = {"nfs", "nfs4"}
+_PAUSES = 0.25, 1.0  # seconds, with jitter: many waiting processes do not ask the server at the same time
+_SHORT = 0.05, 0.05
 # The timer may fire just before the system call begins; it fires again after this time, in seconds.
 _SECOND_TICK = 0.1
 
@@ -166,10 +171,14 @@ def wait_lock(descriptor: Descriptor, *, exclusive: bool, seconds: float) -> boo
     """
     if try_lock(descriptor, exclusive=exclusive):
         return True
+    pauses = _PAUSES if proc.kind_of_device(descriptor.identity[0], str(descriptor.path)) in _POLLED else None
     if seconds <= 0 or threading.current_thread() is not threading.main_thread():
-        return poll_lock(descriptor, exclusive=exclusive, seconds=seconds)
+        return poll_lock(descriptor, exclusive=exclusive, seconds=seconds, pauses=pauses or _SHORT)
     with _ticking(seconds) as ticker:
-        ticker.block(lambda: _flock(descriptor, exclusive=exclusive, blocks=True))
+        if pauses is None:
+            ticker.block(lambda: _flock(descriptor, exclusive=exclusive, blocks=True))
+        else:
+            ticker.block(lambda: poll_lock(descriptor, exclusive=exclusive, seconds=seconds, pauses=pauses))
     # The tick may have come just after the grant. A lock that is held is granted again at once.
     return try_lock(descriptor, exclusive=exclusive)
 
@@ -204,14 +213,17 @@ def remedy(path: Path) -> str:
     return _REMEDIES.get(kind, "Choose a directory on a filesystem with locks, or mount this one so that it has them")
 
 
-def poll_lock(descriptor: Descriptor, *, exclusive: bool, seconds: float, pause: float = 0.05) -> bool:
-    """Try every `pause` seconds; False after `seconds`. There is no queue, and no signal is handled."""
-    end = time.monotonic() + seconds
+def poll_lock(descriptor: Descriptor, *, exclusive: bool, seconds: float, pauses: tuple[float, float] = _SHORT) -> bool:
+    """Try again after a pause, the shortest to the longest of `pauses`; False after `seconds`. There is no queue."""
+    end = _now() + seconds
     while not try_lock(descriptor, exclusive=exclusive):
-        if (left := end - time.monotonic()) <= 0:
+        if (left := end - _now()) <= 0:
             return False
-        time.sleep(min(pause, left))
+        _sleep(min(random.uniform(*pauses), left))
     return True
+
+
+_now, _sleep = time.monotonic, time.sleep  # tests have a clock of their own
 
 
 class _Ticker:
@@ -230,7 +242,7 @@ class _Ticker:
             self._armed = False
             raise Suspended
 
-    def block(self, call: Callable[[], None]) -> None:
+    def block(self, call: Callable[[], object]) -> None:
         """Call until it returns or a tick ends it; raises `Suspended` if the user asked for it at any time."""
         handled = sys.exc_info()[1]
         try:

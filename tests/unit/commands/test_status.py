@@ -17,7 +17,7 @@ from safe_pip.commands.status import State, next_action
 from safe_pip.fs import proc
 from safe_pip.journal import codec
 from safe_pip.launch.settings import Settings
-from safe_pip.locking import holders
+from safe_pip.locking import holders, state_directory
 from safe_pip.locking.flock import Descriptor, try_lock
 from safe_pip.locking.holders import Entry, Holder, View
 from safe_pip.merge.plan import Journal
@@ -262,6 +262,28 @@ def test_what_another_host_does_is_told_with_its_name(tree: Path, monkeypatch: p
     assert [(by.where, by.exclusive, by.is_seen) for by in lock.holders] == [
         (f"pid {os.getpid()} on node17", True, False)
     ]
+
+
+@pytest.mark.parametrize(("silent", "is_doubted"), [(29, False), (40, True)])
+def test_the_host_of_a_process_without_a_sign_is_doubted(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], silent: float, is_doubted: bool
+) -> None:
+    moment = time.time()
+    facts = {"pid": 7, "command": "pip x", "since": moment, "host": "node17", "boot": "1"}
+    (tree / ".safe-pip" / "owner").write_text(json.dumps(facts))
+    (tree / ".safe-pip" / f"1{state_directory.SHARED_NOTE}").write_text(json.dumps({**facts, "command": "make"}))
+    (tree / ".safe-pip" / f"{ID}.owner").write_text(json.dumps(facts) + "\n")
+    (tree / ".safe-pip" / ID).mkdir()
+    with Descriptor(tree / ".safe-pip" / f"1{state_directory.SHARED_NOTE}", writable=True) as shared:
+        assert try_lock(shared, exclusive=True)
+        monkeypatch.setattr(time, "time", lambda: moment + silent)
+        options.run("status", ["--env", str(tree)], Settings(), SilentReporter())
+    said = capfd.readouterr().out
+    note = "by the note it left" + (", its host may be gone" if is_doubted else "")
+    assert f"`pip x` (pid 7 on node17, for {silent} s, {note}) has it to itself" in said
+    assert f"`make` (pid 7 on node17, for {silent} s, by the note it left) uses it" in said
+    doubt = "; its host may be gone" if is_doubted else ""
+    assert re.search(rf"interrupted: `pip x` on node17, last at work \d+ s ago; nothing was changed{doubt}\. The", said)
 
 
 SENTENCES = [

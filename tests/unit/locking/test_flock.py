@@ -14,6 +14,7 @@ import pytest
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.locking import flock
 from safe_pip.locking.flock import Descriptor, is_locked, own_descriptors, poll_lock, try_lock, wait_lock
+from tests.support.processes.proc import fake_mount
 
 
 @pytest.fixture
@@ -179,6 +180,60 @@ def test_another_thread_than_the_main_one_can_wait_too(file: Path) -> None:
         thread.start()
         thread.join()
     assert answers == [False, True]
+
+
+@pytest.fixture
+def on_nfs(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A file on NFS, and a clock that stands still but for the pauses, which the list holds."""
+    (tmp_path / "proc").mkdir()
+    fake_mount(tmp_path / "proc", monkeypatch, file, "nfs4 server:/export rw,vers=4.2")
+    pauses: list[float] = []
+    monkeypatch.setattr(flock, "_now", lambda: sum(pauses))
+    monkeypatch.setattr(flock, "_sleep", pauses.append)
+    return pauses
+
+
+def test_on_nfs_a_wait_tries_again_after_pauses_that_differ(file: Path, on_nfs: list[float]) -> None:
+    with opened(file, file) as (first, second):
+        assert try_lock(first, exclusive=True)
+        assert not wait_lock(second, exclusive=True, seconds=100)
+        assert len(on_nfs) > 100
+        assert len({*on_nfs}) > 90
+        assert all(0.25 <= pause <= 1 for pause in on_nfs[:-1])
+
+
+@pytest.mark.parametrize("in_main_thread", [True, False])
+def test_on_nfs_a_wait_ends_with_the_first_try_after_the_lock_is_let_go(
+    file: Path, on_nfs: list[float], monkeypatch: pytest.MonkeyPatch, in_main_thread: bool
+) -> None:
+    answers: list[bool] = []
+    with opened(file, file) as (first, second):
+        assert try_lock(first, exclusive=True)
+
+        def pause(seconds: float) -> None:
+            on_nfs.append(seconds)
+            if len(on_nfs) == 3:
+                first.close()
+
+        monkeypatch.setattr(flock, "_sleep", pause)
+        thread = threading.Thread(target=lambda: answers.append(wait_lock(second, exclusive=True, seconds=100)))
+        (thread.run if in_main_thread else thread.start)()
+        if not in_main_thread:
+            thread.join()
+    assert answers == [True]
+    assert len(on_nfs) == 3
+    assert all(0.25 <= pause <= 1 for pause in on_nfs)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTSTP])
+def test_on_nfs_signals_end_a_wait_as_elsewhere(
+    file: Path, on_nfs: list[float], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(flock, "_sleep", lambda seconds: os.kill(os.getpid(), number))
+    with opened(file, file) as (first, second):
+        assert try_lock(first, exclusive=True)
+        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else flock.Suspended):
+            wait_lock(second, exclusive=True, seconds=100)
 
 
 def test_handlers_timer_and_mask_are_the_callers_again_after_a_wait(file: Path) -> None:

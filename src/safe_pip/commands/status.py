@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
+from safe_pip import fs
 from safe_pip.commands.environments import Context, Place
 from safe_pip.commands.options import Namespace, tell
 from safe_pip.environment.environment import PACKAGES
@@ -165,6 +166,10 @@ def locks(tree: Path, view: View, directories: Iterable[Path] = ()) -> Iterator[
             hidden = (note for note in notes if note.host or not (view.is_complete or note.pid in pids))
             known += (note._replace(is_seen=False) for note in hidden)
         yield lock._replace(holders=tuple(known))
+    locked = {entry.file for entry in view.entries}
+    for info in sorted(path for path in fs.names(tree) if path.endswith((".dist-info", ".egg-info"))):
+        if proc.kernel_name_at(tree / info) in locked:
+            yield _lock("distribution", tree, [tree / info], tree / info / "METADATA", view)
     home = order.shown_name(tree)
     others = {"source directory": home / "src", "uv": home / ".lock"}
     others |= {f"shared directory {path}": path for path in directories if not path.is_relative_to(home)}
@@ -439,6 +444,10 @@ _HELD = {
     ("environment", "exclusive"): "has it to itself",
     ("commit", "shared"): "reads what is installed",
     ("commit", "exclusive"): "changes what is installed",
+    ("keep", "shared"): "keeps some distributions as they are: others may be added, changed and removed",
+    ("keep", "exclusive"): "lets no program keep a distribution as it is",
+    ("distribution", "shared"): "keeps {}",
+    ("distribution", "exclusive"): "has {} to itself, to change or remove it",
 }
 _WAITED_FOR = {
     ("environment", "shared"): "waits to use it",
@@ -447,6 +456,11 @@ _WAITED_FOR = {
     ("commit", "shared"): "waits to read what is installed",
     ("commit", "exclusive"): "waits to change what is installed",
     ("commit", None): "waits for its turn to read or change what is installed",
+    ("keep", "shared"): "waits to keep some distributions as they are",
+    ("keep", "exclusive"): "waits until no program keeps a distribution as it is",
+    ("distribution", "shared"): "waits to keep {}",
+    ("distribution", "exclusive"): "waits to change or remove {}",
+    ("distribution", None): "waits for its turn to keep, change or remove {}",
 }
 
 
@@ -454,11 +468,13 @@ def _told(lock: LockStatus) -> Iterator[str]:
     path = Path(lock["path"])
     is_wheel = lock["lock"] == "mutex" and path.parent.name == "making"
     what = f"a wheel ({path.name[:8]})" if is_wheel else f"`{path}`"
+    if lock["lock"] == "distribution":
+        what = f"`{path.stem}`"
     for party in lock["holders"]:
         does = "prepares" if is_wheel else "works in" if lock["lock"] == "mutex" else "holds the lock on"
-        yield f"{_process(party)} {_HELD.get((lock['lock'], party['mode'] or ''), f'{does} {what}')}"
+        yield f"{_process(party)} {_HELD.get((lock['lock'], party['mode'] or ''), f'{does} {{}}').replace('{}', what)}"
     for party in lock["waiting"]:
-        yield f"{_process(party)} {_WAITED_FOR.get((lock['lock'], party['mode']), f'waits for {what}')}"
+        yield f"{_process(party)} {_WAITED_FOR.get((lock['lock'], party['mode']), 'waits for {}').replace('{}', what)}"
 
 
 def _sentence(found: TransactionStatus, options: Namespace) -> str:

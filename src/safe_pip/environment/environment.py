@@ -228,7 +228,7 @@ class SharedUse(Reading):
 class Keeping(SharedUse):
     """Use some projects, and those that share files with them, while they stay as they are: their locks, shared.
 
-    In a tree without a state directory, or that several hosts may use, everything stays as it is.
+    A tree without lock files gets them. Where that is not allowed, or several hosts use it, all in it stays as it is.
     """
 
     def __init__(self, trees: Trees, projects: Iterable[str], sources: Iterable[Path] = ()) -> None:
@@ -240,9 +240,12 @@ class Keeping(SharedUse):
         from safe_pip.environment.required import sharing
 
         for each in super().requests():
-            is_tree = each.rank is order.Rank.ENVIRONMENT and state_directory.has_locks(each.path)
-            is_local = is_tree and not state_directory.is_shared(each.path)
-            yield order.keep_lock(each.path, exclusive=False) if is_local else each
+            is_tree = each.rank is order.Rank.ENVIRONMENT and not state_directory.is_shared(each.path)
+            if is_tree and not state_directory.has_locks(each.path):
+                with suppress(UnusableEnvironment):
+                    self._make_locks(each.path)
+            is_kept = is_tree and state_directory.has_locks(each.path)
+            yield order.keep_lock(each.path, exclusive=False) if is_kept else each
         self._projects = frozenset(sharing(self._projects, Snapshot.take(map(str, self.trees))))
         self._locked = _local_metadata(self._projects, self.trees)
         yield from (order.distribution_lock(*each, exclusive=False) for each in self._locked)

@@ -76,6 +76,30 @@ def test_each_waiting_process_is_shown_once_in_the_order_of_its_turn(tree: Path)
     assert found(tree, seen)["commit"].waiting == ()
 
 
+def test_what_is_kept_and_what_waits_for_it_is_shown_and_told(tree: Path) -> None:
+    one, two = tree / "one-1.dist-info", tree / "two-2.0.dist-info"
+    for path in (one, two):
+        path.mkdir()
+        (path / "METADATA").touch()
+    keep = tree / ".safe-pip" / "keep"
+    seen = view(
+        (keep, DEAD, False, False),
+        (one, DEAD, False, False),
+        (one, DEAD + 1, True, True),
+        (one / "METADATA", DEAD + 1, True, False),
+    )
+    locks = found(tree, seen)
+    assert pids(locks["keep"].holders) == [(DEAD, False)]
+    assert (locks["distribution"].path, pids(locks["distribution"].holders)) == (one, [(DEAD, False)])
+    assert pids(locks["distribution"].waiting) == [(DEAD + 1, True)]
+    told = [*status._told(status._facts(locks["keep"])), *status._told(status._facts(locks["distribution"]))]
+    assert told == [
+        f"pid {DEAD} keeps some distributions as they are: others may be added, changed and removed",
+        f"pid {DEAD} keeps `one-1`",
+        f"pid {DEAD + 1} waits to change or remove `one-1`",
+    ]
+
+
 def test_the_note_of_a_holder_says_since_when(tree: Path) -> None:
     note = {"pid": os.getpid(), "command": "pip install x", "since": 5.0}
     (tree / ".safe-pip" / "owner").write_text(json.dumps(note))

@@ -376,12 +376,27 @@ def test_what_is_kept_is_not_replaced_nor_is_what_shares_a_file_with_it_and_all_
             pass
 
 
-def test_a_tree_without_a_state_directory_is_kept_as_a_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_a_tree_without_lock_files_gets_them_or_is_kept_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_writable: bool
+) -> None:
     prefix = DirectPrefix(tmp_path)
     prefix.write({f"site/{name}-1.dist-info/METADATA": "" for name in ("one", "two")})
+    make = state_directory.make
+
+    def made_by_others(tree: Path) -> bool:
+        raise UnusableEnvironment(f"`{tree}` cannot be written")
+
+    with monkeypatch.context() as patched:
+        if not is_writable:
+            patched.setattr(state_directory, "make", made_by_others)
+        holder = environment(prefix.site).keeping(["one"])
+        holder.__enter__()
+    assert make(prefix.site) != is_writable
     stranger = environment_of_a_stranger(prefix.site)
-    with environment(prefix.site).keeping(["one"]), pytest.raises(LockTimeout):
+    with contextlib.nullcontext() if is_writable else pytest.raises(LockTimeout):
         stranger.replacing(prefix.target, projects={"two"}).__enter__()
+    holder.__exit__(None, None, None)
 
 
 def test_a_version_that_replaces_a_kept_one_while_its_lock_is_waited_for_is_locked_itself(

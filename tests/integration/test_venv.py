@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.faults.mounts import as_root, mounted
 from tests.support.pages import Page, shell
 from tests.support.processes.workers import LIMIT, is_waiter, wait_until
 from tests.support.trees.listing import tree_of
@@ -367,3 +369,55 @@ def test_the_page_says_what_happens(env: PipEnvironment) -> None:
     assert homes
     for home in homes:
         assert runs(home)
+
+
+@as_root
+def test_an_image_is_made_once_and_works_where_it_is_mounted(env: PipEnvironment) -> None:
+    if shutil.which("mksquashfs") is None:
+        pytest.skip("there is no mksquashfs")
+    env.add_to_index(Project("aproject", "1", console_scripts={"aprogram": "aproject:main"}), Project("other", "1"))
+    home, image, requirements = (env.directory / name for name in ("the 'home'", "e.sqsh", "requirements.txt"))
+    requirements.write_text("aproject\n")
+    home.mkdir()
+    words = ["venv", home, "--without-pip", "-r", requirements, "--image", image]
+    blocking = Blocking(env)
+    first = env.start(*words, "--python", blocking.python)
+    blocking.begun()
+    refused = env.run(*words, "--lock-timeout", "0", status=75)
+    assert f"the exclusive lock on `{image}` is not free, held by " in refused.stderr
+    second = env.start(*words, "--python", blocking.python)
+    wait_until(lambda: is_waiter(second.pid))
+    blocking.release()
+    with ended(first) as (status, out, err):
+        assert status == 0, err
+        assert f"Made `{image}`" in out
+    with ended(second) as (status, out, err):
+        assert (status, out) == (0, f"`{image}` is up to date\n"), err
+    assert os.listdir(home) == []
+    assert not list(env.directory.glob("e.sqsh?*"))
+    made = image.stat().st_ino
+    with mounted(home, "-o", "loop,ro", image):
+        before = tree_of(home)
+        assert runs(home)
+        assert violations(env, home) == []
+        subprocess.run([home / "bin" / "python", "-c", "import aproject"], check=True)
+        subprocess.run([home / "bin" / "aprogram"], check=True)
+        assert "aproject" in env.run("--python", home, "list").stdout
+        env.run("run", "--env", home, "--", "true")
+        assert env.run("doctor", "--env", home).stdout.startswith("Sound")
+        env.run("venv", home)
+        refused = env.run("--python", home, "install", "other", status=78)
+        assert "Read-only file system. Nothing was changed" in refused.stderr
+        assert tree_of(home) == before
+        # Another set replaces the file; what is mounted stays as it is.
+        requirements.write_text("other\n")
+        assert "Would make" in env.run(*words, "-n").stdout
+        assert image.stat().st_ino == made
+        env.run(*words)
+        assert tree_of(home) == before
+    with mounted(home, "-o", "loop,ro", image):
+        subprocess.run([home / "bin" / "python", "-c", "import other"], check=True)
+    requirements.write_text("nothing-of-this-name\n")
+    made = image.stat().st_ino
+    assert f"`{image}` was not made. Nothing was changed" in env.run(*words, status=1).stderr
+    assert image.stat().st_ino == made

@@ -226,6 +226,9 @@ If the command that creates it is killed, the next one starts anew.
 
 An existing environment is taken as it is, whatever tool made it, if its Python runs and it has its site-packages. One
 that does not work is refused, unless it is to be cleared. A directory with anything else in it is refused too.
+
+With `--image` it becomes one file, for machines that mount it at DIR. The command prints how. FILE appears whole or not
+at all, and is replaced in one step: mounts of the old one stay as they are. `mksquashfs` (squashfs-tools) makes it.
 """,
         (
             value("directory", metavar="DIR", help="where the environment is to be"),
@@ -239,6 +242,12 @@ that does not work is refused, unless it is to be cleared. A directory with anyt
                 help="then run `safe-pip install -r FILE` for it; may be repeated. If that fails the environment stays",
             ),
             value("--python", metavar="PATH", help="its Python: a path, an environment, or a name on PATH"),
+            value(
+                "--image",
+                metavar="FILE",
+                help="make it as an image (squashfs) to be mounted at DIR, and leave DIR alone; nothing is done if FILE"
+                " was made of the same requirements with the same Python, unless with `--clear`",
+            ),
             *(
                 flag(name, dest="passed_on", action="append_const", const=name, default=[], help="passed on to `venv`")
                 for name in ("--system-site-packages", "--without-pip", "--copies", "--symlinks")
@@ -248,7 +257,7 @@ that does not work is refused, unless it is to be cleared. A directory with anyt
         ),
         """\
 The exit status is pip's with `-r`; else 0 if the environment exists; 1 if the Python could not make it, or the existing
-one is of another Python; 74 if the disk is full; 75 if the lock was not free in time; 78 if DIR cannot be used.
+one is of another Python; 74 if the disk is full; 75 if the lock was not free in time; 78 if DIR or FILE cannot be used.
 """,
     ),
 }

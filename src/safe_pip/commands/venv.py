@@ -20,10 +20,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from safe_pip import fs
+from safe_pip.commands import _image
 from safe_pip.commands.environments import MISLEADING, Context, Interpreter, python_of, scripts_below, trees_of
 from safe_pip.commands.options import Namespace, tell
 from safe_pip.environment.change import Terms
@@ -95,7 +96,7 @@ def made_aside(home: Path, python: str, options: Sequence[str]) -> Iterator[Path
         with watch.phase("create", lambda: {"environment": str(home)}):
             _run(home, aside, descriptor, python, options)
         with space.staging(str(home)):
-            _relocate(aside)
+            _relocate(aside, re.compile(rb"[\\/]+" + re.escape(os.fsencode(aside.name))))
         yield aside
     finally:
         fs.remove_tree(aside)
@@ -236,19 +237,18 @@ def _run(home: Path, aside: Path, descriptor: Descriptor | None, python: str, op
         raise NotMade(f"`{python} -m venv` could not make an environment in `{home}`", output)
 
 
-def _relocate(aside: Path) -> None:
-    """Change the paths in the files of `aside`: where they name `aside`, they are to name the directory above it."""
-    here = re.compile(rb"[\\/]+" + re.escape(os.fsencode(aside.name)))
+def _relocate(aside: Path, gone: re.Pattern[bytes]) -> None:
+    """Change the paths in the files of the environment `aside`: the part of them that is `gone` at its future place."""
     rows: dict[bytes, bytes] = {}
     for path in [aside / CONFIGURATION, *sorted(scripts_below(aside).iterdir())]:
         if path.is_symlink() or not path.is_file():
             continue
         content = path.read_bytes()
-        moved = here.sub(b"", content)
+        moved = gone.sub(b"", content)
         if moved != content:
             fs.replace(path, moved, mode=stat.S_IMODE(path.stat().st_mode))
             rows[_row(content)] = _row(moved)
-    for record in Path(Interpreter.ask(python_of(aside)).purelib).glob("*.dist-info/RECORD"):
+    for record in (file for tree in trees_of(str(aside)) for file in tree.glob("*.dist-info/RECORD")):
         content = record.read_bytes()
         for old, row in rows.items():
             content = content.replace(old, row)
@@ -264,24 +264,43 @@ def main(options: Namespace, context: Context) -> int:
         if "://" not in name and not os.path.exists(name):
             raise UsageError(f"there is no requirements file `{name}`")
     command = _Command(options, context)
-    if options.dry_run:
-        said = command.foresee()
-        if not options.quiet:
-            tell(said)
-        # Into an environment that is yet to be made, pip cannot say what it would install.
-        is_kept = command.exists() and not options.clear
-        return _install(options, context) if options.requirements and is_kept else 0
     try:
-        while not command.is_complete():
-            _ = command.chosen  # before a lock is taken
-            with suppress(FileNotFoundError):  # another command had made the directory, failed, and removed it
-                command.make()
+        if options.image is not None:
+            fill = partial(_fill, options, context)
+            return _image.make(options, context, command.chosen, fill, command.installs())
+        if not options.dry_run:
+            return _make(options, context)
     except NotMade as error:
         if error.output and sys.stderr is not None:
             with suppress(OSError):
                 print(error.output, file=sys.stderr, flush=True)
         raise
+    said = command.foresee()
+    if not options.quiet:
+        tell(said)
+    # Into an environment that is yet to be made, pip cannot say what it would install.
+    is_kept = command.exists() and not options.clear
+    return _install(options, context) if options.requirements and is_kept else 0
+
+
+def _make(options: Namespace, context: Context) -> int:
+    command = _Command(options, context)
+    while not command.is_complete():
+        _ = command.chosen  # before a lock is taken
+        with suppress(FileNotFoundError):  # another command had made the directory, failed, and removed it
+            command.make()
     return _install(options, context) if options.requirements else 0
+
+
+def _fill(options: Namespace, context: Context, aside: Path, root: Path) -> int:
+    """Make the environment `aside` for an image, with the paths in it that it has without `root`."""
+    given = Namespace(**{**vars(options), "directory": str(aside), "clear": False})
+    status = _make(given, context)
+    if status == 0:
+        trees = trees_of(given.directory)
+        context.environment([*map(str, trees)]).tidy(trees)
+        _relocate(aside, re.compile(re.escape(os.fsencode(root))))
+    return status
 
 
 class _Command:
@@ -335,7 +354,10 @@ class _Command:
             said = f"Would make `{self._shown}` anew with {self.chosen.label}: all that is in it would go"
         else:
             return f"`{self._shown}` exists, and would stay as it is"
-        return "\n".join((said, *(f"Would install `{name}` there" for name in self._options.requirements)))
+        return "\n".join((said, *self.installs()))
+
+    def installs(self) -> list[str]:
+        return [f"Would install `{name}` there" for name in self._options.requirements]
 
     def _check_that_it_is_empty(self) -> None:
         if fs.look(self._home) and not all(name.startswith(OURS) for name in os.listdir(self._home)):
@@ -370,6 +392,6 @@ def _install(options: Namespace, context: Context) -> int:
     misleading = {f"PIP_{name}" for name in MISLEADING}
     kept = {name: value for name, value in os.environ.items() if name not in misleading}
     status = subprocess.run(command, env=kept | context.settings.for_child(), check=False).returncode
-    if status != 0 and not options.dry_run:
+    if status != 0 and not options.dry_run and options.image is None:
         say(f"error: the environment `{options.directory}` exists, without what could not be installed")
     return status if status >= 0 else 128 - status

@@ -324,6 +324,19 @@ class Locking(Step):
         fs.remove_empty_directories(self.made if failed else [])
 
 
+class Producing(Step):
+    """Make the file `product`, which many commands may want at once: the lock of a file beside it, until it is made."""
+
+    def __init__(self, lock: Path, product: Path, is_made: Callable[[], bool]) -> None:
+        self._lock, self._product, self._is_made = lock, product, is_made
+
+    def requests(self) -> Iterator[Request]:
+        if not self._is_made():
+            with space.staging(str(self._lock.parent)), suppress(FileExistsError):
+                fs.write(self._lock, b"", mode=0o666)
+            yield order.file_lock(self._lock, self._product)
+
+
 class Opening(Step):
     """Make a private tree in the home of a target: its commit lock, shared, which keeps sweepers away."""
 
@@ -578,6 +591,10 @@ class Environment:
     def directory(self, path: Path, *, exclusive: bool) -> AbstractContextManager[Scope]:
         """Lock a directory that is no environment while another program runs; it is made if it is missing."""
         return self._taking(Locking(path, exclusive=exclusive), is_published=True)
+
+    def producing(self, lock: Path, product: Path, is_made: Callable[[], bool]) -> AbstractContextManager[Scope]:
+        """Be the only process that makes the file `product`, under the lock of a file beside it; none if it is made."""
+        return self._taking(Producing(lock, product, is_made))
 
     @contextmanager
     def making(self, path: Path) -> Iterator[None]:

@@ -34,7 +34,9 @@ _IN_TEXT = (
 )
 _MOST = 1 << 20
 # Filesystems of one host. Any other one may be mounted by several hosts at once, whatever it is called.
-_LOCAL = frozenset("ext2 ext3 ext4 xfs btrfs zfs f2fs bcachefs tmpfs overlay squashfs erofs".split())
+_LOCAL = frozenset(
+    "ext2 ext3 ext4 xfs btrfs zfs f2fs bcachefs tmpfs overlay squashfs fuse.squashfuse fuse.squashfuse_ll erofs".split()
+)
 
 Volume = tuple[int, int]
 """Device and mount: what a rename has to stay within."""

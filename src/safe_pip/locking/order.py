@@ -87,6 +87,11 @@ def plain_directory(directory: Path, *, exclusive: bool) -> Request:
     return _directory_lock(Rank.ENVIRONMENT, directory, directory, exclusive=exclusive)
 
 
+def file_lock(path: Path, shown: Path) -> Request:
+    """The lock of a file that a command makes `shown` under, in the place of an environment lock."""
+    return Request(Rank.ENVIRONMENT, path, True, shown, needs_writing=_is_shared(path.parent))
+
+
 def _directory_lock(rank: Rank, path: Path, shown: Path, *, exclusive: bool) -> Request:
     """A lock on `path` itself; if several hosts may use that directory, also on a file in it, which is made."""
     if not _is_shared(path):

@@ -36,6 +36,7 @@ def test_the_device_is_the_superblocks_where_stat_gives_another_one(
         ("nfs4 server:/export rw,local_lock=none", True),
         ("fuse.glusterfs server:/volume rw", True),
         ("fuse.sshfs host: rw", True),
+        ("fuse.squashfuse squashfuse rw", False),
         ("lustre 10.0.0.1@tcp:/scratch rw,flock", True),
         ("new-filesystem none rw", True),
     ],

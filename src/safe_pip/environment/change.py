@@ -188,7 +188,8 @@ class Change:
                 raise
             # With the locks held: what was done and undone leaves times that look like a change of another command.
             ready = self.prepare(entered)
-        self._remains = [sweep.find(directory) for directory in (*self.target.trees, *self.target.directories)]
+        directories = (*self.target.trees, *self.target.directories)
+        self._remains = [sweep.find(directory, self.stage.identifier) for directory in directories]
         return ready.overwritten
 
     def close(self, locks: Callable[[], AbstractContextManager[object]] | None) -> None:

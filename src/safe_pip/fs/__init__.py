@@ -39,4 +39,5 @@ from safe_pip.fs.rename import can_exchange as can_exchange
 from safe_pip.fs.rename import exchange as exchange
 from safe_pip.fs.rename import load as load
 from safe_pip.fs.rename import move as move
+from safe_pip.fs.rename import move_fresh as move_fresh
 from safe_pip.fs.rename import move_over as move_over

@@ -41,18 +41,25 @@ class Directory:
 
     def child(self, name: str) -> Directory:
         """Open the directory `name`, or `a/b/c` below this one, without passing through any symbolic link."""
-        parts, found = name.split("/"), self
+        parts, path, fd = name.split("/"), self.path, self.fd
         for part in parts:
             self.at(part)
+        if fd is not None and len(parts) > 1 and sys.platform == "linux":
+            # One call, if the kernel says that no link was on the way: each call may have to ask a file server.
+            with contextlib.suppress(OSError):
+                found = Directory(os.path.join(path, name), _open(name, fd, name))
+                if proc.link(f"self/fd/{found.fd}") == found.path:
+                    return found
+                found.close()
         for part in parts:
-            path = found.join(part)
+            path = os.path.join(path, part)
             try:
-                below = Directory(path, _open(found.at(part), found.fd, path))
+                below = _open(path if fd is None else part, fd, path)
             finally:
-                if found is not self:
-                    found.close()
-            found = below
-        return found
+                if fd is not None and fd != self.fd:
+                    os.close(fd)
+            fd = below
+        return Directory(path, fd)
 
     def again(self) -> Directory:
         """This directory once more, wherever it is now."""
@@ -170,10 +177,12 @@ else:
             raise OSError(number, os.strerror(number or 0), path) from None
 
 
-def remove(directory: Directory, name: str) -> None:
-    """Remove a file or a symbolic link, if it exists."""
+def remove(directory: Directory, name: str) -> bool:
+    """Remove a file or a symbolic link; False if there is none."""
     with Changing("remove", directory.join(name)), contextlib.suppress(FileNotFoundError):
         os.unlink(directory.at(name), dir_fd=directory.fd)
+        return True
+    return False
 
 
 def remove_directory(directory: Directory, name: str) -> None:

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from safe_pip.fs import proc
 from safe_pip.fs.directory import Directory, make_directory
 from safe_pip.fs.files import remove_below
 from safe_pip.fs.watch import Changing
@@ -22,6 +23,9 @@ NO_REPLACE, EXCHANGE = 4 if sys.platform == "darwin" else 1, 2
 _NUMBERS = {"x86_64": 316, "aarch64": 276, "riscv64": 276, "loongarch64": 276, "s390x": 347, "ppc64le": 357}
 # What a kernel or a filesystem answers that does not know the flag; an old sandbox answers EPERM.
 _NO_FLAGS = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
+
+_without_flags: set[int] = set()
+"""Devices of file servers on which a rename succeeded only without the flag: it is not tried there again."""
 
 Call = Callable[[int, bytes, int, bytes, int], int]
 
@@ -64,14 +68,25 @@ def move(source: Directory, name: str, destination: Directory, new_name: str) ->
         if sys.platform == "win32":
             os.rename(old, new)
             return
+        device = destination.identity[0]
         try:
-            _rename(source.fd, old, destination.fd, new, NO_REPLACE)
+            if device not in _without_flags:
+                _rename(source.fd, old, destination.fd, new, NO_REPLACE)
+                return
         except OSError as error:
             if error.errno not in _NO_FLAGS:
                 raise
-            if destination.exists(new_name):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
-            os.rename(old, new, src_dir_fd=source.fd, dst_dir_fd=destination.fd)
+        if destination.exists(new_name):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        os.rename(old, new, src_dir_fd=source.fd, dst_dir_fd=destination.fd)
+        if proc.is_shared_device(device, destination.path):
+            _without_flags.add(device)
+
+
+def move_fresh(source: Directory, name: str, destination: Directory, new_name: str) -> None:
+    """Rename to a name that no other process uses, such as one with a random part: no look whether it is taken."""
+    with Changing("move", destination.join(new_name), source.join(name)):
+        os.rename(source.at(name), destination.at(new_name), src_dir_fd=source.fd, dst_dir_fd=destination.fd)
 
 
 def move_over(source: Directory, name: str, destination: Directory, new_name: str) -> None:

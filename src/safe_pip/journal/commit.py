@@ -75,7 +75,7 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
         published = f"{journal.identifier}{JOURNAL}"
         try:
             directories.check_spare()
-            fs.move(*directories.private(parts.JOURNAL).to(directories.state(published)))
+            fs.move_fresh(*directories.private(parts.JOURNAL).to(directories.state(published)))
             if durable:
                 fs.sync(directories.state("").parent)
         except OSError as error:
@@ -89,7 +89,7 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
                     _do(directories, operation)
             if durable:
                 directories.sync()
-            fs.move(*directories.state(published).to(directories.state(f"{journal.identifier}{COMMITTED}")))
+            fs.move_fresh(*directories.state(published).to(directories.state(f"{journal.identifier}{COMMITTED}")))
         except BaseException as error:
             _undo(directories, done, durable=durable)
             if isinstance(error, OSError):

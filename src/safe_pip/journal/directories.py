@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from safe_pip import fs
-from safe_pip.fs import Directory, space
+from safe_pip.fs import Directory, proc, space
 from safe_pip.fs.proc import user
 from safe_pip.journal import codec
 from safe_pip.locking import state_directory
@@ -154,8 +154,11 @@ class OpenDirectories(contextlib.ExitStack):
         # A directory with nothing but a manifest may be gone, with its filesystem.
         needed = [each for each in journal.operations if journal.path(each) not in journal.directories]
         roots, parts = {each.root for each in needed}, {0, *(each.part for each in needed)}
+        used = {each.root for each in journal.operations}
         try:
             for number, root in enumerate(journal.roots):
+                if number not in used:
+                    continue
                 with contextlib.suppress(Refused) if is_over or number not in roots else contextlib.nullcontext():
                     self._kept(root, "", functools.partial(reach, root))
             for number, part in enumerate(journal.parts):
@@ -214,17 +217,26 @@ class OpenDirectories(contextlib.ExitStack):
         """Raise `OSError` if this process has too few descriptors for an operation, or to undo it."""
         with contextlib.ExitStack() as spare:
             for _ in range(_LEAST):
-                spare.enter_context(self._opened(lambda: Directory.open(self.journal.roots[0])))
+                spare.enter_context(self._opened(lambda: Directory.open(os.path.abspath(os.sep))))
 
     def _check_part(self, path: str, *, is_needed: bool) -> None:
         state_path = os.path.dirname(path)
-        checked, all_of_it = self.writer is not None, {state_path, path, f"{path}/{STAGE}", f"{path}/{TRASH}"}
+        above = os.path.dirname(state_path)
+        checked = self.writer is not None
+        is_trashed = checked or any(each.trash for each in self.journal.operations)
+        inside = (STAGE, TRASH) if is_trashed else (STAGE,)
+        all_of_it = {state_path, path, *(f"{path}/{name}" for name in inside)}
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            state = self._kept(state_path, "", lambda: open_state(os.path.dirname(state_path), checked=checked))
+            root = None if checked else self._open.get((above, ""))
+            state = self._kept(
+                state_path,
+                "",
+                lambda: root.child(state_directory.NAME) if root else open_state(above, checked=checked),
+            )
             private = self._kept(path, "", lambda: state.child(self.journal.identifier))
             if self.writer is not None and not self.writer.made(private.status()):
                 raise Refused(f"`{path}` does not belong to `{user_name(self.writer.uid)}`, the journal's writer")
-            for name in (STAGE, TRASH):
+            for name in inside:
                 with contextlib.suppress(FileNotFoundError):
                     self._kept(f"{path}/{name}", "", functools.partial(private.child, name))
         if is_needed and not all_of_it <= self._known.keys():
@@ -276,9 +288,12 @@ class OpenDirectories(contextlib.ExitStack):
 
 def reach(path: str) -> Directory:
     """Open the directory at `path`; raises `Refused` unless it is there, with no symbolic link in the path to it."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        if os.path.realpath(path) == path:
-            return Directory.open(path)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
+        directory = Directory.open(path)
+        # The kernel knows where it is; to look at each part of the path takes calls to a file server.
+        if proc.link(f"self/fd/{directory.fd}") == path or os.path.realpath(path) == path:
+            return directory
+        directory.close()
     raise Refused(f"`{path}` is no directory any more")
 
 

@@ -38,12 +38,13 @@ def remove_markers(directories: OpenDirectories) -> frozenset[str]:
             continue
         try:
             live = directories.live(operation)
-            if directories.is_marked(live):
-                with live.parent.child(live.name) as marked:
-                    _check(directories, marked)
-                    fs.remove(marked, directories.marker)
-                new.add(directories.journal.path(operation))
-        except NotADirectoryError:
+            with live.parent.child(live.name) as marked:
+                if directories.writer is not None and not marked.exists(directories.marker):
+                    continue
+                _check(directories, marked)
+                if fs.remove(marked, directories.marker):
+                    new.add(directories.journal.path(operation))
+        except (FileNotFoundError, NotADirectoryError):
             continue  # not there any more
         except OSError as failed:
             error = error or failed

@@ -47,11 +47,15 @@ class Remains(NamedTuple):
             _delete_aside(self.tree)
 
 
-def find(tree: Path) -> Remains:
+def find(tree: Path, own: str = "") -> Remains:
     """Find what dead processes left there; the caller holds the commit lock exclusively, and calls `delete` later.
 
-    What was committed is finished at once.
+    What was committed is finished at once. `own` is the identifier of the caller's own transaction, which lives.
     """
+    # Most of the time there is nothing, and one listing is all that happens under the lock.
+    stems = {name.partition(".")[0] for name in fs.readable_names(state_directory.path_of(tree))}
+    if not any(map(is_identifier, stems - {own})):
+        return Remains(str(tree))
     real = os.path.realpath(tree)
     dead: list[Dead] = []
     orphans: list[str] = []
@@ -59,7 +63,7 @@ def find(tree: Path) -> Remains:
         names = set(state.names())
         for name in sorted(names):
             stem, suffix = os.path.splitext(name)
-            if not is_identifier(stem) or f"{stem}{JOURNAL}" in names:
+            if not is_identifier(stem) or stem == own or f"{stem}{JOURNAL}" in names:
                 continue
             with suppress(OSError, SafePipError):
                 if suffix == COMMITTED:

@@ -110,7 +110,9 @@ class Descriptor:
         with contextlib.suppress(OSError):
             if proc.is_shared_device(self.identity[0], str(self.path)) and self.path.parent != self.path:
                 with Directory.open(self.path.parent) as parent:
-                    return _identity(parent.stat(self.path.name)) == self.identity
+                    with contextlib.suppress(OSError):
+                        os.listdir(parent.fd)  # through a new descriptor, so this asks the server
+                    return _identity(os.stat(self.path.name, dir_fd=parent.fd, follow_symlinks=False)) == self.identity
             return _identity(os.stat(self.path, follow_symlinks=False)) == self.identity
         return False
 

@@ -193,8 +193,8 @@ class Locker:
                 is_first = not any(scope.granted for scope in scopes)
                 self._grant(request, descriptor, wanted, budget, is_first=is_first)
                 each.granted.append((request, descriptor))
-            if not all(descriptor.is_current() for _, descriptor in wanted):
-                raise StartOver  # while the later ones were waited for
+            if not all(descriptor.is_current() for _, descriptor in wanted[:-1]):
+                raise StartOver  # while the later ones were waited for; the last one was looked at when it was granted
             for each in scopes:
                 each.step.on_grant()
                 if not (each.step.is_current() and each.is_inheritance_alive()):

@@ -445,6 +445,7 @@ CHANGES: dict[str, Callable[[fs.Directory], object]] = {
     "make_directory": lambda place: fs.make_directory(place, "new"),
     "make_private_directory": lambda place: fs.make_private_directory(Path(place.path)),
     "move": lambda place: fs.move(place, "file", place, "new"),
+    "move_fresh": lambda place: fs.move_fresh(place, "file", place, "new"),
     "move_over": lambda place: fs.move_over(place, "file", place, "other"),
     "open_log": lambda place: fs.open_log(place.join("new")),
     "pass_on": lambda place: attributes.pass_on("/", place, "empty", 0o700),

@@ -164,6 +164,7 @@ def test_a_directory_that_was_closed_meanwhile_is_not_taken_for_another_one(tmp_
     monkeypatch.setattr(space, "descriptor_limit", lambda: 0)
     transaction = StagedTransaction(tmp_path, "0123456789abcdef")
     transaction.add(Kind.FILE, "old", "old", "new")
+    transaction.add(Kind.FILE, "script", "old", "new", root=1)
     with OpenDirectories(transaction.journal) as directories:
         directories.trash(transaction.operations[0])
         directories.base(str(transaction.bin))

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from safe_pip.environment.stage import Stage
-from safe_pip.fs import Directory
 from safe_pip.journal import parts, sweep
 from safe_pip.journal.owner import Owner, read
 from safe_pip.locking import flock, state_directory
@@ -143,8 +142,8 @@ def test_what_another_process_deletes_is_left_to_it(home: Path, elsewhere: Path)
 
 def test_a_tree_where_there_is_nothing_to_do_is_listed_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = []
-    names = Directory.names
-    monkeypatch.setattr(Directory, "names", lambda self: listed.append(self.path) or names(self))
+    names = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(str(path)) or names(path))
     assert sweep.find(home) == sweep.Remains(str(home))
     assert listed == [f"{home}/.safe-pip"]
     assert sweep.find(home.parent) == sweep.Remains(str(home.parent))

@@ -14,7 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
-from safe_pip.locking import terminal
+from safe_pip.locking import order, terminal
 from safe_pip.locking.holders import Holder
 from safe_pip.locking.waiting import Wait
 
@@ -131,6 +131,14 @@ class Reporter:
             what = f"warning: several hosts may use `{path}`, and it has no lock files, so it is read without them"
             say(f"{what}. A user that may write there makes them with `safe-pip list`")
         self._unguarded.add(path)
+
+    def unprobed(self, path: Path) -> bool:
+        """Say that a tree is on a filesystem that was never probed; False if nothing is said."""
+        if not self._quiet:
+            place = order.shown_name(path)
+            what = f"warning: several hosts may use `{place}`, and it was never tried whether locks reach all of them"
+            say(f"{what}. Run `safe-pip doctor --filesystem {place.parent}` on two hosts at once")
+        return not self._quiet
 
 
 def _by(holders: tuple[Holder, ...], *, may_be_gone: bool = False) -> str:

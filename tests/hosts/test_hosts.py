@@ -122,3 +122,23 @@ def test_what_is_killed_on_one_host_is_undone_by_the_other_at_once(hosts: Bed, v
         check(hosts, venv)
     assert before in seen
     assert after in seen
+
+
+def probe(hosts: Bed, status: int) -> str:
+    other = hosts.start("a", sys.executable, "-m", "safe_pip", "doctor", "--filesystem", VOLUME)
+    said = hosts.pip("b", "doctor", "--filesystem", VOLUME, status=status)
+    both = (each.partition("safe-pip: ")[0] for each in (said, other.ended(status)))
+    assert len({*both}) == 1
+    return said
+
+
+def test_a_probe_finds_what_the_volume_has_to_have_set(hosts: Bed, venv: Path) -> None:
+    assert "Run `safe-pip doctor --filesystem" in hosts.pip("a", "--python", venv, "list")
+    assert "doctor" not in hosts.pip("b", "--python", venv, "list")
+    for prefetch, status in (("on", 1), ("off", 0)):
+        hosts.run("srv", "gluster", "--mode=script", "volume", "set", "bed", "performance.stat-prefetch", prefetch)
+        said = probe(hosts, status)
+        assert ("performance.stat-prefetch off" in said) == bool(status)
+        listed = hosts.pip("b", "--python", venv, "list", status=78 if status else 0)
+        assert ("the other one sees after a listing" in listed) == bool(status)
+    assert "between host-a and host-b passed" in hosts.pip("a", "status", "--env", venv)

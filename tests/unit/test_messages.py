@@ -28,6 +28,19 @@ def test_what_is_read_without_lock_files_is_said_once_with_what_to_do(
     assert all("makes them with `safe-pip list`" in line for line in said)
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_that_a_filesystem_was_never_probed_is_said_with_the_command_that_does(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], quiet: bool
+) -> None:
+    site = tmp_path / "venv" / "lib" / "python3.13" / "site-packages"
+    site.mkdir(parents=True)
+    (tmp_path / "venv" / "pyvenv.cfg").touch()
+    assert Reporter(quiet=quiet).unprobed(site) is not quiet
+    said = capfd.readouterr().err
+    assert (f"several hosts may use `{tmp_path / 'venv'}`" in said) is not quiet
+    assert (f"Run `safe-pip doctor --filesystem {tmp_path}` on two hosts" in said) is not quiet
+
+
 def wait(seconds: float) -> Wait:
     holder = Holder(4242, exclusive=True, command="safe-pip install one")
     return Wait(Path("/venv"), True, (holder,), seconds)

@@ -100,9 +100,23 @@ tool looks after, what `--repair` has put aside, an environment that is adopted;
 what it has of the rest is put aside in `.safe-pip/kept-...`, never deleted. Then duplicate or empty `.dist-info`
 directories and leftovers are removed, but no leftover that is all there is of a project. At last `--repair` prints what
 is left, and the command that reinstalls damaged distributions in their recorded version, from where they came from.
+
+`--filesystem DIR` tries whether locks and renames in DIR reach other hosts as safe-pip relies on. Run it on two hosts
+within 60 seconds; both print the same verdict, which stays in DIR as `.safe-pip-filesystem.json`. It holds for all that
+is below DIR on that filesystem. If the probe failed, commands there are refused with status 78 until one passes.
 """,
-        (flag("--repair", help="repair what can be repaired"), DRY_RUN, env(", or a --target directory"), JSON),
-        "The exit status is 0 if the environment is sound, 1 if anything but notes was found.",
+        (
+            flag("--repair", help="repair what can be repaired"),
+            value("--filesystem", metavar="DIR", help="probe the filesystem of DIR, together with another host"),
+            DRY_RUN,
+            env(", or a --target directory"),
+            JSON,
+        ),
+        """\
+The exit status is 0 if the environment is sound, 1 if anything but notes was found. With `--filesystem` it is 0 if the
+probe passed or there is nothing to probe, 1 if it failed, 75 if no other host came, 78 if DIR cannot be probed.
+""",
+        either=(("--filesystem", "--env"),),
     ),
     "merge": Verb(
         """\
@@ -342,7 +356,9 @@ def run(
         from safe_pip.launch import prefix
 
         settings = prefix.begin(settings)
-    is_named = getattr(options, "into", None) or getattr(options, "lock_dir", None)
+    is_named = (
+        getattr(options, "into", None) or getattr(options, "lock_dir", None) or getattr(options, "filesystem", None)
+    )
     if getattr(options, "env", "") is None and not is_named:
         options.env, told = active.environment(os.environ)
         if told and not options.quiet:

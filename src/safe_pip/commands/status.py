@@ -20,14 +20,14 @@ from safe_pip import fs
 from safe_pip.commands.environments import Context, Place
 from safe_pip.commands.options import Namespace, tell
 from safe_pip.environment.environment import PACKAGES
-from safe_pip.errors import RecoveryNeeded, UnusableEnvironment
+from safe_pip.errors import CannotLock, RecoveryNeeded, UnusableEnvironment
 from safe_pip.fs import proc, trust
 from safe_pip.journal import owner, recovery
 from safe_pip.journal.directories import Refused, open_state
 from safe_pip.journal.parts import named_home
 from safe_pip.journal.recovery import Unfinished
 from safe_pip.launch import adoption
-from safe_pip.locking import holders, inheritance, order, state_directory
+from safe_pip.locking import holders, inheritance, order, shared_files, state_directory
 from safe_pip.locking.holders import Entry, Holder, View
 from safe_pip.locking.state_directory import COMMITTED, JOURNAL, OWNER_FILE
 from safe_pip.messages import DOUBT, SILENT, count, duration, output
@@ -101,6 +101,21 @@ class AdoptedStatus(TypedDict):
     works: bool
 
 
+class FilesystemStatus(TypedDict):
+    """What a tree is on that several hosts may use. `passed`: what the last probe found, None if there was none.
+
+    `date`, `hosts`: when and where it ran, in `directory`. `refused`: why every command is refused, or None.
+    """
+
+    tree: str
+    filesystem: str | None
+    passed: bool | None
+    date: float | None
+    hosts: list[str]
+    directory: str | None
+    refused: str | None
+
+
 class Status(TypedDict):
     """What `safe-pip status --json` prints. `complete`: False where locks of other processes may be hidden.
 
@@ -113,6 +128,7 @@ class Status(TypedDict):
     locks: list[LockStatus]
     transactions: list[TransactionStatus]
     adopted: list[AdoptedStatus]
+    filesystems: list[FilesystemStatus]
     hidden: int
     problems: list[str]
 
@@ -318,6 +334,7 @@ def examine(place: Place, *, is_all: bool = False) -> Status:
             {"tree": str(each.tree), "home": str(each.home), "file": str(each.file), "works": each.works}
             for each in adopted
         ],
+        "filesystems": [_filesystem(tree) for tree in place.trees if state_directory.is_shared(tree)],
         "hidden": hidden,
         "problems": problems,
     }
@@ -396,6 +413,26 @@ def _transaction(found: Transaction) -> TransactionStatus:
     }
 
 
+def _filesystem(tree: Path) -> FilesystemStatus:
+    found, refused, kind = shared_files.verdict(tree), None, ""
+    with suppress(OSError):
+        kind = proc.filesystem(os.fspath(tree)).kind
+    try:
+        shared_files.check_mount(tree)
+        shared_files.check_verdict(tree, found)
+    except CannotLock as error:
+        refused = f"{error.message} ({error.hint})"
+    return {
+        "tree": str(tree),
+        "filesystem": kind or None,
+        "passed": None if found is None else found.passed,
+        "date": None if found is None else found.date,
+        "hosts": [] if found is None else [*found.hosts],
+        "directory": None if found is None else found.directory,
+        "refused": refused,
+    }
+
+
 def _last_seen(found: Transaction) -> float | None:
     """When a directory or the journal of a transaction was last changed."""
     private = str(state_directory.path_of(found.tree) / found.identifier)
@@ -430,6 +467,7 @@ def _lines(document: Status, options: Namespace) -> Iterator[str]:
             continue  # in use no more
         yield shown if shown == tree else f"{shown} ({tree})"
         said = said or ["not in use, and nothing is unfinished"]
+        said += [_shared(each) for each in document["filesystems"] if each["tree"] == tree]
         yield from (f"  {line}" for line in (*said, *([told[tree]] if tree in told else [])))
     for each in (each for each in unfinished if each["tree"] not in trees):
         yield f"{each['tree']}: {_sentence(each, options)}"
@@ -437,6 +475,17 @@ def _lines(document: Status, options: Namespace) -> Iterator[str]:
     yield from document["problems"]
     if not document["complete"]:
         yield "This may not be all: locks that are held in other pid namespaces, or without /proc/locks, are not seen"
+
+
+def _shared(found: FilesystemStatus) -> str:
+    what = f"on {found['filesystem'] or 'a filesystem'}, which several hosts may use"
+    if found["refused"]:
+        return f"{what}. Every command is refused: {found['refused']}"
+    if found["date"] is None:
+        probe = f"safe-pip doctor --filesystem {order.shown_name(Path(found['tree'])).parent}"
+        return f"{what}. It was never probed: run `{probe}` on two hosts at once"
+    ago, hosts = duration(time.time() - found["date"]), " and ".join(found["hosts"])
+    return f"{what}. A probe of `{found['directory']}` between {hosts} passed {ago} ago"
 
 
 _HELD = {

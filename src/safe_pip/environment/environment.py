@@ -18,7 +18,7 @@ from safe_pip import fs
 from safe_pip.environment.snapshot import Snapshot, metadata_of, seen
 from safe_pip.errors import CannotLock, StalePlan, UnusableEnvironment
 from safe_pip.fs import space, watch
-from safe_pip.locking import flock, inheritance, order, state_directory
+from safe_pip.locking import flock, inheritance, order, shared_files, state_directory
 from safe_pip.locking.locker import Keep, Locker, Scope, Step
 from safe_pip.locking.order import Request
 from safe_pip.locking.waiting import Interrupted, Waiting
@@ -631,4 +631,14 @@ class Environment:
             elif not self._has_all or isinstance(step, SharedUse):
                 self._locker.take(scope)
                 taken.callback(self._locker.close, scope)
+                self._warn(scope)
             yield scope
+
+    def _warn(self, scope: Scope) -> None:
+        """Say of a tree that several hosts may use that they were never tried; once, which a file there notes."""
+        shared = {each.gate.parent for each, _ in scope.granted if each.gate is not None and each.needs_writing}
+        unprobed = (state for state in shared if shared_files.probed(state.parent) is None)
+        for state in (state for state in unprobed if state.parent.name in PACKAGES and os.access(state, os.W_OK)):
+            if fs.look(state / state_directory.UNPROBED) is None and self._waiting.unprobed(state.parent):
+                with suppress(OSError):
+                    fs.write(state / state_directory.UNPROBED, b"", mode=0o644)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safe_pip import fs
-from safe_pip.fs import proc
+from safe_pip.fs import attributes, proc
 
 
 def is_trusted(directory: Path, *, as_parent: bool = False) -> bool:
@@ -37,6 +37,16 @@ def is_trusted(directory: Path, *, as_parent: bool = False) -> bool:
             return False
         reachable = reachable and bool(info.st_mode & 0o011)
     return True
+
+
+def may_change(made: os.stat_result, tree: str | Path, of_tree: os.stat_result) -> bool:
+    """Whether the user that made something, with this status, may change `tree`: then it is accepted from that user."""
+    if made.st_uid in (proc.user(), of_tree.st_uid, 0):
+        return True
+    if of_tree.st_mode & stat.S_ISVTX:  # other users may only add
+        return False
+    is_of_group = made.st_gid == of_tree.st_gid or attributes.lets_write(tree, made.st_uid)
+    return bool(of_tree.st_mode & stat.S_IWOTH or (of_tree.st_mode & stat.S_IWGRP and is_of_group))
 
 
 def cache_directory(environ: Mapping[str, str]) -> Path | None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from safe_pip import fs
-from safe_pip.fs import Directory, proc, space
+from safe_pip.fs import Directory, proc, space, trust
 from safe_pip.fs.proc import user
 from safe_pip.journal import codec
 from safe_pip.locking import state_directory
@@ -301,7 +301,7 @@ def open_state(directory: str, *, checked: bool = True) -> Directory:
     """Open the state directory of `directory`; raises `FileNotFoundError`, `Refused` if a stranger made it."""
     with reach(directory) as holder:
         state = holder.child(state_directory.NAME)
-        if checked and not state_directory.is_trusted(state.status(), directory, holder.status()):
+        if checked and not trust.may_change(state.status(), directory, holder.status()):
             state.close()
             raise Refused(f"`{state.path}` belongs to a user that may not change `{directory}`")
         return state

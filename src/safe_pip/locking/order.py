@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from safe_pip import fs
-from safe_pip.locking import state_directory
+from safe_pip.locking import shared_files, state_directory
 
 # A command of git replaces the files of a checkout, and not these.
 SOURCE_MARKS = (".git", ".hg", "pyproject.toml", "setup.py")
@@ -114,7 +114,7 @@ def owner_lock(path: Path, tree: Path) -> Request:
 
 def _is_shared(directory: Path) -> bool:
     """Whether several hosts may use it; raises `CannotLock` if their locks do not reach each other."""
-    state_directory.check_mount(directory)
+    shared_files.check(directory)
     return state_directory.is_shared(directory)
 
 

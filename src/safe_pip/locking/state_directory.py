@@ -15,9 +15,9 @@ from pathlib import Path
 
 from safe_pip import fs
 from safe_pip.errors import CannotLock, UnusableEnvironment
-from safe_pip.fs import Directory, attributes, proc, space
+from safe_pip.fs import Directory, attributes, proc, space, trust
 from safe_pip.fs.directory import refresh
-from safe_pip.locking import flock
+from safe_pip.locking import flock, shared_files
 
 NAME = ".safe-pip"
 COMMIT = "commit"
@@ -27,6 +27,7 @@ ENVIRONMENT_GATE = "environment.gate"
 KEEP = "keep"
 KEEP_GATE = "keep.gate"
 OWNER = "owner"
+UNPROBED = "unprobed"  # on a shared filesystem: that it was never probed was said
 SHARED_NOTE = ".shared"  # how the note of a process ends that holds the environment lock shared, and this file locked
 # What a transaction has here: the names begin with its identifier, and end with one of these.
 OWNER_FILE = ".owner"  # locked as long as the process of the transaction lives
@@ -36,10 +37,8 @@ MARK = ".home"  # leads to the state directory with the journal of a change of t
 
 _ALWAYS = (COMMIT, COMMIT_GATE, ENVIRONMENT_GATE, KEEP, KEEP_GATE)
 # All that is in the state directory of a tree at which no command is at work.
-LOCKS = frozenset({*_ALWAYS, ENVIRONMENT, OWNER})
+LOCKS = frozenset({*_ALWAYS, ENVIRONMENT, OWNER, UNPROBED})
 _TRIES = 10
-# Mount options of Lustre, NFS and SMB with which locks stay on the host that takes them; `local_lock=none` is harmless.
-_LOCAL_LOCKS = {"localflock", "nolock", "local_lock", "nobrl"}
 
 
 def path_of(tree: Path) -> Path:
@@ -49,18 +48,6 @@ def path_of(tree: Path) -> Path:
 def is_shared(directory: Path) -> bool:
     """Whether several hosts may use this directory. They see only locks on files: flock on a directory stays local."""
     return proc.is_shared(os.fspath(directory))
-
-
-def check_mount(directory: Path) -> None:
-    """Raise `CannotLock` if several hosts may use this directory, and a mount option keeps their locks apart."""
-    if is_shared(directory):
-        with contextlib.suppress(OSError):
-            for option in sorted(proc.filesystem(os.fspath(directory)).options):
-                name, _, value = option.partition("=")
-                if name in _LOCAL_LOCKS and value != "none":
-                    what = f"`{directory}` is on a filesystem that is mounted with `{option}`"
-                    hint = flock.remedy(directory)
-                    raise CannotLock(f"{what}: commands on other hosts would not see its locks", hint=hint)
 
 
 def exists(tree: Path) -> bool:
@@ -78,19 +65,9 @@ def exists(tree: Path) -> bool:
     why = f"belongs to user {status.st_uid}, which may not change `{tree}`"
     if not stat.S_ISDIR(status.st_mode):
         why = f"is {'a symbolic link' if stat.S_ISLNK(status.st_mode) else 'not a directory'}"
-    elif is_trusted(status, tree, of_tree):
+    elif trust.may_change(status, tree, of_tree):
         return True
     raise UnusableEnvironment(f"`{path}` {why}", hint="Remove it, then try again")
-
-
-def is_trusted(made: os.stat_result, tree: str | Path, of_tree: os.stat_result) -> bool:
-    """Whether the user that made the state directory may change the tree."""
-    if made.st_uid in (proc.user(), of_tree.st_uid, 0):
-        return True
-    if of_tree.st_mode & stat.S_ISVTX:  # other users may only add
-        return False
-    is_of_group = made.st_gid == of_tree.st_gid or attributes.lets_write(tree, made.st_uid)
-    return bool(of_tree.st_mode & stat.S_IWOTH or (of_tree.st_mode & stat.S_IWGRP and is_of_group))
 
 
 def has_locks(tree: Path) -> bool:
@@ -110,7 +87,7 @@ def make(tree: Path) -> bool:
     Any number of processes may do so at once. Raises `FileNotFoundError` if it, or the tree, is removed meanwhile,
     `CannotLock` where it would be of no use. After a crash an unused `.safe-pip-` directory may stay.
     """
-    check_mount(tree)
+    shared_files.check(tree)
     try:
         if not exists(tree) and _make_aside(tree):
             return True

@@ -49,6 +49,9 @@ class Waiting(Protocol):
     def unguarded(self, path: Path) -> None:
         """Called when a tree is read that commands on other hosts may change meanwhile."""
 
+    def unprobed(self, path: Path) -> bool:
+        """Called for a tree on a filesystem of several hosts that was never probed, until it returns True."""
+
 
 class StartOver(Exception):
     """What was opened or granted is not what the path leads to now, or not what the step needs now."""

@@ -20,6 +20,7 @@ from safe_pip.commands.doctor.examination import Kind
 from safe_pip.commands.merge import Conflicts
 from safe_pip.launch.settings import Settings
 from safe_pip.locking.flock import Descriptor, try_lock
+from tests.support.processes.proc import fake_mount
 from tests.support.trees.prefixes import SITE, distribution, stage
 from tests.support.venvs.direct_installs import SilentReporter
 
@@ -47,10 +48,10 @@ def lists(document: dict[str, Any]) -> set[str]:
 
 def test_each_verb_that_prints_json_has_a_strict_schema() -> None:
     verbs = {verb for verb, each in options.TABLE.items() if options.JSON in each.options}
-    assert {*SCHEMAS} == verbs
+    assert {*SCHEMAS} == {*verbs, "doctor-filesystem"}
     for verb, schema in SCHEMAS.items():
         Draft202012Validator.check_schema(schema)
-        assert schema["title"] == f"safe-pip {verb} --json"
+        assert schema["title"] == f"safe-pip {verb.replace('-', ' --')} --json"
         for each in objects(schema):
             assert each["additionalProperties"] is False
             assert each["required"] == [*each["properties"]]
@@ -90,6 +91,14 @@ def test_a_status_is_valid(empty: Path, capfd: pytest.CaptureFixture[str]) -> No
         assert document["locks"][0]["holders"][0]["pid"] == os.getpid()
         assert lists(run(capfd, "status", "--env", empty / "other" / SITE)) == {"trees", "locks", "adopted"}
         assert str(tree) in run(capfd, "status", "--all")["trees"]
+
+
+def test_a_status_on_a_filesystem_of_several_hosts_is_valid(
+    empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tree = stage(empty / "venv" / SITE, {"x": ""})
+    fake_mount(tmp_path, monkeypatch, tree, "nfs4 server:/export rw,local_lock=all")
+    assert lists(run(capfd, "status", "--env", tree)) >= {"trees", "filesystems"}
 
 
 def test_every_kind_of_finding_is_in_the_schema() -> None:

@@ -17,10 +17,11 @@ from safe_pip.commands.status import State, next_action
 from safe_pip.fs import proc
 from safe_pip.journal import codec
 from safe_pip.launch.settings import Settings
-from safe_pip.locking import holders, state_directory
+from safe_pip.locking import holders, shared_files, state_directory
 from safe_pip.locking.flock import Descriptor, try_lock
 from safe_pip.locking.holders import Entry, Holder, View
 from safe_pip.merge.plan import Journal
+from tests.support.processes.proc import fake_mount
 from tests.support.venvs.direct_installs import SilentReporter
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/locks"), reason="there is no /proc/locks")
@@ -308,6 +309,56 @@ def test_the_host_of_a_process_without_a_sign_is_doubted(
     assert f"`make` (pid 7 on node17, for {silent} s, by the note it left) uses it" in said
     doubt = "; its host may be gone" if is_doubted else ""
     assert re.search(rf"interrupted: `pip x` on node17, last at work \d+ s ago; nothing was changed{doubt}\. The", said)
+
+
+@pytest.mark.parametrize(
+    ("after", "passed", "said"),
+    [
+        ("xfs /dev/a rw", None, None),
+        (
+            "nfs4 s:/x rw",
+            None,
+            "on nfs4, which several hosts may use. It was never probed: run `safe-pip doctor --filesy",
+        ),
+        (
+            "nfs4 s:/x rw",
+            True,
+            "on nfs4, which several hosts may use. A probe of `{}` between a and b passed 2 min ago",
+        ),
+        (
+            "nfs4 s:/x rw",
+            False,
+            "on nfs4, which several hosts may use. Every command is refused: `{}/site-packages` can",
+        ),
+        (
+            "lustre x rw,localflock",
+            None,
+            "on lustre, which several hosts may use. Every command is refused: `{}/site-p",
+        ),
+    ],
+)
+def test_the_verdict_on_a_filesystem_of_several_hosts_is_shown(
+    tree: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    after: str,
+    passed: bool | None,
+    said: str | None,
+) -> None:
+    if passed is not None:
+        checks = [{"check": "a lock keeps others out", "passed": passed}]
+        facts = {"passed": passed, "date": time.time() - 125, "hosts": ["a", "b"], "checks": checks, "remedies": []}
+        (tmp_path / shared_files.VERDICT).write_text(json.dumps(facts))
+    (tmp_path / "proc").mkdir()
+    fake_mount(tmp_path / "proc", monkeypatch, tree, after)
+    assert options.run("status", ["--env", str(tree)], Settings(), SilentReporter()) == 0
+    assert (said or "").format(tmp_path) in (told := capfd.readouterr().out)
+    assert ("several hosts" in told) == (said is not None)
+    options.run("status", ["--env", str(tree), "--json"], Settings(), SilentReporter())
+    found = json.loads(capfd.readouterr().out)["filesystems"]
+    assert [each["passed"] for each in found] == ([] if said is None else [passed])
+    assert [each["refused"] is not None for each in found] == ([] if said is None else ["refused" in said])
 
 
 SENTENCES = [

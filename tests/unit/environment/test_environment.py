@@ -31,6 +31,9 @@ class SilentReporter:
 
     def unguarded(self, path: Path) -> None: ...
 
+    def unprobed(self, path: Path) -> bool:
+        return False
+
 
 def environment(*path: Path, timeout: float | None = 0, **more: Any) -> Environment:
     return Environment([str(each) for each in path], waiting=SilentReporter(), timeout=timeout, **more)

@@ -17,7 +17,7 @@ from safe_pip.environment.environment import Environment, Prefix, Target
 from safe_pip.errors import LockTimeout, StalePlan, UnusableEnvironment
 from safe_pip.fs import proc
 from safe_pip.journal.owner import Owner
-from safe_pip.locking import flock, inheritance, order, state_directory
+from safe_pip.locking import flock, inheritance, order, shared_files, state_directory
 from safe_pip.locking.waiting import Wait
 from tests.support.processes.proc import fake_mount
 
@@ -26,8 +26,10 @@ LOCKS = ["commit", "commit.gate", "environment", "environment.gate", "keep", "ke
 
 
 class Reporter:
-    def __init__(self) -> None:
+    def __init__(self, *, says: bool = False) -> None:
         self.unguarded_trees: list[Path] = []
+        self.unprobed_trees: list[Path] = []
+        self._says = says
 
     def waiting(self, event: Wait) -> None: ...
 
@@ -35,6 +37,10 @@ class Reporter:
 
     def unguarded(self, path: Path) -> None:
         self.unguarded_trees.append(path)
+
+    def unprobed(self, path: Path) -> bool:
+        self.unprobed_trees.append(path)
+        return self._says
 
 
 @pytest.fixture(autouse=True)
@@ -292,6 +298,37 @@ def test_a_mount_whose_locks_stay_on_their_host_is_refused_for_everything(
         assert caught.value.exit_status == 78
         assert str(caught.value.hint).startswith(remedy)
     assert sorted(site.rglob("*")) == before
+
+
+@pytest.mark.parametrize("has_state", [False, True])
+def test_after_a_failed_probe_everything_is_refused(site: Path, has_state: bool) -> None:
+    if has_state:
+        state_directory.make(site)
+    before = sorted(site.rglob("*"))
+    facts = {"passed": False, "date": 5.0, "hosts": ["node17", "node18"], "remedies": ["Mend it"]}
+    verdict = {**facts, "checks": [{"check": "a lock keeps others out", "passed": False}]}
+    (site.parent / shared_files.VERDICT).write_text(json.dumps(verdict))
+    shared_files._known.clear()
+    for use in uses(on_a_host(site), site):
+        with pytest.raises(UnusableEnvironment, match=r"node17 and node18 failed \(a lock keeps") as caught:
+            use()
+        assert caught.value.exit_status == 78
+        assert str(caught.value.hint).startswith("Mend it. Then run `safe-pip doctor --filesystem")
+    assert sorted(site.rglob("*")) == before
+
+
+def test_a_filesystem_that_was_never_probed_is_warned_of_until_that_was_said(site: Path, shared: Path) -> None:
+    (shared / "bin").mkdir()
+    for says, asked in ((False, 2), (True, 1), (True, 0)):
+        reporter = Reporter(says=says)
+        host = on_a_host(site, shared / "bin", reporter=reporter)
+        host.read(lambda: None)
+        with host.keeping():
+            pass
+        assert reporter.unprobed_trees == [site] * asked
+    with on_a_host().adding(Target((site,), stateless_trees=(site,))):
+        pass
+    assert os.listdir(site) == []
 
 
 def test_a_mount_whose_locks_reach_all_hosts_is_not_refused(

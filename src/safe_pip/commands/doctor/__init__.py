@@ -23,14 +23,14 @@ from typing import Any
 
 from safe_pip import fs
 from safe_pip.commands import environments
-from safe_pip.commands.doctor import requirements
+from safe_pip.commands.doctor import filesystem, requirements
 from safe_pip.commands.doctor.examination import KEPT, NOT_UNINSTALLABLE, Finding, Kind, Report, Way, examine, way
 from safe_pip.commands.environments import Context, Place, own_trees, state_of, until_current
 from safe_pip.commands.options import Namespace, tell
 from safe_pip.commands.status import State, next_action
 from safe_pip.environment.environment import PACKAGES, Target
 from safe_pip.environment.snapshot import Snapshot
-from safe_pip.errors import RecoveryNeeded, SafePipError, StalePlan
+from safe_pip.errors import RecoveryNeeded, SafePipError, StalePlan, UsageError
 from safe_pip.fs import Directory
 from safe_pip.journal import codec, owner, recovery, sweep
 from safe_pip.journal.directories import OpenDirectories, Refused, open_state
@@ -57,6 +57,10 @@ _SUMMARY = {
 
 
 def main(options: Namespace, context: Context) -> int:
+    if options.filesystem is not None:
+        if options.repair or options.dry_run:
+            raise UsageError("`--filesystem` changes nothing that `--repair` or `-n` is about")
+        return filesystem.main(options)
     place = Place.find(options.env, context)
     repair = Repair(place)
     report = repair.run(is_trial=options.dry_run) if options.repair else examine(place)

@@ -161,7 +161,7 @@ def test_if_two_processes_leave_a_stateless_tree_at_once_the_last_removes_the_st
     state_directory.make(tmp_path)
     remove, waits = state_directory.remove, threading.Event()
     second = threading.Thread(target=lambda: (environment().tidy([tmp_path]), waits.set()))
-    pause, looks = flock.time.sleep, 0  # type: ignore[attr-defined]
+    pause, looks = flock._sleep, 0
 
     def come(seconds: float) -> None:
         waits.set()
@@ -176,7 +176,7 @@ def test_if_two_processes_leave_a_stateless_tree_at_once_the_last_removes_the_st
         assert waits.wait(60)
         return False
 
-    monkeypatch.setattr(flock.time, "sleep", come)  # type: ignore[attr-defined]
+    monkeypatch.setattr(flock, "_sleep", come)
     monkeypatch.setattr(state_directory, "remove", look)
     environment().tidy([tmp_path])
     second.join()

@@ -26,11 +26,16 @@ PROGRAM = """
 import os, sys
 from safe_pip.launch import isolation
 isolation.isolate()
+from safe_pip.fs import proc
 from safe_pip.store import prepare as store_prepare, unpack
 from safe_pip.cli import main
 
 notes, planned, go = map(int, sys.argv[1:4])
+shared = os.environ.get("SHARED")
 store_prepare._PATIENCE = 1000.0
+if shared:  # several hosts use this directory
+    proc.is_shared = lambda path: os.fspath(path).startswith(shared)
+    proc.is_shared_device = lambda device, path: proc.is_shared(path)
 
 def note(*words):
     os.write(notes, (" ".join(words) + "\\n").encode())
@@ -96,18 +101,21 @@ class Crowd:
         self._env = env
         self._notes = notes
 
-    def run(self, *args: str) -> list[tuple[int, str, str]]:
-        """Status, output and messages of each."""
+    def run(self, *args: str, hosts: int = 0) -> list[tuple[int, str, str]]:
+        """Status, output and messages of each; with `hosts` of so many, each with a cache of its own."""
         notes = os.open(self._notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         (ready, planned), (wait, go) = os.pipe(), os.pipe()
         command = [self._env.venv.python, "-c", PROGRAM, *map(str, (notes, planned, wait)), *args]
         started = []
         try:
-            for _ in range(COMMANDS):
+            for number in range(COMMANDS):
+                host = {}
+                if hosts:
+                    host = {"SHARED": str(self._env.venv.path), "PIP_CACHE_DIR": f"{self._notes}{number % hosts}"}
                 started.append(
                     subprocess.Popen(
                         command,
-                        env=self._env.variables,
+                        env=self._env.variables | host,
                         cwd=self._env.directory,
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.PIPE,
@@ -155,6 +163,18 @@ def test_eight_installs_of_one_set_unpack_each_wheel_once_and_stage_once(togethe
     told = f"safe-pip: {listed} were installed meanwhile by another command\n"
     assert {(out, err) for _, out, err in others} == {(announced, told)}
     assert together.installed() == dict.fromkeys(names, "1")
+
+
+def test_two_hosts_that_install_one_set_stage_it_once(together: PipEnvironment, tmp_path: Path) -> None:
+    names = [project.name for project in PROJECTS]
+    crowd = Crowd(together, tmp_path / "notes")
+    done = crowd.run("install", *names, hosts=2)
+    assert [status for status, _, _ in done] == [0] * COMMANDS, done
+    wheels = {f"unpacked {project.wheel_name}": 2 for project in PROJECTS}  # each host has a store
+    assert crowd.noted() == Counter(wheels) + Counter(f"installed {name}" for name in names)
+    assert sum("were installed meanwhile by another command" in err for _, _, err in done) == COMMANDS - 1
+    assert together.installed() == dict.fromkeys(names, "1")
+    assert not list(together.site.glob(".safe-pip/*.making"))
 
 
 class Neighbour:

@@ -592,6 +592,10 @@ class Environment:
         """Lock a directory that is no environment while another program runs; it is made if it is missing."""
         return self._taking(Locking(path, exclusive=exclusive), is_published=True)
 
+    def may_wait(self) -> bool:
+        """Whether this command may wait for another one that may wait for a lock: it holds none, nor one above it."""
+        return self._locker.is_idle
+
     def producing(self, lock: Path, product: Path, is_made: Callable[[], bool]) -> AbstractContextManager[Scope]:
         """Be the only process that makes the file `product`, under the lock of a file beside it; none if it is made."""
         return self._taking(Producing(lock, product, is_made))

@@ -22,7 +22,7 @@ from safe_pip.journal.owner import Owner
 from safe_pip.journal.parts import HOME_NOTE, Dead, named_home
 from safe_pip.journal.recovery import Unfinished
 from safe_pip.locking import flock, state_directory
-from safe_pip.locking.state_directory import COMMITTED, JOURNAL, LOCKS, MARK, OWNER_FILE
+from safe_pip.locking.state_directory import COMMITTED, JOURNAL, LOCKS, MARK, OWNER_FILE, TURN
 
 # In seconds: what has no lock, though a process may be at work with it, is left alone for so long.
 _OLD = 3600.0
@@ -63,6 +63,8 @@ def find(tree: Path, own: str = "") -> Remains:
         names = set(state.names())
         for name in sorted(names):
             stem, suffix = os.path.splitext(name)
+            if suffix == TURN:
+                _remove_turn(state, name)
             if not is_identifier(stem) or stem == own or f"{stem}{JOURNAL}" in names:
                 continue
             with suppress(OSError, SafePipError):
@@ -86,6 +88,13 @@ def _finished(state: Directory, identifier: str, has_owner: bool) -> Iterator[De
         return  # it lives, or another process has taken it over
     with closing(owner) if owner is not None else nullcontext():
         yield recovery.finish(Unfinished(Path(os.path.dirname(state.path)), identifier, f"{identifier}{COMMITTED}"))
+
+
+def _remove_turn(state: Directory, name: str) -> None:
+    """Remove the file of a turn that no process has."""
+    with suppress(OSError, SafePipError), flock.Descriptor(Path(state.join(name)), writable=True) as held:
+        if flock.try_lock(held, exclusive=True) and held.is_current():
+            fs.remove(state, name)
 
 
 def _is_orphan(state: Directory, identifier: str) -> bool:

@@ -166,6 +166,11 @@ class Locker:
         held = (each for scope in self._scopes for each in scope.granted if each[1].fd >= 0)
         return any(identity in lock.identities() and (request.exclusive or not exclusive) for request, lock in held)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether this process holds, and wants back, nothing, and knows of no command above it that does."""
+        return not self._scopes and inheritance.VARIABLE not in os.environ
+
     def _let_go(self) -> None:
         for scope in reversed(self._scopes):
             if scope.keep is not Keep.FIRMLY:

@@ -29,6 +29,7 @@ KEEP_GATE = "keep.gate"
 OWNER = "owner"
 UNPROBED = "unprobed"  # on a shared filesystem: that it was never probed was said
 SHARED_NOTE = ".shared"  # how the note of a process ends that holds the environment lock shared, and this file locked
+TURN = ".making"  # how the file ends that the process locks which stages some wheels for a tree that others stage too
 # What a transaction has here: the names begin with its identifier, and end with one of these.
 OWNER_FILE = ".owner"  # locked as long as the process of the transaction lives
 JOURNAL = ".journal"  # a change that is not committed
@@ -151,8 +152,23 @@ def has_journal(directory: Path) -> bool:
 
 
 def _but_notes(names: Iterable[str]) -> set[str]:
-    """All but the notes of shared holders: under the exclusive lock these are of dead processes."""
-    return {name for name in names if not name.endswith(SHARED_NOTE)}
+    """All but the notes of shared holders, which under the exclusive lock are of dead processes, and turns.
+
+    A process that has a turn, or waits for one, has an owner file as well.
+    """
+    return {name for name in names if not name.endswith((SHARED_NOTE, TURN))}
+
+
+def turn(tree: Path, key: str) -> Path:
+    """Where the file is that the process locks which stages what has this key for `tree`, if there is one."""
+    return path_of(tree) / f"{key}{TURN}"
+
+
+def make_turn(tree: Path, key: str) -> Path:
+    """Make that file, if need be; the users that may change the tree may lock it. Raises `OSError`."""
+    with Directory.open(os.path.realpath(tree)) as opened, opened.child(NAME) as state:
+        _make_file(state, f"{key}{TURN}", opened)
+    return turn(tree, key)
 
 
 def has_more(directory: Path) -> bool:

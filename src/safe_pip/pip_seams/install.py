@@ -320,7 +320,8 @@ class Install:
             self._wheels.make_ready(wheels, self.options, self._unneeded)
         # If another command installs all of it meanwhile, nothing has to be staged.
         if not (self.options.ignore_installed or self.options.force_reinstall):
-            self._wheels.take_turn(target, lambda: len(self._unneeded()) == len(self._planned))
+            may_wait = self.transaction.environment.may_wait()
+            self._wheels.take_turn(target, lambda: len(self._unneeded()) == len(self._planned), may_wait=may_wait)
 
     def _remove(self, original: Any, paths: Any, *args: Any, **kw: Any) -> None:
         """Have pip list what goes, and note it in the change."""

@@ -27,6 +27,7 @@ from safe_pip.errors import Mismatch
 from safe_pip.fs import Directory
 from safe_pip.fs.bulk import BYTECODE, COMPILED, Damaged
 from safe_pip.launch.settings import Settings
+from safe_pip.locking import state_directory
 from safe_pip.locking.holders import Holder
 from safe_pip.messages import Reporter
 from safe_pip.pip_seams.output import KeptBack
@@ -168,14 +169,17 @@ class WheelStaging:
         if self._preparing.refused is not None:
             self.refused = str(self._preparing.refused)
 
-    def take_turn(self, target: Target, is_over: Callable[[], bool]) -> None:
+    def take_turn(self, target: Target, is_over: Callable[[], bool], *, may_wait: bool) -> None:
         """Wait while another command stages the same wheels for the same target; until `turn` is closed others wait.
 
-        `is_over`: whether the other command has put all of it in place.
+        `is_over`: whether the other command has put all of it in place; `may_wait`: whether no lock is held, so that
+        it may be on another host, where nothing tells that it waits for this one.
         """
         if self._preparing is not None and self._entries:
             names = sorted(entry.path.name for entry in self._entries.values())
-            self._preparing.take_turn("\n".join((*map(str, target.trees), *names)), is_over, self.turn)
+            tree = target.trees[0]
+            shared = tree if may_wait and state_directory.is_shared(tree) else None
+            self._preparing.take_turn("\n".join((*map(str, target.trees), *names)), is_over, self.turn, shared)
 
     def _from_store(self, wheel: _Wheel, archive: Any, scheme: Any) -> Copied | None:
         """Copy a prepared wheel to where pip is about to write it; on return what was copied, None if it was not."""

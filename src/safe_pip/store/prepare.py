@@ -21,7 +21,7 @@ from typing import IO
 from safe_pip import fs, records
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import space, watch
-from safe_pip.locking import flock, holders
+from safe_pip.locking import flock, holders, state_directory
 from safe_pip.locking.holders import Holder
 from safe_pip.store.unpack import DAMAGE, Unpacking, Unpreparable
 from safe_pip.store.wheels import LISTING, Entry, Store, on_disk
@@ -47,8 +47,7 @@ class Preparing:
         self._store, self._interpreter = store, interpreter
         self._limit, self._waiting = limit, waiting
         self._has_made = self._has_told = False
-        self.show_progress: Callable[[], None] = lambda: None
-        """Shows processes that wait for this one that it works."""
+        self._turns: list[Path] = []
 
     def prepare(self, wheels: Iterable[Path], unneeded: Callable[[], Collection[Path]]) -> dict[Path, Entry]:
         """Have these wheels in the store; on return the entries, held. A wheel without one is left to the installer.
@@ -74,9 +73,10 @@ class Preparing:
                 for wheel in busy[:1]:
                     heartbeat = Heartbeat(self._store.making(missing[wheel]))
                     what = f"prepare `{wheel.name}`"
-                    with self._noted(what, missing[wheel]):
+                    place = self._store.making(missing[wheel])
+                    with self._noted(what, place):
                         while not self._obtain(wheel, missing[wheel], found, heartbeat):
-                            self._tell(what, missing[wheel])
+                            self._tell(what, place)
                 busy = [wheel for wheel in busy[1:] if not self._obtain(wheel, missing[wheel], found)]
             if self._has_made:
                 self._store.sweep()
@@ -91,33 +91,60 @@ class Preparing:
         if self._has_made:
             self._store.keep_below(self._limit)
 
-    def take_turn(self, what: str, is_over: Callable[[], bool], turn: ExitStack) -> None:
+    def take_turn(self, what: str, is_over: Callable[[], bool], turn: ExitStack, shared: Path | None = None) -> None:
         """Wait until no other process does `what`; on return none begins it before `turn` is closed.
 
-        `is_over` is asked when the turn is granted, and after each second of waiting: if others have done it by then,
-        there is no turn to wait for. A process that does nothing is not waited for any longer.
+        With `shared`, a tree that several hosts may use, none on any host. `is_over` is asked when the turn is granted,
+        and on one host after each second of waiting: if others have done it by then, there is no turn to wait for. A
+        process that does nothing is not waited for any longer.
         """
         key = hashlib.sha256(os.fsencode(what)).hexdigest()
+        is_next = self._take(self._store.making(key), partial(self._store.mutex, key), is_over, turn)
+        if is_next and shared is not None:
+            make = partial(state_directory.make_turn, shared, key)
+            self._take(state_directory.turn(shared, key), make, is_over, turn, is_shared=True)
+
+    def _take(
+        self,
+        place: Path,
+        make: Callable[[], Path],
+        is_over: Callable[[], bool],
+        turn: ExitStack,
+        *,
+        is_shared: bool = False,
+    ) -> bool:
+        """Wait for the mutex at `place`, which `make` makes; False if the work is done meanwhile."""
         heartbeat: Heartbeat | None = None
         with ExitStack() as waited:
             while True:
                 with ExitStack() as taken:
+                    seconds = 0 if heartbeat is None else _PATIENCE
                     try:
-                        is_mine = taken.enter_context(self._mutex(key, 0 if heartbeat is None else _PATIENCE))
+                        is_mine = taken.enter_context(self._mutex(make, seconds, writable=is_shared))
                     except (OSError, UnusableEnvironment) as error:
-                        self.refused, self._takes = error, False
-                        return
-                    if (is_mine or heartbeat is not None) and is_over():
-                        return
-                    if is_mine or (heartbeat is not None and heartbeat.look()):
-                        self.show_progress = partial(fs.touch, self._store.making(key))
+                        if not is_shared:
+                            self.refused, self._takes = error, False
+                        return True
+                    gives_up = not is_mine and heartbeat is not None and heartbeat.look()
+                    # To ask means to read the environment: of a thousand hosts not each second.
+                    asks = is_mine or gives_up or (heartbeat is not None and not is_shared)
+                    if asks and is_over():
+                        return False
+                    if is_mine or gives_up:
+                        self._turns.append(place)
                         turn.push(taken.pop_all())
-                        return
+                        return True
+                self.show_progress()  # others on this host wait for the one that waits for another host
                 if heartbeat is None:
-                    heartbeat = Heartbeat(self._store.making(key))
-                    waited.enter_context(self._noted("install the same", key))
+                    heartbeat = Heartbeat(place, sees_all=not is_shared)
+                    waited.enter_context(self._noted("install the same", place))
                 else:
-                    self._tell("install the same", key)
+                    self._tell("install the same", place)
+
+    def show_progress(self) -> None:
+        """Show processes that wait for this one that it works."""
+        for place in self._turns:
+            fs.touch(place)
 
     def renew(self, wheel: Path, damaged: Entry) -> Entry | None:
         """The entry of this wheel, held. One that is `damaged` was held, and is removed and made again."""
@@ -139,7 +166,7 @@ class Preparing:
         if not self._takes:
             return True
         try:
-            with self._mutex(key, 0 if heartbeat is None else _PATIENCE) as is_mine:
+            with self._mutex(partial(self._store.mutex, key), 0 if heartbeat is None else _PATIENCE) as is_mine:
                 entry = self._store.find(key)
                 if entry is None and (is_mine or (heartbeat is not None and heartbeat.look())):
                     entry = self._make(wheel, key)
@@ -152,24 +179,24 @@ class Preparing:
             self._add(wheel, entry, found)
         return entry is not None
 
-    def _tell(self, what: str, key: str) -> None:
+    def _tell(self, what: str, place: Path) -> None:
         if not self._has_told:
             self._has_told = True
-            self._waiting(what, holders.holders_at(self._store.making(key)))
+            self._waiting(what, holders.holders_at(place))
 
-    def _noted(self, what: str, key: str) -> AbstractContextManager[object]:
+    def _noted(self, what: str, place: Path) -> AbstractContextManager[object]:
         """A wait for the process that does this, in the timeline if there is one."""
-        by = partial(holders.holders_at, self._store.making(key))
+        by = partial(holders.holders_at, place)
         return watch.phase("wait", lambda: {"turn": what, "for": [each.noted() for each in by()]})
 
     @contextmanager
-    def _mutex(self, key: str, seconds: float) -> Iterator[bool]:
-        """Within, no other process prepares what has this key; yields False if that was not granted in `seconds`."""
+    def _mutex(self, make: Callable[[], Path], seconds: float, *, writable: bool = False) -> Iterator[bool]:
+        """Within, no other process has the mutex that `make` makes; yields False if it was not granted in `seconds`."""
         while True:
-            place = self._store.mutex(key)
+            place = make()
             with ExitStack() as opened:
                 try:
-                    descriptor = opened.enter_context(flock.Descriptor(place))
+                    descriptor = opened.enter_context(flock.Descriptor(place, writable=writable))
                     is_granted = flock.wait_lock(descriptor, exclusive=True, seconds=seconds)
                 except FileNotFoundError:  # the process that had it is done
                     continue
@@ -235,8 +262,9 @@ class Heartbeat:
     One idle second is not enough: after a suspension of the machine the processes that wait may go on first.
     """
 
-    def __init__(self, place: Path) -> None:
-        self._place = place
+    def __init__(self, place: Path, *, sees_all: bool = True) -> None:
+        """Without `sees_all` the process may be on another host: only the time of the mutex counts."""
+        self._place, self._sees_all = place, sees_all
         self._silent = self._idle = 0
         self._seen = self._observe()
 
@@ -249,7 +277,7 @@ class Heartbeat:
             return False
         self._silent += 1
         self._idle = self._idle + 1 if work == before == (work[0], False) else 0
-        return now != -1 and (self._silent > LONGEST or self._idle >= IDLE)
+        return now != -1 and (self._silent > LONGEST or (self._sees_all and self._idle >= IDLE))
 
     def _observe(self) -> tuple[int, tuple[list[str], bool]]:
         """The time of the mutex in nanoseconds, -1 if there is none, and what its holders do."""

@@ -149,6 +149,17 @@ def test_a_tree_where_there_is_nothing_to_do_is_listed_once(home: Path, monkeypa
     assert sweep.find(home.parent) == sweep.Remains(str(home.parent))
 
 
+def test_the_file_of_a_turn_goes_when_no_process_has_it(home: Path) -> None:
+    held, dead = (state_directory.make_turn(home, name) for name in ("held", "dead"))
+    (home / ".safe-pip" / "0123456789abcdef.owner").touch()  # of the killed process
+    with flock.Descriptor(held, writable=True) as lock:
+        assert flock.try_lock(lock, exclusive=True)
+        sweep.find(home)
+        assert (held.exists(), dead.exists()) == (True, False)
+    sweep.find(home)
+    assert not held.exists()
+
+
 def test_what_has_a_journal_is_left_to_recovery(tmp_path: Path) -> None:
     transaction = StagedTransaction(tmp_path)
     transaction.add(Kind.NEW, "new.py", new="x")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -12,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from safe_pip import fs
 from safe_pip.fs import space
-from safe_pip.locking import flock, holders
+from safe_pip.locking import flock, holders, state_directory
 from safe_pip.store import prepare
 from safe_pip.store.prepare import Preparing
 from safe_pip.store.wheels import Store
@@ -152,6 +155,129 @@ def test_a_process_without_a_result_for_a_minute_is_not_waited_for(store, monkey
     assert next(count) == prepare.LONGEST + 2
     turn.close()
     first.close()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree that several hosts use; each has a store of its own."""
+    (tmp_path / "site-packages").mkdir()
+    state_directory.make(tmp_path / "site-packages")
+    return tmp_path / "site-packages"
+
+
+def on_a_host(tmp_path: Path, name: str) -> Preparing:
+    (tmp_path / name).mkdir(mode=0o700)
+    store = Store.below(tmp_path / name)
+    assert store is not None
+    return tool(store)
+
+
+def take_shared(tool: Preparing, is_over: Callable[[], bool], tree: Path) -> ExitStack:
+    turn = ExitStack()
+    tool.take_turn("this", is_over, turn, tree)
+    return turn
+
+
+def turns(tree: Path) -> list[str]:
+    return [name for name in os.listdir(tree / ".safe-pip") if name.endswith(".making")]
+
+
+@pytest.mark.parametrize("is_done", [True, False], ids=["done", "not done"])
+def test_a_process_on_another_host_waits_and_looks_once(
+    tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch, is_done: bool
+) -> None:
+    first, other = on_a_host(tmp_path, "one"), on_a_host(tmp_path, "two")
+    turn = take_shared(first, not_yet, tree)
+    assert len(turns(tree)) == 1
+    answers = iter([False, is_done])  # when it has its turn on its own host, and when the other host is done
+    waits(monkeypatch, lambda: None, lambda: None, turn.close)
+    later = take_shared(other, lambda: next(answers), tree)
+    assert list(answers) == []
+    assert len(turns(tree)) == (0 if is_done else 1)
+    later.close()
+    assert turns(tree) == []
+
+
+def test_the_file_of_a_turn_that_a_killed_process_has_left_stops_no_other(tmp_path: Path, tree: Path) -> None:
+    one = on_a_host(tmp_path, "one")
+    turn = take_shared(one, not_yet, tree)
+    (name,) = turns(tree)
+    turn.close()
+    (tree / ".safe-pip" / name).touch()
+    turn = take_shared(one, not_yet, tree)
+    assert flock.is_locked(tree / ".safe-pip" / name)
+    turn.close()
+    assert turns(tree) == []
+
+
+HOLDER = """
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from safe_pip.store.prepare import Preparing
+from safe_pip.store.wheels import Store
+
+turn = ExitStack()
+Preparing(Store.below(Path(sys.argv[1])), None, limit=1).take_turn("this", lambda: False, turn, Path(sys.argv[2]))
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def test_when_the_process_of_another_host_is_killed_the_one_that_waits_takes_over(
+    tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one").mkdir(mode=0o700)
+    command, pipe = [sys.executable, "-c", HOLDER, tmp_path / "one", tree], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"\n"
+        (name,) = turns(tree)
+
+        def kill() -> None:
+            holder.kill()
+            holder.wait()
+
+        waits(monkeypatch, lambda: None, kill)
+        turn = take_shared(on_a_host(tmp_path, "two"), not_yet, tree)
+        assert flock.is_locked(tree / ".safe-pip" / name)
+    turn.close()
+    assert turns(tree) == []
+
+
+def test_a_process_on_another_host_that_shows_nothing_for_a_minute_is_not_waited_for(
+    tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, other = on_a_host(tmp_path, "one"), on_a_host(tmp_path, "two")
+    turn = take_shared(first, not_yet, tree)
+    looks: list[Path] = []
+    shows = [lambda: None, lambda: os.utime(tree / ".safe-pip" / turns(tree)[0], (1, 1))]
+    waits(monkeypatch, *shows)
+    monkeypatch.setattr(holders, "work_at", lambda place: looks.append(place) or ([], False))
+    later = take_shared(other, not_yet, tree)
+    assert len(looks) == prepare.LONGEST + 4
+    later.close()
+    turn.close()
+
+
+def test_while_a_process_waits_for_another_host_those_on_its_own_host_see_it_at_work(
+    tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, other = on_a_host(tmp_path, "one"), on_a_host(tmp_path, "two")
+    turn = take_shared(first, not_yet, tree)
+    touched: list[Path] = []
+    monkeypatch.setattr(fs, "touch", touched.append)
+    waits(monkeypatch, lambda: None, turn.close)
+    take_shared(other, not_yet, tree).close()
+    assert {path.parents[3] for path in touched} == {tmp_path / "two"}
+    assert len(touched) >= 2
+
+
+def test_where_no_file_of_a_turn_can_be_made_every_host_continues(tmp_path: Path, tree: Path) -> None:
+    one = on_a_host(tmp_path, "one")
+    shutil.rmtree(tree / ".safe-pip")
+    take_shared(one, not_yet, tree).close()
+    assert one.refused is None
 
 
 def test_without_a_place_for_turns_every_process_continues(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,10 +32,10 @@ def obstacle() -> str:
 
 
 class Bed:
-    """The hosts "a" and "b"; what is below `VOLUME` is the same on both."""
+    """Hosts, each with a letter for its name; what is below `VOLUME` is the same on all."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, names: str) -> None:
+        self.directory, self.names = directory, names
         self._variables = clean_environment(directory / "home")
         self._variables |= {"BED": str(directory / "bed"), "NAME": f"sp{os.getpid() % 100000}"}
         self._variables["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(PROJECT)])
@@ -78,10 +78,10 @@ class Running(subprocess.Popen[str]):
 
 
 @contextmanager
-def bed(directory: Path) -> Iterator[Bed]:
-    made = Bed(directory)
+def bed(directory: Path, names: str = "ab") -> Iterator[Bed]:
+    made = Bed(directory, names)
     try:
-        done = made.script("up", "a", "b")
+        done = made.script("up", *names)
         assert done.returncode == 0, done.stdout + done.stderr
         yield made
     finally:

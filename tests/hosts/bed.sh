@@ -3,6 +3,7 @@
 # Only root can use it. Nothing outside of $BED and the namespaces changes.
 #   bed.sh up HOST...       hosts with one letter each; the volume is at /mnt/bed there
 #   bed.sh on HOST CMD...   run a command on a host, with the machine's own files
+#   bed.sh cut HOST         take the network link of a host down, until `bed.sh mend HOST`
 #   bed.sh down
 set -euo pipefail
 : "${BED:?a directory for all files}" "${NAME:?how the names of the namespaces begin}"
@@ -42,6 +43,10 @@ up)
     on srv gluster --mode=script volume create $volume "$net.1:$BED/brick" force
     # With it, `stat` answers with old names for seconds.
     on srv gluster --mode=script volume set $volume performance.stat-prefetch off
+    # The server frees the locks of a host that it does not hear after seconds; by default after most of a minute.
+    for option in network.ping-timeout=4 server.tcp-user-timeout=4 server.keepalive-time=2 server.keepalive-interval=1; do
+        on srv gluster --mode=script volume set $volume "${option%=*}" "${option#*=}"
+    done
     on srv gluster --mode=script volume start $volume
     number=11
     for letter in "${@:2}"; do
@@ -54,6 +59,8 @@ up)
     done
     ;;
 on) on "${@:2}" ;;
+cut) ip -n "$NAME-sw" link set "$NAME$2" down ;;
+mend) ip -n "$NAME-sw" link set "$NAME$2" up ;;
 down) # the end of the first process of a pid namespace ends all others in it
     for file in "$BED"/*.pid; do
         [ ! -e "$file" ] || kill -9 "$(cat "$file")" || true

@@ -1,0 +1,255 @@
+"""What hosts cost that use one environment: namespaces of this machine, on a GlusterFS volume (`tests/hosts/bed.sh`).
+
+    python benchmarks/hosts.py [--only NAME] [--quick] [--json] [--before SRC]
+
+Only root can run it. `wake-up`: from the release of a lock on one host to its grant on another. `calls`: to the
+environment's filesystem under the exclusive lock, for an install that adds (needs strace). `commits`: per second, from
+2, 4 and 8 hosts at once, and the longest wait for the locks. `set`: 8 hosts that install the same set, over one host.
+`kills`, `cuts`: commits that are killed, or whose host loses its link, before a change drawn by lot. `local`:
+processor time of commands on a local filesystem, over that of the sources in SRC, in turns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from _bench import arguments, table
+from tests.hosts.bed import PROJECT, VOLUME, Bed, bed, obstacle
+from tests.hosts.rounds import Rounds, Seen, check, installing, make_index
+from tests.support.wheels.tiny import Project
+
+HOSTS = "abcdefgh"
+CHANGES = 20
+"""A commit of `Rounds` makes no more changes after its journal."""
+LARGE = 1000
+Row = dict[str, object]
+_LOCAL_CALLS = {"fcntl", "lseek", "close", "readlink"}
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from safe_pip.locking import flock
+for line in sys.stdin:
+    with flock.Descriptor(Path(sys.argv[1]), writable=True) as lock:
+        flock.try_lock(lock, exclusive=True)
+        print("held", flush=True)
+        sys.stdin.readline()
+        time.sleep(0.2)
+        began = time.monotonic()
+    print(began, flush=True)
+"""
+WAIT = """
+import sys, time
+from pathlib import Path
+from safe_pip.locking import flock
+for line in sys.stdin:
+    with flock.Descriptor(Path(sys.argv[1]), writable=True) as lock:
+        flock.wait_lock(lock, exclusive=True, seconds=30)
+        print(time.monotonic(), flush=True)
+"""
+COMMIT = """
+import sys, time
+from pathlib import Path
+from safe_pip.locking.locker import Locker
+from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution
+waits, take = [], Locker.take
+def timed(self, scope, **more):
+    began = time.monotonic()
+    take(self, scope, **more)
+    waits.append(time.monotonic() - began)
+Locker.take = timed
+prefix, end, done = DirectPrefix(Path(sys.argv[1])), time.monotonic() + float(sys.argv[3]), 0
+print("ready", flush=True)
+sys.stdin.readline()
+end = time.monotonic() + float(sys.argv[3])
+while time.monotonic() < end:
+    name = f"p{sys.argv[2]}{done}"
+    prefix.change([SmallDistribution(name, "1", {f"site/{name}.py": "x"})])
+    done += 1
+print(done, max(waits), flush=True)
+"""
+
+
+def line(process: subprocess.Popen[str], given: str = "\n") -> str:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    if given:
+        process.stdin.write(given)
+        process.stdin.flush()
+    return process.stdout.readline()
+
+
+def wake_up(hosts: Bed, rounds: int) -> Row:
+    path = VOLUME / "lock"
+    hosts.run("a", "touch", path)
+    holder, waiter = (hosts.start(host, sys.executable, "-c", code, path) for host, code in (("a", HOLD), ("b", WAIT)))
+    times = []
+    for _ in range(rounds):
+        line(holder)
+        assert waiter.stdin is not None
+        waiter.stdin.write("\n")
+        waiter.stdin.flush()
+        began = float(line(holder))
+        times.append((float(line(waiter, "")) - began) * 1000)
+    holder.ended(given="")
+    waiter.ended(given="")
+    return {"what": "wake-up on another host, ms", "n": rounds, "median": statistics.median(times), "most": max(times)}
+
+
+def calls(hosts: Bed, _: int) -> Row:
+    venv, trace = VOLUME / "calls", hosts.directory / "trace"
+    hosts.pip("a", "venv", venv, "--without-pip")
+    hosts.pip("a", "--python", venv, *installing(hosts, "one==1"))
+    command = [venv / "bin/python", "-m", "safe_pip", *installing(hosts, "two==1")]
+    hosts.run("a", "strace", "-f", "-y", "-o", trace, *command, PYTHONPATH=os.environ["PYTHONPATH"])
+    lock, found = "", 0
+    for each in trace.read_text().splitlines():
+        pid, _, call = each.partition(" ")
+        if granted := re.match(r" *flock\((\d+)<[^>]*/\.safe-pip/commit>, LOCK_EX[^)]*\) += 0", call):
+            lock, found = f"{pid} close({granted[1]}<", 0
+        elif lock and f"{pid} {call.strip()}".startswith(lock):
+            break
+        elif lock and str(VOLUME) in call:
+            found += call.strip().partition("(")[0] not in _LOCAL_CALLS
+    return {"what": "calls under the exclusive lock of an install that adds", "n": 1, "median": found, "most": found}
+
+
+def commits(hosts: Bed, seconds: int) -> list[Row]:
+    rows = []
+    for number in (2, 4, 8):
+        code, root = [sys.executable, "-c", COMMIT], VOLUME / f"commits{number}"
+        running = [hosts.start(host, *code, root, host, str(seconds)) for host in HOSTS[:number]]
+        for each in running:
+            line(each, "")
+        for each in running:
+            assert each.stdin is not None
+            each.stdin.write("\n")
+            each.stdin.flush()
+        done = [each.ended(given="").split() for each in running]
+        rate = sum(int(each[0]) for each in done) / seconds
+        longest = max(float(each[1]) for each in done)
+        rows.append({"what": f"commits per second, {number} hosts; longest wait, s", "n": number, "median": rate})
+        rows[-1]["most"] = longest
+    return rows
+
+
+def same_set(hosts: Bed, _: int) -> Row:
+    files = {f"large/m{number}.py": f"x = {number}\n" for number in range(LARGE)}
+    Project("large", "1", files={"large/__init__.py": "", **files}).write_wheel(hosts.directory / "index")
+    times = []
+    for number in (1, 8):
+        venv = VOLUME / f"set{number}"
+        hosts.pip("a", "venv", venv, "--without-pip")
+        began = time.monotonic()
+        command = [sys.executable, "-m", "safe_pip", "--python", venv]
+        for each in [hosts.start(host, *command, *installing(hosts, "large", "one==1")) for host in HOSTS[:number]]:
+            each.ended()
+        times.append(time.monotonic() - began)
+        check(hosts, venv)
+    return {"what": "one set from 8 hosts, over one host", "n": 1, "median": times[1] / times[0], "most": times[1]}
+
+
+def ended_badly(kind: str) -> Callable[[Bed, int], Row]:
+    def measure(hosts: Bed, rounds: int) -> Row:
+        made, chances = Rounds(hosts, kind), random.Random(1)
+        act: Callable[[int, str, str], Seen] = made.killed if kind == "kills" else made.cut
+        seen, faults = list[Seen](), list[str]()
+        for number in range(rounds):
+            try:
+                seen.append(act(chances.randrange(CHANGES - 2), *("ab" if number % 2 else "ba")))
+                if "Half-applied" in seen[-1].words:
+                    faults.append(seen[-1].words)
+            except AssertionError as error:
+                faults.append(str(error))
+            print(f"{kind}: {number + 1} of {rounds}, {len(faults)} faults", file=sys.stderr)
+        try:
+            check(hosts, made.venv)
+        except AssertionError as error:
+            faults.append(str(error))
+        for fault in faults:
+            print(fault, file=sys.stderr)
+        done = sum(each.is_committed for each in seen)
+        return {"what": f"{kind}; committed of them; faults", "n": rounds, "median": done, "most": len(faults)}
+
+    return measure
+
+
+def local(sources: Path, rounds: int) -> Row:
+    """The ratio of processor times, ours over that of `sources`: both once in each round, in turns."""
+
+    def once(path: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        with tempfile.TemporaryDirectory() as directory:
+            command = [sys.executable, "-m", "safe_pip", "install", "-q", "--target", directory, "--no-index"]
+            command += ["--find-links", str(index), "one==1"]
+            subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    with tempfile.TemporaryDirectory() as scratch:
+        index = Path(scratch)
+        Project("one", "1", files={f"one/m{number}.py": "" for number in range(20)}).write_wheel(index)
+        paths = [str(PROJECT / "src"), str(sources)]
+        for path in paths:
+            once(path)
+        ratios = []
+        for number in range(rounds):
+            times = {path: once(path) for path in (paths if number % 2 else paths[::-1])}
+            ratios.append(times[paths[0]] / times[paths[1]])
+    return {
+        "what": "local install, over earlier sources",
+        "n": rounds,
+        "median": statistics.median(ratios),
+        "most": "-",
+    }
+
+
+FIGURES: dict[str, tuple[Callable[[Bed, int], Row | list[Row]], int, int]] = {
+    "wake-up": (wake_up, 100, 20),
+    "calls": (calls, 1, 1),
+    "commits": (commits, 20, 5),
+    "set": (same_set, 1, 1),
+    "kills": (ended_badly("kills"), 200, 10),
+    "cuts": (ended_badly("cuts"), 20, 2),
+}
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--only", action="append", choices=[*FIGURES, "local"], help="may be repeated")
+    parser.add_argument("--quick", action="store_true", help="a few rounds of each")
+    parser.add_argument("--before", type=Path, metavar="SRC", help="the sources that `local` is compared with")
+    options = parser.parse_args()
+    if why := obstacle():
+        sys.exit(why)
+    chosen, rows = options.only or [*FIGURES, "local"], list[Row]()
+    os.environ.setdefault("PYTHONPATH", str(PROJECT / "src"))
+    with contextlib.ExitStack() as stack:
+        if set(chosen) & set(FIGURES):
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="safe-pip-bench-"))
+            hosts = stack.enter_context(bed(Path(scratch), HOSTS))
+            make_index(hosts)
+        for name in (name for name in FIGURES if name in chosen):
+            measure, rounds, few = FIGURES[name]
+            found = measure(hosts, few if options.quick else rounds)
+            rows += found if isinstance(found, list) else [found]
+            print(rows[-1], file=sys.stderr)
+    if "local" in chosen and options.before:
+        rows.append(local(options.before, 5 if options.quick else 25))
+    print(json.dumps(rows)) if options.json else table(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -22,13 +22,20 @@ _SEPARATORS = ("/", "\\", ":") if sys.platform == "win32" else ("/",)
 class Directory:
     """A directory held open; its `path` is where it was then. To open a link or a file raises `NotADirectoryError`."""
 
-    __slots__ = ("_is_listed", "fd", "identity", "path")
+    __slots__ = ("_identity", "_is_listed", "fd", "path")
 
     def __init__(self, path: str, fd: int | None) -> None:
         self.path, self.fd = path, fd
-        status = self.status()
-        self.identity = (status.st_dev, status.st_ino)
-        self._is_listed = not proc.is_shared_device(status.st_dev, path)
+        self._identity: tuple[int, int] | None = None
+        self._is_listed = False
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode, asked for when they are needed: most directories are opened for one change."""
+        if self._identity is None:
+            status = self.status()
+            self._identity = status.st_dev, status.st_ino
+        return self._identity
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Directory:
@@ -81,7 +88,8 @@ class Directory:
         """The status of the entry itself (lstat(2)); raises `FileNotFoundError` if there is none."""
         if not self._is_listed:
             self._is_listed = True
-            refresh(self.path, self.fd)
+            if proc.is_shared_device(self.identity[0], self.path):
+                refresh(self.path, self.fd)
         return os.stat(self.at(name), dir_fd=self.fd, follow_symlinks=False)
 
     def exists(self, name: str) -> bool:

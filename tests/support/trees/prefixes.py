@@ -82,9 +82,9 @@ class MergePrefix:
         request = Request(Path(os.path.realpath(staged)), policy, **more)
         return merge(request, lambda: Prefix.at(self.path), settings.transaction)
 
-    def unmerge(self, manifest: Path) -> Unmerged:
+    def unmerge(self, manifest: Path, *, is_trial: bool = False) -> Unmerged:
         """Take away what a manifest lists, and the manifest."""
-        return unmerge(manifest, lambda: Prefix.at(self.path), context.transaction)
+        return unmerge(manifest, lambda: Prefix.at(self.path), context.transaction, is_trial=is_trial)
 
     def content(self) -> dict[str, str]:
         """Kind, permissions and content of every entry, without safe-pip's own files."""

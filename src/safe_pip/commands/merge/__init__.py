@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from safe_pip import fs
 from safe_pip.commands.environments import Context, prefix_finder, state, state_of, until_current
 from safe_pip.commands.merge.earlier import Attempt, Owned, Transactions, Unmerged, is_closed, named
-from safe_pip.commands.merge.manifest import Manifest, Put
+from safe_pip.commands.merge.manifest import ALL, Manifest, Put
 from safe_pip.commands.options import Namespace, tell, warn
 from safe_pip.environment.change import Terms, sweep_target
 from safe_pip.environment.environment import Prefix
@@ -298,14 +298,16 @@ def reading(path: str = "") -> Iterator[None]:
 
 def merge(request: Request, find: Callable[[], Prefix], transactions: Transactions) -> Merged:
     """Merge; on return all is in its place, on error nothing was changed. Raises `Unmergeable` or as a commit does."""
+    is_new = not fs.is_directory(find().path)  # an attempt may make it, and find at its end that it has to be repeated
     try:
-        return until_current(lambda: _Merge(find, transactions).carry_out(request))
+        return until_current(lambda: _Merge(find, transactions).carry_out(request, is_new=is_new))
     except MergeRefused as error:
         raise Unmergeable(error.message) from error
 
 
 class _Merge(Attempt):
     _request: Request
+    _is_new: bool  # whether the prefix was missing
     _items: list[Item]  # all that is staged, parents before what is in them
     _wanted: list[Item]  # what is to be put, with the directories above it
     _put: frozenset[str]  # the paths of `_wanted` in the staged tree, directories left out
@@ -315,8 +317,8 @@ class _Merge(Attempt):
     _going: set[str]  # the files and metadata directories of those, and files of old manifests
     _found: Unmerged  # what the old manifests list, without what is staged
 
-    def carry_out(self, request: Request) -> Merged:
-        self._request = request
+    def carry_out(self, request: Request, *, is_new: bool) -> Merged:
+        self._request, self._is_new = request, is_new
         with self._looking() if request.is_trial else self._tidying():
             replaced = request.old  # now that a killed command has been undone
             self._read(replaced, [request.written] if request.written else [])
@@ -360,7 +362,8 @@ class _Merge(Attempt):
             self._projects, replaced = _distributions(staged, items, self._prefix)
         owned = {path for each in replaced for path in each.files}
         infos = tuple(os.path.join(path, "") for path in owned if path.endswith(_INFO))
-        found = self._sorted({item.live for item in items if item.verdict is Verdict.SAME}, owned)
+        there = {item.live for item in items if item.verdict is Verdict.SAME}
+        found = self._sorted({*there, str(self._prefix.path)}, owned)
         own = {*found.removed}
         for number, item in enumerate(items):
             is_own = item.live in own or item.live in owned or item.live.startswith(infos)
@@ -514,7 +517,9 @@ class _Merge(Attempt):
                 put = Put.of(os.path.join(self._request.staged, item.path))
                 entries[name] = replace(put, was_there=item.path not in self._put and not self._is_put(name, put))
         base = os.path.join(self._prefix.path, "")
-        names = tuple(dict.fromkeys(path[len(base) :] for path in made if path.startswith(base)))
+        is_listed = any(ALL in old.made for old in self._old.values()) or self._claimant(ALL)
+        all_of_it = [ALL] if is_listed or self._is_new else []
+        names = (*all_of_it, *dict.fromkeys(path[len(base) :] for path in made if path.startswith(base)))
         opened = [item.live[len(base) :] for item in self._items if _is_opened(item)]
         known = (name for old in self._old.values() for name in old.read_only)
         return Manifest(str(self._prefix.path), entries, names, tuple(dict.fromkeys((*known, *opened))))

@@ -145,8 +145,8 @@ class Attempt:
 
     def _made(self) -> list[str]:
         """The directories that merges with the old manifests have made, and that are there."""
-        found = dict.fromkeys(os.path.join(self._prefix.path, name) for old in self._old.values() for name in old.made)
-        return [*filter(_is_real_directory, found)]
+        names = dict.fromkeys(name for old in self._old.values() for name in old.made)
+        return [*filter(_is_real_directory, (os.path.normpath(self._prefix.path / name) for name in names))]
 
     def _foreseen(self, found: Unmerged, going: Iterable[str]) -> Unmerged:
         """The same, with the directories that will be empty once the files `going` are gone, and those that will not.

@@ -25,6 +25,8 @@ from safe_pip.locking import state_directory
 from safe_pip.records import digest_file
 
 FORMAT = 1
+ALL = "."
+"""Among the directories of a manifest: the prefix itself, which a merge has made."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MODE = re.compile(r"[0-7]{3,4}")
 _HEAD = re.compile(rb'\s*\{\s*"format"\s*:\s*1\s*,\s*"prefix"\s*:\s*("(?:[^"\\]|\\.)*")')
@@ -63,7 +65,7 @@ class Put:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a merge has put below `prefix`, and the directories in it that merges have made (`made`).
+    """What a merge has put below `prefix`, and the directories that merges have made (`made`), perhaps `ALL`.
 
     `read_only` are directories that were there, and are read-only by the staged tree's word as well.
     """
@@ -90,8 +92,8 @@ class Manifest:
             if not os.path.isabs(prefix) or os.path.normpath(prefix) != prefix:
                 raise ValueError("its prefix is not an absolute path")
             entries = {_below(name): _put(name, each) for name, each in document["entries"].items()}
-            made, read_only = (tuple(map(_below, document[name])) for name in ("directories", "read_only"))
-            return cls(prefix, entries, made, read_only)
+            made = tuple(name if name == ALL else _below(name) for name in document["directories"])
+            return cls(prefix, entries, made, tuple(map(_below, document["read_only"])))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             why = str(error) if type(error) is ValueError else "it is damaged"
             raise Unmergeable(f"`{path}` is not the manifest of a merge: {why}") from error

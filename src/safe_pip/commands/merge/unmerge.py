@@ -70,7 +70,8 @@ class _Unmerge(Attempt):
                 raise self._stale()
             return ()
 
-        exact = ExactTree({}, self._closed(), frozenset(found.directories), unread=[str(manifest)])
+        made = frozenset(found.directories) - {str(self._prefix.path)}  # which has the locks, and goes afterwards
+        exact = ExactTree({}, self._closed(), made, unread=[str(manifest)])
         with self._transaction.staging(self._prefix.target, Terms(exact=exact)) as change:
             change.allow(str(self._prefix.path))
             self._replace(change, {manifest: self._emptied(manifest)}, found.removed)

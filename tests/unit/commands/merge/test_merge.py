@@ -398,6 +398,39 @@ def test_what_was_merged_can_be_taken_away_again(prefix: MergePrefix, staged: Pa
     assert len(unmerged.removed) == 4
 
 
+@pytest.mark.parametrize("order", ["12", "21"])
+def test_a_prefix_that_a_merge_made_goes_with_the_last_manifest(empty: Path, staged: Path, order: str) -> None:
+    prefix = MergePrefix(empty / "above/prefix")
+    (empty / "above").mkdir()
+    prefix.merge(staged, manifest=empty / "1.json")
+    prefix.merge(staged, manifest=empty / "1.json")
+    prefix.merge(stage(empty / "more", {"share/more": "", f"{SITE}/more.py": ""}), manifest=empty / "2.json")
+    prefix.unmerge(empty / f"{order[0]}.json")
+    assert prefix.path.is_dir()
+    trial = prefix.unmerge(empty / f"{order[1]}.json", is_trial=True)
+    unmerged = prefix.unmerge(empty / f"{order[1]}.json")
+    assert os.listdir(empty / "above") == []
+    assert str(prefix.path) in unmerged.directories
+    assert {*trial.directories} == {*unmerged.directories}
+    assert unmerged.left == ()
+
+
+@pytest.mark.parametrize("has_made", [False, True])
+def test_a_prefix_stays_if_it_was_there_or_is_not_empty(empty: Path, staged: Path, has_made: bool) -> None:
+    prefix = MergePrefix(empty / "prefix")
+    if not has_made:
+        prefix.path.mkdir()
+    prefix.merge(staged, manifest=empty / "m.json")
+    other = stage(empty / "other", {"other": ""})
+    request = prefix.merge(other, manifest=empty / "m.json")
+    assert request.removed
+    if has_made:
+        (prefix.path / "mine").touch()
+    unmerged = prefix.unmerge(empty / "m.json")
+    assert os.listdir(prefix.path) == (["mine"] if has_made else [])
+    assert unmerged.left == ((str(prefix.path),) if has_made else ())
+
+
 def test_merged_again_the_manifest_stays_what_it_was(prefix: MergePrefix, staged: Path, empty: Path) -> None:
     prefix.merge(staged, manifest=empty / "m.json")
     before = (empty / "m.json").read_bytes()

@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from safe_pip.commands import environments
@@ -32,6 +32,7 @@ def locked(
     env: Named = None,
     *,
     shared: bool = True,
+    keep: Collection[str] = (),
     timeout: float | None = None,
     lock_dir: Named = None,
     quiet: bool = False,
@@ -41,19 +42,23 @@ def locked(
     :param env: a virtual environment, its Python, or a prefix; None: the environment of the running Python.
     :param shared: True: what is installed is neither changed nor removed meanwhile; other programs share the lock, and
         may add distributions. False: no other command uses the environment.
+    :param keep: names of distributions: of what is installed only these and what they require are neither changed nor
+        removed meanwhile, as by `safe-pip run --keep`; none: all. With `shared` only.
     :param timeout: the seconds to wait for the lock; 0: do not wait; None: as long as the setting `lock-timeout` says,
         without it for ever.
     :param lock_dir: lock this directory, whatever it is, instead of an environment; it is made if it is missing.
     :param quiet: do not tell on standard error which command is waited for.
     :raises LockTimeout: the lock was not granted in time.
     :raises NestingRefused: what this block is part of only shares the lock, and `shared` is False.
-    :raises UnusableEnvironment: `env` is no environment, or cannot be locked by this user.
+    :raises UnusableEnvironment: `env` is no environment, cannot be locked by this user, or lacks what `keep` names.
     :raises RecoveryNeeded: a change was left unfinished that this user cannot undo.
     """
     if env is not None and lock_dir is not None:
         raise TypeError("`env` and `lock_dir` exclude each other")
+    if isinstance(keep, str) or (keep and (lock_dir is not None or not shared)):
+        raise TypeError("`keep` is a list of names, without `lock_dir`, and with `shared`")
     context = _context(quiet=quiet, timeout=timeout)
-    with environments.locked(context, _path(env), _path(lock_dir), exclusive=not shared):
+    with environments.locked(context, _path(env), _path(lock_dir), exclusive=not shared, keep=keep):
         yield
 
 

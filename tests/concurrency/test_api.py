@@ -119,6 +119,10 @@ def test_a_wait_ends_after_the_time_that_is_given(venv: Path, tree: Path) -> Non
         ("locked('')", "UnusableEnvironment"),
         ("locked(env, timeout=float('nan'))", "UsageError"),
         ("locked(env, lock_dir=env)", "TypeError"),
+        ("locked(env, keep='one')", "TypeError"),
+        ("locked(env, keep=['one'], shared=False)", "TypeError"),
+        ("locked(lock_dir=env, keep=['one'])", "TypeError"),
+        ("locked(env, keep=['one'])", "UnusableEnvironment"),
     ],
 )
 def test_a_block_is_not_entered_for_what_cannot_be_meant(venv: Path, call: str, error: str) -> None:
@@ -133,6 +137,39 @@ def test_a_block_is_not_entered_for_what_cannot_be_meant(venv: Path, call: str, 
         """,
     )
     assert told == f"{error}\n"
+
+
+def test_a_block_keeps_what_it_names_and_lets_others_replace_all_else(venv: Path, tree: Path) -> None:
+    for name in ("one", "two", "three"):
+        (tree / f"{name}-1.dist-info").mkdir()
+        requires = "Requires-Dist: two\n" if name == "one" else ""
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n{requires}"
+        (tree / f"{name}-1.dist-info" / "METADATA").write_text(metadata)
+    check(
+        venv,
+        f"""
+        from pathlib import Path
+        from safe_pip.environment.environment import Environment, Target
+        from safe_pip.messages import Reporter
+        def kept():
+            return [name for name in ("one", "two", "three") if not is_replaced(name)]
+        def is_replaced(name):
+            held = os.environ.pop("SAFE_PIP_HELD", None)
+            stranger = Environment([{str(tree)!r}], waiting=Reporter(quiet=True), timeout=0)
+            os.environ.update({{"SAFE_PIP_HELD": held}} if held else {{}})
+            try:
+                with stranger.replacing(Target((Path({str(tree)!r}),)), projects={{name}}):
+                    return True
+            except safe_pip.LockTimeout:
+                return False
+        assert kept() == []
+        with safe_pip.locked(env, keep=["One"]):
+            assert kept() == ["one", "two"]
+        with safe_pip.locked(env):
+            assert kept() == ["one", "two", "three"]
+        assert kept() == []
+        """,
+    )
 
 
 def test_any_directory_can_be_locked(venv: Path, tmp_path: Path) -> None:

@@ -48,6 +48,9 @@ _FLAGS = frozenset(
 _HOW_MUCH = ("-q", "-qq", "-qqq", "--quiet", "-v", "-vv", "-vvv", "--verbose")
 """Those that every verb of ours takes, too."""
 
+_DRAWING = ("install", "download", "wheel", "lock")
+"""The commands of pip that draw bars."""
+
 _LONG = {"-v": "--verbose", "-V": "--version", "-h": "--help"}
 
 
@@ -269,6 +272,10 @@ def _run_unchanged(line: CommandLine, chosen: Settings, copy: FrozenPip | None) 
     except SeamBroken:
         if "--python" in line.options:
             raise
+    if line.command in _DRAWING and flock.supported and os.isatty(1):
+        from safe_pip.pip_seams import bars
+
+        bars.attach()
     return run_unchanged(list(line.for_pip))
 
 

@@ -121,11 +121,21 @@ def test_users_see_each_other_where_both_may_open_the_terminal(screen: Screen, n
     other.wait(LIMIT)
 
 
-BARS = """
+SEAMS = """
 import pip._internal.cli.req_command
-import pip._internal.network.download as download, pip._internal.req as req, pip._internal.cli.spinners as spinners
 from safe_pip.pip_seams import bars
 bars.attach()
+"""
+FALLBACK = """
+import os, pip
+from safe_pip import cli
+from safe_pip.launch import settings
+from safe_pip.pip_seams import seams
+seams.run_unchanged = print
+cli._run_unchanged(cli.CommandLine.parse(["install"]), settings.load(os.environ), None)
+"""
+BARS = """
+import pip._internal.network.download as download, pip._internal.req as req, pip._internal.cli.spinners as spinners
 for _ in range(2):
     drawn = [
         download.get_download_progress_renderer(bar_type="on", size=1, initial_progress=None) is not iter,
@@ -139,8 +149,9 @@ for _ in range(2):
 """
 
 
-def test_a_bar_or_a_spinner_begins_only_if_no_other_command_writes_there(screen: Screen) -> None:
-    command = screen.start(sys.executable, "-c", BARS)
+@pytest.mark.parametrize("attach", [SEAMS, FALLBACK], ids=["seams", "fallback"])
+def test_a_bar_or_a_spinner_begins_only_if_no_other_command_writes_there(screen: Screen, attach: str) -> None:
+    command = screen.start(sys.executable, "-c", attach + BARS)
     screen.read_until("drawn: 1 1 1 1")
     assert terminal.is_shared(screen.terminal)
     os.write(screen.master, b"\n")

@@ -24,7 +24,6 @@ def attach() -> None:
     def spinner(original: Any, message: str, *args: Any, **kw: Any) -> Any:
         return NonInteractiveSpinner(message) if terminal.is_shared(1) else original(message, *args, **kw)
 
-    with suppress(SeamBroken):  # a bar is no reason to take an exclusive lock
-        DOWNLOAD.replace(renderer)
-        INSTALL.replace(renderer)
-        SPINNER.replace(spinner)
+    for seam, wrapper in ((DOWNLOAD, renderer), (INSTALL, renderer), (SPINNER, spinner)):
+        with suppress(SeamBroken):  # a bar is no reason to take an exclusive lock
+            seam.replace(wrapper)

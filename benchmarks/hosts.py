@@ -1,6 +1,6 @@
 """What hosts cost that use one environment: namespaces of this machine, on a GlusterFS volume (`tests/hosts/bed.sh`).
 
-    python benchmarks/hosts.py [--only NAME] [--quick] [--json] [--before SRC]
+    python benchmarks/hosts.py [--only NAME] [--quick] [--rounds N] [--json] [--before SRC]
 
 Only root can run it. `wake-up`: from the release of a lock on one host to its grant on another. `calls`: to the
 environment's filesystem under the exclusive lock, for an install that adds (needs strace). `commits`: per second, from
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from _bench import arguments, table
@@ -31,7 +32,7 @@ from tests.hosts.rounds import Rounds, Seen, check, installing, make_index
 from tests.support.wheels.tiny import Project
 
 HOSTS = "abcdefgh"
-CHANGES = 20
+CHANGES = 18
 """A commit of `Rounds` makes no more changes after its journal."""
 LARGE = 1000
 Row = dict[str, object]
@@ -82,12 +83,15 @@ print(done, max(waits), flush=True)
 """
 
 
-def line(process: subprocess.Popen[str], given: str = "\n") -> str:
+def give(process: subprocess.Popen[str], text: str = "\n") -> None:
     assert process.stdin is not None
+    process.stdin.write(text)
+    process.stdin.flush()
+
+
+def line(process: subprocess.Popen[str], given: str = "\n") -> str:
+    give(process, given)
     assert process.stdout is not None
-    if given:
-        process.stdin.write(given)
-        process.stdin.flush()
     return process.stdout.readline()
 
 
@@ -98,9 +102,7 @@ def wake_up(hosts: Bed, rounds: int) -> Row:
     times = []
     for _ in range(rounds):
         line(holder)
-        assert waiter.stdin is not None
-        waiter.stdin.write("\n")
-        waiter.stdin.flush()
+        give(waiter)
         began = float(line(holder))
         times.append((float(line(waiter, "")) - began) * 1000)
     holder.ended(given="")
@@ -134,9 +136,7 @@ def commits(hosts: Bed, seconds: int) -> list[Row]:
         for each in running:
             line(each, "")
         for each in running:
-            assert each.stdin is not None
-            each.stdin.write("\n")
-            each.stdin.flush()
+            give(each)
         done = [each.ended(given="").split() for each in running]
         rate = sum(int(each[0]) for each in done) / seconds
         longest = max(float(each[1]) for each in done)
@@ -162,26 +162,29 @@ def same_set(hosts: Bed, _: int) -> Row:
 
 
 def ended_badly(kind: str) -> Callable[[Bed, int], Row]:
-    def measure(hosts: Bed, rounds: int) -> Row:
-        made, chances = Rounds(hosts, kind), random.Random(1)
+    def rounds_of(hosts: Bed, seed: int, rounds: int) -> tuple[int, list[str]]:
+        """The number of commits among so many rounds in one environment, and what went wrong."""
+        made, chances, committed, faults = Rounds(hosts, f"{kind}{seed}", seed), random.Random(seed), 0, list[str]()
         act: Callable[[int, str, str], Seen] = made.killed if kind == "kills" else made.cut
-        seen, faults = list[Seen](), list[str]()
         for number in range(rounds):
             try:
-                seen.append(act(chances.randrange(CHANGES - 2), *("ab" if number % 2 else "ba")))
-                if "Half-applied" in seen[-1].words:
-                    faults.append(seen[-1].words)
+                seen = act(chances.randrange(CHANGES), *("ab" if number % 2 else "ba"))
+                committed += seen.is_committed
+                faults += [seen.words] if "Half-applied" in seen.words else []
             except AssertionError as error:
                 faults.append(str(error))
             print(f"{kind}: {number + 1} of {rounds}, {len(faults)} faults", file=sys.stderr)
-        try:
-            check(hosts, made.venv)
-        except AssertionError as error:
-            faults.append(str(error))
-        for fault in faults:
-            print(fault, file=sys.stderr)
-        done = sum(each.is_committed for each in seen)
-        return {"what": f"{kind}; committed of them; faults", "n": rounds, "median": done, "most": len(faults)}
+        made.finish()
+        return committed, faults
+
+    def measure(hosts: Bed, rounds: int) -> Row:
+        lanes = 2 if kind == "kills" else 1  # a link that is cut would cut both
+        with ThreadPoolExecutor(lanes) as pool:
+            done = list(pool.map(lambda seed: rounds_of(hosts, seed, rounds // lanes), range(lanes)))
+        print(*(fault for _, faults in done for fault in faults), sep="\n", file=sys.stderr)
+        faults = sum(len(faults) for _, faults in done)
+        row: Row = {"what": f"{kind}; of them committed; faults", "n": rounds}
+        return {**row, "median": sum(committed for committed, _ in done), "most": faults}
 
     return measure
 
@@ -203,17 +206,14 @@ def local(sources: Path, rounds: int) -> Row:
         Project("one", "1", files={f"one/m{number}.py": "" for number in range(20)}).write_wheel(index)
         paths = [str(PROJECT / "src"), str(sources)]
         for path in paths:
+            subprocess.run([sys.executable, "-m", "compileall", "-q", path], check=True)
             once(path)
         ratios = []
         for number in range(rounds):
             times = {path: once(path) for path in (paths if number % 2 else paths[::-1])}
             ratios.append(times[paths[0]] / times[paths[1]])
-    return {
-        "what": "local install, over earlier sources",
-        "n": rounds,
-        "median": statistics.median(ratios),
-        "most": "-",
-    }
+    row: Row = {"what": "local install, over earlier sources", "n": rounds, "median": statistics.median(ratios)}
+    return {**row, "most": max(ratios)}
 
 
 FIGURES: dict[str, tuple[Callable[[Bed, int], Row | list[Row]], int, int]] = {
@@ -227,7 +227,7 @@ FIGURES: dict[str, tuple[Callable[[Bed, int], Row | list[Row]], int, int]] = {
 
 
 def main() -> None:
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, rounds=0)
     parser.add_argument("--only", action="append", choices=[*FIGURES, "local"], help="may be repeated")
     parser.add_argument("--quick", action="store_true", help="a few rounds of each")
     parser.add_argument("--before", type=Path, metavar="SRC", help="the sources that `local` is compared with")
@@ -241,9 +241,12 @@ def main() -> None:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="safe-pip-bench-"))
             hosts = stack.enter_context(bed(Path(scratch), HOSTS))
             make_index(hosts)
+            probe = [sys.executable, "-m", "safe_pip", "doctor", "--filesystem", VOLUME]
+            for each in [hosts.start(host, *probe) for host in HOSTS[:2]]:
+                each.ended()
         for name in (name for name in FIGURES if name in chosen):
             measure, rounds, few = FIGURES[name]
-            found = measure(hosts, few if options.quick else rounds)
+            found = measure(hosts, options.rounds or (few if options.quick else rounds))
             rows += found if isinstance(found, list) else [found]
             print(rows[-1], file=sys.stderr)
     if "local" in chosen and options.before:

@@ -92,6 +92,11 @@ class Rounds:
         assert found == self.installed, f"the late holder changed something\n{words}"
         return seen._replace(status=process.returncode, words=words)
 
+    def finish(self, host: str = "b") -> None:
+        """Make one more change, which deletes what the ended ones left, and check what is installed."""
+        self.hosts.pip(host, "--python", self.venv, *installing(self.hosts, "three==1"))
+        check(self.hosts, self.venv)
+
     def _start(self, host: str, at: int, **variables: str) -> tuple[Running, Mapping[str, str]]:
         after = {name: "2" if self.installed.get(name, "2") == "1" else "1" for name in ("one", "two")}
         command = installing(self.hosts, *(f"{name}=={version}" for name, version in after.items()))

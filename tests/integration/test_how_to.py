@@ -121,6 +121,27 @@ def test_an_environment_of_conda_and_one_of_a_module_are_named_by_their_path(env
     assert env.installed() == {}
 
 
+def test_the_tasks_of_a_cluster_share_one_environment_or_mount_one_image(env: PipEnvironment) -> None:
+    page = Page.read("cluster")
+    page.save(env.directory)
+    for name in ("work", "local"):
+        (env.directory / name).mkdir()
+    variables = env.variables | {"WORK": str(env.directory / "work"), "LOCAL": str(env.directory / "local")}
+    make, use, build, mount = page.commands
+    shell(make + use, env.directory, variables)
+    if shutil.which("mksquashfs") is None:
+        pytest.skip("the image was not tried: there is no mksquashfs")
+    assert "Made `" in shell(build, env.directory, variables).stdout
+    assert "is up to date" in shell(build, env.directory, variables).stdout
+    assert not (env.directory / "local" / "env").exists()
+    if not (shutil.which("squashfuse") and os.access("/dev/fuse", os.W_OK)):
+        pytest.skip("the image was not mounted: there is no squashfuse, or no /dev/fuse")
+    try:
+        assert "example-gamma" in shell(mount, env.directory, variables).stdout
+    finally:
+        subprocess.run(["fusermount", "-uz", env.directory / "local" / "env"], capture_output=True, check=False)
+
+
 def test_the_environment_of_hatch_can_be_adopted(env: PipEnvironment, toolbox: Toolbox) -> None:
     program("hatch", env, toolbox)
     (env.directory / "pyproject.toml").write_text(

@@ -1,16 +1,17 @@
 """The sources of a superbuild: twenty small packages, two of them C libraries and two C extensions.
 
-Without a C compiler there are no libraries, and the extensions are pure.
+Without a C compiler and the headers of Python there are no libraries, and the extensions are pure.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import sysconfig
 from pathlib import Path
 from typing import NamedTuple
 
-HAS_COMPILER = shutil.which("cc") is not None
+HAS_COMPILER = shutil.which("cc") is not None and Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 # A build backend that is one of the packages. It reads `package.json`, and packs what is below `src` and `data`.
 # Each package says which versions of other packages and which C libraries it was built with. A file `trap` ends its

@@ -437,3 +437,13 @@ def test_on_a_filesystem_of_this_host_no_note_names_it(tmp_path: Path, monkeypat
     note = proc.own_note(str(tmp_path))
     assert sorted(note) == ["command", "pid", "since"]
     assert proc.read_note(note).host == ""
+
+
+def test_a_command_that_holds_a_lock_or_runs_below_one_that_does_waits_for_no_turn(site: Path) -> None:
+    here = on_a_host(site)
+    assert here.may_wait()
+    with here.keeping():
+        assert not here.may_wait()
+        below = Environment([str(site)], waiting=Reporter(), timeout=0)
+        assert not below.may_wait()
+    assert here.may_wait()

@@ -27,7 +27,7 @@ from safe_pip.messages import say
 
 _MEETING = ".safe-pip-probe"
 # In seconds: until another host comes, until its next message, until a free lock is granted, until a meeting is old.
-_COMES, _ANSWERS, _GRANTED, _OLD = 60.0, 30.0, 10.0, 600.0
+_COMES, _ANSWERS, _GRANTED, _OLD = 60.0, 30.0, 10.0, 180.0
 _ROUNDS, _FILES = 2, 50
 _GLUSTER = "Run `gluster volume set VOLUME performance.stat-prefetch off`"
 _OTHER = "Mount it so that each host sees at once what another one has renamed"
@@ -50,6 +50,7 @@ class Pair:
     def __init__(self, place: Path, hosts: tuple[str, str], *, is_first: bool) -> None:
         self.place, self.hosts, self.is_first = place, hosts, is_first
         self._steps = self._child = 0
+        self.has_left = False
         self._lock: Descriptor | None = None
 
     def both(self, first: Action | None = None, second: Action | None = None) -> tuple[Any, Any]:
@@ -74,12 +75,12 @@ class Pair:
         fs.replace(self.place / self._message(self.is_first), json.dumps(said).encode(), mode=0o644)
 
     def leave(self) -> None:
-        """End the meeting; the first host removes what is left when the other one has heard everything."""
+        """End the meeting. The first host stays until the other one has heard everything, and removes what is left."""
         self.tell(None)
         if self.is_first:
             with suppress(Lost):
                 _await(self.place / self._message(False), _ANSWERS)
-            fs.remove_tree(self.place)
+        self.has_left = not self.is_first
 
     def _message(self, is_first: bool) -> str:
         return f"{self._steps}-{'first' if is_first else 'second'}"
@@ -127,7 +128,7 @@ def _await(path: Path, seconds: float) -> Any:
     return json.loads(path.read_bytes())
 
 
-def _excludes(pair: Pair) -> None:
+def _excludes(pair: Pair) -> str:
     for holder in (True, False):
         for held, wanted in ((True, True), (True, False), (False, True), (False, False)):
             pair.one(holder, partial(pair.lock, exclusive=held))
@@ -135,14 +136,11 @@ def _excludes(pair: Pair) -> None:
             pair.both(pair.release, pair.release)
             if is_granted != (not held and not wanted):
                 raise Failed("both hosts had it" if is_granted else "two hosts cannot share it")
-
-
-def _read_only(pair: Pair) -> str:
     try:
-        pair.one(True, lambda: pair.lock(writable=False))
+        pair.one(True, partial(pair.lock, writable=False))
     except Failed:
-        return "refused, so safe-pip opens lock files for writing"
-    return "granted"
+        return "only if it is opened for writing, as safe-pip does"
+    return "also if it is opened for reading only"
 
 
 def _granted(pair: Pair, lock: Callable[[Pair], bool]) -> None:
@@ -176,14 +174,14 @@ def _renamed(pair: Pair) -> None:
                     fs.look(os.path.join(path, name))
             _sleep(0.02)
 
-    def look(place: Path) -> list[list[object]]:
+    def look(place: Path) -> list[object]:
         """What this host sees if it lists a directory before anything else, as commands do."""
-        found = list[list[object]]()
+        found = list[object]()
         for path in (place, place / "trash", place / "stage"):
             with Directory.open(path) as opened:
-                found.append([opened.exists(name) for name in names])
+                found += map(opened.exists, names)
         files = [place / name / "x" for name in names]
-        return [*found, [file.read_text() for file in files], [os.stat(file).st_ino for file in files]]
+        return [*found, *map(Path.read_text, files), [os.stat(file).st_ino for file in files]]
 
     for number in range(_ROUNDS):
         place, writer = pair.place / f"renamed{number}", number % 2 == 0
@@ -191,7 +189,7 @@ def _renamed(pair: Pair) -> None:
         parts: tuple[Action, Action] = (partial(rename, place), partial(use, place))
         pair.both(*(parts if writer else parts[::-1]))
         *seen, inodes_seen = pair.one(not writer, partial(look, place))
-        if seen != [[True] * 6, [True] * 6, [False] * 6, ["stage/"] * 6]:
+        if seen != [True] * 12 + [False] * 6 + ["stage/"] * 6:
             raise Failed("the other host sees old names or files")
         if inodes_seen != inodes:
             raise Failed("a file has another inode number on the other host")
@@ -215,7 +213,6 @@ def _one_winner(pair: Pair) -> None:
 
 _CHECKS: dict[str, Callable[[Pair], str | None]] = {
     "a lock on a file keeps the other host out": _excludes,
-    "an exclusive lock on a file that is opened for reading only": _read_only,
     "a host that waits gets the lock that the other one lets go": lambda pair: _granted(pair, Pair.lock),
     "the lock of a killed process is free": lambda pair: _granted(pair, Pair.lock_in_child),
     "what one host renames, the other one sees after a listing": _renamed,
@@ -230,7 +227,7 @@ def _write(place: Path, files: dict[str, str]) -> None:
 
 
 def _meet(place: Directory, inform: Callable[[str], None]) -> Pair:
-    """Find the other host; raises `Lost` if none comes in time."""
+    """Find the other host; raises `LockTimeout` if none comes in time."""
     own, end, meeting = json.dumps(proc.own_note(place.path)).encode(), _now() + _COMES, Path(place.join(_MEETING))
     if (left := fs.look(meeting)) is not None and time.time() - left.st_mtime > _OLD:
         fs.remove_below(place, _MEETING)
@@ -254,16 +251,17 @@ def _meet(place: Directory, inform: Callable[[str], None]) -> Pair:
             inform(f"run the same command on another host within {_COMES:g} s")
             other = proc.read_note(_await(meeting / "joined", _COMES))
             return Pair(meeting, (proc.host()[0], other.host), is_first=True)
-        except BaseException:
+        except BaseException as error:
             fs.remove_below(place, _MEETING)
-            raise
-    raise Lost
+            if not isinstance(error, Lost):
+                raise
+    raise LockTimeout(f"no other host came within {_COMES:g} s: nothing is known about `{place.path}`")
 
 
 def _verdict(pair: Pair, place: Directory) -> dict[str, Any]:
     """Carry out all checks; on return what they found, which the first host has written down."""
     pair.both(lambda: _write(pair.place, {"lock": ""}))
-    checks, remedies = list[dict[str, Any]](), list[str]()
+    checks, remedies = list[dict[str, Any]](), dict[str, None]()
     for name, check in _CHECKS.items():
         passed, detail = True, None
         try:
@@ -271,17 +269,32 @@ def _verdict(pair: Pair, place: Directory) -> dict[str, Any]:
         except Failed as failed:
             passed, detail = False, str(failed)
             names = _GLUSTER if proc.filesystem(place.path).kind == "fuse.glusterfs" else _OTHER
-            remedies.append(names if check in (_renamed, _one_winner) else flock.remedy(Path(place.path)))
+            remedies[names if check in (_renamed, _one_winner) else flock.remedy(Path(place.path))] = None
         pair.both(pair.release, pair.release)
         checks.append({"check": name, "passed": passed, "detail": detail})
     found = {"passed": not remedies, "date": pair.both(time.time)[0], "hosts": [*pair.hosts], "checks": checks}
-    found |= {"remedies": [*dict.fromkeys(remedies)]}
-    content = json.dumps(found, indent=2).encode()
-    try:
-        pair.both(lambda: fs.replace_in(place, shared_files.VERDICT, content, mode=0o644))
-    except Failed as failed:
-        raise UnusableEnvironment(f"the verdict cannot be written: {failed}") from failed
+    content = json.dumps(found := {**found, "remedies": [*remedies]}, indent=2).encode()
+    pair.both(lambda: fs.replace_in(place, shared_files.VERDICT, content, mode=0o644))
     return found
+
+
+def _probe(place: Directory, inform: Callable[[str], None]) -> dict[str, Any]:
+    pair = _meet(place, inform)
+    try:
+        inform(f"{' and '.join(pair.hosts)} try what commands rely on")
+        found = _verdict(pair, place)
+        pair.leave()
+        return found
+    except Failed as failed:
+        pair.leave()
+        raise UnusableEnvironment(f"`{place.path}` cannot be probed: {failed}") from failed
+    except (Lost, FileNotFoundError):
+        other = pair.hosts[pair.is_first]
+        raise LockTimeout(f"`{other}` answers no more: nothing is known about `{place.path}`") from None
+    finally:
+        pair.release()
+        if not pair.has_left:
+            fs.remove_below(place, _MEETING)
 
 
 def main(options: Namespace) -> int:
@@ -300,27 +313,6 @@ def main(options: Namespace) -> int:
     return 0 if is_told and (document["passed"] or not document["shared"]) else 1
 
 
-def _probe(place: Directory, inform: Callable[[str], None]) -> dict[str, Any]:
-    pair = None
-    try:
-        pair = _meet(place, inform)
-        inform(f"{' and '.join(pair.hosts)} try what commands rely on")
-        found = _verdict(pair, place)
-        pair.leave()
-        return found
-    except Lost:
-        if pair is None:
-            raise LockTimeout(
-                f"no other host came within {_COMES:g} s: nothing is known about `{place.path}`"
-            ) from None
-        fs.remove_below(place, _MEETING)
-        other = pair.hosts[pair.is_first]
-        raise LockTimeout(f"`{other}` answers no more: nothing is known about `{place.path}`") from None
-    finally:
-        if pair is not None:
-            pair.release()
-
-
 def _lines(document: dict[str, Any], options: Namespace) -> Iterator[str]:
     where = f"`{document['directory']}` ({document['filesystem'] or 'an unknown filesystem'})"
     if not document["shared"]:
@@ -330,9 +322,8 @@ def _lines(document: dict[str, Any], options: Namespace) -> Iterator[str]:
         if not (each["passed"] and options.quiet):
             detail = f": {each['detail']}" if each["detail"] else ""
             yield f"{'ok    ' if each['passed'] else 'FAILED'}  {each['check']}{detail}"
-    hosts = " and ".join(document["hosts"])
     if document["passed"]:
-        yield f"Passed: {where} is fit for environments that {hosts} use at once"
+        yield f"Passed: {where} is fit for environments that {' and '.join(document['hosts'])} use at once"
     else:
         yield f"Failed: environments in {where} are refused until a probe passes"
         yield from document["remedies"]

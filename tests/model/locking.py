@@ -11,7 +11,26 @@ from typing import Any
 
 from .model import EXCLUSIVE, GATED, PROCESSES, SHARED, Lock, Mode, Patience, Rules, owner_of
 from .steps import GATE, STALE, Inherited, LookAtAncestors, OpenStateDirectory, Release, Step, Take
-from .transactions import Clean, FollowMark, LookForJournal, LookOwner, OpenJournal, TakeBack, Undo, Unmark
+from .transactions import (
+    TAKEN_OVER,
+    Claim,
+    Clean,
+    FollowMark,
+    IsPublished,
+    ListLeftovers,
+    LookForJournal,
+    LookOwner,
+    MakeAside,
+    OpenJournal,
+    PutBack,
+    RemoveStage,
+    RenamePrivate,
+    Revoke,
+    TakeBack,
+    TakeUnpublished,
+    Undo,
+    Unmark,
+)
 
 Steps = Generator[Step, Any, Any]
 
@@ -42,6 +61,7 @@ class Me:
     nested: bool = False
     uv: str | None = None  # the tree whose uv lock a commit takes
     litter: bool = False  # the state directory is made when needed, and removed again
+    late: bool = False  # a process of the scenario may live on without its locks
     carry: dict[str, Any] = dataclasses.field(default_factory=dict)
     own: list[Lock] = dataclasses.field(default_factory=list)
     inherited: tuple[Inherited, ...] = ()
@@ -250,7 +270,7 @@ def recovering(me: Me, identifier: int, names: tuple[str, ...]) -> Steps:
     if me.rules.recover_under_commit_lock:
         for lock, mode in me.in_order(wanted):
             yield from take(me, lock, mode)
-    journal = None
+    journal, taker = None, 0
     if not me.rules.journal_read_by_its_owner:
         journal = yield OpenJournal(identifier)
     if me.rules.recoverer_owns_journal:
@@ -260,15 +280,69 @@ def recovering(me: Me, identifier: int, names: tuple[str, ...]) -> Steps:
         raise Again(alone=(owner_of(identifier), EXCLUSIVE))
     if me.rules.journal_read_by_its_owner:
         journal = yield OpenJournal(identifier)
+    if journal is not None and me.late:
+        journal, taker = yield from taking_over(me, identifier)
     if journal is not None:
         for index in reversed(range(journal.done)):
-            yield Undo(identifier, journal.changes[index], index)
+            if (yield Undo(identifier, journal.changes[index], index, taker)) is False:
+                yield from start_over(me)
         if len(names) > 1 and not me.rules.marks_outlive_journal:
             yield Unmark(identifier)
         yield TakeBack(identifier)
         yield from let_go(me)
         yield from deleting(me, identifier)
     me.recovers = False
+
+
+def taking_over(me: Me, identifier: int) -> Steps:
+    """Leave a holder that may live on nothing that it could still move.
+
+    On return the journal as it is then, and the number of this takeover.
+    """
+    yield PutBack(identifier)
+    if not (yield Claim(identifier)):
+        yield from start_over(me)
+    taker, is_empty = 0, not me.rules.takeover_revokes_stage
+    if not is_empty:
+        taker = yield MakeAside(identifier)
+    while not is_empty:
+        journal = yield OpenJournal(identifier)
+        if journal is None:
+            yield from start_over(me)
+        for index in range(len(journal.changes)):
+            yield Revoke(identifier, index, taker)
+        is_empty = not me.rules.takeover_lists_again or (yield RemoveStage(identifier, taker))
+        if is_empty == TAKEN_OVER:
+            yield from start_over(me)
+    return (yield OpenJournal(identifier)), taker
+
+
+def revoking(me: Me, identifier: int, makes: bool = False) -> Steps:
+    """Keep a holder that may live on from publishing a journal; True if it has: then it is to be undone.
+
+    The owner file is locked.
+    """
+    if me.rules.revoker_renames_private and not (yield RenamePrivate(identifier, makes)):
+        return False
+    if me.rules.revoker_takes_unpublished:
+        yield TakeUnpublished(identifier)
+    if me.rules.revoker_looks_for_journal and (yield IsPublished(identifier)):
+        yield PutBack(identifier)
+        return True
+    return False
+
+
+def revoking_all(me: Me, names: Iterable[str]) -> Steps:
+    """Before anything is validated: of every transaction without a journal whose process may only seem to be dead."""
+    found: set[int] = set()
+    for name in names:
+        found.update((yield ListLeftovers(name)))
+    for identifier in sorted(found):
+        if (yield Take(owner_of(identifier), EXCLUSIVE, Patience.NONE)) is True:
+            is_published = yield from revoking(me, identifier)
+            yield Release((owner_of(identifier),))
+            if is_published:
+                yield from start_over(me)
 
 
 def deleting(me: Me, identifier: int, name: str | None = None) -> Steps:
@@ -290,7 +364,8 @@ def deleting(me: Me, identifier: int, name: str | None = None) -> Steps:
         if name is not None:
             yield Unmark(identifier, name)
     elif granted:
-        if looks and (yield OpenJournal(identifier)):
+        is_published = me.late and (yield from revoking(me, identifier, makes=True))
+        if is_published or (looks and (yield OpenJournal(identifier))):
             yield Release((owner_of(identifier),))
         else:
             yield Unmark(identifier)

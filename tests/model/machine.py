@@ -24,6 +24,7 @@ class Process:
     parent: int | None = None
     keeps_variable: bool = True
     killable: bool = False
+    late: bool = False  # its locks may be freed while it lives
     daemon: bool = False
     brief: bool = False  # its work takes longer than a second, but no longer than patience goes
     uv: str | None = None
@@ -38,6 +39,7 @@ class Scenario:
     places: tuple[str, ...] = ("A.a", "A.b")
     data: tuple[int, ...] = (0, 0)
     kills: int = 0
+    frees: int = 0  # how often a file server frees the locks of a process that it takes for dead
     no_state_directory: tuple[str, ...] = ()
     may_fail: tuple[int, ...] = ()  # processes that may end with 75; no other may
     shipped: tuple[str, ...] = ()  # trees in which no state directory may be in the end
@@ -61,6 +63,7 @@ class Nodes:
     def __init__(self, scenario: Scenario, rules: Rules) -> None:
         self.scenario, self.rules = scenario, rules
         self.places, self.trees = scenario.places, scenario.trees
+        self.has_late = bool(scenario.frees)
         self.nodes = [Node(None, "not started"), Node(None, "killed")]
         self._numbers: dict[Any, int] = {}
         self._runs: list[Any] = [None, None]
@@ -77,7 +80,8 @@ class Nodes:
     def _run(self, process: int, carry: tuple[tuple[str, Any], ...], outcomes: tuple[Any, ...]) -> int:
         spec = self.scenario.processes[process]
         nested = spec.parent is not None
-        me = Me(process, self.rules, self.places, spec.trees, self.trees, nested, spec.uv, spec.litter)
+        late = self.has_late
+        me = Me(process, self.rules, self.places, spec.trees, self.trees, nested, spec.uv, spec.litter, late)
         program = spec.program(me, **{**spec.arguments, **dict(carry)})
         try:
             step = next(program)
@@ -107,7 +111,7 @@ class Nodes:
         windows = ((),) * len(at)
         data, kills = self.scenario.data, self.scenario.kills
         none: frozenset[Any] = frozenset()
-        return World(at, none, data, data, there, none, none, none, windows, none, none, kills)
+        return World(at, none, data, data, there, none, none, none, windows, none, none, kills, self.scenario.frees)
 
     # what steps ask
 
@@ -202,6 +206,11 @@ class Nodes:
         for process, spec in enumerate(self.scenario.processes):
             if world.kills and spec.killable and self.nodes[world.at[process]].step is not None:
                 yield process, "is killed", self._killed(world, process)
+            has_locks = spec.late and any(h.process == process for h in world.held)
+            if world.frees and has_locks and self.nodes[world.at[process]].step is not None:
+                held = frozenset(h for h in world.held if h.process != process)
+                relying = frozenset(r for r in world.relying if r.process != process)
+                yield process, "loses its locks", world._replace(held=held, relying=relying, frees=world.frees - 1)
 
     def _killed(self, world: World, process: int) -> World:
         """The kernel closes descriptors one by one, in the order of their numbers: `alive` is the first."""
@@ -221,7 +230,7 @@ class Nodes:
     def check_end(self, world: World) -> None:
         """The conditions when all processes have ended: nothing is half-applied or lost, and a serial order exists."""
         data = world.data
-        killed = self.scenario.kills or any("dies" in p.arguments for p in self.scenario.processes)
+        killed = self.scenario.kills or self.has_late or any("dies" in p.arguments for p in self.scenario.processes)
         if not killed and (world.owners or world.marks or world.journals):
             raise Violation("something left behind")
         if any(world.state_directories[self.trees.index(tree)] for tree in self.scenario.shipped):

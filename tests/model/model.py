@@ -74,6 +74,21 @@ class Rules:
     journal_read_by_its_owner: bool = True
     journal_with_nothing_done_is_not_checked: bool = True
     owner_waited_for_by_the_second: bool = True
+    # processes that live on after another host has been given their locks
+    takeover_renames_journal: bool = True
+    takeover_revokes_stage: bool = True
+    takeover_lists_again: bool = True
+    holder_renames_to_undo: bool = True
+    undoing_is_found: bool = True
+    committers_revoke: bool = True
+    shared_holders_revoke: bool = True
+    revoker_renames_private: bool = True
+    revoker_takes_unpublished: bool = True
+    revoker_looks_for_journal: bool = True
+    holder_lists_again: bool = True
+    reader_lists_again: bool = True
+    reader_compares_names: bool = True
+    ended_journal_leaves_a_name: bool = True
     # trees without a state directory
     look_again: bool = True
     look_again_before_validating: bool = True
@@ -151,7 +166,9 @@ class Change(NamedTuple):
 class Journal(NamedTuple):
     """A prepared transaction, kept in the state directory of `home`; the first `done` changes are carried out.
 
-    A committed one is what is left of it until it is cleaned up.
+    A committed one is what is left of it until it is cleaned up. In one that is `undoing` no operation begins any more
+    but those of a late holder. `by` says, for each operation, which takeover can still move what lies in stage and
+    trash: 0 is the holder; there were `takers` takeovers.
     """
 
     home: str
@@ -159,6 +176,9 @@ class Journal(NamedTuple):
     changes: tuple[Change, ...]
     done: int
     committed: bool = False
+    undoing: bool = False
+    by: tuple[int, ...] = ()
+    takers: int = 0
 
 
 class Reliance(NamedTuple):
@@ -187,6 +207,11 @@ class World(NamedTuple):
     relying: frozenset[Reliance]
     committed: frozenset[int]
     kills: int
+    frees: int = 0
+    private: frozenset[int] = frozenset()  # the private directories
+    renamed: frozenset[int] = frozenset()  # those that have another name
+    revoked: frozenset[int] = frozenset()  # those that can publish and move nothing any more
+    ended: int = 0  # the name that the last journal has left: how many there were before
 
 
 PROCESSES = 10

@@ -4,8 +4,20 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .locking import Again, Ended, Me, Steps, begin, deleting, let_go, look_for_journal, start_over, take_all
-from .model import EXCLUSIVE, SHARED, Change, Lock, Mode, Patience, owner_of
+from .locking import (
+    Again,
+    Ended,
+    Me,
+    Steps,
+    begin,
+    deleting,
+    let_go,
+    look_for_journal,
+    revoking_all,
+    start_over,
+    take_all,
+)
+from .model import EXCLUSIVE, SHARED, Lock, Mode, Patience, owner_of
 from .steps import (
     GATE,
     STALE,
@@ -25,12 +37,17 @@ from .steps import (
     Unlock,
 )
 from .transactions import (
+    TAKEN_OVER,
     CarryOut,
+    Claim,
     Clean,
     Commit,
     ForeignChange,
+    ListCommits,
     ListLeftovers,
+    LookPrivate,
     MakeOwner,
+    MakePrivate,
     Mark,
     Prepare,
     TakeBack,
@@ -38,6 +55,7 @@ from .transactions import (
     Unmark,
 )
 
+TAKEN_OVER_STATUS = "75: taken over"
 View = Mapping[str, int]
 
 
@@ -66,12 +84,18 @@ def snapshot(me: Me, places: tuple[str, ...]) -> Steps:
         yield from take_to_read(me, me.in_order(wanted))
     values = []
     numbers = me.numbers(places)
+    lists = me.late and me.rules.reader_lists_again
+    before = (yield ListCommits(me.trees)) if lists else None
     for index, number in enumerate(numbers):
         values.append((yield Read(number, first=index == 0)))
     if me.rules.snapshot_takes_commit_lock and me.rules.look_again:
         for tree in unguarded:
             if (yield OpenStateDirectory(tree)):
                 yield from start_over(me)
+    if lists:
+        is_published, commits = yield ListCommits(me.trees)
+        if is_published or (me.rules.reader_compares_names and (False, commits) != before):
+            yield from start_over(me)
     if me.below is not None and me.rules.alive_after_reading and not (yield LookAlive(me.below)):
         yield from start_over(me)
     yield Believe(numbers, tuple(values))
@@ -173,8 +197,8 @@ def command(
     if plan:
         try:
             yield from committing(me, goal, known, plan, attempt, reserved, stages, dies, rejects)
-        except Ended:
-            if stages:
+        except Ended as end:
+            if stages and end.status not in (TAKEN_OVER_STATUS, "killed"):
                 yield from ending_transaction(me, plan)
             raise
     if plan and not stages and not elsewhere(me, plan):
@@ -205,8 +229,15 @@ def staging(me: Me, plan: Mapping[str, int]) -> Steps:
         yield from take_all(me, [(Lock("commit", home), SHARED)])
     made = yield MakeOwner(me.identifier, home)
     # What looks whether it is locked has it for an instant.
-    if not made or (yield Take(owner_of(me.identifier), EXCLUSIVE)) == STALE:
+    patience = Patience.NONE if me.late else Patience.FOREVER
+    granted = made and (yield Take(owner_of(me.identifier), EXCLUSIVE, patience))
+    if granted is not True:
+        if made and granted is False:
+            yield Clean(me.identifier)
+            yield from start_over(me, number=me.number + 1)
         yield from start_over(me)
+    if me.late:
+        yield MakePrivate(me.identifier)
     yield from let_go(me)
     me.carry["staged"] = True
     if me.rules.marks and me.rules.marks_before_journal:
@@ -280,6 +311,8 @@ def committing(
     replaces = rejected or any(before.get(place, 0) for place in plan)
     wanted = yield from wanted_for(me, plan, before, replaces, reserved)
     yield from take_all(me, wanted)
+    if me.late and me.rules.committers_revoke:
+        yield from revoking_all(me, sorted({lock.name for lock, _ in wanted}))
     if me.rules.look_again_before_validating:
         for lock, mode in wanted:
             if lock.rank == "environment" and mode is SHARED and (yield OpenStateDirectory(lock.name)):
@@ -296,7 +329,7 @@ def committing(
         for lock in [lock for lock in me.own if lock.rank == "commit"]:
             yield Release((lock,))
             yield Take(lock, EXCLUSIVE)
-    yield from preparing(me, plan, stages)
+    changes = yield from preparing(me, plan, stages)
     if dies is not None and dies < 0:
         raise Ended("killed")
     if me.below is not None and me.rules.alive_before_first_operation and not (yield LookAlive(me.below)):
@@ -305,20 +338,27 @@ def committing(
             yield from ending_transaction(me, plan)
             yield from start_over(me, number=me.number + 1)
         yield from start_over(me)
+    if me.late and stages and me.rules.holder_lists_again and not (yield LookPrivate(me.identifier)):
+        yield TakeBack(me.identifier)
+        raise Ended(TAKEN_OVER_STATUS)
     if rejects and not rejected:
-        yield CarryOut(me.identifier)
-        place = min(plan)
-        yield Undo(me.identifier, Change(me.places.index(place), before[place], plan[place]), 0)
+        if (yield CarryOut(me.identifier, 0, changes[0])) is False:
+            raise Ended(TAKEN_OVER_STATUS)
+        if me.late and not (yield Claim(me.identifier)):
+            raise Ended(TAKEN_OVER_STATUS)
+        if (yield Undo(me.identifier, changes[0], 0)) is False:
+            raise Ended(TAKEN_OVER_STATUS)
         yield TakeBack(me.identifier)
         yield from start_over(me, rejected=True)
     for done in range(len(plan) + 1):
         if done == dies:
             raise Ended("killed")
-        if done < len(plan):
-            yield CarryOut(me.identifier)
+        if done < len(plan) and (yield CarryOut(me.identifier, done, changes[done])) is False:
+            raise Ended(TAKEN_OVER_STATUS)
     if elsewhere(me, plan) and not me.rules.marks_outlive_journal:
         yield Unmark(me.identifier)
-    yield Commit(me.identifier)
+    if not (yield Commit(me.identifier)):
+        raise Ended(TAKEN_OVER_STATUS)
 
 
 def preparing(me: Me, plan: Mapping[str, int], stages: bool) -> Steps:
@@ -330,12 +370,16 @@ def preparing(me: Me, plan: Mapping[str, int], stages: bool) -> Steps:
         for name in marked:
             yield Mark(me.identifier, name)
     places = tuple((me.places.index(p), v) for p, v in sorted(plan.items()))
-    if not (yield Prepare(me.identifier, home, places, stages)):
+    changes = yield Prepare(me.identifier, home, places, stages)
+    if changes == TAKEN_OVER:
+        raise Ended(TAKEN_OVER_STATUS)
+    if not changes:
         yield from let_go(me)
         raise Ended("74")
     if not me.rules.marks_before_journal:
         for name in marked:
             yield Mark(me.identifier, name)
+    return changes
 
 
 def sweeper(me: Me, name: str, **again: Any) -> Steps:
@@ -439,6 +483,8 @@ def run(
     if children and not forked:
         yield Take(alive, EXCLUSIVE)
         me.own.append(alive)
+    if me.late and me.rules.shared_holders_revoke:
+        yield from revoking_all(me, me.trees)
     yield BeginWork(keeps or me.trees, mode)
     if lasts:
         yield Idle()

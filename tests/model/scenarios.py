@@ -566,6 +566,50 @@ SCENARIOS = {
         (runs(EXCLUSIVE, 1, trees=("B",)), reads("A.a", parent=0), does(unless("A.a", "B.a"), rounds=3, **BOTH_TREES)),
         ("A.a", "B.a"),
     ),
+    # processes whose locks a file server frees while they live
+    "a late addition beside another": Scenario(
+        (does(ADD, stages=True, late=True), does(raises("A.a"), stages=True)), frees=1, may_fail=(0,)
+    ),
+    "a late replacement and removal beside another": Scenario(
+        (does(wants(A_a=2, A_b=0), stages=True, late=True), does(wants(A_a=3, A_b=3), stages=True, known=(1, 1))),
+        data=(1, 1),
+        frees=1,
+        may_fail=(0,),
+    ),
+    "a late removal beside a reader": Scenario(
+        (does(wants(A_a=0, A_b=0), stages=True, late=True, known=(1, 1)), reads()),
+        data=(1, 1),
+        frees=1,
+        may_fail=(0,),
+    ),
+    "a late holder that undoes, beside another": Scenario(
+        (does(wants(A_a=1), stages=True, rejects=True, late=True, known=(0,)), does(wants(A_a=2), known=(0,))),
+        ("A.a",),
+        (0,),
+        frees=1,
+        may_fail=(0,),
+    ),
+    "a late holder and a recovery that is killed": Scenario(
+        (
+            does(wants(A_a=1), stages=True, late=True, known=(0,)),
+            reads("A.a", killable=True),
+            reads("A.a"),
+        ),
+        ("A.a",),
+        (0,),
+        frees=1,
+        kills=1,
+        may_fail=(0,),
+    ),
+    "a late holder beside a sweeper": Scenario(
+        (does(ADD, stages=True, late=True, known=(0, 0)), sweeps("A")), frees=1, may_fail=(0,)
+    ),
+    "a late replacement beside a shared holder": Scenario(
+        (does(UPGRADE, stages=True, late=True), runs(SHARED)), data=(1, 1), frees=1, may_fail=(0,)
+    ),
+    "a late reader beside a replacement": Scenario(
+        (reads(late=True), does(UPGRADE, stages=True)), data=(1, 1), frees=1
+    ),
     # two families
     "uv below an exclusive holder, a command below uv": Scenario(
         (
@@ -618,6 +662,12 @@ UPGRADE_B_BY_A = Goal(lambda view: {"A.b": 2}, ("A.a", "A.b"), ("A.b",))
 
 # Too large for every run of the tests: `python -m tests.model`.
 LARGE = {
+    "a late recovery beside a command": Scenario(
+        (does(wants(A_a=1), dies=1, known=(0,)), reads("A.a", late=True), does(wants(A_a=3), known=(0,))),
+        ("A.a",),
+        (0,),
+        frees=1,
+    ),
     "two changes of the same two trees, each with its journal in another, and a reader, all killed": Scenario(
         (
             does(wants(A_a=1, B_a=1), killable=True, **BOTH_TREES),

@@ -30,6 +30,7 @@ class Machine(Protocol):
     rules: Rules
     places: tuple[str, ...]
     trees: tuple[str, ...]
+    has_late: bool
 
     def is_over(self, world: World, process: int) -> bool: ...
     def is_killed(self, world: World, process: int) -> bool: ...

@@ -35,6 +35,8 @@ DEADLOCK, FAILED, NEITHER, ENDLESSLY = "deadlock", "failed for nothing", "neithe
 LITTER = "a state directory left behind"
 SWEPT, UNDONE_NO_MORE = "the stage of a living process was deleted", "a journal was deleted that was to be undone"
 
+LATE_REMOVAL, NO_JOURNAL = "a late removal beside a reader", "a change without a journal"
+LATE_UNDO, LATE_READER = "a late holder that undoes, beside another", "a late reader beside a replacement"
 KEPT = "a distribution that is kept"
 SAME_SCRIPT = "a killed and a finished change of one script, with the same content"
 SECOND_TREE = "a killed change of two trees and a reader of the second alone"
@@ -143,6 +145,20 @@ NEEDED: list[tuple[dict[str, Any], str, str]] = [
         "a journal below an exclusive holder that is killed, beside an addition",
         CHANGED_BY_ANOTHER,
     ),
+    # processes whose locks are freed while they live
+    ({"takeover_renames_journal": False}, LATE_REMOVAL, NO_JOURNAL),
+    ({"takeover_revokes_stage": False}, LATE_REMOVAL, NO_JOURNAL),
+    ({"takeover_lists_again": False}, LATE_REMOVAL, NO_JOURNAL),
+    ({"committers_revoke": False}, LATE_UNDO, LOST),
+    ({"shared_holders_revoke": False}, "a late replacement beside a shared holder", TORN),
+    ({"undoing_is_found": False}, "a late holder and a recovery that is killed", ENDLESSLY),
+    ({"revoker_looks_for_journal": False}, LATE_UNDO, LOST),
+    ({"revoker_renames_private": False, "revoker_takes_unpublished": False}, LATE_UNDO, LOST),
+    ({"revoker_takes_unpublished": False, "holder_lists_again": False}, LATE_UNDO, LOST),
+    ({"holder_lists_again": False}, "a late holder beside a sweeper", UNDONE_NO_MORE),
+    ({"reader_lists_again": False}, LATE_READER, TORN),
+    ({"reader_compares_names": False}, LATE_READER, TORN),
+    ({"ended_journal_leaves_a_name": False}, LATE_READER, TORN),
     # trees without a state directory
     ({"look_again": False}, "a reader before the first writer", TORN),
     ({"look_again_before_validating": False}, "first writers of two trees, each of which reads the other", ORDER),
@@ -199,6 +215,9 @@ NOT_NEEDED = {
     "marks_before_journal": "before the first operation would do: of a journal with nothing done nothing is undone",
     "owner_made_under_commit_lock": "its maker notices when a sweeper has deleted it before it was locked",
     "sweeper_takes_commit_lock": "likewise",
+    "holder_renames_to_undo": "what lies in stage and trash is taken away first; but the holder learns what to report",
+    "revoker_renames_private": "the journal in it is taken away, and a new one is not written without the directory",
+    "revoker_takes_unpublished": "a holder that publishes late lists again; but it may be killed before it does",
     "patient_for_environment_only": "patience ends; but commit locks are to be held for milliseconds",
 }
 
@@ -237,6 +256,9 @@ def is_about(rule: str, scenario: Scenario) -> bool:
         "marks_before_journal": bool(scenario.kills) and len({place.split(".")[0] for place in scenario.places}) > 1,
         "owner_made_under_commit_lock": "stages" in arguments,
         "sweeper_takes_commit_lock": "stages" in arguments,
+        "holder_renames_to_undo": scenario.frees > 0 and "rejects" in arguments,
+        "revoker_renames_private": scenario.frees > 0 and "rejects" in arguments,
+        "revoker_takes_unpublished": scenario.frees > 0 and "rejects" in arguments,
         "patient_for_environment_only": "rounds" in arguments,
     }[rule]
 

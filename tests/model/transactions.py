@@ -5,6 +5,7 @@ import dataclasses
 from .model import EXCLUSIVE, PROCESSES, Change, Held, Journal, Violation, World, owner_of
 from .steps import Machine, Outcomes, Release, must_not_disturb, part_of, put
 
+TAKEN_OVER = "taken over"
 CHANGED_BY_ANOTHER = "what is to be undone was changed by another"
 
 
@@ -66,36 +67,44 @@ class Prepare:
         if not world.state_directories[machine.trees.index(self.home)]:
             yield False, world
             return
-        if self.staged and (self.identifier, self.home) not in world.owners:
+        if self.identifier in world.revoked:
+            yield TAKEN_OVER, world
+            return
+        if self.staged and (self.identifier, self.home) not in world.owners and not machine.has_late:
             raise Violation("the stage of a living process was deleted")
         changes = tuple(Change(place, world.data[place], new) for place, new in self.plan)
+        by = (0,) * len(changes) if machine.has_late else ()
         yield (
-            True,
+            changes,
             world._replace(
-                owners=world.owners | {(self.identifier, self.home)},
-                held=world.held | {Held(owner_of(self.identifier), EXCLUSIVE, me)},
-                journals=world.journals | {Journal(self.home, self.identifier, changes, 0)},
+                owners=world.owners if self.staged else world.owners | {(self.identifier, self.home)},
+                held=world.held if machine.has_late else world.held | {Held(owner_of(self.identifier), EXCLUSIVE, me)},
+                journals=world.journals | {Journal(self.home, self.identifier, changes, 0, by=by)},
             ),
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class CarryOut:
-    """The next operation of our journal."""
+    """An operation of our journal; False if what it would move has been taken away, or what it would move to."""
 
     identifier: int
+    index: int
+    change: Change
 
     def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
-        journal = next((j for j in world.journals if j.identifier == self.identifier), None)
-        if journal is None:
+        journal, change = _journal(world, self.identifier), self.change
+        if self.identifier in world.revoked or (journal is not None and journal.by and journal.by[self.index]):
+            yield False, world
+            return
+        if journal is None or journal.done != self.index:
             raise Violation("a change without a journal")
-        change = journal.changes[journal.done]
         if world.data[change.place] != change.old:
             raise Violation("lost update")
         changed = part_of(machine.places[change.place])
         must_not_disturb(world, me, changed, machine, reading=not change.old)
         yield (
-            None,
+            True,
             world._replace(
                 data=put(world.data, change.place, change.new),
                 journals=world.journals - {journal} | {journal._replace(done=journal.done + 1)},
@@ -105,19 +114,26 @@ class CarryOut:
 
 @dataclasses.dataclass(frozen=True)
 class Commit:
-    """Rename the journal to `committed`: the commit point."""
+    """Rename the journal to `committed`: the commit point. False if it has that name no more."""
 
     identifier: int
 
     def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
-        journal = next((j for j in world.journals if j.identifier == self.identifier), None)
+        journal = _journal(world, self.identifier)
+        if machine.has_late and (journal is None or journal.undoing):
+            yield False, world
+            return
         if journal is None or journal.done < len(journal.changes):
             raise Violation("a change without a journal")
         truth = world.truth
         for change in journal.changes:
             truth = put(truth, change.place, change.new)
         final = journal._replace(committed=True)
-        yield None, committed(world, me, truth)._replace(journals=world.journals - {journal} | {final})
+        yield True, committed(world, me, truth)._replace(journals=world.journals - {journal} | {final})
+
+
+def _journal(world: World, identifier: int) -> Journal | None:
+    return next((j for j in world.journals if j.identifier == identifier and not j.committed), None)
 
 
 def committed(world: World, me: int, truth: tuple[int, ...]) -> World:
@@ -132,7 +148,176 @@ class TakeBack:
     identifier: int
 
     def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
-        yield None, world._replace(journals=frozenset(j for j in world.journals if j.identifier != self.identifier))
+        journals = frozenset(j for j in world.journals if j.identifier != self.identifier)
+        is_other = machine.has_late and self.identifier % PROCESSES != me and journals != world.journals
+        revoked = world.revoked | {self.identifier} if is_other else world.revoked
+        if not machine.rules.takeover_revokes_stage:
+            revoked = world.revoked
+        ended = _ended(world, self.identifier, machine)
+        yield None, world._replace(journals=journals, revoked=revoked, ended=ended)
+
+
+def _ended(world: World, identifier: int, machine: Machine) -> int:
+    is_there = any(journal.identifier == identifier for journal in world.journals)
+    return world.ended + (machine.has_late and is_there and machine.rules.ended_journal_leaves_a_name)
+
+
+@dataclasses.dataclass(frozen=True)
+class MakePrivate:
+    """Make the private directory; its owner file is locked."""
+
+    identifier: int
+
+    def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
+        yield None, world._replace(private=world.private | {self.identifier})
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """Rename the journal to `undoing`, which the holder's commit needs as well; True if it has that name now.
+
+    A recovery goes on with one that has the name already; a holder that finds it so has been taken over.
+    """
+
+    identifier: int
+
+    def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
+        journal, is_mine = _journal(world, self.identifier), self.identifier % PROCESSES == me
+        rule = machine.rules.holder_renames_to_undo if is_mine else machine.rules.takeover_renames_journal
+        if not rule:
+            yield journal is not None, world
+        elif journal is None or (is_mine and journal.undoing):
+            yield False, world
+        else:
+            yield True, world._replace(journals=world.journals - {journal} | {journal._replace(undoing=True)})
+
+
+def _is_filled(journal: Journal, index: int) -> bool:
+    """Whether anything lies in stage or trash for an operation: what comes, before it, and what has gone, after it."""
+    change = journal.changes[index]
+    return bool(change.old if index < journal.done else change.new)
+
+
+@dataclasses.dataclass(frozen=True)
+class MakeAside:
+    """Make a directory for what lies in stage and trash; its number is one more than those that are there."""
+
+    identifier: int
+
+    def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
+        journal = _journal(world, self.identifier)
+        if journal is None:
+            yield 0, world
+        else:
+            more = journal._replace(takers=journal.takers + 1)
+            yield more.takers, world._replace(journals=world.journals - {journal} | {more})
+
+
+@dataclasses.dataclass(frozen=True)
+class Revoke:
+    """Rename what lies in stage and trash for one operation into our directory."""
+
+    identifier: int
+    index: int
+    taker: int
+
+    def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
+        journal = _journal(world, self.identifier)
+        if journal is not None and _is_filled(journal, self.index) and journal.by[self.index] < self.taker:
+            by = put(journal.by, self.index, self.taker)
+            world = world._replace(journals=world.journals - {journal} | {journal._replace(by=by)})
+        yield None, world
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoveStage:
+    """Remove stage and trash, and what a recovery before used in their place; False if they are not empty.
+
+    A process that finds a directory with a higher number has been taken over itself.
+    """
+
+    identifier: int
+    taker: int
+
+    def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
+        journal = _journal(world, self.identifier)
+        if journal is None or journal.takers != self.taker:
+            yield TAKEN_OVER, world
+        elif any(by < self.taker and _is_filled(journal, index) for index, by in enumerate(journal.by)):
+            yield False, world
+        else:
+            by = (self.taker,) * len(journal.by)
+            yield True, world._replace(journals=world.journals - {journal} | {journal._replace(by=by)})
+
+
+@dataclasses.dataclass(frozen=True)
+class RenamePrivate:
+    """Give the private directory of a transaction another name. If there is none, it `makes` one with that name."""
+
+    identifier: int
+    makes: bool
+
+    def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
+        if self.makes or self.identifier in world.private:
+            yield True, world._replace(renamed=world.renamed | {self.identifier})
+        else:
+            yield self.identifier in world.renamed, world
+
+
+@dataclasses.dataclass(frozen=True)
+class PutBack:
+    """Give the private directory its name again."""
+
+    identifier: int
+
+    def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
+        is_there = not machine.has_late or _journal(world, self.identifier) is not None
+        yield None, world._replace(renamed=world.renamed - {self.identifier}) if is_there else world
+
+
+@dataclasses.dataclass(frozen=True)
+class TakeUnpublished:
+    """Remove the journal in the private directory: a holder that was about to publish it finds none."""
+
+    identifier: int
+
+    def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
+        is_published = any(j.identifier == self.identifier for j in world.journals)
+        is_there = self.identifier in world.private and not is_published
+        yield None, world._replace(revoked=world.revoked | {self.identifier}) if is_there else world
+
+
+@dataclasses.dataclass(frozen=True)
+class IsPublished:
+    """List the state directory: is the journal there?"""
+
+    identifier: int
+
+    def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
+        yield _journal(world, self.identifier) is not None, world
+
+
+@dataclasses.dataclass(frozen=True)
+class LookPrivate:
+    """List the state directory: are our private directory and our owner file there, and none with the other name?"""
+
+    identifier: int
+
+    def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
+        has_owner = any(identifier == self.identifier for identifier, _ in world.owners)
+        yield has_owner and self.identifier in world.private - world.renamed, world
+
+
+@dataclasses.dataclass(frozen=True)
+class ListCommits:
+    """List the state directories: is there a journal, and which commits have left a name?"""
+
+    trees: tuple[str, ...]
+
+    def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
+        here = [j for j in world.journals if j.home in self.trees]
+        names = (world.ended, *sorted(j.identifier for j in here if j.committed))
+        yield (any(not j.committed for j in here), names), world
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,13 +333,23 @@ class Clean:
     def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
         if self.releases:
             world = Release().released(world, me)
-        if any(j.identifier == self.identifier and not j.committed for j in world.journals):
+        # A holder whose private directory has another name does nothing with a journal that it publishes after all.
+        journal = _journal(world, self.identifier)
+        if journal is not None and (journal.done or self.identifier not in world.renamed):
             raise Violation("a journal was deleted that was to be undone")
+        if machine.has_late:
+            is_other = self.identifier % PROCESSES != me and self.identifier in world.private
+            world = world._replace(
+                ended=_ended(world, self.identifier, machine),
+                revoked=world.revoked | {self.identifier} if is_other else world.revoked,
+                private=world.private - {self.identifier},
+                renamed=world.renamed - {self.identifier},
+            )
         yield (
             None,
             world._replace(
                 owners=frozenset(o for o in world.owners if o[0] != self.identifier),
-                journals=frozenset(j for j in world.journals if j.identifier != self.identifier),
+                journals=frozenset(j for j in world.journals if j.identifier != self.identifier or not j.committed),
                 held=world.held - {Held(owner_of(self.identifier), EXCLUSIVE, me)},
             ),
         )
@@ -191,7 +386,9 @@ class FollowMark:
 
 
 def _seen(world: World, journal: Journal, machine: Machine) -> tuple[int, bool, tuple[str, ...]] | None:
-    if journal.committed and machine.rules.committed_is_final:
+    if (journal.committed and machine.rules.committed_is_final) or (
+        journal.undoing and not machine.rules.undoing_is_found
+    ):
         return None
     names = sorted({machine.places[c.place].split(".")[0] for c in journal.changes} | {journal.home})
     return journal.identifier, any(h.lock == owner_of(journal.identifier) for h in world.held), tuple(names)
@@ -225,10 +422,14 @@ class Undo:
     identifier: int
     change: Change
     index: int
+    taker: int = 0
 
     def outcomes(self, world: World, me: int, machine: Machine) -> Outcomes:
-        journals = world.journals
+        journals, mine = world.journals, _journal(world, self.identifier)
         place, old, new = self.change
+        if self.identifier in world.revoked or (mine is not None and mine.by and mine.by[self.index] != self.taker):
+            yield False, world  # another process has moved what lies in stage and trash
+            return
         for journal in [j for j in journals if j.identifier == self.identifier and j.done > self.index]:
             journals = journals - {journal} | {journal._replace(done=self.index)}
         if world.data[place] == new:

@@ -1,4 +1,4 @@
-"""Sage's uses of pip, as docs/how-to/sage.md has them."""
+"""Commands that docs/how-to/sage.md has for the wheel of a recipe; its edits of Sage's scripts: tests/sage."""
 
 from __future__ import annotations
 
@@ -15,47 +15,21 @@ from tests.support.processes.importers import NAME as WANTED
 from tests.support.processes.importers import both_versions as importable
 from tests.support.venvs.checker import check, installed
 from tests.support.venvs.pip_environment import PipEnvironment
-from tests.support.venvs.template import Venv
 from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 
 PAGE = Page.read("sage")
-ALIAS, WHEEL, AGAIN = "./sage -pip", "pip install --no-deps", "--force-reinstall"
+WHEEL, AGAIN = "safe-pip install --no-deps", "safe-pip install --force-reinstall"
 MAKES = 8
 
 
 @pytest.fixture
 def env(env: PipEnvironment) -> PipEnvironment:
-    """With the page's `sage` script, and its wheel."""
+    """With the page's wheel."""
     env.activate()
-    PAGE.save(env.directory)
-    env.more["SAGE_VENV"] = str(env.venv.path)
     Project("thing", "1").write_wheel(env.directory / "wheels")
     return env
-
-
-def test_the_alias_works_many_times_at_once_whether_safe_pip_is_in_that_environment_or_not(env: PipEnvironment) -> None:
-    env.add_to_index(Project("example-alpha", "1"))
-    elsewhere: Venv = env.workspace.maker.make(env.directory / "elsewhere")
-    for environment in (env.venv, elsewhere):
-        variables = env.variables | {"SAGE_VENV": str(environment.path)}
-        processes = [
-            subprocess.Popen(
-                ["sh", "-e", "-c", PAGE.command(ALIAS)],
-                cwd=env.directory,
-                env=variables,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for _ in range(3)
-        ]
-        for process in processes:
-            out, err = process.communicate()
-            assert process.returncode == 0, out + err
-            assert "example-alpha" in out.splitlines()[-1] or "\nexample-alpha" in out, out
-        assert installed(environment)["example-alpha"] == "1"
 
 
 def test_a_wheel_is_installed_from_many_makes_at_once_and_so_are_others(env: PipEnvironment) -> None:

@@ -13,7 +13,7 @@ from tests.support.pages import Page, shell
 from tests.support.processes.importers import MISSING, ONE_VERSION, import_during
 from tests.support.processes.importers import NAME as WANTED
 from tests.support.processes.importers import both_versions as importable
-from tests.support.venvs.checker import check, installed
+from tests.support.venvs.checker import check
 from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.wheels.tiny import Project
 

@@ -94,7 +94,8 @@ class Rounds:
 
     def finish(self, host: str = "b") -> None:
         """Make one more change, which deletes what the ended ones left, and check what is installed."""
-        self.hosts.pip(host, "--python", self.venv, *installing(self.hosts, "three==1"))
+        pin = "three==1" if host == "b" else "three==2"
+        self.hosts.pip(host, "--python", self.venv, *installing(self.hosts, pin))
         check(self.hosts, self.venv)
 
     def _start(self, host: str, at: int, **variables: str) -> tuple[Running, Mapping[str, str]]:

@@ -28,6 +28,7 @@ from tests.support.venvs.workspace import Workspace
 MISSING = [name for name in ("cmake", "ninja") if shutil.which(name) is None]
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1500),  # a minute where nothing else runs, ten with a dozen other programs
     pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed: `tox -e superbuild` has them"),
 ]
 PAGE = Page.read("superbuild")
@@ -112,7 +113,9 @@ class Superbuild:
                 done = subprocess.run(action, env=self.env.variables, capture_output=True, text=True)
                 self.actions += 1
                 if done.returncode:
-                    self.errors.append(f"{action} exited {done.returncode}: {done.stdout}{done.stderr}"[-1000:])
+                    self.errors.append(
+                        f"{action[-1]}: {done.returncode}: {(done.stdout + done.stderr)[-1000:].strip()}"
+                    )
 
         user = threading.Thread(target=work)
         user.start()

@@ -183,7 +183,7 @@ def locks(tree: Path, view: View, directories: Iterable[Path] = ()) -> Iterator[
             known += (note._replace(is_seen=False) for note in hidden)
         yield lock._replace(holders=tuple(known))
     locked = {entry.file for entry in view.entries}
-    for info in sorted(path for path in fs.names(tree) if path.endswith((".dist-info", ".egg-info"))):
+    for info in sorted(name for name in fs.readable_names(tree) if name.endswith((".dist-info", ".egg-info"))):
         if proc.kernel_name_at(tree / info) in locked:
             yield _lock("distribution", tree, [tree / info], tree / info / "METADATA", view)
     home = order.shown_name(tree)

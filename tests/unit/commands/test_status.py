@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -99,6 +100,18 @@ def test_what_is_kept_and_what_waits_for_it_is_shown_and_told(tree: Path) -> Non
         f"pid {DEAD} keeps `one-1`",
         f"pid {DEAD + 1} waits to change or remove `one-1`",
     ]
+
+
+def test_the_locks_of_a_tree_that_cannot_be_listed_are_shown(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listdir = os.listdir
+
+    def refused(path: str | os.PathLike[str]) -> list[str]:
+        if path == tree:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refused)
+    assert pids(found(tree, view((tree, DEAD, True, False)))["environment"].holders) == [(DEAD, True)]
 
 
 def test_the_note_of_a_holder_says_since_when(tree: Path) -> None:

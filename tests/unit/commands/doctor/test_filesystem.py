@@ -35,7 +35,7 @@ from safe_pip.locking import flock
 name, place, *faults = sys.argv[1:]
 proc._LOCAL, proc.host = frozenset(), lambda: (name, "1")
 filesystem._sleep = lambda seconds: time.sleep(min(seconds, 0.002))
-real, move, children = fcntl.flock, fs.move_over, []
+real, children = fcntl.flock, []
 
 def no_locks(fd, operation):
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -44,12 +44,6 @@ def as_on_nfs(fd, operation):
     if operation & fcntl.LOCK_EX and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     real(fd, operation)
-
-def move_always(*args):
-    try:
-        move(*args)
-    except FileNotFoundError:
-        pass
 
 if "local locks" in faults:
     fcntl.flock = lambda fd, operation: None
@@ -62,7 +56,7 @@ if "no wake-up" in faults:
 if "old names" in faults:
     Directory.exists = lambda self, name: True
 if "two winners" in faults:
-    fs.move_over = move_always
+    fs.move_over = lambda *args: None  # the other host still finds each file, whichever host comes first
 patched = types.SimpleNamespace(**vars(os))
 if "other inodes" in faults:
     patched.stat = lambda path: types.SimpleNamespace(st_ino=os.stat(path).st_ino + 1)

@@ -31,12 +31,12 @@ def complaints(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def test_a_killed_upgrade_leaves_the_old_or_the_new_environment_to_the_next_command(victim: Victim, seed: int) -> None:
-    outcomes = list(campaign([victim], [(number, (KILL,)) for number in range(15)], seed))
+    outcomes = list(campaign([victim], [(number, (KILL,)) for number in range(8)], seed))
     assert complaints(outcomes) == []
     assert {each.at_death for each in outcomes} - {"old"}, "none came far enough to change anything"
 
 
 def test_an_interrupted_upgrade_is_undone_or_done_before_it_ends(victim: Victim, seed: int) -> None:
-    outcomes = list(campaign([victim], [(number, (INTERRUPT, TERMINATE)) for number in range(6)], seed))
+    outcomes = list(campaign([victim], [(number, (INTERRUPT, TERMINATE)) for number in range(4)], seed))
     assert complaints(outcomes) == []
     assert any(each.was_killed for each in outcomes)

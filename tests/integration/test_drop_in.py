@@ -22,19 +22,6 @@ from tests.support.wheels.tiny import Project
 A1 = Project("aproject", "1", console_scripts={"aproject": "aproject:main"})
 
 
-def both(env: PipEnvironment, *args: str) -> tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]:
-    """Run plain pip's script and safe-pip with the same arguments."""
-    pip = subprocess.run(
-        [env.venv.scripts / "pip", *args],
-        env=env.variables,
-        cwd=env.directory,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    return pip, env.run(*args, status=None)
-
-
 def renamed(text: str) -> str:
     """pip's words with our name in them."""
     return text.replace("safe-pip", "pip")
@@ -45,38 +32,46 @@ def without_ours(text: str) -> str:
     return text.partition("\nsafe-pip Options:\n")[0].partition("\nsafe-pip ")[0]
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
-        ("list",),
-        ("list", "--format", "json"),
-        ("list", "-v"),
-        ("freeze", "--all"),
-        ("inspect",),
-        ("show", "-f", "pip"),
-        ("show", "missing"),
-        ("check",),
-        ("config", "list"),
-        ("cache", "dir"),
-        ("hash", sys.executable),
-        ("install",),
-        ("install", "--no-such-option"),
-        ("install", "missing-project"),
-        ("install", "--dry-run", "aproject"),
-        ("download", "--no-such-option"),
-        ("uninstall",),
-        ("uninstall", "-y", "missing"),
-        ("instal",),
-        ("install", "--help"),
-        ("-q", "list"),
-        ("--version",),
-        ("--version", "list"),
-    ],
-    ids=" ".join,
-)
-def test_output_and_exit_status_are_pips(env, args):
+COMMANDS = [
+    ("list",),
+    ("list", "--format", "json"),
+    ("list", "-v"),
+    ("freeze", "--all"),
+    ("inspect",),
+    ("show", "-f", "pip"),
+    ("show", "missing"),
+    ("check",),
+    ("config", "list"),
+    ("cache", "dir"),
+    ("hash", sys.executable),
+    ("install",),
+    ("install", "--no-such-option"),
+    ("install", "missing-project"),
+    ("install", "--dry-run", "aproject"),
+    ("download", "--no-such-option"),
+    ("uninstall",),
+    ("uninstall", "-y", "missing"),
+    ("instal",),
+    ("install", "--help"),
+    ("-q", "list"),
+    ("--version",),
+    ("--version", "list"),
+]
+"""None changes what is installed."""
+
+
+@pytest.fixture(scope="module")
+def compared(workspace, tmp_path_factory):
+    """An environment, and what plain pip says in it."""
+    env = PipEnvironment.open(workspace, tmp_path_factory.mktemp("compared"))
     env.add_to_index(A1)
-    pip, ours = both(env, *args)
+    return env, dict(zip(COMMANDS, env.read_with_plain_pip(*COMMANDS), strict=True))
+
+
+@pytest.mark.parametrize("args", COMMANDS, ids=" ".join)
+def test_output_and_exit_status_are_pips(compared, args):
+    env, expected_of = compared
+    pip, ours = expected_of[args], env.run(*args, status=None)
     assert ours.returncode == pip.returncode
     said, expected = renamed(without_ours(ours.stdout)), renamed(pip.stdout)
     if args == ("inspect",):  # the order of keys in an object means nothing

@@ -156,15 +156,10 @@ def test_a_damaged_distribution_is_reported_as_pip_reports_it_and_holds_up_nothi
     env.add_to_index(A1, Project("other", "1"))
     env.run("install", "aproject")
     DAMAGES[damage](env.site / "aproject-1.dist-info")
-    for args in (("list",), ("freeze",), ("check",), ("show", "aproject"), ("inspect",)):
-        pip = subprocess.run(
-            [env.venv.scripts / "pip", *args],
-            # safe-pip has this backend on Python 3.10 too, where it is not pip's default.
-            env=env.variables | {"_PIP_USE_IMPORTLIB_METADATA": "1"},
-            cwd=env.directory,
-            capture_output=True,
-            text=True,
-        )
+    commands = (("list",), ("freeze",), ("check",), ("show", "aproject"), ("inspect",))
+    # safe-pip has this backend on Python 3.10 too, where it is not pip's default.
+    env.more["_PIP_USE_IMPORTLIB_METADATA"] = "1"
+    for args, pip in zip(commands, env.read_with_plain_pip(*commands), strict=True):
         ours = subprocess.run(env.command(*args), env=env.variables, cwd=env.directory, capture_output=True, text=True)
         if "No package metadata" in pip.stderr:  # from Python 3.15 on pip fails
             assert ours.returncode == (1 if "without a name" in damage and "show" in args else 0), ours.stderr
@@ -257,7 +252,7 @@ def test_an_upgrade_that_fails_tells_what_it_found_as_pip_does(env):
     assert found(ours) == found(env.plain("install", "aproject==2", status=1))
 
 
-@pytest.mark.parametrize("most", [12, 14, 16, 18, 32, 80])
+@pytest.mark.parametrize("most", [12, 16, 18, 80])
 def test_with_few_descriptors_an_upgrade_is_made_whole_or_not_at_all(env, most):
     files = {f"share/d{number}/file": "{}" for number in range(90)}
     versions = [

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from safe_pip.merge.plan import Journal, Kind, Operation
 from tests.support.faults.transaction import seen
 from tests.support.venvs.checker import Violation, check_files
 from tests.support.venvs.pip_environment import PipEnvironment
-from tests.support.wheels.tiny import Project
+from tests.support.venvs.workspace import Workspace
+from tests.support.wheels.tiny import Content, Project
 
 TOOL = Project(
     "tool",
@@ -31,12 +33,21 @@ NEWER = Project(
 OTHER = Project("other", "1")
 
 
-@pytest.fixture
-def stocked(env: PipEnvironment) -> PipEnvironment:
+@pytest.fixture(scope="module")
+def stock(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> PipEnvironment:
     """`tool` is installed, in a version that is not the newest one."""
+    env = PipEnvironment.open(workspace, tmp_path_factory.mktemp("stock"))
     env.add_to_index(TOOL, NEWER, OTHER)
     env.run("install", "tool==1", "other")
     assert violations(env) == []
+    return env
+
+
+@pytest.fixture
+def stocked(stock: PipEnvironment, tmp_path: Path) -> PipEnvironment:
+    """A copy of it."""
+    env = stock.copy(tmp_path)
+    shutil.copytree(stock.site / ".safe-pip", env.site / ".safe-pip")
     return env
 
 
@@ -64,37 +75,49 @@ def info(env: PipEnvironment) -> Path:
     return env.site / "tool-1.dist-info"
 
 
-DAMAGE: dict[str, Callable[[PipEnvironment], object]] = {
-    "a missing file": lambda env: (env.site / "tool" / "data.txt").unlink(),
-    "a changed file": lambda env: (env.site / "tool" / "data.txt").write_text("two"),
-    "a missing directory": lambda env: shutil.rmtree(env.site / "tool"),
-    "a missing script": lambda env: (env.venv.scripts / "tool").unlink(),
-    "missing data": lambda env: (env.venv.path / "share" / "tool.txt").unlink(),
-    "no METADATA": lambda env: (info(env) / "METADATA").unlink(),
-    "the METADATA of another version": lambda env: (info(env) / "METADATA").write_text(NEWER.metadata()),
-    "no RECORD": lambda env: (info(env) / "RECORD").unlink(),
-    "an empty RECORD": lambda env: (info(env) / "RECORD").write_text(""),
-    "a RECORD that is none": lambda env: (info(env) / "RECORD").write_bytes(b"\xff\xfe"),
-    "an egg-info beside it": lambda env: (env.site / "tool-0.egg-info").write_text("Name: tool\nVersion: 0\n"),
-    "a dist-info that says nothing": lambda env: (env.site / "nothing-1.dist-info").mkdir(),
-    "a leftover of plain pip": lambda env: shutil.copytree(info(env), env.site / "~ool-1.dist-info"),
-    "a leftover inside": lambda env: shutil.copytree(info(env), env.site / "tool" / "~a"),
-}
+DAMAGE: tuple[Callable[[Path, str], object], ...] = (
+    lambda site, name: (site / name / "data.txt").unlink(),
+    lambda site, name: (site / name / "data.txt").write_text("two"),
+    lambda site, name: shutil.rmtree(site / name),
+    lambda site, name: (site / "../../../bin" / name).unlink(),
+    lambda site, name: (site / "../../../share" / f"{name}.txt").unlink(),
+    lambda site, name: (site / f"{name}-1.dist-info" / "METADATA").unlink(),
+    lambda site, name: (site / f"{name}-1.dist-info" / "METADATA").write_text(numbered(name, "2").metadata()),
+    lambda site, name: (site / f"{name}-1.dist-info" / "RECORD").unlink(),
+    lambda site, name: (site / f"{name}-1.dist-info" / "RECORD").write_text(""),
+    lambda site, name: (site / f"{name}-1.dist-info" / "RECORD").write_bytes(b"\xff\xfe"),
+    lambda site, name: (site / f"{name}-0.egg-info").write_text(f"Name: {name}\nVersion: 0\n"),
+    lambda site, name: (site / f"{name}nothing-1.dist-info").mkdir(),
+    lambda site, name: shutil.copytree(site / f"{name}-1.dist-info", site / f"~{name[1:]}-1.dist-info"),
+    lambda site, name: shutil.copytree(site / f"{name}-1.dist-info", site / name / "~a"),
+)
 
 
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
-def test_damage_is_repaired_in_the_recorded_version(
-    stocked: PipEnvironment, damage: Callable[[PipEnvironment], object]
-) -> None:
-    damage(stocked)
-    found = doctor(stocked, status=1)
-    assert all(each["repair"] for each in found["findings"])
-    repaired = repair(stocked)
-    assert repaired["repaired"] or repaired["reinstall"]
+def numbered(name: str, version: str) -> Project:
+    files: dict[str, Content] = {f"{name}/__init__.py": f"def main():\n    print({version})\n"}
+    files |= {f"{name}/data.txt": "one"} if version == "1" else {}
+    data = {f"share/{name}.txt": "data"} if version == "1" else {}
+    return Project(name, version, files=files, console_scripts={name: f"{name}:main"}, data=data)
+
+
+def test_damage_of_every_kind_is_repaired_in_the_recorded_version(env: PipEnvironment) -> None:
+    names = [f"tool{letter}" for letter, _ in zip(ascii_lowercase, DAMAGE, strict=False)]
+    env.add_to_index(*(numbered(name, version) for name in names for version in "12"))
+    env.run("install", *(f"{name}==1" for name in names))
+    assert violations(env) == []
+    for name, damage in zip(names, DAMAGE, strict=True):
+        damage(env.site, name)
+    found = doctor(env, status=1)["findings"]
+    assert all(each["repair"] for each in found)
+    told = [f"{each['path']} {each['project']}" for each in found]
+    assert [name for name in names if not any(name[1:] in line for line in told)] == []
+    repaired = repair(env)
+    assert repaired["repaired"]
+    assert repaired["reinstall"]
     assert repaired["failed"] == []
-    assert stocked.installed() == {"tool": "1", "other": "1"}
-    assert violations(stocked) == []
-    assert stocked.run("doctor").stdout.startswith("Sound: 4 distributions")
+    assert env.installed() == dict.fromkeys(names, "1")
+    assert violations(env) == []
+    assert env.run("doctor").stdout.startswith(f"Sound: {len(names) + 2} distributions")
 
 
 def test_the_command_is_the_last_line_and_reinstalls_all_that_is_damaged(stocked: PipEnvironment) -> None:

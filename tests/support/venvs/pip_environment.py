@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import subprocess
@@ -31,6 +32,41 @@ def build_wheel(directory, config_settings=None, metadata_directory=None):
     return copy(directory)
 
 build_editable = build_wheel
+"""
+
+FORKING = """
+import json, os, sys, tempfile, traceback
+sys.argv[:] = sys.argv[1:]
+sys.path[:] = sys.path[1:]
+import pip._internal.cli.main as module
+from pip._internal.commands import check, freeze, inspect, install, list, show
+
+main = getattr(module, "cli", None) or module.main
+results = []
+for args in json.load(sys.stdin):
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if not child:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            status = 1
+            try:
+                status = main(args) or 0
+            except SystemExit as end:
+                status = end.code or 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode())
+        results.append([status, *texts])
+print(json.dumps(results))
 """
 
 
@@ -78,6 +114,13 @@ class PipEnvironment:
         """Make the environment; nothing but pip and safe-pip is in it."""
         (directory / "index").mkdir(parents=True)
         return cls(workspace, directory, workspace.maker.make(directory / "venv", workspace.base))
+
+    def copy(self, directory: Path) -> PipEnvironment:
+        """Make another environment in `directory` with what is installed in this one, and with its index."""
+        (directory / "index").mkdir(parents=True)
+        for wheel in self.index.iterdir():
+            (directory / "index" / wheel.name).hardlink_to(wheel)
+        return PipEnvironment(self.workspace, directory, self.workspace.maker.copy(self.venv, directory / "venv"))
 
     def activate(self) -> None:
         """Put the environment's programs on PATH, as activating it in a shell does."""
@@ -148,6 +191,19 @@ class PipEnvironment:
         )
         assert done.returncode == status, f"{done.stdout}\n{done.stderr}"
         return done
+
+    def read_with_plain_pip(self, *commands: Sequence[str]) -> list[subprocess.CompletedProcess[str]]:
+        """Run commands of plain pip, in children of one process that has imported pip; none may change anything."""
+        script = str(self.venv.scripts / "pip")
+        done = subprocess.run(
+            [self.venv.python, "-c", FORKING, script],
+            input=json.dumps(commands), env=self.variables, cwd=self.directory, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return [
+            subprocess.CompletedProcess(args, *each)
+            for args, each in zip(commands, json.loads(done.stdout), strict=True)
+        ]
 
     def installed(self) -> dict[str, str]:
         """The projects in the environment and their versions, without pip and safe-pip."""

@@ -93,6 +93,7 @@ def everything(root: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
+@pytest.mark.oldest_pip
 def test_every_way_to_start_pip_starts_safe_pip(adopted: PipEnvironment, other: Venv) -> None:
     for environment in (adopted.venv, other):
         link = environment.path.parent / f"pip-of-{environment.path.name}"
@@ -129,6 +130,7 @@ def test_later_versions_run_the_start_file(
     assert not is_safe_pip(env, [env.venv.python, "-m", "pip"])
 
 
+@pytest.mark.oldest_pip
 def test_it_calls_itself_pip_as_pip_does(adopted: PipEnvironment) -> None:
     python, pip = adopted.venv.python, adopted.venv.scripts / "pip"
     usage = "".join(run(adopted, [python, "-m", "pip", "hash", "--help"]).stdout.split())  # long lines are wrapped
@@ -137,6 +139,7 @@ def test_it_calls_itself_pip_as_pip_does(adopted: PipEnvironment) -> None:
     assert usage.startswith("Usage: pip hash [options]")
 
 
+@pytest.mark.oldest_pip
 def test_a_program_that_imports_pip_gets_plain_pip(adopted: PipEnvironment) -> None:
     """Also from a script that is called almost as pip is, or from a start that another file runs."""
     python = adopted.venv.python
@@ -151,6 +154,7 @@ def test_a_program_that_imports_pip_gets_plain_pip(adopted: PipEnvironment) -> N
     assert is_safe_pip(adopted, [python, "-m", "pip"])
 
 
+@pytest.mark.oldest_pip
 def test_an_isolated_build_does_not_find_the_pip_of_the_environment_either(adopted: PipEnvironment) -> None:
     tree = Project("built").write_source_tree(adopted.directory / "built")
     (tree / "_backend.py").rename(tree / "_copying.py")
@@ -161,6 +165,7 @@ def test_an_isolated_build_does_not_find_the_pip_of_the_environment_either(adopt
     assert adopted.installed() == {"built": "1"}
 
 
+@pytest.mark.oldest_pip
 def test_an_adoption_survives_whatever_happens_to_pip(adopted: PipEnvironment) -> None:
     """Upgrades, downgrades, an uninstall and a reinstall: by itself, by plain pip, and by ensurepip."""
     python, pip = str(adopted.venv.python), str(adopted.venv.scripts / "pip")
@@ -245,6 +250,7 @@ def test_adopted_anew_it_has_the_safe_pip_that_was_asked(env: PipEnvironment, ot
     assert found == [{"tree": str(other.purelib), "home": home, "file": file, "works": True}]
 
 
+@pytest.mark.oldest_pip
 def test_status_and_doctor_show_it_and_what_pip_prints_stays_the_same(env: PipEnvironment) -> None:
     commands = [["list"], ["freeze", "--all"], ["check"]]
     before = [env.plain(*command).stdout for command in commands]
@@ -309,6 +315,7 @@ def test_without_its_safe_pip_pip_refuses_and_all_other_programs_start(env: PipE
     assert not is_safe_pip(env, [other.python, "-m", "pip"])
 
 
+@pytest.mark.oldest_pip
 def test_uninstalling_safe_pip_prints_the_effect_on_pip(adopted: PipEnvironment) -> None:
     pip, python = adopted.venv.scripts / "pip", adopted.venv.python
     done = run(adopted, [pip, "uninstall", "-y", "parallel-safe-pip"])
@@ -324,6 +331,7 @@ def test_uninstalling_safe_pip_prints_the_effect_on_pip(adopted: PipEnvironment)
     assert is_safe_pip(adopted, [pip])
 
 
+@pytest.mark.oldest_pip
 def test_removing_all_that_freeze_lists_leaves_pip_and_safe_pip(adopted: PipEnvironment) -> None:
     adopted.add_to_index(Project("alpha", "1"))
     pip = adopted.venv.scripts / "pip"

@@ -17,7 +17,7 @@ from tests.support.venvs.checker import check_wheel
 from tests.support.venvs.pip_environment import PipEnvironment, Waiting, ended
 from tests.support.wheels.tiny import Project
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.oldest_pip]
 Start = Callable[[str], "subprocess.Popen[str]"]
 
 PAGE = Page.read("builds")

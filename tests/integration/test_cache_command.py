@@ -52,6 +52,7 @@ def said(env: PipEnvironment, *args: str) -> str:
     return env.run("cache", *args).stdout
 
 
+@pytest.mark.oldest_pip
 def test_info_counts_the_prepared_wheels(cached):
     found = said(cached, "info")
     assert "Number of locally built wheels: 0\nPrepared wheels location (safe-pip): " in found
@@ -80,6 +81,7 @@ def test_info_of_an_empty_cache_makes_nothing(env):
     assert not (env.directory / "cache" / "safe-pip").exists()
 
 
+@pytest.mark.oldest_pip
 def test_list_names_the_prepared_wheels_that_match(cached):
     everything, some = said(cached, "list"), said(cached, "list", "two*")
     assert "No locally built wheels cached.\n\nPrepared wheels (safe-pip):\n\n - one-1-py3-none-any.whl (" in everything
@@ -88,10 +90,12 @@ def test_list_names_the_prepared_wheels_that_match(cached):
     assert "twofold-1" in some
 
 
+@pytest.mark.oldest_pip
 def test_a_list_for_programs_has_nothing_that_is_not_a_wheel(cached):
     assert said(cached, "list", "--format=abspath") == ""
 
 
+@pytest.mark.oldest_pip
 def test_remove_deletes_matching_entries(cached):
     done = cached.run("cache", "remove", "one")
     assert "Prepared wheels removed: 1 (" in done.stdout
@@ -101,6 +105,7 @@ def test_remove_deletes_matching_entries(cached):
     cached.run("install", "one", "twofold")
 
 
+@pytest.mark.oldest_pip
 def test_a_pattern_without_a_match_is_reported_like_pip(cached):
     done = cached.run("cache", "remove", "three")
     assert 'No matching packages for pattern "three"' in done.stdout + done.stderr
@@ -108,6 +113,7 @@ def test_a_pattern_without_a_match_is_reported_like_pip(cached):
     assert len(entries(cached)) == 2
 
 
+@pytest.mark.oldest_pip
 def test_purge_deletes_all_entries_even_damaged_ones(alone):
     (entries(alone)[0] / "listing").write_bytes(b"rubbish")
     assert "Prepared wheels removed: 1 (" in said(alone, "purge")

@@ -69,6 +69,7 @@ def test_a_full_disk_loses_nothing(env):
         env.run("check")
 
 
+@pytest.mark.oldest_pip
 def test_a_target_that_is_a_file_is_refused_in_pips_words(env):
     env.add_to_index(A1)
     (env.directory / "file").write_text("")
@@ -117,6 +118,7 @@ def test_a_working_directory_that_vanished_is_named_where_a_path_needs_it(env, a
     assert (done.returncode, done.stderr) == (78, refused)
 
 
+@pytest.mark.oldest_pip
 def test_no_text_is_read_in_an_encoding_that_depends_on_the_locale(env):
     env.add_to_index(A1)
     variables = {**env.variables, "PYTHONWARNDEFAULTENCODING": "1", "PYTHONWARNINGS": "always::EncodingWarning"}
@@ -152,6 +154,7 @@ def told(text: str) -> object:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.oldest_pip
 def test_a_damaged_distribution_is_reported_as_pip_reports_it_and_holds_up_nothing(env, damage):
     env.add_to_index(A1, Project("other", "1"))
     env.run("install", "aproject")
@@ -230,6 +233,7 @@ def prepare_metadata_for_build_wheel(directory, config_settings=None):
 """
 
 
+@pytest.mark.oldest_pip
 def test_an_error_of_ours_during_a_build_is_not_taken_for_a_failed_build(env):
     tree = A1.write_source_tree(env.directory / "tree")
     (tree / "_backend.py").rename(tree / "_copying.py")
@@ -238,6 +242,7 @@ def test_an_error_of_ours_during_a_build_is_not_taken_for_a_failed_build(env):
     assert f"safe-pip: error: `{tree}` is not a directory. Nothing was changed" in failed.stderr
 
 
+@pytest.mark.oldest_pip
 def test_an_upgrade_that_fails_tells_what_it_found_as_pip_does(env):
     env.add_to_index(Project("aproject", "1"), Project("aproject", "2", console_scripts={"tool": "aproject"}))
     env.run("install", "aproject==1")

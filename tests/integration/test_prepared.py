@@ -26,6 +26,7 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize(("options", "variables"), VARIANTS)
+@pytest.mark.oldest_pip
 def test_with_and_without_the_store_the_same_is_installed(cold_env, options, variables):
     without = installed(cold_env, "--no-cache-dir", *options, **variables)
     assert installed(cold_env, *options, **variables) == without
@@ -37,6 +38,7 @@ def test_with_and_without_the_store_the_same_is_installed(cold_env, options, var
         assert entry.stat().st_ino == used[name][1]
 
 
+@pytest.mark.oldest_pip
 def test_the_output_is_the_same_too(cold_env):
     cold_env.more["PATH"] = os.defpath
     said = []
@@ -65,6 +67,7 @@ def test_levels_of_optimisation_have_bytecode_of_their_own(cold_env):
     assert len(list(store(cold_env).glob("wheels/*"))) == 4
 
 
+@pytest.mark.oldest_pip
 def test_nothing_is_stored_where_there_is_to_be_no_cache(cold_env):
     for options, more in (
         (("--no-cache-dir",), {}),
@@ -84,6 +87,7 @@ def test_the_store_is_where_pip_is_told_to_have_its_cache(cold_env, tmp_path):
 
 
 @pytest.mark.parametrize("options", [(), ("-e",)], ids=["directory", "editable"])
+@pytest.mark.oldest_pip
 def test_a_wheel_that_is_built_each_time_is_not_prepared(cold_env, options):
     tree = Project("local").write_source_tree(cold_env.directory / "source")
     for _ in range(2):
@@ -94,6 +98,7 @@ def test_a_wheel_that_is_built_each_time_is_not_prepared(cold_env, options):
     assert entries(cold_env).keys() == {"other"}
 
 
+@pytest.mark.oldest_pip
 def test_a_built_wheel_in_pips_cache_is_prepared_and_so_is_any_other_wheel(cold_env):
     sdist = Project("built").write_sdist(cold_env.index)
     wheel = Project("given").write_wheel(cold_env.directory)
@@ -115,6 +120,7 @@ def test_an_edited_file_changes_no_other_environment(cold_env):
     assert installed(cold_env) == without
 
 
+@pytest.mark.oldest_pip
 def test_two_wheels_with_one_file_leave_what_the_later_one_has(cold_env):
     one = Project("one", "1", files={"both.py": "one = 1\n", "one.py": ""})
     two = Project("two", "1", files={"both.py": "two = 22\n", "two.py": ""}, requires=("one",))

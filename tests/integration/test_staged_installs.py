@@ -14,7 +14,8 @@ import pytest
 from tests.support.venvs.pip_environment import PipEnvironment
 from tests.support.wheels.tiny import EVERYTHING, OTHER, Project, digest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.oldest_pip]
+ON_EACH = pytest.mark.each_python
 
 
 def tree(root: Path, *, without: str = "\0") -> dict[str, tuple[str, bytes]]:
@@ -70,8 +71,18 @@ def alike(workspace, tmp_path):
 OWN = f"own.{sys.implementation.cache_tag}.pyc"
 
 
-@pytest.mark.parametrize("options", [(), ("--no-compile",), ("--no-cache-dir",)], ids=["plain", "no-compile", "none"])
-@pytest.mark.parametrize("place", ["pack/__pycache__", "own-1.data/purelib/pack/__pycache__"])
+PACKAGE, SCHEME = "pack/__pycache__", "own-1.data/purelib/pack/__pycache__"
+
+
+@pytest.mark.parametrize(
+    ("place", "options"),
+    [
+        pytest.param(PACKAGE, (), marks=ON_EACH, id="plain"),
+        pytest.param(SCHEME, (), id="scheme"),
+        pytest.param(PACKAGE, ("--no-compile",), id="no-compile"),
+        pytest.param(SCHEME, ("--no-cache-dir",), id="scheme-none"),
+    ],
+)
 def test_bytecode_that_a_wheel_brings_is_compiled_over_or_left_as_pip_does(alike, tmp_path, place, options):
     code = "import pack.own; print(pack.own.__spec__.loader.get_code('pack.own').co_consts[0])"
 
@@ -98,7 +109,7 @@ def test_bytecode_that_a_wheel_brings_is_compiled_over_or_left_as_pip_does(alike
     assert said[0] == said[1]
 
 
-@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077], ids=oct)
+@pytest.mark.parametrize("mask", [pytest.param(0o022, marks=ON_EACH), 0o002, 0o077], ids=oct)
 def test_every_file_is_as_pip_would_have_left_it(alike, mask):
     def install(env, run):
         run("install", "every-thing", "other")
@@ -110,7 +121,13 @@ def test_every_file_is_as_pip_would_have_left_it(alike, mask):
 
 @pytest.mark.parametrize(
     "options",
-    [("--no-compile",), ("--prefix", "there"), ("--root", "there"), ("--target", "there"), ("--target", "a/b/there")],
+    [
+        ("--no-compile",),
+        ("--prefix", "there"),
+        ("--root", "there"),
+        pytest.param(("--target", "there"), marks=ON_EACH),
+        ("--target", "a/b/there"),
+    ],
     ids=" ".join,
 )
 def test_so_it_is_with_every_option_that_chooses_where(alike, options):
@@ -118,6 +135,7 @@ def test_so_it_is_with_every_option_that_chooses_where(alike, options):
     alike(lambda env, run: run("install", "--ignore-installed", *options, "every-thing", "other"), where)
 
 
+@pytest.mark.each_python
 def test_an_upgrade_and_an_uninstall_leave_the_directories_that_pip_leaves(alike):
     """Those above are an administrator's. A header directory goes with the headers."""
 
@@ -135,6 +153,7 @@ def test_an_upgrade_and_an_uninstall_leave_the_directories_that_pip_leaves(alike
     alike(change)
 
 
+@pytest.mark.each_python
 def test_so_it_is_for_a_user(alike):
     def install(env, run):
         python = Path(sys.base_prefix, "bin", "python{}.{}".format(*sys.version_info))
@@ -147,6 +166,7 @@ def test_so_it_is_for_a_user(alike):
     alike(install, "base")
 
 
+@pytest.mark.each_python
 def test_where_a_distribution_came_from_and_whether_it_was_asked_for_is_recorded(alike):
     def install(env, run):
         needing = Project("needing", "1", requires=("other",))
@@ -169,6 +189,7 @@ def test_nothing_that_is_installed_names_the_stage(env):
             assert b"stub-stage" not in path.read_bytes(), path
 
 
+@pytest.mark.each_python
 def test_a_traceback_shows_the_installed_path(env):
     env.add_to_index(EVERYTHING)
     env.run("install", "every-thing")
@@ -179,6 +200,7 @@ def test_a_traceback_shows_the_installed_path(env):
     assert compiled.stat().st_ino == before.st_ino, "the compiled file was not valid for its source"
 
 
+@pytest.mark.each_python
 def test_scripts_that_are_not_on_the_path_are_named_where_they_are(alike):
     def install(env, run):
         env.more["PATH"] = os.defpath
@@ -216,6 +238,7 @@ def test_a_wheel_that_differs_from_its_record_is_installed_as_by_pip_and_a_chang
     assert ours == pips
 
 
+@pytest.mark.each_python
 def test_a_directory_that_a_record_lists_goes_only_if_nothing_else_is_in_it(env):
     rows = "listed/,,\nlisted/__init__.py,,\nlisted-1.dist-info/METADATA,,\nlisted-1.dist-info/RECORD,,\n"
     env.add_to_index(
@@ -245,6 +268,7 @@ def test_a_wheel_that_leads_out_of_its_place_is_refused_in_pips_words(alike):
     assert ours == pips
 
 
+@pytest.mark.each_python
 def test_an_uninstall_leaves_nothing(env):
     def files():
         found = tree(env.venv.path, without=".safe-pip")
@@ -262,6 +286,7 @@ def test_an_uninstall_leaves_nothing(env):
     assert files() == before
 
 
+@pytest.mark.each_python
 def test_one_wheel_that_fails_leaves_the_others_as_they_were(env):
     env.add_to_index(Project("aproject", "1"))
     env.run("install", "aproject")
@@ -289,6 +314,7 @@ def test_with_v_a_file_that_is_overwritten_is_named_with_its_owner(env):
     assert (env.site / "shared.py").read_text() == "b = 1\n"
 
 
+@pytest.mark.each_python
 def test_the_metadata_of_legacy_installs_goes_with_their_lines_in_pth_files(env):
     checkouts = []
     for name in ("legacy_one", "legacy_two"):
@@ -314,6 +340,7 @@ def test_the_metadata_of_legacy_installs_goes_with_their_lines_in_pth_files(env)
     assert (checkouts[0] / "legacy_one.egg-info").exists()
 
 
+@pytest.mark.each_python
 def test_a_distribution_without_metadata_of_ours_is_removed_by_its_list_of_files(env):
     info = env.site / "flat-1.egg-info"
     info.mkdir()

@@ -1,10 +1,12 @@
 """Sage's own scripts build some packages, as shipped and as docs/how-to/sage.md edits them, with users at work.
 
-Half of the packages are built again, and a recipe is killed. What users meet as shipped is printed and not judged.
+Half of the packages are built again, and a recipe is killed. As shipped they are only built, once, to compare the
+result; if SAFE_PIP_TEST_COMPARE is set, the rest is done there as well, and what users meet is printed and not judged.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,13 +38,17 @@ def test_the_edited_scripts_build_the_same_and_users_meet_no_error(
 ) -> None:
     shipped, edited = (Sage.copy(fetched, tmp_path / name / "sage") for name in ("shipped", "edited"))
     edited.edit(Page.read("sage"), build_safe_pip(wheelhouse, tmp_path / "build"), wheelhouse.path)
-    kept = {sage.root.parent.name: build(sage) for sage in (shipped, edited)}
+    if os.environ.get("SAFE_PIP_TEST_COMPARE"):
+        print(f"after the kill, as shipped: {build(shipped)}")
+        print(*(f"as shipped: {fault}" for fault in check_files(shipped.venv)), sep="\n")
+    else:
+        shipped.raise_versions(REBUILT)
+        assert shipped.make() == 0, shipped.log.read_text()
+    kept = build(edited)
     print(f"as shipped: {shipped.told()}\nas edited: {edited.told()}")
-    print(f"edited : shipped = {edited.seconds / shipped.seconds:.2f} in processor time; after the kill: {kept}")
-    print(*(f"as shipped: {fault}" for fault in check_files(shipped.venv)), sep="\n")
 
     assert edited.errors == []
-    assert kept["edited"] == "0.7.0"
+    assert kept == "0.7.0"
     assert edited.stamps() == shipped.stamps()
     assert len(edited.stamps()) == len(PACKAGES)
     there = installed(edited.venv)

@@ -22,7 +22,7 @@ SHARED = "shared"
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "network: needs a package index or a wheelhouse")
-    config.addinivalue_line("markers", "slow: real environments, many processes; left out of the quick selection")
+    config.addinivalue_line("markers", "slow: real environments, many processes, or a crash at every change")
     # A shell ignores these signals in background jobs, and every program that a test starts inherits that.
     for number in (signal.SIGINT, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:

@@ -84,8 +84,15 @@ def every_operation(root: Path, *, exchange: bool = True) -> range:
     return range(len(operations))
 
 
-@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
-@pytest.mark.parametrize(("number", "forever"), [(errno.EIO, False), (errno.EIO, True), (errno.EACCES, False)])
+@pytest.mark.parametrize(
+    ("number", "forever", "exchange"),
+    [
+        pytest.param(errno.EIO, False, True, id="once"),
+        pytest.param(errno.EIO, True, True, id="for ever"),
+        pytest.param(errno.EACCES, False, True, id="no permission"),
+        pytest.param(errno.EIO, True, False, id="two renames"),
+    ],
+)
 def test_what_the_disk_refuses_after_the_commit_point_is_left_to_the_next_command(
     tmp_path: Path, number: int, forever: bool, exchange: bool
 ) -> None:

@@ -253,13 +253,12 @@ def test_adopted_anew_it_has_the_safe_pip_that_was_asked(env: PipEnvironment, ot
 @pytest.mark.oldest_pip
 def test_status_and_doctor_show_it_and_what_pip_prints_stays_the_same(env: PipEnvironment) -> None:
     commands = [["list"], ["freeze", "--all"], ["check"]]
-    before = [env.plain(*command).stdout for command in commands]
-    inspected = json.loads(env.plain("inspect").stdout)
+    *before, inspected = (each.stdout for each in env.read_with_plain_pip(*commands, ["inspect"]))
     env.run("adopt")
     for command in spellings(env.venv)[:2]:
         assert [run(env, [*command, *each]).stdout for each in commands] == before
         # The order of keys in an object means nothing.
-        assert json.loads(run(env, [*command, "inspect"]).stdout) == inspected
+        assert json.loads(run(env, [*command, "inspect"]).stdout) == json.loads(inspected)
     told = f"`pip` is safe-pip, of `{env.site / 'safe_pip'}`"
     assert told in env.run("status").stdout
     doctor = env.run("doctor")

@@ -13,6 +13,7 @@ from tests.support.venvs.workspace import Workspace, Wrecked
 from tests.support.wheels.wheelhouse import NEWEST_PIP
 
 pytestmark = pytest.mark.slow
+LOAD = "same-upgrade-8"
 # Of ten such rounds seven leave the environment broken, and in all of them commands fail.
 ROUNDS_AT_MOST = 12
 ENVIRONMENT_BROKEN = {
@@ -33,32 +34,25 @@ ENVIRONMENT_BROKEN = {
 def test_eight_plain_pips_that_upgrade_the_same_set_are_found_out(workspace: Workspace, tmp_path: Path) -> None:
     # The oldest pip fails as often, but undoes more of it.
     plain = dataclasses.replace(workspace.with_tool(PLAIN, tmp_path / "wrecks"), pip_version=NEWEST_PIP)
+    errors: list[Wrecked] = []
     found: set[str] = set()
     for seed in range(ROUNDS_AT_MOST):
         try:
-            plain.perform("same-upgrade-8", LOADS["same-upgrade-8"], seed)
+            plain.perform(LOAD, LOADS[LOAD], seed)
         except Wrecked as error:
+            errors.append(error)
             found |= {violation.name for violation in error.violations}
         if found >= {"unexplained-status"} and found & ENVIRONMENT_BROKEN:
             break
     assert "unexplained-status" in found
     assert found & ENVIRONMENT_BROKEN
+    assert_all_is_kept(errors[0], tmp_path / "wrecks")
 
 
-def first_wreck(plain: Workspace) -> Wrecked:
-    for seed in range(ROUNDS_AT_MOST):
-        try:
-            plain.perform("same-upgrade-8", LOADS["same-upgrade-8"], seed)
-        except Wrecked as error:
-            return error
-    pytest.fail("plain pip broke nothing")
-
-
-def test_a_wreck_is_kept_with_all_that_was_printed(workspace: Workspace, tmp_path: Path) -> None:
-    plain = workspace.with_tool(PLAIN, tmp_path / "wrecks")
-    error = first_wreck(plain)
+def assert_all_is_kept(error: Wrecked, wrecks: Path) -> None:
+    """The environment is kept, and what each command printed."""
     wreck = error.wreck
-    assert wreck.parent == tmp_path / "wrecks"
+    assert wreck.parent == wrecks
     assert str(wreck) in str(error)
     assert "--seed" in (wreck / "violations.txt").read_text()
     assert (wreck / "venv" / "bin" / "python").is_symlink()
@@ -66,4 +60,4 @@ def test_a_wreck_is_kept_with_all_that_was_printed(workspace: Workspace, tmp_pat
 
 
 def test_plain_pips_behind_one_lock_are_not_accused(workspace: Workspace, tmp_path: Path) -> None:
-    workspace.with_tool(FLOCK, tmp_path / "wrecks").perform("pool-versions", LOADS["pool-versions"], 0)
+    workspace.with_tool(FLOCK, tmp_path / "wrecks").perform(LOAD, LOADS[LOAD], 0)

@@ -79,7 +79,7 @@ def pool_versions(load_run: LoadRun) -> list[Violation]:
         )
         return install(**pins(tuple(name for family in chosen for name in family), versions))
 
-    lanes = [[move() for _ in range(3)] for _ in range(8)]
+    lanes = [[move() for _ in range(2)] for _ in range(8)]
     return load_run.check_all(environment, before, load_run.run(environment, lanes))
 
 
@@ -96,8 +96,8 @@ def readers(load_run: LoadRun) -> list[Violation]:
         return load_run.random.choice([install(**generation), install(**generation), uninstall(*generation)])
 
     looks = one_instant(families)
-    lanes: list[Lane] = [[change() for _ in range(6)] for _ in range(4)]
-    lanes += [[load_run.random.choice(looks) for _ in range(9)] for _ in range(4)]
+    lanes: list[Lane] = [[change() for _ in range(5)] for _ in range(3)]
+    lanes += [[load_run.random.choice(looks) for _ in range(6)] for _ in range(3)]
     return load_run.check_all(environment, before, load_run.run(environment, lanes))
 
 
@@ -123,9 +123,9 @@ def pip_switched(load_run: LoadRun) -> list[Violation]:
 
     switch = [install("--force-reinstall", pip=version) for version in (OLDEST_PIP, NEWEST_PIP)]
     looks = [Command(("list",)), Command(("--version",)), Command(("check",)), Command(("freeze",))]
-    lanes: list[Lane] = [switch * 2, list(reversed(switch)) * 2]
-    lanes += [[change() for _ in range(5)] for _ in range(5)]
-    lanes.append([load_run.random.choice(looks) for _ in range(8)])
+    lanes: list[Lane] = [switch, list(reversed(switch))]
+    lanes += [[change() for _ in range(3)] for _ in range(4)]
+    lanes.append([load_run.random.choice(looks) for _ in range(6)])
     return load_run.check_all(environment, before, load_run.run(environment, lanes))
 
 
@@ -139,11 +139,11 @@ def unisolated_builds(load_run: LoadRun) -> list[Violation]:
         directory = str(load_run.directory / "built" / str(number))
         return Command(("wheel", *options, "--no-binary", "six", "-w", directory, f"six=={SDISTS['six']}"))
 
-    versions = [load_run.random.choice((OLD_PINS, NEW_PINS)) for _ in range(5)]
+    versions = [load_run.random.choice((OLD_PINS, NEW_PINS)) for _ in range(4)]
     lanes: list[Lane] = [
         [install("--force-reinstall", "--no-deps", **pins(("setuptools",), each)) for each in versions]
     ]
-    lanes += [[build(lane * 10 + turn) for turn in range(2)] for lane in range(6)]
+    lanes += [[build(lane * 10 + turn) for turn in range(2)] for lane in range(3)]
     outcomes = load_run.run(environment, lanes)
     return load_run.check_all(environment, before, outcomes) + built(load_run, outcomes, {"six.py"})
 
@@ -276,7 +276,7 @@ LOADS: dict[str, Load] = {
     "readers": readers,
     "pip-switched": pip_switched,
     "unisolated-builds": unisolated_builds,
-    "sdist-builds-16": sdist_builds(16),
+    "sdist-builds-8": sdist_builds(8),
     "tree-builds-8": tree_builds(8),
     "either-order": either_order,
     "requirement-moved": requirement_moved,

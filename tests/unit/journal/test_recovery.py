@@ -202,11 +202,13 @@ def place(tmp_path: Path) -> Callable[[], Path]:
 
 
 @every_build
+@pytest.mark.slow
 def test_every_crash_of_an_operation_of_its_undoing_and_of_undoing_that_gives_the_old_tree(place, build):
     assert every_crash(place, build, rounds=2) > 3
 
 
 @pytest.mark.parametrize("name", [name for name, build in BUILDS.items() if "over" in name])
+@pytest.mark.slow
 def test_every_crash_does_where_links_are_refused_and_files_are_copied(place, name):
     def do(transaction: StagedTransaction) -> None:
         with without_links():
@@ -215,10 +217,12 @@ def test_every_crash_does_where_links_are_refused_and_files_are_copied(place, na
     assert every_crash(place, BUILDS[name], rounds=2, do=do, torn=True) > 3
 
 
+@pytest.mark.slow
 def test_every_crash_does_where_directories_have_to_be_made_writable(place):
     assert every_crash(place, exchange_of_read_only_directories, rounds=2) > 3
 
 
+@pytest.mark.slow
 def test_every_crash_of_an_upgrade_and_of_its_undoing_gives_the_old_tree(place):
     assert every_crash(place, several, rounds=1) > 100
 

@@ -69,6 +69,7 @@ def check_nothing_is_left(home: Path, elsewhere: Path) -> None:
     assert not flock.own_descriptors()
 
 
+@pytest.mark.slow
 def test_whenever_it_is_killed_nothing_is_left(home: Path, elsewhere: Path) -> None:
     k = 0
     while killed_at(k, lambda: live(home, elsewhere).close()):
@@ -78,6 +79,7 @@ def test_whenever_it_is_killed_nothing_is_left(home: Path, elsewhere: Path) -> N
     assert k > 50
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_is_continued_by_the_next_one(home: Path, elsewhere: Path) -> None:
     k, is_killed = 0, True
     while is_killed:

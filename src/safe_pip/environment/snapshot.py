@@ -31,12 +31,12 @@ class Snapshot(NamedTuple):
     @classmethod
     def take(cls, directories: Iterable[str]) -> "Snapshot":
         """Read the directories; one that is missing or unreadable holds nothing."""
-        return cls().taken_again(directories, ())
+        return cls().taken_again(directories)
 
-    def taken_again(self, directories: Iterable[str], exactly: Collection[str]) -> "Snapshot":
+    def taken_again(self, directories: Iterable[str], exactly: Collection[str] | None = None) -> "Snapshot":
         """A new snapshot, at the cost of one lstat(2) for metadata whose directory is as it was in this one.
 
-        Of the projects in `exactly` all files are looked at.
+        Of the projects in `exactly`, if they are given, all files are looked at; of others only such a directory.
         """
         known = {each[0]: (project, each) for project, seen in self.projects.items() for each in seen}
         found: dict[str, list[Fingerprint]] = {}
@@ -44,11 +44,13 @@ class Snapshot(NamedTuple):
             for name in sorted(readable_names(directory)):
                 path = os.path.join(directory, name)
                 project, before = known.get(path, ("", ()))
-                is_known = before and name.endswith(_WHOLE) and project not in exactly
+                is_known = before and name.endswith(_WHOLE) and project not in (exactly or ())
                 if not is_known or _status(path) != before[1:4]:
                     if not name.endswith(_SUFFIXES):
                         continue
-                    project, before = _project(name), _fingerprint(path)
+                    project = _project(name)
+                    is_short = exactly is not None and name.endswith(_WHOLE) and project not in exactly
+                    before = (path, *_status(path)) if is_short else _fingerprint(path)
                 found.setdefault(project, []).append(before)
         return Snapshot({project: tuple(fingerprints) for project, fingerprints in found.items()})
 
@@ -172,6 +174,9 @@ def _fingerprint(path: str) -> Fingerprint:
         folder = _target(path)
         parts.append(folder)
     for file in _FILES:
+        if file == "PKG-INFO" and parts[-1] is not None:  # METADATA stands for it: to look costs a call
+            parts.append(None)
+            continue
         try:
             found = os.stat(os.path.join(folder, file))
         except OSError:

@@ -284,7 +284,8 @@ class _Commit:
     def _plan(self) -> "ReadyPlan":
         """Plan with no lock held."""
         path, read = self._transaction.path, self._transaction.environment.read
-        self._listings, self._seen = read(lambda: (listings(path), Snapshot.take(path)))
+        before, exactly = self._transaction.snapshot or Snapshot(), self._exactly()
+        self._listings, self._seen = read(lambda: (listings(path), before.taken_again(path, exactly)))
         # There stat(2) may answer from a cache; listing a directory asks the server.
         is_shared = any(map(state_directory.is_shared, map(Path, path)))
         self._is_settled = are_settled(self._listings) and not is_shared
@@ -302,12 +303,16 @@ class _Commit:
         with (environment.adding if self._adds else replacing)(target, also) as held:
             self._transaction._is_locked = True
             try:
-                path, exactly = self._transaction.path, {*self._transaction.read_set.seen, *self._change.removals}
+                path, exactly = self._transaction.path, self._exactly()
                 is_unchanged = self._is_settled and self._listings == listings(path)
                 now = self._seen.with_current(exactly) if is_unchanged else self._seen.taken_again(path, exactly)
                 yield held, now, is_patient or time.monotonic() - asked >= _LONG
             finally:
                 self._transaction._is_locked = False
+
+    def _exactly(self) -> set[str]:
+        """The projects of which each file counts."""
+        return {*self._transaction.read_set.seen, *self._change.removals}
 
     def _changed(self, ready: "ReadyPlan") -> set[str] | None:
         """The projects of which the plan changes or removes something; None if it concerns any."""

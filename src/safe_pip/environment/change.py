@@ -64,7 +64,7 @@ class Change:
         self._roots = dict.fromkeys(os.path.realpath(path) for path in (*target.trees, *target.directories))
         self._staged: dict[str, str] = {}
         self._written: Journal | None = None  # of the last plan that was to be carried out
-        self._is_committed = self._is_unsynced = False
+        self._is_committed = self._is_unsynced = self._is_finished = False
         self._remains: list[sweep.Remains] = []
 
     @property
@@ -165,7 +165,7 @@ class Change:
             overwritten = tuple((path, ownership.owner(path)) for path in plan.overwritten)
             commit.check_permissions(written)
             if self._is_durable:
-                self.stage.sync()
+                self.stage.sync(staged)
             return ReadyPlan(plan, written, overwritten)
 
     def carry_out(self, ready: ReadyPlan, check: Callable[[], None]) -> Overwritten:
@@ -177,7 +177,7 @@ class Change:
         while True:
             self._written = ready.journal
             try:
-                commit.carry_out(ready.journal, ready.plan, durable=self._is_durable, check=check)
+                self._is_finished = commit.carry_out(ready.journal, ready.plan, durable=self._is_durable, check=check)
                 break
             except commit.Rejected as rejected:
                 if rejected.entered <= entered:
@@ -201,8 +201,8 @@ class Change:
         """
         why, is_done = "", False
         try:
-            is_done = not self.is_committed
-            if self.is_committed and self._written is not None:
+            is_done = self._is_finished or not self.is_committed
+            if not is_done and self._written is not None:
                 with OpenDirectories(self._written, is_over=True) as directories:
                     unplanned = finish.find_unplanned(directories)
                     if unplanned and locks is not None:

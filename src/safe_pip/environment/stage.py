@@ -6,6 +6,7 @@ What is to be at `/v/lib/x` lies at `<root>/v/lib/x`. On each filesystem that th
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -20,10 +21,11 @@ from safe_pip.fs import Directory, attributes, proc, trust
 from safe_pip.fs.space import staging
 from safe_pip.journal import parts
 from safe_pip.journal.codec import marker
-from safe_pip.journal.directories import STAGE, Refused
-from safe_pip.journal.owner import Owner, give_access, read
+from safe_pip.journal.directories import STAGE, TRASH, Refused
+from safe_pip.journal.owner import Owner, give_access
 from safe_pip.locking import state_directory
 from safe_pip.merge.plan import Kind, Link, Operation
+from safe_pip.merge.tree import Entry, ancestors
 from safe_pip.records import listed
 
 _SPARE = "spare"
@@ -51,6 +53,8 @@ class Stage:
         self._exchanging: list[bool] = []
         self._extra: list[str] = []  # what `link` and `add_markers` have put into the stage
         self._spares: list[tuple[str, str]] = []
+        self._has_journal = False
+        self._emptied: set[str] = set()  # the directories that the operations move something out of
         with staging(str(self.home)):
             self._owner = Owner.make(state_directory.path_of(self.home))
             self.identifier = self._owner.identifier
@@ -78,8 +82,11 @@ class Stage:
     def mirror(self, live: str) -> None:
         """Make the directory that stands for `live` in the stage: what is made in it is as if made there."""
         live = os.path.abspath(live)
+        made = next(
+            (path for path in ancestors(live) if path in self._mirrored and os.path.isdir(self.root + path)), "/"
+        )
         with staging(live):
-            _mirror(self.root, live)
+            _mirror(self.root, live, made)
         self._mirrored.add(live)
 
     def mirror_below(self, live: str, directories: Iterable[str]) -> None:
@@ -127,8 +134,10 @@ class Stage:
     def prune(self) -> None:
         """Take directories out of the stage that nothing was staged in: they would go in with what lies beside them."""
         with staging(self.root):
+            kept: set[str] = set()
             for path in sorted(self._mirrored, key=len, reverse=True):
-                _prune(self.root, path, ())
+                last = _prune(self.root, path, kept)
+                kept.update((last, *ancestors(last)))
         self._mirrored.clear()
 
     def add_part(self, directory: str, *, is_tree: bool = False) -> int:
@@ -214,23 +223,27 @@ class Stage:
 
         `roots` are those of the plan: where a group shares them all, it may undo the plan.
         """
-        operations = tuple(operations)
+        inside: defaultdict[str, list[Operation]] = defaultdict(list)
+        for each in filter(lambda operation: operation.staged, operations):
+            inside[os.path.dirname(os.path.join(self.roots[each.part], each.staged))].append(each)
         with staging(self.parts[0]):
-            inside = {os.path.join(self.roots[each.part], os.path.dirname(each.staged)) for each in operations}
             with ExitStack() as stack:
                 opened = {root: stack.enter_context(self._private(part)) for part, root in enumerate(self.roots)}
                 parts.share(opened, str(self.home), roots, inside)
-            for operation in operations:
-                if not operation.staged:
-                    continue
-                path = os.path.join(self.roots[operation.part], operation.staged)
-                with _parent_of(path) as (directory, name):
-                    if operation.kind is Kind.FILE:
-                        self._spare(operation.part, path, directory, name)
-                    elif stat.S_ISDIR(directory.stat(name).st_mode):
-                        with directory.child(name) as moving:
-                            fs.write_new(moving, marker(self.identifier), b"")
-                        self._extra.append(os.path.join(path, marker(self.identifier)))
+            stages = tuple(f"{part}/{STAGE}" for part in self.parts)
+            levels = (each for path in inside for each in (path, *ancestors(path)) if each.startswith(stages))
+            self._emptied.update(levels)
+            for above, moved in inside.items():
+                with Directory.open(above) as directory:
+                    for operation in moved:
+                        name = os.path.basename(operation.staged)
+                        path = os.path.join(above, name)
+                        if operation.kind is Kind.FILE:
+                            self._spare(operation.part, path, directory, name)
+                        elif stat.S_ISDIR(directory.stat(name).st_mode):
+                            with directory.child(name) as moving:
+                                fs.write_new(moving, marker(self.identifier), b"")
+                            self._extra.append(os.path.join(path, marker(self.identifier)))
 
     def reset(self) -> None:
         """Have the stage as it was before `link` and `add_markers`, also after an operation was done and undone."""
@@ -248,19 +261,27 @@ class Stage:
     def write_journal(self, content: bytes) -> None:
         """Write the journal into the private directory, from where a rename publishes it."""
         with staging(self.parts[0]), self._private(0) as private:
-            fs.remove(private, parts.JOURNAL)
-            fs.write_new(private, parts.JOURNAL, content)
+            if self._has_journal:  # of another plan
+                fs.remove(private, parts.JOURNAL)
+            self._has_journal = True
+            fs.write_new(private, parts.JOURNAL, content, 0o644)
             give_access(private, parts.JOURNAL)
 
-    def sync(self) -> None:
-        """Have the disk hold all that is staged, then the journal, and the way to it; an undo will be synced too."""
+    def sync(self, staged: Iterable[Entry]) -> None:
+        """Have the disk hold all that is staged, then the journal, and the way to it; an undo will be synced too.
+
+        `staged` is what was found in each part, before `link` and `add_markers`.
+        """
         with staging(self.parts[0]):
-            with self._private(0) as private:
-                if not private.exists(parts.DURABLE):
+            if not proc.is_shared(str(self.home)):  # where every undo is synced
+                with self._private(0) as private, suppress(FileExistsError):
                     fs.write_new(private, parts.DURABLE, b"")
-            for root in self.roots:
+            for path in self._extra:
+                with _parent_of(path) as (directory, name):
+                    fs.sync(directory, name)
+            for root, entry in zip(self.roots, staged, strict=True):
                 with Directory.open(root) as opened:
-                    fs.sync_tree(opened)
+                    _sync_found(opened, entry)
             parts.sync(self.parts, self._owner, self._marks)
 
     def close(self, *, keeps: bool = False) -> None:
@@ -274,7 +295,11 @@ class Stage:
             anchor.close()
         with closing(self._owner), suppress(OSError, Refused, UnusableEnvironment):
             if not keeps and not fs.look(self._owner.path.with_suffix(state_directory.JOURNAL), follows=False):
-                parts.delete(str(self.home), self.identifier, read(self._owner.path))
+                if len(self.parts) == 1:
+                    # After a commit they are empty. To list each of them takes calls to a file server.
+                    made = (self.parts[0], *sorted(self._emptied), os.path.join(self.parts[0], TRASH))
+                    fs.remove_empty_directories([*map(Path, made)])
+                parts.delete(str(self.home), self.identifier, self._owner.note)
 
     def _located(self, path: str) -> tuple[int, str]:
         for number, root in enumerate(self.roots):
@@ -328,29 +353,42 @@ def _remove(path: str) -> bool:
     return False
 
 
-def _mirror(root: str, live: str, *, is_moved: bool = False) -> None:
-    """Make `root` + `live`, a directory, with all above it, so that what is made there is as if made in `live`.
+def _mirror(root: str, live: str, made: str = "/", *, is_moved: bool = False) -> None:
+    """Make `root` + `live`, a directory, with all below `made`, so that what is made there is as if made in `live`.
 
     What exists in the target gives group, set-group-ID bit and default access list to its mirror, which only this user
     can read unless it may be moved to the target; what does not is made as any directory is.
     """
-    here, path = Directory.open(root), "/"
-    for name in filter(None, live.split("/")):
+    here, path = Directory.open(root + made), made
+    for name in filter(None, live.removeprefix(made).split("/")):
         with here:
             path = os.path.join(path, name)
-            if not here.exists(name):
-                if fs.is_directory(path):
-                    fs.make_directory(here, name, 0o700)
-                    try:
+            is_there = fs.is_directory(path)
+            with suppress(FileExistsError):
+                fs.make_directory(here, name, 0o700 if is_there else 0o777)
+                try:
+                    if is_there:
                         mode = 0o700 | (stat.S_IMODE(os.stat(path).st_mode) & 0o777 if is_moved else 0)
                         attributes.pass_on(path, here, name, mode)
-                    except FileNotFoundError:  # gone meanwhile: made as if it had never been there
-                        fs.remove_directory(here, name)
-                        fs.make_directory(here, name)
-                else:
+                except FileNotFoundError:  # gone meanwhile: made as if it had never been there
+                    fs.remove_directory(here, name)
                     fs.make_directory(here, name)
             here = here.child(name)
     here.close()
+
+
+def _sync_found(directory: Directory, entry: Entry) -> None:
+    """Sync a directory with all in it, as it was found: to list it once more takes calls to a file server."""
+    if not entry.is_whole:
+        fs.sync_tree(directory)
+        return
+    for name, child in entry.children.items():
+        if child.is_directory:
+            with directory.child(name) as below:
+                _sync_found(below, child)
+        else:
+            fs.sync(directory, name)
+    fs.sync(directory)
 
 
 def _copy_below(source: Directory, name: str, destination: Directory, linked: _Linked) -> None:
@@ -380,12 +418,18 @@ def _copy_below(source: Directory, name: str, destination: Directory, linked: _L
         attributes.copy_status(source, name, destination, name)
 
 
-def _prune(root: str, path: str, kept: Collection[str]) -> None:
-    """Remove a directory of the target from the stage if it is empty, with those above it that are empty then."""
+def _prune(root: str, path: str, kept: Collection[str]) -> str:
+    """Remove a directory of the target from the stage if it is empty, with those above it that are empty then.
+
+    On return the first of them that stays.
+    """
     while path not in kept and path != "/":
-        with suppress(FileNotFoundError, NotADirectoryError), _parent_of(root + path) as (directory, name):
-            with directory.child(name) as emptied:
-                if emptied.names():
-                    return
-            fs.remove_directory(directory, name)
+        try:
+            with suppress(FileNotFoundError, NotADirectoryError), _parent_of(root + path) as (directory, name):
+                fs.remove_directory(directory, name)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return path
         path = os.path.dirname(path)
+    return path

@@ -43,14 +43,17 @@ def pass_on(like: str, directory: Directory, name: str, mode: int) -> None:
     """Let what is made in the directory `name`, which gets `mode`, have the group and the access list as in `like`."""
     if sys.platform == "win32":
         return
-    status = os.stat(like)
+    status, found = os.stat(like), directory.stat(name)
+    wanted, given = (_access_list(path, _DEFAULT_ACL) for path in (like, directory.join(name)))
+    inherited = mode | (status.st_mode & stat.S_ISGID)
+    if (found.st_gid, stat.S_IMODE(found.st_mode), given) == (status.st_gid, inherited, wanted):
+        return
     with Changing("set_mode", directory.join(name)), directory.opened(name) as fd:
-        if os.fstat(fd).st_gid != status.st_gid:
+        if found.st_gid != status.st_gid:
             with contextlib.suppress(PermissionError):
                 os.fchown(fd, -1, status.st_gid)
-        inherits = os.fstat(fd).st_gid == status.st_gid
-        os.fchmod(fd, mode | (status.st_mode & stat.S_ISGID if inherits else 0))
-        if sys.platform == "linux" and (wanted := _access_list(like, _DEFAULT_ACL)) != _access_list(fd, _DEFAULT_ACL):
+        os.fchmod(fd, inherited if os.fstat(fd).st_gid == status.st_gid else mode)
+        if sys.platform == "linux" and wanted != given:
             with contextlib.suppress(OSError):  # the filesystem may have none: then the umask decides
                 os.removexattr(fd, _DEFAULT_ACL) if wanted is None else os.setxattr(fd, _DEFAULT_ACL, wanted)
 
@@ -66,7 +69,8 @@ def set_access(
         with contextlib.suppress(PermissionError):
             set_owner(directory, name, owner, -1)
     try:
-        set_owner(directory, name, -1, group)
+        if directory.stat(name).st_gid != group:
+            set_owner(directory, name, -1, group)
     except PermissionError:
         mode = mode & ~0o2070 | (mode & 0o007) << 3
     if sys.platform == "linux" and like is not None and like.fd is not None:

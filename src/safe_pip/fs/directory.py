@@ -18,6 +18,9 @@ from safe_pip.fs.watch import Changing
 
 _SEPARATORS = ("/", "\\", ":") if sys.platform == "win32" else ("/",)
 
+own: set[str] = set()
+"""Parts of paths that this process has made up: what has one in its path is as this process left it, on all hosts."""
+
 
 class Directory:
     """A directory held open; its `path` is where it was then. To open a link or a file raises `NotADirectoryError`."""
@@ -86,7 +89,7 @@ class Directory:
 
     def stat(self, name: str) -> os.stat_result:
         """The status of the entry itself (lstat(2)); raises `FileNotFoundError` if there is none."""
-        if not self._is_listed:
+        if not (self._is_listed or any(part in self.join(name) for part in own)):
             self._is_listed = True
             if proc.is_shared_device(self.identity[0], self.path):
                 refresh(self.path, self.fd)
@@ -209,8 +212,11 @@ def set_mode(directory: Directory, name: str, mode: int) -> None:
     """Give a file or directory these permissions, whatever the umask; raises `OSError` (ELOOP) for a symbolic link."""
     where = directory.at(name)
     with Changing("set_mode", directory.join(name)):
-        if stat.S_ISLNK(directory.stat(name).st_mode):  # O_NOFOLLOW
+        found = directory.stat(name).st_mode
+        if stat.S_ISLNK(found):  # O_NOFOLLOW
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        if stat.S_IMODE(found) == mode:
+            return
         if sys.platform != "linux":
             os.chmod(where, mode, dir_fd=directory.fd, follow_symlinks=sys.platform == "win32")
             return

@@ -148,10 +148,16 @@ def remove_below(directory: Directory, name: str) -> None:
         else:
             with _enter(directory, name) as top:
                 tried: set[str] = set()
-                while entries := [entry for entry in top.entries() if entry.name not in tried]:
+                while True:
+                    entries = [entry for entry in top.entries() if entry.name not in tried]
                     tried.update(entry.name for entry in entries)
                     _remove_entries(top, entries, top, _DEEP, errors)
-            remove_directory(directory, name)
+                    try:
+                        remove_directory(directory, name)
+                        break
+                    except OSError as error:
+                        if not entries or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                            raise
     if errors:
         raise errors[0]
 

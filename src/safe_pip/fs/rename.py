@@ -24,6 +24,7 @@ _NUMBERS = {"x86_64": 316, "aarch64": 276, "riscv64": 276, "loongarch64": 276, "
 # What a kernel or a filesystem answers that does not know the flag; an old sandbox answers EPERM.
 _NO_FLAGS = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
 
+_FLAGLESS = {"fuse.glusterfs", "nfs", "nfs4"}
 _without_flags: set[int] = set()
 """Devices of file servers on which a rename succeeded only without the flag: it is not tried there again."""
 
@@ -70,7 +71,7 @@ def move(source: Directory, name: str, destination: Directory, new_name: str) ->
             return
         device = destination.identity[0]
         try:
-            if device not in _without_flags:
+            if device not in _without_flags and proc.kind_of_device(device, destination.path) not in _FLAGLESS:
                 _rename(source.fd, old, destination.fd, new, NO_REPLACE)
                 return
         except OSError as error:
@@ -108,6 +109,8 @@ def exchange(one: Directory, name: str, other: Directory, other_name: str) -> No
 
 def can_exchange(directory: Directory) -> bool:
     """Whether directories can be exchanged there; two are made for it in the private `directory`, and removed."""
+    if proc.kind_of_device(directory.identity[0], directory.path) in _FLAGLESS:
+        return False
     first, second = "exchange-first", "exchange-second"
     try:
         for name in (first, second):

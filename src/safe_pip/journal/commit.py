@@ -62,13 +62,14 @@ def check_writable(path: str) -> None:
             raise UnusableEnvironment(f"`{path}` is not writable: {reason}")
 
 
-def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[], None]) -> None:
+def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[], None]) -> bool:
     """Change the target as planned; the caller holds the locks, and the journal lies in the private directory.
 
-    On return it is committed. Raises `Rejected`, or `CommitFailed` if the disk refused an operation: the target is as
-    it was. After a crash before the commit point, it is so again once the next command has met the journal. `check` is
-    called between the journal and the first operation; if it raises, nothing was changed. `CommitFailed` with the state
-    `COMMITTED` means that it is committed, and that the disk may not hold it yet: nothing may be deleted.
+    On return it is committed; True: there is nothing to finish. Raises `Rejected`, or `CommitFailed` if the disk
+    refused an operation: the target is as it was. After a crash before the commit point, it is so again once the next
+    command has met the journal. `check` is called between the journal and the first operation; if it raises, nothing
+    was changed. `CommitFailed` with the state `COMMITTED` means that it is committed, and that the disk may not hold it
+    yet: nothing may be deleted.
     """
     with _held_back(), _opened(journal) as directories:
         _validate(journal, plan)
@@ -102,13 +103,18 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
         except OSError as error:
             raise _failed(error, State.COMMITTED) from error
         new: Collection[str] = ()
-        with suppress(OSError):
+        is_left = any(each.trash or each.kind is Kind.EXCHANGE for each in journal.operations)
+        try:
             new = finish.remove_markers(directories)
+        except OSError:
+            is_left = True
         finish.remove_emptied(directories)
         with suppress(OSError):
             finish.seal(directories, new)
             if durable and any(operation.kind.is_late for operation in journal.operations):
                 directories.sync()
+            return not is_left
+        return False
 
 
 def _opened(journal: Journal) -> OpenDirectories:

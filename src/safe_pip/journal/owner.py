@@ -9,11 +9,12 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
 from safe_pip.fs import Directory, attributes, proc
+from safe_pip.fs.directory import own
 from safe_pip.locking import flock
 from safe_pip.locking.flock import Descriptor
 from safe_pip.locking.state_directory import OWNER_FILE
@@ -45,6 +46,8 @@ class Owner:
     def __init__(self, descriptor: Descriptor) -> None:
         self.path = descriptor.path
         self.identifier = descriptor.path.name.removesuffix(OWNER_FILE)
+        self.note = OwnerNote()
+        """What was noted by `append`."""
         self._descriptor = descriptor
 
     @classmethod
@@ -55,21 +58,26 @@ class Owner:
         unlocked owner file may stay.
         """
         while True:
-            name = f"{os.urandom(8).hex()}{OWNER_FILE}"
+            identifier = os.urandom(8).hex()
+            name = f"{identifier}{OWNER_FILE}"
             with Directory.open(state) as directory:
+                own.add(identifier)
                 try:
-                    fs.write_new(directory, name, _line(proc.own_note(str(state))))
+                    fs.write_new(directory, name, _line(proc.own_note(str(state))), 0o644)
                     give_access(directory, name)
                     owner = _locked(state / name)
                 except FileExistsError:
+                    own.discard(identifier)
                     raise  # another transaction's
                 except BaseException:
+                    own.discard(identifier)
                     with contextlib.suppress(OSError):
                         fs.remove(directory, name)
                     raise
                 if owner is not None:
                     return owner
                 # Another process tested the lock at this moment, or took the owner for dead.
+                own.discard(identifier)
                 fs.remove(directory, name)
 
     @classmethod
@@ -89,9 +97,11 @@ class Owner:
         """Note a private directory ("part"), or the state directory of a "mark", before it is made."""
         # A newline before it as well: a line that a full disk has torn damages no other.
         fs.append(self._descriptor.fd, self.path, b"\n" + _line({kind: directory}))
+        self.note = _with(self.note, {kind: directory})
 
     def close(self) -> None:
         """Let it go: unless it was removed, the next sweep deletes the transaction. A forked child does nothing."""
+        own.discard(self.identifier)
         self._descriptor.close()
 
 
@@ -105,16 +115,18 @@ def read(path: Path) -> OwnerNote:
             content = file.read(_LONGEST)
     for line in content.split(b"\n"):
         try:
-            found = json.loads(line)
-            if "pid" in found:
-                note = note._replace(**proc.read_note(found)._asdict())
-            elif "part" in found:
-                note = note._replace(parts=(*note.parts, str(found["part"])))
-            else:
-                note = note._replace(marks=(*note.marks, str(found["mark"])))
+            note = _with(note, json.loads(line))
         except (ValueError, LookupError, TypeError):
             continue
     return note
+
+
+def _with(note: OwnerNote, line: dict[str, Any]) -> OwnerNote:
+    if "pid" in line:
+        return note._replace(**proc.read_note(line)._asdict())
+    if "part" in line:
+        return note._replace(parts=(*note.parts, str(line["part"])))
+    return note._replace(marks=(*note.marks, str(line["mark"])))
 
 
 def _locked(path: Path) -> Owner | None:

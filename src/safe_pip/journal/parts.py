@@ -101,20 +101,18 @@ def share(parts: Mapping[str, Directory], home: str, roots: Iterable[str], insid
 
 
 def sync(parts: Iterable[str], owner: Owner, marks: Iterable[str]) -> None:
-    """Have the disk hold what lies in the private directories themselves, the owner file, and the marks."""
+    """Have the disk hold what lies in the private directories beside stages, the owner file, and the marks."""
     for part in parts:
         with Directory.open(part) as private:
             for name in private.names():
-                fs.sync(private, name)
+                if name != STAGE:
+                    fs.sync(private, name)
             fs.sync(private)
-    with Directory.open(owner.path.parent) as state:
-        fs.sync(state, owner.path.name)
-        fs.sync(state)
-    mark = f"{owner.identifier}{MARK}"
     for directory in {*(os.path.dirname(os.path.dirname(part)) for part in parts), *marks}:
-        with open_state(directory) as state, Directory.open(directory) as holder:
-            if state.exists(mark):
-                fs.sync(state, mark)
+        with Directory.open(directory) as holder, holder.child(state_directory.NAME) as state:
+            name = owner.path.name if state.path == str(owner.path.parent) else f"{owner.identifier}{MARK}"
+            if state.exists(name):
+                fs.sync(state, name)
             fs.sync(state)
             fs.sync(holder)
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from safe_pip import fs
 from safe_pip.errors import RecoveryNeeded, State, UnusableEnvironment
-from safe_pip.fs import Directory
+from safe_pip.fs import Directory, proc
 from safe_pip.fs.proc import user
 from safe_pip.journal import codec, parts
 from safe_pip.journal import finish as finishing
@@ -214,7 +214,7 @@ def roll_back(
     with _opened(unfinished) as (found, directories):
         steps = _checked_steps(found, directories, keep)
         # Its command promised that it survives a loss of power, whole or not at all.
-        durable = directories.private(parts.DURABLE).status() is not None
+        durable = proc.is_shared(str(unfinished.home)) or directories.private(parts.DURABLE).status() is not None
         left = perform(directories, steps)
         if durable:
             directories.sync()

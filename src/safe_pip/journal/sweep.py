@@ -39,10 +39,9 @@ class Remains(NamedTuple):
         """Delete it with no lock held; what cannot be deleted now is left to the next sweep. Never raises."""
         for each in self.dead:
             each.delete()
-        with suppress(OSError, Refused), open_state(self.tree) as state:
-            for name in self.orphans:
-                with suppress(OSError):
-                    parts.delete_private(state, name)
+        for name in self.orphans:
+            with suppress(OSError, Refused), open_state(self.tree) as state:
+                parts.delete_private(state, name)
         with suppress(OSError):
             _delete_aside(self.tree)
 
@@ -52,8 +51,9 @@ def find(tree: Path, own: str = "") -> Remains:
 
     What was committed is finished at once. `own` is the identifier of the caller's own transaction, which lives.
     """
-    # Most of the time there is nothing, and one listing is all that happens under the lock.
-    stems = {name.partition(".")[0] for name in fs.readable_names(state_directory.path_of(tree))}
+    # Most of the time there is nothing, and one listing is all that happens under the lock, or just before.
+    path = state_directory.path_of(tree)
+    stems = {name.partition(".")[0] for name in flock.listed.names.pop(path, None) or fs.readable_names(path)}
     if not any(map(is_identifier, stems - {own})):
         return Remains(str(tree))
     real = os.path.realpath(tree)

@@ -16,6 +16,7 @@ import errno
 import os
 import random
 import signal
+import stat
 import sys
 import threading
 import time
@@ -37,6 +38,7 @@ else:
 # What a kernel or a file server answers that has no locks to give. EBADF: NFS wants a writable descriptor. 524 is the
 # kernel's own ENOTSUPP, which it should not show.
 _CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL, 524}
+_LOCKABLE = {stat.S_IFREG, stat.S_IFDIR}
 _REMEDIES = {
     "lustre": "Mount it with the option `flock`",
     "nfs": "Mount it without `nolock` and `local_lock`, with its lock service (`rpc.statd`) running, or as NFS 4.2",
@@ -75,8 +77,7 @@ class Descriptor:
             if path.parent == path or is_device:
                 self.fd = os.open(path, READ)
             else:
-                with Directory.open(path.parent) as parent:
-                    self.fd = parent.open_file(path.name, READ | (os.O_RDWR if writable else 0))
+                self.fd = _open(path, READ | (os.O_RDWR if writable else 0))
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
         except PermissionError:
@@ -105,13 +106,19 @@ class Descriptor:
         if self.beside is not None:
             self.beside.close()
 
-    def is_current(self) -> bool:
-        """Whether the path still leads to the file that is open: a lock on any other file is worth nothing."""
+    def is_current(self, *, asks: bool = True) -> bool:
+        """Whether the path still leads to the file that is open: a lock on any other file is worth nothing.
+
+        Without `asks` a file server is not asked. That is enough for a gate, which only keeps an order.
+        """
         with contextlib.suppress(OSError):
-            if proc.is_shared_device(self.identity[0], str(self.path)) and self.path.parent != self.path:
+            if asks and proc.is_shared_device(self.identity[0], str(self.path)) and self.path.parent != self.path:
                 with Directory.open(self.path.parent) as parent:
-                    with contextlib.suppress(OSError):
-                        os.listdir(parent.fd)  # through a new descriptor, so this asks the server
+                    with contextlib.suppress(PermissionError):
+                        # Through a new descriptor, so this asks the server.
+                        listed.names[self.path.parent] = parent.names()
+                        if self.path.name not in listed.names[self.path.parent]:
+                            return False
                     return _identity(os.stat(self.path.name, dir_fd=parent.fd, follow_symlinks=False)) == self.identity
             return _identity(os.stat(self.path, follow_symlinks=False)) == self.identity
         return False
@@ -130,11 +137,33 @@ class Descriptor:
                 os.close(low)
 
 
+def _open(path: Path, flags: int) -> int:
+    if sys.platform == "linux":
+        # One call, if the kernel says that no link was on the way: each call may have to ask a file server.
+        with contextlib.suppress(OSError):
+            fd = os.open(path, flags)
+            if proc.link(f"self/fd/{fd}") == str(path) and stat.S_IFMT(os.fstat(fd).st_mode) in _LOCKABLE:
+                return fd
+            os.close(fd)
+    with Directory.open(path.parent) as parent:
+        return parent.open_file(path.name, flags)
+
+
 def _identity(status: os.stat_result) -> Identity:
     return status.st_dev, status.st_ino
 
 
 _descriptors: set[Descriptor] = set()
+
+
+class _Listed(threading.local):
+    """What was in each directory when this thread got a lock in it, on a filesystem that several hosts may use."""
+
+    def __init__(self) -> None:
+        self.names: dict[Path, list[str]] = {}
+
+
+listed = _Listed()
 
 
 def own_descriptors() -> set[int]:

@@ -184,6 +184,7 @@ class Locker:
 
     def _attempt(self, scopes: Sequence[Scope], budget: WaitBudget) -> None:
         opened: dict[Identity, tuple[Request, Descriptor, Scope]] = {}
+        flock.listed.names.clear()
         try:
             self._ancestry.refresh()
             for each in scopes:
@@ -204,6 +205,7 @@ class Locker:
                 each.step.on_grant()
                 if not (each.step.is_current() and each.is_inheritance_alive()):
                     raise StartOver
+            flock.listed.names.clear()
             for each in scopes:
                 each.hold()
         except BaseException as error:

@@ -55,9 +55,13 @@ def exists(tree: Path) -> bool:
     """Whether `tree` has a state directory; raises `UnusableEnvironment` if what lies there must not be trusted."""
     path = path_of(tree)
     try:
-        if is_shared(tree):
+        try:
+            status = os.stat(path, follow_symlinks=False)  # what has gone is not found any more when it is opened
+        except FileNotFoundError:
+            if not is_shared(tree):
+                raise
             refresh(os.fspath(tree))
-        status = os.stat(path, follow_symlinks=False)
+            status = os.stat(path, follow_symlinks=False)
         of_tree = os.stat(tree)
     except (FileNotFoundError, NotADirectoryError):
         return False
@@ -77,9 +81,11 @@ def has_locks(tree: Path) -> bool:
 
 
 def _missing(tree: Path) -> list[str]:
-    if is_shared(tree):
-        refresh(os.fspath(path_of(tree)))
-    return [name for name in _names(tree) if fs.look(path_of(tree) / name) is None]
+    state, wanted = path_of(tree), _names(tree)
+    if (missing := [name for name in wanted if fs.look(state / name) is None]) and is_shared(tree):
+        refresh(os.fspath(state))
+        missing = [name for name in missing if fs.look(state / name) is None]
+    return missing
 
 
 def make(tree: Path) -> bool:
@@ -148,7 +154,13 @@ def _names(tree: Path) -> tuple[str, ...]:
 
 def has_journal(directory: Path) -> bool:
     """Whether `directory` has a state directory that holds the journal of a change or leads to one."""
-    return any(name.endswith((JOURNAL, MARK)) for name in fs.names(path_of(directory)))
+    return any(name.endswith((JOURNAL, MARK)) for name in names_on_grant(directory))
+
+
+def names_on_grant(directory: Path) -> list[str]:
+    """What is in the state directory of `directory`: of one listing for each lock that is granted there, or new."""
+    path = path_of(directory)
+    return flock.listed.names.pop(path, None) or fs.names(path)
 
 
 def _but_notes(names: Iterable[str]) -> set[str]:

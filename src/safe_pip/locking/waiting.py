@@ -112,7 +112,7 @@ class LockWait(NamedTuple):
             except KeyboardInterrupt:
                 self.budget.interrupt()
                 raise
-        if not descriptor.is_current():
+        if not descriptor.is_current(asks=descriptor is not gate):
             raise StartOver
 
     def _wait(self, descriptor: Descriptor, exclusive: bool, gate: Descriptor | None) -> None:

@@ -21,10 +21,12 @@ from safe_pip.environment.stage import Stage
 from safe_pip.errors import CommitFailed, SafePipError, State, UnusableEnvironment
 from safe_pip.fs import space
 from safe_pip.locking import flock, state_directory
+from safe_pip.merge import tree
 from safe_pip.merge.plan import Kind, Link, Operation
 from tests.support.faults import disk
 from tests.support.faults.filesystems import another_filesystem
 from tests.support.processes.forks import in_child, need_user, reachable
+from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution
 
 LOCKS = ["commit", "commit.gate", "environment.gate", "keep", "keep.gate"]
 
@@ -700,7 +702,7 @@ def test_all_that_is_staged_is_synced_before_the_journal(home: Path, stage: Stag
     stage.mark(str(home.parent / "bin"))
     stage.write_journal(b"x")
     with disk.record() as changes:
-        stage.sync()
+        stage.sync(map(tree.scan, stage.roots))
     synced = [change.path for change in changes if change.operation == "sync"]
     state, mark = home / ".safe-pip", home.parent / "bin" / ".safe-pip" / f"{stage.identifier}.home"
     (private,) = stage.parts
@@ -717,6 +719,15 @@ def test_all_that_is_staged_is_synced_before_the_journal(home: Path, stage: Stag
 
 
 # Groups
+
+
+def test_where_a_group_shares_everything_what_is_only_removed_needs_nothing_staged(tmp_path: Path) -> None:
+    prefix, one = DirectPrefix(tmp_path), SmallDistribution("one", "1", {"site/one.py": "1"})
+    for directory in (prefix.root, prefix.site, prefix.bin):
+        directory.chmod(0o775)
+    prefix.change([one])
+    prefix.change([], [one])
+    assert prefix.content().keys() == {"site", "bin"}
 
 
 def test_a_group_that_shares_everything_may_undo_what_is_prepared(tmp_path: Path) -> None:
@@ -793,7 +804,7 @@ def test_every_change_that_is_refused_is_an_error_of_ours_and_leaves_nothing(hom
         stage.bump_mtime([(f"{stage.root}{home}/x.py", 0)])
         stage.add_markers([operation(stage, Kind.FILE, home / "x.py")])
         stage.write_journal(b"x")
-        stage.sync()
+        stage.sync(map(tree.scan, stage.roots))
         stage.reset()
         stage.move_to_part(f"{stage.root}{home}/x.py", stage.add_part(str(elsewhere)))
         stage.take_out([str(home / "x.py")])

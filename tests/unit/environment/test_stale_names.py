@@ -14,6 +14,8 @@ from safe_pip.environment import snapshot
 from safe_pip.fs import Directory, proc
 from safe_pip.journal.parts import Dead
 from safe_pip.locking import flock, state_directory
+from tests.support.faults import disk
+from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution
 
 Known = dict[tuple[str, str], os.stat_result | None]
 
@@ -23,10 +25,11 @@ class Stale:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._known: Known = {}
-        self._stat, self._listdir = os.stat, os.listdir
+        self._stat, self._listdir, self._scandir = os.stat, os.listdir, os.scandir
         self.listed: list[str] = []
         monkeypatch.setattr(os, "stat", self.stat)
         monkeypatch.setattr(os, "listdir", self.listdir)
+        monkeypatch.setattr(os, "scandir", self.scandir)
 
     def know(self, directory: Path, *missing: str) -> None:
         for name in (*self._listdir(directory), *missing):
@@ -45,11 +48,18 @@ class Stale:
         return self._stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
 
     def listdir(self, path: Any = ".") -> list[str]:
+        self._ask(path)
+        return self._listdir(path)
+
+    def scandir(self, path: Any = ".") -> Any:
+        self._ask(path)
+        return self._scandir(path)
+
+    def _ask(self, path: Any) -> None:
         real = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else os.path.realpath(path)
         self.listed.append(real)
         for key in [key for key in self._known if key[0] == real]:
             del self._known[key]
-        return self._listdir(path)
 
 
 @pytest.fixture
@@ -114,6 +124,21 @@ def test_lock_files_that_another_host_made_are_found(tree: Path, stale: Stale) -
     assert state_directory.has_locks(tree)
     stale.know(tree, ".safe-pip")
     assert not state_directory.make(tree)
+
+
+def test_a_commit_lists_no_private_directory_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proc, "_known", {})
+    monkeypatch.setattr(proc, "_filesystem_on", lambda device, path: proc.Filesystem("nfs4"))
+    prefix, stale = DirectPrefix(tmp_path), Stale(monkeypatch)
+    prefix.change([SmallDistribution("one", "1", {"site/one.py": "1"})])
+    stale.listed.clear()
+    with disk.record() as changes:
+        prefix.change([SmallDistribution("two", "1", {"site/two.py": "2"})])
+    private = [path for path in stale.listed if "/.safe-pip/" in path]
+    assert sorted(private) == sorted(set(private))
+    assert stale.listed.count(str(prefix.site / ".safe-pip")) <= 10
+    assert not [change for change in changes if "exchange" in change.path], "NFS cannot, which is known"
+    assert prefix.private() == []
 
 
 def test_a_transaction_whose_journal_was_not_seen_yet_is_not_deleted(tree: Path, stale: Stale) -> None:

@@ -23,9 +23,9 @@ def env(workspace: Workspace, tmp_path: Path) -> PipEnvironment:
 
 
 @pytest.fixture(scope="session")
-def toolbox(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Toolbox:
+def toolbox(workspace: Workspace, shared: Path) -> Toolbox:
     """Other tools, fetched once per user. If a tool is not available, the test that asks for it is skipped."""
-    return Toolbox(workspace.wheelhouse, tmp_path_factory.mktemp("tools"))
+    return Toolbox(workspace.wheelhouse, shared / "tools")
 
 
 @pytest.fixture

@@ -150,7 +150,7 @@ def test_directories_that_a_failing_command_made_go_again_and_no_others(env: Pip
 
 def test_commands_that_fail_take_no_directory_away_from_those_that_do_not(env: PipEnvironment) -> None:
     failing = wrapper(env, "failing", "exit 3")
-    for number in range(3):
+    for number in range(2):
         home = env.directory / f"round{number}" / PARENTS / "here"
         bad = [env.start("venv", home, "--without-pip", "--python", failing) for _ in range(5)]
         good = [env.start("venv", home, "--without-pip") for _ in range(5)]
@@ -196,7 +196,7 @@ def test_killed_at_any_moment_it_is_made_anew_by_the_next(env: PipEnvironment, s
     env.run("venv", "whole", *options)
     whole = entries(env.directory / "whole")
     chance = random.Random(f"venv {seed} {options}")
-    for number in range(12 if options else 4):
+    for number in range(8 if options else 2):
         home = env.directory / f"round{number}" / "here"
         moment = chance.randrange(whole)
         process = env.start("venv", home, *options)

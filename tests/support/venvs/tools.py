@@ -10,12 +10,13 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.support.venvs.template import clean_environment
+from tests.support.venvs.template import clean_environment, once
 from tests.support.wheels.wheelhouse import NEWEST_PIP, Wheelhouse, any_pip, fetch_once, user_cache
 
 # Dependencies are what pip resolves on the day of fetching.
@@ -56,7 +57,7 @@ def fetched(name: str) -> Path:
 
 @dataclass
 class Toolbox:
-    """The tools of one session, each in an environment of its own."""
+    """The tools of one run, each in an environment of its own."""
 
     wheelhouse: Wheelhouse
     scratch: Path
@@ -74,9 +75,15 @@ class Toolbox:
         if name not in self._made:
             wheels = self.wheels(name)
             prefix = self.scratch / name
-            subprocess.run([sys.executable, "-m", "venv", "--without-pip", prefix], check=True)
-            pip = self.wheelhouse.wheel("pip", NEWEST_PIP) / "pip"
-            command = [prefix / "bin" / "python", pip, "install", "-q", "--no-index", "--no-deps", *wheels]
-            subprocess.run(command, check=True, env=clean_environment(self.scratch / "home"), cwd=self.scratch)
+            with once(prefix) as is_new:
+                if is_new:
+                    self._install(prefix, wheels)
             self._made[name] = prefix / "bin" / name
         return self._made[name]
+
+    def _install(self, prefix: Path, wheels: Sequence[Path]) -> None:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", prefix], check=True)
+        pip = self.wheelhouse.wheel("pip", NEWEST_PIP) / "pip"
+        options = ("-q", "--no-index", "--no-deps", "--no-compile")  # a test imports a small part of its tool
+        command = [prefix / "bin" / "python", pip, "install", *options, *wheels]
+        subprocess.run(command, check=True, env=clean_environment(self.scratch / "home"), cwd=self.scratch)

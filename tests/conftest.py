@@ -10,11 +10,14 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.venvs.workspace import SEED_VARIABLE, Workspace
 from tests.support.wheels.wheelhouse import IndexOutOfReach, Wheelhouse, open_wheelhouse
+
+SHARED = "shared"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,6 +46,13 @@ def _leaves_nothing_where_all_passed(
         shutil.rmtree(tmp_path_factory.getbasetemp(), ignore_errors=True)
 
 
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Delete what the processes of `pytest -n` shared."""
+    basetemp = session.config.option.basetemp
+    if basetemp and not exitstatus and not hasattr(session.config, "workerinput"):
+        shutil.rmtree(Path(basetemp, SHARED), ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def wheelhouse() -> Wheelhouse:
     """Real wheels and sdists from the package index; fetched once per user, not per run."""
@@ -53,9 +63,18 @@ def wheelhouse() -> Wheelhouse:
 
 
 @pytest.fixture(scope="session")
-def workspace(wheelhouse: Wheelhouse, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """Environments with the tool under test; templates, built wheels and the warm cache are made once per session."""
-    return Workspace(wheelhouse, tmp_path_factory.mktemp("workspace"))
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of all processes of this run."""
+    basetemp = tmp_path_factory.getbasetemp()
+    directory = (basetemp.parent if hasattr(request.config, "workerinput") else basetemp) / SHARED
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def workspace(wheelhouse: Wheelhouse, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Environments with the tool under test; the warm cache is made once per session, templates once per run."""
+    return Workspace(wheelhouse, tmp_path_factory.mktemp("workspace"), shared=shared)
 
 
 @pytest.fixture(scope="session")

@@ -36,9 +36,9 @@ atexit.register(write)
 
 
 @pytest.fixture(scope="module", params=PIPS)
-def world(request, wheelhouse, tmp_path_factory):
+def world(request, wheelhouse, shared, tmp_path_factory):
     """An environment with safe-pip and the oldest or the newest pip, in which some command has run before."""
-    workspace = Workspace(wheelhouse, tmp_path_factory.mktemp("isolated"), SAFE_PIP, PIPS[request.param])
+    workspace = Workspace(wheelhouse, tmp_path_factory.mktemp("isolated"), SAFE_PIP, PIPS[request.param], shared=shared)
     return World(workspace, tmp_path_factory.mktemp("world"))
 
 

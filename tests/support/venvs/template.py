@@ -1,20 +1,24 @@
 """Virtual environments in a tenth of a second, with a given pip, safe-pip and other wheels.
 
-pip installs a set of wheels once per session into a template; each venv is made by `venv` and filled with a copy of
-what the template has, compiled files included. Scripts name their interpreter, so they and their RECORD rows change.
+pip installs each wheel once per session into a template of its own; each venv is made by `venv` and filled with a copy
+of what the templates of its wheels have, compiled files included. Scripts name their interpreter, so they and their
+RECORD rows change. The processes of one run share the templates.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import functools
+import hashlib
 import io
 import os
 import shutil
 import subprocess
 import sysconfig
 import venv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +27,9 @@ from tests.support.wheels.wheelhouse import NEWEST_PIP, Wheelhouse
 
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
 BUILD_INPUTS = ("pyproject.toml", "hatch_build.py", "README.md", "CHANGELOG.md", "LICENSE", "docs", "src")
+PACKAGE_VARIABLE = "TOX_PACKAGE"
+OWN = "own-files.txt"
+"""In a template: the files that `venv` made, and this one."""
 OURS = ("PIP_", "PYTHON", "SAFE_PIP_", "VIRTUAL_ENV", "XDG_", "SETUPTOOLS_", "DISTUTILS_", "UV_", "SOURCE_DATE_EPOCH")
 OURS += ("TOX_", "NOX_", "PIPENV_", "MAKE", "MFLAGS")
 # If one of these is set, pip asks no question and draws no progress bar.
@@ -74,39 +81,52 @@ def offline(*find_links: Path) -> dict[str, str]:
 
 @dataclass
 class VenvMaker:
-    """Makes venvs for the interpreter that runs the tests; templates are kept in `scratch`."""
+    """Makes venvs for the interpreter that runs the tests; templates are kept in `shared`."""
 
     wheelhouse: Wheelhouse
-    scratch: Path
-    _templates: dict[tuple[Path, ...], Venv] = field(default_factory=dict)
+    shared: Path
+    _templates: dict[Path, Venv] = field(default_factory=dict)
 
     def make(self, path: Path, wheels: Sequence[Path] = ()) -> Venv:
         """Make a venv at `path` in which pip has installed exactly `wheels`; none of them needs another to be there."""
-        environment = _empty(path)
-        if wheels:
-            self._fill(environment, self._template(tuple(sorted(wheels))))
-        return environment
+        return self._filled(path, [self._template(wheel) for wheel in wheels])
 
     def copy(self, source: Venv, path: Path) -> Venv:
         """Make a venv at `path` that has what `source` has."""
+        return self._filled(path, [source])
+
+    def _template(self, wheel: Path) -> Venv:
+        if wheel not in self._templates:
+            path = self.shared / f"template-{hashlib.sha256(wheel.read_bytes()).hexdigest()[:16]}"
+            with once(path) as is_new:
+                if is_new:
+                    self._install(wheel, path)
+            self._templates[wheel] = Venv(path, frozenset((path / OWN).read_text().splitlines()))
+        return self._templates[wheel]
+
+    def _install(self, wheel: Path, path: Path) -> None:
+        template = _empty(path)
+        pip = self.wheelhouse.wheel("pip", NEWEST_PIP)
+        # From its archive pip starts slowly.
+        program = pip / "pip" if wheel == pip else self._template(pip).purelib / "pip"
+        options = ("install", "-q", "--no-index", "--no-deps", "--no-cache-dir")
+        home = clean_environment(self.shared / "home")
+        run([str(template.python), str(program), *options, str(wheel)], home, self.shared)
+        (path / OWN).write_text("\n".join([OWN, *template.own]))
+
+    def _filled(self, path: Path, sources: Sequence[Venv]) -> Venv:
         environment = _empty(path)
-        self._fill(environment, source)
+        changed: dict[Path, bytes] = {}
+        for source in sources:
+            self._fill(environment, source, changed)
+        for record in environment.purelib.glob("*.dist-info/RECORD"):
+            _update_record(record, changed)
         return environment
 
-    def _template(self, wheels: tuple[Path, ...]) -> Venv:
-        if wheels not in self._templates:
-            template = _empty(self.scratch / f"template-{len(self._templates)}")
-            pip = self.wheelhouse.wheel("pip", NEWEST_PIP) / "pip"
-            options = ("install", "-q", "--no-index", "--no-deps", "--no-cache-dir")
-            command = [str(template.python), str(pip), *options, *map(str, wheels)]
-            run(command, clean_environment(self.scratch / "home"), self.scratch)
-            self._templates[wheels] = template
-        return self._templates[wheels]
-
-    def _fill(self, environment: Venv, source: Venv) -> None:
-        ignore = shutil.ignore_patterns(".safe-pip")
-        shutil.copytree(source.purelib, environment.purelib, symlinks=True, dirs_exist_ok=True, ignore=ignore)
-        changed = {}
+    def _fill(self, environment: Venv, source: Venv, changed: dict[Path, bytes]) -> None:
+        # `shutil` takes three times as long.
+        subprocess.run(["cp", "-a", f"{source.purelib}/.", environment.purelib], check=True)
+        shutil.rmtree(environment.purelib / ".safe-pip", ignore_errors=True)
         for file in _files(source.path, but=source.purelib):
             if file in source.own:
                 continue
@@ -117,12 +137,31 @@ class VenvMaker:
             shutil.copymode(source.path / file, environment.path / file)
             if moved != content:
                 changed[environment.path / file] = moved
-        for record in environment.purelib.glob("*.dist-info/RECORD"):
-            _update_record(record, changed)
+
+
+@contextlib.contextmanager
+def once(path: Path) -> Iterator[bool]:
+    """Yield whether `path` has to be made now: one process of those that share it makes it, and the others wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{path}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = Path(f"{path}.done")
+        yield not done.exists()
+        done.touch()
 
 
 def build_safe_pip(wheelhouse: Wheelhouse, scratch: Path) -> Path:
-    """Build the wheel of this checkout, from a copy, with nothing but the wheelhouse; on return its path."""
+    """The wheel of this checkout: the one that tox has built, or one that is built with nothing but the wheelhouse."""
+    if PACKAGE_VARIABLE in os.environ:
+        return Path(os.environ[PACKAGE_VARIABLE])
+    with once(scratch) as is_new:
+        if is_new:
+            _build(wheelhouse, scratch)
+    (wheel,) = (scratch / "wheel").iterdir()
+    return wheel
+
+
+def _build(wheelhouse: Wheelhouse, scratch: Path) -> None:
     source = scratch / "source"
     source.mkdir(parents=True)
     for name in BUILD_INPUTS:
@@ -135,8 +174,6 @@ def build_safe_pip(wheelhouse: Wheelhouse, scratch: Path) -> Path:
     builder = _empty(scratch / "builder")
     command = [str(builder.python), str(pip), "wheel", "-q", "--no-deps", "-w", str(scratch / "wheel"), str(source)]
     run(command, clean_environment(scratch / "home", **offline(wheelhouse.path)), scratch)
-    (wheel,) = (scratch / "wheel").iterdir()
-    return wheel
 
 
 def run(command: Sequence[str | Path], environment: dict[str, str], directory: Path) -> str:

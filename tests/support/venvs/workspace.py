@@ -41,20 +41,24 @@ class Workspace:
     tool: Tool = field(default_factory=lambda: TOOLS[os.environ.get(TOOL_VARIABLE, SAFE_PIP.name)])
     pip_version: str = field(default_factory=lambda: PIPS[os.environ.get(PIP_VARIABLE, "newest")])
     wrecks: Path = field(default_factory=lambda: Path(os.environ.get(WRECKS_VARIABLE, "wrecks")).absolute())
+    shared: Path | None = None
+    """A directory of several sessions at once, for what is made once."""
 
     @cached_property
     def maker(self) -> VenvMaker:
-        return VenvMaker(self.wheelhouse, self.scratch)
+        return VenvMaker(self.wheelhouse, self.shared or self.scratch)
 
     @cached_property
     def base(self) -> tuple[Path, ...]:
         """The wheels that every environment has: pip, and safe-pip if that is the tool."""
         pip = self.wheelhouse.wheel("pip", self.pip_version)
-        return (pip, build_safe_pip(self.wheelhouse, self.scratch / "build")) if self.tool is SAFE_PIP else (pip,)
+        if self.tool is not SAFE_PIP:
+            return (pip,)
+        return pip, build_safe_pip(self.wheelhouse, (self.shared or self.scratch) / "build")
 
     def with_tool(self, tool: Tool, wrecks: Path) -> Workspace:
         """A workspace for another tool that keeps its wrecks elsewhere."""
-        return Workspace(self.wheelhouse, self.scratch / tool.name, tool, self.pip_version, wrecks)
+        return Workspace(self.wheelhouse, self.scratch / tool.name, tool, self.pip_version, wrecks, self.shared)
 
     def perform(self, name: str, load: Load, seed: int) -> None:
         """Run one round; on return nothing is left of it. Raises `Wrecked`."""

@@ -215,12 +215,16 @@ class Repair:
         target = Target((tree,), (scripts,) if is_shared else (), (home or tree) / ".lock")
         before = {path: state_of(path) for each in removals for path in each.files}
 
-        def validate(now: Snapshot) -> tuple[str, ...]:
-            if now != report.snapshot or any(state_of(path) != state for path, state in before.items()):
+        trees = [*map(str, self._place.trees)]
+
+        def validate(_: Snapshot) -> tuple[str, ...]:
+            # The snapshot of a commit has all files of the projects alone that the command asked for.
+            is_as_seen = Snapshot.take(trees) == report.snapshot
+            if not is_as_seen or any(state_of(path) != state for path, state in before.items()):
                 raise StalePlan(())
             return ()
 
-        transaction = self._place.context.transaction([*map(str, self._place.trees)])
+        transaction = self._place.context.transaction(trees)
         with transaction.staging(target) as change:
             for directory in (scripts, home):
                 if directory is not None:

@@ -32,20 +32,20 @@ from tests.support.wheels.tiny import Project
 
 pytestmark = pytest.mark.slow
 
-FORTY, AT_ONCE = 40, 16
+TWENTY, AT_ONCE = 20, 16
 VERSION = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
 COMMON = ("bin", "include/sub", "lib/pkgconfig", VERSION, f"{VERSION}/namespace", "share/doc", "share/man/man1")
 
 
-def forty(directory: Path) -> list[Path]:
-    """Forty staged trees: all their parents are common, none of their files."""
+def twenty(directory: Path) -> list[Path]:
+    """Twenty staged trees: all their parents are common, none of their files."""
     return [
         stage(
             directory / f"staged-{number}",
             {f"{parent}/file-{number}": f"{parent} {number}\n" for parent in COMMON}
             | {f"share/doc/own-{number}/README": "", f"var/empty-{number}": None, f"share/link-{number}": Link("doc")},
         )
-        for number in range(FORTY)
+        for number in range(TWENTY)
     ]
 
 
@@ -57,8 +57,8 @@ def everything(trees: list[Path]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def test_forty_trees_with_common_parents_are_merged_by_sixteen_processes_at_once(tmp_path: Path) -> None:
-    trees, prefix = forty(tmp_path), tmp_path / "not/there/yet"
+def test_twenty_trees_with_common_parents_are_merged_by_sixteen_processes_at_once(tmp_path: Path) -> None:
+    trees, prefix = twenty(tmp_path), tmp_path / "not/there/yet"
     (tmp_path / "manifests").mkdir()
     with ThreadPoolExecutor(AT_ONCE) as pool:
 
@@ -66,10 +66,10 @@ def test_forty_trees_with_common_parents_are_merged_by_sixteen_processes_at_once
             manifest = tmp_path / f"manifests/{number}"
             run("merge", trees[number], "--into", prefix, "--on-conflict", "fail", "--manifest", manifest)
 
-        list(pool.map(merge, range(FORTY)))
+        list(pool.map(merge, range(TWENTY)))
         assert {path: said[:4] for path, said in exact(prefix).items()} == everything(trees)
         assert not [*prefix.rglob(".safe-pip*")]
-        list(pool.map(lambda number: run("unmerge", tmp_path / f"manifests/{number}"), range(FORTY)))
+        list(pool.map(lambda number: run("unmerge", tmp_path / f"manifests/{number}"), range(TWENTY)))
     assert not prefix.exists(), "it goes with the last of them"
     assert prefix.parent.is_dir()
 
@@ -77,7 +77,7 @@ def test_forty_trees_with_common_parents_are_merged_by_sixteen_processes_at_once
 def test_all_of_them_go_into_an_environment_while_distributions_come_and_go_in_it(
     env: PipEnvironment, tmp_path: Path
 ) -> None:
-    trees = forty(tmp_path / "trees")
+    trees = twenty(tmp_path / "trees")
     projects = [
         Project(name, version, data={f"share/doc/{name}": version}, files={f"namespace/{name}.py": version})
         for name in ("alpha", "beta")
@@ -100,13 +100,13 @@ def test_all_of_them_go_into_an_environment_while_distributions_come_and_go_in_i
     assert MergePrefix(env.venv.path).private() == []
 
 
-def test_the_commands_of_the_page_unload_forty_packages_at_once_and_take_one_away(
+def test_the_commands_of_the_page_unload_twenty_packages_at_once_and_take_one_away(
     env: PipEnvironment, tmp_path: Path
 ) -> None:
     page = Page.read("destdir")
     page.save(env.directory)
     packages = env.directory / "packages"
-    names = ["one", *(f"package-{number}" for number in range(FORTY - 1))]
+    names = ["one", *(f"package-{number}" for number in range(TWENTY - 1))]
     for name in names:
         files = [f"{parent}/{name}" for parent in COMMON]
         lines = [f"\tmkdir -p $(DESTDIR)$(prefix)/{os.path.dirname(each)}" for each in files]
@@ -180,7 +180,7 @@ def test_killed_at_any_moment_it_is_all_there_or_not_at_all_for_the_next_command
     new = prefix.content()
     state = prefix.path / SITE / ".safe-pip"
     killed = 0
-    for _ in range(8):
+    for _ in range(5):
         shutil.rmtree(prefix.path)
         shutil.copytree(pristine, prefix.path, symlinks=True)
         manifest.write_bytes(noted)

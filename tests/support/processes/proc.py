@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from safe_pip.fs import proc
+from safe_pip.fs import proc, rename
 
 
 def fake_proc(directory: Path, monkeypatch: pytest.MonkeyPatch, **files: str) -> None:
@@ -17,7 +17,9 @@ def fake_proc(directory: Path, monkeypatch: pytest.MonkeyPatch, **files: str) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     monkeypatch.setattr(proc, "_PROC", directory)
+    # What is known of the device of the tests' files holds for this test alone.
     monkeypatch.setattr(proc, "_known", {})
+    monkeypatch.setattr(rename, "_without_flags", set())
 
 
 def fake_mount(directory: Path, monkeypatch: pytest.MonkeyPatch, place: Path, after: str, device: str = "") -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from safe_pip.environment import snapshot
-from safe_pip.fs import Directory, proc
+from safe_pip.fs import Directory, proc, rename
 from safe_pip.journal.parts import Dead
 from safe_pip.locking import flock, state_directory
 from tests.support.faults import disk
@@ -60,6 +60,12 @@ class Stale:
         self.listed.append(real)
         for key in [key for key in self._known if key[0] == real]:
             del self._known[key]
+
+
+@pytest.fixture(autouse=True)
+def _device_of_this_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a commit finds out of the faked filesystem does not hold for the tests after it."""
+    monkeypatch.setattr(rename, "_without_flags", set())
 
 
 @pytest.fixture

@@ -116,6 +116,7 @@ def test_trees_without_a_common_file_come_to_the_same_in_any_order(staged: list[
 @example({}, {"lib64": Link("lib"), "lib/a": "1"}, {"lib64/a": "1", "lib/b": "1"})
 @example({"lib/b": ""}, {"lib/a": "1", "a": None}, {"lib": Link("a"), "a/b": ""})
 @example({}, OLD, NEW)
+@example({f"{SITE}/pkg/__pycache__/a": None}, {f"{SITE}/pkg/a": ""}, {f"{SITE}/pkg/a": "1"})
 @example({f"{SITE}/pkg/a": ""}, {**OLD, "share/doc/b": None}, {**NEW, f"{SITE}/pkg/b": "", "share/doc/b": "1"})
 def test_a_tree_in_place_of_another_is_as_if_that_had_been_taken_away_first(
     before: Files, old: Files, new: Files

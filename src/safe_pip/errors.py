@@ -67,6 +67,13 @@ class StalePlan(SafePipError, exit_status=75):
         self.projects = projects
 
 
+class TakenOver(SafePipError, exit_status=75):
+    """The locks of this command were freed while it was at work: other commands undo its change (EX_TEMPFAIL)."""
+
+    def __init__(self, why: str = "another command took this one for dead, and has undone what it had begun") -> None:
+        super().__init__(why, hint="Run it again")
+
+
 class Replaced(SafePipError, exit_status=75):
     """safe-pip itself was replaced on disk before all of it was loaded: the command begins again (EX_TEMPFAIL)."""
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from safe_pip import fs
-from safe_pip.locking import flock
+from safe_pip.locking import flock, state_directory
 from safe_pip.merge.merge import MergeRefused
 from tests.support.faults import disk
 from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution, without_exchange
@@ -337,7 +337,9 @@ class Machine(RuleBasedStateMachine):
             fs.watch.observer = outer
 
     def journals(self) -> list[Path]:
-        return list(self.prefix.site.glob(".safe-pip/*.journal"))
+        """Of changes that are not committed, without the endings of their names."""
+        found = self.prefix.site.glob(".safe-pip/*")
+        return sorted(path.with_suffix("") for path in found if path.suffix in state_directory.JOURNALS)
 
 
 def is_committed(trial: disk.Trial) -> bool:

@@ -29,12 +29,12 @@ from safe_pip.journal.recovery import Unfinished
 from safe_pip.launch import adoption
 from safe_pip.locking import holders, inheritance, order, shared_files, state_directory
 from safe_pip.locking.holders import Entry, Holder, View
-from safe_pip.locking.state_directory import COMMITTED, JOURNAL, OWNER_FILE
+from safe_pip.locking.state_directory import COMMITTED, JOURNAL, OWNER_FILE, REVOKED, UNDOING
 from safe_pip.messages import DOUBT, SILENT, count, duration, output
 
 _INTERVAL = 1.0
 _CLEAR = "\x1b[H\x1b[2J"
-_NAME = re.compile(r"([0-9a-f]{16})(?:\.(owner|committed|home))?|(.+)\.journal")
+_NAME = re.compile(r"([0-9a-f]{16})(?:\.(owner|committed|home|undoing|revoked))?|(.+)\.journal")
 
 
 class Lock(NamedTuple):
@@ -141,7 +141,15 @@ class State(enum.Enum):
     COMMITTED = "committed"
 
 
-_SUFFIXES = {State.PREPARED: JOURNAL, State.COMMITTED: COMMITTED, State.STAGING: ""}
+# How the names end that tell the state: of several that are there the first one counts.
+_SUFFIXES = {
+    JOURNAL: State.PREPARED,
+    UNDOING: State.PREPARED,
+    COMMITTED: State.COMMITTED,
+    "": State.STAGING,
+    REVOKED: State.STAGING,
+    OWNER_FILE: State.STAGING,
+}
 
 
 class Transaction(NamedTuple):
@@ -159,7 +167,10 @@ class Transaction(NamedTuple):
     @property
     def unfinished(self) -> Unfinished:
         """Its journal, or its private directory before there is one."""
-        return Unfinished(self.tree, self.identifier, f"{self.identifier}{_SUFFIXES[self.state]}")
+        suffix = _suffix(self.tree, self.identifier)
+        if suffix is None or suffix == OWNER_FILE or _SUFFIXES[suffix] is not self.state:
+            suffix = next(suffix for suffix, state in _SUFFIXES.items() if state is self.state)
+        return Unfinished(self.tree, self.identifier, f"{self.identifier}{suffix}")
 
 
 def locks(tree: Path, view: View, directories: Iterable[Path] = ()) -> Iterator[Lock]:
@@ -264,9 +275,13 @@ def _named(tree: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _state(home: Path, identifier: str) -> State | None:
+    suffix = _suffix(home, identifier)
+    return _SUFFIXES[suffix] if suffix is not None else None
+
+
+def _suffix(home: Path, identifier: str) -> str | None:
     path = state_directory.path_of(home) / identifier
-    suffixes = [*_SUFFIXES.items(), (State.STAGING, OWNER_FILE)]
-    return next((state for state, suffix in suffixes if os.path.lexists(f"{path}{suffix}")), None)
+    return next((suffix for suffix in _SUFFIXES if os.path.lexists(f"{path}{suffix}")), None)
 
 
 def next_action(transaction: Transaction) -> str:

@@ -12,7 +12,7 @@ from safe_pip.environment import import_check
 from safe_pip.environment.environment import Environment, Target
 from safe_pip.environment.snapshot import Ownership
 from safe_pip.environment.stage import Stage
-from safe_pip.errors import CommitFailed, SafePipError, State, UnusableEnvironment
+from safe_pip.errors import CommitFailed, SafePipError, State, TakenOver, UnusableEnvironment
 from safe_pip.fs.proc import is_shared, user
 from safe_pip.fs.space import staging
 from safe_pip.journal import codec, commit, finish, sweep
@@ -64,7 +64,7 @@ class Change:
         self._roots = dict.fromkeys(os.path.realpath(path) for path in (*target.trees, *target.directories))
         self._staged: dict[str, str] = {}
         self._written: Journal | None = None  # of the last plan that was to be carried out
-        self._is_committed = self._is_unsynced = self._is_finished = False
+        self._is_committed = self._is_unsynced = self._is_finished = self._is_taken_over = False
         self._remains: list[sweep.Remains] = []
 
     @property
@@ -73,12 +73,16 @@ class Change:
 
     @property
     def is_committed(self) -> bool:
-        """Whether the change was made, whatever was raised since."""
-        if self._written is not None and not self._is_committed:
-            journal = state_directory.path_of(self.stage.home) / f"{self.stage.identifier}{state_directory.COMMITTED}"
-            self._is_committed = True  # if that cannot be told: then nothing may be deleted
-            with suppress(UnusableEnvironment):
-                self._is_committed = fs.look(journal, follows=False) is not None
+        """Whether the change was made, whatever was raised since; True if that cannot be told."""
+        return self._told() is not False
+
+    def _told(self) -> bool | None:
+        if self._written is not None and not self._is_committed and not self._is_taken_over:
+            try:
+                names = fs.names(state_directory.path_of(self.stage.home))
+            except UnusableEnvironment:
+                return None
+            self._is_committed = f"{self.stage.identifier}{state_directory.COMMITTED}" in names
         return self._is_committed
 
     def shadows(self) -> bool:
@@ -183,11 +187,15 @@ class Change:
                 if rejected.entered <= entered:
                     raise
                 entered |= rejected.entered
+            except TakenOver:
+                self._is_taken_over = True
+                raise
             except CommitFailed as error:
                 self._is_unsynced = error.state is State.COMMITTED
                 raise
             # With the locks held: what was done and undone leaves times that look like a change of another command.
             ready = self.prepare(entered)
+        self._is_committed = True
         directories = (*self.target.trees, *self.target.directories)
         self._remains = [sweep.find(directory, self.stage.identifier) for directory in directories]
         return ready.overwritten
@@ -199,9 +207,12 @@ class Change:
         deleted before. What cannot be done now is left to the next command that changes the target, with a message:
         without `locks` all that needs them, in silence.
         """
-        why, is_done = "", False
+        why, is_committed = "", self._told()
+        if self._is_taken_over or is_committed is None or (not is_committed and self.stage.is_taken_over()):
+            self.stage.close(keeps=True)
+            return
+        is_done = self._is_finished or not is_committed
         try:
-            is_done = self._is_finished or not self.is_committed
             if not is_done and self._written is not None:
                 with OpenDirectories(self._written, is_over=True) as directories:
                     unplanned = finish.find_unplanned(directories)

@@ -125,12 +125,23 @@ def resolved(paths: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(Path(os.path.realpath(path)) for path in paths))
 
 
-def look_for_journals(directories: Iterable[Path]) -> None:
-    """Raise `Interrupted` if a change was left unfinished: it is undone before anything is read or written."""
-    if found := tuple(filter(state_directory.has_journal, directories)):
+def look_for_journals(directories: Iterable[Path], *, revokes: bool = False) -> None:
+    """Raise `Interrupted` if a change was left unfinished: it is undone before anything is read or written.
+
+    With `revokes`, a change without a journal gets none any more if the lock on its owner file is free. Its process may
+    live: a file server frees the locks of a host that it cannot reach.
+    """
+    names = {each: state_directory.names_on_grant(each) for each in directories}
+    if found := tuple(filter(lambda each: state_directory.are_journals(names[each]), names)):
         from safe_pip.journal import recovery
 
         if found := tuple(filter(recovery.find, found)):
+            raise Interrupted(*found)
+    others = [(each, name) for each in names if revokes for name in names[each] if state_directory.is_of_another(name)]
+    if others:
+        from safe_pip.journal import parts
+
+        if found := tuple(directory for directory, name in others if parts.revoke(str(directory), name)):
             raise Interrupted(*found)
 
 
@@ -189,6 +200,16 @@ class Reading(Step):
         return not any(map(state_directory.has_locks, self._without))
 
 
+def _seen(step: Reading) -> object:
+    """What tells a reader, before and after, that a change was made meanwhile in spite of its lock.
+
+    Without a lock that other hosts see, that is the tree itself; with one, the last changes: a file server may free it.
+    """
+    if step.unguarded:
+        return seen(map(str, step.trees))
+    return [state_directory.changes(tree) for tree in step.trees]
+
+
 class SharedUse(Reading):
     """Use what is installed while it stays as it is: the environment lock, shared, and the mutexes of `sources`."""
 
@@ -209,6 +230,9 @@ class SharedUse(Reading):
                 f"several hosts may use `{tree}`, and it has no lock files: {error.message}",
                 hint="A user that may write there makes them with `safe-pip list`",
             ) from error
+
+    def on_grant(self) -> None:
+        look_for_journals(self.trees, revokes=True)
 
     def on_release(self) -> None:
         for tree in self._made:
@@ -431,7 +455,10 @@ class Changing(Opening):
         return Path(os.path.realpath(uv)) if uv is not None and fs.is_file(uv) else None
 
     def on_grant(self) -> None:
-        look_for_journals((*self.directories, *self._others.trees) if self._commit else self.trees)
+        if self._commit:
+            look_for_journals((*self.directories, *self._others.trees), revokes=True)
+        else:
+            look_for_journals(self.trees)
 
     def is_current(self) -> bool:
         # uv makes its file when it first works there, perhaps while this process waited for another lock.
@@ -496,12 +523,12 @@ class Environment:
                 for tree in step.unguarded:
                     if tree.name in PACKAGES:
                         self._waiting.unguarded(tree)
-                before = seen(map(str, step.trees)) if step.unguarded else None
+                before = _seen(step)
                 value = take()
                 if self._has_all:
                     return value
-                if before is not None and before != seen(map(str, step.trees)):
-                    changes += 1  # nothing kept another process from changing it meanwhile
+                if before != _seen(step):
+                    changes += bool(step.unguarded)  # nothing keeps other processes from changing it again and again
                     continue
                 # Without a commit lock, a change may have begun meanwhile. It is dealt with when this starts over.
                 with suppress(Interrupted):

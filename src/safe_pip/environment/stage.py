@@ -16,7 +16,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from safe_pip import fs
-from safe_pip.errors import UnusableEnvironment
+from safe_pip.errors import CommitFailed, TakenOver, UnusableEnvironment
 from safe_pip.fs import Directory, attributes, proc, trust
 from safe_pip.fs.space import staging
 from safe_pip.journal import parts
@@ -56,12 +56,17 @@ class Stage:
         self._has_journal = False
         self._emptied: set[str] = set()  # the directories that the operations move something out of
         with staging(str(self.home)):
-            self._owner = Owner.make(state_directory.path_of(self.home))
-            self.identifier = self._owner.identifier
             try:
-                self.add_part(str(self.home), is_tree=True)
-            except BaseException:
-                self.close()
+                self._owner = Owner.make(state_directory.path_of(self.home))
+                self.identifier = self._owner.identifier
+                try:
+                    self.add_part(str(self.home), is_tree=True)
+                except BaseException:
+                    self.close()
+                    raise
+            except (FileNotFoundError, CommitFailed) as error:
+                if isinstance(error.__cause__ or error, FileNotFoundError) and os.path.lexists(self.home):
+                    raise TakenOver from error
                 raise
 
     @property
@@ -284,6 +289,13 @@ class Stage:
                     _sync_found(opened, entry)
             parts.sync(self.parts, self._owner, self._marks)
 
+    def is_taken_over(self) -> bool:
+        """Whether another command took this one for dead: its private directory is gone."""
+        with suppress(UnusableEnvironment):
+            names = fs.names(state_directory.path_of(self.home))
+            return self.identifier not in names and os.path.lexists(self.home)
+        return False
+
     def close(self, *, keeps: bool = False) -> None:
         """Delete all that is private, unless a journal needs it, or the stage `keeps` it for the next sweep.
 
@@ -294,7 +306,8 @@ class Stage:
         for anchor in filter(None, self._anchors):
             anchor.close()
         with closing(self._owner), suppress(OSError, Refused, UnusableEnvironment):
-            if not keeps and not fs.look(self._owner.path.with_suffix(state_directory.JOURNAL), follows=False):
+            journals = {f"{self.identifier}{suffix}" for suffix in state_directory.JOURNALS}
+            if not keeps and journals.isdisjoint(fs.names(self._owner.path.parent)):
                 if len(self.parts) == 1:
                     # After a commit they are empty. To list each of them takes calls to a file server.
                     made = (self.parts[0], *sorted(self._emptied), os.path.join(self.parts[0], TRASH))

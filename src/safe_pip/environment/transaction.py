@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from safe_pip.environment.environment import PACKAGES, Environment, Target
 from safe_pip.environment.snapshot import ReadSet, Snapshot, are_settled, listings
-from safe_pip.errors import SafePipError, StalePlan, State
+from safe_pip.errors import SafePipError, StalePlan, State, TakenOver
 from safe_pip.fs import watch
 from safe_pip.locking import state_directory
 from safe_pip.locking.locker import Scope
@@ -212,8 +212,12 @@ class Transaction:
             made = change.Change(stage, target, trees, terms, is_durable=self._durable)
             try:
                 yield made
-            except BaseException:
+            except BaseException as error:
+                is_ours = isinstance(error, (OSError, SafePipError)) and not isinstance(error, TakenOver)
+                is_late = is_ours and not made.is_committed and stage.is_taken_over()
                 made.close(None)
+                if is_late:
+                    raise TakenOver from error
                 raise
             with watch.phase("clean"):
                 made.close(lambda: self.environment.adding(target))

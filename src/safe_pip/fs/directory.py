@@ -154,11 +154,18 @@ def refresh(path: str, fd: int | None = None) -> None:
     What stat(2) says of a name there may be seconds old. A listing through a new descriptor asks the server.
     """
     with contextlib.suppress(OSError):
-        again = os.open(path if fd is None else ".", os.O_RDONLY, dir_fd=fd)
-        try:
-            os.listdir(again)
-        finally:
-            os.close(again)
+        fresh_names(path, fd)
+
+
+def fresh_names(path: str, fd: int | None = None) -> list[str]:
+    """What is in a directory, which `fd` may have open, listed through a new descriptor; raises `OSError`."""
+    if sys.platform == "win32":
+        return os.listdir(path)
+    again = os.open(path if fd is None else ".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
+    try:
+        return os.listdir(again)
+    finally:
+        os.close(again)
 
 
 if sys.platform == "win32":

@@ -16,11 +16,12 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 
 from safe_pip import fs
-from safe_pip.errors import CommitFailed, State, UnusableEnvironment
-from safe_pip.journal import finish, parts
+from safe_pip.errors import CommitFailed, State, TakenOver, UnusableEnvironment
+from safe_pip.fs.directory import fresh_names
+from safe_pip.journal import finish, parts, takeover
 from safe_pip.journal.directories import OpenDirectories, Refused
 from safe_pip.journal.undo import undo
-from safe_pip.locking.state_directory import COMMITTED, JOURNAL
+from safe_pip.locking.state_directory import COMMITTED, JOURNAL, OWNER_FILE, REVOKED, UNDOING
 from safe_pip.merge.plan import Journal, Kind, Link, Listed, Operation, Plan, Seen
 from safe_pip.merge.tree import hides
 
@@ -79,10 +80,13 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
             fs.move_fresh(*directories.private(parts.JOURNAL).to(directories.state(published)))
             if durable:
                 fs.sync(directories.state("").parent)
+        except FileNotFoundError as error:
+            raise TakenOver from error
         except OSError as error:
-            raise _failed(error, State.UNCHANGED) from error
-        done = 0
+            raise takeover.lost(error, journal.home) or _failed(error, State.UNCHANGED) from error
+        done, is_decided = 0, True
         try:
+            _look_again(directories)
             check()
             for operation in journal.operations:
                 done += 1
@@ -90,12 +94,14 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
                     _do(directories, operation)
             if durable:
                 directories.sync()
+            is_decided = False
             fs.move_fresh(*directories.state(published).to(directories.state(f"{journal.identifier}{COMMITTED}")))
         except BaseException as error:
-            _undo(directories, done, durable=durable)
-            if isinstance(error, OSError):
-                raise _translated(error, journal, done - 1) from error
-            raise
+            if not _is_committed(directories, error, is_decided=is_decided):
+                _undo(directories, done, durable=durable)
+                if isinstance(error, OSError):
+                    raise _translated(error, journal, done - 1) from error
+                raise
         # It is committed. What fails from here on is tried again when the stage is closed, or by a sweep.
         try:
             if durable:
@@ -117,13 +123,44 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
         return False
 
 
+def _look_again(directories: OpenDirectories) -> None:
+    """Raise `TakenOver` if another process has taken the private directory away before the journal was published."""
+    state, identifier = directories.state("").parent, directories.journal.identifier
+    names = fresh_names(state.path, state.fd)
+    if not {identifier, f"{identifier}{OWNER_FILE}"} <= {*names} or f"{identifier}{REVOKED}" in names:
+        raise TakenOver
+
+
+def _is_committed(directories: OpenDirectories, error: BaseException, *, is_decided: bool) -> bool:
+    """Rename the journal to undo what was done; True if it was committed, whatever the filesystem said.
+
+    Raises `TakenOver` if another process has it, or will have it. `is_decided`: it was not renamed to `committed` yet.
+    """
+    identifier = directories.journal.identifier
+    try:
+        takeover.claim(directories.state("").parent, identifier)
+    except OSError as failed:
+        with suppress(UnusableEnvironment):  # by the path: what was open may be so no more
+            names = fs.names(os.path.dirname(directories.journal.parts[0]))
+            if f"{identifier}{COMMITTED}" in names:
+                return True
+            if f"{identifier}{JOURNAL}" not in names:
+                raise TakenOver from error
+            is_decided = True
+        lost = takeover.lost(failed, directories.journal.home) if is_decided else None
+        raise lost or _failed(failed, State.UNFINISHED) from error
+    return False
+
+
 def _opened(journal: Journal) -> OpenDirectories:
     try:
         return OpenDirectories(journal)
     except Refused:
+        if not os.path.lexists(journal.parts[0]) and os.path.lexists(journal.home):
+            raise TakenOver from None
         raise Rejected from None
     except OSError as error:
-        raise _failed(error, State.UNCHANGED) from error
+        raise takeover.lost(error, journal.home) or _failed(error, State.UNCHANGED) from error
 
 
 def _validate(journal: Journal, plan: Plan) -> None:
@@ -181,6 +218,10 @@ def _do(directories: OpenDirectories, operation: Operation) -> None:
     if kind is Kind.MODE:
         assert operation.new is not None
         fs.set_mode(live.parent, live.name, stat.S_IMODE(operation.new.mode))
+        # Nothing that is private is in its way: after a takeover it would succeed.
+        if operation.old is not None and takeover.is_taken_over(directories):
+            fs.set_mode(live.parent, live.name, stat.S_IMODE(operation.old.mode))
+            raise TakenOver
         return
     staged, trash = directories.staged(operation), directories.trash(operation)
     if kind is Kind.FILE:
@@ -200,13 +241,16 @@ def _undo(directories: OpenDirectories, done: int, *, durable: bool) -> None:
             undo(directories, operation)
         if durable:
             directories.sync()
-        state = directories.state(directories.journal.identifier + JOURNAL)
-        fs.remove(state.parent, state.name)
+        state = directories.state("").parent
+        parts.end(state, directories.journal.identifier, UNDOING)
     except OSError as error:
-        raise _failed(error, State.UNFINISHED) from error
+        if takeover.is_taken_over(directories):
+            raise TakenOver from error
+        lost = takeover.lost(error, directories.journal.home)
+        raise lost or _failed(error, State.UNFINISHED) from error
     with suppress(OSError):  # undoing it once more does no harm
         if durable:
-            fs.sync(state.parent)
+            fs.sync(state)
 
 
 def _translated(error: OSError, journal: Journal, at: int) -> Exception:
@@ -214,7 +258,9 @@ def _translated(error: OSError, journal: Journal, at: int) -> Exception:
     is_directory = any(seen is not None and stat.S_ISDIR(seen.mode) for seen in (operation.old, operation.new))
     if error.errno == errno.EXDEV and is_directory and operation.old is not None:
         return Rejected(_unmoved(journal, operation.part))
-    return Rejected() if error.errno in _CHANGED else _failed(error, State.RESTORED)
+    # A disk that fails is told as it is: what was done has been undone.
+    lost = takeover.lost(error, journal.home) if error.errno != errno.EIO else None
+    return lost or (Rejected() if error.errno in _CHANGED else _failed(error, State.RESTORED))
 
 
 def _unmoved(journal: Journal, part: int) -> frozenset[str]:

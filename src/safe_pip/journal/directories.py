@@ -29,6 +29,8 @@ if sys.platform != "win32":
 
 STAGE = "stage"
 TRASH = "trash"
+ASIDE = "undo-"
+"""The beginning of the name of a directory, in a part, into which a takeover moves what lies in stage and trash."""
 # Open at once, besides roots and parts; a process may have 1,024 descriptors, often 256 on macOS. If only _SPARE are
 # left, the last _LEAST that were asked for stay open: those of one operation, which opens at most as many more.
 _MOST = 64
@@ -148,9 +150,12 @@ class OpenDirectories(contextlib.ExitStack):
         self.journal = journal
         self.writer = writer
         self.marker = codec.marker(journal.identifier)
+        self._numbers: dict[tuple[int, str], int] = {}
         self._open: OrderedDict[tuple[str, str], Directory] = OrderedDict()
         self._known: dict[str, tuple[int, int]] = {}
         """Which directory each root and part is, and what is in the parts."""
+        self._asides: dict[str, list[str]] = {}
+        """The directories of takeovers, by part, the newest one first."""
         # A directory with nothing but a manifest may be gone, with its filesystem.
         needed = [each for each in journal.operations if journal.path(each) not in journal.directories]
         roots, parts = {each.root for each in needed}, {0, *(each.part for each in needed)}
@@ -188,11 +193,42 @@ class OpenDirectories(contextlib.ExitStack):
 
     def staged(self, operation: Operation) -> Location:
         """S, its place in the stage."""
-        return self._location(f"{self.journal.parts[operation.part]}/{STAGE}", operation.staged)
+        part = self.journal.parts[operation.part]
+        return self._found(part, f"s{self._number(operation)}", self._location(f"{part}/{STAGE}", operation.staged))
 
     def trash(self, operation: Operation) -> Location:
         """T, its place in the trash."""
-        return self._location(f"{self.journal.parts[operation.part]}/{TRASH}", operation.trash)
+        part = self.journal.parts[operation.part]
+        return self._found(part, f"t{operation.trash}", self._location(f"{part}/{TRASH}", operation.trash))
+
+    def asides(self, part: str) -> tuple[str, ...]:
+        """The names in a part of the directories of takeovers."""
+        return tuple(self._asides.get(part, ()))
+
+    def use_aside(self, part: str, name: str, older: Iterable[str] = ()) -> None:
+        """From now on what lay in stage and trash of a part is in this directory, `name` in the part, or on its way."""
+        self._asides[part] = [name, *older]
+        self._kept(f"{part}/{name}", "", lambda: Location(self.base(part), name).parent.child(name))
+
+    def forget(self, path: str) -> None:
+        """Close what is open of a directory that is gone: a network filesystem answers nothing about it."""
+        for key in [key for key in self._open if key[0] == path]:
+            self._open.pop(key).close()
+        self._known.pop(path, None)
+
+    def _found(self, part: str, name: str, before: Location) -> Location:
+        """Where a takeover, if there was one, has put it."""
+        asides = [Location(self.base(f"{part}/{each}"), name) for each in self._asides.get(part, ())]
+        if not asides or not name[1:]:
+            return before
+        return next((each for each in (*asides, before) if each.status() is not None), asides[0])
+
+    def _number(self, operation: Operation) -> str:
+        if not self._asides or not operation.staged:
+            return ""
+        if not self._numbers:
+            self._numbers = {(each.part, each.staged): number for number, each in enumerate(self.journal.operations)}
+        return str(self._numbers[operation.part, operation.staged])
 
     def is_marked(self, location: Location) -> bool:
         """Whether there is a directory with the transaction's marker in it."""
@@ -203,6 +239,8 @@ class OpenDirectories(contextlib.ExitStack):
     def sync(self) -> None:
         """Have the disk hold what was done, or undone."""
         synced: set[str] = set()
+        for part in self._asides:
+            fs.sync(Location(self.base(part), part).parent)
         for operation in self.journal.operations:
             with contextlib.suppress(NotADirectoryError):  # nothing was changed where another program replaced it
                 live = self.live(operation)
@@ -239,6 +277,15 @@ class OpenDirectories(contextlib.ExitStack):
             for name in inside:
                 with contextlib.suppress(FileNotFoundError):
                     self._kept(f"{path}/{name}", "", functools.partial(private.child, name))
+            if self.writer is not None:
+                names = (name for name in private.names() if name.startswith(ASIDE) and name[len(ASIDE) :].isdecimal())
+                self._asides[path] = sorted(names, key=lambda name: -int(name.removeprefix(ASIDE)))
+                for name in self._asides[path]:
+                    self._kept(f"{path}/{name}", "", functools.partial(private.child, name))
+                if self._asides[path]:
+                    all_of_it = {state_path, path}
+                else:
+                    del self._asides[path]
         if is_needed and not all_of_it <= self._known.keys():
             raise Refused(f"`{path}` is not as it was left")
 

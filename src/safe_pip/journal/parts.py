@@ -8,17 +8,18 @@ the journal. Both are noted in the owner file before they are made.
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from safe_pip import fs
 from safe_pip.errors import UnusableEnvironment
-from safe_pip.fs import Directory, attributes
+from safe_pip.fs import Directory, attributes, proc
+from safe_pip.fs.directory import fresh_names
 from safe_pip.journal.directories import STAGE, TRASH, Refused, Writer, open_state, reach
 from safe_pip.journal.owner import Owner, OwnerNote, give_access, read
 from safe_pip.locking import state_directory
-from safe_pip.locking.state_directory import COMMITTED, MARK, OWNER_FILE
+from safe_pip.locking.state_directory import COMMITTED, ENDED, JOURNALS, MARK, OWNER_FILE, REVOKED
 
 JOURNAL = "journal"
 """The journal in the first part, before it is published."""
@@ -142,11 +143,24 @@ def delete(home: str, identifier: str, note: OwnerNote, known_as: str = "") -> N
             _delete_mark(mark, f"{identifier}{MARK}", known_as or home)
     with noted(), open_state(home) as state:
         fs.remove_below(state, identifier)
+        fs.remove_below(state, identifier + REVOKED)
         if not errors:
-            fs.remove(state, identifier + COMMITTED)
+            end(state, identifier, COMMITTED)
             fs.remove(state, identifier + OWNER_FILE)
     if errors:
         raise errors[0]
+
+
+def end(state: Directory, identifier: str, suffix: str) -> None:
+    """Let a journal, or a mark, go. In a tree that several hosts may read it leaves a name in place of those before."""
+    if not proc.is_shared_device(state.identity[0], state.path) or not state.exists(state_directory.COMMIT):
+        fs.remove(state, f"{identifier}{suffix}")
+        return
+    older = [name for name in fresh_names(state.path, state.fd) if name.endswith(ENDED)]
+    with suppress(FileNotFoundError):
+        fs.move_over(state, f"{identifier}{suffix}", state, f"{identifier}{ENDED}")
+        for name in older:
+            fs.remove(state, name)
 
 
 class Dead(NamedTuple):
@@ -175,9 +189,68 @@ class Dead(NamedTuple):
             elif self.note is None or os.path.lexists(path):
                 return
             # Looked for now: until its owner file was locked here, its process may have been at work.
-            journals = {path.with_suffix(suffix).name for suffix in (state_directory.JOURNAL, COMMITTED)}
+            if self.note is None and owner is not None:
+                with open_state(self.home) as state:
+                    _revoke(state, self.identifier, makes=True)
+            journals = {f"{self.identifier}{suffix}" for suffix in (*JOURNALS, COMMITTED)}
             if self.note is not None or journals.isdisjoint(fs.names(path.parent)):
                 delete(self.home, self.identifier, self.note or read(path), self.known_as)
+
+
+def revoke(directory: str, name: str) -> bool:
+    """Keep the process of an owner file or a mark, unless the owner file is locked, from publishing a journal.
+
+    True if it has published one: then it is to be undone. What this user may not change stays as it is.
+    """
+    identifier, suffix = os.path.splitext(name)
+    home: str | None = directory
+    with suppress(OSError, Refused):
+        if suffix == MARK:
+            with open_state(directory) as state:
+                home = named_home(state, name)
+        owner = Owner.adopt(Path(home, state_directory.NAME, f"{identifier}{OWNER_FILE}")) if home else None
+        if owner is not None and home:
+            with closing(owner), open_state(home) as state:
+                return _revoke(state, identifier)
+    return False
+
+
+def _revoke(state: Directory, identifier: str, *, makes: bool = False) -> bool:
+    """Like `revoke`, with the owner file locked.
+
+    `makes`: before the owner file is deleted, a process that has no private directory yet has to be told as well.
+    """
+    journals = {f"{identifier}{suffix}" for suffix in JOURNALS}
+    names, revoked = fresh_names(state.path, state.fd), f"{identifier}{REVOKED}"
+    if not journals.isdisjoint(names):
+        return True
+    if f"{identifier}{COMMITTED}" in names:
+        return False
+    if revoked not in names:
+        if identifier in names:
+            fs.move(state, identifier, state, revoked)
+        elif makes:
+            fs.make_directory(state, revoked, 0o700)
+        else:
+            return False
+    # Both are there if the process made its own one later than that.
+    for each in {revoked, identifier} & {*names, revoked}:
+        with suppress(FileNotFoundError), state.child(each) as private:
+            fs.remove(private, JOURNAL)
+    if journals.isdisjoint(fresh_names(state.path, state.fd)):
+        return False
+    put_back(state, identifier)
+    return True
+
+
+def put_back(state: Directory, identifier: str) -> None:
+    """Give a private directory its name again, of which a journal was published after all."""
+    try:
+        fs.move(state, f"{identifier}{REVOKED}", state, identifier)
+    except FileNotFoundError:
+        return
+    except FileExistsError:
+        fs.remove_directory(state, f"{identifier}{REVOKED}")
 
 
 def delete_private(state: Directory, name: str) -> None:
@@ -254,7 +327,7 @@ def _delete_mark(state_path: str, name: str, home: str) -> None:
         with suppress(OSError):
             is_ours = state.stat(name).st_size <= len(content) and content.startswith(state.read(name))
         if is_ours:
-            fs.remove(state, name)
+            end(state, name.removesuffix(MARK), MARK)
     _delete_state(directory)
 
 

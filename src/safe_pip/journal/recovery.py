@@ -17,14 +17,15 @@ from safe_pip import fs
 from safe_pip.errors import RecoveryNeeded, State, UnusableEnvironment
 from safe_pip.fs import Directory, proc
 from safe_pip.fs.proc import user
-from safe_pip.journal import codec, parts
+from safe_pip.journal import codec, parts, takeover
 from safe_pip.journal import finish as finishing
 from safe_pip.journal.directories import STAGE, TRASH, OpenDirectories, Refused, Writer, open_state, reach, user_name
 from safe_pip.journal.owner import OwnerNote
 from safe_pip.journal.parts import Dead
+from safe_pip.journal.takeover import Superseded
 from safe_pip.journal.undo import Action, Step, decide, observe, perform
 from safe_pip.locking import state_directory
-from safe_pip.locking.state_directory import COMMITTED, JOURNAL, MARK, OWNER_FILE
+from safe_pip.locking.state_directory import COMMITTED, JOURNAL, JOURNALS, MARK, OWNER_FILE, REVOKED, UNDOING
 from safe_pip.merge.plan import Journal
 
 _MOST_NAMED = 3
@@ -74,7 +75,7 @@ def find(directory: Path) -> tuple[Unfinished, ...]:
         with open_state(real) as state:
             for name in sorted(state.names()):
                 stem, dot, suffix = name.rpartition(".")
-                if dot + suffix == JOURNAL:
+                if dot + suffix in JOURNALS:
                     found.append(Unfinished(Path(real), stem, name))
                 elif dot + suffix == MARK and codec.is_identifier(stem):
                     found += _marked(real, stem, parts.named_home(state, name))
@@ -98,6 +99,8 @@ def _marked(directory: str, identifier: str, home: str | None) -> Iterator[Unfin
     unfinished = Unfinished(Path(home), identifier, f"{identifier}{JOURNAL}")
     try:
         with open_state(home) as state:
+            if state.exists(f"{identifier}{UNDOING}"):
+                unfinished = unfinished._replace(name=f"{identifier}{UNDOING}")
             journal = _load(state, unfinished)[1]
     except (OSError, Refused):
         return  # there is none, or its home is closed to this user
@@ -133,7 +136,7 @@ def _read(unfinished: Unfinished) -> Iterator[_Journal]:
             raise refused(
                 unfinished, (f"it was written by `{name}`, a user that may not change `{journal.home}`",), hint
             )
-        if unfinished.name.endswith(JOURNAL) and not state.exists(f"{unfinished.identifier}{OWNER_FILE}"):
+        if unfinished.name.endswith(JOURNALS) and not state.exists(f"{unfinished.identifier}{OWNER_FILE}"):
             state.stat(unfinished.name)
             raise refused(unfinished, ("its owner file is gone",))
         yield _Journal(state, journal, writer, known_as)
@@ -211,16 +214,30 @@ def roll_back(
     before the journal is removed. What is returned is to be deleted once the locks are let go. Raises `RecoveryNeeded`,
     with nothing changed unless the disk failed, and `FileNotFoundError` if another process was faster.
     """
+    with contextlib.suppress(OSError, Refused), open_state(str(unfinished.home)) as state:
+        if state.exists(f"{unfinished.identifier}{REVOKED}"):
+            parts.put_back(state, unfinished.identifier)
     with _opened(unfinished) as (found, directories):
         steps = _checked_steps(found, directories, keep)
+        name = f"{unfinished.identifier}{UNDOING}"
+        if unfinished.name != name:
+            try:
+                takeover.claim(found.state, unfinished.identifier)
+            except FileNotFoundError as error:
+                raise Superseded from error
+        with _superseded(directories):
+            takeover.take_away(directories)
+            # Until now its process may have gone on.
+            steps = _checked_steps(found, directories, keep)
         # Its command promised that it survives a loss of power, whole or not at all.
         durable = proc.is_shared(str(unfinished.home)) or directories.private(parts.DURABLE).status() is not None
-        left = perform(directories, steps)
-        if durable:
-            directories.sync()
+        with _superseded(directories):
+            left = perform(directories, steps)
+            if durable:
+                directories.sync()
         if left:
             aside(directories, left)
-        fs.remove(found.state, unfinished.name)
+        parts.end(found.state, unfinished.identifier, UNDOING)
         if durable:
             fs.sync(found.state)
         if left:
@@ -330,11 +347,24 @@ def _may_change(directory: Directory) -> bool:
 
 
 @contextlib.contextmanager
+def _superseded(directories: OpenDirectories) -> Iterator[None]:
+    """Raise `Superseded` for what goes wrong because another process has taken the transaction over from this one."""
+    try:
+        yield
+    except (OSError, Refused) as error:
+        if takeover.is_taken_over(directories):
+            raise Superseded from error
+        raise
+
+
+@contextlib.contextmanager
 def _explained(unfinished: Unfinished, writer: Writer) -> Iterator[None]:
     try:
         yield
     except Refused as error:
         raise refused(unfinished, error.reasons) from error
+    except Superseded as error:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(unfinished.path)) from error
     except FileNotFoundError as error:
         raise refused(unfinished, (f"`{error.filename}` is gone",)) from error
     except OSError as error:

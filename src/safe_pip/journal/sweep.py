@@ -22,7 +22,7 @@ from safe_pip.journal.owner import Owner
 from safe_pip.journal.parts import HOME_NOTE, Dead, named_home
 from safe_pip.journal.recovery import Unfinished
 from safe_pip.locking import flock, state_directory
-from safe_pip.locking.state_directory import COMMITTED, JOURNAL, LOCKS, MARK, OWNER_FILE, TURN
+from safe_pip.locking.state_directory import COMMITTED, ENDED, JOURNALS, LOCKS, MARK, OWNER_FILE, REVOKED, TURN
 
 # In seconds: what has no lock, though a process may be at work with it, is left alone for so long.
 _OLD = 3600.0
@@ -53,7 +53,8 @@ def find(tree: Path, own: str = "") -> Remains:
     """
     # Most of the time there is nothing, and one listing is all that happens under the lock, or just before.
     path = state_directory.path_of(tree)
-    stems = {name.partition(".")[0] for name in flock.listed.names.pop(path, None) or fs.readable_names(path)}
+    names = {*(flock.listed.names.pop(path, None) or fs.readable_names(path))}
+    stems = {name.partition(".")[0] for name in names if not name.endswith(ENDED)}
     if not any(map(is_identifier, stems - {own})):
         return Remains(str(tree))
     real = os.path.realpath(tree)
@@ -65,7 +66,7 @@ def find(tree: Path, own: str = "") -> Remains:
             stem, suffix = os.path.splitext(name)
             if suffix == TURN:
                 _remove_turn(state, name)
-            if not is_identifier(stem) or stem == own or f"{stem}{JOURNAL}" in names:
+            if not is_identifier(stem) or stem == own or not names.isdisjoint(stem + each for each in JOURNALS):
                 continue
             with suppress(OSError, SafePipError):
                 if suffix == COMMITTED:
@@ -77,8 +78,8 @@ def find(tree: Path, own: str = "") -> Remains:
                     continue
                 elif suffix == OWNER_FILE and is_accepted(state.stat(name), os.stat(real)):
                     dead.append(Dead(real, stem))
-                elif not suffix and f"{stem}{OWNER_FILE}" not in names:
-                    orphans += [name] if _is_orphan(state, name) else []
+                elif suffix in ("", REVOKED) and f"{stem}{OWNER_FILE}" not in names:
+                    orphans += [name] if _is_orphan(state, name, stem) else []
     return Remains(real, tuple(dead), tuple(orphans))
 
 
@@ -97,10 +98,10 @@ def _remove_turn(state: Directory, name: str) -> None:
             fs.remove(state, name)
 
 
-def _is_orphan(state: Directory, identifier: str) -> bool:
+def _is_orphan(state: Directory, name: str, identifier: str) -> bool:
     """Whether a private directory has no owner: not here, and not in the home of which it may be a part."""
-    with state.child(identifier) as private:
-        return _is_stale(named_home(private, HOME_NOTE), identifier, state.stat(identifier))
+    with state.child(name) as private:
+        return _is_stale(named_home(private, HOME_NOTE), identifier, state.stat(name))
 
 
 def _is_stale(home: str | None, identifier: str, found: os.stat_result) -> bool:
@@ -114,7 +115,7 @@ def _is_stale(home: str | None, identifier: str, found: os.stat_result) -> bool:
     if there is None:
         # It is not complete yet, or its environment was removed, or cannot be seen from here.
         return time.time() - found.st_mtime > _OLD
-    return {f"{identifier}{JOURNAL}", f"{identifier}{COMMITTED}"}.isdisjoint(there)
+    return {f"{identifier}{suffix}" for suffix in (*JOURNALS, COMMITTED)}.isdisjoint(there)
 
 
 def _delete_aside(tree: str) -> None:

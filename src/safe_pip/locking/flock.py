@@ -102,7 +102,8 @@ class Descriptor:
         fd, self.fd = self.fd, -1
         _descriptors.discard(self)
         if fd >= 0:
-            os.close(fd)
+            with contextlib.suppress(OSError):  # EBADFD: a file server that could not be reached; it is closed
+                os.close(fd)
         if self.beside is not None:
             self.beside.close()
 
@@ -169,6 +170,11 @@ listed = _Listed()
 def own_descriptors() -> set[int]:
     """The descriptors that this process opened to lock, without those that it inherited."""
     return {descriptor.fd for descriptor in _descriptors}
+
+
+def has_open(name: str) -> bool:
+    """Whether this process has opened a file of this name to lock it."""
+    return any(descriptor.path.name == name for descriptor in _descriptors)
 
 
 def _close_in_child() -> None:

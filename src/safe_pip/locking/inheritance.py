@@ -196,7 +196,7 @@ def noted(path: Path) -> Holder | None:
 def notes(state: Path, *, commits: bool = False) -> Iterator[Holder]:
     """The processes that left a note in a state directory; with `commits` those that carry out a change there."""
     if commits:
-        journals = (state / name for name in fs.readable_names(state) if name.endswith(state_directory.JOURNAL))
+        journals = (state / name for name in fs.readable_names(state) if name.endswith(state_directory.JOURNALS))
         locked = filter(flock.is_locked, (path.with_suffix(state_directory.OWNER_FILE) for path in journals))
     else:
         locked = filter(flock.is_locked, _shared_notes(state))

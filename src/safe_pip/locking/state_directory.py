@@ -33,7 +33,11 @@ TURN = ".making"  # how the file ends that the process locks which stages some w
 # What a transaction has here: the names begin with its identifier, and end with one of these.
 OWNER_FILE = ".owner"  # locked as long as the process of the transaction lives
 JOURNAL = ".journal"  # a change that is not committed
+UNDOING = ".undoing"  # the journal of a change that is undone
+JOURNALS = (JOURNAL, UNDOING)
 COMMITTED = ".committed"  # the journal from the commit point on, until nothing is left to do
+ENDED = ".ended"  # what the last journal leaves in a tree that several hosts may read: a reader sees that there was one
+REVOKED = ".revoked"  # the private directory of a change that has no journal, and may get none any more
 MARK = ".home"  # leads to the state directory with the journal of a change of this directory
 
 _ALWAYS = (COMMIT, COMMIT_GATE, ENVIRONMENT_GATE, KEEP, KEEP_GATE)
@@ -154,7 +158,7 @@ def _names(tree: Path) -> tuple[str, ...]:
 
 def has_journal(directory: Path) -> bool:
     """Whether `directory` has a state directory that holds the journal of a change or leads to one."""
-    return any(name.endswith((JOURNAL, MARK)) for name in names_on_grant(directory))
+    return are_journals(names_on_grant(directory))
 
 
 def names_on_grant(directory: Path) -> list[str]:
@@ -163,17 +167,34 @@ def names_on_grant(directory: Path) -> list[str]:
     return flock.listed.names.pop(path, None) or fs.names(path)
 
 
+def are_journals(names: Iterable[str]) -> bool:
+    """Whether one of the names in a state directory is that of a journal, or of a mark."""
+    return any(name.endswith((*JOURNALS, MARK)) for name in names)
+
+
+def is_of_another(name: str) -> bool:
+    """Whether a name in a state directory is an owner file, or a mark, of a transaction of another process."""
+    identifier, suffix = os.path.splitext(name)
+    return suffix in (OWNER_FILE, MARK) and not flock.has_open(f"{identifier}{OWNER_FILE}")
+
+
 def _but_notes(names: Iterable[str]) -> set[str]:
-    """All but the notes of shared holders, which under the exclusive lock are of dead processes, and turns.
+    """All but the notes of shared holders, which under the exclusive lock are of dead processes, turns, ended journals.
 
     A process that has a turn, or waits for one, has an owner file as well.
     """
-    return {name for name in names if not name.endswith((SHARED_NOTE, TURN))}
+    return {name for name in names if not name.endswith((SHARED_NOTE, TURN, ENDED))}
 
 
 def turn(tree: Path, key: str) -> Path:
     """Where the file is that the process locks which stages what has this key for `tree`, if there is one."""
     return path_of(tree) / f"{key}{TURN}"
+
+
+def changes(tree: Path) -> frozenset[str]:
+    """Of a tree that several hosts may use the last changes that were made, or undone, by their identifiers."""
+    names = fs.names(path_of(tree)) if is_shared(tree) else ()
+    return frozenset(os.path.splitext(name)[0] for name in names if name.endswith((COMMITTED, ENDED)))
 
 
 def make_turn(tree: Path, key: str) -> Path:

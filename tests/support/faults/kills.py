@@ -272,7 +272,7 @@ class Victim:
         return min((differences(known, tree) for known in self.trees.values()), key=len)
 
     def _has_journal(self) -> bool:
-        return any(self.state_directory.glob("*.journal"))
+        return any(each.suffix in (".journal", ".undoing") for each in self.state_directory.glob("*"))
 
     def _first_complaints(self, outcome: Outcome, status: int) -> Iterator[str]:
         if status == 0 and outcome.at_death != "new":

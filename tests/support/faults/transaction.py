@@ -81,12 +81,15 @@ class StagedTransaction:
     @property
     def unfinished(self) -> Unfinished:
         """Where the journal is."""
-        return Unfinished(self.home, self.identifier, f"{self.identifier}.journal")
+        name = f"{self.identifier}.undoing"
+        return Unfinished(
+            self.home, self.identifier, name if (self.state / name).exists() else f"{self.identifier}.journal"
+        )
 
     @property
     def committed(self) -> Unfinished:
         """Where it is from the commit point on."""
-        return self.unfinished._replace(name=f"{self.identifier}.committed")
+        return Unfinished(self.home, self.identifier, f"{self.identifier}.committed")
 
     @property
     def journal(self) -> Journal:

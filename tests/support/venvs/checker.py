@@ -24,7 +24,7 @@ from tests.support.venvs.template import Venv
 from tests.support.wheels.tiny import digest
 
 STATE_DIRECTORY = ".safe-pip"
-UNFINISHED = (".journal", ".committed")
+UNFINISHED = (".journal", ".undoing", ".committed")
 
 IMPORT_ALL = """\
 import importlib, json, sys

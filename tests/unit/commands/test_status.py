@@ -200,6 +200,7 @@ def plant(tree: Path, *suffixes: str, identifier: str = ID, pid: int = DEAD) -> 
         ((".owner", "/"), State.STAGING),
         (("/",), State.STAGING),
         ((".owner", "/", ".journal"), State.PREPARED),
+        ((".owner", "/", ".undoing"), State.PREPARED),
         ((".owner", "/", ".committed"), State.COMMITTED),
         ((".committed",), State.COMMITTED),
     ],
@@ -227,7 +228,10 @@ def plant_whole(tree: Path, suffix: str) -> None:
     plant(tree, ".owner")
 
 
-@pytest.mark.parametrize(("suffix", "next_"), [("", "delete"), (".journal", "roll back"), (".committed", "finish")])
+@pytest.mark.parametrize(
+    ("suffix", "next_"),
+    [("", "delete"), (".journal", "roll back"), (".undoing", "roll back"), (".committed", "finish")],
+)
 def test_a_whole_transaction_is_settled_by_the_next_command(
     tree: Path, suffix: str, next_: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -332,19 +332,19 @@ def test_nothing_is_deleted_if_it_cannot_be_told_whether_the_change_was_made(
     prefix: DirectPrefix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The journal may be in its place, and need what is staged."""
-    stat, is_broken = os.stat, False
+    listdir, is_broken = os.listdir, False
 
-    def failing(path: Any, *args: Any, **more: Any) -> os.stat_result:
-        if is_broken and str(path).endswith((".journal", ".committed")):
+    def failing(path: Any) -> list[str]:
+        if is_broken and str(path).endswith(".safe-pip"):
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
-        return stat(path, *args, **more)
+        return listdir(path)
 
     def carry_out(*args: object, **more: object) -> None:
         nonlocal is_broken
         is_broken = True
         raise CommitFailed("the disk fails", state=State.UNCHANGED)
 
-    monkeypatch.setattr(os, "stat", failing)
+    monkeypatch.setattr(os, "listdir", failing)
     monkeypatch.setattr(commit, "carry_out", carry_out)
     transaction = prefix.transaction()
     with pytest.raises(CommitFailed) as caught, transaction.staging(prefix.target) as change:

@@ -265,10 +265,13 @@ def test_what_was_to_be_durable_is_undone_on_the_disk_before_the_journal_goes(pl
     with disk.record() as changes:
         recovery.roll_back(transaction.unfinished).delete()
     operations = [(change.operation, change.path) for change in changes]
-    gone = operations.index(("remove", str(transaction.unfinished.path)))
+    gone = operations.index(("remove", str(transaction.state / f"{IDENTIFIER}.undoing")))
     synced = {path for operation, path in operations[:gone] if operation == "sync"}
     moved = {os.path.dirname(path) for change in changes[:gone] if change.operation != "sync" for path in change.paths}
-    assert synced >= moved
+    there = {
+        path for path in moved if os.path.relpath(path, transaction.private).split("/")[0] not in ("stage", "trash")
+    }
+    assert synced >= there - {str(transaction.state)}  # whose journal is undone under either name
     assert operations[gone + 1] == ("sync", str(transaction.state))
     assert not [operation for operation, _ in operations[gone:] if operation in ("move", "move_over", "exchange")]
 
@@ -668,8 +671,11 @@ def test_a_recovery_cleans_up_in_an_order_that_leaves_every_remainder_findable(p
     transaction.do()
     with disk.record() as changes:
         recovery.roll_back(transaction.unfinished).delete()
-    paths = [change.path for change in changes if change.operation.startswith("remove")]
-    assert paths[0] == str(transaction.unfinished.path)
+    emptied = tuple(f"{transaction.private}/{name}" for name in ("stage", "trash"))
+    removed = [change for change in changes if change.operation.startswith("remove")]
+    # Before anything is undone: its process, if it lives, has no directory any more to move something to.
+    paths = [each.path for each in removed if each.operation == "remove" or not each.path.startswith(emptied)]
+    assert paths[0] == str(transaction.state / f"{IDENTIFIER}.undoing")
     assert paths[-1] == str(transaction.state / f"{IDENTIFIER}.owner")
 
 

@@ -165,7 +165,7 @@ def test_only_lock_files_are_removed(tmp_path: Path) -> None:
     assert (tmp_path / ".safe-pip" / "commit").exists()
 
 
-@pytest.mark.parametrize("name", ["x.journal", "x.home"])
+@pytest.mark.parametrize("name", ["x.journal", "x.undoing", "x.home"])
 def test_a_journal_and_what_leads_to_one_are_found(tmp_path: Path, name: str) -> None:
     assert not state_directory.has_journal(tmp_path)
     state_directory.make(tmp_path)

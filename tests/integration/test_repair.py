@@ -290,7 +290,7 @@ def test_a_refused_transaction_is_put_aside_and_what_it_damaged_is_reinstalled(s
     report = repair(stocked)
     kept = path.with_name(f"kept-{ID}")
     assert f"put aside `{kept}`" in report["repaired"]
-    assert (kept / "trash" / "0").read_text() == "one"
+    assert (kept / "undo-1" / "t0").read_text() == "one"  # where the takeover has put what lay in the trash
     assert [(each["kind"], each["path"]) for each in report["notes"]] == [("put-aside", str(kept))]
     assert (stocked.site / "tool" / "data.txt").read_text() == "one"
     shutil.rmtree(kept)

@@ -65,8 +65,6 @@ class Outgoing:
             path = entry.path
             is_fixed |= not entry.is_whole or entry.entries is None or entry.inside != directory.inside
             is_cache = path.endswith("/__pycache__")
-            # Files of others are put back one by one, but with an empty directory it would be lost.
-            is_fixed |= not (entry.children or is_cache or all_going or entry is directory)
             for name, child in entry.children.items():
                 if child is not FILE and child.is_directory and not child.target:
                     waiting.append((child, f"{prefix}{name}/", all_going or self.is_whole(child.path)))

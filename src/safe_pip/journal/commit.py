@@ -97,7 +97,7 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
             is_decided = False
             fs.move_fresh(*directories.state(published).to(directories.state(f"{journal.identifier}{COMMITTED}")))
         except BaseException as error:
-            if not _is_committed(directories, error, is_decided=is_decided):
+            if _claim_to_undo(directories, error, is_decided=is_decided):
                 _undo(directories, done, durable=durable)
                 if isinstance(error, OSError):
                     raise _translated(error, journal, done - 1) from error
@@ -131,8 +131,8 @@ def _look_again(directories: OpenDirectories) -> None:
         raise TakenOver
 
 
-def _is_committed(directories: OpenDirectories, error: BaseException, *, is_decided: bool) -> bool:
-    """Rename the journal to undo what was done; True if it was committed, whatever the filesystem said.
+def _claim_to_undo(directories: OpenDirectories, error: BaseException, *, is_decided: bool) -> bool:
+    """Rename the journal, to undo what was done; False if it was committed, whatever the filesystem said.
 
     Raises `TakenOver` if another process has it, or will have it. `is_decided`: it was not renamed to `committed` yet.
     """
@@ -143,13 +143,13 @@ def _is_committed(directories: OpenDirectories, error: BaseException, *, is_deci
         with suppress(UnusableEnvironment):  # by the path: what was open may be so no more
             names = fs.names(os.path.dirname(directories.journal.parts[0]))
             if f"{identifier}{COMMITTED}" in names:
-                return True
+                return False
             if f"{identifier}{JOURNAL}" not in names:
                 raise TakenOver from error
             is_decided = True
         lost = takeover.lost(failed, directories.journal.home) if is_decided else None
         raise lost or _failed(failed, State.UNFINISHED) from error
-    return False
+    return True
 
 
 def _opened(journal: Journal) -> OpenDirectories:

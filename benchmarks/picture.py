@@ -13,6 +13,7 @@ import argparse
 import html
 import json
 import os
+import re
 import shutil
 import sys
 from collections import defaultdict
@@ -109,7 +110,7 @@ def draw(lanes: dict[str, list[Lane]]) -> str:
             def place(time: int, start: int = start) -> float:
                 return LEFT + (time - start) / 1e9 * scale
 
-            title = html.escape(f"{lane.name()}: {lane.ended()}")
+            title = html.escape(f"{re.sub(' --trace [^ ]+', '', lane.name())}: {lane.ended()}")
             shown.append(f"<g><title>{title}</title>")
             shown.append(bar("work" if lane.status == 0 else "bad", place(lane.begin), place(lane.last), y))
             spans = [(span.phase, span) for span in lane.spans if span.phase in ("wait", "hold")]

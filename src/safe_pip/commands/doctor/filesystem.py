@@ -272,7 +272,7 @@ def _verdict(pair: Pair, place: Directory) -> dict[str, Any]:
             remedies[names if check in (_renamed, _one_winner) else flock.remedy(Path(place.path))] = None
         pair.both(pair.release, pair.release)
         checks.append({"check": name, "passed": passed, "detail": detail})
-    found = {"passed": not remedies, "date": pair.both(time.time)[0], "hosts": [*pair.hosts], "checks": checks}
+    found = {"passed": not remedies, "date": pair.both(time.time)[0], "hosts": sorted(pair.hosts), "checks": checks}
     content = json.dumps(found := {**found, "remedies": [*remedies]}, indent=2).encode()
     pair.both(lambda: fs.replace_in(place, shared_files.VERDICT, content, mode=0o644))
     return found

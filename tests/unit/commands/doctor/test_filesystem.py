@@ -91,12 +91,12 @@ def start(name: str, place: Path, *faults: str) -> subprocess.Popen[str]:
 
 def probe(place: Path, *faults: str) -> list[tuple[int, str, str]]:
     """Status, output and errors of two hosts that probe `place`; the second one has the faults."""
-    first = start("node17", place, *({*faults} & {"short", "no verdict"}))
+    first = start("node18", place, *({*faults} & {"short", "no verdict"}))
     assert first.stderr is not None
     told = first.stderr.readline()
     assert told == "safe-pip: run the same command on another host within 60 s\n"
     done = []
-    for each in (start("node18", place, *faults), first):
+    for each in (start("node17", place, *faults), first):
         output, errors = each.communicate(timeout=60)
         done.append((each.returncode, output, errors))
     return done[::-1]
@@ -107,7 +107,7 @@ def probe(place: Path, *faults: str) -> list[tuple[int, str, str]]:
     [
         (["writable"], {}, []),
         (["local locks"], {LOCK: "both hosts had it", **dict.fromkeys((WAKES, KILLED), "other host out")}, [GENERIC]),
-        (["no locks"], dict.fromkeys((LOCK, WAKES, KILLED), "node18: .* cannot lock it"), [GENERIC]),
+        (["no locks"], dict.fromkeys((LOCK, WAKES, KILLED), "node17: .* cannot lock it"), [GENERIC]),
         (
             ["old names", "two winners"],
             {RENAMED: "sees old names", WINNER: "both hosts renamed the same file"},
@@ -210,14 +210,14 @@ def test_what_a_killed_probe_left_is_removed(shared: Path) -> None:
 def test_a_host_whose_other_one_dies_has_no_verdict(tmp_path: Path) -> None:
     (status, output, errors), (other, _, _) = probe(tmp_path, "dies", "short")
     assert (status, output, other) == (75, "", 9)
-    assert "`node18` answers no more: nothing is known about" in errors
+    assert "`node17` answers no more: nothing is known about" in errors
     assert os.listdir(tmp_path) == []
 
 
 def test_a_verdict_that_cannot_be_written_is_an_error_on_both_hosts(tmp_path: Path) -> None:
     done = probe(tmp_path, "no verdict")
     assert [each[:2] for each in done] == [(78, "")] * 2
-    assert all(re.search("cannot be probed: node17: .*No locks available", each[2]) for each in done)
+    assert all(re.search("cannot be probed: node18: .*No locks available", each[2]) for each in done)
     assert os.listdir(tmp_path) == []
 
 

@@ -104,6 +104,25 @@ def test_the_wheel_installs_one_command(wheel):
     assert content.decode().split() == ["[console_scripts]", "safe-pip", "=", "safe_pip.__main__:main"]
 
 
+@pytest.mark.parametrize("repository", [None, "example/example"])
+def test_a_release_names_the_repository_that_builds_it(tmp_path, monkeypatch, repository):
+    monkeypatch.setenv("GITHUB_SERVER_URL", "https://example.invalid")
+    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
+    if repository is not None:
+        monkeypatch.setenv("GITHUB_REPOSITORY", repository)
+    built = contents(build("wheel", PROJECT, tmp_path))
+    [content] = [content for name, content in built.items() if name.endswith(".dist-info/METADATA")]
+    urls = message_from_bytes(content).get_all("Project-URL") or []
+    url = "https://example.invalid/example/example"
+    below = {
+        "Source": "",
+        "Issues": "/issues",
+        "Documentation": "/tree/HEAD/docs",
+        "Changelog": "/blob/HEAD/CHANGELOG.md",
+    }
+    assert urls == ([] if repository is None else [f"{name}, {url}{path}" for name, path in below.items()])
+
+
 def test_the_sdist_builds_the_same_wheel(sdist, wheel, tmp_path):
     assert contents(build("wheel", sdist, tmp_path)) == wheel
 

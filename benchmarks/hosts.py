@@ -61,23 +61,34 @@ for line in sys.stdin:
         print(time.monotonic(), flush=True)
 """
 COMMIT = """
-import sys, time
+import os, sys, time
 from pathlib import Path
+from safe_pip.environment.environment import Target
 from safe_pip.locking.locker import Locker
-from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution
+from tests.support.venvs.direct_installs import DirectPrefix
 waits, take = [], Locker.take
 def timed(self, scope, **more):
     began = time.monotonic()
     take(self, scope, **more)
     waits.append(time.monotonic() - began)
 Locker.take = timed
-prefix, end, done = DirectPrefix(Path(sys.argv[1])), time.monotonic() + float(sys.argv[3]), 0
+prefix, done = DirectPrefix(Path(sys.argv[1])), 0
+prefix.site = prefix.root / "site-packages"
 print("ready", flush=True)
 sys.stdin.readline()
 end = time.monotonic() + float(sys.argv[3])
 while time.monotonic() < end:
-    name = f"p{sys.argv[2]}{done}"
-    prefix.change([SmallDistribution(name, "1", {f"site/{name}.py": "x"})])
+    name, transaction = f"p{sys.argv[2]}{done}", prefix.transaction()
+    with transaction.staging(Target((prefix.site,))) as change:
+        change.mirror(str(prefix.site))
+        staged = Path(change.staged(str(prefix.site)))
+        info = staged / f"{name}-1.dist-info"
+        info.mkdir()
+        (staged / f"{name}.py").write_text("x")
+        (info / "METADATA").write_text(f"Name: {name}\\n")
+        (info / "RECORD").write_text(f"{name}.py,,\\n{info.name}/METADATA,,\\n{info.name}/RECORD,,\\n")
+        change.add(name, str(info / "RECORD"))
+        transaction.commit(change, lambda now: ())
     done += 1
 print(done, max(waits), flush=True)
 """
@@ -132,6 +143,7 @@ def commits(hosts: Bed, seconds: int) -> list[Row]:
     rows = []
     for number in (2, 4, 8):
         code, root = [sys.executable, "-c", COMMIT], VOLUME / f"commits{number}"
+        hosts.run("a", "mkdir", "-p", *(root / each for each in ("site", "bin", "site-packages")))
         running = [hosts.start(host, *code, root, host, str(seconds)) for host in HOSTS[:number]]
         for each in running:
             line(each, "")

@@ -144,7 +144,7 @@ class Change:
         """
         with staging(str(self.stage.home)):  # the environment may be moved or removed meanwhile
             self.stage.reset()
-            self.stage.prune()
+            self.stage.prune(self._staged.values())
             allowed = tuple(os.path.join(root, "") for root in self._roots)
             going = {path for removal in self.removals.values() for path in removal.files if path.startswith(allowed)}
             kept = {*self._roots, *self._trees}
@@ -224,7 +224,7 @@ class Change:
         except (OSError, Refused, SafePipError) as error:
             why = error.message if isinstance(error, SafePipError) else str(error)
         finally:
-            self.stage.close(keeps=not is_done)
+            self.stage.close(keeps=not is_done, is_committed=bool(is_committed))
         if why:
             messages.say(
                 f"warning: the change was made, and the next one in `{self.stage.home}` has to finish it: {why}"

@@ -125,8 +125,8 @@ def resolved(paths: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(Path(os.path.realpath(path)) for path in paths))
 
 
-def look_for_journals(directories: Iterable[Path], *, revokes: bool = False) -> None:
-    """Raise `Interrupted` if a change was left unfinished: it is undone before anything is read or written.
+def look_for_journals(directories: Iterable[Path], *, revokes: bool = False) -> dict[Path, list[str]]:
+    """The names in the state directories; `Interrupted` if a change was left unfinished, to be undone before all else.
 
     With `revokes`, a change without a journal gets none any more if the lock on its owner file is free. Its process may
     live: a file server frees the locks of a host that it cannot reach.
@@ -143,6 +143,7 @@ def look_for_journals(directories: Iterable[Path], *, revokes: bool = False) -> 
 
         if found := tuple(directory for directory, name in others if parts.revoke(str(directory), name)):
             raise Interrupted(*found)
+    return names
 
 
 def _make_directory(path: Path) -> list[Path]:
@@ -178,6 +179,8 @@ class Reading(Step):
         self.unguarded: list[Path] = []
         """Trees that several hosts may use and that are locked for the processes of this one alone."""
         self.trees: list[Path] = []
+        self.names: dict[Path, list[str]] = {}
+        """What was in their state directories when they were looked at last."""
 
     def requests(self) -> Iterator[Request]:
         self.trees = self._find()
@@ -194,7 +197,7 @@ class Reading(Step):
                     yield order.environment_lock(tree, exclusive=False)._replace(gate=None)
 
     def on_grant(self) -> None:
-        look_for_journals(self.trees)
+        self.names = look_for_journals(self.trees)
 
     def is_current(self) -> bool:
         return not any(map(state_directory.has_locks, self._without))
@@ -207,7 +210,7 @@ def _seen(step: Reading) -> object:
     """
     if step.unguarded:
         return seen(map(str, step.trees))
-    return [state_directory.changes(tree) for tree in step.trees]
+    return {tree: state_directory.changes(tree, step.names.get(tree, ())) for tree in step.trees}
 
 
 class SharedUse(Reading):
@@ -527,13 +530,12 @@ class Environment:
                 value = take()
                 if self._has_all:
                     return value
-                if before != _seen(step):
-                    changes += bool(step.unguarded)  # nothing keeps other processes from changing it again and again
-                    continue
                 # Without a commit lock, a change may have begun meanwhile. It is dealt with when this starts over.
                 with suppress(Interrupted):
-                    look_for_journals(step.trees)
-                    if step.is_current() and scope.is_inheritance_alive():
+                    step.names = look_for_journals(step.trees)
+                    is_same = before == _seen(step)
+                    changes += bool(step.unguarded) and not is_same  # others may change it again and again
+                    if is_same and step.is_current() and scope.is_inheritance_alive():
                         return value
         raise StalePlan((), "what is installed changed whenever this command read it")
 

@@ -1,7 +1,7 @@
 """The private tree in which a change is made before any of it is put into place. No lock is held meanwhile.
 
 What is to be at `/v/lib/x` lies at `<root>/v/lib/x`. On each filesystem that the change touches it has a part, with
-`stage/` for what comes and `trash/` for what goes. After a crash, a sweep finds the unlocked owner file.
+`stage/` for what comes and, if something goes, `trash/` for that. After a crash, a sweep finds the unlocked owner file.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, MutableMapping
 from contextlib import ExitStack, closing, contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 
 from safe_pip import fs
@@ -53,6 +54,7 @@ class Stage:
         self._exchanging: list[bool] = []
         self._extra: list[str] = []  # what `link` and `add_markers` have put into the stage
         self._spares: list[tuple[str, str]] = []
+        self._trashing: set[int] = set()  # the parts that have a trash
         self._has_journal = False
         self._emptied: set[str] = set()  # the directories that the operations move something out of
         with staging(str(self.home)):
@@ -136,10 +138,13 @@ class Stage:
                 for path in sorted(emptied, key=len, reverse=True):
                     _prune(root, path, self._mirrored)
 
-    def prune(self) -> None:
-        """Take directories out of the stage that nothing was staged in: they would go in with what lies beside them."""
+    def prune(self, staged: Iterable[str]) -> None:
+        """Take directories out of the stage that nothing was staged in: they would go in with what lies beside them.
+
+        `staged` are paths in the stage at which there is something: what they lie in is not looked at.
+        """
         with staging(self.root):
-            kept: set[str] = set()
+            kept = {above for path in staged for above in ancestors(path.removeprefix(self.root))}
             for path in sorted(self._mirrored, key=len, reverse=True):
                 last = _prune(self.root, path, kept)
                 kept.update((last, *ancestors(last)))
@@ -229,11 +234,15 @@ class Stage:
         `roots` are those of the plan: where a group shares them all, it may undo the plan.
         """
         inside: defaultdict[str, list[Operation]] = defaultdict(list)
+        operations = tuple(operations)
         for each in filter(lambda operation: operation.staged, operations):
             inside[os.path.dirname(os.path.join(self.roots[each.part], each.staged))].append(each)
         with staging(self.parts[0]):
             with ExitStack() as stack:
                 opened = {root: stack.enter_context(self._private(part)) for part, root in enumerate(self.roots)}
+                for part in {each.part for each in operations if each.trash} - self._trashing:
+                    parts.make_private(opened[self.roots[part]], TRASH)
+                    self._trashing.add(part)
                 parts.share(opened, str(self.home), roots, inside)
             stages = tuple(f"{part}/{STAGE}" for part in self.parts)
             levels = (each for path in inside for each in (path, *ancestors(path)) if each.startswith(stages))
@@ -283,7 +292,8 @@ class Stage:
                     fs.write_new(private, parts.DURABLE, b"")
             for path in self._extra:
                 with _parent_of(path) as (directory, name):
-                    fs.sync(directory, name)
+                    if name != marker(self.identifier):  # it is empty: its directory is synced
+                        fs.sync(directory, name)
             for root, entry in zip(self.roots, staged, strict=True):
                 with Directory.open(root) as opened:
                     _sync_found(opened, entry)
@@ -296,10 +306,11 @@ class Stage:
             return self.identifier not in names and os.path.lexists(self.home)
         return False
 
-    def close(self, *, keeps: bool = False) -> None:
+    def close(self, *, keeps: bool = False, is_committed: bool = False) -> None:
         """Delete all that is private, unless a journal needs it, or the stage `keeps` it for the next sweep.
 
-        What cannot be deleted is left to that too. Never raises. In a forked child it does nothing.
+        With `is_committed` no journal is there. What cannot be deleted is left to that too. Never raises. In a forked
+        child it does nothing.
         """
         if not self._owner.is_ours:
             return
@@ -307,11 +318,11 @@ class Stage:
             anchor.close()
         with closing(self._owner), suppress(OSError, Refused, UnusableEnvironment):
             journals = {f"{self.identifier}{suffix}" for suffix in state_directory.JOURNALS}
-            if not keeps and journals.isdisjoint(fs.names(self._owner.path.parent)):
+            if not keeps and (is_committed or journals.isdisjoint(fs.names(self._owner.path.parent))):
                 if len(self.parts) == 1:
                     # After a commit they are empty. To list each of them takes calls to a file server.
-                    made = (self.parts[0], *sorted(self._emptied), os.path.join(self.parts[0], TRASH))
-                    fs.remove_empty_directories([*map(Path, made)])
+                    trash = [f"{self.parts[0]}/{TRASH}" for _ in self._trashing]
+                    fs.remove_empty_directories([*map(Path, (self.parts[0], *sorted(self._emptied), *trash))])
                 parts.delete(str(self.home), self.identifier, self._owner.note)
 
     def _located(self, path: str) -> tuple[int, str]:
@@ -372,22 +383,17 @@ def _mirror(root: str, live: str, made: str = "/", *, is_moved: bool = False) ->
     What exists in the target gives group, set-group-ID bit and default access list to its mirror, which only this user
     can read unless it may be moved to the target; what does not is made as any directory is.
     """
-    here, path = Directory.open(root + made), made
-    for name in filter(None, live.removeprefix(made).split("/")):
-        with here:
-            path = os.path.join(path, name)
-            is_there = fs.is_directory(path)
-            with suppress(FileExistsError):
-                fs.make_directory(here, name, 0o700 if is_there else 0o777)
-                try:
-                    if is_there:
-                        mode = 0o700 | (stat.S_IMODE(os.stat(path).st_mode) & 0o777 if is_moved else 0)
-                        attributes.pass_on(path, here, name, mode)
-                except FileNotFoundError:  # gone meanwhile: made as if it had never been there
-                    fs.remove_directory(here, name)
-                    fs.make_directory(here, name)
-            here = here.child(name)
-    here.close()
+    for path in reversed([*takewhile(made.__ne__, (live, *ancestors(live)))]):
+        is_there = fs.is_directory(path)
+        with suppress(FileExistsError), _parent_of(root + path) as (here, name):
+            fs.make_directory(here, name, 0o700 if is_there else 0o777)
+            try:
+                if is_there:
+                    mode = 0o700 | (stat.S_IMODE(os.stat(path).st_mode) & 0o777 if is_moved else 0)
+                    attributes.pass_on(path, here, name, mode)
+            except FileNotFoundError:  # gone meanwhile: made as if it had never been there
+                fs.remove_directory(here, name)
+                fs.make_directory(here, name)
 
 
 def _sync_found(directory: Directory, entry: Entry) -> None:

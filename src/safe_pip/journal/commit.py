@@ -14,6 +14,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from safe_pip import fs
 from safe_pip.errors import CommitFailed, State, TakenOver, UnusableEnvironment
@@ -21,6 +22,7 @@ from safe_pip.fs.directory import fresh_names
 from safe_pip.journal import finish, parts, takeover
 from safe_pip.journal.directories import OpenDirectories, Refused
 from safe_pip.journal.undo import undo
+from safe_pip.locking import flock
 from safe_pip.locking.state_directory import COMMITTED, JOURNAL, OWNER_FILE, REVOKED, UNDOING
 from safe_pip.merge.plan import Journal, Kind, Link, Listed, Operation, Plan, Seen
 from safe_pip.merge.tree import hides
@@ -86,8 +88,8 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
             raise takeover.lost(error, journal.home) or _failed(error, State.UNCHANGED) from error
         done, is_decided = 0, True
         try:
-            _look_again(directories)
             check()
+            _look_again(directories)
             for operation in journal.operations:
                 done += 1
                 if not operation.kind.is_late:
@@ -126,7 +128,7 @@ def carry_out(journal: Journal, plan: Plan, *, durable: bool, check: Callable[[]
 def _look_again(directories: OpenDirectories) -> None:
     """Raise `TakenOver` if another process has taken the private directory away before the journal was published."""
     state, identifier = directories.state("").parent, directories.journal.identifier
-    names = fresh_names(state.path, state.fd)
+    names = flock.listed.names.get(Path(state.path)) or fresh_names(state.path, state.fd)  # `check` may have listed it
     if not {identifier, f"{identifier}{OWNER_FILE}"} <= {*names} or f"{identifier}{REVOKED}" in names:
         raise TakenOver
 

@@ -261,7 +261,8 @@ class OpenDirectories(contextlib.ExitStack):
         state_path = os.path.dirname(path)
         above = os.path.dirname(state_path)
         checked = self.writer is not None
-        is_trashed = checked or any(each.trash for each in self.journal.operations)
+        number = self.journal.parts.index(path)
+        is_trashed = any(each.trash and each.part == number for each in self.journal.operations)
         inside = (STAGE, TRASH) if is_trashed else (STAGE,)
         all_of_it = {state_path, path, *(f"{path}/{name}" for name in inside)}
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -274,7 +275,7 @@ class OpenDirectories(contextlib.ExitStack):
             private = self._kept(path, "", lambda: state.child(self.journal.identifier))
             if self.writer is not None and not self.writer.made(private.status()):
                 raise Refused(f"`{path}` does not belong to `{user_name(self.writer.uid)}`, the journal's writer")
-            for name in inside:
+            for name in (STAGE, TRASH) if checked else inside:
                 with contextlib.suppress(FileNotFoundError):
                     self._kept(f"{path}/{name}", "", functools.partial(private.child, name))
             if self.writer is not None:

@@ -65,7 +65,7 @@ class Owner:
                 try:
                     fs.write_new(directory, name, _line(proc.own_note(str(state))), 0o644)
                     give_access(directory, name)
-                    owner = _locked(state / name)
+                    owner = _locked(state / name, asks=False)  # the commit lock keeps sweepers away
                 except FileExistsError:
                     own.discard(identifier)
                     raise  # another transaction's
@@ -129,7 +129,7 @@ def _with(note: OwnerNote, line: dict[str, Any]) -> OwnerNote:
     return note._replace(marks=(*note.marks, str(line["mark"])))
 
 
-def _locked(path: Path) -> Owner | None:
+def _locked(path: Path, *, asks: bool = True) -> Owner | None:
     try:
         descriptor = Descriptor(path, writable=True)  # a file server wants that for an exclusive lock
     except UnusableEnvironment:
@@ -137,7 +137,7 @@ def _locked(path: Path) -> Owner | None:
     is_locked = False
     try:
         descriptor.raise_to(_HIGH_DESCRIPTOR)
-        is_locked = flock.try_lock(descriptor, exclusive=True) and descriptor.is_current()
+        is_locked = flock.try_lock(descriptor, exclusive=True) and descriptor.is_current(asks=asks)
     finally:
         if not is_locked:
             descriptor.close()

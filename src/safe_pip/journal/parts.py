@@ -36,12 +36,11 @@ def make_part(owner: Owner, home: str, directory: str, *, is_tree: bool = True) 
     part = os.path.join(directory, state_directory.NAME, owner.identifier)
 
     def make(state: Directory) -> None:
-        _make_private(state, owner.identifier)
+        make_private(state, owner.identifier)
         with state.child(owner.identifier) as private:
             if directory != home:
                 fs.write_new(private, HOME_NOTE, os.fsencode(f"{home}\n"))
-            _make_private(private, STAGE)
-            _make_private(private, TRASH)
+            make_private(private, STAGE)
 
     if directory != home:
         owner.append("part", part)
@@ -89,8 +88,8 @@ def share(parts: Mapping[str, Directory], home: str, roots: Iterable[str], insid
         above, name = os.path.split(part.path)
         with Directory.open(above) as state:
             give(state, name)
-        give(part, STAGE)
-        give(part, TRASH)
+        for each in filter(part.exists, (STAGE, TRASH)):
+            give(part, each)
     shared = {*parts}
     for path in inside:
         while path not in shared:
@@ -112,8 +111,9 @@ def sync(parts: Iterable[str], owner: Owner, marks: Iterable[str]) -> None:
     for directory in {*(os.path.dirname(os.path.dirname(part)) for part in parts), *marks}:
         with Directory.open(directory) as holder, holder.child(state_directory.NAME) as state:
             name = owner.path.name if state.path == str(owner.path.parent) else f"{owner.identifier}{MARK}"
-            if state.exists(name):
-                fs.sync(state, name)
+            if name.endswith(MARK) or owner.note != OwnerNote():  # nothing in it is needed if it notes nothing
+                with suppress(FileNotFoundError):
+                    fs.sync(state, name)
             fs.sync(state)
             fs.sync(holder)
 
@@ -153,10 +153,11 @@ def delete(home: str, identifier: str, note: OwnerNote, known_as: str = "") -> N
 
 def end(state: Directory, identifier: str, suffix: str) -> None:
     """Let a journal, or a mark, go. In a tree that several hosts may read it leaves a name in place of those before."""
-    if not proc.is_shared_device(state.identity[0], state.path) or not state.exists(state_directory.COMMIT):
+    names = fresh_names(state.path, state.fd) if proc.is_shared_device(state.identity[0], state.path) else []
+    if state_directory.COMMIT not in names:
         fs.remove(state, f"{identifier}{suffix}")
         return
-    older = [name for name in fresh_names(state.path, state.fd) if name.endswith(ENDED)]
+    older = [name for name in names if name.endswith(ENDED)]
     with suppress(FileNotFoundError):
         fs.move_over(state, f"{identifier}{suffix}", state, f"{identifier}{ENDED}")
         for name in older:
@@ -262,7 +263,8 @@ def delete_private(state: Directory, name: str) -> None:
         fs.remove_directory(state, name)
 
 
-def _make_private(directory: Directory, name: str) -> None:
+def make_private(directory: Directory, name: str) -> None:
+    """Make a directory that only this user can read."""
     fs.make_directory(directory, name, 0o700)
     fs.set_mode(directory, name, 0o700)  # whatever the umask took, or a set-group-ID bit above gave
 

@@ -191,9 +191,9 @@ def turn(tree: Path, key: str) -> Path:
     return path_of(tree) / f"{key}{TURN}"
 
 
-def changes(tree: Path) -> frozenset[str]:
-    """Of a tree that several hosts may use the last changes that were made, or undone, by their identifiers."""
-    names = fs.names(path_of(tree)) if is_shared(tree) else ()
+def changes(tree: Path, names: Iterable[str]) -> frozenset[str]:
+    """Of a tree that several hosts may use the last changes, by identifiers; `names` are in its state directory."""
+    names = names if is_shared(tree) else ()
     return frozenset(os.path.splitext(name)[0] for name in names if name.endswith((COMMITTED, ENDED)))
 
 

@@ -85,7 +85,7 @@ def test_it_is_an_owner_file_and_a_private_directory_and_gone_when_it_is_closed(
     assert left_in(home) == sorted([*LOCKS, stage.identifier, f"{stage.identifier}.owner"])
     (private,) = stage.parts
     assert private == str(home / ".safe-pip" / stage.identifier)
-    assert sorted(os.listdir(private)) == ["stage", "trash"]
+    assert os.listdir(private) == ["stage"]
     assert stage.root == f"{private}/stage"
     assert stage.home == home
     put(stage, home / "x" / "y.py")
@@ -101,8 +101,12 @@ def test_no_other_user_can_enter_with_any_umask_and_any_tree(tmp_path: Path, mas
     state_directory.make(tmp_path)
     opened = []
     with_mask(mask, lambda: opened.append(Stage(tmp_path)))
-    for path in (*opened[0].parts, opened[0].root, os.path.join(opened[0].parts[0], "trash")):
+    for path in (*opened[0].parts, opened[0].root):
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
+    with_mask(mask, lambda: opened[0].add_markers([Operation(Kind.REMOVE, 0, "x", trash="0")]))
+    is_shared = stat.S_IMODE(os.stat(opened[0].parts[0]).st_mode) == 0o770  # with the group that may change the tree
+    trash = os.path.join(opened[0].parts[0], "trash")
+    assert stat.S_IMODE(os.stat(trash).st_mode) == (0o770 if is_shared else 0o700)
     opened[0].close()
 
 
@@ -433,7 +437,7 @@ def test_the_parts_that_can_exchange_are_tried_once(stage: Stage) -> None:
     with disk.record() as changes:
         assert stage.can_exchange() == first
     assert changes == []
-    assert os.listdir(stage.parts[0]) == ["stage", "trash"] or sorted(os.listdir(stage.parts[0])) == ["stage", "trash"]
+    assert os.listdir(stage.parts[0]) == ["stage"]
 
 
 # Marks
@@ -740,7 +744,8 @@ def test_a_group_that_shares_everything_may_undo_what_is_prepared(tmp_path: Path
     stage = Stage(home)
     stage.mirror(str(home))
     put(stage, home / "pkg" / "a.py")
-    stage.add_markers([operation(stage, Kind.NEW, home / "pkg")], [str(home)])
+    operations = [operation(stage, Kind.NEW, home / "pkg"), Operation(Kind.REMOVE, 0, "old", trash="0")]
+    stage.add_markers(operations, [str(home)])
     stage.write_journal(b"x")
     staged = f"{stage.parts[0]}/stage{home}"  # another user's process is given no path through a descriptor
     os.rename(f"{staged}/pkg", home / "pkg")

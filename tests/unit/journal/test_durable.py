@@ -16,6 +16,7 @@ from safe_pip.environment import change
 from safe_pip.environment.snapshot import Snapshot
 from safe_pip.environment.transaction import Transaction
 from safe_pip.errors import CommitFailed, State
+from safe_pip.journal import owner
 from tests.support.faults import disk as faults
 from tests.support.faults.disk import Change
 from tests.support.faults.filesystems import another_filesystem
@@ -89,7 +90,10 @@ class Watched:
 
 
 def private(journal: str) -> Iterator[str]:
-    """All that the transaction of `journal` has made by then, but for links that only planning again needs."""
+    """All that the transaction of `journal` has made by then, but for what may be lost.
+
+    That are links that only planning again needs, empty files, and an owner file that leads nowhere.
+    """
     state = os.path.dirname(journal)
     identifier = os.path.basename(journal).removesuffix(".journal")
     for top in {os.path.realpath(each) for each in (Path(state).parents[1], Path(state).parents[1] / "bin")}:
@@ -99,7 +103,8 @@ def private(journal: str) -> Iterator[str]:
                 continue
             directories[:] = [name for name in directories if name == identifier]
             yield from (where, str(here.parent))
-            yield from (str(here / name) for name in names if name.startswith(identifier))
+            owners = [name for name in names if name.endswith(".owner") and not any(owner.read(here / name)[-2:])]
+            yield from (str(here / name) for name in names if name.startswith(identifier) and name not in owners)
             for name in directories:
                 yield from of_part(here / name)
             directories.clear()
@@ -111,7 +116,7 @@ def of_part(part: Path) -> Iterator[str]:
         yield where
         if "spare" in directories:
             directories.remove("spare")
-        yield from (str(Path(where, name)) for name in names)
+        yield from (path for path in (os.path.join(where, name) for name in names) if os.path.getsize(path))
 
 
 @pytest.fixture(params=["one filesystem", "two filesystems"])
@@ -173,7 +178,8 @@ def durable(request: pytest.FixtureRequest, prefix: DirectPrefix, renames: None)
 
 def test_all_that_is_staged_and_the_journal_and_the_way_to_it_are_synced_before_the_journal_is_in_place(durable):
     kinds = {os.path.basename(path).partition(".")[2] or os.path.basename(path) for path in durable.staged}
-    assert {"journal", "durable", "owner", "stage", "trash", "safe-pip", "home"} <= kinds
+    assert {"journal", "owner", "stage", "safe-pip", "home"} <= kinds
+    assert ("trash" in kinds) == any("/trash/" in change.path for change in durable.disk.changes)
     assert [path for path, is_synced in durable.staged.items() if not is_synced] == []
 
 

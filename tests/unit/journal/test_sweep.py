@@ -392,12 +392,12 @@ def test_a_note_deletes_nothing_that_belongs_to_another_home(tmp_path: Path, hom
     owner = Owner.make(other / ".safe-pip")
     part = parts.make_part(owner, str(other), str(elsewhere), is_tree=False)
     parts.make_mark(owner, str(other), str(elsewhere), is_tree=False)
-    Path(part, "trash", "data").write_text("precious")
+    Path(part, "stage", "data").write_text("precious")
     state = elsewhere / ".safe-pip"
     victim = forge(home, f'{{"part": "{part}"}}', f'{{"mark": "{state}"}}')
     victim.rename(victim.with_name(f"{owner.identifier}.owner"))
     clean(home)
-    assert Path(part, "trash", "data").read_text() == "precious"
+    assert Path(part, "stage", "data").read_text() == "precious"
     assert (state / f"{owner.identifier}.home").exists()
     parts.delete(str(other), owner.identifier, read(owner.path))
     owner.close()

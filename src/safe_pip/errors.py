@@ -16,6 +16,7 @@ class State(enum.Enum):
     RESTORED = "The previous versions are in place"
     COMMITTED = "The change was made"
     UNFINISHED = "Half-applied: run `safe-pip doctor --repair`"
+    UNKNOWN = "The change was made whole or not at all: `safe-pip list` tells which"
 
 
 class SafePipError(Exception):

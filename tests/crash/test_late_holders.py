@@ -16,6 +16,7 @@ import pytest
 from safe_pip import fs
 from safe_pip.errors import SafePipError, StalePlan, State, TakenOver
 from safe_pip.fs import Directory, proc
+from safe_pip.journal import takeover
 from safe_pip.locking import flock
 from tests.crash import test_merging
 from tests.crash.test_every_operation import CASES as EVERY_CASE
@@ -262,10 +263,12 @@ def test_a_host_that_is_cut_off_says_that_nothing_was_changed(
         with disk.error_at(at, number, forever=True, only=RENAMES) as trial, monkeypatch.context() as patched:
             trials.append(trial)
             patched.setattr(os, "listdir", refused)
+            patched.setattr(takeover, "_now", itertools.count(step=30).__next__)
+            patched.setattr(takeover, "_sleep", lambda seconds: None)
             with pytest.raises(SafePipError) as raised:
                 replaced(prefix)
         if is_blind and at == renames.index("committed"):
-            assert raised.value.state is State.UNFINISHED  # the last rename may have been carried out
+            assert raised.value.state is State.UNKNOWN  # the last rename may have been carried out
         else:
             assert isinstance(raised.value, TakenOver)
             assert raised.value.state is State.UNCHANGED
@@ -274,16 +277,38 @@ def test_a_host_that_is_cut_off_says_that_nothing_was_changed(
         assert prefix.content() == before, at
 
 
-def test_a_commit_that_was_carried_out_though_an_error_was_told_is_one(
-    prefix: DirectPrefix, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_carried_out", [False, True], ids=["not carried out", "carried out"])
+@pytest.mark.parametrize("is_gone_on", [False, True], ids=["alone", "another one goes on"])
+def test_a_host_that_is_cut_off_in_its_last_rename_finds_out_when_the_server_answers(
+    prefix: DirectPrefix, monkeypatch: pytest.MonkeyPatch, is_carried_out: bool, is_gone_on: bool
 ) -> None:
-    move = fs.move_fresh
+    move, listdir, cut = fs.move_fresh, os.listdir, [False]
 
     def moved(source: Directory, name: str, destination: Directory, new_name: str) -> None:
-        move(source, name, destination, new_name)
-        if new_name.endswith(".committed"):
+        is_last = new_name.endswith(".committed")
+        if not (cut[0] or is_last) or (is_last and is_carried_out):
+            move(source, name, destination, new_name)
+        cut[0] |= is_last
+        if cut[0]:
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
 
+    def listed(path: Any = ".") -> list[str]:
+        if cut[0]:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        return listdir(path)
+
+    def mend(seconds: float) -> None:
+        cut[0] = False
+        monkeypatch.setattr(fs, "move_fresh", move)
+        if is_gone_on:
+            free_locks()
+            in_child(lambda: install_next(prefix))
+
     monkeypatch.setattr(fs, "move_fresh", moved)
-    replaced(prefix)
-    assert (prefix.site / "one/__init__.py").read_text() == "22"
+    monkeypatch.setattr(os, "listdir", listed)
+    monkeypatch.setattr(takeover, "_sleep", mend)
+    with contextlib.nullcontext() if is_carried_out else pytest.raises(TakenOver, match="Nothing was changed"):
+        replaced(prefix)
+    prefix.read()
+    assert (prefix.site / "one/__init__.py").read_text() == ("22" if is_carried_out else "1")
+    assert (prefix.site / "next.py").exists() == is_gone_on

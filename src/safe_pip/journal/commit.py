@@ -23,7 +23,7 @@ from safe_pip.journal import finish, parts, takeover
 from safe_pip.journal.directories import OpenDirectories, Refused
 from safe_pip.journal.undo import undo
 from safe_pip.locking import flock
-from safe_pip.locking.state_directory import COMMITTED, JOURNAL, OWNER_FILE, REVOKED, UNDOING
+from safe_pip.locking.state_directory import COMMITTED, JOURNAL, JOURNALS, OWNER_FILE, REVOKED, UNDOING
 from safe_pip.merge.plan import Journal, Kind, Link, Listed, Operation, Plan, Seen
 from safe_pip.merge.tree import hides
 
@@ -142,16 +142,37 @@ def _claim_to_undo(directories: OpenDirectories, error: BaseException, *, is_dec
     try:
         takeover.claim(directories.state("").parent, identifier)
     except OSError as failed:
-        with suppress(UnusableEnvironment):  # by the path: what was open may be so no more
-            names = fs.names(os.path.dirname(directories.journal.parts[0]))
-            if f"{identifier}{COMMITTED}" in names:
+        lost = takeover.lost(failed, directories.journal.home)
+        names = takeover.names(os.path.dirname(directories.journal.parts[0]), waits=bool(lost) and not is_decided)
+        if names is not None:
+            there = {name.removeprefix(identifier) for name in names if name.startswith(identifier)}
+            is_made: bool | None = COMMITTED in there
+            if lost and not is_decided and there.isdisjoint((COMMITTED, *JOURNALS)):
+                is_made = _is_made(directories.journal)  # another process has finished it, or undone it
+            if is_made:
                 return False
-            if f"{identifier}{JOURNAL}" not in names:
+            is_decided |= is_made is False
+            if is_decided and JOURNAL not in there:
                 raise TakenOver from error
-            is_decided = True
-        lost = takeover.lost(failed, directories.journal.home) if is_decided else None
-        raise lost or _failed(failed, State.UNFINISHED) from error
+        if lost and is_decided:
+            raise lost from error
+        raise _failed(failed, State.UNKNOWN if lost else State.UNFINISHED) from error
     return True
+
+
+def _is_made(journal: Journal) -> bool | None:
+    """Whether the target is as the operations leave it; None if that cannot be told."""
+    as_new = set[bool]()
+    for operation in journal.operations:
+        if operation.old == operation.new or operation.kind is Kind.MODE or operation.kind.is_late:
+            continue
+        try:
+            as_new.add(Seen.of(os.lstat(journal.path(operation))) == operation.new)
+        except (FileNotFoundError, NotADirectoryError):
+            as_new.add(operation.new is None)
+        except OSError:
+            return None
+    return as_new.pop() if len(as_new) == 1 else None
 
 
 def _opened(journal: Journal) -> OpenDirectories:

@@ -8,11 +8,12 @@ private directory gets another name, and the journal in it, which is not publish
 
 import errno
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from safe_pip import fs
-from safe_pip.errors import TakenOver
+from safe_pip.errors import TakenOver, UnusableEnvironment
 from safe_pip.fs import Directory, attributes, proc
 from safe_pip.fs.directory import fresh_names
 from safe_pip.journal.directories import ASIDE, STAGE, TRASH, OpenDirectories
@@ -21,6 +22,8 @@ from safe_pip.locking.state_directory import JOURNAL, JOURNALS, UNDOING
 _MAY_NOT = (errno.EACCES, errno.EPERM)
 # What a host hears that cannot reach its file server, and later of all that it had open: by then its locks are free.
 _LOST = frozenset({errno.EIO, errno.ENOTCONN, errno.ESTALE, getattr(errno, "EBADFD", errno.ESTALE)})
+_ANSWERS = 60.0
+_now, _sleep = time.monotonic, time.sleep  # tests have a clock of their own
 
 
 class Superseded(Exception):
@@ -37,6 +40,20 @@ def lost(error: OSError, home: str) -> TakenOver | None:
     if error.errno not in _LOST or not proc.is_shared(home):
         return None
     return TakenOver(f"the file server of `{home}` could not be reached ({error.strerror}), so the locks may be lost")
+
+
+def names(path: str, *, waits: bool) -> list[str] | None:
+    """What is in a directory, by its path: what was open may be so no more. None if it cannot be listed.
+
+    `waits`: until the file server answers, or for a minute.
+    """
+    end = _now() + (_ANSWERS if waits else 0)
+    while True:
+        with suppress(UnusableEnvironment):
+            return fs.names(path)
+        if _now() >= end:
+            return None
+        _sleep(0.5)
 
 
 def is_taken_over(directories: OpenDirectories) -> bool:

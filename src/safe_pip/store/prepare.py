@@ -206,7 +206,7 @@ class Preparing:
                     continue
                 if not is_granted or descriptor.is_current():
                     if is_granted:
-                        opened.callback(fs.unlink, place)
+                        opened.callback(_remove, place)
                     yield is_granted
                     return
 
@@ -284,3 +284,9 @@ class Heartbeat:
         with suppress(OSError):
             return os.stat(self._place).st_mtime_ns, holders.work_at(self._place)
         return -1, ([], False)
+
+
+def _remove(mutex: Path) -> None:
+    """Remove the file of a mutex, or leave it to the next sweep: the work is done."""
+    with suppress(OSError):
+        fs.unlink(mutex)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import shutil
@@ -20,6 +21,7 @@ from safe_pip.locking import flock, holders, state_directory
 from safe_pip.store import prepare
 from safe_pip.store.prepare import Preparing
 from safe_pip.store.wheels import Store
+from tests.support.faults import disk
 
 pytestmark = pytest.mark.skipif(not flock.supported, reason="there are no locks here, and so there is no store")
 
@@ -216,6 +218,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from safe_pip.store.prepare import Preparing
 from safe_pip.store.wheels import Store
+from tests.support.faults import disk
 
 turn = ExitStack()
 Preparing(Store.below(Path(sys.argv[1])), None, limit=1).take_turn("this", lambda: False, turn, Path(sys.argv[2]))
@@ -289,6 +292,15 @@ def test_without_a_place_for_turns_every_process_continues(store: Store, monkeyp
     turn = take_turn(tools, "this", lambda: True)
     turn.close()
     assert isinstance(tools.refused, PermissionError)
+
+
+def test_a_turn_whose_file_cannot_be_removed_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    turn = take_turn(tool(store), "this", not_yet)
+    with disk.error_at(0, errno.ENOTCONN, forever=True):  # the file server is gone, when the change is made
+        turn.close()
+    assert len([*(store.path / "making").iterdir()]) == 1
+    take_turn(tool(store), "this", not_yet).close()
+    assert [*(store.path / "making").iterdir()] == []
 
 
 def test_a_process_that_comes_just_after_the_work_was_done_has_no_turn(store: Store) -> None:

@@ -290,10 +290,10 @@ class Stage:
             if not proc.is_shared(str(self.home)):  # where every undo is synced
                 with self._private(0) as private, suppress(FileExistsError):
                     fs.write_new(private, parts.DURABLE, b"")
-            for path in self._extra:
+            # A marker is empty: its directory is synced.
+            for path in (each for each in self._extra if not each.endswith(f"/{marker(self.identifier)}")):
                 with _parent_of(path) as (directory, name):
-                    if name != marker(self.identifier):  # it is empty: its directory is synced
-                        fs.sync(directory, name)
+                    fs.sync(directory, name)
             for root, entry in zip(self.roots, staged, strict=True):
                 with Directory.open(root) as opened:
                     _sync_found(opened, entry)

@@ -20,6 +20,7 @@ from safe_pip.environment.environment import PACKAGES, Environment, Target
 from safe_pip.environment.snapshot import ReadSet, Snapshot, are_settled, listings
 from safe_pip.errors import SafePipError, StalePlan, State, TakenOver
 from safe_pip.fs import watch
+from safe_pip.fs.directory import fresh
 from safe_pip.locking import state_directory
 from safe_pip.locking.locker import Scope
 
@@ -310,8 +311,10 @@ class _Commit:
                 path, exactly = self._transaction.path, self._exactly()
                 is_unchanged = self._is_settled and self._listings == listings(path)
                 now = self._seen.with_current(exactly) if is_unchanged else self._seen.taken_again(path, exactly)
+                fresh.update(() if is_unchanged else map(os.path.realpath, path))
                 yield held, now, is_patient or time.monotonic() - asked >= _LONG
             finally:
+                fresh.clear()
                 self._transaction._is_locked = False
 
     def _exactly(self) -> set[str]:

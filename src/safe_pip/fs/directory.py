@@ -20,6 +20,8 @@ _SEPARATORS = ("/", "\\", ":") if sys.platform == "win32" else ("/",)
 
 own: set[str] = set()
 """Parts of paths that this process has made up: what has one in its path is as this process left it, on all hosts."""
+fresh: set[str] = set()
+"""Directories that this process has listed since it has the locks that keep other hosts from changing them."""
 
 
 class Directory:
@@ -89,7 +91,7 @@ class Directory:
 
     def stat(self, name: str) -> os.stat_result:
         """The status of the entry itself (lstat(2)); raises `FileNotFoundError` if there is none."""
-        if not (self._is_listed or any(part in self.join(name) for part in own)):
+        if not (self._is_listed or self.path in fresh or any(part in self.join(name) for part in own)):
             self._is_listed = True
             if proc.is_shared_device(self.identity[0], self.path):
                 refresh(self.path, self.fd)

@@ -34,7 +34,7 @@ from tests.support.wheels.tiny import Project
 HOSTS = "abcdefgh"
 CHANGES = 18
 """A commit of `Rounds` makes no more changes after its journal."""
-LARGE = 300
+LARGE = 1000
 Row = dict[str, object]
 _LOCAL_CALLS = {"fcntl", "lseek", "close", "readlink"}
 

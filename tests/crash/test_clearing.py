@@ -1,7 +1,6 @@
 """`venv --clear` killed at any of its changes: the next command meets the old environment or the new one, whole."""
 
 import os
-import random
 import shutil
 import sys
 from collections.abc import Callable
@@ -13,12 +12,12 @@ from safe_pip.commands import venv as virtual
 from safe_pip.commands.environments import Context
 from safe_pip.launch.settings import Settings
 from tests.support.faults import disk
+from tests.support.faults.chosen import some
 from tests.support.processes.forks import killed_at
 from tests.support.trees.listing import Tree, tree_of
 from tests.support.venvs.direct_installs import SilentReporter
 
 pytestmark = pytest.mark.slow
-SEED = int(os.environ.get("SAFE_PIP_TEST_SEED") or random.randrange(2**32))
 CRASHES = 60
 CONTEXT = Context(Settings(lock_timeout=10), SilentReporter())
 
@@ -82,16 +81,13 @@ def test_clear_keeps_only_the_site_packages_directories_and_their_locks(case: Ca
 
 
 def test_a_clear_killed_at_any_change_leaves_the_old_environment_or_the_new_one(case: Case) -> None:
-    print(f"SAFE_PIP_TEST_SEED={SEED}")
     home, clear = case.prepare(0)
     with disk.record() as changes:
         clear()
     shutil.rmtree(home)
     names = [change.operation for change in changes]
-    every = bool(os.environ.get("SAFE_PIP_TEST_EVERY"))
-    chosen = range(len(changes)) if every else sorted(random.Random(SEED).sample(range(len(changes)), CRASHES))
     seen = set()
-    for k in chosen:
+    for k in some(range(len(changes)), CRASHES):
         home, clear = case.prepare(k)
         assert killed_at(k, clear), (k, changes[k])
         found = case.next_command(home)

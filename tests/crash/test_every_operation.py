@@ -4,7 +4,6 @@ import contextlib
 import errno
 import itertools
 import os
-import random
 import resource
 import shutil
 import time
@@ -16,6 +15,7 @@ import pytest
 from safe_pip.errors import SafePipError, State
 from safe_pip.locking import flock
 from tests.support.faults import disk
+from tests.support.faults.chosen import EVERY, some, step
 from tests.support.processes.forks import in_child
 from tests.support.venvs.direct_installs import DirectPrefix, SmallDistribution, without_exchange
 
@@ -35,15 +35,7 @@ NEXT = SmallDistribution("next", "1", {"site/next.py": ""})
 TURNED = SmallDistribution("one", "3", {"site/one.py": "333", "bin/one/inner": "333"})
 
 
-EVERY = bool(os.environ.get("SAFE_PIP_TEST_EVERY"))
 LONG_AGO = 1_600_000_000
-SEED = int(os.environ.get("SAFE_PIP_TEST_SEED") or random.randrange(2**32))
-
-
-def some(numbered: list[tuple[int, disk.Change]], count: int) -> list[tuple[int, disk.Change]]:
-    """So many of the numbered changes; all of them if SAFE_PIP_TEST_EVERY is set."""
-    print(f"SAFE_PIP_TEST_SEED={SEED}")
-    return numbered if EVERY or len(numbered) <= count else sorted(random.Random(SEED).sample(numbered, count))
 
 
 class Case(NamedTuple):
@@ -156,7 +148,7 @@ def test_a_recovery_may_be_killed_before_any_change_as_well(scenario: Scenario) 
     first, last = paths.index("journal"), paths.index("committed")
     during = list(enumerate(changes))[first + 1 : last + 1]
     for number, change in {*some(during, 1), during[len(during) // 2]}:
-        again, is_killed = 0 if EVERY else SEED % 2, True
+        (again, further), is_killed = step(2), True
         while is_killed:
             prefix = scenario.fresh()
             with disk.crash_at(number), contextlib.suppress(disk.Crashed):
@@ -166,7 +158,7 @@ def test_a_recovery_may_be_killed_before_any_change_as_well(scenario: Scenario) 
             is_killed = trial.struck is not None
             recovered += is_killed
             scenario.check(prefix, (change, again))
-            again += 1 if EVERY else 2
+            again += further
     assert recovered
 
 

@@ -20,8 +20,9 @@ from safe_pip.journal import takeover
 from safe_pip.locking import flock
 from tests.crash import test_merging
 from tests.crash.test_every_operation import CASES as EVERY_CASE
-from tests.crash.test_every_operation import NEXT, ONE, ONE_2, TURNED, TWO, Case, Scenario, some
+from tests.crash.test_every_operation import NEXT, ONE, ONE_2, TURNED, TWO, Case, Scenario
 from tests.support.faults import disk
+from tests.support.faults.chosen import some
 from tests.support.processes.forks import in_child, killed_at
 from tests.support.trees.prefixes import MergePrefix, stage
 from tests.support.venvs.direct_installs import DirectPrefix

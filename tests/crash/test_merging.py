@@ -15,10 +15,9 @@ import pytest
 
 from safe_pip.errors import SafePipError, State
 from tests.support.faults import disk
+from tests.support.faults.chosen import some, step
 from tests.support.faults.transaction import Link
 from tests.support.trees.prefixes import SITE, MergePrefix, distribution, stage
-
-from .test_every_operation import EVERY, SEED, some
 
 Files = Mapping[str, "str | Link | None"]
 
@@ -202,7 +201,7 @@ def test_a_recovery_may_be_killed_before_any_change_as_well(scenario: Scenario) 
     first, last = endings.index("journal"), endings.index("committed")
     recovered = 0
     for number, change in some(list(enumerate(changes))[first + 1 : last + 2], 1):
-        again, is_killed = 0 if EVERY else SEED % 3, True
+        (again, further), is_killed = step(3), True
         while is_killed:
             prefix = scenario.fresh()
             with disk.crash_at(number), contextlib.suppress(disk.Crashed):
@@ -213,7 +212,7 @@ def test_a_recovery_may_be_killed_before_any_change_as_well(scenario: Scenario) 
             recovered += is_killed
             if again % 2 == 0 or not is_killed:
                 scene_check_with_other(scenario, prefix, (change, again))
-            again += 1 if EVERY else 3
+            again += further
     assert recovered
 
 

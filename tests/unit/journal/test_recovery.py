@@ -12,6 +12,7 @@ from safe_pip.errors import RecoveryNeeded, State, UnusableEnvironment
 from safe_pip.journal import codec, recovery
 from safe_pip.merge.plan import Kind
 from tests.support.faults import disk
+from tests.support.faults.chosen import step
 from tests.support.faults.transaction import IDENTIFIER, Link, StagedTransaction, without_links
 
 MARKER = f".safe-pip-{IDENTIFIER}"
@@ -156,7 +157,10 @@ def every_crash(
     do: Callable[[StagedTransaction], None] = StagedTransaction.do,
     torn: bool = False,
 ) -> int:
-    """Crash everywhere in doing, then in undoing, `rounds` times; on return how many runs that were."""
+    """Crash everywhere in doing, then in undoing, `rounds` times; on return how many runs that were.
+
+    The second of these rounds is tried at every sixth of its changes only, unless SAFE_PIP_TEST_EVERY is set.
+    """
     runs = 0
 
     def run(points: tuple[int, ...]) -> bool:
@@ -178,10 +182,10 @@ def every_crash(
 
     def deeper(points: tuple[int, ...]) -> None:
         if len(points) <= rounds:
-            k = 0
+            k, further = step(6) if len(points) > 1 else (0, 1)
             while run((*points, k)):
                 deeper((*points, k))
-                k += 1
+                k += further
             deeper((*points, 10**9)) if not points else None
 
     deeper(())
